@@ -1,0 +1,1 @@
+"""What not everybody needs: applications, deployment, demo data."""

@@ -1,0 +1,75 @@
+"""Tiercel's kernel. This file is its public face: what plugins may import, and nothing else."""
+
+from kernel.cache import Cache, CacheStats
+from kernel.contracts import Application, Command, Dataset, Handler, HealthCheck, Job, Method, Policy, Route
+from kernel.db.engine import Engine
+from kernel.db.pool import Database
+from kernel.db.queries import load_queries
+from kernel.errors import (
+    ApiError,
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    MalformedError,
+    NotFoundError,
+    TooLargeError,
+    UnauthorizedError,
+    UnavailableError,
+    UnsupportedMediaError,
+)
+from kernel.fields import parse_time
+from kernel.hookspecs import hookimpl
+from kernel.http.health import CheckResult
+from kernel.http.pages import Cursor, Page, decode_cursor, encode_cursor, link, numbered
+from kernel.http.params import RawBody, require_json
+from kernel.http.request import Request
+from kernel.http.request_log import RequestRecord
+from kernel.http.responses import Reply
+from kernel.services import PluginStatus, Services
+from kernel.settings import Secret, Table, env
+
+__all__ = [
+    "ApiError",
+    "Application",
+    "Cache",
+    "CacheStats",
+    "CheckResult",
+    "Command",
+    "ConflictError",
+    "Cursor",
+    "Database",
+    "Dataset",
+    "Engine",
+    "ForbiddenError",
+    "Handler",
+    "HealthCheck",
+    "InvalidError",
+    "Job",
+    "MalformedError",
+    "Method",
+    "NotFoundError",
+    "Page",
+    "PluginStatus",
+    "Policy",
+    "RawBody",
+    "Reply",
+    "Request",
+    "RequestRecord",
+    "Route",
+    "Secret",
+    "Services",
+    "Table",
+    "TooLargeError",
+    "UnauthorizedError",
+    "UnavailableError",
+    "UnsupportedMediaError",
+    "decode_cursor",
+    "encode_cursor",
+    "env",
+    "hookimpl",
+    "link",
+    "load_queries",
+    "numbered",
+    "parse_time",
+    "require_json",
+]

@@ -1,0 +1,34 @@
+"""The command ``tiercel``."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from kernel.cli.root import root
+from kernel.errors import ApiError, ConfigError, TiercelError
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 well, 1 a problem (one line for each), 2 wrong usage."""
+    try:
+        root(prog_name="tiercel", standalone_mode=False)
+    except click.ClickException as ex:
+        ex.show()
+        sys.exit(ex.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except ConfigError as ex:
+        for problem in ex.problems:
+            click.echo(f"tiercel: {problem}", err=True)
+        sys.exit(1)
+    except ApiError as ex:
+        click.echo(f"tiercel: {ex.message} {ex.detail or ''}".rstrip(), err=True)
+        sys.exit(1)
+    except TiercelError as ex:
+        click.echo(f"tiercel: {ex}", err=True)
+        sys.exit(1)
+
+
+__all__ = ["main"]

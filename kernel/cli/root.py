@@ -1,0 +1,75 @@
+"""The group of all commands: the kernel's own, and one group for each plugin that has some."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from kernel.app import Tiercel
+from kernel.cli.check import check
+from kernel.cli.inspect import plugins, routes
+from kernel.cli.migrate import migrate
+from kernel.cli.serve import serve, up
+from kernel.cli.shell import shell
+from kernel.configuration import load
+from kernel.errors import BootError
+from kernel.sources import CONFIG_VARIABLE
+
+
+class _Root(click.Group):
+    """Finds groups of plugins when the kernel has no command of a name, so that most commands load no plugin."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        try:
+            groups = _plugin_groups()
+        except BootError as ex:
+            # Help must work, most of all when the configuration does not.
+            click.echo(f"tiercel: commands of plugins are missing: {ex}", err=True)
+            groups = {}
+        return [*super().list_commands(ctx), *groups]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, cmd_name) or _plugin_groups().get(cmd_name)
+
+
+def _plugin_groups() -> dict[str, click.Group]:
+    context = click.get_current_context().find_root()
+    if context.obj is None:
+        service = Tiercel(load())
+        context.obj = {}
+        for owner, item in service.registry.commands:
+            group = context.obj.setdefault(owner, click.Group(owner, help=f"Commands of the plugin {owner}."))
+            group.add_command(_with_database(service, item.command))
+    groups: dict[str, click.Group] = context.obj
+    return groups
+
+
+def _with_database(service: Tiercel, command: click.Command) -> click.Command:
+    run = command.callback
+    if run is not None:
+        command.callback = _opened(service, run)
+    return command
+
+
+def _opened(service: Tiercel, run: Callable[..., Any]) -> Callable[..., Any]:
+    def opened(*args: Any, **kwargs: Any) -> Any:
+        with service.database_open():
+            return run(*args, **kwargs)
+
+    return opened
+
+
+@click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--config", metavar="FILE", help="The TOML file; config/tiercel.toml by default.")
+@click.version_option(package_name="tiercel")
+def root(config: str | None) -> None:
+    """Tiercel: request logs, their analytics and per-application views, as plugins of a small kernel."""
+    if config is not None:
+        os.environ[CONFIG_VARIABLE] = config
+
+
+for _command in (up, serve, migrate, check, plugins, routes, shell):
+    root.add_command(_command)

@@ -1,0 +1,104 @@
+"""``tiercel up`` and ``tiercel serve``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+from gunicorn.app.base import Application
+
+from kernel.app import Tiercel
+from kernel.configuration import load
+from kernel.errors import BootError
+from kernel.settings import Settings
+
+_PACKAGE = Path(__file__).parent.parent
+# In a checkout the file stands where operators look for it; a wheel carries a copy.
+_CONFIG_FOLDERS = (Path("config"), _PACKAGE.parent / "config", _PACKAGE / "_config")
+
+
+class _Gunicorn(Application):
+    """gunicorn on a service that has booted already.
+
+    Args:
+        service: Prepared; it is loaded before the fork and started after it.
+        banner: Printed once requests can come.
+    """
+
+    def __init__(self, service: Tiercel, banner: str = "") -> None:
+        self._service = service
+        self._banner = banner
+        super().__init__(prog="tiercel")
+
+    def load_config(self) -> None:
+        """Read config/gunicorn.conf.py; the command line is ours, not gunicorn's."""
+        found = next((path for folder in _CONFIG_FOLDERS if (path := folder / "gunicorn.conf.py").is_file()), None)
+        if found is None:
+            raise BootError("config/gunicorn.conf.py is missing")
+        self.load_config_from_file(str(found))
+        if self._banner:
+            self.cfg.set("when_ready", self._print_banner)
+
+    def load(self) -> Any:
+        """Return the WSGI application."""
+        return self._service
+
+    def _print_banner(self, _server: Any) -> None:
+        click.echo(self._banner)
+
+
+@click.command()
+@click.option("--bind", metavar="HOST:PORT", help="Where to listen.")
+@click.option("--insecure", is_flag=True, help="Listen beyond this machine although nobody has to sign in.")
+def serve(bind: str | None, insecure: bool) -> None:  # noqa: FBT001 - click passes flags so
+    """Serve requests: gunicorn with config/gunicorn.conf.py, and the embedded database if none is configured."""
+    service = _prepared(bind, insecure=insecure)
+    _Gunicorn(service).run()
+
+
+@click.command()
+@click.option("--bind", metavar="HOST:PORT", help="Where to listen.")
+@click.option("--insecure", is_flag=True, help="Listen beyond this machine although nobody has to sign in.")
+def up(bind: str | None, insecure: bool) -> None:  # noqa: FBT001
+    """Start everything, with demo data if there is no data yet."""
+    service = _prepared(bind, insecure=insecure)
+    try:
+        _fill_with_demo_data(service)
+    except BaseException:
+        service.close()
+        raise
+    _Gunicorn(service, _banner(service)).run()
+
+
+def _prepared(bind: str | None, *, insecure: bool) -> Tiercel:
+    # Through the environment, because gunicorn's configuration file reads the same settings once more.
+    if bind is not None:
+        os.environ["TIERCEL_BIND"] = bind
+    if insecure:
+        os.environ["TIERCEL_INSECURE"] = "true"
+    service = Tiercel(load())
+    service.refuse_unsafe()
+    service.prepare()
+    return service
+
+
+def _fill_with_demo_data(service: Tiercel) -> None:
+    service.shared.db.open()
+    try:
+        for _, item in service.registry.commands:
+            if item.demo is not None:
+                item.command.main(list(item.demo), standalone_mode=False)
+    finally:
+        # Its threads must be gone before gunicorn forks.
+        service.shared.db.close()
+
+
+def _banner(service: Tiercel) -> str:
+    settings: Settings = service.settings
+    base = f"http://{settings.server.bind}"
+    routes = [mounted.route for mounted in service.shared.inventory.routes]
+    shown = {route.path: route.menu for route in routes if route.menu is not None}
+    lines = [f"  {base + path:<48} {label}" for path, label in shown.items()]
+    return "\n".join(["", "Tiercel is up. Try:", *lines, "", "Stop with Ctrl-C.", ""])

@@ -1,0 +1,129 @@
+"""The frozen Structs that plugins return from their hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+if TYPE_CHECKING:
+    import click
+
+Policy = Literal["public", "ingest", "read", "write", "staff"]
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+Handler = Callable[..., Any]
+Filter = Callable[[Sequence[Any]], Sequence[Any]]
+Probe = Callable[[], str | None]
+
+
+class Contract(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of what hooks return: frozen, given by name."""
+
+
+class Application(Contract, frozen=True):
+    """An application: a filtered view of the data everybody shares.
+
+    Args:
+        slug: Its segment in URLs, such as ``skyflow``.
+        name: For people.
+        features: The features it knows.
+        filters: By name of a dataset, a pure function from items to items. A missing one shows everything.
+        services: The services whose request logs belong to it.
+    """
+
+    slug: str
+    name: str
+    features: tuple[str, ...] = ()
+    filters: Mapping[str, Filter] = {}
+    services: tuple[str, ...] = ()
+
+
+class Dataset(Contract, frozen=True):
+    """A kind of data that a plugin publishes.
+
+    Args:
+        name: Unique over all plugins.
+        item: The Struct of one item.
+        key: The field that identifies an item.
+        order: Fields by which items are sorted; a leading ``-`` turns one around.
+    """
+
+    name: str
+    item: type[msgspec.Struct]
+    key: str
+    order: tuple[str, ...] = ()
+
+
+class Route(Contract, frozen=True):
+    """An HTTP route.
+
+    The handler is a plain function. Its annotations say what it gets: ``request: Request``, ``query`` and ``body``
+    with the Structs they are decoded into (or ``body: RawBody``), and one parameter for each ``{name}`` of the path.
+    What it returns is encoded as JSON; ``Reply`` sets status and headers. Errors are raised, as ``ApiError``.
+
+    Args:
+        method: GET answers HEAD as well.
+        path: Such as ``/api/requests/{id}/``. Works with and without the last slash.
+        handler: See above; or, with method None, a Falcon resource for full control.
+        policy: Who may use it: everybody, senders, readers, writers or staff.
+        also: Further paths of the same resource.
+        menu: Label under which pages list it; none by default.
+        logged: False leaves it out of the request log and its subscribers; meant for probes.
+    """
+
+    path: str
+    handler: Handler
+    policy: Policy
+    method: Method | None = "GET"
+    also: tuple[str, ...] = ()
+    menu: str | None = None
+    logged: bool = True
+
+
+class Job(Contract, frozen=True):
+    """Work that runs outside requests: an export, a refresh, maintenance.
+
+    Args:
+        name: Unique over all plugins.
+        run: Called with the decoded parameters.
+        parameters: The Struct of its parameters; None if it has none.
+        schedule: Cron expression of five fields, UTC; None runs it on demand only.
+        timeout_s: After this it is stopped.
+        lock: Jobs with one lock never run at the same time; the job's name by default.
+    """
+
+    name: str
+    run: Callable[..., Any]
+    parameters: type[msgspec.Struct] | None = None
+    schedule: str | None = None
+    timeout_s: float = 3600.0
+    lock: str | None = None
+
+
+class HealthCheck(Contract, frozen=True):
+    """A probe of something the plugin needs.
+
+    Args:
+        name: Unique over all plugins; what ``?exclude=`` takes.
+        probe: Returns a word of detail or None; raises if the thing is not well.
+        critical: Whether a failure makes the service not ready, or only degraded.
+        timeout_s: A probe that takes longer has failed; ``health.timeout_s`` by default.
+    """
+
+    name: str
+    probe: Probe
+    critical: bool = True
+    timeout_s: float | None = None
+
+
+class Command(Contract, frozen=True):
+    """A command under ``tiercel <plugin>``.
+
+    Args:
+        command: Runs with the database open and migrated.
+        demo: Arguments with which ``tiercel up`` runs it to fill an empty service; None leaves it alone.
+    """
+
+    command: click.Command
+    demo: tuple[str, ...] | None = None

@@ -1,0 +1,1 @@
+"""The database: embedded server, engine, pool, named queries and migrations."""

@@ -1,0 +1,167 @@
+"""Migrations: linear ``.sql`` files per plugin, applied once, by one process at a time.
+
+A file and the record that it ran are one transaction, so a process that is killed leaves either both or neither.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, LiteralString
+
+import msgspec
+import psycopg
+import sqlparse
+from psycopg import Connection
+
+from kernel.db.queries import load_queries
+from kernel.errors import BootError
+
+_FILE_NAME = re.compile(r"^[0-9]{4}_[a-z0-9_]+\.sql$")
+_OUTSIDE_TRANSACTION = re.compile(r"^-- transactional: false[ \t]*$", re.MULTILINE)
+_QUERIES = load_queries(__package__)
+_LOCK_KEY = int.from_bytes(hashlib.sha256(b"tiercel.migrations").digest()[:8], "big", signed=True)
+_LOCK_POLL_S = 0.1
+
+
+class Migration(msgspec.Struct, frozen=True):
+    """One file of one plugin.
+
+    Args:
+        owner: The plugin.
+        path: The file, ``NNNN_what.sql``. A line ``-- transactional: false`` before the first statement runs it outside
+            a transaction, statement by statement. Such a file must be safe to run again: IF NOT EXISTS.
+    """
+
+    owner: str
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """The name under which the migration is recorded; unique over all plugins."""
+        return f"{self.owner}/{self.path.stem}"
+
+    @property
+    def text(self) -> LiteralString:
+        """The SQL. It ships with the code, hence the type."""
+        return self.path.read_text(encoding="utf-8")
+
+    @property
+    def sha256(self) -> str:
+        """Checksum of the file, hexadecimal."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+    @property
+    def is_transactional(self) -> bool:
+        """Whether the file runs inside a transaction."""
+        return not _OUTSIDE_TRANSACTION.search(self.text)
+
+
+class MigrationError(BootError):
+    """A migration failed, or an applied one was edited."""
+
+
+Progress = Callable[[Migration], None]
+
+
+def find_migrations(owner: str, directory: Path) -> tuple[Migration, ...]:
+    """List the migrations in a directory, in order.
+
+    Raises:
+        MigrationError: A file is not named ``NNNN_what.sql``, or two have one number.
+    """
+    found: list[Migration] = []
+    for path in sorted(directory.glob("*.sql")):
+        if not _FILE_NAME.match(path.name):
+            raise MigrationError(f"{owner}: {path.name} is not named NNNN_what.sql")
+        if found and found[-1].path.name[:4] == path.name[:4]:
+            raise MigrationError(f"{owner}: {found[-1].path.name} and {path.name} have the same number")
+        found.append(Migration(owner, path))
+    return tuple(found)
+
+
+def plan(conninfo: str, migrations: Sequence[Migration]) -> tuple[Migration, ...]:
+    """Return what ``migrate`` would apply, without changing anything.
+
+    Raises:
+        MigrationError: An applied migration was edited.
+    """
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        row = connection.execute(_QUERIES["has_migration_table"]).fetchone()
+        applied = _applied(connection) if row and row[0] else {}
+    return _pending(migrations, applied)
+
+
+def migrate(
+    conninfo: str, migrations: Sequence[Migration], *, timeout_s: float = 300, progress: Progress | None = None
+) -> tuple[Migration, ...]:
+    """Apply what is not applied yet. Any number of processes may call this at once.
+
+    Args:
+        conninfo: A role that may create schemas.
+        migrations: In order.
+        timeout_s: How long to wait for another process that migrates.
+        progress: Called before each file.
+
+    Returns:
+        What this call applied.
+
+    Raises:
+        MigrationError: A file failed (earlier ones stay applied), an applied file was edited, or the wait was too long.
+    """
+    with psycopg.connect(conninfo, autocommit=True) as connection, _lock(connection, timeout_s):
+        for name in ("create_extension_timescaledb", "create_kernel_schema", "create_migration_table"):
+            connection.execute(_QUERIES[name])
+        pending = _pending(migrations, _applied(connection))
+        for migration in pending:
+            if progress is not None:
+                progress(migration)
+            try:
+                _apply(connection, migration)
+            except psycopg.Error as ex:
+                raise MigrationError(f"{migration.id}: {str(ex).strip()}") from ex
+        return pending
+
+
+def _apply(connection: Connection[Any], migration: Migration) -> None:
+    record = {"id": migration.id, "sha256": migration.sha256}
+    if migration.is_transactional:
+        with connection.transaction():
+            connection.execute(migration.text)
+            connection.execute(_QUERIES["insert_migration"], record)
+        return
+    # One by one: several statements in one message would be one transaction again.
+    for statement in sqlparse.split(migration.text):
+        if sqlparse.format(statement, strip_comments=True).strip(" ;\n"):
+            connection.execute(statement)
+    connection.execute(_QUERIES["insert_migration"], record)
+
+
+def _applied(connection: Connection[Any]) -> dict[str, str]:
+    return dict(connection.execute(_QUERIES["list_migrations"]).fetchall())
+
+
+def _pending(migrations: Sequence[Migration], applied: dict[str, str]) -> tuple[Migration, ...]:
+    for migration in migrations:
+        if applied.get(migration.id, migration.sha256) != migration.sha256:
+            raise MigrationError(f"{migration.id} was edited after it was applied; add a new file instead")
+    return tuple(migration for migration in migrations if migration.id not in applied)
+
+
+@contextmanager
+def _lock(connection: Connection[Any], timeout_s: float) -> Iterator[None]:
+    # Polled, not waited for: a waiter inside SELECT pg_advisory_lock() holds a snapshot, and CREATE INDEX CONCURRENTLY
+    # of the holder would wait for that: a deadlock. The lock ends with the connection, however the process dies.
+    deadline = time.monotonic() + timeout_s
+    while True:
+        row = connection.execute(_QUERIES["try_migration_lock"], {"key": _LOCK_KEY}).fetchone()
+        if row and row[0]:
+            break
+        if time.monotonic() >= deadline:
+            raise MigrationError(f"another process has been migrating for {timeout_s:g} s")
+        time.sleep(_LOCK_POLL_S)
+    yield

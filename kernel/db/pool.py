@@ -1,0 +1,188 @@
+"""Connections to the database: a pool, and one place that turns its failures into answers."""
+
+from __future__ import annotations
+
+import select
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import Connection
+from psycopg.conninfo import make_conninfo
+from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+
+from kernel.db.engine import OLDEST_POSTGRESQL, Engine, detect
+from kernel.db.queries import load_queries
+from kernel.errors import BootError, UnavailableError
+from kernel.settings import DatabaseSettings
+
+Row = tuple[Any, ...]
+QUERIES = load_queries(__package__)
+
+# Classes of SQLSTATE that say "not now", not "not so": connection, resources, intervention, system; and read-only,
+# serialisation, deadlock, lock timeout. https://www.postgresql.org/docs/current/errcodes-appendix.html
+_TRANSIENT = ("08", "53", "57", "58", "25006", "40001", "40P01", "55P03")
+
+
+def is_transient(error: psycopg.Error) -> bool:
+    """Tell whether trying again later can help."""
+    if error.sqlstate is None:
+        # The server never answered: it is gone, or the pool has nothing to give.
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return error.sqlstate.startswith(_TRANSIENT)
+
+
+def translate(error: psycopg.Error) -> UnavailableError | None:
+    """Return what a client is told about a failing database; None if the failure is our own fault."""
+    if isinstance(error, PoolTimeout | TooManyRequests):
+        return UnavailableError("every database connection is busy", retry_after_s=2)
+    if isinstance(error, PoolClosed):
+        return UnavailableError("the service is stopping", retry_after_s=5)
+    if isinstance(error, psycopg.errors.QueryCanceled):
+        return UnavailableError("the database did not answer within the statement timeout", retry_after_s=5)
+    if is_transient(error):
+        return UnavailableError(f"the database is unavailable ({error.sqlstate or 'no answer'})", retry_after_s=2)
+    return None
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise ``UnavailableError`` in place of failures of the database that may pass."""
+    try:
+        yield
+    except psycopg.Error as ex:
+        unavailable = translate(ex)
+        if unavailable is None:
+            raise
+        raise unavailable from ex
+
+
+def _check(connection: Connection[Row]) -> None:
+    # An idle connection has nothing to read unless its server said good-bye; asking the kernel costs microseconds,
+    # a round trip twenty times more.
+    poller = select.poll()
+    poller.register(connection.fileno(), select.POLLIN)
+    if poller.poll(0):
+        ConnectionPool.check_connection(connection)
+
+
+class Database:
+    """The pool of one process. Open it after the fork, never at import.
+
+    Args:
+        settings: Pool sizes and time limits.
+        conninfo: Where the server is.
+        embedded: Whether Tiercel started that server itself.
+    """
+
+    def __init__(self, settings: DatabaseSettings, conninfo: str, *, embedded: bool) -> None:
+        self._settings = settings
+        self._embedded = embedded
+        self._engine: Engine | None = None
+        self._engine_lock = threading.Lock()
+        self.conninfo = make_conninfo(conninfo, application_name="tiercel", connect_timeout=settings.connect_timeout_s)
+        self._pool: ConnectionPool[Connection[Row]] | None = None
+
+    def open(self) -> None:
+        """Start the pool. Does not wait for the server: requests do, each up to the pool's timeout."""
+        settings = self._settings
+        self._pool = ConnectionPool(
+            self.conninfo,
+            kwargs={"autocommit": True},
+            min_size=settings.pool_min,
+            max_size=max(settings.pool_max, settings.pool_min),
+            max_waiting=settings.pool_waiting_max,
+            timeout=settings.pool_timeout_s,
+            reconnect_timeout=10,
+            check=_check,
+            configure=self._configure,
+            name="tiercel",
+            open=False,
+        )
+        self._pool.open()
+
+    def close(self) -> None:
+        """Close the pool; what is borrowed is closed when it comes back."""
+        if self._pool is not None:
+            self._pool.close(timeout=5)
+            self._pool = None
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection[Row]]:
+        """Borrow a connection in autocommit mode.
+
+        Raises:
+            UnavailableError: No connection came free in time, the server is gone, read-only or out of room,
+                or a statement took longer than it may.
+        """
+        with translated():
+            if self._pool is None:
+                raise PoolClosed("the pool is not open")
+            with self._pool.connection() as connection:
+                yield connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection[Row]]:
+        """Borrow a connection for one transaction: committed at the end, rolled back by an exception.
+
+        Raises:
+            UnavailableError: As ``connection``.
+        """
+        with self.connection() as connection, connection.transaction():
+            yield connection
+
+    @property
+    def engine(self) -> Engine:
+        """What the server can do; asked once.
+
+        Raises:
+            UnavailableError: The server cannot be asked at the moment.
+        """
+        with self._engine_lock:
+            if self._engine is None:
+                with self.connection() as connection:
+                    self._engine = detect(connection, embedded=self._embedded)
+            return self._engine
+
+    def ping(self) -> None:
+        """Make one round trip.
+
+        Raises:
+            UnavailableError: As ``connection``.
+        """
+        with self.connection() as connection:
+            connection.execute(QUERIES["ping"])
+
+    def stats(self) -> dict[str, int]:
+        """Return psycopg_pool's figures; times are in ms. Empty while the pool is closed."""
+        return dict(self._pool.get_stats()) if self._pool is not None else {}
+
+    def _configure(self, connection: Connection[Row]) -> None:
+        milliseconds = str(round(self._settings.statement_timeout_s * 1000))
+        connection.execute(
+            QUERIES["configure_session"], {"statement_timeout_ms": milliseconds, "idle_timeout_ms": milliseconds}
+        )
+
+
+def wait_for_server(database: Database, timeout_s: float) -> Engine:
+    """Wait until the server takes a connection, then check that it is new enough.
+
+    Raises:
+        BootError: It took none within the time, refuses our credentials, or is too old.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            with psycopg.connect(database.conninfo, autocommit=True) as connection:
+                engine = detect(connection, embedded=database._embedded)
+        except psycopg.OperationalError as ex:
+            if time.monotonic() >= deadline:
+                raise BootError(f"the database cannot be reached: {str(ex).strip()}") from ex
+            time.sleep(0.2)
+            continue
+        if engine.version_number < OLDEST_POSTGRESQL:
+            raise BootError(f"PostgreSQL {engine.version} is too old; 15 is the oldest that works")
+        return engine

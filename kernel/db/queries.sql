@@ -1,0 +1,69 @@
+-- name: detect_engine
+SELECT current_setting('server_version'),
+       current_setting('server_version_num'),
+       current_database(),
+       (SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'),
+       current_setting('timescaledb.license', true)
+
+-- name: configure_session
+SELECT set_config('TimeZone', 'UTC', false),
+       set_config('statement_timeout', %(statement_timeout_ms)s, false),
+       set_config('idle_in_transaction_session_timeout', %(idle_timeout_ms)s, false),
+       -- Time windows decide which partitions are read: always plan with the values at hand.
+       set_config('plan_cache_mode', 'force_custom_plan', false)
+
+-- name: ping
+SELECT 1
+
+-- name: try_migration_lock
+SELECT pg_try_advisory_lock(%(key)s)
+
+-- name: create_extension_timescaledb
+-- Only where the server has loaded it; installing it elsewhere would fail.
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb')
+       AND current_setting('shared_preload_libraries') LIKE '%timescaledb%' THEN
+        CREATE EXTENSION IF NOT EXISTS timescaledb;
+    END IF;
+EXCEPTION WHEN insufficient_privilege THEN
+    RAISE NOTICE 'timescaledb is available, but this role may not create it';
+END
+$$
+
+-- name: create_migration_table
+CREATE TABLE IF NOT EXISTS tiercel.migration (
+    id         text        PRIMARY KEY,
+    sha256     text        NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+)
+
+-- name: create_kernel_schema
+CREATE SCHEMA IF NOT EXISTS tiercel
+
+-- name: list_migrations
+SELECT id, sha256 FROM tiercel.migration
+
+-- name: insert_migration
+INSERT INTO tiercel.migration (id, sha256) VALUES (%(id)s, %(sha256)s)
+
+-- name: has_migration_table
+SELECT to_regclass('tiercel.migration') IS NOT NULL
+
+-- name: find_role
+SELECT FROM pg_roles WHERE rolname = %(name)s
+
+-- name: create_role
+CREATE ROLE {name} LOGIN CREATEDB
+
+-- name: find_database
+SELECT FROM pg_database WHERE datname = %(name)s
+
+-- name: create_database
+CREATE DATABASE {name} OWNER {name}
+
+-- name: create_database_from
+CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY
+
+-- name: drop_database
+DROP DATABASE IF EXISTS {name} WITH (FORCE)

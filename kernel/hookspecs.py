@@ -1,0 +1,74 @@
+"""Every extension point of Tiercel.
+
+Hooks run at boot, plugin after plugin in configured order, and return frozen data. The request path calls none.
+An implementation names the arguments it wants and is marked with ``kernel.hookimpl``::
+
+    @hookimpl
+    def register_routes(services: Services) -> Iterable[Route]:
+        return [Route(path="/hello/", handler=hello, policy="public")]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import msgspec
+import pluggy
+
+if TYPE_CHECKING:
+    from kernel.contracts import Application, Command, Dataset, HealthCheck, Job, Route
+    from kernel.services import Services
+
+PROJECT = "tiercel"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def register_settings() -> type[msgspec.Struct]:  # type: ignore[empty-body]
+    """Return the Struct that decodes this plugin's table in the configuration.
+
+    Runs first, before there are services. The table has the plugin's name; fields need defaults to be optional.
+    """
+
+
+@hookspec
+def register_applications(services: Services) -> Iterable[Application]:  # type: ignore[empty-body]
+    """Return applications: slug, name, features, and filters by dataset."""
+
+
+@hookspec
+def register_datasets(services: Services) -> Iterable[Dataset]:  # type: ignore[empty-body]
+    """Return the kinds of data this plugin publishes."""
+
+
+@hookspec
+def register_routes(services: Services) -> Iterable[Route]:  # type: ignore[empty-body]
+    """Return HTTP routes. A method and path that another plugin has stops the boot."""
+
+
+@hookspec
+def register_jobs(services: Services) -> Iterable[Job]:  # type: ignore[empty-body]
+    """Return exports, refreshes and maintenance."""
+
+
+@hookspec
+def register_health_checks(services: Services) -> Iterable[HealthCheck]:  # type: ignore[empty-body]
+    """Return probes of what this plugin needs."""
+
+
+@hookspec
+def register_commands(services: Services) -> Iterable[Command]:  # type: ignore[empty-body]
+    """Return commands for ``tiercel <plugin> ...``."""
+
+
+@hookspec
+def startup(services: Services) -> None:
+    """Begin work, once per process, after the pool opened. The database may be away: do not wait for it."""
+
+
+@hookspec
+def shutdown(services: Services) -> None:
+    """End work, once per process, before the pool closes. Last started, first stopped."""

@@ -1,0 +1,1 @@
+"""The way of a request: log, routes, parameters, responses, problems, health."""

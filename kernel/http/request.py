@@ -1,0 +1,82 @@
+"""The request as handlers see it."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Any
+
+import falcon
+import msgspec
+
+_TRACEPARENT = re.compile(r"^(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?$")
+_SANE_ID = re.compile(r"^[A-Za-z0-9._:/+=@-]{1,128}$")
+CONTEXT = "tiercel.context"
+
+
+class RequestContext(msgspec.Struct):
+    """What the request log knows about a request before and after Falcon.
+
+    Args:
+        request_id: The client's ``X-Request-ID`` if it is sane, else a new one.
+        trace_id: 32 hexadecimal digits of W3C Trace Context.
+        span_id: 16 hexadecimal digits; ours.
+        sampled: The flags of the incoming ``traceparent``, two hexadecimal digits.
+        template: The route that answered, such as ``/api/requests/{id}``; empty if none did.
+        logged: False leaves the request out of the log and its subscribers, as for probes.
+    """
+
+    request_id: str
+    trace_id: str
+    span_id: str
+    sampled: str
+    template: str = ""
+    logged: bool = True
+
+    @property
+    def traceparent(self) -> str:
+        """The header that hands this trace on, with our own span as parent."""
+        return f"00-{self.trace_id}-{self.span_id}-{self.sampled}"
+
+
+def make_context(environ: dict[str, Any]) -> RequestContext:
+    """Read the identifiers of a request, or make new ones.
+
+    Sources: https://www.w3.org/TR/trace-context/ for ``traceparent``. A malformed one is ignored, as it asks.
+    """
+    request_id = environ.get("HTTP_X_REQUEST_ID", "")
+    if not _SANE_ID.match(request_id):
+        request_id = secrets.token_hex(16)
+    parent = _TRACEPARENT.match(environ.get("HTTP_TRACEPARENT", ""))
+    if parent is None:
+        return RequestContext(request_id, secrets.token_hex(16), secrets.token_hex(8), "01")
+    return RequestContext(request_id, parent[1], secrets.token_hex(8), parent[3])
+
+
+class Request(falcon.Request):
+    """A Falcon request with the identifiers of the request log."""
+
+    __slots__ = ()
+
+    @property
+    def log_context(self) -> RequestContext:
+        """Identifiers and route of this request."""
+        context: RequestContext = self.env[CONTEXT]
+        return context
+
+    @property
+    def request_id(self) -> str:
+        """The id that ``X-Request-ID`` answers with."""
+        return self.log_context.request_id
+
+    @property
+    def path_as_sent(self) -> str:
+        """The path with its trailing slash, which ``path`` has lost."""
+        root: str = self.env.get("SCRIPT_NAME", "")
+        path: str = self.env.get("PATH_INFO", "/")
+        return root + path.encode("latin-1", "replace").decode("utf-8", "replace")
+
+    @property
+    def url_as_sent(self) -> str:
+        """The URL without its query, for links to further pages."""
+        return f"{self.forwarded_scheme}://{self.forwarded_host}{self.path_as_sent}"

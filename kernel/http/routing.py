@@ -1,0 +1,175 @@
+"""Mount typed routes on Falcon: policy, parameters, handler, answer."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import falcon
+import msgspec
+
+from kernel.contracts import Route
+from kernel.errors import DuplicateError, PluginError
+from kernel.fields import nested_struct
+from kernel.http.guard import Guard
+from kernel.http.params import body_decoder, handler_types, path_decoder, query_decoder
+from kernel.http.request import Request
+from kernel.http.responses import write
+
+App = falcon.App[Request, falcon.Response]
+Responder = Callable[..., None]
+_SEGMENT = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
+_NO_QUERY = query_decoder(msgspec.defstruct("NoQuery", []))
+
+
+class MountedRoute(msgspec.Struct, frozen=True):
+    """A route at one of its paths, with the plugin that owns it.
+
+    Args:
+        owner: The plugin.
+        template: The path without its last slash; what the request log calls the route.
+        route: As the plugin returned it.
+    """
+
+    owner: str
+    template: str
+    route: Route
+
+
+def template_of(path: str) -> str:
+    """Return a path without its last slash."""
+    return path.rstrip("/") or "/"
+
+
+def spread(owned: Sequence[tuple[str, Route]]) -> tuple[MountedRoute, ...]:
+    """List every route once for each of its paths, and refuse two for one method and path.
+
+    Falcon would silently let the second replace the first.
+
+    Raises:
+        DuplicateError: Two routes answer the same; names both owners.
+    """
+    mounted: list[MountedRoute] = []
+    seen: dict[tuple[str, str], str] = {}
+    for owner, route in owned:
+        for path in (route.path, *route.also):
+            template = template_of(path)
+            for method in methods_of(route):
+                # Names of segments do not tell two routes apart.
+                key = (method, _SEGMENT.sub("{}", template))
+                if key in seen:
+                    raise DuplicateError("route", f"{method} {path}", (seen[key], owner))
+                seen[key] = owner
+            mounted.append(MountedRoute(owner, template, route))
+    return tuple(mounted)
+
+
+def methods_of(route: Route) -> tuple[str, ...]:
+    """Return the methods a route answers, HEAD and OPTIONS aside."""
+    if route.method is not None:
+        return (route.method,)
+    return tuple(name for name in falcon.HTTP_METHODS if hasattr(route.handler, f"on_{name.lower()}"))
+
+
+def mount(app: App, routes: Sequence[MountedRoute], guard: Guard, limit_bytes: int) -> None:
+    """Add routes to a Falcon application.
+
+    Args:
+        app: Gets one resource a template.
+        routes: From ``spread``.
+        guard: Checks policies.
+        limit_bytes: The largest body.
+
+    Raises:
+        PluginError: A handler's annotations or a path do not fit; names the plugin.
+    """
+    resources: dict[str, Any] = {}
+    for mounted in routes:
+        resource = resources.setdefault(mounted.template, _Resource())
+        try:
+            for name, responder in _responders(mounted, guard, limit_bytes).items():
+                setattr(resource, name, responder)
+        except TypeError as ex:
+            raise PluginError(mounted.owner, "register_routes", f"{mounted.route.path}: {ex}") from ex
+    for template, resource in resources.items():
+        try:
+            app.add_route(template, resource)
+        except (ValueError, TypeError) as ex:
+            owner = next(mounted.owner for mounted in routes if mounted.template == template)
+            raise PluginError(owner, "register_routes", f"{template}: {ex}") from ex
+
+
+class _Resource:
+    """Holds the responders of one template as ``on_get`` and the like, where Falcon looks for them."""
+
+
+def _responders(mounted: MountedRoute, guard: Guard, limit_bytes: int) -> dict[str, Responder]:
+    route = mounted.route
+    if route.method is None:
+        own = {f"on_{name.lower()}": getattr(route.handler, f"on_{name.lower()}") for name in methods_of(route)}
+        return {name: _entered(mounted, guard, responder) for name, responder in own.items()}
+    responder = _entered(mounted, guard, _typed(mounted, limit_bytes))
+    if route.method == "GET":
+        return {"on_get": responder, "on_head": responder}
+    return {f"on_{route.method.lower()}": responder}
+
+
+def _entered(mounted: MountedRoute, guard: Guard, respond: Responder) -> Responder:
+    template, policy, logged = mounted.template, mounted.route.policy, mounted.route.logged
+    check = guard.check
+
+    def responder(request: Request, response: falcon.Response, **segments: Any) -> None:
+        context = request.log_context
+        context.template, context.logged = template, logged
+        check(request, policy)
+        respond(request, response, **segments)
+
+    return responder
+
+
+def _typed(mounted: MountedRoute, limit_bytes: int) -> Responder:
+    handler = mounted.route.handler
+    wanted = _parameters(handler, set(_SEGMENT.findall(mounted.template)))
+    takes_request = wanted.pop("request", None) is not None
+    query = wanted.pop("query", None)
+    body = wanted.pop("body", None)
+    decode_query = _NO_QUERY if query is None else query_decoder(_struct(query))
+    decode_body = None if body is None else body_decoder(body, limit_bytes)
+    decode_path = {name: path_decoder(name, kind) for name, kind in wanted.items()}
+
+    def responder(request: Request, response: falcon.Response, **segments: str) -> None:
+        arguments: dict[str, Any] = {name: decode(segments[name]) for name, decode in decode_path.items()}
+        if takes_request:
+            arguments["request"] = request
+        values = decode_query(request)
+        if query is not None:
+            arguments["query"] = values
+        if decode_body is not None:
+            arguments["body"] = decode_body(request)
+        write(response, handler(**arguments))
+
+    return responder
+
+
+def _struct(annotation: Any) -> type[msgspec.Struct]:
+    kind = nested_struct(annotation)
+    if kind is None:
+        raise TypeError("the annotation of 'query' is no Struct")
+    return kind
+
+
+def _parameters(handler: Callable[..., Any], segments: set[str]) -> dict[str, Any]:
+    hints = handler_types(handler)
+    found: dict[str, Any] = {}
+    for name in inspect.signature(handler).parameters:
+        if name not in hints:
+            raise TypeError(f"parameter {name!r} of {handler.__qualname__} has no annotation")
+        found[name] = hints[name]
+    extra: Mapping[str, str] = dict.fromkeys(found.keys() - {"request", "query", "body"} - segments, "is no segment")
+    missing = dict.fromkeys(segments - found.keys(), "is no parameter of the handler")
+    if extra or missing:
+        problems = ", ".join(f"{name!r} {what}" for name, what in sorted({**extra, **missing}.items()))
+        raise TypeError(problems)
+    return found

@@ -1,0 +1,138 @@
+"""What a plugin may touch: settings, database, caches, log, clock, the feed of requests, health."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Literal, Protocol, TypeVar
+
+import msgspec
+
+from kernel.cache import Caches
+from kernel.db.pool import Database
+from kernel.http.guard import Authenticator, Guard
+from kernel.http.health import Health
+from kernel.http.request_feed import RequestFeed
+from kernel.http.routing import MountedRoute
+from kernel.log import Logger
+from kernel.settings import Settings
+
+T = TypeVar("T", bound=msgspec.Struct)
+P = TypeVar("P")
+PluginState = Literal["loaded", "quarantined", "disabled"]
+
+
+class Clock(Protocol):
+    """Tells the time, so that tests can tell another."""
+
+    def now(self) -> datetime:
+        """Return the time, UTC."""
+
+
+class SystemClock:
+    """The clock of the machine."""
+
+    def now(self) -> datetime:
+        """Return the time, UTC."""
+        return datetime.now(UTC)
+
+
+class PluginStatus(msgspec.Struct, frozen=True):
+    """A plugin as the registry knows it.
+
+    Args:
+        name: Its name in the configuration and in URLs of commands.
+        origin: The module it was loaded from, or the distribution that offers it.
+        state: ``quarantined`` failed and is left out; ``disabled`` was switched off by ``disabled = [...]``.
+        required: Whether a failure would have stopped the boot.
+        version: Of its distribution, if it has one of its own.
+        reason: Why it is quarantined.
+    """
+
+    name: str
+    origin: str
+    state: PluginState
+    required: bool
+    version: str | None = None
+    reason: str | None = None
+
+
+class Inventory:
+    """What this process is made of; complete once the boot is through."""
+
+    def __init__(self) -> None:
+        self.plugins: dict[str, PluginStatus] = {}
+        self.routes: tuple[MountedRoute, ...] = ()
+
+
+class Shared(msgspec.Struct, frozen=True):
+    """The services that all plugins share."""
+
+    kernel: Settings
+    db: Database
+    cache: Caches
+    log: Logger
+    clock: Clock
+    requests: RequestFeed
+    health: Health
+    guard: Guard
+    inventory: Inventory
+    started_at: datetime
+
+
+class Services:
+    """The services as one plugin sees them.
+
+    Args:
+        plugin: Its name.
+        settings: Its own table of the configuration, decoded; None if it has none.
+        shared: What it shares with the others.
+    """
+
+    def __init__(self, plugin: str, settings: msgspec.Struct | None, shared: Shared) -> None:
+        self.plugin = plugin
+        self.kernel = shared.kernel
+        self.db = shared.db
+        self.cache = shared.cache
+        self.clock = shared.clock
+        self.requests = shared.requests
+        self.health = shared.health
+        self.inventory = shared.inventory
+        self.started_at = shared.started_at
+        self.log: Logger = shared.log.bind(plugin=plugin)
+        self._settings = settings
+        self._guard = shared.guard
+        self._made: dict[Callable[..., Any], Any] = {}
+
+    def settings(self, kind: type[T]) -> T:
+        """Return this plugin's table of the configuration.
+
+        Args:
+            kind: The Struct that ``register_settings`` returned.
+        """
+        if not isinstance(self._settings, kind):
+            raise TypeError(f"{self.plugin} registered {type(self._settings).__name__}, not {kind.__name__}")
+        return self._settings
+
+    def once(self, make: Callable[[Services], P]) -> P:
+        """Make something once for this process and return the same one ever after.
+
+        Args:
+            make: Called with these services the first time. Hooks share what it makes.
+        """
+        if make not in self._made:
+            self._made[make] = make(self)
+        made: P = self._made[make]
+        return made
+
+    def authenticate_with(self, authenticate: Authenticator) -> None:
+        """Make this plugin the one that authenticates requests. Call it from a ``register_`` hook.
+
+        Args:
+            authenticate: Called with request and policy for every route that is not public, in mode ``required``.
+                Raises ``UnauthorizedError`` or ``ForbiddenError`` to refuse.
+
+        Raises:
+            DuplicateError: Another plugin does that already.
+        """
+        self._guard.provide(self.plugin, authenticate)

@@ -1,0 +1,130 @@
+"""The kernel's settings: frozen Structs with their defaults.
+
+Every key stands in ``config/tiercel.toml`` with its meaning. ``env(...)`` names further environment variables that set
+a key, beside the ``TIERCEL_`` name every key has; a plugin's Struct may use it as well.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+Auth = Literal["open", "required"]
+LogFormat = Literal["console", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class Secret:
+    """A text that does not print itself.
+
+    Args:
+        text: What to keep out of logs, representations and error messages.
+    """
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """Return the text. The one call to look for when secrets leak."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    __str__ = __repr__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+def env(*names: str) -> msgspec.Meta:
+    """Name further environment variables that set this key, most important first."""
+    return msgspec.Meta(extra={"env": names})
+
+
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of every table of settings: frozen, and unknown keys are errors."""
+
+
+class ServerSettings(Table, frozen=True):
+    """How gunicorn listens and works."""
+
+    bind: Annotated[str, env("TIERCEL_BIND")] = "127.0.0.1:8000"
+    workers: Annotated[int, env("TIERCEL_WORKERS"), msgspec.Meta(ge=1, le=256)] = 2
+    threads: Annotated[int, env("TIERCEL_THREADS"), msgspec.Meta(ge=1, le=512)] = 8
+    timeout_s: Annotated[int, msgspec.Meta(ge=1)] = 30
+    graceful_timeout_s: Annotated[int, msgspec.Meta(ge=1)] = 8
+    keepalive_s: Annotated[int, msgspec.Meta(ge=1)] = 5
+    header_timeout_s: Annotated[int, msgspec.Meta(ge=1)] = 10
+
+
+class HttpSettings(Table, frozen=True):
+    """What a request may ask for."""
+
+    max_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 64 * 1024 * 1024
+    page_size: Annotated[int, env("DRF_PAGE_SIZE"), msgspec.Meta(ge=1)] = 50
+    page_size_max: Annotated[int, msgspec.Meta(ge=1)] = 1000
+    allowed_hosts: Annotated[tuple[str, ...], env("DJANGO_ALLOWED_HOSTS", "ALLOWED_HOSTS")] = ()
+
+
+class DatabaseSettings(Table, frozen=True):
+    """Which database, and how long to wait for it."""
+
+    url: Annotated[Secret | None, env("TIERCEL_DATABASE_URL", "DATABASE_URL")] = None
+    pool_min: Annotated[int, msgspec.Meta(ge=0)] = 1
+    pool_max: Annotated[int, msgspec.Meta(ge=1)] = 10
+    pool_waiting_max: Annotated[int, msgspec.Meta(ge=1)] = 100
+    pool_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 5.0
+    connect_timeout_s: Annotated[int, msgspec.Meta(ge=1)] = 5
+    statement_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 20.0
+    startup_timeout_s: Annotated[float, msgspec.Meta(ge=0)] = 30.0
+    embedded_user: str = "tiercel"
+    embedded_options: dict[str, str] = {}
+
+
+class LogSettings(Table, frozen=True):
+    """How the service logs."""
+
+    format: Annotated[LogFormat, env("TIERCEL_LOG")] = "console"
+    level: LogLevel = "info"
+    requests: bool = True
+
+
+class HealthSettings(Table, frozen=True):
+    """How long a probe may take."""
+
+    timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 2.0
+
+
+class Settings(Table, frozen=True):
+    """The kernel's settings. Tables of plugins stand beside them and are decoded by the plugins' own Structs."""
+
+    home: Path = Path(".tiercel")
+    debug: Annotated[bool, env("DEBUG", "DJANGO_DEBUG")] = False
+    auth: Auth = "open"
+    insecure: bool = False
+    secret_key: Annotated[Secret | None, env("SECRET_KEY", "DJANGO_SECRET_KEY")] = None
+    plugins: tuple[str, ...] = ("system", "observability")
+    required: tuple[str, ...] = ("system",)
+    disabled: tuple[str, ...] = ()
+    server: ServerSettings = ServerSettings()
+    http: HttpSettings = HttpSettings()
+    db: DatabaseSettings = DatabaseSettings()
+    log: LogSettings = LogSettings()
+    health: HealthSettings = HealthSettings()
+
+
+def dec_hook(kind: type, value: Any) -> Any:
+    """Convert the types msgspec does not know: paths and secrets."""
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if kind is Secret and isinstance(value, str):
+        return Secret(value)
+    raise TypeError(f"cannot make {kind.__name__} from {type(value).__name__}")

@@ -1,0 +1,93 @@
+"""What commands print: tables and progress for people, JSON for scripts."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import click
+import msgspec
+
+LINE_INTERVAL_S = 5.0
+
+
+class Progress(Protocol):
+    """Takes steps of long work."""
+
+    def advance(self, steps: float) -> None:
+        """Say that some more is done."""
+
+
+class _Lines:
+    """Progress as plain lines, one every few seconds, where no terminal watches."""
+
+    def __init__(self, title: str, total: float | None) -> None:
+        self._title = title
+        self._total = total
+        self._done = 0.0
+        self._printed = time.monotonic()
+
+    def advance(self, steps: float) -> None:
+        self._done += steps
+        if time.monotonic() - self._printed >= LINE_INTERVAL_S:
+            self._printed = time.monotonic()
+            of = f" of {self._total:,.0f} ({self._done / self._total:.0%})" if self._total else ""
+            click.echo(f"{self._title}: {self._done:,.0f}{of}", err=True)
+
+
+class _Bar:
+    def __init__(self, bar: Any, task: Any) -> None:
+        self._bar = bar
+        self._task = task
+
+    def advance(self, steps: float) -> None:
+        self._bar.advance(self._task, steps)
+
+
+@contextmanager
+def progress(title: str, total: float | None = None) -> Iterator[Progress]:
+    """Show progress on standard error: a bar on a terminal, a line every few seconds elsewhere.
+
+    Args:
+        title: What is being done.
+        total: Steps in all, if known.
+    """
+    if not sys.stderr.isatty():
+        yield _Lines(title, total)
+        return
+    # Imported where it is needed: it takes a tenth of a second, which most commands need not pay.
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with RichProgress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield _Bar(bar, bar.add_task(title, total=total))
+
+
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table on standard output; plain columns where no terminal watches."""
+    texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        widths = [max(map(len, column)) for column in zip(titles, *texts, strict=True)]
+        for row in (titles, *texts):
+            click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold")
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    for row in texts:
+        table.add_row(*map(Text, row))
+    Console().print(table)
+
+
+def print_json(value: object) -> None:
+    """Print a value as indented JSON on standard output."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2).decode())

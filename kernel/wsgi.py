@@ -1,0 +1,45 @@
+"""The gunicorn entry: ``gunicorn -c config/gunicorn.conf.py "kernel.wsgi:create()"``, and its hooks."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import Any
+
+from kernel.app import Tiercel
+from kernel.configuration import load
+
+
+def create() -> Tiercel:
+    """Boot the service in gunicorn's master, before it forks. Needs ``preload_app``."""
+    service = Tiercel(load())
+    service.refuse_unsafe()
+    service.prepare()
+    return service
+
+
+def pre_fork(server: Any, _worker: Any) -> None:
+    """Give listening sockets a receive timeout, which accepted connections inherit.
+
+    Without it a client that sends half a header holds a thread for ever.
+    """
+    timeout_s = int(server.app.callable.settings.server.header_timeout_s)
+    for listener in server.LISTENERS:
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", timeout_s, 0))
+
+
+def post_worker_init(worker: Any) -> None:
+    """Start the service in a worker: pools and threads do not survive a fork."""
+    worker.wsgi.start()
+
+
+def worker_exit(_server: Any, worker: Any) -> None:
+    """Stop the service in a worker."""
+    if getattr(worker, "wsgi", None) is not None:
+        worker.wsgi.stop()
+
+
+def on_exit(server: Any) -> None:
+    """Stop the embedded database after the last worker."""
+    if server.app.callable is not None:
+        server.app.callable.close()

@@ -1,0 +1,43 @@
+"""Request logs of any service: take them in, give them back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from kernel import Command, Route, Services, hookimpl
+from plugins.observability.commands import make_commands
+from plugins.observability.listing import Listing
+from plugins.observability.own_requests import OwnRequests
+from plugins.observability.parts import make_parts
+from plugins.observability.routes import RequestLogs
+from plugins.observability.settings import ObservabilitySettings
+
+
+@hookimpl
+def register_settings() -> type[msgspec.Struct]:
+    """Return the limits of ingest."""
+    return ObservabilitySettings
+
+
+@hookimpl
+def register_routes(services: Services) -> Iterable[Route]:
+    """Return ``/api/requests/`` and what is below it."""
+    parts = services.once(make_parts)
+    listing = Listing(parts.store, services.kernel.http.page_size, services.kernel.http.page_size_max)
+    return RequestLogs(parts.store, listing, parts.ingest, services.clock.now).routes()
+
+
+@hookimpl
+def register_commands(services: Services) -> Iterable[Command]:
+    """Return ``import`` and ``seed``."""
+    return make_commands(services.once(make_parts))
+
+
+@hookimpl
+def startup(services: Services) -> None:
+    """Begin to store the service's own requests."""
+    settings = services.settings(ObservabilitySettings)
+    if settings.log_own_requests:
+        services.requests.subscribe("observability", OwnRequests(services.once(make_parts).writer).store)

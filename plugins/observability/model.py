@@ -1,0 +1,144 @@
+"""Request logs as Structs: what comes in, what is stored, what goes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+import msgspec
+
+SERVICE_MAX = 100
+ENDPOINT_MAX = 255
+METHOD_MAX = 20
+REFERENCE_MAX = 128
+INT32_MAX = 2**31 - 1
+
+Service = Annotated[str, msgspec.Meta(min_length=1, max_length=SERVICE_MAX)]
+Endpoint = Annotated[str, msgspec.Meta(min_length=1, max_length=ENDPOINT_MAX)]
+HttpMethod = Annotated[str, msgspec.Meta(min_length=1, max_length=METHOD_MAX)]
+StatusCode = Annotated[int, msgspec.Meta(ge=100, le=599)]
+LatencyMs = Annotated[int, msgspec.Meta(ge=0, le=INT32_MAX)]
+Reference = Annotated[str, msgspec.Meta(max_length=REFERENCE_MAX)]
+NO_TAGS = msgspec.Raw(b"{}")
+
+
+class EventIn(msgspec.Struct, gc=False):
+    """A request log as clients send it; unknown fields are ignored.
+
+    Args:
+        time: When the request happened; without an offset it is UTC.
+        service: The service that answered.
+        endpoint: The path or route it answered on.
+        method: HTTP method.
+        status_code: HTTP status.
+        latency_ms: How long it took, in ms.
+        trace_id: Identifier of the trace it belongs to.
+        user_ref: Whoever asked, in the sender's terms.
+        tags: A JSON object, kept as it is.
+    """
+
+    time: datetime
+    service: Service
+    endpoint: Endpoint
+    method: HttpMethod
+    status_code: StatusCode
+    latency_ms: LatencyMs
+    trace_id: Reference | None = None
+    user_ref: Reference | None = None
+    tags: msgspec.Raw = NO_TAGS
+
+
+class Event(msgspec.Struct, frozen=True):
+    """A stored request log.
+
+    Args:
+        id: A UUIDv7; its first 48 bits are the ``time`` the event came with, in ms.
+    """
+
+    id: UUID
+    time: datetime
+    service: str
+    endpoint: str
+    method: str
+    status_code: int
+    latency_ms: int
+    trace_id: str | None
+    user_ref: str | None
+    tags: msgspec.Raw
+
+
+Messages = Mapping[str, Sequence[str]]
+
+
+class ItemError(msgspec.Struct, frozen=True):
+    """What is wrong with one item of a batch.
+
+    Args:
+        index: Its place in the batch, from 0.
+        errors: Messages by field.
+    """
+
+    index: int
+    errors: Messages
+
+
+class IngestResult(msgspec.Struct, frozen=True):
+    """What became of a batch.
+
+    Args:
+        inserted: Items that are stored, for good.
+        rejected: Items that are not.
+        errors: The first ``max_errors`` of the rejected, in order.
+    """
+
+    inserted: int
+    rejected: int
+    errors: Sequence[ItemError]
+
+
+class IngestQuery(msgspec.Struct, frozen=True):
+    """Parameters of ingest. Each may only lower the setting of that name.
+
+    Args:
+        strict: Store nothing unless every item is valid.
+        batch_size: Rows sent to the database at a time.
+        max_events: More items than this are refused with 413.
+        max_errors: How many errors the answer lists; 0 for counts only.
+    """
+
+    strict: bool = False
+    batch_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    max_events: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    max_errors: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Filters by what a request was: compared without case where None does not switch them off."""
+
+    service: str | None = None
+    endpoint: str | None = None
+    method: str | None = None
+
+
+class ListQuery(msgspec.Struct, frozen=True):
+    """Parameters of the list: filters, order, page."""
+
+    service: str | None = None
+    endpoint: str | None = None
+    method: str | None = None
+    trace_id: str | None = None
+    user_ref: str | None = None
+    status_code: int | None = None
+    status_code__in: tuple[int, ...] = ()
+    time_after: datetime | None = None
+    time_before: datetime | None = None
+    latency_min: int | None = None
+    latency_max: int | None = None
+    search: str | None = None
+    ordering: tuple[str, ...] = ()
+    page: Annotated[int, msgspec.Meta(ge=1, le=INT32_MAX)] = 1
+    page_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    cursor: str | None = None
+    count: Literal["exact", "estimated", "none"] = "exact"

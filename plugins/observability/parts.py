@@ -1,0 +1,34 @@
+"""The parts of this plugin, put together once for a process."""
+
+from __future__ import annotations
+
+import msgspec
+
+from kernel import Services
+from plugins.observability.ingest import Ingest
+from plugins.observability.partitions import Partitions
+from plugins.observability.series import SeriesDictionary
+from plugins.observability.settings import ObservabilitySettings
+from plugins.observability.store import EventStore
+from plugins.observability.writing import EventWriter
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """What routes, commands and the log of own requests share."""
+
+    store: EventStore
+    writer: EventWriter
+    ingest: Ingest
+
+
+def make_parts(services: Services) -> Parts:
+    """Put the parts together. Called through ``services.once``."""
+    settings = services.settings(ObservabilitySettings)
+    series = SeriesDictionary(services.db, services.cache.create("observability.series", settings.series_cache_items))
+    partitions = Partitions(services.db)
+    writer = EventWriter(services.db, series, partitions)
+    return Parts(
+        store=EventStore(services.db, series, partitions),
+        writer=writer,
+        ingest=Ingest(settings, writer, services.clock.now),
+    )

@@ -1,0 +1,106 @@
+"""Prepare decoded events for the table: blanks cut, times checked, texts gathered into series."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+
+from plugins.observability.ids import make_id
+from plugins.observability.model import EventIn, ItemError, Messages
+from plugins.observability.partitions import DAY_US
+from plugins.observability.rows import encode_row, unix_us
+from plugins.observability.series import SeriesKey
+from plugins.observability.validation import AHEAD_MAX, validate_event
+
+_OBJECT = ord("{")
+
+
+class Prepared(msgspec.Struct):
+    """Events that can be stored once their series have numbers. All lists run in parallel.
+
+    Args:
+        indexes: Place of each event in what was sent.
+        events: With blanks cut.
+        times_us: Unix time of each in microseconds.
+        keys: Series of each.
+        tags: JSON text of each.
+    """
+
+    indexes: list[int]
+    events: list[EventIn]
+    times_us: list[int]
+    keys: list[SeriesKey]
+    tags: list[bytes]
+
+    @property
+    def days(self) -> set[int]:
+        """The days they fall on, as numbers since 1970, UTC."""
+        return {time_us // DAY_US for time_us in self.times_us}
+
+    def rows(self, numbers: dict[SeriesKey, int], tails: Sequence[bytes]) -> list[bytes]:
+        """Encode the rows of the COPY format.
+
+        Args:
+            numbers: Of every series in ``keys``.
+            tails: What makes each id unique within its millisecond; see ``ids``.
+        """
+        return [
+            encode_row(
+                make_id(time_us // 1000, tail),
+                time_us,
+                numbers[key],
+                event.status_code,
+                event.latency_ms,
+                event.trace_id,
+                event.user_ref,
+                tags,
+            )
+            for event, time_us, key, tags, tail in zip(
+                self.events, self.times_us, self.keys, self.tags, tails, strict=True
+            )
+        ]
+
+
+def prepare(indexes: Sequence[int], events: Sequence[EventIn], now: datetime) -> tuple[Prepared, list[ItemError]]:
+    """Check what the decoder cannot: times, texts that are nothing but blanks, tags that are no object.
+
+    Args:
+        indexes: Place of each event in what was sent.
+        events: From ``decoding``; they are changed in place.
+        now: UTC.
+
+    Returns:
+        The good ones, and errors of the others.
+    """
+    prepared = Prepared([], [], [], [], [])
+    errors: list[ItemError] = []
+    ahead_us = unix_us(now + AHEAD_MAX)
+    cleaned: dict[SeriesKey, SeriesKey] = {}
+    for index, event in zip(indexes, events, strict=True):
+        raw_key = (event.service, event.endpoint, event.method)
+        key = cleaned.get(raw_key)
+        if key is None:
+            key = cleaned[raw_key] = (raw_key[0].strip(), raw_key[1].strip(), raw_key[2].strip())
+        time_us = unix_us(event.time)
+        tags = bytes(event.tags)
+        if not (0 <= time_us <= ahead_us and key[0] and key[1] and key[2] and tags[0] == _OBJECT):
+            errors.append(ItemError(index, _messages(event, now)))
+            continue
+        if event.trace_id is not None:
+            event.trace_id = event.trace_id.strip()
+        if event.user_ref is not None:
+            event.user_ref = event.user_ref.strip()
+        prepared.indexes.append(index)
+        prepared.events.append(event)
+        prepared.times_us.append(time_us)
+        prepared.keys.append(key)
+        prepared.tags.append(tags)
+    return prepared, errors
+
+
+def _messages(event: EventIn, now: datetime) -> Messages:
+    raw = {name: getattr(event, name) for name in event.__struct_fields__}
+    _, messages = validate_event({**raw, "time": event.time.isoformat(), "tags": msgspec.json.decode(event.tags)}, now)
+    return messages

@@ -1,0 +1,162 @@
+-- Fragments named filter_* and column_* are composed by filters.py; everything else runs as it stands.
+
+-- name: find_series
+SELECT id, service, endpoint, method
+FROM observability.series
+JOIN unnest(%(services)s::text[], %(endpoints)s::text[], %(methods)s::text[]) AS wanted (service, endpoint, method)
+    USING (service, endpoint, method)
+WHERE account = %(account)s AND site = 0
+
+-- name: insert_series
+INSERT INTO observability.series (account, service, endpoint, method)
+SELECT %(account)s, service, endpoint, method
+FROM unnest(%(services)s::text[], %(endpoints)s::text[], %(methods)s::text[]) AS wanted (service, endpoint, method)
+-- In one order everywhere, so that two writers never wait for each other in a ring.
+ORDER BY service, endpoint, method
+ON CONFLICT DO NOTHING
+
+-- name: match_series
+-- Filters by identity compare without case, as the service this one replaces did.
+SELECT id
+FROM observability.series
+WHERE account = %(account)s
+  AND (%(service)s::text IS NULL OR lower(service) = lower(%(service)s))
+  AND (%(endpoint)s::text IS NULL OR lower(endpoint) = lower(%(endpoint)s))
+  AND (%(method)s::text IS NULL OR lower(method) = lower(%(method)s))
+
+-- name: search_series
+SELECT id
+FROM observability.series
+WHERE account = %(account)s AND (service ILIKE %(pattern)s OR endpoint ILIKE %(pattern)s)
+
+-- name: ensure_partitions
+SELECT observability.ensure_partitions(%(days)s::date[])
+
+-- name: copy_events
+COPY observability.event (id, time, series, status_code, latency_ms, trace_id, user_ref, tags)
+FROM STDIN (FORMAT BINARY)
+
+-- name: create_staging
+CREATE TEMPORARY TABLE IF NOT EXISTS event_staging (LIKE observability.event) ON COMMIT DELETE ROWS
+
+-- name: copy_staging
+COPY event_staging (id, time, series, status_code, latency_ms, trace_id, user_ref, tags) FROM STDIN (FORMAT BINARY)
+
+-- name: insert_from_staging
+INSERT INTO observability.event (id, time, series, status_code, latency_ms, trace_id, user_ref, tags)
+SELECT id, time, series, status_code, latency_ms, trace_id, user_ref, tags
+FROM event_staging
+WHERE NOT EXISTS (SELECT FROM observability.event_moved AS moved WHERE moved.id = event_staging.id)
+-- One order everywhere, so that two replays of one batch cannot deadlock.
+ORDER BY time, id
+ON CONFLICT (time, id) DO NOTHING
+
+-- name: clear_staging
+TRUNCATE event_staging
+
+-- name: find_event
+SELECT e.id, e.time, s.service, s.endpoint, s.method, e.status_code, e.latency_ms, e.trace_id, e.user_ref, e.tags::text
+FROM observability.event AS e
+JOIN observability.series AS s ON s.id = e.series
+WHERE e.time >= %(from_time)s AND e.time < %(to_time)s AND e.id = %(id)s AND s.account = %(account)s
+
+-- name: lock_event
+SELECT e.id, e.time, s.service, s.endpoint, s.method, e.status_code, e.latency_ms, e.trace_id, e.user_ref, e.tags::text
+FROM observability.event AS e
+JOIN observability.series AS s ON s.id = e.series
+WHERE e.time >= %(from_time)s AND e.time < %(to_time)s AND e.id = %(id)s AND s.account = %(account)s
+FOR UPDATE OF e
+
+-- name: find_moved
+SELECT time FROM observability.event_moved WHERE id = %(id)s
+
+-- name: update_event
+UPDATE observability.event
+SET series = %(series)s, status_code = %(status_code)s, latency_ms = %(latency_ms)s,
+    trace_id = %(trace_id)s, user_ref = %(user_ref)s, tags = %(tags)s::jsonb
+WHERE time = %(time)s AND id = %(id)s
+
+-- name: insert_event
+INSERT INTO observability.event (id, time, series, status_code, latency_ms, trace_id, user_ref, tags)
+VALUES (%(id)s, %(time)s, %(series)s, %(status_code)s, %(latency_ms)s, %(trace_id)s, %(user_ref)s, %(tags)s::jsonb)
+
+-- name: delete_event
+DELETE FROM observability.event WHERE time = %(time)s AND id = %(id)s
+
+-- name: set_moved
+INSERT INTO observability.event_moved (id, time) VALUES (%(id)s, %(time)s)
+ON CONFLICT (id) DO UPDATE SET time = excluded.time
+
+-- name: delete_moved
+DELETE FROM observability.event_moved WHERE id = %(id)s
+
+-- name: any_event
+SELECT EXISTS (SELECT FROM observability.event)
+
+-- name: list_events
+SELECT e.id, e.time, s.service, s.endpoint, s.method, e.status_code, e.latency_ms, e.trace_id, e.user_ref, e.tags::text
+FROM observability.event AS e
+JOIN observability.series AS s ON s.id = e.series
+WHERE {where}
+ORDER BY {order}
+LIMIT %(limit)s OFFSET %(offset)s
+
+-- name: count_events
+SELECT count(*) FROM observability.event AS e WHERE {where}
+
+-- name: estimate_events
+EXPLAIN (FORMAT JSON) SELECT FROM observability.event AS e WHERE {where}
+
+-- name: filter_series
+e.series = ANY(%(series)s)
+
+-- name: filter_trace_id
+e.trace_id = %(trace_id)s
+
+-- name: filter_user_ref
+e.user_ref = %(user_ref)s
+
+-- name: filter_status_code
+e.status_code = %(status_code)s
+
+-- name: filter_status_codes
+e.status_code = ANY(%(status_codes)s)
+
+-- name: filter_time_after
+e.time >= %(time_after)s
+
+-- name: filter_time_before
+e.time <= %(time_before)s
+
+-- name: filter_latency_min
+e.latency_ms >= %(latency_min)s
+
+-- name: filter_latency_max
+e.latency_ms <= %(latency_max)s
+
+-- name: filter_search
+(e.series = ANY({series}) OR e.trace_id ILIKE {pattern} OR e.user_ref ILIKE {pattern})
+
+-- name: filter_everything
+TRUE
+
+-- name: column_time
+e.time
+
+-- name: column_id
+e.id
+
+-- name: column_latency_ms
+e.latency_ms
+
+-- name: column_status_code
+e.status_code
+
+-- name: column_service
+s.service
+
+-- name: column_endpoint
+s.endpoint
+
+-- name: column_method
+s.method

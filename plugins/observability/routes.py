@@ -1,0 +1,106 @@
+"""The routes of request logs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from uuid import UUID
+
+from kernel import Handler, InvalidError, Method, Page, Policy, RawBody, Reply, Request, Route, require_json
+from plugins.observability.decoding import decode_any
+from plugins.observability.ingest import Ingest
+from plugins.observability.listing import Listing
+from plugins.observability.model import Event, EventIn, IngestQuery, IngestResult, ListQuery, Messages
+from plugins.observability.store import EventStore
+from plugins.observability.validation import validate_event, validate_fields
+
+ROOTS = ("/api/requests/", "/api/v1/requests/")
+
+
+class RequestLogs:
+    """Handlers of ``/api/requests/``.
+
+    Args:
+        store: Single events.
+        listing: Pages of them.
+        ingest: Batches.
+        now: The clock.
+    """
+
+    def __init__(
+        self,
+        store: EventStore,
+        listing: Listing,
+        ingest: Ingest,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._listing = listing
+        self._ingest = ingest
+        self._now = now
+
+    def list_events(self, request: Request, query: ListQuery) -> Page[Event]:
+        """List request logs, newest first."""
+        return self._listing.page(request, query)
+
+    def create(self, request: Request, body: RawBody) -> Reply[Event]:
+        """Store one request log."""
+        require_json(request)
+        event, messages = validate_event(decode_any(body.content), self._now())
+        if event is None:
+            raise _invalid(messages)
+        stored = self._store.create(event)
+        return Reply(stored, 201, {"Location": f"{request.path}/{stored.id}/"})
+
+    def show(self, id: UUID) -> Event:  # noqa: A002 - the name of the segment
+        """Show one request log."""
+        return self._store.find(id)
+
+    def replace(self, request: Request, id: UUID, body: RawBody) -> Event:  # noqa: A002
+        """Replace every field of a request log; what is left out goes back to its default."""
+        require_json(request)
+        event, messages = validate_event(decode_any(body.content), self._now())
+        if event is None:
+            raise _invalid(messages)
+        return self._store.replace(id, {name: getattr(event, name) for name in EventIn.__struct_fields__})
+
+    def update(self, request: Request, id: UUID, body: RawBody) -> Event:  # noqa: A002
+        """Change some fields of a request log."""
+        require_json(request)
+        values, messages = validate_fields(decode_any(body.content), self._now())
+        if messages:
+            raise _invalid(messages)
+        return self._store.replace(id, values)
+
+    def delete(self, id: UUID) -> Reply[None]:  # noqa: A002
+        """Delete a request log for good."""
+        self._store.delete(id)
+        return Reply(None, 204)
+
+    def take(self, request: Request, query: IngestQuery, body: RawBody) -> IngestResult:
+        """Store a batch of request logs."""
+        require_json(request)
+        return self._ingest.take(body.content, query)
+
+    def routes(self) -> list[Route]:
+        """Return the routes, under both roots."""
+
+        def route(
+            path: str, handler: Handler, policy: Policy, method: Method = "GET", menu: str | None = None
+        ) -> Route:
+            first, *others = (root + path for root in ROOTS)
+            return Route(path=first, also=tuple(others), handler=handler, policy=policy, method=method, menu=menu)
+
+        return [
+            route("", self.list_events, "read", menu="request logs, newest first"),
+            route("", self.create, "ingest", "POST"),
+            route("ingest/", self.take, "ingest", "POST"),
+            route("{id}/", self.show, "read"),
+            route("{id}/", self.replace, "write", "PUT"),
+            route("{id}/", self.update, "write", "PATCH"),
+            route("{id}/", self.delete, "write", "DELETE"),
+        ]
+
+
+def _invalid(messages: Messages) -> InvalidError:
+    return InvalidError(f"Some fields are wrong: {', '.join(messages)}.", errors=messages)

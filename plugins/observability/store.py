@@ -1,0 +1,233 @@
+"""Read and change single events, and list many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from psycopg import Connection, sql
+
+from kernel import ConflictError, Database, InvalidError, NotFoundError
+from plugins.observability.filters import Conditions, add_search, event_conditions, search_terms
+from plugins.observability.ids import make_id, random_tails, time_range
+from plugins.observability.model import Event, EventIn, ListQuery
+from plugins.observability.partitions import DAY_US, Partitions
+from plugins.observability.queries import QUERIES
+from plugins.observability.rows import unix_us
+from plugins.observability.series import LOCAL_ACCOUNT, SeriesDictionary
+from plugins.observability.validation import utc
+from plugins.observability.writing import UNSTORABLE, unstorable
+
+EDIT_TRIES = 5
+Connected = Connection[tuple[Any, ...]]
+
+
+class EventStore:
+    """The events of one database.
+
+    Args:
+        db: The database.
+        series: Numbers for texts.
+        partitions: Makes room for new days.
+    """
+
+    def __init__(self, db: Database, series: SeriesDictionary, partitions: Partitions) -> None:
+        self._db = db
+        self._series = series
+        self._partitions = partitions
+
+    def find(self, event_id: UUID, account: int = LOCAL_ACCOUNT) -> Event:
+        """Return one event.
+
+        Raises:
+            NotFoundError: There is none of that id.
+        """
+        with self._db.connection() as connection:
+            return _find(connection, event_id, account)
+
+    def create(self, event: EventIn, account: int = LOCAL_ACCOUNT) -> Event:
+        """Store one event.
+
+        Args:
+            event: Validated.
+            account: Whose event.
+
+        Raises:
+            InvalidError: The database cannot store its tags.
+        """
+        time = utc(event.time)
+        time_ms = unix_us(time) // 1000
+        event_id = UUID(bytes=make_id(time_ms, random_tails(1)[0]))
+        fields = {name: getattr(event, name) for name in event.__struct_fields__}
+        stored = Event(id=event_id, **{**fields, "time": time})
+        number = self._place(stored, account)
+        with _storable(), self._db.connection() as connection:
+            connection.execute(QUERIES["insert_event"], _values(stored, number))
+        return stored
+
+    def replace(self, event_id: UUID, changes: dict[str, Any], account: int = LOCAL_ACCOUNT) -> Event:
+        """Change fields of an event; it keeps its id, also when its time changes.
+
+        Args:
+            event_id: Which event.
+            changes: Validated values by field.
+            account: Whose event.
+
+        Raises:
+            NotFoundError: There is none of that id.
+            InvalidError: The database cannot store its tags.
+            ConflictError: Others edit it faster than this call can.
+        """
+        for _ in range(EDIT_TRIES):
+            before = self.find(event_id, account)
+            after = msgspec.structs.replace(before, **changes)
+            # Before the transaction: this may need a connection of its own.
+            number = self._place(after, account)
+            with _storable():
+                if self._write_edit(before, after, number, account):
+                    return after
+        raise ConflictError(detail=f"{event_id} is being edited by others")
+
+    def _place(self, event: Event, account: int) -> int:
+        """Make sure of an event's series and partition; return the number of the series."""
+        key = (event.service, event.endpoint, event.method)
+        self._partitions.ensure([unix_us(event.time) // DAY_US])
+        return self._series.number([key], account)[key]
+
+    def _write_edit(self, before: Event, after: Event, series: int, account: int) -> bool:
+        """Write an edit; False if somebody else's came between reading and locking."""
+        values = _values(after, series)
+        with self._db.transaction() as connection:
+            try:
+                if _find(connection, before.id, account, lock=True) != before:
+                    return False
+            except NotFoundError:
+                return False  # moved or deleted meanwhile; the next look says which
+            if after.time == before.time:
+                connection.execute(QUERIES["update_event"], values)
+            else:
+                _move(connection, before, values)
+        return True
+
+    def delete(self, event_id: UUID, account: int = LOCAL_ACCOUNT) -> None:
+        """Delete an event for good.
+
+        Raises:
+            NotFoundError: There is none of that id.
+        """
+        with self._db.transaction() as connection:
+            event = _find(connection, event_id, account, lock=True)
+            connection.execute(QUERIES["delete_event"], {"id": event.id, "time": event.time})
+            connection.execute(QUERIES["delete_moved"], {"id": event.id})
+
+    def conditions(self, query: ListQuery, account: int = LOCAL_ACCOUNT) -> Conditions:
+        """Resolve the filters of a list into conditions on the table of events."""
+        identity = {"service": query.service, "endpoint": query.endpoint, "method": query.method}
+        terms = search_terms(query.search)
+        with self._db.connection() as connection:
+            series: list[int] | None = None
+            if any(value is not None for value in identity.values()):
+                series = _numbers(connection, "match_series", account=account, **identity)
+            conditions = event_conditions(query, series)
+            for position, pattern in enumerate(terms):
+                numbers = _numbers(connection, "search_series", account=account, pattern=pattern)
+                add_search(conditions, position, pattern, numbers)
+        return conditions
+
+    def list(self, conditions: Conditions, order: sql.Composable, limit: int, offset: int = 0) -> list[Event]:
+        """Return events that meet some conditions, in order."""
+        query = sql.SQL(QUERIES["list_events"]).format(where=conditions.where, order=order)
+        with self._db.connection() as connection:
+            rows = connection.execute(query, {**conditions.values, "limit": limit, "offset": offset})
+            return [_event(row) for row in rows]
+
+    def count(self, conditions: Conditions) -> int:
+        """Count the events that meet some conditions."""
+        return int(self._one("count_events", conditions)[0])
+
+    def estimate(self, conditions: Conditions) -> int:
+        """Return the planner's estimate of that count; costs no reading."""
+        return int(self._one("estimate_events", conditions)[0][0]["Plan"]["Plan Rows"])
+
+    def is_empty(self) -> bool:
+        """Tell whether there is no event at all."""
+        return not self._one("any_event", Conditions([], {}))[0]
+
+    def _one(self, name: str, conditions: Conditions) -> tuple[Any, ...]:
+        query = sql.SQL(QUERIES[name]).format(where=conditions.where)
+        with self._db.connection() as connection:
+            row = connection.execute(query, conditions.values).fetchone()
+        if row is None:
+            raise LookupError(name)
+        return row
+
+
+@contextmanager
+def _storable() -> Iterator[None]:
+    try:
+        yield
+    except UNSTORABLE as ex:
+        raise InvalidError("Some fields are wrong: tags.", errors=unstorable(ex)) from ex
+
+
+def _find(connection: Connected, event_id: UUID, account: int, *, lock: bool = False) -> Event:
+    try:
+        start, end = time_range(event_id)
+    except ValueError as ex:
+        raise _no_event(event_id) from ex
+    query = QUERIES["lock_event" if lock else "find_event"]
+    values = {"id": event_id, "account": account}
+    row = connection.execute(query, {**values, "from_time": start, "to_time": end}).fetchone()
+    if row is None:
+        moved = connection.execute(QUERIES["find_moved"], {"id": event_id}).fetchone()
+        if moved is not None:
+            at: datetime = moved[0]
+            span = {"from_time": at, "to_time": at + datetime.resolution}
+            row = connection.execute(query, {**values, **span}).fetchone()
+    if row is None:
+        raise _no_event(event_id)
+    return _event(row)
+
+
+def _move(connection: Connected, before: Event, values: dict[str, Any]) -> None:
+    """Put an event at another time. Not an UPDATE: a hypertable does not move rows between its chunks."""
+    connection.execute(QUERIES["delete_event"], {"id": before.id, "time": before.time})
+    connection.execute(QUERIES["insert_event"], values)
+    start, end = time_range(before.id)
+    if start <= values["time"] < end:
+        connection.execute(QUERIES["delete_moved"], {"id": before.id})
+    else:
+        connection.execute(QUERIES["set_moved"], {"id": before.id, "time": values["time"]})
+
+
+def _values(event: Event, series: int) -> dict[str, Any]:
+    values = {name: getattr(event, name) for name in event.__struct_fields__}
+    return {**values, "series": series, "tags": bytes(event.tags).decode()}
+
+
+def _numbers(connection: Connected, name: str, **values: Any) -> list[int]:
+    return [row[0] for row in connection.execute(QUERIES[name], values)]
+
+
+def _event(row: Sequence[Any]) -> Event:
+    event_id, time, service, endpoint, method, status_code, latency_ms, trace_id, user_ref, tags = row
+    return Event(
+        event_id,
+        time,
+        service,
+        endpoint,
+        method,
+        status_code,
+        latency_ms,
+        trace_id,
+        user_ref,
+        msgspec.Raw(tags.encode()),
+    )
+
+
+def _no_event(event_id: UUID) -> NotFoundError:
+    return NotFoundError(detail=f"no request log has the id {event_id}")

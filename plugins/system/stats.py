@@ -1,0 +1,183 @@
+"""``/stats/``: figures of machine, process, application, engine and plugins."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+
+from kernel import CacheStats, Engine, PluginStatus, Route, Services, UnavailableError
+
+
+class CpuStats(msgspec.Struct, frozen=True):
+    """The machine's processors; percentages since the last question."""
+
+    logical_count: int | None
+    physical_count: int | None
+    used_percent: float
+    load_average_1m: float
+    load_average_5m: float
+    load_average_15m: float
+
+
+class MemoryStats(msgspec.Struct, frozen=True):
+    """The machine's memory."""
+
+    total_bytes: int
+    available_bytes: int
+    used_bytes: int
+    used_percent: float
+    swap_total_bytes: int
+    swap_used_bytes: int
+
+
+class DiskStats(msgspec.Struct, frozen=True):
+    """The file system that holds the service's home."""
+
+    path: Path
+    total_bytes: int
+    used_bytes: int
+    free_bytes: int
+    used_percent: float
+
+
+class ProcessStats(msgspec.Struct, frozen=True):
+    """The worker process that answered."""
+
+    pid: int
+    parent_pid: int
+    started_at: datetime
+    uptime_s: float
+    cpu_user_s: float
+    cpu_system_s: float
+    resident_bytes: int
+    virtual_bytes: int
+    threads: int
+    open_files: int
+    python: str
+
+
+class ApplicationStats(msgspec.Struct, frozen=True):
+    """The service and how it is set up."""
+
+    name: str
+    version: str
+    home: Path
+    auth: str
+    debug: bool
+    workers: int
+    threads: int
+    routes: int
+    pool: Mapping[str, int]
+    caches: Mapping[str, CacheStats]
+    requests: Mapping[str, Any]
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """Everything; ``engine`` is None while the database cannot be asked."""
+
+    cpu: CpuStats
+    memory: MemoryStats
+    disk: DiskStats
+    process: ProcessStats
+    application: ApplicationStats
+    engine: Engine | None
+    plugins: tuple[PluginStatus, ...]
+
+
+class StatsRoutes:
+    """The handler of ``/stats/``.
+
+    Args:
+        services: What the figures are about.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def show(self) -> Stats:
+        """Return all figures."""
+        services = self._services
+        return Stats(
+            cpu=_cpu(),
+            memory=_memory(),
+            disk=_disk(services.kernel.home),
+            process=_process(services.clock.now()),
+            application=_application(services),
+            engine=_engine(services),
+            plugins=tuple(services.inventory.plugins.values()),
+        )
+
+    def routes(self) -> list[Route]:
+        """Return the route."""
+        return [Route(path="/stats/", handler=self.show, policy="staff", menu="figures of machine and process")]
+
+
+def _cpu() -> CpuStats:
+    load_1m, load_5m, load_15m = psutil.getloadavg()
+    return CpuStats(
+        psutil.cpu_count(), psutil.cpu_count(logical=False), psutil.cpu_percent(), load_1m, load_5m, load_15m
+    )
+
+
+def _memory() -> MemoryStats:
+    memory, swap = psutil.virtual_memory(), psutil.swap_memory()
+    return MemoryStats(memory.total, memory.available, memory.used, memory.percent, swap.total, swap.used)
+
+
+def _disk(home: Path) -> DiskStats:
+    # The home itself may not be there yet, its nearest parent is.
+    path = next(place for place in (home.absolute(), *home.absolute().parents) if place.exists())
+    usage = psutil.disk_usage(str(path))
+    return DiskStats(home.absolute(), usage.total, usage.used, usage.free, usage.percent)
+
+
+def _process(now: datetime) -> ProcessStats:
+    process = psutil.Process()
+    with process.oneshot():
+        started_at = datetime.fromtimestamp(process.create_time(), now.tzinfo)
+        times, memory = process.cpu_times(), process.memory_info()
+        return ProcessStats(
+            pid=process.pid,
+            parent_pid=process.ppid(),
+            started_at=started_at,
+            uptime_s=round((now - started_at).total_seconds(), 3),
+            cpu_user_s=times.user,
+            cpu_system_s=times.system,
+            resident_bytes=memory.rss,
+            virtual_bytes=memory.vms,
+            threads=process.num_threads(),
+            open_files=process.num_fds(),
+            python=f"{platform.python_implementation()} {sys.version.split()[0]}",
+        )
+
+
+def _application(services: Services) -> ApplicationStats:
+    settings = services.kernel
+    return ApplicationStats(
+        name="tiercel",
+        version=version("tiercel"),
+        home=settings.home.absolute(),
+        auth=settings.auth,
+        debug=settings.debug,
+        workers=settings.server.workers,
+        threads=settings.server.threads,
+        routes=len(services.inventory.routes),
+        pool=services.db.stats(),
+        caches=services.cache.stats(),
+        requests=services.requests.stats(),
+    )
+
+
+def _engine(services: Services) -> Engine | None:
+    try:
+        return services.db.engine
+    except UnavailableError:
+        return None

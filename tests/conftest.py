@@ -1,0 +1,72 @@
+"""A real PostgreSQL for every test: one server a run, a migrated template, a clone for each test."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kernel.app import Tiercel
+from kernel.db.embedded import EmbeddedServer
+from kernel.testing import Client, create_database, drop_database, make_configuration, running
+
+Serve = Callable[..., Client]
+
+# Tests may lose their data with the power.
+FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "300"}
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[EmbeddedServer]:
+    """The server of this run; its directory is private, so that tests of the embedded server do not meet it."""
+    with (
+        tempfile.TemporaryDirectory(prefix="tiercel-test-") as home,
+        EmbeddedServer(Path(home), options=FAST) as started,
+    ):
+        yield started
+
+
+@pytest.fixture(scope="session")
+def template(server: EmbeddedServer) -> str:
+    """A database with the migrations of every plugin in the tree."""
+    conninfo = create_database(server.conninfo, "tiercel_template")
+    service = Tiercel(make_configuration(db={"url": conninfo}, log={"level": "error"}))
+    service.prepare()
+    service.close()
+    return "tiercel_template"
+
+
+@pytest.fixture
+def database(server: EmbeddedServer, template: str) -> Iterator[str]:
+    """How to connect to a fresh, migrated database."""
+    name = f"test_{next(_numbers)}"
+    yield create_database(server.conninfo, name, template)
+    drop_database(server.conninfo, name)
+
+
+@pytest.fixture
+def empty_database(server: EmbeddedServer) -> Iterator[str]:
+    """How to connect to a database with nothing in it."""
+    name = f"empty_{next(_numbers)}"
+    yield create_database(server.conninfo, name)
+    drop_database(server.conninfo, name)
+
+
+@pytest.fixture
+def serve(database: str) -> Iterator[Serve]:
+    """Start a service on the test's database: ``serve(plugins=[...], clock=...)``."""
+    with ExitStack() as stack:
+
+        def start(clock: Any = None, **values: Any) -> Client:
+            db = {"url": database, **values.pop("db", {})}
+            values.setdefault("log", {"level": "error", "requests": False})
+            started: AbstractContextManager[Client] = running(make_configuration(db=db, **values), clock)
+            return stack.enter_context(started)
+
+        yield start
