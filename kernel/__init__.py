@@ -27,6 +27,7 @@ from kernel.http.request_log import RequestRecord
 from kernel.http.responses import Reply
 from kernel.services import PluginStatus, Services
 from kernel.settings import Secret, Table, env
+from kernel.terminal import print_json, print_table, progress
 
 __all__ = [
     "ApiError",
@@ -71,5 +72,8 @@ __all__ = [
     "load_queries",
     "numbered",
     "parse_time",
+    "print_json",
+    "print_table",
+    "progress",
     "require_json",
 ]

@@ -17,7 +17,7 @@ from kernel.db.migrate import Migration, MigrationError, find_migrations, migrat
 from kernel.db.pool import Database, wait_for_server
 from kernel.errors import BootError
 from kernel.http.guard import Guard, refuse_open_doors
-from kernel.http.health import Health, Probes
+from kernel.http.health import KERNEL, Health, Probes
 from kernel.http.problems import ErrorHandlers
 from kernel.http.request import Request
 from kernel.http.request_feed import RequestFeed
@@ -26,8 +26,6 @@ from kernel.http.routing import App, mount, spread
 from kernel.log import Logger, make_logger
 from kernel.registry import Registry
 from kernel.services import Clock, Inventory, Shared, SystemClock
-
-KERNEL = "kernel"
 
 
 class Tiercel:
@@ -196,8 +194,8 @@ class Tiercel:
         health.add("startup", self._check_startup)
         health.add("database", self._check_database)
         health.add("plugins", self.check_plugins, critical=False)
-        for _, check in self.registry.health_checks:
-            health.install(check)
+        for owner, check in self.registry.health_checks:
+            health.install(owner, check)
 
     def _mount_routes(self) -> RequestLog:
         probes = Probes(self.shared.health, startup=("startup",))

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import msgspec
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from kernel.errors import ConfigError
-from kernel.fields import allowed, convert_one, nested_struct, struct_fields
+from kernel.fields import allowed, base_type, convert_one, is_sequence, nested_struct, struct_fields
 from kernel.settings import Secret, Settings, dec_hook
 from kernel.sources import PREFIX, EnvironmentSource, FileSource, dotenv, environment, toml
 
@@ -52,7 +54,6 @@ class Configuration:
         self._known: set[str] = set()
         self._problems: list[str] = []
         self.settings = self._decode(Settings, ())
-        self._check_url(self.settings.db.url)
         self._refuse()
 
     def table(self, name: str, kind: type[T]) -> T:
@@ -69,28 +70,37 @@ class Configuration:
         """Return every decoded key with its value and the source that won, in order of decoding."""
         return tuple(self._entries.values())
 
-    def file_tables(self) -> tuple[str, ...]:
-        """Return the names at the top of the file that are not the kernel's: tables of plugins."""
-        return tuple(self._file.values.keys() - struct_fields(Settings).keys())
+    def plugin_tables(self) -> set[str]:
+        """Return the names of tables that are not the kernel's, in the file or in variables like ``TIERCEL_X__KEY``."""
+        variables = [variable for source in self._environments for variable in source.canonical()]
+        return self._file_tables() | ({_table_of(name) for name in variables} - {""} - struct_fields(Settings).keys())
 
-    def refuse_unknown(self, tables: Collection[str]) -> None:
+    def refuse_unknown(self, tables: Collection[str], problems: Collection[str] = ()) -> None:
         """Refuse keys that no Struct decoded, except in the given tables of plugins that are switched off.
 
+        Args:
+            tables: Names of tables that are known or tolerated.
+            problems: What else is wrong, so that one error names everything.
+
         Raises:
-            ConfigError: There are such keys; each is named with its place.
+            ConfigError: There are such keys or problems; each is named with its place.
         """
-        for name in set(self.file_tables()) - set(tables):
-            self._problems.append(f"{self._file.place}: {name}: unknown key; no plugin of that name can be found")
+        self._problems += problems
+        for name in sorted(self._file_tables() - set(tables)):
+            self._problems.append(f"{self._file.place}: {name}: unknown key; no plugin takes a table of that name")
         for source in self._environments:
             for variable in source.canonical():
-                head = variable.removeprefix(PREFIX).lower().split("__")[0]
-                if variable not in self._known and not (head in tables and "__" in variable):
+                if variable not in self._known and _table_of(variable) not in tables:
                     self._problems.append(f"{source.place} {variable}: unknown setting")
         self._refuse()
 
+    def _file_tables(self) -> set[str]:
+        return set(self._file.values) - struct_fields(Settings).keys()
+
     def _refuse(self) -> None:
-        if self._problems:
-            raise ConfigError(self._problems)
+        problems, self._problems = self._problems, []
+        if problems:
+            raise ConfigError(problems)
 
     def _decode(self, kind: type[T], prefix: KeyPath) -> T:
         self._unknown_in_file(kind, prefix)
@@ -111,10 +121,12 @@ class Configuration:
             else:
                 raw, origin, strict = found
                 try:
-                    value = convert_one(raw, field.type, strict=strict, dec_hook=dec_hook)
+                    value = _converted(raw, field.type, strict=strict)
                 except ValueError as ex:
                     self._problems.append(f"{origin}: {'.'.join(path)}: {ex}")
                     continue
+                if isinstance(value, Secret) and ".".join(path) == "db.url":
+                    self._check_url(value, origin)
             values[field.name] = value
             self._entries[".".join(path)] = Entry(".".join(path), _shown(value), origin)
         # With problems on record nobody gets to see this object: _refuse raises first.
@@ -125,7 +137,8 @@ class Configuration:
         self._known.update(names)
         for source in self._environments:
             for name in names:
-                if name in source.values:
+                # Compose files and templates of .env set to nothing what they mean to leave alone.
+                if source.values.get(name) or (name in source.values and is_sequence(annotation)):
                     return source.values[name], source.origin(name), False
         table: Any = self._file.values
         for part in path[:-1]:
@@ -139,7 +152,8 @@ class Configuration:
             return  # the top level also holds tables of plugins; see refuse_unknown
         table: Any = self._file.values
         for part in path:
-            table = table.get(part, {})
+            # What is no table is named where it stands, once.
+            table = table.get(part, {}) if isinstance(table, Mapping) else {}
         where = f"{self._file.place}: {'.'.join(path)}"
         if not isinstance(table, Mapping):
             self._problems.append(f"{where}: Expected a table, got {table!r:.120}.")
@@ -147,10 +161,30 @@ class Configuration:
         for name in table.keys() - struct_fields(kind).keys():
             self._problems.append(f"{where}.{name}: unknown key; there are {', '.join(struct_fields(kind))}")
 
-    def _check_url(self, url: Secret | None) -> None:
-        if url is not None and url.reveal().startswith("sqlite"):
-            origin = self._entries["db.url"].origin
+    def _check_url(self, url: Secret, origin: str) -> None:
+        if url.reveal().startswith("sqlite"):
             self._problems.append(f"{origin}: there is no SQLite here; leave db.url unset for the embedded PostgreSQL")
+            return
+        try:
+            conninfo_to_dict(url.reveal())
+        except psycopg.ProgrammingError:
+            # psycopg's message repeats the text, password and all.
+            self._problems.append(f"{origin}: db.url: Expected postgresql://user:password@host:port/database.")
+
+
+def _converted(raw: Any, annotation: Any, *, strict: bool) -> Any:
+    try:
+        return convert_one(raw, annotation, strict=strict, dec_hook=dec_hook)
+    except ValueError:
+        if base_type(annotation) is Secret:
+            # The usual message repeats the value.
+            raise ValueError(f"Expected str, got {type(raw).__name__}.") from None
+        raise
+
+
+def _table_of(variable: str) -> str:
+    head, parts, _ = variable.removeprefix(PREFIX).lower().partition("__")
+    return head if parts else ""
 
 
 def _aliases(annotation: Any) -> tuple[str, ...]:

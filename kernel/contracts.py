@@ -73,7 +73,7 @@ class Route(Contract, frozen=True):
     """
 
     path: str
-    handler: Handler
+    handler: Handler | object
     policy: Policy
     method: Method | None = "GET"
     also: tuple[str, ...] = ()

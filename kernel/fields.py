@@ -5,6 +5,7 @@ msgspec stops at the first problem. That is what the fast path wants; whoever ma
 
 from __future__ import annotations
 
+import contextlib
 import re
 import types
 import typing
@@ -64,14 +65,16 @@ def allowed(annotation: Any) -> str:
 
 def explain(error: msgspec.ValidationError, annotation: Any, value: object) -> str:
     """Turn msgspec's message about one value into one that names the value and what is allowed."""
-    reason = str(error).replace("`", "").partition(" - at ")[0].partition(", got ")[0]
+    reason, _, place = str(error).replace("`", "").partition(" - at ")
+    reason = reason.partition(", got ")[0].replace(" | null", "")
     if reason.startswith("Invalid enum value"):
         reason = f"Expected {allowed(annotation)}"
-    return f"{reason}, got {value!r:.120}."
+    inside = place.removeprefix("$")
+    return f"{reason}{f' at {inside}' if inside else ''}, got {value!r:.120}."
 
 
 def from_text(text: str, annotation: Any) -> Any:
-    """Prepare text from a URL or the environment: commas part a list, times need no offset (UTC).
+    """Prepare text from a URL or the environment: commas part a list, times need no offset (UTC), JSON makes a dict.
 
     Raises:
         ValueError: The text is no ISO 8601 time where one is expected.
@@ -80,6 +83,9 @@ def from_text(text: str, annotation: Any) -> Any:
         return [part.strip() for part in text.split(",") if part.strip()]
     if base_type(annotation) is datetime:
         return parse_time(text)
+    if typing.get_origin(base_type(annotation)) is dict:
+        with contextlib.suppress(msgspec.DecodeError):
+            return msgspec.json.decode(text)
     return text
 
 
@@ -89,6 +95,8 @@ def parse_time(text: str) -> datetime:
     Raises:
         ValueError: The text is no ISO 8601 time, or lies outside the years 1 to 9999 in UTC.
     """
+    if "\x00" in text:
+        raise ValueError("a null character")  # fromisoformat stops reading there, and is content
     # In a URL, an unescaped "+" of an offset arrives as a blank.
     moment = datetime.fromisoformat(_BLANK_OFFSET.sub("+", text.strip()))
     if moment.tzinfo is None:

@@ -26,7 +26,9 @@ def _shared() -> list[structlog.typing.Processor]:
 def _renderer(settings: LogSettings, stream: TextIO) -> list[structlog.typing.Processor]:
     if settings.format == "json":
         return [structlog.processors.format_exc_info, _json]
-    return [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+    # The default formatter shows local variables of every frame, passwords among them.
+    plain = structlog.dev.plain_traceback
+    return [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)]
 
 
 def make_logger(settings: LogSettings, stream: TextIO | None = None) -> Logger:
@@ -52,6 +54,16 @@ def make_logger(settings: LogSettings, stream: TextIO | None = None) -> Logger:
     )
 
 
+class _SlowClient(logging.Filter):
+    """Make one line of a client that stopped in the middle: to gunicorn it is an error with a traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], BlockingIOError):
+            record.levelno, record.levelname = logging.WARNING, "WARNING"
+            record.msg, record.args, record.exc_info = "dropped a client that stopped sending", (), None
+        return True
+
+
 def stdlib_config(settings: LogSettings) -> dict[str, Any]:
     """Return a ``logging.config`` dictionary that shapes the lines of libraries and gunicorn like our own."""
     formatter = {
@@ -74,10 +86,16 @@ def stdlib_config(settings: LogSettings) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"tiercel": formatter},
+        "filters": {"slow_client": {"()": _SlowClient}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "tiercel"}},
         "root": {"level": level, "handlers": ["stderr"]},
         "loggers": {
-            "gunicorn.error": {"level": level, "handlers": ["stderr"], "propagate": False},
+            "gunicorn.error": {
+                "level": level,
+                "handlers": ["stderr"],
+                "propagate": False,
+                "filters": ["slow_client"],
+            },
             "gunicorn.access": quiet,
             "psycopg.pool": quiet,
         },

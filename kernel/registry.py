@@ -42,6 +42,7 @@ class Registry:
         self.services: dict[str, Services] = {}
         self._collected: dict[str, list[Owned[Any]]] = {}
         self._tables: dict[str, msgspec.Struct | None] = {}
+        self._shared: Shared | None = None
         self.plugins: dict[str, Plugin] = {}
         self.statuses: dict[str, PluginStatus] = {}
         self._load_all()
@@ -53,6 +54,7 @@ class Registry:
         Raises:
             BootError: As the class says.
         """
+        self._shared = shared
         self.services = {name: Services(name, self._tables[name], shared) for name in self.plugins}
         self._collect("register_applications", Application, lambda item: item.slug)
         self._collect("register_datasets", Dataset, lambda item: item.name)
@@ -61,9 +63,6 @@ class Registry:
         self._collect("register_health_checks", HealthCheck, lambda item: item.name)
         # Commands live in a group of their plugin, so only that plugin can repeat a name.
         self._collect("register_commands", Command, lambda item: str(item.command.name), by_owner=True)
-        for name, status in self.statuses.items():
-            if status.state == "quarantined":
-                shared.guard.withdraw(name)
 
     @property
     def applications(self) -> tuple[Owned[Application], ...]:
@@ -120,9 +119,11 @@ class Registry:
         if name in self._required:
             raise PluginError(name, hook, reason) from error
         self._log.error("plugin_quarantined", plugin=name, hook=hook, reason=reason, exc_info=error)
-        self.statuses[name] = msgspec.structs.replace(
-            self.statuses[name], state="quarantined", reason=f"{name}.{hook}: {reason}"
-        )
+        full = f"{name}.{hook}: {reason}"
+        self.statuses[name] = msgspec.structs.replace(self.statuses[name], state="quarantined", reason=full)
+        if self._shared is not None:
+            self._shared.guard.withdraw(name, full)
+            self._shared.health.withdraw(name)
 
     def _loaded(self) -> list[str]:
         return [name for name, status in self.statuses.items() if status.state == "loaded"]
@@ -175,15 +176,18 @@ class Registry:
 
     def _register_settings(self) -> None:
         tables: set[str] = {short_name(name) for name in self._configuration.settings.disabled}
-        for name in list(self.plugins):
-            found = self._call(name, "register_settings")
-            kind = found[0] if found else None
-            self._tables[name] = None if kind is None else self._configuration.table(name, kind)
-            if kind is not None:
+        problems: list[str] = []
+        for name in self.plugins:
+            self._tables[name] = None
+            for kind in self._call(name, "register_settings"):
                 tables.add(name)
-        tables |= {name for name in self._configuration.file_tables() if name not in self.plugins and can_find(name)}
+                try:
+                    self._tables[name] = self._configuration.table(name, kind)
+                except ConfigError as ex:
+                    problems += ex.problems
+        tables |= {name for name in self._configuration.plugin_tables() if name not in self.plugins and can_find(name)}
         tables |= {name for name, status in self.statuses.items() if status.state == "quarantined"}
-        self._configuration.refuse_unknown(tables)
+        self._configuration.refuse_unknown(tables, problems)
 
     def _collect(
         self, hook: str, kind: type[C], key: Callable[[C], str] | None = None, *, by_owner: bool = False
@@ -204,6 +208,8 @@ class Registry:
     def _call(self, name: str, hook: str, kind: type[C] | None = None, **given: Any) -> list[Any]:
         try:
             answers = self._alone(name, hook, **given)
+            if hook == "register_settings":
+                return [_struct(answer) for answer in answers]
             if kind is None:
                 return answers
             items = [item for answer in answers for item in _iterate(answer)]
@@ -221,6 +227,12 @@ class Registry:
         others = [plugin.module for other, plugin in self.plugins.items() if other != name]
         caller = self._manager.subset_hook_caller(hook, others)
         return list(caller(**given))
+
+
+def _struct(answer: Any) -> type[msgspec.Struct]:
+    if not (isinstance(answer, type) and issubclass(answer, msgspec.Struct)):
+        raise TypeError(f"returned {answer!r:.80}, not a Struct")
+    return answer
 
 
 def _iterate(answer: Any) -> Iterable[Any]:

@@ -65,11 +65,11 @@ def environment(values: Mapping[str, str], place: str = "environment") -> Enviro
     """
     made: dict[str, str] = {}
     shown: dict[str, str] = {}
-    if "POSTGRES_HOST" in values or "POSTGRES_DB" in values:
+    if values.get("POSTGRES_HOST") or values.get("POSTGRES_DB"):
         used = [name for name in _POSTGRES_PARTS if values.get(name)]
         made["DATABASE_URL"] = make_conninfo("", **{_POSTGRES_PARTS[name]: values[name] for name in used})
         shown["DATABASE_URL"] = ", ".join(used)
-    if "WEB_PORT" in values:
+    if values.get("WEB_PORT"):
         made["TIERCEL_BIND"] = f"127.0.0.1:{values['WEB_PORT']}"
         shown["TIERCEL_BIND"] = "WEB_PORT"
     shown = {name: origin for name, origin in shown.items() if name not in values}

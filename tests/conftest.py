@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from kernel.app import Tiercel
@@ -16,6 +17,10 @@ from kernel.db.embedded import EmbeddedServer
 from kernel.testing import Client, create_database, drop_database, make_configuration, running
 
 Serve = Callable[..., Client]
+
+# Other tests share the machine: how long an example takes says nothing about the code.
+hypothesis.settings.register_profile("tiercel", deadline=None)
+hypothesis.settings.load_profile("tiercel")
 
 # Tests may lose their data with the power.
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "300"}

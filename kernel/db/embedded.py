@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import psutil
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
@@ -68,6 +69,8 @@ class EmbeddedServer:
         self._user = user
         self._options = {**OPTIONS, **(options or {})}
         self._data = self._home / "postgres"
+        self._pid_file = self._data / "postmaster.pid"
+        self._start_log = self._data / "start.log"
         self._run = _socket_directory(self._home)
         self._bin = _binaries()
         self._use: int | None = None
@@ -83,13 +86,19 @@ class EmbeddedServer:
         Raises:
             BootError: The server cannot be started; the message says why.
         """
-        self._home.mkdir(parents=True, exist_ok=True)
-        with self._starting():
-            self._use = os.open(self._home / "postgres.users.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._use, fcntl.LOCK_SH)
-            if not self._answers():
-                self._start()
-            self._create_role_and_database()
+        try:
+            self._home.mkdir(parents=True, exist_ok=True)
+            with self._starting():
+                self._use = os.open(self._home / "postgres.users.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                fcntl.flock(self._use, fcntl.LOCK_SH)
+                if not self._answers():
+                    self._start()
+                self._create_role_and_database()
+        except BaseException as ex:
+            self._forget_use()
+            if isinstance(ex, OSError):
+                raise BootError(f"{self._home} cannot hold the embedded PostgreSQL: {ex}") from ex
+            raise
 
     def release(self) -> None:
         """Stop counting this process; the last user stops the server.
@@ -105,8 +114,7 @@ class EmbeddedServer:
                 pass  # somebody else still uses it
             else:
                 self._stop()
-            os.close(self._use)
-            self._use = None
+            self._forget_use()
 
     def __enter__(self) -> EmbeddedServer:
         self.acquire()
@@ -121,6 +129,11 @@ class EmbeddedServer:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
+    def _forget_use(self) -> None:
+        if self._use is not None:
+            os.close(self._use)
+            self._use = None
+
     def _answers(self, dbname: str = "postgres") -> bool:
         with contextlib.suppress(psycopg.OperationalError), self._superuser(dbname):
             return True
@@ -134,24 +147,35 @@ class EmbeddedServer:
     def _start(self) -> None:
         runner = make_runner(self._user, (self._data, self._bin))
         for directory in (self._data, self._run):
-            directory.mkdir(mode=0o700, exist_ok=True)
+            directory.mkdir(exist_ok=True)
+            directory.chmod(0o700)
             runner.give(directory)
         if not (self._data / "PG_VERSION").exists():
             self._initialise(runner)
         self._refuse_other_version()
         self._write_options(runner)
+        self._refuse_bad_options(runner)
+        retry_for_s = _RETRY_FOR_S if self._pid_file.exists() else 0
+        self._forget_strangers_pid()
         started = time.monotonic()
         while True:
-            # pg_ctl copes with a stale postmaster.pid, also when its number now belongs to another process.
-            failure = self._pg_ctl(
-                runner, "start", "-w", "-t", str(_START_TIMEOUT_S), "-l", str(self._data / "start.log")
-            )
+            self._start_log.unlink(missing_ok=True)
+            failure = self._pg_ctl(runner, "start", "-w", "-t", str(_START_TIMEOUT_S), "-l", str(self._start_log))
             if failure is None and self._answers():
                 return
             recovering = self._pg_ctl(runner, "status") is None
-            if time.monotonic() - started > (_START_TIMEOUT_S if recovering else _RETRY_FOR_S):
-                raise BootError(f"the embedded PostgreSQL did not start: {failure or self._last_lines()}")
+            if time.monotonic() - started > (_START_TIMEOUT_S if recovering else retry_for_s):
+                raise BootError(f"the embedded PostgreSQL did not start: {self._last_lines() or failure}")
             time.sleep(0.5)
+
+    def _forget_strangers_pid(self) -> None:
+        # A killed server leaves its number behind. PostgreSQL refuses to start while any process of its account has
+        # that number, which after a restart of a container is likely. Two servers on one cluster stay impossible:
+        # the shared memory is tied to the directory as well.
+        with contextlib.suppress(OSError, ValueError, psutil.Error):
+            pid = int(self._pid_file.read_text(encoding="ascii").partition("\n")[0])
+            if os.path.realpath(self._data) not in map(os.path.realpath, psutil.Process(pid).cmdline()):
+                self._pid_file.unlink()
 
     def _initialise(self, runner: Runner) -> None:
         # A killed initdb leaves a part of a cluster behind; without PG_VERSION there is nothing in it to lose.
@@ -191,17 +215,26 @@ class EmbeddedServer:
             with main.open("a", encoding="utf-8") as file:
                 file.write(include)
 
+    def _refuse_bad_options(self, runner: Runner) -> None:
+        # Asking for any value reads the whole file, and says what is wrong with it.
+        failure = runner.run([str(self._bin / "postgres"), "-D", str(self._data), "-C", "data_directory"])
+        if failure is not None:
+            raise BootError(f"the embedded PostgreSQL refuses its options: {failure}")
+
     def _pg_ctl(self, runner: Runner, *arguments: str) -> str | None:
         return runner.run([str(self._bin / "pg_ctl"), "-D", str(self._data), *arguments])
 
     def _stop(self) -> None:
         runner = make_runner(self._user, (self._data, self._bin))
         self._pg_ctl(runner, "stop", "-m", "fast", "-w", "-t", str(_STOP_TIMEOUT_S))
+        if self._run.parent != self._home:
+            with contextlib.suppress(OSError):
+                self._run.rmdir()
 
     def _last_lines(self) -> str:
         with contextlib.suppress(OSError):
-            return " ".join((self._data / "start.log").read_text(errors="replace").splitlines()[-5:])
-        return "it left no log"
+            return " ".join(self._start_log.read_text(errors="replace").splitlines()[-5:])
+        return ""
 
     def _create_role_and_database(self) -> None:
         with self._superuser("postgres") as connection:

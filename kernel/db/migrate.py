@@ -62,7 +62,7 @@ class Migration(msgspec.Struct, frozen=True):
 
 
 class MigrationError(BootError):
-    """A migration failed, or an applied one was edited."""
+    """A migration failed, or an applied one was edited: the fault of the plugin that owns it."""
 
 
 Progress = Callable[[Migration], None]
@@ -89,11 +89,10 @@ def plan(conninfo: str, migrations: Sequence[Migration]) -> tuple[Migration, ...
 
     Raises:
         MigrationError: An applied migration was edited.
+        BootError: The database refuses to be asked.
     """
-    with psycopg.connect(conninfo, autocommit=True) as connection:
-        row = connection.execute(_QUERIES["has_migration_table"]).fetchone()
-        applied = _applied(connection) if row and row[0] else {}
-    return _pending(migrations, applied)
+    with _connected(conninfo) as connection:
+        return _planned(connection, migrations)
 
 
 def migrate(
@@ -111,20 +110,31 @@ def migrate(
         What this call applied.
 
     Raises:
-        MigrationError: A file failed (earlier ones stay applied), an applied file was edited, or the wait was too long.
+        MigrationError: A file failed (earlier ones stay applied), or an applied file was edited.
+        BootError: The database refuses to be changed, or the wait was too long.
     """
-    with psycopg.connect(conninfo, autocommit=True) as connection, _lock(connection, timeout_s):
-        for name in ("create_extension_timescaledb", "create_kernel_schema", "create_migration_table"):
-            connection.execute(_QUERIES[name])
-        pending = _pending(migrations, _applied(connection))
-        for migration in pending:
-            if progress is not None:
-                progress(migration)
-            try:
-                _apply(connection, migration)
-            except psycopg.Error as ex:
-                raise MigrationError(f"{migration.id}: {str(ex).strip()}") from ex
-        return pending
+    with _connected(conninfo) as connection:
+        # Most starts find nothing to do; those neither wait nor write, and may meet a read-only server.
+        if not _planned(connection, migrations):
+            return ()
+        with _lock(connection, timeout_s):
+            return _apply_all(connection, migrations, progress)
+
+
+def _apply_all(
+    connection: Connection[Any], migrations: Sequence[Migration], progress: Progress | None
+) -> tuple[Migration, ...]:
+    for name in ("create_extension_timescaledb", "create_kernel_schema", "create_migration_table"):
+        connection.execute(_QUERIES[name])
+    pending = _pending(migrations, _applied(connection))
+    for migration in pending:
+        if progress is not None:
+            progress(migration)
+        try:
+            _apply(connection, migration)
+        except psycopg.Error as ex:
+            raise MigrationError(f"{migration.id}: {str(ex).strip()}") from ex
+    return pending
 
 
 def _apply(connection: Connection[Any], migration: Migration) -> None:
@@ -139,6 +149,21 @@ def _apply(connection: Connection[Any], migration: Migration) -> None:
         if sqlparse.format(statement, strip_comments=True).strip(" ;\n"):
             connection.execute(statement)
     connection.execute(_QUERIES["insert_migration"], record)
+
+
+@contextmanager
+def _connected(conninfo: str) -> Iterator[Connection[Any]]:
+    try:
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            connection.execute(_QUERIES["notice_dead_client"])
+            yield connection
+    except psycopg.Error as ex:
+        raise BootError(f"the database cannot be migrated: {str(ex).strip()}") from ex
+
+
+def _planned(connection: Connection[Any], migrations: Sequence[Migration]) -> tuple[Migration, ...]:
+    row = connection.execute(_QUERIES["has_migration_table"]).fetchone()
+    return _pending(migrations, _applied(connection) if row and row[0] else {})
 
 
 def _applied(connection: Connection[Any]) -> dict[str, str]:
@@ -162,6 +187,6 @@ def _lock(connection: Connection[Any], timeout_s: float) -> Iterator[None]:
         if row and row[0]:
             break
         if time.monotonic() >= deadline:
-            raise MigrationError(f"another process has been migrating for {timeout_s:g} s")
+            raise BootError(f"another process has been migrating for {timeout_s:g} s")
         time.sleep(_LOCK_POLL_S)
     yield

@@ -9,6 +9,8 @@ from types import MappingProxyType
 from typing import LiteralString, cast
 
 _NAME = re.compile(r"^-- name: (?P<name>[a-z][a-z0-9_]*)[ \t]*$", re.MULTILINE)
+# What is meant as a name: left alone, it would join its query to the one above.
+_LIKE_NAME = re.compile(r"^--[ \t]*name[ \t]*:.*$", re.MULTILINE | re.IGNORECASE)
 
 
 def load_queries(package: str, file: str = "queries.sql") -> Mapping[str, LiteralString]:
@@ -22,14 +24,18 @@ def load_queries(package: str, file: str = "queries.sql") -> Mapping[str, Litera
         file: Name of the file inside the package.
 
     Raises:
-        ValueError: Two queries have one name, or text stands before the first name.
+        ValueError: Two queries have one name, a name is misspelt, or text stands before the first name.
     """
-    parts = _NAME.split(files(package).joinpath(file).read_text(encoding="utf-8"))
+    text = files(package).joinpath(file).read_text(encoding="utf-8")
+    for line in _LIKE_NAME.findall(text):
+        if not _NAME.fullmatch(line):
+            raise ValueError(f"{package}/{file}: {line!r} is no name of a query")
+    parts = _NAME.split(text)
     if any(line and not line.startswith("--") for line in map(str.strip, parts[0].splitlines())):
         raise ValueError(f"{package}/{file}: SQL before the first '-- name:' line")
     queries: dict[str, LiteralString] = {}
-    for name, text in zip(parts[1::2], parts[2::2], strict=True):
+    for name, query in zip(parts[1::2], parts[2::2], strict=True):
         if name in queries:
             raise ValueError(f"{package}/{file}: query {name!r} stands there twice")
-        queries[name] = cast("LiteralString", text.strip())
+        queries[name] = cast("LiteralString", query.strip())
     return MappingProxyType(queries)

@@ -15,6 +15,10 @@ SELECT set_config('TimeZone', 'UTC', false),
 -- name: ping
 SELECT 1
 
+-- name: notice_dead_client
+-- Otherwise a statement goes on for hours after its process was killed, and keeps the lock.
+SELECT set_config('client_connection_check_interval', '1s', false)
+
 -- name: try_migration_lock
 SELECT pg_try_advisory_lock(%(key)s)
 

@@ -7,17 +7,22 @@ from collections.abc import Callable
 from typing import Literal
 
 from kernel.contracts import Policy
-from kernel.errors import BootError, DuplicateError, MalformedError, UnauthorizedError
+from kernel.errors import BootError, DuplicateError, MalformedError, UnauthorizedError, UnavailableError
 from kernel.http.request import Request
 from kernel.settings import Settings
 
 # Raises UnauthorizedError or ForbiddenError; returns when the request may use a route of that policy.
 Authenticator = Callable[[Request, Policy], None]
+# Only a restart brings a quarantined plugin back.
+_CLOSED_RETRY_AFTER_S = 60
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 def is_loopback(bind: str) -> bool:
     """Tell whether an address to listen on can be reached from this machine only: ``127.0.0.1:8000``, ``unix:...``."""
+    if "," in bind:
+        # gunicorn listens on each of them.
+        return all(is_loopback(part.strip()) for part in bind.split(","))
     if bind.startswith("unix:"):
         return True
     host = bind.rpartition(":")[0].strip("[]") or bind
@@ -53,13 +58,14 @@ class Guard:
 
     def __init__(self, settings: Settings) -> None:
         self._mode: Literal["open", "required"] = settings.auth
-        self._hosts = frozenset(host.lower() for host in settings.http.allowed_hosts if host != "*")
+        named = frozenset(host.lower() for host in settings.http.allowed_hosts)
         local_only = settings.auth == "open" and not settings.insecure
-        if local_only:
-            self._hosts |= _LOOPBACK_NAMES
-        self._any_host = "*" in settings.http.allowed_hosts or not self._hosts
+        self._any_host = "*" in named or not (named or local_only)
+        # Probes come from the machine itself; a web page of another site cannot use these names.
+        self._hosts = named | _LOOPBACK_NAMES
         self._owner: str | None = None
         self._authenticate: Authenticator | None = None
+        self._closed: dict[str, str] = {}
 
     def provide(self, owner: str, authenticate: Authenticator) -> None:
         """Take a plugin's way to authenticate; there is one for the whole service.
@@ -71,8 +77,14 @@ class Guard:
             raise DuplicateError("authentication", "authenticate", (self._owner, owner))
         self._owner, self._authenticate = owner, authenticate
 
-    def withdraw(self, owner: str) -> None:
-        """Forget what a plugin provided, because it is quarantined."""
+    def withdraw(self, owner: str, reason: str) -> None:
+        """Close the routes of a plugin and forget how it authenticates, because it is quarantined.
+
+        Args:
+            owner: The plugin.
+            reason: What its routes answer from now on.
+        """
+        self._closed[owner] = reason
         if self._owner == owner:
             self._owner = self._authenticate = None
 
@@ -87,19 +99,29 @@ class Guard:
                 "auth is 'required', but no plugin authenticates; enable one or use auth = 'open' on loopback"
             )
 
-    def check(self, request: Request, policy: Policy) -> None:
+    def check(self, request: Request, owner: str, policy: Policy) -> None:
         """Let a request in or raise.
+
+        Args:
+            request: The request.
+            owner: The plugin whose route it wants.
+            policy: Of that route.
 
         Raises:
             MalformedError: The request names a host that this service is not.
             UnauthorizedError: The route needs authentication; so may the authenticator itself.
+            UnavailableError: The plugin is quarantined.
         """
+        self._check_host(request)
+        if policy != "public" and self._mode == "required":
+            if self._authenticate is None:
+                raise UnauthorizedError
+            self._authenticate(request, policy)
+        if owner in self._closed:
+            raise UnavailableError(self._closed[owner], retry_after_s=_CLOSED_RETRY_AFTER_S)
+
+    def _check_host(self, request: Request) -> None:
         if not self._any_host:
             host: str = request.env.get("HTTP_HOST", "").lower()
             if host not in self._hosts and host.rpartition(":")[0] not in self._hosts:
                 raise MalformedError("This service has another name.", detail=f"Host {host!r:.200} is not allowed")
-        if policy == "public" or self._mode == "open":
-            return
-        if self._authenticate is None:
-            raise UnauthorizedError
-        self._authenticate(request, policy)

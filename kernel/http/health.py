@@ -10,8 +10,10 @@ from typing import Annotated, Literal
 import msgspec
 
 from kernel.contracts import HealthCheck, Probe, Route
+from kernel.errors import DuplicateError
 from kernel.http.responses import Reply
 
+KERNEL = "kernel"
 State = Literal["ok", "degraded", "failed"]
 
 
@@ -21,7 +23,7 @@ class CheckResult(msgspec.Struct, frozen=True):
     Args:
         name: What ``?exclude=`` takes.
         status: ``ok``, ``degraded`` (it failed, but is not critical) or ``failed``.
-        duration_ms: How long it took, at most its time limit.
+        duration_ms: How long it took, or for how long it has been hanging.
         detail: A word from the probe, or the reason of the failure.
     """
 
@@ -62,7 +64,8 @@ class HealthQuery(msgspec.Struct, frozen=True):
 class _Running:
     """One check and the thread that may still be hanging in it."""
 
-    def __init__(self, check: HealthCheck, timeout_s: float) -> None:
+    def __init__(self, owner: str, check: HealthCheck, timeout_s: float) -> None:
+        self.owner = owner
         self.check = check
         self.timeout_s = check.timeout_s or timeout_s
         self._done = threading.Event()
@@ -117,11 +120,21 @@ class Health:
 
     def add(self, name: str, probe: Probe, *, critical: bool = True, timeout_s: float | None = None) -> None:
         """Add a check of the kernel's own."""
-        self.install(HealthCheck(name=name, probe=probe, critical=critical, timeout_s=timeout_s))
+        self.install(KERNEL, HealthCheck(name=name, probe=probe, critical=critical, timeout_s=timeout_s))
 
-    def install(self, check: HealthCheck) -> None:
-        """Add a check."""
-        self._checks[check.name] = _Running(check, self._timeout_s)
+    def install(self, owner: str, check: HealthCheck) -> None:
+        """Add a check.
+
+        Raises:
+            DuplicateError: There is one of that name; names both owners.
+        """
+        if check.name in self._checks:
+            raise DuplicateError("health check", check.name, (self._checks[check.name].owner, owner))
+        self._checks[check.name] = _Running(owner, check, self._timeout_s)
+
+    def withdraw(self, owner: str) -> None:
+        """Forget the checks of a plugin, because it is quarantined."""
+        self._checks = {name: running for name, running in self._checks.items() if running.owner != owner}
 
     @property
     def names(self) -> tuple[str, ...]:

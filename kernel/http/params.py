@@ -6,13 +6,22 @@ msgspec's errors are caught here and nowhere else: raised inside a handler they 
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
+from msgspec.structs import FieldInfo
 
-from kernel.errors import ApiError, InvalidError, MalformedError, NotFoundError, TooLargeError, UnsupportedMediaError
+from kernel.errors import (
+    ApiError,
+    InvalidError,
+    MalformedError,
+    NotFoundError,
+    OtherClientError,
+    TooLargeError,
+    UnsupportedMediaError,
+)
 from kernel.fields import allowed, convert_each, is_sequence, struct_fields
 from kernel.http.request import Request
 
@@ -45,29 +54,38 @@ def query_decoder(kind: type[msgspec.Struct]) -> Callable[[Request], msgspec.Str
         text = request.query_string
         if not text and defaults is not None:
             return defaults
-        try:
-            pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=PARAMETERS_MAX, errors="strict")
-        except (ValueError, UnicodeDecodeError) as ex:
-            raise MalformedError("The query string could not be understood.", detail=str(ex)) from ex
-        raw: dict[str, Any] = {}
-        repeated: dict[str, list[str]] = {}
-        for name, value in pairs:
-            if name in raw and name in fields and is_sequence(fields[name].type):
-                raw[name] = f"{raw[name]},{value}"
-            elif name in raw:
-                repeated[name] = ["This parameter is given more than once."]
-            else:
-                raw[name] = value
+        raw, repeated = _read_query(text, fields)
         values, errors = convert_each(raw, kind, strict=False)
+        errors |= repeated
         for name in raw.keys() - fields.keys():
             errors[name] = [f"Unknown parameter. There are: {', '.join(fields) or 'none'}."]
-        errors |= repeated
         if errors:
             names = ", ".join(sorted(errors))
             raise InvalidError(f"Some parameters are wrong: {names}.", errors=dict(sorted(errors.items())))
-        return kind(**values)
+        try:
+            return kind(**values)
+        except (ValueError, TypeError) as ex:
+            # As msgspec has it: what __post_init__ raises says how the values do not go together.
+            raise InvalidError("The parameters do not go together.", detail=str(ex)) from ex
 
     return decode
+
+
+def _read_query(text: str, fields: Mapping[str, FieldInfo]) -> tuple[dict[str, str], dict[str, list[str]]]:
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=PARAMETERS_MAX, errors="strict")
+    except ValueError as ex:
+        raise MalformedError("The query string could not be understood.", detail=str(ex)) from ex
+    raw: dict[str, str] = {}
+    repeated: dict[str, list[str]] = {}
+    for name, value in pairs:
+        if name in raw and name in fields and is_sequence(fields[name].type):
+            raw[name] = f"{raw[name]},{value}"
+        elif name in raw:
+            repeated[name] = ["This parameter is given more than once."]
+        else:
+            raw[name] = value
+    return raw, repeated
 
 
 def body_decoder(kind: Any, limit_bytes: int) -> Callable[[Request], Any]:
@@ -112,7 +130,8 @@ def read_body(request: Request, limit_bytes: int) -> bytes:
 
     Raises:
         TooLargeError: It is longer than the limit; nothing more than the limit is read.
-        MalformedError: It ended before ``Content-Length``.
+        MalformedError: It ended before ``Content-Length``, or its chunks are wrong.
+        OtherClientError: The client stopped sending (408).
     """
     expected: int | None = request.content_length
     if expected is not None and expected > limit_bytes:
@@ -121,7 +140,13 @@ def read_body(request: Request, limit_bytes: int) -> bytes:
         return b""
     # Without a length the server below us ends the stream where the last chunk does.
     stream = request.bounded_stream if expected is not None else request.stream
-    content: bytes = stream.read(limit_bytes + 1 if expected is None else expected)
+    try:
+        content: bytes = stream.read(limit_bytes + 1 if expected is None else expected)
+    except BlockingIOError as ex:
+        raise OtherClientError(408, "The body did not arrive in time.") from ex
+    except Exception as ex:
+        # The server below has classes of its own for every way in which a client can get this wrong.
+        raise MalformedError("The body cannot be read.", detail=str(ex)) from ex
     if len(content) > limit_bytes:
         raise TooLargeError(detail=f"the body has more than {limit_bytes} bytes")
     if expected is not None and len(content) < expected:
@@ -138,20 +163,25 @@ def invalid_body(content: bytes, kind: Any, error: msgspec.ValidationError) -> A
     """Return the error that names every wrong field of a body.
 
     Args:
-        content: Valid JSON that does not fit.
+        content: JSON that does not fit.
         kind: The type it should have.
         error: What msgspec said first; used where the type is no Struct.
     """
     is_struct = isinstance(kind, type) and issubclass(kind, msgspec.Struct)
-    raw = msgspec.json.decode(content)
+    try:
+        raw = msgspec.json.decode(content)
+    except (msgspec.DecodeError, RecursionError) as ex:
+        # The first wrong value stopped msgspec before the place where the JSON breaks.
+        return malformed_json(ex)
     if not is_struct:
         return InvalidError("The body is wrong.", detail=str(error).replace("`", ""))
     if not isinstance(raw, dict):
         message = f"Invalid data. Expected an object, got {type(raw).__name__}."
         return InvalidError("The body is wrong.", errors={"non_field_errors": [message]})
     _, errors = convert_each(raw, kind)
-    detail = None if errors else str(error).replace("`", "")
-    return InvalidError(f"Some fields are wrong: {', '.join(sorted(errors))}.", errors=errors, detail=detail)
+    if not errors:
+        return InvalidError("The body is wrong.", detail=str(error).replace("`", ""))
+    return InvalidError(f"Some fields are wrong: {', '.join(sorted(errors))}.", errors=errors)
 
 
 def path_decoder(name: str, kind: Any) -> Callable[[str], Any]:

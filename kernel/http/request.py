@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 import falcon
 import msgspec
 
-_TRACEPARENT = re.compile(r"^(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?$")
-_SANE_ID = re.compile(r"^[A-Za-z0-9._:/+=@-]{1,128}$")
+# Version 00 ends after the flags; later ones may go on.
+_TRACEPARENT = re.compile(
+    r"(?:00(?=.{53}\Z)|(?!00|ff)[0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(?:-.*)?"
+)
+_SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_SAMPLED = 0x01
 CONTEXT = "tiercel.context"
 
 
@@ -21,7 +27,7 @@ class RequestContext(msgspec.Struct):
         request_id: The client's ``X-Request-ID`` if it is sane, else a new one.
         trace_id: 32 hexadecimal digits of W3C Trace Context.
         span_id: 16 hexadecimal digits; ours.
-        sampled: The flags of the incoming ``traceparent``, two hexadecimal digits.
+        sampled: ``01`` if the trace is sampled, else ``00``. Flags we do not know are not handed on.
         template: The route that answered, such as ``/api/requests/{id}``; empty if none did.
         logged: False leaves the request out of the log and its subscribers, as for probes.
     """
@@ -45,12 +51,18 @@ def make_context(environ: dict[str, Any]) -> RequestContext:
     Sources: https://www.w3.org/TR/trace-context/ for ``traceparent``. A malformed one is ignored, as it asks.
     """
     request_id = environ.get("HTTP_X_REQUEST_ID", "")
-    if not _SANE_ID.match(request_id):
-        request_id = secrets.token_hex(16)
-    parent = _TRACEPARENT.match(environ.get("HTTP_TRACEPARENT", ""))
+    if not _SANE_ID.fullmatch(request_id):
+        request_id = os.urandom(16).hex()
+    parent = _TRACEPARENT.fullmatch(environ.get("HTTP_TRACEPARENT", ""))
     if parent is None:
-        return RequestContext(request_id, secrets.token_hex(16), secrets.token_hex(8), "01")
-    return RequestContext(request_id, parent[1], secrets.token_hex(8), parent[3])
+        return RequestContext(request_id, os.urandom(16).hex(), os.urandom(8).hex(), "01")
+    return RequestContext(request_id, parent[1], os.urandom(8).hex(), f"{int(parent[2], 16) & _SAMPLED:02x}")
+
+
+def path_as_sent(environ: Mapping[str, Any]) -> str:
+    """Return the path of a request with its trailing slash, as text: WSGI has it as bytes in disguise (PEP 3333)."""
+    path: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "/")
+    return path.encode("latin-1", "replace").decode("utf-8", "replace")
 
 
 class Request(falcon.Request):
@@ -72,11 +84,9 @@ class Request(falcon.Request):
     @property
     def path_as_sent(self) -> str:
         """The path with its trailing slash, which ``path`` has lost."""
-        root: str = self.env.get("SCRIPT_NAME", "")
-        path: str = self.env.get("PATH_INFO", "/")
-        return root + path.encode("latin-1", "replace").decode("utf-8", "replace")
+        return path_as_sent(self.env)
 
     @property
     def url_as_sent(self) -> str:
         """The URL without its query, for links to further pages."""
-        return f"{self.forwarded_scheme}://{self.forwarded_host}{self.path_as_sent}"
+        return f"{self.forwarded_scheme}://{self.forwarded_host}{quote(self.path_as_sent)}"

@@ -32,6 +32,7 @@ class _Subscription:
         self._deliver = deliver
         self._log = log
         self._queue: deque[RequestRecord] = deque()
+        self._delivering = threading.Lock()
         self.delivered = 0
         self.dropped = 0
 
@@ -48,6 +49,10 @@ class _Subscription:
 
     def flush(self) -> None:
         """Deliver what waits. While the database is away a batch stays; any other failure costs it."""
+        with self._delivering:
+            self._flush()
+
+    def _flush(self) -> None:
         while self._queue:
             batch = [self._queue[index] for index in range(min(BATCH_MAX, len(self._queue)))]
             try:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from kernel.http.request import CONTEXT, RequestContext, make_context
+from kernel.http.request import CONTEXT, make_context, path_as_sent
 from kernel.log import Logger
 
 StartResponse = Callable[..., Any]
@@ -65,7 +65,7 @@ class RequestLog:
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Serve a request (PEP 3333)."""
-        started_ns = time.perf_counter_ns()
+        arrived, started_ns = datetime.now(UTC), time.perf_counter_ns()
         context = environ[CONTEXT] = make_context(environ)
         status = 0
 
@@ -77,7 +77,20 @@ class RequestLog:
 
         def finish(length_bytes: int) -> None:
             if context.logged:
-                self._record(environ, context, status, length_bytes, started_ns)
+                duration_ms = (time.perf_counter_ns() - started_ns) / 1e6
+                self._record(
+                    RequestRecord(
+                        time=arrived,
+                        request_id=context.request_id,
+                        trace_id=context.trace_id,
+                        method=environ["REQUEST_METHOD"],
+                        template=context.template,
+                        path=path_as_sent(environ),
+                        status=status,
+                        bytes=length_bytes,
+                        duration_ms=round(duration_ms, 3),
+                    )
+                )
 
         body = self._application(environ, start)
         if isinstance(body, list):
@@ -85,21 +98,7 @@ class RequestLog:
             return body
         return _Counted(body, finish)
 
-    def _record(
-        self, environ: dict[str, Any], context: RequestContext, status: int, length_bytes: int, started_ns: int
-    ) -> None:
-        duration_ms = (time.perf_counter_ns() - started_ns) / 1e6
-        record = RequestRecord(
-            time=datetime.now(UTC),
-            request_id=context.request_id,
-            trace_id=context.trace_id,
-            method=environ["REQUEST_METHOD"],
-            template=context.template,
-            path=environ.get("PATH_INFO", ""),
-            status=status,
-            bytes=length_bytes,
-            duration_ms=round(duration_ms, 3),
-        )
+    def _record(self, record: RequestRecord) -> None:
         if self._log is not None:
             self._log.info(
                 "request",

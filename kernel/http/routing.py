@@ -117,13 +117,13 @@ def _responders(mounted: MountedRoute, guard: Guard, limit_bytes: int) -> dict[s
 
 
 def _entered(mounted: MountedRoute, guard: Guard, respond: Responder) -> Responder:
-    template, policy, logged = mounted.template, mounted.route.policy, mounted.route.logged
+    template, owner, policy, logged = mounted.template, mounted.owner, mounted.route.policy, mounted.route.logged
     check = guard.check
 
     def responder(request: Request, response: falcon.Response, **segments: Any) -> None:
         context = request.log_context
         context.template, context.logged = template, logged
-        check(request, policy)
+        check(request, owner, policy)
         respond(request, response, **segments)
 
     return responder
@@ -131,6 +131,8 @@ def _entered(mounted: MountedRoute, guard: Guard, respond: Responder) -> Respond
 
 def _typed(mounted: MountedRoute, limit_bytes: int) -> Responder:
     handler = mounted.route.handler
+    if not callable(handler):
+        raise TypeError(f"{type(handler).__name__} is no function; a resource goes with method None")
     wanted = _parameters(handler, set(_SEGMENT.findall(mounted.template)))
     takes_request = wanted.pop("request", None) is not None
     query = wanted.pop("query", None)

@@ -12,6 +12,7 @@ from plugins.observability.listing import Listing
 from plugins.observability.own_requests import OwnRequests
 from plugins.observability.parts import make_parts
 from plugins.observability.routes import RequestLogs
+from plugins.observability.seed import make_seed_command
 from plugins.observability.settings import ObservabilitySettings
 
 
@@ -32,7 +33,8 @@ def register_routes(services: Services) -> Iterable[Route]:
 @hookimpl
 def register_commands(services: Services) -> Iterable[Command]:
     """Return ``import`` and ``seed``."""
-    return make_commands(services.once(make_parts))
+    parts = services.once(make_parts)
+    return [*make_commands(parts), make_seed_command(parts)]
 
 
 @hookimpl

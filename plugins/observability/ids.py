@@ -15,6 +15,8 @@ _VARIANT = 0x8000_0000_0000_0000
 _RANDOM_A = 0x0FFF
 _RANDOM_B = 0x3FFF_FFFF_FFFF_FFFF
 RANDOM_BYTES = 10
+LOWEST_TAIL = b"\x00" * RANDOM_BYTES
+HIGHEST_TAIL = b"\xff" * RANDOM_BYTES
 
 
 def make_id(time_ms: int, tail: bytes) -> bytes:

@@ -130,4 +130,6 @@ def _read(text: str, ordering: Sequence[str], keys: Sequence[tuple[str, bool]]) 
         )
     except msgspec.ValidationError as ex:
         raise InvalidError(errors={"cursor": ["This is no cursor that a page was given with."]}) from ex
+    if any(isinstance(value, str) and "\x00" in value for value in values):
+        raise InvalidError(errors={"cursor": ["Null characters are not allowed."]})
     return msgspec.structs.replace(cursor, values=values)

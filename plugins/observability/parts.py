@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import datetime
+
 import msgspec
 
 from kernel import Services
@@ -19,6 +22,8 @@ class Parts(msgspec.Struct, frozen=True):
     store: EventStore
     writer: EventWriter
     ingest: Ingest
+    batch_size: int
+    now: Callable[[], datetime]
 
 
 def make_parts(services: Services) -> Parts:
@@ -31,4 +36,6 @@ def make_parts(services: Services) -> Parts:
         store=EventStore(services.db, series, partitions),
         writer=writer,
         ingest=Ingest(settings, writer, services.clock.now),
+        batch_size=settings.ingest_batch_size,
+        now=services.clock.now,
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from uuid import UUID
 
 import msgspec
 
-from plugins.observability.ids import make_id
+from plugins.observability.decoding import decode_member
+from plugins.observability.ids import HIGHEST_TAIL, LOWEST_TAIL, make_id
 from plugins.observability.model import EventIn, ItemError, Messages
 from plugins.observability.partitions import DAY_US
 from plugins.observability.rows import encode_row, unix_us
@@ -38,6 +40,15 @@ class Prepared(msgspec.Struct):
     def days(self) -> set[int]:
         """The days they fall on, as numbers since 1970, UTC."""
         return {time_us // DAY_US for time_us in self.times_us}
+
+    @property
+    def id_range(self) -> dict[str, UUID]:
+        """The first and the last id that events of these times can have."""
+        first_ms, last_ms = min(self.times_us) // 1000, max(self.times_us) // 1000
+        return {
+            "first_id": UUID(bytes=make_id(first_ms, LOWEST_TAIL)),
+            "last_id": UUID(bytes=make_id(last_ms, HIGHEST_TAIL)),
+        }
 
     def rows(self, numbers: dict[SeriesKey, int], tails: Sequence[bytes]) -> list[bytes]:
         """Encode the rows of the COPY format.
@@ -102,5 +113,6 @@ def prepare(indexes: Sequence[int], events: Sequence[EventIn], now: datetime) ->
 
 def _messages(event: EventIn, now: datetime) -> Messages:
     raw = {name: getattr(event, name) for name in event.__struct_fields__}
-    _, messages = validate_event({**raw, "time": event.time.isoformat(), "tags": msgspec.json.decode(event.tags)}, now)
+    tags = decode_member("tags", bytes(event.tags))
+    _, messages = validate_event({**raw, "time": event.time.isoformat(), "tags": tags}, now)
     return messages

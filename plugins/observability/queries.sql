@@ -36,6 +36,9 @@ SELECT observability.ensure_partitions(%(days)s::date[])
 COPY observability.event (id, time, series, status_code, latency_ms, trace_id, user_ref, tags)
 FROM STDIN (FORMAT BINARY)
 
+-- name: any_moved
+SELECT EXISTS (SELECT FROM observability.event_moved WHERE id BETWEEN %(first_id)s AND %(last_id)s)
+
 -- name: create_staging
 CREATE TEMPORARY TABLE IF NOT EXISTS event_staging (LIKE observability.event) ON COMMIT DELETE ROWS
 
@@ -47,8 +50,8 @@ INSERT INTO observability.event (id, time, series, status_code, latency_ms, trac
 SELECT id, time, series, status_code, latency_ms, trace_id, user_ref, tags
 FROM event_staging
 WHERE NOT EXISTS (SELECT FROM observability.event_moved AS moved WHERE moved.id = event_staging.id)
--- One order everywhere, so that two replays of one batch cannot deadlock.
-ORDER BY time, id
+-- One order everywhere, so that two who store the same rows never wait in a ring.
+ORDER BY id
 ON CONFLICT (time, id) DO NOTHING
 
 -- name: clear_staging
@@ -66,6 +69,9 @@ FROM observability.event AS e
 JOIN observability.series AS s ON s.id = e.series
 WHERE e.time >= %(from_time)s AND e.time < %(to_time)s AND e.id = %(id)s AND s.account = %(account)s
 FOR UPDATE OF e
+
+-- name: see_one_moment
+SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY
 
 -- name: find_moved
 SELECT time FROM observability.event_moved WHERE id = %(id)s

@@ -7,7 +7,7 @@ from datetime import datetime
 from uuid import UUID
 
 from kernel import Handler, InvalidError, Method, Page, Policy, RawBody, Reply, Request, Route, require_json
-from plugins.observability.decoding import decode_any
+from plugins.observability.decoding import decode_item
 from plugins.observability.ingest import Ingest
 from plugins.observability.listing import Listing
 from plugins.observability.model import Event, EventIn, IngestQuery, IngestResult, ListQuery, Messages
@@ -46,7 +46,7 @@ class RequestLogs:
     def create(self, request: Request, body: RawBody) -> Reply[Event]:
         """Store one request log."""
         require_json(request)
-        event, messages = validate_event(decode_any(body.content), self._now())
+        event, messages = validate_event(decode_item(body.content), self._now())
         if event is None:
             raise _invalid(messages)
         stored = self._store.create(event)
@@ -59,7 +59,7 @@ class RequestLogs:
     def replace(self, request: Request, id: UUID, body: RawBody) -> Event:  # noqa: A002
         """Replace every field of a request log; what is left out goes back to its default."""
         require_json(request)
-        event, messages = validate_event(decode_any(body.content), self._now())
+        event, messages = validate_event(decode_item(body.content), self._now())
         if event is None:
             raise _invalid(messages)
         return self._store.replace(id, {name: getattr(event, name) for name in EventIn.__struct_fields__})
@@ -67,7 +67,7 @@ class RequestLogs:
     def update(self, request: Request, id: UUID, body: RawBody) -> Event:  # noqa: A002
         """Change some fields of a request log."""
         require_json(request)
-        values, messages = validate_fields(decode_any(body.content), self._now())
+        values, messages = validate_fields(decode_item(body.content), self._now())
         if messages:
             raise _invalid(messages)
         return self._store.replace(id, values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -47,7 +48,13 @@ class EventStore:
             NotFoundError: There is none of that id.
         """
         with self._db.connection() as connection:
-            return _find(connection, event_id, account)
+            try:
+                return _find(connection, event_id, account)
+            except NotFoundError:
+                # It may have moved from where we looked second to where we looked first: look at one moment.
+                with connection.transaction():
+                    connection.execute(QUERIES["see_one_moment"])
+                    return _find(connection, event_id, account)
 
     def create(self, event: EventIn, account: int = LOCAL_ACCOUNT) -> Event:
         """Store one event.
@@ -64,9 +71,14 @@ class EventStore:
         event_id = UUID(bytes=make_id(time_ms, random_tails(1)[0]))
         fields = {name: getattr(event, name) for name in event.__struct_fields__}
         stored = Event(id=event_id, **{**fields, "time": time})
-        number = self._place(stored, account)
-        with _storable(), self._db.connection() as connection:
-            connection.execute(QUERIES["insert_event"], _values(stored, number))
+        values = _values(stored, self._number(stored, account))
+
+        def write() -> None:
+            with self._db.connection() as connection:
+                connection.execute(QUERIES["insert_event"], values)
+
+        with _storable():
+            self._partitions.make_room([_day(stored)], write)
         return stored
 
     def replace(self, event_id: UUID, changes: dict[str, Any], account: int = LOCAL_ACCOUNT) -> Event:
@@ -86,16 +98,15 @@ class EventStore:
             before = self.find(event_id, account)
             after = msgspec.structs.replace(before, **changes)
             # Before the transaction: this may need a connection of its own.
-            number = self._place(after, account)
+            number = self._number(after, account)
+            write = partial(self._write_edit, before, after, number, account)
             with _storable():
-                if self._write_edit(before, after, number, account):
+                if self._partitions.make_room([_day(after)], write):
                     return after
-        raise ConflictError(detail=f"{event_id} is being edited by others")
+        raise _edited_by_others(event_id)
 
-    def _place(self, event: Event, account: int) -> int:
-        """Make sure of an event's series and partition; return the number of the series."""
+    def _number(self, event: Event, account: int) -> int:
         key = (event.service, event.endpoint, event.method)
-        self._partitions.ensure([unix_us(event.time) // DAY_US])
         return self._series.number([key], account)[key]
 
     def _write_edit(self, before: Event, after: Event, series: int, account: int) -> bool:
@@ -118,11 +129,19 @@ class EventStore:
 
         Raises:
             NotFoundError: There is none of that id.
+            ConflictError: Others move it faster than this call can find it.
         """
-        with self._db.transaction() as connection:
-            event = _find(connection, event_id, account, lock=True)
-            connection.execute(QUERIES["delete_event"], {"id": event.id, "time": event.time})
-            connection.execute(QUERIES["delete_moved"], {"id": event.id})
+        for _ in range(EDIT_TRIES):
+            self.find(event_id, account)
+            with self._db.transaction() as connection:
+                try:
+                    event = _find(connection, event_id, account, lock=True)
+                except NotFoundError:
+                    continue  # moved meanwhile; the next look says where to
+                connection.execute(QUERIES["delete_event"], {"id": event.id, "time": event.time})
+                connection.execute(QUERIES["delete_moved"], {"id": event.id})
+                return
+        raise _edited_by_others(event_id)
 
     def conditions(self, query: ListQuery, account: int = LOCAL_ACCOUNT) -> Conditions:
         """Resolve the filters of a list into conditions on the table of events."""
@@ -166,6 +185,10 @@ class EventStore:
         return row
 
 
+def _day(event: Event) -> int:
+    return unix_us(event.time) // DAY_US
+
+
 @contextmanager
 def _storable() -> Iterator[None]:
     try:
@@ -197,11 +220,8 @@ def _move(connection: Connected, before: Event, values: dict[str, Any]) -> None:
     """Put an event at another time. Not an UPDATE: a hypertable does not move rows between its chunks."""
     connection.execute(QUERIES["delete_event"], {"id": before.id, "time": before.time})
     connection.execute(QUERIES["insert_event"], values)
-    start, end = time_range(before.id)
-    if start <= values["time"] < end:
-        connection.execute(QUERIES["delete_moved"], {"id": before.id})
-    else:
-        connection.execute(QUERIES["set_moved"], {"id": before.id, "time": values["time"]})
+    # Also within the millisecond of its id: a replay must not bring the event back at its old time.
+    connection.execute(QUERIES["set_moved"], {"id": before.id, "time": values["time"]})
 
 
 def _values(event: Event, series: int) -> dict[str, Any]:
@@ -227,6 +247,10 @@ def _event(row: Sequence[Any]) -> Event:
         user_ref,
         msgspec.Raw(tags.encode()),
     )
+
+
+def _edited_by_others(event_id: UUID) -> ConflictError:
+    return ConflictError(detail=f"{event_id} is being edited by others")
 
 
 def _no_event(event_id: UUID) -> NotFoundError:

@@ -40,6 +40,16 @@ _INTEGER_TEXT_MAX = 1000
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+class Unreadable(msgspec.Struct, frozen=True):
+    """Stands where a value should be that could not be decoded.
+
+    Args:
+        reason: For people.
+    """
+
+    reason: str
+
+
 class _Wrong(Exception):  # noqa: N818 - a message on its way, not an error
     """One field is wrong."""
 
@@ -101,6 +111,8 @@ def _time(value: Any, now: datetime) -> datetime:
 
 
 def _tags(value: Any) -> msgspec.Raw:
+    if isinstance(value, msgspec.Raw):
+        return value
     if not isinstance(value, dict):
         raise _Wrong(f'Expected a dictionary of items but got type "{type(value).__name__}".')
     try:
@@ -131,16 +143,29 @@ _NULLABLE = frozenset({"trace_id", "user_ref"})
 _REQUIRED = ("time", "service", "endpoint", "method", "status_code", "latency_ms")
 
 
+def _field(name: str, value: Any, now: datetime) -> Any:
+    if isinstance(value, Unreadable):
+        raise _Wrong(value.reason)
+    if value is None and name in _NULLABLE:
+        return None
+    if value is None:
+        raise _Wrong(NULL)
+    return _time(value, now) if name == "time" else _FIELDS[name](value)
+
+
 def validate_fields(raw: Any, now: datetime) -> tuple[dict[str, Any], dict[str, list[str]]]:
     """Validate the fields that are there.
 
     Args:
-        raw: A decoded JSON value; should be an object. Unknown fields are ignored.
+        raw: A decoded JSON value; should be an object. Unknown fields are ignored. Tags may still be JSON, if they are
+            an object that the server can store.
         now: UTC; events may be a day ahead of it.
 
     Returns:
         Valid values and messages, both by field.
     """
+    if isinstance(raw, Unreadable):
+        return {}, {"non_field_errors": [f"Invalid data. {raw.reason}"]}
     if not isinstance(raw, dict):
         message = f"Invalid data. Expected a dictionary, but got {type(raw).__name__}."
         return {}, {"non_field_errors": [message]}
@@ -151,12 +176,7 @@ def validate_fields(raw: Any, now: datetime) -> tuple[dict[str, Any], dict[str, 
             continue
         value = raw[name]
         try:
-            if value is None and name in _NULLABLE:
-                values[name] = None
-            elif value is None:
-                raise _Wrong(NULL)  # noqa: TRY301
-            else:
-                values[name] = _time(value, now) if name == "time" else _FIELDS[name](value)
+            values[name] = _field(name, value, now)
         except _Wrong as ex:
             errors[name] = [str(ex)]
     return values, errors

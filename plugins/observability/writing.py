@@ -51,6 +51,10 @@ class RefusedError(Exception):
         self.errors = errors
 
 
+class _MovedError(Exception):
+    """Some rows may belong to events that were moved."""
+
+
 class EventWriter:
     """Writes batches of events.
 
@@ -72,6 +76,7 @@ class EventWriter:
         batch_size: int,
         strict: bool = False,
         tails: Sequence[bytes] | None = None,
+        likely_new: bool = True,
     ) -> Written:
         """Store events in one transaction: all that the server takes, or nothing.
 
@@ -80,6 +85,7 @@ class EventWriter:
             batch_size: Rows in one COPY.
             strict: Store nothing if the server refuses a row.
             tails: Derived from keys, so that what is there already is found; random by default.
+            likely_new: Whether none of those is there already, as far as one can tell. A wrong guess costs time only.
 
         Raises:
             RefusedError: ``strict``, and the server refused a row.
@@ -89,22 +95,32 @@ class EventWriter:
             return Written(0)
         numbers = self._series.number(set(prepared.keys))
         rows = prepared.rows(numbers, tails if tails is not None else random_tails(len(prepared.events)))
-        self._partitions.ensure(prepared.days)
         copy = _copy if tails is None else _copy_new
-        try:
-            inserted = self._write_chunks(rows, batch_size, copy)
-        except psycopg.errors.CheckViolation:
-            # Somebody dropped a partition we remember.
-            self._partitions.forget()
-            self._partitions.ensure(prepared.days)
-            inserted = self._write_chunks(rows, batch_size, copy)
-        except UNSTORABLE:
-            return self._write_what_fits(prepared, rows, copy, strict=strict)
-        return Written(inserted, len(rows) - inserted)
 
-    def _write_chunks(self, rows: Sequence[bytes], batch_size: int, copy: CopyRows) -> int:
-        with self._db.transaction() as connection:
-            return sum(copy(connection, rows[at : at + batch_size]) for at in range(0, len(rows), batch_size))
+        def write() -> Written:
+            try:
+                if tails is not None and likely_new and self._write_first_time(prepared, rows, batch_size):
+                    return Written(len(rows))
+                with self._db.transaction() as connection:
+                    inserted = _copy_chunks(connection, rows, batch_size, copy)
+            except UNSTORABLE:
+                return self._write_what_fits(prepared, rows, copy, strict=strict)
+            return Written(inserted, len(rows) - inserted)
+
+        return self._partitions.make_room(prepared.days, write)
+
+    def _write_first_time(self, prepared: Prepared, rows: Sequence[bytes], batch_size: int) -> bool:
+        """Store rows of which none is there already; False if some may be, and then nothing is stored."""
+        try:
+            with self._db.transaction() as connection:
+                # Rows begin with their ids: sorted, so that two who store the same rows never wait in a ring.
+                _copy_chunks(connection, sorted(rows), batch_size, _copy)
+                # An event whose time was edited breaks no unique key, and must not come back at its old time. Asked
+                # last: an edit that was under way has held the rows above up until it was through.
+                _refuse_moved(connection, prepared)
+        except (psycopg.errors.UniqueViolation, _MovedError):
+            return False
+        return True
 
     def _write_what_fits(self, prepared: Prepared, rows: Sequence[bytes], copy: CopyRows, *, strict: bool) -> Written:
         """Find the rows that the server cannot store by halving, and store the others.
@@ -118,6 +134,16 @@ class EventWriter:
             if strict:
                 raise RefusedError(errors)
         return Written(inserted, len(rows) - len(errors) - inserted, errors)
+
+
+def _refuse_moved(connection: Connected, prepared: Prepared) -> None:
+    found = connection.execute(QUERIES["any_moved"], prepared.id_range).fetchone()
+    if found is None or found[0]:
+        raise _MovedError
+
+
+def _copy_chunks(connection: Connected, rows: Sequence[bytes], batch_size: int, copy: CopyRows) -> int:
+    return sum(copy(connection, rows[at : at + batch_size]) for at in range(0, len(rows), batch_size))
 
 
 def _copy(connection: Connected, rows: Sequence[bytes]) -> int:

@@ -59,6 +59,11 @@ DECLARE
     partition text;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtext('observability.ensure_partitions'));
+    -- Forget those that somebody dropped or detached by hand.
+    DELETE FROM observability.event_partition AS p
+    WHERE NOT EXISTS (
+        SELECT FROM pg_inherits
+        WHERE inhparent = 'observability.event'::regclass AND inhrelid = to_regclass('observability.' || p.name));
     FOREACH wanted IN ARRAY days LOOP
         CONTINUE WHEN EXISTS (
             SELECT FROM observability.event_partition AS p
@@ -74,6 +79,9 @@ BEGIN
             to_day := wanted + 1;
             partition := 'event_' || to_char(from_day, 'YYYYMMDD');
         END IF;
+        WHILE to_regclass('observability.' || partition) IS NOT NULL LOOP
+            partition := partition || '_';
+        END LOOP;
         EXECUTE format('CREATE TABLE observability.%I (LIKE observability.event INCLUDING DEFAULTS)', partition);
         EXECUTE format('ALTER TABLE observability.event ATTACH PARTITION observability.%I FOR VALUES FROM (%L) TO (%L)',
                        partition, from_day::timestamp AT TIME ZONE 'UTC', to_day::timestamp AT TIME ZONE 'UTC');

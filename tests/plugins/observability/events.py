@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from kernel.testing import Answer, Client
 
 NOON = datetime(2025, 12, 14, 12, tzinfo=UTC)
+ROOT = "/api/requests/"
 
 
 def make_event(**fields: Any) -> dict[str, Any]:
@@ -35,6 +38,48 @@ def make_events(count: int, **fields: Any) -> list[dict[str, Any]]:
     ]
 
 
+def raw_event(**fields: str) -> bytes:
+    """Make an event as JSON, some fields given as JSON text, for what no encoder would write."""
+    texts = {name: json.dumps(value) for name, value in make_event().items()} | fields
+    return ("{" + ",".join(f'"{name}":{text}' for name, text in texts.items()) + "}").encode()
+
+
 def post_ingest(client: Client, payload: Any, query: str = "") -> Answer:
     """Post a batch."""
-    return client.post(f"/api/requests/ingest/{query}", payload)
+    return client.post(f"{ROOT}ingest/{query}", payload)
+
+
+def post_bytes(client: Client, content: bytes, query: str = "") -> Answer:
+    """Post a batch as it stands."""
+    return client.post(f"{ROOT}ingest/{query}", content=content)
+
+
+def create(client: Client, **fields: Any) -> str:
+    """Create one event; return its URL."""
+    created = client.post(ROOT, make_event(**fields))
+    assert created.status == 201, created.content
+    return f"{ROOT}{created.json()['id']}/"
+
+
+def listed(client: Client, query: str = "") -> list[dict[str, Any]]:
+    """Return the events of the first page of a list."""
+    answer = client.get(f"{ROOT}?{query}")
+    assert answer.status == 200, answer.content
+    found: list[dict[str, Any]] = answer.json()["results"]
+    return found
+
+
+def stored_count(client: Client) -> int:
+    """Count all events."""
+    count: int = client.get(f"{ROOT}?page_size=1").json()["count"]
+    return count
+
+
+def id_time_ms(event_id: str) -> int:
+    """Return the Unix time in ms that an id begins with."""
+    return UUID(event_id).int >> 80
+
+
+def unix_ms(text: str) -> int:
+    """Return the Unix time in ms of an ISO 8601 time."""
+    return (datetime.fromisoformat(text) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)

@@ -1,0 +1,21 @@
+"""The files of the project."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+PRODUCT = ("kernel", "plugins", "contrib")
+
+
+def sources() -> list[Path]:
+    """Return the Python files of the product, relative to the root."""
+    return sorted(path.relative_to(ROOT) for package in PRODUCT for path in (ROOT / package).rglob("*.py"))
+
+
+def committed() -> list[Path]:
+    """Return the files that are committed, or would be with the next commit; none outside a checkout."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]

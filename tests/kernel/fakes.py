@@ -1,0 +1,58 @@
+"""Small plugins, made where a test needs them, and a log that remembers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any, cast
+
+import pytest
+import structlog
+from structlog.testing import LogCapture
+
+from kernel.app import Tiercel
+from kernel.hookspecs import hookimpl
+from kernel.log import Logger
+from kernel.testing import Client, make_configuration
+
+# Nobody listens there: what these tests look at needs no database.
+NOWHERE = "host=127.0.0.1 port=1"
+
+MakePlugin = Callable[..., str]
+Boot = Callable[..., Client]
+
+
+class CapturedLog:
+    """A logger and what it was told."""
+
+    def __init__(self) -> None:
+        self._capture = LogCapture()
+        self.log = cast("Logger", structlog.wrap_logger(None, processors=[self._capture]))
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Return the entries of one event."""
+        return [dict(entry) for entry in self._capture.entries if entry["event"] == name]
+
+
+def install_plugin(monkeypatch: pytest.MonkeyPatch, name: str, hooks: dict[str, Callable[..., Any]]) -> str:
+    """Make a module with hook implementations; return what the configuration calls it."""
+    dotted = f"fakes.{name}"
+    module = ModuleType(dotted)
+    module.__spec__ = ModuleSpec(dotted, None)
+    for hook, function in hooks.items():
+        setattr(module, hook, hookimpl(function))
+    monkeypatch.setitem(sys.modules, dotted, module)
+    return dotted
+
+
+def boot_service(plugins: Sequence[str], logger: Logger, **values: Any) -> Tiercel:
+    """Make a service of these plugins, none required, with no database."""
+    given = {"required": [], "db": {"url": NOWHERE}, **values, "plugins": plugins}
+    return Tiercel(make_configuration(**given), log=logger)
+
+
+def raise_oops(**_given: Any) -> Any:
+    """Fail as a plugin fails."""
+    raise RuntimeError("oops")

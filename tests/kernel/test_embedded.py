@@ -1,0 +1,233 @@
+"""The embedded PostgreSQL: who starts it, who stops it, and what it survives."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from kernel.db.embedded import EmbeddedServer
+from kernel.errors import BootError
+from tests.conftest import FAST
+from tests.processes import postmaster, python_as, python_environment
+
+pytestmark = pytest.mark.process
+
+# Uses a server until its input ends; says so.
+HOLD = """
+import sys
+from pathlib import Path
+from kernel.db.embedded import EmbeddedServer
+with EmbeddedServer(Path(sys.argv[1])):
+    print("running", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home that no server uses in the end."""
+    path = tmp_path_factory.mktemp("home") / ".tiercel"
+    yield path
+    if postmaster(path) is not None:
+        with make_server(path):
+            pass
+    assert postmaster(path) is None
+
+
+def make_server(home: Path, **options: str) -> EmbeddedServer:
+    return EmbeddedServer(home, options={**FAST, **options})
+
+
+def hold(home: Path, python: tuple[str, ...] = (sys.executable,)) -> subprocess.Popen[str]:
+    """Start a process that uses the server of a home, and wait until it does."""
+    process = subprocess.Popen(
+        [*python, "-c", HOLD, str(home)],
+        cwd="/",
+        env=python_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "running\n"
+    return process
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+def ask(server: EmbeddedServer, query: str) -> object:
+    with psycopg.connect(server.conninfo, autocommit=True) as connection:
+        row = connection.execute(query.encode()).fetchone()
+    return row[0] if row else None
+
+
+def modes(directory: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mode for path in directory.parents}
+
+
+def test_a_started_server_answers_and_is_gone_afterwards(home: Path) -> None:
+    with make_server(home) as server:
+        assert ask(server, "SELECT 1") == 1
+
+    assert postmaster(home) is None
+
+
+def test_the_role_of_the_service_is_no_superuser(home: Path) -> None:
+    with make_server(home) as server:
+        assert ask(server, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user") is False
+
+
+def test_two_users_share_one_server_and_the_last_stops_it(home: Path) -> None:
+    first, second = make_server(home), make_server(home)
+    first.acquire()
+    second.acquire()
+
+    first.release()
+    assert ask(second, "SELECT 1") == 1
+    second.release()
+
+    assert postmaster(home) is None
+
+
+def test_the_server_survives_kill_9_of_its_owner_and_ends_with_the_next_user(home: Path) -> None:
+    kill(hold(home))
+    survivor = postmaster(home)
+
+    with make_server(home) as server:
+        assert ask(server, "SELECT 1") == 1
+        assert postmaster(home) == survivor is not None
+
+    assert postmaster(home) is None
+
+
+def test_committed_data_survives_kill_9_of_server_and_owner(home: Path) -> None:
+    owner = hold(home)
+    with make_server(home) as server, psycopg.connect(server.conninfo, autocommit=True) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 42 AS number")
+        killed = postmaster(home)
+        assert killed is not None
+        killed.send_signal(signal.SIGKILL)
+        kill(owner)
+
+        with make_server(home) as recovered:
+            assert ask(recovered, "SELECT number FROM kept") == 42
+            assert postmaster(home) != killed
+
+
+@pytest.mark.parametrize("whose", ["the server's account", "ours"])
+def test_a_stale_pid_file_with_the_number_of_a_stranger_does_not_matter(home: Path, whose: str) -> None:
+    with make_server(home):
+        pid_file = home / "postgres" / "postmaster.pid"
+        content = pid_file.read_text()
+    owner = (home / "postgres").stat()
+    account = ["setpriv", f"--reuid={owner.st_uid}", f"--regid={owner.st_gid}", "--clear-groups", "--"]
+    prefix = account if whose != "ours" and os.geteuid() == 0 else []
+    stranger = subprocess.Popen([*prefix, "sleep", "60"])
+    try:
+        pid_file.write_text(str(stranger.pid) + content[content.index("\n") :])
+        os.chown(pid_file, owner.st_uid, owner.st_gid)
+
+        with make_server(home) as server:
+            assert ask(server, "SELECT 1") == 1
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_what_a_killed_initdb_left_behind_is_made_anew(home: Path) -> None:
+    half_made = home / "postgres" / "new"
+    (half_made / "base").mkdir(parents=True)
+    (half_made / "PG_VERSION").write_text("18\n")
+
+    with make_server(home) as server:
+        assert ask(server, "SELECT 1") == 1
+
+
+def test_a_home_under_a_private_directory_works_and_leaves_every_mode_alone(home: Path) -> None:
+    private = home.parent / "private"
+    private.mkdir(mode=0o700)
+    deep = private / "some" / "home"
+    deep.parent.mkdir()
+    before = modes(deep)
+
+    with make_server(deep) as server:
+        assert ask(server, "SELECT 1") == 1
+
+    assert modes(deep) == before
+
+
+def test_a_plain_user_can_run_it() -> None:
+    with tempfile.TemporaryDirectory(prefix="tiercel-plain-") as directory:
+        home = Path(directory)
+        owner = hold(home, tuple(python_as("nobody", home)))
+        running = postmaster(home)
+        assert running is not None
+        assert running.uids().real == pwd.getpwnam("nobody").pw_uid
+
+        owner.communicate()
+
+        assert owner.returncode == 0
+        assert postmaster(home) is None
+
+
+def test_a_path_too_long_for_a_socket_works_and_leaves_nothing_elsewhere(home: Path) -> None:
+    with make_server(home / ("d" * 120)) as server:
+        sockets = Path(str(conninfo_to_dict(server.conninfo)["host"]))
+        assert ask(server, "SELECT 1") == 1
+        assert home not in sockets.parents
+
+    assert not sockets.exists()
+
+
+def test_data_of_another_version_are_refused_by_name(home: Path) -> None:
+    with make_server(home):
+        pass
+    (home / "postgres" / "PG_VERSION").write_text("12\n")
+
+    with pytest.raises(BootError, match=r"was written by PostgreSQL 12, the installed one is 1[89]\."):
+        make_server(home).acquire()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [({"no_such_option": "1"}, "no_such_option"), ({"shared_buffers": "900TB"}, "shared_buffers")],
+)
+def test_a_bad_option_fails_soon_with_the_reason(home: Path, options: dict[str, str], reason: str) -> None:
+    started = time.monotonic()
+
+    with pytest.raises(BootError, match=reason):
+        make_server(home, **options).acquire()
+
+    assert time.monotonic() - started < 8
+
+
+def test_a_failed_start_does_not_count_as_a_user(home: Path) -> None:
+    failed = make_server(home, no_such_option="1")
+    with pytest.raises(BootError):
+        failed.acquire()
+
+    with make_server(home):
+        pass
+
+    assert postmaster(home) is None
+
+
+def test_a_home_that_cannot_be_made_is_named(home: Path) -> None:
+    home.parent.joinpath("file").touch()
+
+    with pytest.raises(BootError, match="file/home cannot hold the embedded PostgreSQL"):
+        make_server(home.parent / "file" / "home").acquire()

@@ -1,0 +1,202 @@
+"""Migrations: each file once, whole or not at all, whoever else migrates and however it ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from kernel.db.migrate import Migration, MigrationError, find_migrations, migrate, plan
+from kernel.errors import BootError
+from tests.processes import eventually, python_environment
+
+MIGRATE = """
+import sys
+from pathlib import Path
+from kernel.db.migrate import find_migrations, migrate
+print(*(each.id for each in migrate(sys.argv[1], find_migrations("demo", Path(sys.argv[2])))), sep="\\n")
+"""
+# Pauses as long as the connection string says.
+PAUSE = "SELECT pg_sleep(coalesce(current_setting('test.pause_s', true), '0')::float);"
+
+
+def write(directory: Path, **files: str) -> tuple[Migration, ...]:
+    """Write migrations, ``m0001_first=...`` as 0001_first.sql, and find them."""
+    for name, text in files.items():
+        (directory / f"{name[1:]}.sql").write_text(text, encoding="utf-8")
+    return find_migrations("demo", directory)
+
+
+def start(conninfo: str, directory: Path) -> subprocess.Popen[str]:
+    """Start a process that migrates."""
+    command = [sys.executable, "-c", MIGRATE, conninfo, str(directory)]
+    return subprocess.Popen(command, env=python_environment(), stdout=subprocess.PIPE, text=True)
+
+
+def kill_in_the_pause(conninfo: str, directory: Path) -> None:
+    """Start a process that migrates, and kill it while it sleeps in the middle of a file."""
+    process = start(make_conninfo(conninfo, options="-c test.pause_s=60"), directory)
+    sleeping = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+    assert eventually(lambda: ask(conninfo, sleeping) == [(1,)], 30)
+    process.kill()
+    process.communicate()
+
+
+def ask(conninfo: str, query: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        return connection.execute(query.encode()).fetchall()
+
+
+def exists(conninfo: str, name: str) -> bool:
+    return ask(conninfo, f"SELECT to_regclass('{name}') IS NOT NULL") == [(True,)]
+
+
+def ids(migrations: Sequence[Migration]) -> list[str]:
+    return [migration.id for migration in migrations]
+
+
+def test_files_are_applied_in_order_and_once(empty_database: str, tmp_path: Path) -> None:
+    files = write(tmp_path, m0002_fill="INSERT INTO a VALUES (1);", m0001_make="CREATE TABLE a (n int);")
+
+    assert ids(migrate(empty_database, files)) == ["demo/0001_make", "demo/0002_fill"]
+    assert migrate(empty_database, files) == ()
+    assert ask(empty_database, "SELECT n FROM a") == [(1,)]
+
+
+def test_of_ten_processes_at_once_each_file_is_applied_by_exactly_one(empty_database: str, tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        m0001_make="CREATE TABLE a (n int); SELECT pg_sleep(0.2);",
+        m0002_fill="INSERT INTO a VALUES (1);",
+        m0003_index="-- transactional: false\nCREATE INDEX CONCURRENTLY a_n ON a (n);",
+    )
+
+    processes = [start(empty_database, tmp_path) for _ in range(10)]
+    outputs = [process.communicate(timeout=60)[0].split() for process in processes]
+
+    assert [process.returncode for process in processes] == [0] * 10
+    assert sorted(chain.from_iterable(outputs)) == ["demo/0001_make", "demo/0002_fill", "demo/0003_index"]
+    assert ask(empty_database, "SELECT n FROM a") == [(1,)]
+
+
+def test_of_a_file_killed_half_way_nothing_is_left_and_the_next_run_applies_it(
+    empty_database: str, tmp_path: Path
+) -> None:
+    files = write(tmp_path, m0001_halves=f"CREATE TABLE a (); {PAUSE} CREATE TABLE b ();")
+
+    kill_in_the_pause(empty_database, tmp_path)
+
+    assert eventually(lambda: ask(empty_database, "SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == [])
+    assert not exists(empty_database, "a")
+    assert ids(migrate(empty_database, files, timeout_s=10)) == ["demo/0001_halves"]
+    assert exists(empty_database, "b")
+
+
+def test_a_file_outside_a_transaction_that_was_killed_is_run_again(empty_database: str, tmp_path: Path) -> None:
+    files = write(
+        tmp_path,
+        m0001_make="CREATE TABLE a (n int);",
+        m0002_index=f"-- transactional: false\nCREATE INDEX CONCURRENTLY IF NOT EXISTS a_n ON a (n);\n{PAUSE}",
+    )
+
+    kill_in_the_pause(empty_database, tmp_path)
+
+    assert exists(empty_database, "a_n"), "each statement is committed by itself"
+    assert ids(plan(empty_database, files)) == ["demo/0002_index"]
+    assert ids(migrate(empty_database, files, timeout_s=10)) == ["demo/0002_index"]
+
+
+def test_statements_outside_a_transaction_may_have_bodies_and_comments(empty_database: str, tmp_path: Path) -> None:
+    text = """-- transactional: false
+-- A comment; with a semicolon.
+CREATE FUNCTION answer() RETURNS int LANGUAGE plpgsql AS $body$
+BEGIN
+    -- Not the end; nor is this: $$
+    IF true THEN RETURN 42; END IF;
+    RETURN 0;
+END;
+$body$;
+/* Another; one. */
+CREATE TABLE a (word text DEFAULT 'a;b');
+CREATE INDEX CONCURRENTLY a_word ON a (word);
+DO $$ BEGIN INSERT INTO a DEFAULT VALUES; END $$;
+-- The last; word.
+"""
+
+    migrate(empty_database, write(tmp_path, m0001_bodies=text))
+
+    assert ask(empty_database, "SELECT answer(), word FROM a") == [(42, "a;b")]
+
+
+def test_an_edited_file_is_refused_by_name(empty_database: str, tmp_path: Path) -> None:
+    migrate(empty_database, write(tmp_path, m0001_make="CREATE TABLE a ();"))
+    edited = write(tmp_path, m0001_make="CREATE TABLE a (n int);")
+
+    for refuse in (plan, migrate):
+        with pytest.raises(MigrationError, match="demo/0001_make was edited"):
+            refuse(empty_database, edited)
+
+
+def test_a_file_that_fails_is_named_and_leaves_the_earlier_ones_applied(empty_database: str, tmp_path: Path) -> None:
+    files = write(tmp_path, m0001_make="CREATE TABLE a ();", m0002_bad="CREATE TABLE b (); SELEKT 1;")
+
+    with pytest.raises(MigrationError, match=r"demo/0002_bad: .*SELEKT"):
+        migrate(empty_database, files)
+
+    assert ids(plan(empty_database, files)) == ["demo/0002_bad"]
+    assert exists(empty_database, "a")
+    assert not exists(empty_database, "b")
+
+
+@pytest.mark.parametrize("name", ["1_short.sql", "0001-dash.sql", "0001_Capital.sql", "make.sql"])
+def test_a_bad_file_name_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+
+    with pytest.raises(MigrationError, match=f"demo: {name} is not named"):
+        find_migrations("demo", tmp_path)
+
+
+def test_two_files_of_one_number_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(MigrationError, match=r"0001_a\.sql and 0001_b\.sql have the same number"):
+        write(tmp_path, m0001_a="", m0001_b="")
+
+
+def test_a_plan_lists_what_is_pending_and_changes_nothing(empty_database: str, tmp_path: Path) -> None:
+    files = write(tmp_path, m0001_make="CREATE TABLE a ();", m0002_more="CREATE TABLE b ();")
+
+    assert ids(plan(empty_database, files)) == ["demo/0001_make", "demo/0002_more"]
+    assert ask(empty_database, "SELECT nspname FROM pg_namespace WHERE nspname = 'tiercel'") == []
+
+    migrate(empty_database, files[:1])
+    assert ids(plan(empty_database, files)) == ["demo/0002_more"]
+
+
+def test_waiting_for_another_process_ends(empty_database: str, tmp_path: Path) -> None:
+    files = write(tmp_path, m0001_slow="SELECT pg_sleep(60);")
+    holder = start(empty_database, tmp_path)
+    held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+    try:
+        assert eventually(lambda: ask(empty_database, held) == [(1,)], 30)
+
+        with pytest.raises(BootError, match=r"another process has been migrating for 0\.3 s"):
+            migrate(empty_database, files, timeout_s=0.3)
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def test_a_read_only_database_matters_only_if_something_is_pending(empty_database: str, tmp_path: Path) -> None:
+    first = write(tmp_path, m0001_make="CREATE TABLE a ();")
+    migrate(empty_database, first)
+    read_only = make_conninfo(empty_database, options="-c default_transaction_read_only=on")
+
+    assert migrate(read_only, first) == ()
+    with pytest.raises(BootError, match=r"cannot be migrated: .*read-only"):
+        migrate(read_only, write(tmp_path, m0002_more="CREATE TABLE b ();"))

@@ -1,0 +1,285 @@
+"""Path, query and body arrive typed, or the answer names every part that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from kernel.contracts import Method, Route
+from kernel.http.params import PARAMETERS_MAX, RawBody
+from kernel.http.request import Request
+from kernel.http.responses import Reply
+from kernel.testing import Answer, Client
+
+Mount = Callable[..., Client]
+
+
+class Query(msgspec.Struct, frozen=True):
+    count: Annotated[int, msgspec.Meta(ge=1, le=9)] = 1
+    mode: Literal["asc", "desc"] = "asc"
+    since: datetime | None = None
+    names: tuple[str, ...] = ()
+    flag: bool = False
+
+
+class Span(msgspec.Struct, frozen=True):
+    start: int
+    end: int = 9
+
+    def __post_init__(self) -> None:
+        if self.end < self.start:
+            raise ValueError("end lies before start")
+
+
+class Inner(msgspec.Struct, frozen=True):
+    depth: int
+
+
+class Body(msgspec.Struct, frozen=True):
+    name: Annotated[str, msgspec.Meta(max_length=3)]
+    size: int
+    tags: list[int] = []
+    inner: Inner | None = None
+
+
+def echo_query(query: Query) -> Query:
+    """Return the query."""
+    return query
+
+
+def echo_span(query: Span) -> Span:
+    """Return the query."""
+    return query
+
+
+def echo_body(body: Body) -> Body:
+    """Return the body."""
+    return body
+
+
+def echo_list(body: list[int]) -> list[int]:
+    """Return the body."""
+    return body
+
+
+def echo_post_init(body: Span) -> Span:
+    """Return the body."""
+    return body
+
+
+def show_raw(body: RawBody) -> dict[str, Any]:
+    """Say what came."""
+    return {"bytes": len(body.content), "media_type": body.media_type}
+
+
+def show_path(number: int, key: UUID, request: Request) -> Reply[list[str]]:
+    """Say what came."""
+    return Reply([str(number), str(key), request.method], 202, {"X-Extra": "yes"})
+
+
+def get(path: str, handler: Callable[..., Any]) -> Route:
+    """Return a public GET route."""
+    return Route(path=path, handler=handler, policy="public")
+
+
+def post(path: str, handler: Callable[..., Any], method: Method = "POST") -> Route:
+    """Return a public route that takes a body."""
+    return Route(path=path, handler=handler, policy="public", method=method)
+
+
+@pytest.fixture
+def client(mount: Mount) -> Client:
+    return mount(
+        get("/query/", echo_query),
+        get("/span/", echo_span),
+        get("/path/{number}/{key}/", show_path),
+        post("/body/", echo_body),
+        post("/list/", echo_list),
+        post("/post-init/", echo_post_init),
+        post("/raw/", show_raw),
+        http={"max_body_bytes": 2000},
+    )
+
+
+def assert_errors(answer: Answer, errors: dict[str, list[str]]) -> None:
+    """Check a 400 that names fields."""
+    assert (answer.status, answer.json()["code"]) == (400, "invalid")
+    assert answer.json()["errors"] == errors
+
+
+@pytest.mark.parametrize(
+    ("query", "field", "expected"),
+    [
+        ("", "count", 1),
+        ("count=7", "count", 7),
+        ("mode=desc", "mode", "desc"),
+        ("since=2025-12-14", "since", "2025-12-14T00:00:00Z"),
+        ("since=2025-12-14T10:00:00%2B02:00", "since", "2025-12-14T08:00:00Z"),
+        ("since=2025-12-14T10:00:00+02:00", "since", "2025-12-14T08:00:00Z"),
+        ("names=a,b&names=c", "names", ["a", "b", "c"]),
+        ("flag=1", "flag", True),
+        ("flag=false", "flag", False),
+    ],
+)
+def test_a_query_arrives_typed(query: str, field: str, expected: object, client: Client) -> None:
+    assert client.get(f"/query/?{query}").json()[field] == expected
+
+
+def test_every_wrong_parameter_is_named_at_once(client: Client) -> None:
+    answer = client.get("/query/?count=10&mode=up&since=noon&flag=maybe&nam=x&count=2")
+
+    assert_errors(
+        answer,
+        {
+            "count": ["This parameter is given more than once."],
+            "flag": ["Expected bool, got 'maybe'."],
+            "mode": ["Expected asc or desc, got 'up'."],
+            "nam": ["Unknown parameter. There are: count, mode, since, names, flag."],
+            "since": ["Expected an ISO 8601 date or time, got 'noon'."],
+        },
+    )
+    assert answer.json()["error"] == "Some parameters are wrong: count, flag, mode, nam, since."
+
+
+def test_a_missing_parameter_is_named(client: Client) -> None:
+    assert_errors(client.get("/span/"), {"start": ["This field is required."]})
+
+
+def test_an_unknown_parameter_is_refused_where_a_route_takes_none(client: Client) -> None:
+    answer = client.get("/path/1/0192aa6e-0000-7000-8000-000000000000/?verbose=1")
+
+    assert_errors(answer, {"verbose": ["Unknown parameter. There are: none."]})
+
+
+@pytest.mark.parametrize(
+    "send",
+    [
+        lambda client: client.get("/span/?start=5&end=4"),
+        lambda client: client.post("/post-init/", {"start": 5, "end": 4}),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused(send: Callable[[Client], Answer], client: Client) -> None:
+    answer = send(client)
+
+    assert (answer.status, answer.json()["detail"]) == (400, "end lies before start")
+
+
+@pytest.mark.parametrize("query", ["names=%ff", "&".join(f"a{n}=1" for n in range(PARAMETERS_MAX + 1))])
+def test_a_query_string_nobody_can_read_is_malformed(query: str, client: Client) -> None:
+    answer = client.get(f"/query/?{query}")
+
+    assert (answer.status, answer.json()["code"]) == (400, "malformed")
+
+
+def test_segments_of_the_path_arrive_typed_and_the_reply_sets_status_and_headers(client: Client) -> None:
+    answer = client.get("/path/5/0192aa6e-0000-7000-8000-000000000000/")
+
+    assert (answer.status, answer.headers["x-extra"]) == (202, "yes")
+    assert answer.json() == ["5", "0192aa6e-0000-7000-8000-000000000000", "GET"]
+
+
+@pytest.mark.parametrize(
+    ("path", "detail"),
+    [
+        ("/path/five/0192aa6e-0000-7000-8000-000000000000/", "number is no int: 'five'"),
+        ("/path/5/nonsense/", "key is no UUID: 'nonsense'"),
+    ],
+)
+def test_a_segment_of_the_wrong_type_is_not_found(path: str, detail: str, client: Client) -> None:
+    answer = client.get(path)
+
+    assert (answer.status, answer.json()["detail"]) == (404, detail)
+
+
+@pytest.mark.parametrize("media_type", ["application/json", "application/json; charset=utf-8", "Application/LD+JSON"])
+def test_a_body_arrives_typed(media_type: str, client: Client) -> None:
+    body = {"name": "abc", "size": 1, "tags": [1], "inner": {"depth": 2}}
+
+    assert client.post("/body/", body, headers={"Content-Type": media_type}).json() == body
+
+
+def test_every_wrong_field_of_a_body_is_named_at_once(client: Client) -> None:
+    answer = client.post("/body/", {"name": "abcd", "tags": [1, "x"], "inner": {"depth": "deep"}, "colour": 1})
+
+    assert_errors(
+        answer,
+        {
+            "colour": ["Unknown field."],
+            "name": ["Expected str of length <= 3, got 'abcd'."],
+            "size": ["This field is required."],
+            "tags": ["Expected int at [1], got [1, 'x']."],
+            "inner": ["Expected int at .depth, got {'depth': 'deep'}."],
+        },
+    )
+
+
+def test_a_body_that_is_no_object_is_refused(client: Client) -> None:
+    message = "Invalid data. Expected an object, got list."
+
+    assert_errors(client.post("/body/", [1]), {"non_field_errors": [message]})
+
+
+def test_a_wrong_item_of_a_list_is_pointed_at(client: Client) -> None:
+    answer = client.post("/list/", [1, 2, "x"])
+
+    assert (answer.status, answer.json()["detail"]) == (400, "Expected int, got str - at $[2]")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b'{"name": "abcd", nonsense',
+        b'{"name": 1, "size": 1e999}',
+        b'{"name": "\xff"}',
+        b'{"name": "\\ud800"}',
+        b"[" * 5000,
+        b'{"name": 1, "deep": ' + b"[" * 1500 + b"]" * 400,
+    ],
+)
+def test_what_is_no_json_is_malformed_even_after_a_wrong_value(content: bytes, client: Client) -> None:
+    answer = client.post("/body/", content=content[:2000])
+
+    assert (answer.status, answer.json()["code"]) == (400, "malformed")
+
+
+@pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
+def test_a_body_of_another_media_type_is_refused(media_type: str, client: Client) -> None:
+    answer = client.post("/body/", content=b"{}", headers={"Content-Type": media_type})
+
+    assert (answer.status, answer.json()["detail"]) == (415, f"expected application/json, got {media_type}")
+
+
+@pytest.mark.parametrize("size", [2000, 2001])
+@pytest.mark.parametrize("path", ["/body/", "/raw/"])
+def test_a_body_over_the_limit_is_too_large(path: str, size: int, client: Client) -> None:
+    answer = client.post(path, content=b'"' + b"x" * (size - 2) + b'"')
+
+    assert (answer.status == 413) is (size > 2000)
+
+
+def test_a_raw_body_arrives_as_it_is(client: Client) -> None:
+    answer = client.post("/raw/", content=b"\x00\xff", headers={"Content-Type": "Text/Plain; charset=x"})
+
+    assert answer.json() == {"bytes": 2, "media_type": "text/plain"}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=60) | st.from_regex(rb'\A\{"(name|size|tags|inner)": .{0,20}\}\Z'))
+@example(content=b'{"size":\x000}')
+def test_no_body_is_our_fault(content: bytes, client: Client) -> None:
+    assert client.post("/body/", content=content).status in {200, 400}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(query=st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters="#?"), max_size=40))
+def test_no_query_is_our_fault(query: str, client: Client) -> None:
+    assert client.get(f"/query/?{query}").status in {200, 400}

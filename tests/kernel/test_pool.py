@@ -1,0 +1,161 @@
+"""A database that is busy, slow, restarted, gone or read-only: 503 with ``Retry-After``, and no restart needed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+
+import msgspec
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+from kernel import Route, Services
+from kernel.db.embedded import EmbeddedServer
+from kernel.testing import Answer, Client, create_database
+from tests.conftest import FAST, Serve
+from tests.kernel.fakes import MakePlugin
+from tests.plugins.observability.events import make_event
+from tests.processes import eventually
+
+LIST = "/api/requests/"
+
+
+class SleepQuery(msgspec.Struct):
+    seconds: float
+
+
+def sleeping_routes(services: Services) -> Iterable[Route]:
+    """Routes that take long in the database, and that say how a session is set up."""
+
+    def sleep(query: SleepQuery) -> str:
+        with services.db.connection() as connection:
+            connection.execute("SELECT pg_sleep(%s)", [query.seconds])
+        return "awake"
+
+    def session() -> dict[str, str]:
+        names = ("TimeZone", "statement_timeout", "idle_in_transaction_session_timeout", "application_name")
+        with services.db.connection() as connection:
+            rows = [connection.execute("SELECT current_setting(%s)", [name]).fetchone() for name in names]
+        return {name: row[0] for name, row in zip(names, rows, strict=True) if row is not None}
+
+    return [
+        Route(path="/sleep/", handler=sleep, policy="public"),
+        Route(path="/session/", handler=session, policy="public"),
+    ]
+
+
+@pytest.fixture
+def sleeper(make_plugin: MakePlugin) -> str:
+    return make_plugin("sleeper", register_routes=sleeping_routes)
+
+
+@pytest.fixture(scope="module")
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """A server that a test may stop; it runs again afterwards."""
+    with EmbeddedServer(tmp_path_factory.mktemp("own"), options=FAST) as started:
+        yield started
+
+
+@pytest.fixture
+def client(own_server: EmbeddedServer, serve: Serve) -> Client:
+    """A service on the server that a test may stop."""
+    url = create_database(own_server.conninfo, "stoppable")
+    # Requests alone use the database, so that nothing but they meets the server while it is away.
+    return serve(db={"url": url, "pool_timeout_s": 1.0}, observability={"log_own_requests": False})
+
+
+@pytest.fixture
+def stopped(own_server: EmbeddedServer, client: Client) -> Iterator[Client]:
+    """A service whose server went away after it had served."""
+    assert client.get(LIST).status == 200
+    own_server.release()
+    yield client
+    own_server.acquire()
+
+
+def assert_unavailable(answer: Answer, reason: str) -> None:
+    assert answer.status == 503
+    assert int(answer.headers["retry-after"]) >= 1
+    assert answer.json()["code"] == "unavailable"
+    assert reason in answer.json()["detail"]
+
+
+def test_an_exhausted_pool_answers_503_within_its_timeout(serve: Serve) -> None:
+    client = serve(db={"pool_max": 1, "pool_timeout_s": 0.5})
+    with client.service.shared.db.connection():
+        started = time.monotonic()
+        answer = client.get(LIST)
+        took_s = time.monotonic() - started
+
+    assert_unavailable(answer, "every database connection is busy")
+    assert 0.4 < took_s < 2
+    assert client.get(LIST).status == 200
+
+
+def test_a_statement_that_takes_too_long_answers_503_and_harms_nobody_else(serve: Serve, sleeper: str) -> None:
+    client = serve(plugins=["system", sleeper], db={"statement_timeout_s": 0.3, "pool_max": 1})
+
+    assert_unavailable(client.get("/sleep/?seconds=30"), "statement timeout")
+    assert client.get("/sleep/?seconds=0.01").json() == "awake"
+
+
+def test_every_session_is_in_utc_and_has_time_limits(serve: Serve, sleeper: str) -> None:
+    client = serve(plugins=["system", sleeper], db={"statement_timeout_s": 7.5})
+
+    assert client.get("/session/").json() == {
+        "TimeZone": "UTC",
+        "statement_timeout": "7500ms",
+        "idle_in_transaction_session_timeout": "7500ms",
+        "application_name": "tiercel",
+    }
+
+
+def test_a_server_restarted_between_requests_goes_unnoticed(own_server: EmbeddedServer, client: Client) -> None:
+    created = client.post(LIST, make_event())
+    own_server.release()
+    own_server.acquire()
+
+    answer = client.get(f"{LIST}{created.json()['id']}/")
+
+    assert (answer.status, answer.json()) == (200, created.json())
+
+
+def test_without_its_server_requests_answer_503(stopped: Client) -> None:
+    assert_unavailable(stopped.get(LIST), "database")
+    assert_unavailable(stopped.post(LIST, make_event()), "database")
+
+
+def test_without_its_server_the_service_is_alive_but_not_ready(stopped: Client) -> None:
+    ready = stopped.get("/readyz")
+
+    assert ready.status == 503
+    assert [check["name"] for check in ready.json()["checks"]] == ["database"]
+    assert stopped.get("/livez").status == 200
+
+
+def test_when_its_server_comes_back_the_service_recovers_by_itself(own_server: EmbeddedServer, stopped: Client) -> None:
+    assert stopped.get(LIST).status == 503
+
+    own_server.acquire()
+    try:
+        assert eventually(lambda: stopped.get("/readyz").status == 200, 20)
+        assert stopped.post(LIST, make_event()).status == 201
+    finally:
+        own_server.release()
+
+
+def test_a_read_only_database_answers_reads_and_refuses_writes_with_503(serve: Serve, database: str) -> None:
+    client = serve()
+    created = client.post(LIST, make_event()).json()
+    name = sql.Identifier(str(conninfo_to_dict(database)["dbname"]))
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name))
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+    assert_unavailable(client.post(LIST, make_event(service="other")), "25006")
+    assert client.get(f"{LIST}{created['id']}/").json() == created

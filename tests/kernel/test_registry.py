@@ -1,0 +1,216 @@
+"""Plugins are called in order, each alone, and whoever is wrong is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+import pytest
+
+from kernel.contracts import Application, Command, Dataset, HealthCheck, Job, Route
+from kernel.errors import BootError, ConfigError, DuplicateError, PluginError
+from kernel.services import Services
+from kernel.settings import Table
+from tests.kernel.fakes import Boot, CapturedLog, MakePlugin, raise_oops
+
+
+def hello() -> str:
+    """Answer."""
+    return "hello"
+
+
+def hello_name(name: str) -> str:
+    """Answer."""
+    return name
+
+
+def hello_other(other: str) -> str:
+    """Answer."""
+    return other
+
+
+DUPLICATES: list[tuple[str, str, Callable[[], Any], Callable[[], Any]]] = [
+    (
+        "register_routes",
+        r"route 'GET /x' is claimed by both alpha and beta",
+        lambda: Route(path="/x/", handler=hello, policy="read"),
+        lambda: Route(path="/x", handler=hello, policy="read"),
+    ),
+    (
+        "register_routes",
+        r"route 'GET /x/\{other\}/' is claimed by both alpha and beta",
+        lambda: Route(path="/x/{name}/", handler=hello_name, policy="read"),
+        lambda: Route(path="/x/{other}/", handler=hello_other, policy="read"),
+    ),
+    (
+        "register_routes",
+        r"route 'GET /y/' is claimed by both alpha and beta",
+        lambda: Route(path="/y/", handler=hello, policy="read"),
+        lambda: Route(path="/x/", also=("/y/",), handler=hello, policy="read"),
+    ),
+    (
+        "register_jobs",
+        r"job 'refresh' is claimed by both alpha and beta",
+        lambda: Job(name="refresh", run=hello),
+        lambda: Job(name="refresh", run=hello),
+    ),
+    (
+        "register_applications",
+        r"application 'skyflow' is claimed by both alpha and beta",
+        lambda: Application(slug="skyflow", name="A"),
+        lambda: Application(slug="skyflow", name="B"),
+    ),
+    (
+        "register_datasets",
+        r"dataset 'tiers' is claimed by both alpha and beta",
+        lambda: Dataset(name="tiers", item=Table, key="id"),
+        lambda: Dataset(name="tiers", item=Table, key="id"),
+    ),
+    (
+        "register_health_checks",
+        r"health check 'disk' is claimed by both alpha and beta",
+        lambda: HealthCheck(name="disk", probe=lambda: None),
+        lambda: HealthCheck(name="disk", probe=lambda: None),
+    ),
+]
+
+
+@pytest.mark.parametrize(("hook", "message", "first", "second"), DUPLICATES)
+def test_a_duplicate_stops_the_boot_and_names_both_owners(
+    hook: str, message: str, first: Callable[[], Any], second: Callable[[], Any], boot: Boot, make_plugin: MakePlugin
+) -> None:
+    alpha = make_plugin("alpha", **{hook: lambda services: [first()]})
+    beta = make_plugin("beta", **{hook: lambda services: [second()]})
+
+    with pytest.raises(DuplicateError, match=message):
+        boot(alpha, beta)
+
+
+@pytest.mark.parametrize("name", ["startup", "database", "plugins"])
+def test_a_health_check_of_the_kernel_cannot_be_replaced(name: str, boot: Boot, make_plugin: MakePlugin) -> None:
+    check = HealthCheck(name=name, probe=lambda: None)
+    alpha = make_plugin("alpha", register_health_checks=lambda services: [check])
+
+    with pytest.raises(DuplicateError, match=f"health check '{name}' is claimed by both kernel and alpha"):
+        boot(alpha)
+
+
+def test_a_route_of_the_kernel_cannot_be_replaced(boot: Boot, make_plugin: MakePlugin) -> None:
+    route = Route(path="/livez/", handler=hello, policy="public")
+    alpha = make_plugin("alpha", register_routes=lambda services: [route])
+
+    with pytest.raises(DuplicateError, match="route 'GET /livez/' is claimed by both kernel and alpha"):
+        boot(alpha)
+
+
+def test_a_plugin_that_repeats_a_command_stops_the_boot(boot: Boot, make_plugin: MakePlugin) -> None:
+    commands = [Command(command=click.Command("fill")), Command(command=click.Command("fill"))]
+    alpha = make_plugin("alpha", register_commands=lambda services: commands)
+
+    with pytest.raises(DuplicateError, match="command 'alpha fill'"):
+        boot(alpha)
+
+
+def test_two_plugins_may_have_commands_of_one_name(boot: Boot, make_plugin: MakePlugin) -> None:
+    names = [
+        make_plugin(name, register_commands=lambda services: [Command(command=click.Command("fill"))])
+        for name in ("alpha", "beta")
+    ]
+
+    commands = boot(*names).service.registry.commands
+
+    assert [(owner, command.command.name) for owner, command in commands] == [("alpha", "fill"), ("beta", "fill")]
+
+
+def test_two_plugins_of_one_name_stop_the_boot(boot: Boot, make_plugin: MakePlugin) -> None:
+    alpha = make_plugin("alpha")
+
+    with pytest.raises(DuplicateError, match=r"plugin 'alpha' is claimed by both fakes\.alpha and other\.alpha"):
+        boot(alpha, "other.alpha")
+
+
+def test_two_plugins_that_authenticate_stop_the_boot(boot: Boot, make_plugin: MakePlugin) -> None:
+    def register_routes(services: Services) -> list[Route]:
+        services.authenticate_with(lambda request, policy: None)
+        return []
+
+    names = [make_plugin("alpha", register_routes=register_routes)]
+    names += [make_plugin("beta", register_jobs=register_routes)]
+
+    with pytest.raises(DuplicateError, match="authentication 'authenticate' is claimed by both alpha and beta"):
+        boot(*names)
+
+
+def test_hooks_are_called_in_configured_order(boot: Boot, make_plugin: MakePlugin) -> None:
+    called: list[str] = []
+    hooks = {"startup": lambda services: called.append(services.plugin)}
+
+    boot(make_plugin("beta", **hooks), make_plugin("alpha", **hooks)).service.registry.start()
+
+    assert called == ["beta", "alpha"]
+
+
+def test_shutdown_is_called_in_reverse_order_also_past_one_that_fails(
+    boot: Boot, make_plugin: MakePlugin, captured: CapturedLog
+) -> None:
+    called: list[str] = []
+
+    def shutdown(services: Services) -> None:
+        called.append(services.plugin)
+        if services.plugin == "beta":
+            raise_oops()
+
+    names = [make_plugin(name, shutdown=shutdown) for name in ("alpha", "beta", "gamma")]
+
+    boot(*names).service.registry.stop()
+
+    assert called == ["gamma", "beta", "alpha"]
+    assert captured.events("plugin_shutdown_failed")[0]["plugin"] == "beta"
+
+
+def test_a_misspelt_hook_stops_the_boot_naming_plugin_and_hook(boot: Boot, make_plugin: MakePlugin) -> None:
+    alpha = make_plugin("alpha", register_rotues=lambda services: [])
+
+    with pytest.raises(BootError, match=r"^alpha: .*register_rotues"):
+        boot(make_plugin("beta"), alpha)
+
+
+def test_an_argument_no_hook_has_stops_the_boot_naming_plugin_and_hook(boot: Boot, make_plugin: MakePlugin) -> None:
+    alpha = make_plugin("alpha", register_routes=lambda service: [])
+
+    with pytest.raises(BootError, match=r"(?s)^alpha: .*register_routes.*'service'"):
+        boot(alpha)
+
+
+def test_a_plugin_that_cannot_be_found_is_quarantined_with_the_places_looked_at(boot: Boot) -> None:
+    status = boot("nowhere").service.registry.statuses["nowhere"]
+
+    assert status.state == "quarantined"
+    assert "plugins/nowhere or contrib/nowhere" in str(status.reason)
+
+
+@pytest.mark.parametrize("required", ["alpha", "fakes.alpha"])
+@pytest.mark.parametrize("hook", ["register_settings", "register_routes", "register_commands"])
+def test_a_required_plugin_that_fails_stops_the_boot(
+    hook: str, required: str, boot: Boot, make_plugin: MakePlugin
+) -> None:
+    alpha = make_plugin("alpha", **{hook: raise_oops})
+
+    with pytest.raises(PluginError, match=f"^alpha.{hook}: RuntimeError: oops$"):
+        boot(alpha, required=[required])
+
+
+def test_a_required_plugin_that_is_not_listed_stops_the_boot(boot: Boot, make_plugin: MakePlugin) -> None:
+    with pytest.raises(ConfigError, match="required: plugin 'beta' is not among plugins"):
+        boot(make_plugin("alpha"), required=["beta"])
+
+
+@pytest.mark.parametrize("disabled", ["alpha", "fakes.alpha"])
+def test_a_disabled_plugin_is_not_even_imported(disabled: str, boot: Boot, make_plugin: MakePlugin) -> None:
+    alpha = make_plugin("alpha", register_rotues=lambda: None)
+
+    registry = boot(alpha, disabled=[disabled]).service.registry
+
+    assert registry.statuses["alpha"].state == "disabled"
+    assert not registry.plugins

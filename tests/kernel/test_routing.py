@@ -1,0 +1,175 @@
+"""Paths, slashes and methods; and routes that cannot work are refused at boot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import falcon
+import msgspec
+import pytest
+
+from kernel.contracts import Method, Route
+from kernel.errors import PluginError
+from kernel.http.request import Request
+from kernel.http.responses import Reply
+from kernel.testing import Client
+from tests.kernel.fakes import Boot, MakePlugin
+
+Mount = Callable[..., Client]
+
+
+class Resource:
+    """A Falcon resource, for full control."""
+
+    def on_get(self, request: Request, response: falcon.Response, name: str) -> None:
+        response.text = f"hello {name}"
+
+    def on_delete(self, request: Request, response: falcon.Response, name: str) -> None:
+        response.status = falcon.HTTP_204
+
+
+class Query(msgspec.Struct, frozen=True):
+    size: int = 1
+
+
+def hello() -> str:
+    """Answer."""
+    return "hello"
+
+
+def show(name: str) -> str:
+    """Answer."""
+    return name
+
+
+def remove(name: str) -> Reply[None]:
+    """Answer with nothing."""
+    return Reply(None, 204)
+
+
+def path_of(request: Request) -> str:
+    """Return the path as sent."""
+    return request.path_as_sent
+
+
+def without_annotation(name) -> str:  # type: ignore[no-untyped-def]
+    """Lack an annotation."""
+    return str(name)
+
+
+def wrong_query(query: int) -> int:
+    """Ask for a query that is no Struct."""
+    return query
+
+
+def route(path: str, handler: object = hello, method: Method | None = "GET", **given: Any) -> Route:
+    """Return a public route."""
+    return Route(path=path, handler=handler, method=method, policy="public", **given)
+
+
+@pytest.mark.parametrize("mounted", ["/hello/", "/hello"])
+@pytest.mark.parametrize("asked", ["/hello/", "/hello"])
+def test_a_path_works_with_and_without_its_last_slash(mounted: str, asked: str, mount: Mount) -> None:
+    assert mount(route(mounted)).get(asked).json() == "hello"
+
+
+def test_a_route_answers_under_its_further_paths(mount: Mount) -> None:
+    client = mount(route("/api/v1/hello/", also=("/api/hello/",)))
+
+    assert [client.get(path).status for path in ("/api/v1/hello/", "/api/hello", "/hello/")] == [200, 200, 404]
+
+
+def test_the_root_can_be_a_route(mount: Mount) -> None:
+    assert mount(route("/")).get("/").json() == "hello"
+
+
+def test_a_segment_arrives_decoded(mount: Mount) -> None:
+    assert mount(route("/x/{name}/", show)).get("/x/caf%C3%A9%20au%20lait/").json() == "café au lait"
+
+
+@pytest.mark.parametrize("path", ["/p", "/p/"])
+def test_a_handler_can_see_the_path_as_it_was_sent(path: str, mount: Mount) -> None:
+    assert mount(route("/p/", path_of)).get(path).json() == path
+
+
+def test_head_answers_as_get_without_a_body(mount: Mount) -> None:
+    client = mount(route("/hello/"))
+
+    head, get = client.request("HEAD", "/hello/"), client.get("/hello/")
+
+    assert (head.status, head.content) == (200, b"")
+    assert {name: value for name, value in head.headers.items() if name.startswith("content-")} == {
+        name: value for name, value in get.headers.items() if name.startswith("content-")
+    }
+
+
+def test_options_lists_the_methods(mount: Mount) -> None:
+    client = mount(route("/x/{name}/", show), route("/x/{name}/", remove, "DELETE"))
+
+    answer = client.request("OPTIONS", "/x/1/")
+
+    assert answer.status == 200
+    assert set(answer.headers["allow"].split(", ")) >= {"GET", "HEAD", "DELETE"}
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
+def test_a_wrong_method_is_refused_with_those_that_are_right(method: str, mount: Mount) -> None:
+    client = mount(route("/x/{name}/", show), route("/x/{name}/", remove, "DELETE"))
+
+    answer = client.request(method, "/x/1/")
+
+    assert (answer.status, answer.json()["detail"]) == (405, f"{method} /x/1/")
+    assert set(answer.headers["allow"].split(", ")) >= {"GET", "HEAD", "DELETE"}
+    assert method not in answer.headers["allow"]
+
+
+def test_two_plugins_may_share_a_path_with_different_methods(boot: Boot, make_plugin: MakePlugin) -> None:
+    alpha = make_plugin("alpha", register_routes=lambda services: [route("/x/{name}/", show)])
+    beta = make_plugin("beta", register_routes=lambda services: [route("/x/{name}/", remove, "DELETE")])
+
+    client = boot(alpha, beta)
+
+    assert (client.get("/x/1/").status, client.request("DELETE", "/x/1/").status) == (200, 204)
+
+
+def test_a_falcon_resource_has_full_control(mount: Mount) -> None:
+    client = mount(route("/x/{name}/", Resource(), None))
+
+    assert client.get("/x/you/").content == b"hello you"
+    assert client.request("DELETE", "/x/you/").status == 204
+    assert client.post("/x/you/").status == 405
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (route("/x/{name}/", hello), "'name' is no parameter of the handler"),
+        (route("/x/", show), "'name' is no segment"),
+        (route("/x/{name}/", without_annotation), "'name' of without_annotation has no annotation"),
+        (route("/x/", wrong_query), "the annotation of 'query' is no Struct"),
+        (route("x/", hello), "x"),
+        (route("/x/", Resource()), "Resource is no function; a resource goes with method None"),
+    ],
+)
+def test_a_route_that_cannot_work_stops_the_boot_naming_its_plugin(wrong: Route, reason: str, mount: Mount) -> None:
+    with pytest.raises(PluginError) as caught:
+        mount(wrong)
+
+    assert (caught.value.plugin, caught.value.hook) == ("alpha", "register_routes")
+    assert reason in caught.value.reason
+
+
+def test_routes_whose_segments_have_different_names_are_refused(mount: Mount) -> None:
+    def show_other(other: str) -> str:
+        return other
+
+    with pytest.raises(PluginError, match="alpha"):
+        mount(route("/x/{name}/", show), route("/x/{other}/", show_other, "DELETE"))
+
+
+@pytest.mark.parametrize("order", [("/x/{name}/", "/x/special/"), ("/x/special/", "/x/{name}/")])
+def test_a_literal_path_goes_before_a_segment(order: Iterable[str], mount: Mount) -> None:
+    client = mount(*(route(path, show if "{" in path else hello) for path in order))
+
+    assert (client.get("/x/special/").json(), client.get("/x/other/").json()) == ("hello", "other")

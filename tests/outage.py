@@ -1,0 +1,26 @@
+"""A database that goes away and comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+_END_ALL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+
+
+@contextmanager
+def outage(conninfo: str) -> Iterator[None]:
+    """End every connection to a database and refuse new ones, for as long as the block lasts."""
+    name = str(conninfo_to_dict(conninfo)["dbname"])
+    statement = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
+    with psycopg.connect(make_conninfo(conninfo, dbname="postgres"), autocommit=True) as admin:
+        admin.execute(statement.format(sql.Identifier(name), sql.SQL("false")))
+        try:
+            admin.execute(_END_ALL, [name])
+            yield
+        finally:
+            admin.execute(statement.format(sql.Identifier(name), sql.SQL("true")))

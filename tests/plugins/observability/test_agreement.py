@@ -1,0 +1,121 @@
+"""Two ways lead into the store, a fast one and a patient one: whatever comes, both do the same with it."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+import hypothesis
+from hypothesis import strategies as st
+
+from kernel.testing import Client
+from plugins.observability.decoding import decode_batch, decode_item
+from plugins.observability.preparing import prepare
+from plugins.observability.rows import unix_us
+from plugins.observability.validation import validate_event
+from tests.plugins.observability.events import ROOT, make_event, post_bytes
+from tests.plugins.observability.strategies import NOW, any_events, any_items, good_events
+
+
+def by_the_batch(content: bytes) -> dict[str, Any] | None:
+    batch = decode_batch(b"[" + content + b"]", 1, NOW)
+    prepared, late = prepare(batch.indexes, batch.events, NOW)
+    assert len(prepared.events) + len(batch.errors) + len(late) == 1
+    assert all(error.errors for error in [*batch.errors, *late])
+    if not prepared.events:
+        return None
+    (event,) = prepared.events
+    return described(event, prepared.keys[0], prepared.times_us[0], prepared.tags[0])
+
+
+def by_itself(content: bytes) -> dict[str, Any] | None:
+    event, messages = validate_event(decode_item(content), NOW)
+    assert (event is None) == bool(messages)
+    if event is None:
+        return None
+    return described(event, (event.service, event.endpoint, event.method), unix_us(event.time), bytes(event.tags))
+
+
+def described(event: Any, key: tuple[str, str, str], time_us: int, tags: bytes) -> dict[str, Any]:
+    return {
+        "key": key,
+        "time_us": time_us,
+        "numbers": (event.status_code, event.latency_ms),
+        "references": (event.trace_id, event.user_ref),
+        "tags": json.loads(tags, parse_int=float),
+    }
+
+
+@hypothesis.settings(max_examples=500)
+@hypothesis.given(item=any_items)
+def test_both_ways_take_and_refuse_the_same(item: Any) -> None:
+    content = json.dumps(item).encode()
+
+    assert by_the_batch(content) == by_itself(content)
+
+
+@hypothesis.settings(max_examples=300)
+@hypothesis.given(event=any_events, field=st.sampled_from(sorted(make_event())), junk=st.binary(max_size=6))
+def test_both_ways_take_and_refuse_the_same_bytes(event: dict[str, Any], field: str, junk: bytes) -> None:
+    quoted = junk.replace(b"\\", b"").replace(b'"', b"")
+    quoted = bytes(byte for byte in quoted if byte >= 0x20)
+    text = json.dumps(event, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    content = text[:-1] + b',"' + field.encode() + b'":"' + quoted + b'"}'
+
+    assert by_the_batch(content) == by_itself(content)
+
+
+@hypothesis.settings(max_examples=40)
+@hypothesis.given(items=st.lists(any_items | good_events, max_size=12))
+def test_every_item_is_either_stored_as_it_was_sent_or_rejected(shared: Client, items: list[Any]) -> None:
+    content = json.dumps(items).encode()
+    before = ids(shared)
+
+    answer = post_bytes(shared, content, "?max_errors=100")
+
+    assert answer.status == 200
+    result = answer.json()
+    rejected = [error["index"] for error in result["errors"]]
+    assert (result["rejected"], result["inserted"]) == (len(rejected), len(items) - len(rejected))
+    sent = [by_itself(json.dumps(item).encode()) for index, item in enumerate(items) if index not in rejected]
+    found = [read_back(shared, event_id) for event_id in ids(shared) - before]
+    assert all(event in found for event in sent)
+    assert len(found) == len(sent)
+
+
+@hypothesis.settings(max_examples=40)
+@hypothesis.given(body=st.one_of(any_items, st.fixed_dictionaries({"events": any_items})).map(json.dumps) | st.text())
+def test_no_body_breaks_the_service(shared: Client, body: str) -> None:
+    content = body.encode("utf-8", "surrogatepass")
+
+    answers = [
+        post_bytes(shared, content),
+        post_bytes(shared, content, "?strict=1"),
+        shared.post(ROOT, content=content),
+    ]
+
+    assert all(answer.status in (200, 201, 400) for answer in answers)
+
+
+def ids(client: Client) -> set[str]:
+    """Return the ids of all events, and forget none: pages are 1,000 long."""
+    found: set[str] = set()
+    url = f"{ROOT}?page_size=1000&cursor="
+    while url:
+        page = json.loads(client.get(url.removeprefix("http://127.0.0.1")).content)
+        found |= {event["id"] for event in page["results"]}
+        url = page["next"]
+    return found
+
+
+def read_back(client: Client, event_id: str) -> dict[str, Any]:
+    # The server writes 1e16 as 10000000000000000: the same number, but not to Python.
+    event = json.loads(client.get(f"{ROOT}{event_id}/").content, parse_int=float)
+    return {
+        "key": (event["service"], event["endpoint"], event["method"]),
+        "time_us": unix_us(datetime.fromisoformat(event["time"])),
+        "numbers": (event["status_code"], event["latency_ms"]),
+        "references": (event["trace_id"], event["user_ref"]),
+        "tags": event["tags"],
+    }

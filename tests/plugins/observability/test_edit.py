@@ -1,0 +1,174 @@
+"""Changes to one request log, also of the fields that decide where it is stored, also by many at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from kernel.testing import Answer, Client
+from tests.plugins.observability.events import create, listed
+
+Edit = Callable[[], Answer]
+
+
+def patch(client: Client, url: str, **changes: Any) -> Answer:
+    return client.request("PATCH", url, json=changes)
+
+
+def at_once(*edits: Edit) -> list[Answer]:
+    """Call all edits at the same moment, each in a thread."""
+    barrier = threading.Barrier(len(edits))
+
+    def call(edit: Edit) -> Answer:
+        barrier.wait()
+        return edit()
+
+    with ThreadPoolExecutor(len(edits)) as pool:
+        return list(pool.map(call, edits))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"service": "payments"},
+        {"endpoint": "/new", "method": "POST"},
+        {"status_code": 503, "latency_ms": 9},
+        {"trace_id": None, "user_ref": "somebody"},
+        {"tags": {"env": "test", "n": [1, 2]}},
+        {"time": "2025-12-14T12:00:00.001000Z"},
+        {"time": "2025-12-14T12:00:00.000001Z"},
+        {"time": "2025-12-15T00:00:00Z"},
+        {"time": "2003-02-28T23:59:59.999999Z", "service": "old"},
+        {},
+    ],
+    ids=str,
+)
+def test_a_patch_changes_what_it_names_and_nothing_else(shared: Client, changes: dict[str, Any]) -> None:
+    url = create(shared)
+    before = shared.get(url).json()
+
+    answer = patch(shared, url, **changes)
+
+    assert (answer.status, answer.json()) == (200, {**before, **changes})
+    assert shared.get(url).json() == answer.json()
+
+
+def test_a_moved_event_is_listed_once_and_at_its_new_time(shared: Client) -> None:
+    url = create(shared, service="mover", time="2025-05-01T00:00:00Z")
+
+    patch(shared, url, time="2001-05-01T00:00:00Z")
+
+    assert [event["time"] for event in listed(shared, "service=mover")] == ["2001-05-01T00:00:00Z"]
+    assert listed(shared, "service=mover&time_after=2025-01-01") == []
+
+
+@pytest.mark.parametrize("times", [["2001-01-01T00:00:00Z"], ["2025-12-14T12:00:00.002000Z", "2024-02-29T00:00:00Z"]])
+def test_an_event_can_move_away_and_back_home(shared: Client, times: list[str]) -> None:
+    url = create(shared)
+    before = shared.get(url).json()
+
+    answers = [patch(shared, url, time=time) for time in [*times, before["time"]]]
+
+    assert [answer.status for answer in answers] == [200] * len(answers)
+    assert shared.get(url).json() == before
+
+
+def test_a_put_may_move_an_event_too(shared: Client) -> None:
+    url = create(shared)
+    moved = {**shared.get(url).json(), "time": "2012-12-12T12:12:12Z"}
+
+    shared.request("PUT", url, json=moved)
+
+    assert shared.get(url).json() == moved
+
+
+@pytest.mark.parametrize("time", ["2001-01-01T00:00:00Z", "2025-12-14T12:00:00.001Z"])
+def test_a_moved_event_can_be_deleted(shared: Client, time: str) -> None:
+    url = create(shared, service="doomed")
+    patch(shared, url, time=time)
+
+    assert shared.request("DELETE", url).status == 204
+    assert shared.get(url).status == 404
+    assert listed(shared, "service=doomed") == []
+
+
+def test_a_wrong_patch_changes_nothing(shared: Client) -> None:
+    url = create(shared)
+    before = shared.get(url).json()
+
+    answer = patch(shared, url, status_code=700, latency_ms=1)
+
+    assert (answer.status, set(answer.json()["errors"])) == (400, {"status_code"})
+    assert shared.get(url).json() == before
+
+
+def test_tags_that_the_server_cannot_store_leave_the_event_as_it_was(shared: Client) -> None:
+    url = create(shared)
+    before = shared.get(url).json()
+
+    answer = shared.request("PATCH", url, content=b'{"tags": {"huge": 1e400000}, "time": "2001-01-01T00:00:00Z"}')
+
+    assert (answer.status, set(answer.json()["errors"])) == (400, {"tags"})
+    assert shared.get(url).json() == before
+
+
+def test_patches_of_different_fields_at_once_lose_nothing(shared: Client) -> None:
+    url = create(shared)
+    changes: dict[str, Any] = {
+        "service": "s2",
+        "latency_ms": 777,
+        "user_ref": "u2",
+        "time": "2011-01-01T00:00:00Z",
+    }
+
+    answers = at_once(*(lambda n=name, v=value: patch(shared, url, **{n: v}) for name, value in changes.items()))
+
+    assert [answer.status for answer in answers] == [200] * len(changes)
+    now = shared.get(url).json()
+    assert {name: now[name] for name in changes} == changes
+
+
+def test_patches_of_one_field_at_once_leave_one_event_with_one_of_the_values(shared: Client) -> None:
+    url = create(shared, service="contested")
+    times = [f"20{year}-06-01T00:00:00Z" for year in (10, 11, 12, 13)]
+
+    at_once(*(lambda t=time: patch(shared, url, time=t) for time in times))
+
+    (event,) = listed(shared, "service=contested")
+    assert event["time"] in times
+    assert shared.get(url).json() == event
+
+
+def test_an_event_is_never_missing_while_it_moves(shared: Client) -> None:
+    url = create(shared)
+    done = threading.Event()
+
+    def move() -> set[int]:
+        try:
+            times = ("2001-01-01T00:00:00Z", "2025-12-14T12:00:00Z") * 15
+            return {patch(shared, url, time=time).status for time in times}
+        finally:
+            done.set()
+
+    def look() -> set[int]:
+        found = set()
+        while not done.is_set():
+            found.add(shared.get(url).status)
+        return found
+
+    with ThreadPoolExecutor(2) as pool:
+        moving, looking = pool.submit(move), pool.submit(look)
+
+    assert (moving.result(), looking.result()) == ({200}, {200})
+
+
+def test_of_many_deletes_at_once_one_succeeds(shared: Client) -> None:
+    url = create(shared)
+
+    answers = at_once(*[lambda: shared.request("DELETE", url)] * 4)
+
+    assert sorted(answer.status for answer in answers) == [204, 404, 404, 404]

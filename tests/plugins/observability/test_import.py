@@ -1,0 +1,209 @@
+"""``tiercel observability import``, in this process, on a real database."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import msgspec
+import psycopg
+import pytest
+
+from tests.conftest import Serve
+from tests.plugins.observability.accesslogs import (
+    combined_line,
+    combined_log,
+    common_line,
+    import_text,
+    run_import,
+    stored,
+)
+from tests.plugins.observability.events import make_event, make_events
+
+SMALL_BATCHES = {"ingest_batch_size": 10}
+
+
+def json_lines(count: int) -> bytes:
+    """Make a log of JSON lines."""
+    return b"".join(msgspec.json.encode(event) + b"\n" for event in make_events(count))
+
+
+def test_an_access_log_is_read_back_over_rest(serve: Serve, tmp_path: Path) -> None:
+    client = serve()
+
+    imported = import_text(client, tmp_path, combined_line(user="ann") + b"\n")
+
+    (event,) = stored(client)
+    assert (imported.exit_code, imported.counts) == (0, (1, 0, 0))
+    assert (event["service"], event["endpoint"], event["user_ref"]) == ("shop", "/invoices", "ann")
+    assert event["tags"]["query"] == "page=2"
+
+
+@pytest.mark.parametrize("batch_size", [10, 1000])
+def test_every_line_of_many_batches_arrives_and_none_twice(serve: Serve, tmp_path: Path, batch_size: int) -> None:
+    client = serve(observability={"ingest_batch_size": batch_size})
+    # Identical lines are requests of their own.
+    log = combined_log(45) + (combined_line() + b"\n") * 5
+
+    first = import_text(client, tmp_path, log)
+    second = import_text(client, tmp_path, log)
+
+    assert first.counts == (50, 0, 0)
+    assert second.counts == (0, 50, 0)
+    assert len(stored(client)) == 50
+
+
+def test_of_a_log_that_grew_and_was_packed_only_the_new_lines_are_stored(serve: Serve, tmp_path: Path) -> None:
+    client = serve(observability=SMALL_BATCHES)
+    import_text(client, tmp_path, combined_log(25))
+
+    imported = import_text(client, tmp_path, gzip.compress(combined_log(40)), name="shop.log.1.gz")
+
+    assert imported.counts == (15, 25, 0)
+    assert len(stored(client)) == 40
+
+
+def test_a_line_that_was_half_written_is_stored_once_it_is_whole(serve: Serve, tmp_path: Path) -> None:
+    client = serve()
+    log = combined_log(2)
+
+    early = import_text(client, tmp_path, log[:-10])
+    late = import_text(client, tmp_path, log)
+
+    assert (early.counts, late.counts) == ((1, 0, 1), (1, 1, 0))
+
+
+def test_an_event_whose_time_was_edited_does_not_come_back(serve: Serve, tmp_path: Path) -> None:
+    client = serve()
+    import_text(client, tmp_path, combined_log(3))
+    moved = stored(client)[0]
+    client.request("PATCH", f"/api/requests/{moved['id']}/", json={"time": "2025-12-01T00:00:00Z"})
+
+    # The first line alone: nothing but the edit tells that its event is known.
+    again = import_text(client, tmp_path, combined_log(1))
+
+    assert again.counts == (0, 1, 0)
+    assert len(stored(client)) == 3
+
+
+def test_an_event_that_was_moved_within_its_millisecond_does_not_come_back(serve: Serve, tmp_path: Path) -> None:
+    client = serve()
+    import_text(client, tmp_path, combined_log(1))
+    (event,) = stored(client)
+    client.request("PATCH", f"/api/requests/{event['id']}/", json={"time": "2025-12-14T12:00:00.000500Z"})
+
+    again = import_text(client, tmp_path, combined_log(1))
+
+    assert again.counts == (0, 1, 0)
+    assert len(stored(client)) == 1
+
+
+def test_a_first_import_goes_around_the_staging_table(serve: Serve, tmp_path: Path, database: str) -> None:
+    client = serve()
+    import_text(client, tmp_path, combined_log(20))
+
+    with psycopg.connect(database) as connection:
+        row = connection.execute("SELECT count(*) FROM pg_class WHERE relname = 'event_staging'").fetchone()
+
+    assert row == (0,)
+
+
+def test_json_lines_are_imported_as_over_rest(serve: Serve, tmp_path: Path) -> None:
+    client = serve()
+
+    imported = import_text(client, tmp_path, json_lines(12))
+    again = import_text(client, tmp_path, json_lines(12))
+
+    assert (imported.counts, again.counts) == ((12, 0, 0), (0, 12, 0))
+    assert imported.summary["files"][0]["format"] == "json"
+    assert stored(client)[0]["trace_id"] == "trace-001"
+
+
+def test_refused_lines_are_counted_by_reason_and_the_others_arrive(serve: Serve, tmp_path: Path) -> None:
+    client = serve()
+    lines = [combined_line(), b"garbage", b"", combined_line(status="999"), b"more garbage", common_line(user="bob")]
+
+    imported = import_text(client, tmp_path, b"\n".join(lines) + b"\n")
+
+    (report,) = imported.summary["files"]
+    assert imported.exit_code == 0
+    assert (report["lines"], imported.counts) == (5, (2, 0, 3))
+    assert sorted(report["reasons"].values()) == [1, 2]
+    assert "shop.log:2: The line is not in the format of this log." in imported.errors
+    assert "shop.log:4: status_code" in imported.errors
+
+
+def test_what_only_the_database_refuses_is_counted_too(serve: Serve, tmp_path: Path) -> None:
+    client = serve()
+    # Valid JSON, and more digits than jsonb can hold.
+    endless = msgspec.json.encode(make_event(tags={"a": "@"})).replace(b'"@"', b"1" * 200_000)
+
+    imported = import_text(client, tmp_path, json_lines(3) + endless + b"\n")
+
+    assert imported.counts == (3, 0, 1)
+    assert "shop.log:4: tags: The database cannot store this" in imported.errors
+
+
+def test_times_that_no_event_may_have_are_refused(serve: Serve, tmp_path: Path) -> None:
+    log = (
+        combined_line(time="[01/Jan/1969:00:00:00 +0000]") + b"\n" + combined_line(time="[01/Jan/9999:00:00:00 +0000]")
+    )
+
+    imported = import_text(serve(), tmp_path, log)
+
+    assert imported.counts == (0, 0, 2)
+    assert {reason.partition(":")[0] for reason in imported.summary["files"][0]["reasons"]} == {"time"}
+
+
+@pytest.mark.parametrize(
+    ("content", "exit_code"),
+    [(b"garbage\n", 1), (b"", 0), (b"\n\n", 0), (combined_line() + b"\ngarbage\n", 0), (b"\x00\xff" * 1000, 1)],
+    ids=["all refused", "empty", "blank", "some refused", "binary"],
+)
+def test_the_exit_code_says_whether_anything_came_of_it(
+    serve: Serve, tmp_path: Path, content: bytes, exit_code: int
+) -> None:
+    assert import_text(serve(), tmp_path, content).exit_code == exit_code
+
+
+def test_a_file_that_cannot_be_read_does_not_stop_the_others(serve: Serve, tmp_path: Path) -> None:
+    client = serve()
+    (tmp_path / "shop.log").write_bytes(combined_log(2))
+
+    imported = run_import(client, tmp_path / "missing.log", tmp_path, tmp_path / "shop.log")
+
+    assert (imported.exit_code, imported.counts) == (1, (2, 0, 0))
+    assert "missing.log: cannot be read" in imported.errors
+
+
+def test_of_a_packed_file_that_is_cut_off_the_rest_is_imported(serve: Serve, tmp_path: Path) -> None:
+    packed = gzip.compress(combined_log(500))
+
+    imported = import_text(serve(), tmp_path, packed[: len(packed) // 2])
+
+    assert imported.exit_code == 1
+    assert imported.summary["inserted"] > 100
+    assert "the gzip stream is cut off" in imported.errors
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_standard_input_is_read_as_a_file(serve: Serve, pack: type[bytes]) -> None:
+    client = serve()
+
+    imported = run_import(client, "-", "--service", "till", stdin=pack(combined_log(3)))
+
+    assert imported.counts == (3, 0, 0)
+    assert {event["service"] for event in stored(client)} == {"till"}
+
+
+def test_a_format_string_of_apache_is_taken(serve: Serve, tmp_path: Path) -> None:
+    client = serve()
+
+    import_text(client, tmp_path, common_line() + b" 2500\n", "--format", '%h %l %u %t "%r" %>s %b %D')
+
+    assert [event["latency_ms"] for event in stored(client)] == [2]
+
+
+@pytest.mark.parametrize("arguments", [("--format", "apache"), ("--service", " "), ("--service", "a\x00b")])
+def test_wrong_usage_is_told_before_anything_is_read(serve: Serve, tmp_path: Path, arguments: tuple[str, str]) -> None:
+    assert import_text(serve(), tmp_path, combined_log(1), *arguments).exit_code == 2

@@ -1,0 +1,111 @@
+"""The service keeps a log of the requests it answers itself."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from kernel.testing import Client
+from tests.conftest import Serve
+from tests.outage import outage
+from tests.plugins.observability.events import ROOT, create, listed, make_event
+from tests.processes import eventually
+
+OWN = "service=tiercel&ordering=time"
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+def flush(client: Client) -> None:
+    client.service.shared.requests.flush()
+
+
+def waiting(client: Client) -> int:
+    return client.service.shared.requests.stats()["observability"].waiting
+
+
+def test_a_request_is_logged_with_its_route_status_and_identifiers(serve: Serve) -> None:
+    client = serve()
+    url = create(client)
+    flush(client)
+
+    client.get(url, headers={"X-Request-ID": "me-17", "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"})
+    flush(client)
+
+    (event,) = listed(client, f"service=tiercel&trace_id={TRACE}")
+    assert (event["endpoint"], event["method"], event["status_code"]) == ("/api/requests/{id}", "GET", 200)
+    assert event["tags"]["request_id"] == "me-17"
+    assert event["tags"]["bytes"] > 0
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "endpoint", "status"),
+    [
+        ("POST", "/api/requests/ingest/", "/api/requests/ingest", 415),
+        ("GET", "/api/v1/requests/nothing/", "/api/v1/requests/{id}", 404),
+        ("DELETE", "/api/requests/", "(no route)", 405),
+        ("GET", "/wp-login.php", "(no route)", 404),
+        ("GET", "/api/requests/?page=x", "/api/requests", 400),
+    ],
+)
+def test_failures_are_logged_with_the_status_that_left(
+    serve: Serve, method: str, path: str, endpoint: str, status: int
+) -> None:
+    client = serve()
+
+    answer = client.request(method, path)
+    flush(client)
+
+    (event,) = listed(client, OWN)
+    assert answer.status == status
+    assert (event["endpoint"], event["method"], event["status_code"]) == (endpoint, method, status)
+
+
+def test_paths_that_lead_nowhere_share_one_series(serve: Serve, database: str) -> None:
+    client = serve()
+
+    for number in range(20):
+        client.get(f"/probe/{number}")
+    flush(client)
+
+    with psycopg.connect(database) as connection:
+        assert connection.execute("SELECT count(*) FROM observability.series").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/startupz", "/health/", "/api/health/", "/api/health/?db=1"])
+def test_probes_are_left_out(serve: Serve, path: str) -> None:
+    client = serve()
+
+    client.get(path)
+    flush(client)
+
+    assert listed(client, OWN) == []
+
+
+def test_it_can_be_switched_off(serve: Serve) -> None:
+    client = serve(observability={"log_own_requests": False})
+
+    client.get(ROOT)
+    flush(client)
+
+    assert listed(client, OWN) == []
+
+
+def test_they_arrive_without_being_asked_for(serve: Serve) -> None:
+    client = serve()
+
+    client.get("/api/")
+
+    assert eventually(lambda: len(listed(client, f"{OWN}&endpoint=/api")) == 1)
+
+
+def test_while_the_database_is_away_they_wait_and_requests_do_not(serve: Serve, database: str) -> None:
+    client = serve(db={"pool_timeout_s": 0.2, "connect_timeout_s": 1})
+    with outage(database):
+        statuses = [client.get("/api/").status, client.post(ROOT, make_event()).status]
+        flush(client)
+        kept = waiting(client)
+
+    assert (statuses, kept) == ([200, 503], 2)
+    assert eventually(lambda: client.get("/api/health/?db=1").status == 200)
+    assert eventually(lambda: waiting(client) == 0)
+    assert [event["status_code"] for event in listed(client, OWN)][:2] == [200, 503]

@@ -1,0 +1,159 @@
+"""Events of any age find room, and making it stops nobody."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+
+from kernel.testing import Client
+from tests.conftest import Serve
+from tests.plugins.observability.events import ROOT, create, listed, make_event, make_events, post_ingest, stored_count
+
+DAY = timedelta(days=1)
+
+
+def days(count: int, *, until: datetime) -> list[str]:
+    """Return noon of so many days, the last of them ``until``."""
+    return [(until - number * DAY).replace(hour=12).isoformat() for number in range(count)]
+
+
+def partitions(database: str) -> list[tuple[datetime, datetime]]:
+    """Return what each partition covers, as the server itself sees it."""
+    with psycopg.connect(database, options="-c TimeZone=UTC") as connection:
+        rows = connection.execute(
+            "SELECT pg_get_expr(c.relpartbound, c.oid) FROM pg_inherits JOIN pg_class AS c ON c.oid = inhrelid"
+            " WHERE inhparent = 'observability.event'::regclass"
+        )
+        bounds = [row[0].split("'") for row in rows]
+    return sorted((datetime.fromisoformat(bound[1]), datetime.fromisoformat(bound[3])) for bound in bounds)
+
+
+def test_recent_events_share_a_partition_with_their_day_only(serve: Serve, database: str) -> None:
+    client = serve()
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+    post_ingest(client, [make_event(time=time) for time in days(3, until=today)])
+
+    assert partitions(database) == [(today - 2 * DAY, today - DAY), (today - DAY, today), (today, today + DAY)]
+
+
+def test_events_of_an_old_month_share_one_partition(serve: Serve, database: str) -> None:
+    client = serve()
+
+    post_ingest(client, [make_event(time=f"2015-02-{day:02}T00:00:00Z") for day in range(1, 29)])
+
+    assert partitions(database) == [(datetime(2015, 2, 1, tzinfo=UTC), datetime(2015, 3, 1, tzinfo=UTC))]
+
+
+def test_an_old_month_may_come_a_day_at_a_time(serve: Serve, database: str) -> None:
+    client = serve()
+    times = [
+        "2015-02-28T23:59:59.999999Z",
+        "2015-02-01T00:00:00Z",
+        "2015-01-31T23:59:59.999999Z",
+        "2015-03-01T00:00:00Z",
+    ]
+
+    for time in times:
+        create(client, time=time)
+
+    assert [event["time"] for event in listed(client, "ordering=time")] == sorted(times)
+    assert len(partitions(database)) == 3
+
+
+def test_events_of_400_days_go_in_one_request(serve: Serve, database: str) -> None:
+    client = serve()
+    times = days(400, until=datetime.now(UTC))
+
+    answer = post_ingest(client, [make_event(time=time) for time in times])
+
+    assert answer.json()["inserted"] == 400
+    assert stored_count(client) == 400
+    assert len(partitions(database)) < 100
+
+
+def test_events_of_every_month_since_1970_go_in_one_request(serve: Serve) -> None:
+    client = serve()
+    times = [f"{year}-{month:02}-15T00:00:00Z" for year in range(1970, 2026, 5) for month in range(1, 13)]
+
+    answer = post_ingest(client, [make_event(time=time) for time in times])
+
+    assert answer.json()["inserted"] == len(times)
+    assert [event["time"] for event in listed(client, "ordering=time&page_size=200")] == times
+
+
+def test_an_event_a_day_ahead_is_stored(serve: Serve) -> None:
+    client = serve()
+    time = (datetime.now(UTC) + DAY - timedelta(minutes=1)).isoformat()
+
+    assert post_ingest(client, [make_event(time=time)]).json()["inserted"] == 1
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["DROP TABLE observability.{}", "ALTER TABLE observability.event DETACH PARTITION observability.{}"],
+    ids=["dropped", "detached"],
+)
+@pytest.mark.parametrize("way", ["batch", "single", "patch"])
+def test_a_partition_that_went_behind_our_back_is_made_again(
+    serve: Serve, database: str, statement: str, way: str
+) -> None:
+    client = serve()
+    other = create(client, time="2010-06-15T00:00:00Z")
+    create(client, time="2015-02-03T00:00:00Z")
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(statement.format("event_201502"))
+
+    if way == "batch":
+        post_ingest(client, [make_event(time="2015-02-04T00:00:00Z")])
+    elif way == "single":
+        create(client, time="2015-02-04T00:00:00Z")
+    else:
+        client.request("PATCH", other, json={"time": "2015-02-04T00:00:00Z"})
+
+    assert [event["time"] for event in listed(client, "time_after=2015-01-01")] == ["2015-02-04T00:00:00Z"]
+
+
+def test_many_ingests_of_the_same_new_days_and_series_all_succeed(serve: Serve) -> None:
+    client = serve()
+    times = [*days(10, until=datetime.now(UTC)), *(f"20{year:02}-01-01T00:00:00Z" for year in range(10))]
+
+    def ingest(worker: int) -> tuple[int, int]:
+        # Each begins elsewhere, so that the locks are wanted in different orders.
+        rotated = times[worker:] + times[:worker]
+        events = [make_event(time=time, service=f"s{number}") for number, time in enumerate(rotated)]
+        answer = post_ingest(client, events)
+        return answer.status, answer.json()["inserted"]
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ingest, range(8)))
+
+    assert answers == [(200, len(times))] * 8
+    assert stored_count(client) == 8 * len(times)
+
+
+def test_room_for_a_new_day_is_made_beside_an_open_transaction_that_writes(serve: Serve, database: str) -> None:
+    client = serve(db={"statement_timeout_s": 5})
+    create(client)
+    with psycopg.connect(database) as writer:
+        writer.execute(
+            "INSERT INTO observability.event SELECT gen_random_uuid(), time, series, 200, 1 , NULL, NULL, '{}'"
+            " FROM observability.event"
+        )
+
+        answers = [post_ingest(client, make_events(1)), client.post(ROOT, make_event(time="2012-01-01T00:00:00Z"))]
+
+        assert [answer.status for answer in answers] == [200, 201]
+
+
+def test_rows_can_be_written_while_room_is_being_made(serve: Serve, database: str) -> None:
+    client: Client = serve(db={"statement_timeout_s": 5})
+    create(client)
+    with psycopg.connect(database) as maker:
+        maker.execute("SELECT observability.ensure_partitions('{2012-01-01}')")
+
+        assert create(client)
+        assert len(listed(client)) == 2

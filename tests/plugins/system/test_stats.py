@@ -1,0 +1,96 @@
+"""Figures of machine and service."""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Serve
+from tests.outage import outage
+from tests.plugins.observability.events import make_events, post_ingest
+
+# What a figure says of its own unit: at the end of its name, or as a plain count.
+UNITS = re.compile(r"_(bytes|percent|s|ms|\d+m|count)$")
+COUNTS = {"pid", "parent_pid", "threads", "open_files", "workers", "routes", "version_number"}
+
+
+def figures(stats: dict[str, Any]) -> set[str]:
+    """Return the names of all numbers, those of caches, pool and feed aside."""
+    sections = ("cpu", "memory", "disk", "process", "application")
+    return {
+        name
+        for section in sections
+        for name, value in stats[section].items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+@pytest.mark.parametrize("section", ["cpu", "memory", "disk", "process", "application", "engine", "plugins"])
+def test_there_is_every_section(serve: Serve, section: str) -> None:
+    assert serve().get("/stats/").json()[section]
+
+
+def test_every_figure_names_its_unit(serve: Serve) -> None:
+    stats = serve().get("/stats/").json()
+
+    assert {name for name in figures(stats) - COUNTS if not UNITS.search(name)} == set()
+
+
+def test_figures_are_of_this_process_and_machine(serve: Serve) -> None:
+    stats = serve().get("/stats/").json()
+
+    assert stats["process"]["pid"] == os.getpid()
+    assert 0 < stats["process"]["resident_bytes"] < stats["memory"]["total_bytes"]
+    assert stats["disk"]["free_bytes"] < stats["disk"]["total_bytes"]
+    assert stats["cpu"]["logical_count"] == os.cpu_count()
+    assert datetime.fromisoformat(stats["process"]["started_at"]) < datetime.now(UTC)
+
+
+def test_paths_are_text_even_before_they_exist(serve: Serve, tmp_path: Path) -> None:
+    home = tmp_path / "not" / "yet"
+    home_dir = serve(home=str(home)).get("/stats/").json()
+
+    assert (home_dir["application"]["home"], home_dir["disk"]["path"]) == (str(home), str(home))
+
+
+def test_the_engine_in_use_is_named(serve: Serve, database: str) -> None:
+    engine = serve().get("/stats/").json()["engine"]
+
+    assert (engine["name"], engine["vendor"], engine["embedded"]) == ("postgresql", "postgresql", False)
+    assert f"dbname={engine['database']} " in database + " "
+
+
+def test_plugins_are_listed_with_their_state(serve: Serve) -> None:
+    stats = serve(plugins=["system", "observability"], disabled=["observability"]).get("/stats/").json()
+
+    assert [(plugin["name"], plugin["state"]) for plugin in stats["plugins"]] == [
+        ("system", "loaded"),
+        ("observability", "disabled"),
+    ]
+
+
+def test_caches_and_pool_are_counted(serve: Serve) -> None:
+    client = serve()
+    for _ in range(2):
+        post_ingest(client, make_events(1))
+
+    application = client.get("/stats/").json()["application"]
+
+    series = application["caches"]["observability.series"]
+    assert (series["items"], series["hits"], series["misses"]) == (1, 1, 1)
+    assert application["pool"]["pool_size"] >= 1
+
+
+def test_without_the_database_the_other_figures_stay(serve: Serve, database: str) -> None:
+    client = serve(db={"pool_timeout_s": 0.2, "connect_timeout_s": 1})
+
+    with outage(database):
+        answer = client.get("/stats/")
+
+    assert (answer.status, answer.json()["engine"]) == (200, None)
+    assert answer.json()["memory"]["total_bytes"] > 0

@@ -1,0 +1,196 @@
+"""Real ``tiercel`` processes, in a home, a working directory and on a port of their own."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TIERCEL = str(Path(sys.executable).with_name("tiercel"))
+GUNICORN = str(Path(sys.executable).with_name("gunicorn"))
+START_TIMEOUT_S = 60.0
+COMMAND_TIMEOUT_S = 60.0
+# Nothing of the surroundings may count; the project's own settings least of all.
+_KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "TZ")
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float = 15.0) -> bool:
+    """Poll until something holds; tell whether it did in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def free_port() -> int:
+    """Return a port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def make_environment(home: Path, **variables: str) -> dict[str, str]:
+    """Make the environment of a process that finds this project and keeps its data in a home of its own."""
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    return {
+        **kept,
+        "HOME": str(home.parent),
+        "PYTHONPATH": str(ROOT),
+        "TIERCEL_HOME": str(home),
+        "TIERCEL_WORKERS": "1",
+        **variables,
+    }
+
+
+def run_tiercel(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, in the directory above its home.
+
+    Args:
+        home: Holds the data.
+        arguments: After ``tiercel``.
+        variables: Further environment.
+    """
+    home.parent.mkdir(parents=True, exist_ok=True)
+    return subprocess.run(
+        [TIERCEL, *arguments],
+        cwd=home.parent,
+        env=make_environment(home, **variables),
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_TIMEOUT_S,
+        check=False,
+    )
+
+
+class Service:
+    """A service in processes of its own.
+
+    Args:
+        home: Holds the data; the processes work in the directory above it.
+        command: What to run; ``tiercel serve`` by default.
+        host: Where to listen.
+        variables: Further environment.
+    """
+
+    def __init__(
+        self, home: Path, command: Sequence[str] = (TIERCEL, "serve"), *, host: str = "127.0.0.1", **variables: str
+    ) -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        self.home = home
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._output = home / f"{self.port}.out"
+        self._errors = home / f"{self.port}.err"
+        environment = make_environment(home, TIERCEL_BIND=f"{host}:{self.port}", **variables)
+        with self._output.open("wb") as output, self._errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                command, cwd=home.parent, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=errors
+            )
+
+    @property
+    def output(self) -> str:
+        """What it wrote to standard output."""
+        return self._output.read_text(encoding="utf-8")
+
+    @property
+    def errors(self) -> str:
+        """What it wrote to standard error."""
+        return self._errors.read_text(encoding="utf-8")
+
+    def get(self, path: str, timeout_s: float = 10) -> httpx.Response:
+        """Send a GET on a connection of its own."""
+        return httpx.get(self.url + path, timeout=timeout_s)
+
+    def post(self, path: str, json: object, timeout_s: float = 10) -> httpx.Response:
+        """Send a POST on a connection of its own."""
+        return httpx.post(self.url + path, json=json, timeout=timeout_s)
+
+    def is_ready(self) -> bool:
+        """Tell whether it takes requests."""
+        try:
+            return self.get("/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def wait_until_ready(self) -> None:
+        """Wait for the first 200 of ``/readyz``."""
+        eventually(lambda: self.is_ready() or self.process.poll() is not None, START_TIMEOUT_S)
+        assert self.is_ready(), self.errors
+
+    def workers(self) -> list[psutil.Process]:
+        """Return gunicorn's workers."""
+        return psutil.Process(self.process.pid).children()
+
+    def stop(self, timeout_s: float = 20) -> int:
+        """Ask it to stop and return its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+
+@contextmanager
+def serving(home: Path, command: Sequence[str] = (TIERCEL, "serve"), **given: str) -> Iterator[Service]:
+    """Keep a ``Service`` running, ready to serve, for as long as the block lasts."""
+    service = Service(home, command, **given)
+    try:
+        service.wait_until_ready()
+        yield service
+    finally:
+        try:
+            service.stop()
+        except subprocess.TimeoutExpired:
+            service.process.kill()
+            service.process.wait()
+            raise
+
+
+def postmaster(home: Path) -> psutil.Process | None:
+    """Return the embedded server of a home, if it runs."""
+    try:
+        pid = int((home / "postgres" / "postmaster.pid").read_text(encoding="ascii").partition("\n")[0])
+        found = psutil.Process(pid)
+        return found if str(home / "postgres") in found.cmdline() else None
+    except (OSError, ValueError, psutil.Error):
+        return None
+
+
+def python_as(user: str, home: Path) -> list[str]:
+    """Return the words that run this Python as another account; skip the test where that cannot be had.
+
+    Args:
+        user: Its name.
+        home: A directory that is given to the account.
+    """
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody else")
+    account = pwd.getpwnam(user)
+    os.chown(home, account.pw_uid, account.pw_gid)
+    prefix = ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups", "--"]
+    for python in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):
+        command = [*prefix, python]
+        tried = subprocess.run(
+            [*command, "-c", "import kernel.app"], cwd="/", env=python_environment(), capture_output=True, check=False
+        )
+        if tried.returncode == 0:
+            return command
+    pytest.skip(f"no Python that {user} may run finds this project's packages")
+
+
+def python_environment() -> dict[str, str]:
+    """Return an environment in which any Python of this version finds what this one finds."""
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
