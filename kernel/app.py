@@ -15,7 +15,7 @@ from kernel.db.embedded import EmbeddedServer
 from kernel.db.engine import Engine
 from kernel.db.migrate import Migration, MigrationError, find_migrations, migrate, plan
 from kernel.db.pool import Database, wait_for_server
-from kernel.errors import BootError
+from kernel.errors import BootError, PluginError
 from kernel.http.guard import Guard, refuse_open_doors
 from kernel.http.health import KERNEL, Health, Probes
 from kernel.http.problems import ErrorHandlers
@@ -198,6 +198,16 @@ class Tiercel:
             health.install(owner, check)
 
     def _mount_routes(self) -> RequestLog:
+        while True:
+            try:
+                app = self._falcon_app()
+                break
+            except PluginError as ex:
+                # A handler that does not fit its route. Without that plugin the others can be mounted.
+                self.registry.quarantine(ex.plugin, ex.hook, ex)
+        return RequestLog(app, self.log if self.settings.log.requests else None, self.shared.requests)
+
+    def _falcon_app(self) -> App:
         probes = Probes(self.shared.health, startup=("startup",))
         routes = spread([*((KERNEL, route) for route in probes.routes()), *self.registry.routes])
         self.shared.inventory.routes = routes
@@ -206,7 +216,7 @@ class Tiercel:
         app.set_error_serializer(lambda *_: None)
         ErrorHandlers(self.log, debug=self.settings.debug).install(app)
         mount(app, routes, self.shared.guard, self.settings.http.max_body_bytes)
-        return RequestLog(app, self.log if self.settings.log.requests else None, self.shared.requests)
+        return app
 
     def _migrate(self) -> tuple[Migration, ...]:
         applied: list[Migration] = []

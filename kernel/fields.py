@@ -22,7 +22,7 @@ DecHook = Callable[[type, Any], Any]
 
 REQUIRED = "This field is required."
 UNKNOWN = "Unknown field."
-_BLANK_OFFSET = re.compile(r" (?=\d\d:?\d\d$)(?<=\d{2} )")
+_BLANK_OFFSET = re.compile(r"(?<=\d) (?=\d\d(?::?\d\d)?$)")
 
 
 @cache

@@ -20,6 +20,8 @@ from kernel.settings import Settings
 
 C = TypeVar("C", bound=Contract)
 Owned = tuple[str, C]
+# A plugin's commands live in a group of its name, beside these.
+KERNEL_COMMANDS = frozenset({"check", "migrate", "plugins", "routes", "serve", "shell", "up"})
 
 
 class Registry:
@@ -113,7 +115,7 @@ class Registry:
         Raises:
             PluginError: The plugin is required.
         """
-        reason = str(error) or type(error).__name__
+        reason = error.reason if isinstance(error, PluginError) else str(error) or type(error).__name__
         if not isinstance(error, BootError):
             reason = f"{type(error).__name__}: {reason}"
         if name in self._required:
@@ -141,6 +143,8 @@ class Registry:
                 raise DuplicateError("plugin", name, (self.statuses[name].origin, configured))
             if name in struct_fields(Settings):
                 raise DuplicateError("settings table", name, ("kernel", configured))
+            if name in KERNEL_COMMANDS:
+                raise DuplicateError("command", name, ("kernel", configured))
             required = name in self._required
             self.statuses[name] = PluginStatus(name, configured, "disabled", required)
             if name not in disabled:

@@ -22,6 +22,7 @@ def migrate(only_plan: bool, as_json: bool) -> None:  # noqa: FBT001 - click pas
     else:
         found = service.prepare()
         service.close()
+        service.check_plugins()
     _print(found, "would be applied" if only_plan else "applied", as_json=as_json)
 
 

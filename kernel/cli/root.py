@@ -42,21 +42,24 @@ def _plugin_groups() -> dict[str, click.Group]:
         context.obj = {}
         for owner, item in service.registry.commands:
             group = context.obj.setdefault(owner, click.Group(owner, help=f"Commands of the plugin {owner}."))
-            group.add_command(_with_database(service, item.command))
+            group.add_command(_with_database(service, owner, item.command))
     groups: dict[str, click.Group] = context.obj
     return groups
 
 
-def _with_database(service: Tiercel, command: click.Command) -> click.Command:
+def _with_database(service: Tiercel, owner: str, command: click.Command) -> click.Command:
     run = command.callback
     if run is not None:
-        command.callback = _opened(service, run)
+        command.callback = _opened(service, owner, run)
     return command
 
 
-def _opened(service: Tiercel, run: Callable[..., Any]) -> Callable[..., Any]:
+def _opened(service: Tiercel, owner: str, run: Callable[..., Any]) -> Callable[..., Any]:
     def opened(*args: Any, **kwargs: Any) -> Any:
         with service.database_open():
+            status = service.registry.statuses[owner]
+            if status.state != "loaded":
+                raise BootError(str(status.reason))  # its migrations failed just now
             return run(*args, **kwargs)
 
     return opened

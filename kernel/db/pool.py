@@ -60,13 +60,35 @@ def translated() -> Iterator[None]:
         raise unavailable from ex
 
 
-def _check(connection: Connection[Row]) -> None:
+class _Pool(ConnectionPool[Connection[Row]]):
+    """Hands out live connections only.
+
+    psycopg_pool has a check of its own, but waits a second after each connection that fails it, then two, then four:
+    after a restart of the server, a pool full of dead ones would be out of service for longer than requests wait.
+    """
+
+    def getconn(self, timeout: float | None = None) -> Connection[Row]:
+        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
+        while True:
+            connection = super().getconn(deadline - time.monotonic())
+            if _is_alive(connection):
+                return connection
+            connection.close()
+            self.putconn(connection)
+
+
+def _is_alive(connection: Connection[Row]) -> bool:
     # An idle connection has nothing to read unless its server said good-bye; asking the kernel costs microseconds,
     # a round trip twenty times more.
     poller = select.poll()
     poller.register(connection.fileno(), select.POLLIN)
-    if poller.poll(0):
+    if not poller.poll(0):
+        return True
+    try:
         ConnectionPool.check_connection(connection)
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 class Database:
@@ -84,12 +106,12 @@ class Database:
         self._engine: Engine | None = None
         self._engine_lock = threading.Lock()
         self.conninfo = make_conninfo(conninfo, application_name="tiercel", connect_timeout=settings.connect_timeout_s)
-        self._pool: ConnectionPool[Connection[Row]] | None = None
+        self._pool: _Pool | None = None
 
     def open(self) -> None:
         """Start the pool. Does not wait for the server: requests do, each up to the pool's timeout."""
         settings = self._settings
-        self._pool = ConnectionPool(
+        self._pool = _Pool(
             self.conninfo,
             kwargs={"autocommit": True},
             min_size=settings.pool_min,
@@ -97,7 +119,6 @@ class Database:
             max_waiting=settings.pool_waiting_max,
             timeout=settings.pool_timeout_s,
             reconnect_timeout=10,
-            check=_check,
             configure=self._configure,
             name="tiercel",
             open=False,

@@ -89,4 +89,5 @@ class Request(falcon.Request):
     @property
     def url_as_sent(self) -> str:
         """The URL without its query, for links to further pages."""
-        return f"{self.forwarded_scheme}://{self.forwarded_host}{quote(self.path_as_sent)}"
+        # Not what X-Forwarded-Host says: anybody can send that, and nobody checked it. A proxy hands Host on.
+        return f"{self.scheme}://{self.netloc}{quote(self.path_as_sent)}"

@@ -154,3 +154,9 @@ def test_a_page_beyond_the_last_is_not_found(client: Client) -> None:
     answer = client.get("/list/?page=4")
 
     assert (answer.status, answer.json()["error"], answer.json()["detail"]) == (404, "Invalid page.", "page 4 of 3")
+
+
+def test_a_link_does_not_believe_a_forwarded_host(client: Client) -> None:
+    answer = client.get("/linked/a/", headers={"X-Forwarded-Host": "evil.example"})
+
+    assert answer.json().startswith("http://127.0.0.1/")

@@ -186,3 +186,15 @@ def test_a_whole_service_starts_beside_a_plugin_that_does_not(serve: Serve, make
     assert client.get("/readyz").status == 200
     assert client.get("/readyz").json()["status"] == "degraded"
     assert client.get("/alpha/").status == 503
+
+
+def test_a_plugin_whose_handler_does_not_fit_its_route_is_left_out(boot: Boot, make_plugin: MakePlugin) -> None:
+    misfit = make_plugin(
+        "misfit", register_routes=lambda services: [Route(path="/x/{name}/", handler=hello, policy="public")]
+    )
+
+    client = boot(misfit, make_plugin("alpha", register_routes=route_of("alpha")))
+
+    assert client.get("/alpha/").status == 200
+    assert client.get("/x/1/").status == 404
+    assert "'name' is no parameter of the handler" in str(readiness(client))

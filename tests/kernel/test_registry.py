@@ -8,8 +8,10 @@ from typing import Any
 import click
 import pytest
 
+from kernel.cli.root import root
 from kernel.contracts import Application, Command, Dataset, HealthCheck, Job, Route
 from kernel.errors import BootError, ConfigError, DuplicateError, PluginError
+from kernel.registry import KERNEL_COMMANDS
 from kernel.services import Services
 from kernel.settings import Table
 from tests.kernel.fakes import Boot, CapturedLog, MakePlugin, raise_oops
@@ -214,3 +216,15 @@ def test_a_disabled_plugin_is_not_even_imported(disabled: str, boot: Boot, make_
 
     assert registry.statuses["alpha"].state == "disabled"
     assert not registry.plugins
+
+
+@pytest.mark.parametrize("command", sorted(KERNEL_COMMANDS))
+def test_a_plugin_named_like_a_command_of_the_kernel_stops_the_boot(
+    command: str, boot: Boot, make_plugin: MakePlugin
+) -> None:
+    with pytest.raises(DuplicateError, match=f"'{command}' is claimed by both kernel and fakes.{command}"):
+        boot(make_plugin(command))
+
+
+def test_the_registry_knows_every_command_of_the_kernel() -> None:
+    assert set(root.commands) == KERNEL_COMMANDS

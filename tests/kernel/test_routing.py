@@ -154,7 +154,7 @@ def test_a_falcon_resource_has_full_control(mount: Mount) -> None:
 )
 def test_a_route_that_cannot_work_stops_the_boot_naming_its_plugin(wrong: Route, reason: str, mount: Mount) -> None:
     with pytest.raises(PluginError) as caught:
-        mount(wrong)
+        mount(wrong, required=["alpha"])
 
     assert (caught.value.plugin, caught.value.hook) == ("alpha", "register_routes")
     assert reason in caught.value.reason
@@ -165,7 +165,7 @@ def test_routes_whose_segments_have_different_names_are_refused(mount: Mount) ->
         return other
 
     with pytest.raises(PluginError, match="alpha"):
-        mount(route("/x/{name}/", show), route("/x/{other}/", show_other, "DELETE"))
+        mount(route("/x/{name}/", show), route("/x/{other}/", show_other, "DELETE"), required=["alpha"])
 
 
 @pytest.mark.parametrize("order", [("/x/{name}/", "/x/special/"), ("/x/special/", "/x/{name}/")])

@@ -12,7 +12,8 @@ from tests.plugins.observability.events import make_event
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 _offsets = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
-times = st.datetimes(datetime(1970, 1, 2), datetime(2026, 2, 27), timezones=st.none() | st.just(UTC) | _offsets)
+_moments = st.datetimes(datetime(1970, 1, 2), datetime(2026, 2, 27))
+times = _moments | st.builds(lambda moment, offset: moment.replace(tzinfo=offset), _moments, _offsets)
 _blanks = st.text(" \t\n\u00a0\u3000", max_size=2)
 _storable = st.characters(exclude_categories=["Cs"], exclude_characters="\x00")
 _numbers = st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)

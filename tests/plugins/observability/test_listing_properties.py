@@ -49,8 +49,8 @@ def in_order(found: list[Event], ordering: tuple[str, ...]) -> list[str]:
 
 def sort_key(name: str) -> Callable[[Event], Any]:
     kinds: dict[str, Callable[[str], Any]] = {"time": datetime.fromisoformat, "id": UUID}
-    kind = kinds.get(name, lambda value: value)
-    return lambda event: kind(event[name])
+    kind = kinds.get(name)
+    return lambda event: kind(event[name]) if kind else event[name]
 
 
 def walk(client: Client, url: str | None, direction: str) -> list[dict[str, Any]]:

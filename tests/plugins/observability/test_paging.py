@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -18,9 +17,8 @@ COUNT = 7
 
 
 @pytest.fixture(scope="module", autouse=True)
-def stored(shared: Client) -> Iterator[None]:
+def stored(shared: Client) -> None:
     post_ingest(shared, make_events(COUNT))
-    yield
 
 
 def page(client: Client, query: str) -> dict[str, Any]:

@@ -1,0 +1,135 @@
+"""The same events in a hypertable, on the real TimescaleDB compiled for Node, where somebody installed that.
+
+It serves one session and knows no COPY, so batches are not tried here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, LiteralString
+
+import pytest
+
+from kernel.testing import Client, make_configuration, running
+from tests.plugins.observability.events import ROOT, create, listed, stored_count
+
+MODULES = os.environ.get("TIERCEL_TEST_PGLITE")
+SCRIPT = Path(__file__).with_name("timescale.cjs")
+
+pytestmark = [
+    pytest.mark.skipif(MODULES is None, reason="TIERCEL_TEST_PGLITE names no directory with node_modules"),
+    pytest.mark.xdist_group("timescale"),
+]
+
+
+@pytest.fixture(scope="session")
+def timescale() -> Iterator[str]:
+    """How to connect to TimescaleDB."""
+    node = shutil.which("node")
+    assert node is not None
+    assert MODULES is not None
+    with subprocess.Popen([node, SCRIPT, MODULES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        yield f"host=127.0.0.1 port={port} user=postgres password=any dbname=postgres sslmode=disable"
+        server.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def client(timescale: str) -> Iterator[Client]:
+    """A service on TimescaleDB."""
+    configuration = make_configuration(
+        db={"url": timescale, "pool_min": 1, "pool_max": 1},
+        log={"level": "error", "requests": False},
+        observability={"log_own_requests": False},
+    )
+    with running(configuration) as started:
+        yield started
+
+
+def rows(client: Client, query: LiteralString) -> list[Any]:
+    with client.service.shared.db.connection() as connection:
+        return connection.execute(query).fetchall()
+
+
+def test_the_engine_is_recognised(client: Client) -> None:
+    engine = client.get("/stats/").json()["engine"]
+
+    assert (engine["name"], engine["vendor"]) == ("timescaledb", "postgresql")
+    assert engine["timescaledb_version"].startswith("2.")
+    assert client.get("/health/").json()["engine"].startswith("timescaledb ")
+
+
+def test_events_live_in_a_hypertable_with_chunks_of_a_day(client: Client) -> None:
+    for time in ("2025-01-01T00:00:00Z", "2025-01-01T23:59:59Z", "2025-01-02T00:00:00Z"):
+        create(client, time=time, service="chunks")
+
+    hypertables = rows(client, "SELECT hypertable_name FROM timescaledb_information.hypertables")
+    chunks = rows(
+        client,
+        "SELECT range_end - range_start FROM timescaledb_information.chunks"
+        " WHERE range_start BETWEEN '2025-01-01' AND '2025-01-02'",
+    )
+
+    assert hypertables == [("event",)]
+    assert [span.days for (span,) in chunks] == [1, 1]
+
+
+def test_a_hypertable_has_the_indexes_of_a_table(client: Client) -> None:
+    names = rows(client, "SELECT indexname FROM pg_indexes WHERE tablename = 'event' ORDER BY 1")
+
+    assert names == [("event_series_time",), ("event_time_id",), ("event_trace_id",)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"status_code": 500},
+        {"service": "other"},
+        {"time": "2025-12-14T12:00:00.001000Z"},
+        {"time": "2003-01-01T00:00:00Z"},
+    ],
+    ids=str,
+)
+def test_an_event_is_changed_and_found_again(client: Client, changes: dict[str, Any]) -> None:
+    url = create(client)
+    before = client.get(url).json()
+
+    answer = client.request("PATCH", url, json=changes)
+
+    assert (answer.status, answer.json()) == (200, {**before, **changes})
+    assert client.get(url).json() == answer.json()
+
+
+def test_a_moved_event_is_deleted(client: Client) -> None:
+    url = create(client, service="doomed")
+    client.request("PATCH", url, json={"time": "2003-01-01T00:00:00Z"})
+
+    assert client.request("DELETE", url).status == 204
+    assert listed(client, "service=doomed") == []
+
+
+def test_lists_filter_order_and_walk(client: Client) -> None:
+    for number in range(5):
+        create(client, service="Walk", latency_ms=number, time=f"2025-0{number + 1}-01T00:00:00Z")
+
+    first = client.get(f"{ROOT}?service=walk&ordering=latency_ms&page_size=3&cursor=").json()
+    second = client.get(first["next"].removeprefix("http://127.0.0.1")).json()
+
+    assert [event["latency_ms"] for event in first["results"] + second["results"]] == [0, 1, 2, 3, 4]
+    assert first["count"] == 5
+
+
+def test_tags_that_cannot_be_stored_are_refused(client: Client) -> None:
+    before = stored_count(client)
+    url = create(client)
+
+    answer = client.request("PATCH", url, content=b'{"tags": {"huge": 1e400000}}')
+
+    assert (answer.status, list(answer.json()["errors"])) == (400, ["tags"])
+    assert stored_count(client) == before + 1
