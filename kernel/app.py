@@ -156,7 +156,10 @@ class Tiercel:
         return f"{len(self.registry.plugins)} loaded"
 
     def _connect(self) -> Engine:
-        self.settings.home.mkdir(parents=True, exist_ok=True)
+        try:
+            self.settings.home.mkdir(parents=True, exist_ok=True)
+        except OSError as ex:
+            raise BootError(f"home cannot be made: {ex}") from ex
         if self.server is not None:
             self.server.acquire()
         try:

@@ -8,43 +8,49 @@ import struct
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+# What makes an id unique within its millisecond: 12 and 62 bits, masked when the id is made.
+Tail = tuple[int, int]
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_PAIR = struct.Struct(">QQ")
+_TAIL = struct.Struct(">HQ")
 _VERSION_7 = 0x7000
 _VARIANT = 0x8000_0000_0000_0000
 _RANDOM_A = 0x0FFF
 _RANDOM_B = 0x3FFF_FFFF_FFFF_FFFF
-RANDOM_BYTES = 10
-LOWEST_TAIL = b"\x00" * RANDOM_BYTES
-HIGHEST_TAIL = b"\xff" * RANDOM_BYTES
+LOWEST_TAIL: Tail = (0, 0)
+HIGHEST_TAIL: Tail = (_RANDOM_A, _RANDOM_B)
 
 
-def make_id(time_ms: int, tail: bytes) -> bytes:
-    """Make the 16 bytes of an id.
+def id_halves(time_ms: int, tail: Tail) -> tuple[int, int]:
+    """Return the upper and the lower 64 bits of an id.
 
     Args:
         time_ms: Unix time of the event in ms, below 2**48.
-        tail: 10 bytes, random or derived from a key; 74 bits of them are used.
+        tail: Random, or derived from a key.
     """
-    a = int.from_bytes(tail[:2], "big") & _RANDOM_A
-    b = int.from_bytes(tail[2:], "big") & _RANDOM_B
-    return _PAIR.pack(time_ms << 16 | _VERSION_7 | a, _VARIANT | b)
+    return time_ms << 16 | _VERSION_7 | tail[0] & _RANDOM_A, _VARIANT | tail[1] & _RANDOM_B
 
 
-def random_tails(count: int) -> list[bytes]:
+def make_id(time_ms: int, tail: Tail) -> UUID:
+    """Make an id; arguments as ``id_halves``."""
+    upper, lower = id_halves(time_ms, tail)
+    return UUID(int=upper << 64 | lower)
+
+
+def random_tails(count: int) -> list[Tail]:
     """Return tails for new ids."""
-    pool = os.urandom(RANDOM_BYTES * count)
-    return [pool[at : at + RANDOM_BYTES] for at in range(0, len(pool), RANDOM_BYTES)]
+    return list(_TAIL.iter_unpack(os.urandom(_TAIL.size * count)))
 
 
-def derived_tail(*parts: bytes) -> bytes:
+def derived_tail(*parts: bytes) -> Tail:
     """Return the tail that belongs to a key: the same parts give the same id, on every machine."""
-    digest = hashlib.blake2b(digest_size=RANDOM_BYTES)
+    digest = hashlib.blake2b(digest_size=_TAIL.size)
     for part in parts:
         # With their lengths, so that ("ab", "c") and ("a", "bc") differ.
         digest.update(len(part).to_bytes(8, "big"))
         digest.update(part)
-    return digest.digest()
+    upper, lower = _TAIL.unpack(digest.digest())
+    return upper, lower
 
 
 def time_range(event_id: UUID) -> tuple[datetime, datetime]:

@@ -16,6 +16,7 @@ from typing import BinaryIO
 import msgspec
 
 from plugins.observability.accesslog import LineParser, RefusedLineError
+from plugins.observability.ids import Tail
 from plugins.observability.lineformats import AUTO, DETECTION_LINES, describe, detect, make_parser
 from plugins.observability.logfiles import LogFile
 from plugins.observability.model import EventIn
@@ -80,9 +81,9 @@ class _Batch:
     def __init__(self) -> None:
         self.numbers: list[int] = []
         self.events: list[EventIn] = []
-        self.tails: dict[int, bytes] = {}
+        self.tails: dict[int, Tail] = {}
 
-    def add(self, number: int, event: EventIn, tail: bytes) -> None:
+    def add(self, number: int, event: EventIn, tail: Tail) -> None:
         self.numbers.append(number)
         self.events.append(event)
         self.tails[number] = tail

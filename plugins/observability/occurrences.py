@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 
-from plugins.observability.ids import derived_tail
+from plugins.observability.ids import Tail, derived_tail
 
 # Bounds what this takes to some 200 MB. Lines of one log that are identical share their second.
 REMEMBERED_LINES = 1_000_000
@@ -25,7 +25,7 @@ class Occurrences:
         self._remembered = remembered
         self._counts: OrderedDict[bytes, int] = OrderedDict()
 
-    def tail(self, service: str, line: bytes) -> bytes:
+    def tail(self, service: str, line: bytes) -> Tail:
         """Return what makes the id of this line's event; see ``ids``."""
         digest = hashlib.blake2b(line, digest_size=_DIGEST_BYTES).digest()
         count = self._counts.get(digest, 0)

@@ -9,10 +9,10 @@ from uuid import UUID
 import msgspec
 
 from plugins.observability.decoding import decode_member
-from plugins.observability.ids import HIGHEST_TAIL, LOWEST_TAIL, make_id
+from plugins.observability.ids import HIGHEST_TAIL, LOWEST_TAIL, Tail, make_id
 from plugins.observability.model import EventIn, ItemError, Messages
 from plugins.observability.partitions import DAY_US
-from plugins.observability.rows import encode_row, unix_us
+from plugins.observability.rows import encode_rows, unix_us
 from plugins.observability.series import SeriesKey
 from plugins.observability.validation import AHEAD_MAX, validate_event
 
@@ -46,32 +46,19 @@ class Prepared(msgspec.Struct):
         """The first and the last id that events of these times can have."""
         first_ms, last_ms = min(self.times_us) // 1000, max(self.times_us) // 1000
         return {
-            "first_id": UUID(bytes=make_id(first_ms, LOWEST_TAIL)),
-            "last_id": UUID(bytes=make_id(last_ms, HIGHEST_TAIL)),
+            "first_id": make_id(first_ms, LOWEST_TAIL),
+            "last_id": make_id(last_ms, HIGHEST_TAIL),
         }
 
-    def rows(self, numbers: dict[SeriesKey, int], tails: Sequence[bytes]) -> list[bytes]:
+    def rows(self, numbers: dict[SeriesKey, int], tails: Sequence[Tail]) -> list[bytes]:
         """Encode the rows of the COPY format.
 
         Args:
             numbers: Of every series in ``keys``.
             tails: What makes each id unique within its millisecond; see ``ids``.
         """
-        return [
-            encode_row(
-                make_id(time_us // 1000, tail),
-                time_us,
-                numbers[key],
-                event.status_code,
-                event.latency_ms,
-                event.trace_id,
-                event.user_ref,
-                tags,
-            )
-            for event, time_us, key, tags, tail in zip(
-                self.events, self.times_us, self.keys, self.tags, tails, strict=True
-            )
-        ]
+        series = [numbers[key] for key in self.keys]
+        return encode_rows(self.events, self.times_us, series, self.tags, tails)
 
 
 def prepare(indexes: Sequence[int], events: Sequence[EventIn], now: datetime) -> tuple[Prepared, list[ItemError]]:

@@ -1,14 +1,18 @@
 """Rows of events in PostgreSQL's binary COPY format.
 
 The format: https://www.postgresql.org/docs/current/sql-copy.html ("Binary Format"). Packed here because this is the
-path every event takes, and one call of struct for eight columns is several times faster than a call for each.
+path every event takes, and one call of struct for a row is several times faster than one for each column.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
+
+from plugins.observability.ids import Tail, id_halves
+from plugins.observability.model import EventIn
 
 SIGNATURE = b"PGCOPY\n\xff\r\n\x00" + struct.pack(">ii", 0, 0)
 TRAILER = struct.pack(">h", -1)
@@ -16,11 +20,8 @@ TRAILER = struct.pack(">h", -1)
 # PostgreSQL counts time in microseconds from here.
 _EPOCH_2000 = datetime(2000, 1, 1, tzinfo=UTC)
 _EPOCH_2000_UNIX_US = 946_684_800_000_000
-# Columns: count; id, time, series, status_code, latency_ms, each with its length in bytes before it.
-_FIXED = struct.Struct(">h i16s iq ii ih ii")
-_LENGTH = struct.Struct(">i")
-_NULL = _LENGTH.pack(-1)
-_JSONB_VERSION = b"\x01"
+_JSONB_VERSION = 1
+_NULL = -1
 
 
 def unix_us(moment: datetime) -> int:
@@ -31,37 +32,62 @@ def unix_us(moment: datetime) -> int:
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds + _EPOCH_2000_UNIX_US
 
 
-def _text(value: str | None) -> bytes:
-    if value is None:
-        return _NULL
-    content = value.encode()
-    return _LENGTH.pack(len(content)) + content
+@lru_cache(4096)
+def _packer(trace_id_bytes: int, user_ref_bytes: int, tags_bytes: int) -> Callable[..., bytes]:
+    """Return what packs a row whose three texts have these lengths; ``_NULL`` is no text at all.
+
+    The columns, each with its length before it: id, time, series, status_code, latency_ms, trace_id, user_ref, tags.
+    """
+    texts = "".join("i" if size == _NULL else f"i{size}s" for size in (trace_id_bytes, user_ref_bytes))
+    return struct.Struct(f">h iQQ iq ii ih ii {texts} iB{tags_bytes}s").pack
 
 
-def encode_row(
-    event_id: bytes,
-    time_us: int,
-    series: int,
-    status_code: int,
-    latency_ms: int,
-    trace_id: str | None,
-    user_ref: str | None,
-    tags: bytes | memoryview,
-) -> bytes:
-    """Encode one event as a tuple of the COPY format.
+def encode_rows(
+    events: Iterable[EventIn],
+    times_us: Iterable[int],
+    series: Iterable[int],
+    tags: Iterable[bytes],
+    tails: Iterable[Tail],
+) -> list[bytes]:
+    """Encode events as tuples of the COPY format. All arguments run in parallel.
 
     Args:
-        event_id: 16 bytes.
-        time_us: Unix time in microseconds.
+        events: Status, latency and references are taken from here.
+        times_us: Unix time in microseconds.
         series: Number in the dictionary of series.
-        status_code: HTTP status.
-        latency_ms: In ms.
-        trace_id: Or None.
-        user_ref: Or None.
         tags: JSON text, UTF-8.
+        tails: See ``ids``.
     """
-    fixed = _FIXED.pack(8, 16, event_id, 8, time_us - _EPOCH_2000_UNIX_US, 4, series, 2, status_code, 4, latency_ms)
-    return b"".join((fixed, _text(trace_id), _text(user_ref), _LENGTH.pack(len(tags) + 1), _JSONB_VERSION, tags))
+    # One loop, and in it nothing called that can be spared: a function for each row costs half as much again.
+    rows: list[bytes] = []
+    for event, time_us, number, text, tail in zip(events, times_us, series, tags, tails, strict=True):
+        upper, lower = id_halves(time_us // 1000, tail)
+        time = time_us - _EPOCH_2000_UNIX_US
+        status, latency, size = event.status_code, event.latency_ms, len(text)
+        trace_id, user_ref = event.trace_id, event.user_ref
+        if trace_id is None or user_ref is None:
+            head = (8, 16, upper, lower, 8, time, 4, number, 2, status, 4, latency)
+            pack = _packer(_length(trace_id), _length(user_ref), size)
+            row = pack(*head, *_nullable(trace_id), *_nullable(user_ref), size + 1, _JSONB_VERSION, text)
+        else:
+            trace, user = trace_id.encode(), user_ref.encode()
+            of_trace, of_user = len(trace), len(user)
+            # fmt: off
+            row = _packer(of_trace, of_user, size)(
+                8, 16, upper, lower, 8, time, 4, number, 2, status, 4, latency,
+                of_trace, trace, of_user, user, size + 1, _JSONB_VERSION, text,
+            )
+            # fmt: on
+        rows.append(row)
+    return rows
+
+
+def _length(text: str | None) -> int:
+    return _NULL if text is None else len(text.encode())
+
+
+def _nullable(text: str | None) -> tuple[int | bytes, ...]:
+    return (_NULL,) if text is None else (_length(text), text.encode())
 
 
 def copy_data(rows: Iterable[bytes]) -> bytes:

@@ -68,7 +68,7 @@ class EventStore:
         """
         time = utc(event.time)
         time_ms = unix_us(time) // 1000
-        event_id = UUID(bytes=make_id(time_ms, random_tails(1)[0]))
+        event_id = make_id(time_ms, random_tails(1)[0])
         fields = {name: getattr(event, name) for name in event.__struct_fields__}
         stored = Event(id=event_id, **{**fields, "time": time})
         values = _values(stored, self._number(stored, account))

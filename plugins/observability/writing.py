@@ -9,7 +9,7 @@ import psycopg
 from psycopg import Connection
 
 from kernel import Database
-from plugins.observability.ids import random_tails
+from plugins.observability.ids import Tail, random_tails
 from plugins.observability.model import ItemError, Messages
 from plugins.observability.partitions import Partitions
 from plugins.observability.preparing import Prepared
@@ -75,7 +75,7 @@ class EventWriter:
         *,
         batch_size: int,
         strict: bool = False,
-        tails: Sequence[bytes] | None = None,
+        tails: Sequence[Tail] | None = None,
         likely_new: bool = True,
     ) -> Written:
         """Store events in one transaction: all that the server takes, or nothing.

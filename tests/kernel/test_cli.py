@@ -157,6 +157,17 @@ def test_a_command_that_finds_no_database_exits_1_with_one_line(home: Path, comm
     assert "Traceback" not in ran.stderr
 
 
+def test_a_home_that_cannot_be_made_is_named_in_one_line(home: Path) -> None:
+    (home.parent / "file").touch()
+
+    ran = run_tiercel(home, "migrate", TIERCEL_HOME=str(home.parent / "file" / "home"))
+
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("tiercel: home cannot be made: ")
+    assert "file/home" in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1
+
+
 def test_plugins_lists_state_and_reason(home: Path) -> None:
     ran = run_tiercel(home, "plugins", TIERCEL_PLUGINS="system,observability,no_such", TIERCEL_DISABLED="observability")
 

@@ -7,10 +7,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg
 import pytest
 
 from kernel.testing import Answer, Client
+from tests.conftest import Serve
+from tests.locks import waits_for_lock
 from tests.plugins.observability.events import create, listed
+from tests.processes import eventually
 
 Edit = Callable[[], Answer]
 
@@ -143,14 +147,32 @@ def test_patches_of_one_field_at_once_leave_one_event_with_one_of_the_values(sha
     assert shared.get(url).json() == event
 
 
-def test_an_event_is_never_missing_while_it_moves(shared: Client) -> None:
+def test_an_event_is_found_though_it_moves_between_two_looks(serve: Serve, database: str) -> None:
+    client = serve()
+    create(client, time="2016-02-03T00:00:00Z")
+    url = create(client, service="mover")
+    patch(client, url, time="2015-02-03T00:00:00Z")
+
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(database) as mover:
+        mover.execute("LOCK TABLE observability.event_201502")
+        looking = pool.submit(client.get, url)
+        assert eventually(lambda: waits_for_lock(database))
+        mover.execute("UPDATE observability.event SET time = '2016-02-03' WHERE time = '2015-02-03'")
+        mover.execute("UPDATE observability.event_moved SET time = '2016-02-03'")
+        mover.commit()
+
+    assert (looking.result().status, looking.result().json()["time"]) == (200, "2016-02-03T00:00:00Z")
+
+
+def test_a_move_back_and_forth_hides_an_event_from_nobody(shared: Client) -> None:
     url = create(shared)
     done = threading.Event()
 
     def move() -> set[int]:
         try:
-            times = ("2001-01-01T00:00:00Z", "2025-12-14T12:00:00Z") * 15
-            return {patch(shared, url, time=time).status for time in times}
+            return {
+                patch(shared, url, time=time).status for time in ("2001-01-01T00:00:00Z", "2025-12-14T12:00:00Z") * 15
+            }
         finally:
             done.set()
 

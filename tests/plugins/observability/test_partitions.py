@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psycopg
 import pytest
 
 from kernel.testing import Client
 from tests.conftest import Serve
+from tests.locks import waits_for_lock
 from tests.plugins.observability.events import ROOT, create, listed, make_event, make_events, post_ingest, stored_count
+from tests.processes import eventually
 
 DAY = timedelta(days=1)
 
@@ -108,31 +111,52 @@ def test_a_partition_that_went_behind_our_back_is_made_again(
         connection.execute(statement.format("event_201502"))
 
     if way == "batch":
-        post_ingest(client, [make_event(time="2015-02-04T00:00:00Z")])
+        post_ingest(client, [make_event(time="2015-02-03T12:00:00Z")])
     elif way == "single":
-        create(client, time="2015-02-04T00:00:00Z")
+        create(client, time="2015-02-03T12:00:00Z")
     else:
-        client.request("PATCH", other, json={"time": "2015-02-04T00:00:00Z"})
+        client.request("PATCH", other, json={"time": "2015-02-03T12:00:00Z"})
 
-    assert [event["time"] for event in listed(client, "time_after=2015-01-01")] == ["2015-02-04T00:00:00Z"]
+    assert [event["time"] for event in listed(client, "time_after=2015-01-01")] == ["2015-02-03T12:00:00Z"]
 
 
-def test_many_ingests_of_the_same_new_days_and_series_all_succeed(serve: Serve) -> None:
+def ingest_at_once(client: Client, batches: list[list[dict[str, Any]]]) -> list[tuple[int, int]]:
+    """Send every batch in a thread of its own; return how each was answered and how much it stored."""
+
+    def ingest(batch: list[dict[str, Any]]) -> tuple[int, int]:
+        answer = post_ingest(client, batch)
+        return answer.status, answer.json().get("inserted", 0)
+
+    with ThreadPoolExecutor(len(batches)) as pool:
+        return list(pool.map(ingest, batches))
+
+
+def test_many_ingests_of_the_same_new_days_all_succeed(serve: Serve) -> None:
     client = serve()
     times = [*days(10, until=datetime.now(UTC)), *(f"20{year:02}-01-01T00:00:00Z" for year in range(10))]
+    events = [make_event(time=time) for time in times]
 
-    def ingest(worker: int) -> tuple[int, int]:
-        # Each begins elsewhere, so that the locks are wanted in different orders.
-        rotated = times[worker:] + times[:worker]
-        events = [make_event(time=time, service=f"s{number}") for number, time in enumerate(rotated)]
-        answer = post_ingest(client, events)
-        return answer.status, answer.json()["inserted"]
-
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(ingest, range(8)))
+    # Each begins elsewhere, so that the locks are wanted in different orders.
+    answers = ingest_at_once(client, [events[worker:] + events[:worker] for worker in range(8)])
 
     assert answers == [(200, len(times))] * 8
     assert stored_count(client) == 8 * len(times)
+
+
+def test_two_writers_of_the_same_new_series_never_wait_for_each_other_in_a_ring(serve: Serve, database: str) -> None:
+    client = serve()
+    names = [f"s{number:02}" for number in range(50)]
+    insert = "INSERT INTO observability.series (service, endpoint, method) VALUES (%s, '/api/v1/invoices', 'GET')"
+
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(database) as other:
+        other.execute(insert, [names[0]])
+        ingesting = pool.submit(post_ingest, client, [make_event(service=name) for name in names])
+        assert eventually(lambda: waits_for_lock(database))
+        for name in names[1:]:
+            other.execute(insert, [name])
+        other.commit()
+
+    assert ingesting.result().json() == {"inserted": 50, "rejected": 0, "errors": []}
 
 
 def test_room_for_a_new_day_is_made_beside_an_open_transaction_that_writes(serve: Serve, database: str) -> None:
