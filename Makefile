@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PGLITE := $(VENV)/pglite
 
 .PHONY: up test lint fmt bench lock clean
 
@@ -10,8 +11,8 @@ up: $(VENV)/.run
 	$(BIN)/tiercel up
 
 ## test: lint, format, types, import rules and every test
-test: lint
-	$(BIN)/pytest -n 2 --dist loadgroup
+test: lint $(VENV)/.pglite
+	TIERCEL_TEST_PGLITE=$$(test -d $(PGLITE)/node_modules && echo $(CURDIR)/$(PGLITE)) $(BIN)/pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -33,6 +34,14 @@ lock: $(VENV)/.dev
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --universal --upgrade --generate-hashes --no-emit-index-url --custom-compile-command "make lock" -o requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --upgrade --generate-hashes --no-emit-index-url --custom-compile-command "make lock" -o tests/requirements.lock
+
+# A real TimescaleDB for the tests, where npm is there; without it those tests are skipped, and CI fails.
+$(VENV)/.pglite: tests/package.json | $(BIN)/python
+	mkdir -p $(PGLITE) && cp tests/package.json $(PGLITE)/
+	if command -v npm > /dev/null; then \
+		npm install --prefix $(PGLITE) --silent --no-audit --no-fund --no-package-lock; \
+	fi
+	touch $@
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
