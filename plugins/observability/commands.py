@@ -13,8 +13,8 @@ import click
 import msgspec
 
 from kernel import Command, print_json, print_table, progress
-from plugins.observability.importer import FileReport, Importer, OnRead
-from plugins.observability.lineformats import AUTO, check_format
+from plugins.observability.importing.importer import FileReport, Importer, OnRead
+from plugins.observability.importing.lineformats import AUTO, check_format
 from plugins.observability.model import SERVICE_MAX
 from plugins.observability.parts import Parts
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import msgspec
 
 from kernel import RequestRecord
+from plugins.observability.ingest.preparing import prepare
+from plugins.observability.ingest.writing import EventWriter
 from plugins.observability.model import ENDPOINT_MAX, METHOD_MAX, EventIn
-from plugins.observability.preparing import prepare
-from plugins.observability.writing import EventWriter
 
 SERVICE = "tiercel"
 

@@ -8,12 +8,12 @@ from datetime import datetime
 import msgspec
 
 from kernel import Services
-from plugins.observability.ingest import Ingest
+from plugins.observability.ingest.batch import Ingest
+from plugins.observability.ingest.writing import EventWriter
 from plugins.observability.partitions import Partitions
 from plugins.observability.series import SeriesDictionary
 from plugins.observability.settings import ObservabilitySettings
 from plugins.observability.store import EventStore
-from plugins.observability.writing import EventWriter
 
 
 class Parts(msgspec.Struct, frozen=True):

@@ -159,10 +159,11 @@ e.latency_ms
 e.status_code
 
 -- name: column_service
-s.service
+-- The same order on every server, whatever its locale.
+s.service COLLATE "C"
 
 -- name: column_endpoint
-s.endpoint
+s.endpoint COLLATE "C"
 
 -- name: column_method
-s.method
+s.method COLLATE "C"

@@ -7,12 +7,12 @@ from datetime import datetime
 from uuid import UUID
 
 from kernel import Handler, InvalidError, Method, Page, Policy, RawBody, Reply, Request, Route, require_json
-from plugins.observability.decoding import decode_item
-from plugins.observability.ingest import Ingest
+from plugins.observability.ingest.batch import Ingest
+from plugins.observability.ingest.decoding import decode_item
+from plugins.observability.ingest.validation import validate_event, validate_fields
 from plugins.observability.listing import Listing
 from plugins.observability.model import Event, EventIn, IngestQuery, IngestResult, ListQuery, Messages
 from plugins.observability.store import EventStore
-from plugins.observability.validation import validate_event, validate_fields
 
 ROOTS = ("/api/requests/", "/api/v1/requests/")
 

@@ -10,9 +10,9 @@ import click
 
 from kernel import Command, print_json, progress
 from plugins.observability.demo import traffic
+from plugins.observability.ingest.preparing import prepare
+from plugins.observability.ingest.writing import EventWriter
 from plugins.observability.parts import Parts
-from plugins.observability.preparing import prepare
-from plugins.observability.writing import EventWriter
 
 # Small enough that `tiercel up` is ready in seconds.
 DEMO_EVENTS = 20_000

@@ -15,13 +15,13 @@ from psycopg import Connection, sql
 from kernel import ConflictError, Database, InvalidError, NotFoundError
 from plugins.observability.filters import Conditions, add_search, event_conditions, search_terms
 from plugins.observability.ids import make_id, random_tails, time_range
+from plugins.observability.ingest.rows import unix_us
+from plugins.observability.ingest.validation import utc
+from plugins.observability.ingest.writing import UNSTORABLE, unstorable
 from plugins.observability.model import Event, EventIn, ListQuery
 from plugins.observability.partitions import DAY_US, Partitions
 from plugins.observability.queries import QUERIES
-from plugins.observability.rows import unix_us
 from plugins.observability.series import LOCAL_ACCOUNT, SeriesDictionary
-from plugins.observability.validation import utc
-from plugins.observability.writing import UNSTORABLE, unstorable
 
 EDIT_TRIES = 5
 Connected = Connection[tuple[Any, ...]]

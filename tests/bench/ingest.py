@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 
 import psycopg
 
-from plugins.observability.decoding import decode_batch
 from plugins.observability.ids import random_tails
-from plugins.observability.preparing import prepare
+from plugins.observability.ingest.decoding import decode_batch
+from plugins.observability.ingest.preparing import prepare
+from plugins.observability.ingest.rows import copy_data
 from plugins.observability.queries import QUERIES
-from plugins.observability.rows import copy_data
 from tests.bench.figures import Figure, in_turn
 from tests.bench.load import bodies, post, side_by_side
 from tests.bench.service import Service, service

@@ -49,11 +49,14 @@ CREATE INDEX event_series_time ON observability.event (series, time DESC);
 CREATE INDEX event_trace_id ON observability.event (trace_id) WHERE trace_id IS NOT NULL;
 
 -- Make the partitions that some days need, without stopping writers: the new table is made apart and then attached,
--- which takes a lock that inserts do not wait for. Recent days get one each. Older events come in bulk and rarely;
--- for them a month is one partition, so that ten years are 120 tables and not 3,650.
+-- which takes a lock that inserts do not wait for. Recent days get one each. Older events come in bulk and rarely: a
+-- month of last year is one partition, a year before that as well, so that fifty years are some 50 tables and not
+-- 18,000, each of which every list without a time would have to lock.
 CREATE FUNCTION observability.ensure_partitions(days date[]) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
+    today     constant date := (now() AT TIME ZONE 'UTC')::date;
     wanted    date;
+    unit      text;
     from_day  date;
     to_day    date;
     partition text;
@@ -68,17 +71,17 @@ BEGIN
         CONTINUE WHEN EXISTS (
             SELECT FROM observability.event_partition AS p
             WHERE p.from_time <= wanted::timestamp AT TIME ZONE 'UTC' AND p.to_time > wanted::timestamp AT TIME ZONE 'UTC');
-        from_day := date_trunc('month', wanted)::date;
-        to_day := (from_day + interval '1 month')::date;
-        partition := 'event_' || to_char(from_day, 'YYYYMM');
-        IF to_day > (now() AT TIME ZONE 'UTC')::date - 31 OR EXISTS (
-            SELECT FROM observability.event_partition AS p
-            WHERE p.from_time < to_day::timestamp AT TIME ZONE 'UTC' AND p.to_time > from_day::timestamp AT TIME ZONE 'UTC')
-        THEN
-            from_day := wanted;
-            to_day := wanted + 1;
-            partition := 'event_' || to_char(from_day, 'YYYYMMDD');
-        END IF;
+        FOREACH unit IN ARRAY ARRAY['year', 'month', 'day'] LOOP
+            from_day := date_trunc(unit, wanted::timestamp)::date;
+            to_day := (from_day + ('1 ' || unit)::interval)::date;
+            EXIT WHEN unit = 'day';
+            EXIT WHEN to_day <= today - CASE unit WHEN 'year' THEN 366 ELSE 31 END AND NOT EXISTS (
+                SELECT FROM observability.event_partition AS p
+                WHERE p.from_time < to_day::timestamp AT TIME ZONE 'UTC'
+                  AND p.to_time > from_day::timestamp AT TIME ZONE 'UTC');
+        END LOOP;
+        partition := 'event_' || to_char(from_day, CASE unit WHEN 'year' THEN 'YYYY' WHEN 'month' THEN 'YYYYMM'
+                                                              ELSE 'YYYYMMDD' END);
         WHILE to_regclass('observability.' || partition) IS NOT NULL LOOP
             partition := partition || '_';
         END LOOP;

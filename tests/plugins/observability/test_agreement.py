@@ -10,10 +10,10 @@ import hypothesis
 from hypothesis import strategies as st
 
 from kernel.testing import Client
-from plugins.observability.decoding import decode_batch, decode_item
-from plugins.observability.preparing import prepare
-from plugins.observability.rows import unix_us
-from plugins.observability.validation import validate_event
+from plugins.observability.ingest.decoding import decode_batch, decode_item
+from plugins.observability.ingest.preparing import prepare
+from plugins.observability.ingest.rows import unix_us
+from plugins.observability.ingest.validation import validate_event
 from tests.plugins.observability.events import ROOT, make_event, post_bytes
 from tests.plugins.observability.strategies import NOW, any_events, any_items, good_events
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins.observability.commands import service_name
-from plugins.observability.logfiles import CHUNK_BYTES, LogFile
-from plugins.observability.occurrences import Occurrences
+from plugins.observability.importing.logfiles import CHUNK_BYTES, LogFile
+from plugins.observability.importing.occurrences import Occurrences
 
 Pack = Callable[[bytes], bytes]
 

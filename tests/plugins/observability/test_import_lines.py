@@ -12,10 +12,10 @@ from apachelogs import COMBINED, COMMON
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.observability.accesslog import ACCESS_LINE_MAX_BYTES, LineParser, RefusedLineError
-from plugins.observability.lineformats import JSON, detect, make_parser
+from plugins.observability.importing.accesslog import ACCESS_LINE_MAX_BYTES, LineParser, RefusedLineError
+from plugins.observability.importing.lineformats import JSON, detect, make_parser
+from plugins.observability.ingest.preparing import prepare
 from plugins.observability.model import EventIn
-from plugins.observability.preparing import prepare
 from tests.plugins.observability.accesslogs import AGENT, START, combined_line, common_line
 from tests.plugins.observability.events import make_event
 

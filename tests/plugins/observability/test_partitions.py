@@ -43,21 +43,32 @@ def test_recent_events_share_a_partition_with_their_day_only(serve: Serve, datab
     assert partitions(database) == [(today - 2 * DAY, today - DAY), (today - DAY, today), (today, today + DAY)]
 
 
-def test_events_of_an_old_month_share_one_partition(serve: Serve, database: str) -> None:
+def test_events_of_an_old_year_share_one_partition(serve: Serve, database: str) -> None:
     client = serve()
 
-    post_ingest(client, [make_event(time=f"2015-02-{day:02}T00:00:00Z") for day in range(1, 29)])
+    post_ingest(client, [make_event(time=f"2015-{month:02}-28T00:00:00Z") for month in range(1, 13)])
 
-    assert partitions(database) == [(datetime(2015, 2, 1, tzinfo=UTC), datetime(2015, 3, 1, tzinfo=UTC))]
+    assert partitions(database) == [(datetime(2015, 1, 1, tzinfo=UTC), datetime(2016, 1, 1, tzinfo=UTC))]
 
 
-def test_an_old_month_may_come_a_day_at_a_time(serve: Serve, database: str) -> None:
+def test_events_of_a_month_that_is_over_share_one_partition(serve: Serve, database: str) -> None:
+    client = serve()
+    # The fourth month back: over for longer than 31 days, and in this year or the last.
+    first = (datetime.now(UTC) - 100 * DAY).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    following = (first + 31 * DAY).replace(day=1)
+
+    post_ingest(client, [make_event(time=(first + number * DAY).isoformat()) for number in (0, 13, 27)])
+
+    assert partitions(database) == [(first, following)]
+
+
+def test_old_years_may_come_a_day_at_a_time(serve: Serve, database: str) -> None:
     client = serve()
     times = [
-        "2015-02-28T23:59:59.999999Z",
-        "2015-02-01T00:00:00Z",
-        "2015-01-31T23:59:59.999999Z",
-        "2015-03-01T00:00:00Z",
+        "2015-12-31T23:59:59.999999Z",
+        "2015-01-01T00:00:00Z",
+        "2014-12-31T23:59:59.999999Z",
+        "2016-01-01T00:00:00Z",
     ]
 
     for time in times:
@@ -108,7 +119,7 @@ def test_a_partition_that_went_behind_our_back_is_made_again(
     other = create(client, time="2010-06-15T00:00:00Z")
     create(client, time="2015-02-03T00:00:00Z")
     with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute(statement.format("event_201502"))
+        connection.execute(statement.format("event_2015"))
 
     if way == "batch":
         post_ingest(client, [make_event(time="2015-02-03T12:00:00Z")])

@@ -8,13 +8,13 @@ from uuid import UUID
 
 import msgspec
 
-from plugins.observability.decoding import decode_member
 from plugins.observability.ids import HIGHEST_TAIL, LOWEST_TAIL, Tail, make_id
+from plugins.observability.ingest.decoding import decode_member
+from plugins.observability.ingest.rows import encode_rows, unix_us
+from plugins.observability.ingest.validation import AHEAD_MAX, validate_event
 from plugins.observability.model import EventIn, ItemError, Messages
 from plugins.observability.partitions import DAY_US
-from plugins.observability.rows import encode_rows, unix_us
 from plugins.observability.series import SeriesKey
-from plugins.observability.validation import AHEAD_MAX, validate_event
 
 _OBJECT = ord("{")
 

@@ -8,11 +8,11 @@ from datetime import datetime
 import msgspec
 
 from kernel import InvalidError
-from plugins.observability.decoding import decode_batch
+from plugins.observability.ingest.decoding import decode_batch
+from plugins.observability.ingest.preparing import prepare
+from plugins.observability.ingest.writing import EventWriter, RefusedError
 from plugins.observability.model import IngestQuery, IngestResult, ItemError
-from plugins.observability.preparing import prepare
 from plugins.observability.settings import ObservabilitySettings
-from plugins.observability.writing import EventWriter, RefusedError
 
 
 class Limits(msgspec.Struct, frozen=True):

@@ -15,14 +15,14 @@ from typing import BinaryIO
 
 import msgspec
 
-from plugins.observability.accesslog import LineParser, RefusedLineError
 from plugins.observability.ids import Tail
-from plugins.observability.lineformats import AUTO, DETECTION_LINES, describe, detect, make_parser
-from plugins.observability.logfiles import LogFile
+from plugins.observability.importing.accesslog import LineParser, RefusedLineError
+from plugins.observability.importing.lineformats import AUTO, DETECTION_LINES, describe, detect, make_parser
+from plugins.observability.importing.logfiles import LogFile
+from plugins.observability.importing.occurrences import Occurrences
+from plugins.observability.ingest.preparing import prepare
+from plugins.observability.ingest.writing import EventWriter, Written
 from plugins.observability.model import EventIn
-from plugins.observability.occurrences import Occurrences
-from plugins.observability.preparing import prepare
-from plugins.observability.writing import EventWriter, Written
 
 OnRead = Callable[[float], None]
 SHOWN_MAX = 5

@@ -10,11 +10,11 @@ from psycopg import Connection
 
 from kernel import Database
 from plugins.observability.ids import Tail, random_tails
+from plugins.observability.ingest.preparing import Prepared
+from plugins.observability.ingest.rows import copy_data
 from plugins.observability.model import ItemError, Messages
 from plugins.observability.partitions import Partitions
-from plugins.observability.preparing import Prepared
 from plugins.observability.queries import QUERIES
-from plugins.observability.rows import copy_data
 from plugins.observability.series import SeriesDictionary
 
 Connected = Connection[tuple[object, ...]]

@@ -11,7 +11,7 @@ from typing import Any
 from apachelogs.directives import format2regex
 from apachelogs.timeutil import assemble_datetime
 
-from plugins.observability.escapes import readable
+from plugins.observability.importing.escapes import readable
 
 # The library's names, without "final_" and "original_", and ours. The first field of a line that has a value counts.
 _FIELDS: Mapping[str, str] = {

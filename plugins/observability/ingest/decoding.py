@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 import msgspec
 
 from kernel import InvalidError, MalformedError, TooLargeError
+from plugins.observability.ingest.splitting import split_array, split_object
+from plugins.observability.ingest.validation import Unreadable, validate_event
 from plugins.observability.model import EventIn, ItemError, Messages
-from plugins.observability.splitting import split_array, split_object
-from plugins.observability.validation import Unreadable, validate_event
 
 
 class _Wrapped(msgspec.Struct):

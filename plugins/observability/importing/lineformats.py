@@ -9,12 +9,12 @@ from typing import Any
 from apachelogs import COMBINED, COMMON
 
 from kernel import MalformedError
-from plugins.observability.accesslog import AccessLog, LineParser, RefusedLineError
-from plugins.observability.decoding import decode_item, decode_one
-from plugins.observability.escapes import escape_once
-from plugins.observability.logformat import LineFormat
+from plugins.observability.importing.accesslog import AccessLog, LineParser, RefusedLineError
+from plugins.observability.importing.escapes import escape_once
+from plugins.observability.importing.logformat import LineFormat
+from plugins.observability.ingest.decoding import decode_item, decode_one
+from plugins.observability.ingest.validation import validate_event
 from plugins.observability.model import EventIn, Messages
-from plugins.observability.validation import validate_event
 
 AUTO = "auto"
 JSON = "json"

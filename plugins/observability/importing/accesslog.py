@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 import msgspec
 
-from plugins.observability.escapes import escape_once, readable
-from plugins.observability.logformat import LineFormat
+from plugins.observability.importing.escapes import escape_once, readable
+from plugins.observability.importing.logformat import LineFormat
+from plugins.observability.ingest.validation import BAD_STATUS
 from plugins.observability.model import ENDPOINT_MAX, INT32_MAX, REFERENCE_MAX, EventIn
-from plugins.observability.validation import BAD_STATUS
 
 ACCESS_LINE_MAX_BYTES = 128 * 1024
 _STATUSES = range(100, 600)

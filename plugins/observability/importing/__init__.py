@@ -1,0 +1,1 @@
+"""Import log files: lines to events, safely any number of times."""

@@ -1,0 +1,1 @@
+"""Take batches of events in: decode, validate, prepare, write."""
