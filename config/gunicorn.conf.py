@@ -9,8 +9,8 @@ _settings = load().settings
 wsgi_app = "kernel.wsgi:create()"
 bind = _settings.server.bind
 
-# Threads wait for the database side by side; idle kept-alive connections hold none of them.
-worker_class = "gthread"
+# Threads wait for the database side by side; connections that are idle or half way through a head hold none of them.
+worker_class = "kernel.http.worker.HeadFirstWorker"
 workers = _settings.server.workers
 threads = _settings.server.threads
 keepalive = _settings.server.keepalive_s

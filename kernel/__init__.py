@@ -19,9 +19,10 @@ from kernel.errors import (
 )
 from kernel.fields import parse_time
 from kernel.hookspecs import hookimpl
+from kernel.http.bodies import RawBody, StreamBody, require_json
+from kernel.http.envelopes import Envelope, envelope
 from kernel.http.health import CheckResult
 from kernel.http.pages import Cursor, Page, decode_cursor, encode_cursor, link, numbered
-from kernel.http.params import RawBody, require_json
 from kernel.http.request import Request
 from kernel.http.request_log import RequestRecord
 from kernel.http.responses import Reply
@@ -41,6 +42,7 @@ __all__ = [
     "Database",
     "Dataset",
     "Engine",
+    "Envelope",
     "ForbiddenError",
     "Handler",
     "HealthCheck",
@@ -59,6 +61,7 @@ __all__ = [
     "Route",
     "Secret",
     "Services",
+    "StreamBody",
     "Table",
     "TooLargeError",
     "UnauthorizedError",
@@ -67,6 +70,7 @@ __all__ = [
     "decode_cursor",
     "encode_cursor",
     "env",
+    "envelope",
     "hookimpl",
     "link",
     "load_queries",

@@ -15,7 +15,10 @@ from kernel.db.embedded import EmbeddedServer
 from kernel.db.engine import Engine
 from kernel.db.migrate import Migration, MigrationError, find_migrations, migrate, plan
 from kernel.db.pool import Database, wait_for_server
+from kernel.db.watch import EmbeddedWatch
 from kernel.errors import BootError, PluginError
+from kernel.http.bodies import BodyLimits
+from kernel.http.compression import Compression
 from kernel.http.guard import Guard, refuse_open_doors
 from kernel.http.health import KERNEL, Health, Probes
 from kernel.http.problems import ErrorHandlers
@@ -45,6 +48,7 @@ class Tiercel:
         self.settings = configuration.settings
         self.log = log or make_logger(self.settings.log)
         self.server = self._embedded_server()
+        self._watch = EmbeddedWatch(self.server, self.log.warning) if self.server is not None else None
         self.shared = self._make_services(clock or SystemClock())
         self.registry = Registry(configuration, self.log)
         self.registry.provide(self.shared)
@@ -104,6 +108,8 @@ class Tiercel:
     def start(self) -> None:
         """Open the pool and start the plugins. After the fork."""
         self.shared.db.open()
+        if self._watch is not None:
+            self._watch.start()
         self.registry.start()
         self.shared.requests.start()
         self._started = True
@@ -113,6 +119,8 @@ class Tiercel:
         self._started = False
         self.shared.requests.stop()
         self.registry.stop()
+        if self._watch is not None:
+            self._watch.stop()
         self.shared.db.close()
 
     # --- a request --------------------------------------------------------------------------------------------------
@@ -214,11 +222,12 @@ class Tiercel:
         probes = Probes(self.shared.health, startup=("startup",))
         routes = spread([*((KERNEL, route) for route in probes.routes()), *self.registry.routes])
         self.shared.inventory.routes = routes
-        app: App = falcon.App(request_type=Request)
+        app: App = falcon.App(request_type=Request, middleware=[Compression()])
         app.req_options.strip_url_path_trailing_slash = True
         app.set_error_serializer(lambda *_: None)
         ErrorHandlers(self.log, debug=self.settings.debug).install(app)
-        mount(app, routes, self.shared.guard, self.settings.http.max_body_bytes)
+        http = self.settings.http
+        mount(app, routes, self.shared.guard, BodyLimits(http.max_body_bytes, http.max_decoded_bytes))
         return app
 
     def _migrate(self) -> tuple[Migration, ...]:

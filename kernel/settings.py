@@ -69,6 +69,7 @@ class HttpSettings(Table, frozen=True):
     """What a request may ask for."""
 
     max_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 64 * 1024 * 1024
+    max_decoded_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 256 * 1024 * 1024
     page_size: Annotated[int, env("DRF_PAGE_SIZE"), msgspec.Meta(ge=1)] = 50
     page_size_max: Annotated[int, msgspec.Meta(ge=1)] = 1000
     allowed_hosts: Annotated[tuple[str, ...], env("DJANGO_ALLOWED_HOSTS", "ALLOWED_HOSTS")] = ()

@@ -18,12 +18,13 @@ def create() -> Tiercel:
     return service
 
 
-def pre_fork(server: Any, _worker: Any) -> None:
-    """Give listening sockets a receive timeout, which accepted connections inherit.
+def pre_fork(server: Any, worker: Any) -> None:
+    """Tell a worker how long it waits for clients, and give listening sockets a receive timeout.
 
-    Without it a client that sends half a header holds a thread for ever.
+    Accepted connections inherit that. Without it a client that sends half a body holds a thread for ever.
     """
     timeout_s = int(server.app.callable.settings.server.header_timeout_s)
+    worker.header_timeout_s = timeout_s
     for listener in server.LISTENERS:
         listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", timeout_s, 0))
 

@@ -116,6 +116,24 @@ class EmbeddedServer:
                 self._stop()
             self._forget_use()
 
+    def is_running(self) -> bool:
+        """Tell whether the server's process is there, be it busy or frozen."""
+        with contextlib.suppress(OSError, ValueError, psutil.Error):
+            return self._is_ours(self._pid())
+        return False
+
+    def revive(self) -> bool:
+        """Start the server if it died; tell whether it was this call that did.
+
+        Raises:
+            BootError: The server cannot be started; the message says why.
+        """
+        with self._starting():
+            if self.is_running():
+                return False
+            self._start()
+            return True
+
     def __enter__(self) -> EmbeddedServer:
         self.acquire()
         return self
@@ -173,9 +191,14 @@ class EmbeddedServer:
         # that number, which after a restart of a container is likely. Two servers on one cluster stay impossible:
         # the shared memory is tied to the directory as well.
         with contextlib.suppress(OSError, ValueError, psutil.Error):
-            pid = int(self._pid_file.read_text(encoding="ascii").partition("\n")[0])
-            if os.path.realpath(self._data) not in map(os.path.realpath, psutil.Process(pid).cmdline()):
+            if not self._is_ours(self._pid()):
                 self._pid_file.unlink()
+
+    def _pid(self) -> int:
+        return int(self._pid_file.read_text(encoding="ascii").partition("\n")[0])
+
+    def _is_ours(self, pid: int) -> bool:
+        return os.path.realpath(self._data) in map(os.path.realpath, psutil.Process(pid).cmdline())
 
     def _initialise(self, runner: Runner) -> None:
         # A killed initdb leaves a part of a cluster behind; without PG_VERSION there is nothing in it to lose.

@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import Connection
+from psycopg.abc import PQGen
 from psycopg.conninfo import make_conninfo
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
@@ -20,6 +21,7 @@ from kernel.errors import BootError, UnavailableError
 from kernel.settings import DatabaseSettings
 
 Row = tuple[Any, ...]
+T = TypeVar("T")
 QUERIES = load_queries(__package__)
 
 # Classes of SQLSTATE that say "not now", not "not so": connection, resources, intervention, system; and read-only,
@@ -58,6 +60,28 @@ def translated() -> Iterator[None]:
         if unavailable is None:
             raise
         raise unavailable from ex
+
+
+# What a server gets beyond the statement timeout, at which it should have given up by itself.
+_GRACE_S = 2.0
+
+
+class _Connection(Connection[Row]):
+    """Gives up on a server that does not answer at all.
+
+    The server enforces the statement timeout. One that is frozen, or behind a network that swallows packets, enforces
+    nothing; and TCP's own limits do not help while its kernel still acknowledges, or on a Unix socket.
+    """
+
+    answer_timeout_s: float | None = None
+
+    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+        try:
+            return super().wait(gen, interval, self.answer_timeout_s if timeout is None else timeout)
+        except psycopg.errors._WaitTimeout as ex:
+            # Nobody knows what the server made of it: such a connection must not be used again.
+            self.pgconn.finish()
+            raise psycopg.OperationalError("the server does not answer") from ex
 
 
 class _Pool(ConnectionPool[Connection[Row]]):
@@ -113,6 +137,7 @@ class Database:
         settings = self._settings
         self._pool = _Pool(
             self.conninfo,
+            connection_class=_Connection,
             kwargs={"autocommit": True},
             min_size=settings.pool_min,
             max_size=max(settings.pool_max, settings.pool_min),
@@ -182,6 +207,8 @@ class Database:
         return dict(self._pool.get_stats()) if self._pool is not None else {}
 
     def _configure(self, connection: Connection[Row]) -> None:
+        if isinstance(connection, _Connection):
+            connection.answer_timeout_s = self._settings.statement_timeout_s + _GRACE_S
         milliseconds = str(round(self._settings.statement_timeout_s * 1000))
         connection.execute(
             QUERIES["configure_session"], {"statement_timeout_ms": milliseconds, "idle_timeout_ms": milliseconds}

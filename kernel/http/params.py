@@ -13,31 +13,12 @@ from urllib.parse import parse_qsl
 import msgspec
 from msgspec.structs import FieldInfo
 
-from kernel.errors import (
-    ApiError,
-    InvalidError,
-    MalformedError,
-    NotFoundError,
-    OtherClientError,
-    TooLargeError,
-    UnsupportedMediaError,
-)
+from kernel.errors import ApiError, InvalidError, MalformedError, NotFoundError
 from kernel.fields import allowed, convert_each, is_sequence, struct_fields
+from kernel.http.bodies import BodyLimits, RawBody, StreamBody, media_type, read_body, require_json
 from kernel.http.request import Request
 
 PARAMETERS_MAX = 200
-
-
-class RawBody(msgspec.Struct, frozen=True):
-    """A body that the handler decodes itself.
-
-    Args:
-        content: The bytes as sent, at most ``http.max_body_bytes``.
-        media_type: Without parameters, in small letters.
-    """
-
-    content: bytes
-    media_type: str
 
 
 def query_decoder(kind: type[msgspec.Struct]) -> Callable[[Request], msgspec.Struct]:
@@ -88,15 +69,17 @@ def _read_query(text: str, fields: Mapping[str, FieldInfo]) -> tuple[dict[str, s
     return raw, repeated
 
 
-def body_decoder(kind: Any, limit_bytes: int) -> Callable[[Request], Any]:
-    """Make the function that reads the body and decodes it: JSON into a type, or ``RawBody`` as it is."""
+def body_decoder(kind: Any, limits: BodyLimits) -> Callable[[Request], Any]:
+    """Make the function that decodes the body: JSON into a type; ``RawBody`` and ``StreamBody`` as they are."""
     if kind is RawBody:
-        return lambda request: RawBody(read_body(request, limit_bytes), media_type(request))
+        return lambda request: RawBody(read_body(request, limits), media_type(request))
+    if kind is StreamBody:
+        return lambda request: StreamBody(request, limits)
     decoder = msgspec.json.Decoder(kind)
 
     def decode(request: Request) -> Any:
         require_json(request)
-        content = read_body(request, limit_bytes)
+        content = read_body(request, limits)
         try:
             return decoder.decode(content)
         except msgspec.ValidationError as ex:
@@ -105,53 +88,6 @@ def body_decoder(kind: Any, limit_bytes: int) -> Callable[[Request], Any]:
             raise malformed_json(ex) from ex
 
     return decode
-
-
-def media_type(request: Request) -> str:
-    """Return the media type of the body without parameters, in small letters; empty if the client named none."""
-    return (request.content_type or "").partition(";")[0].strip().lower()
-
-
-def require_json(request: Request) -> None:
-    """Refuse bodies that say they are something else.
-
-    A page of another site can post forms and plain text without asking first; JSON it cannot.
-
-    Raises:
-        UnsupportedMediaError: The media type is not JSON.
-    """
-    kind = media_type(request)
-    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
-        raise UnsupportedMediaError(detail=f"expected application/json, got {kind or 'no Content-Type'}")
-
-
-def read_body(request: Request, limit_bytes: int) -> bytes:
-    """Read the whole body.
-
-    Raises:
-        TooLargeError: It is longer than the limit; nothing more than the limit is read.
-        MalformedError: It ended before ``Content-Length``, or its chunks are wrong.
-        OtherClientError: The client stopped sending (408).
-    """
-    expected: int | None = request.content_length
-    if expected is not None and expected > limit_bytes:
-        raise TooLargeError(detail=f"the body has {expected} bytes; the limit is {limit_bytes}")
-    if expected is None and "chunked" not in request.get_header("Transfer-Encoding", default="").lower():
-        return b""
-    # Without a length the server below us ends the stream where the last chunk does.
-    stream = request.bounded_stream if expected is not None else request.stream
-    try:
-        content: bytes = stream.read(limit_bytes + 1 if expected is None else expected)
-    except BlockingIOError as ex:
-        raise OtherClientError(408, "The body did not arrive in time.") from ex
-    except Exception as ex:
-        # The server below has classes of its own for every way in which a client can get this wrong.
-        raise MalformedError("The body cannot be read.", detail=str(ex)) from ex
-    if len(content) > limit_bytes:
-        raise TooLargeError(detail=f"the body has more than {limit_bytes} bytes")
-    if expected is not None and len(content) < expected:
-        raise MalformedError("The body ended early.", detail=f"{len(content)} of {expected} bytes arrived")
-    return content
 
 
 def malformed_json(error: Exception) -> MalformedError:

@@ -13,6 +13,7 @@ import msgspec
 from kernel.contracts import Route
 from kernel.errors import DuplicateError, PluginError
 from kernel.fields import nested_struct
+from kernel.http.bodies import BodyLimits
 from kernel.http.guard import Guard
 from kernel.http.params import body_decoder, handler_types, path_decoder, query_decoder
 from kernel.http.request import Request
@@ -73,14 +74,14 @@ def methods_of(route: Route) -> tuple[str, ...]:
     return tuple(name for name in falcon.HTTP_METHODS if hasattr(route.handler, f"on_{name.lower()}"))
 
 
-def mount(app: App, routes: Sequence[MountedRoute], guard: Guard, limit_bytes: int) -> None:
+def mount(app: App, routes: Sequence[MountedRoute], guard: Guard, limits: BodyLimits) -> None:
     """Add routes to a Falcon application.
 
     Args:
         app: Gets one resource a template.
         routes: From ``spread``.
         guard: Checks policies.
-        limit_bytes: The largest body.
+        limits: How large a body may be.
 
     Raises:
         PluginError: A handler's annotations or a path do not fit; names the plugin.
@@ -89,7 +90,7 @@ def mount(app: App, routes: Sequence[MountedRoute], guard: Guard, limit_bytes: i
     for mounted in routes:
         resource = resources.setdefault(mounted.template, _Resource())
         try:
-            for name, responder in _responders(mounted, guard, limit_bytes).items():
+            for name, responder in _responders(mounted, guard, limits).items():
                 setattr(resource, name, responder)
         except TypeError as ex:
             raise PluginError(mounted.owner, "register_routes", f"{mounted.route.path}: {ex}") from ex
@@ -105,12 +106,12 @@ class _Resource:
     """Holds the responders of one template as ``on_get`` and the like, where Falcon looks for them."""
 
 
-def _responders(mounted: MountedRoute, guard: Guard, limit_bytes: int) -> dict[str, Responder]:
+def _responders(mounted: MountedRoute, guard: Guard, limits: BodyLimits) -> dict[str, Responder]:
     route = mounted.route
     if route.method is None:
         own = {f"on_{name.lower()}": getattr(route.handler, f"on_{name.lower()}") for name in methods_of(route)}
         return {name: _entered(mounted, guard, responder) for name, responder in own.items()}
-    responder = _entered(mounted, guard, _typed(mounted, limit_bytes))
+    responder = _entered(mounted, guard, _typed(mounted, limits))
     if route.method == "GET":
         return {"on_get": responder, "on_head": responder}
     return {f"on_{route.method.lower()}": responder}
@@ -129,7 +130,7 @@ def _entered(mounted: MountedRoute, guard: Guard, respond: Responder) -> Respond
     return responder
 
 
-def _typed(mounted: MountedRoute, limit_bytes: int) -> Responder:
+def _typed(mounted: MountedRoute, limits: BodyLimits) -> Responder:
     handler = mounted.route.handler
     if not callable(handler):
         raise TypeError(f"{type(handler).__name__} is no function; a resource goes with method None")
@@ -138,7 +139,7 @@ def _typed(mounted: MountedRoute, limit_bytes: int) -> Responder:
     query = wanted.pop("query", None)
     body = wanted.pop("body", None)
     decode_query = _NO_QUERY if query is None else query_decoder(_struct(query))
-    decode_body = None if body is None else body_decoder(body, limit_bytes)
+    decode_body = None if body is None else body_decoder(body, limits)
     decode_path = {name: path_decoder(name, kind) for name, kind in wanted.items()}
 
     def responder(request: Request, response: falcon.Response, **segments: str) -> None:

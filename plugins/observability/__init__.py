@@ -8,6 +8,7 @@ import msgspec
 
 from kernel import Command, Route, Services, hookimpl
 from plugins.observability.commands import make_commands
+from plugins.observability.ledger_view import LedgerView
 from plugins.observability.listing import Listing
 from plugins.observability.own_requests import OwnRequests
 from plugins.observability.parts import make_parts
@@ -27,14 +28,16 @@ def register_routes(services: Services) -> Iterable[Route]:
     """Return ``/api/requests/`` and what is below it."""
     parts = services.once(make_parts)
     listing = Listing(parts.store, services.kernel.http.page_size, services.kernel.http.page_size_max)
-    return RequestLogs(parts.store, listing, parts.ingest, services.clock.now).routes()
+    requests = RequestLogs(parts.store, listing, parts.ingest, services.clock.now)
+    return [*requests.routes(), *LedgerView(parts.ledger, services.clock.now).routes()]
 
 
 @hookimpl
 def register_commands(services: Services) -> Iterable[Command]:
-    """Return ``import`` and ``seed``."""
+    """Return ``import``, ``seed`` and ``ledger``."""
     parts = services.once(make_parts)
-    return [*make_commands(parts), make_seed_command(parts)]
+    ledger = LedgerView(parts.ledger, services.clock.now)
+    return [*make_commands(parts), make_seed_command(parts), ledger.command()]
 
 
 @hookimpl

@@ -13,6 +13,7 @@ SERVICE_MAX = 100
 ENDPOINT_MAX = 255
 METHOD_MAX = 20
 REFERENCE_MAX = 128
+EVENT_ID_MAX = 255
 INT32_MAX = 2**31 - 1
 
 Service = Annotated[str, msgspec.Meta(min_length=1, max_length=SERVICE_MAX)]
@@ -21,6 +22,7 @@ HttpMethod = Annotated[str, msgspec.Meta(min_length=1, max_length=METHOD_MAX)]
 StatusCode = Annotated[int, msgspec.Meta(ge=100, le=599)]
 LatencyMs = Annotated[int, msgspec.Meta(ge=0, le=INT32_MAX)]
 Reference = Annotated[str, msgspec.Meta(max_length=REFERENCE_MAX)]
+EventId = Annotated[str, msgspec.Meta(min_length=1, max_length=EVENT_ID_MAX)]
 NO_TAGS = msgspec.Raw(b"{}")
 
 
@@ -37,6 +39,7 @@ class EventIn(msgspec.Struct, gc=False):
         trace_id: Identifier of the trace it belongs to.
         user_ref: Whoever asked, in the sender's terms.
         tags: A JSON object, kept as it is.
+        event_id: The sender's own id of the event: sent again with the same time, it is stored once.
     """
 
     time: datetime
@@ -48,6 +51,7 @@ class EventIn(msgspec.Struct, gc=False):
     trace_id: Reference | None = None
     user_ref: Reference | None = None
     tags: msgspec.Raw = NO_TAGS
+    event_id: EventId | None = None
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -88,12 +92,14 @@ class IngestResult(msgspec.Struct, frozen=True):
     """What became of a batch.
 
     Args:
-        inserted: Items that are stored, for good.
-        rejected: Items that are not.
+        inserted: Items that are stored by this request, for good.
+        duplicates: Items that were stored before. With the two others, this makes what was sent.
+        rejected: Items that are not stored.
         errors: The first ``max_errors`` of the rejected, in order.
     """
 
     inserted: int
+    duplicates: int
     rejected: int
     errors: Sequence[ItemError]
 

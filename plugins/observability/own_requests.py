@@ -31,7 +31,7 @@ class OwnRequests:
             UnavailableError: The database is away.
         """
         prepared, _ = prepare(range(len(records)), [_event(record) for record in records], records[-1].time)
-        self._writer.write(prepared, batch_size=len(records))
+        self._writer.write(prepared, sender=SERVICE, batch_size=len(records))
 
 
 def _event(record: RequestRecord) -> EventIn:

@@ -9,6 +9,7 @@ import msgspec
 
 from kernel import Services
 from plugins.observability.ingest.batch import Ingest
+from plugins.observability.ingest.ledger import Ledger
 from plugins.observability.ingest.writing import EventWriter
 from plugins.observability.partitions import Partitions
 from plugins.observability.series import SeriesDictionary
@@ -22,6 +23,7 @@ class Parts(msgspec.Struct, frozen=True):
     store: EventStore
     writer: EventWriter
     ingest: Ingest
+    ledger: Ledger
     batch_size: int
     now: Callable[[], datetime]
 
@@ -36,6 +38,7 @@ def make_parts(services: Services) -> Parts:
         store=EventStore(services.db, series, partitions),
         writer=writer,
         ingest=Ingest(settings, writer, services.clock.now),
+        ledger=Ledger(services.db),
         batch_size=settings.ingest_batch_size,
         now=services.clock.now,
     )

@@ -86,6 +86,12 @@ WHERE time = %(time)s AND id = %(id)s
 INSERT INTO observability.event (id, time, series, status_code, latency_ms, trace_id, user_ref, tags)
 VALUES (%(id)s, %(time)s, %(series)s, %(status_code)s, %(latency_ms)s, %(trace_id)s, %(user_ref)s, %(tags)s::jsonb)
 
+-- name: insert_new_event
+INSERT INTO observability.event (id, time, series, status_code, latency_ms, trace_id, user_ref, tags)
+SELECT %(id)s, %(time)s, %(series)s, %(status_code)s, %(latency_ms)s, %(trace_id)s, %(user_ref)s, %(tags)s::jsonb
+WHERE NOT EXISTS (SELECT FROM observability.event_moved WHERE id = %(id)s)
+ON CONFLICT (time, id) DO NOTHING
+
 -- name: delete_event
 DELETE FROM observability.event WHERE time = %(time)s AND id = %(id)s
 
@@ -167,3 +173,32 @@ s.endpoint COLLATE "C"
 
 -- name: column_method
 s.method COLLATE "C"
+
+-- name: append_ledger
+INSERT INTO observability.ingest_ledger (account, key, received, stored, duplicate, rejected, capped, reasons)
+VALUES (%(account)s, %(key)s, %(received)s, %(stored)s, %(duplicate)s, %(rejected)s, %(capped)s, %(reasons)s::jsonb)
+
+-- name: sum_ledger
+SELECT coalesce(sum(received), 0), coalesce(sum(stored), 0), coalesce(sum(duplicate), 0), coalesce(sum(rejected), 0),
+       coalesce(sum(capped), 0)
+FROM observability.ingest_ledger
+WHERE account = %(account)s AND at >= %(start)s AND at < %(end)s AND (%(key)s::text IS NULL OR key = %(key)s)
+
+-- name: list_ledger
+WITH entry AS (
+    SELECT date_trunc('minute', at) AS minute, account, key, received, stored, duplicate, rejected, capped, reasons
+    FROM observability.ingest_ledger
+    WHERE account = %(account)s AND at >= %(start)s AND at < %(end)s AND (%(key)s::text IS NULL OR key = %(key)s)
+), counted AS (
+    SELECT minute, key, jsonb_object_agg(reason, items) AS reasons
+    FROM (SELECT minute, key, reason, sum(items::bigint) AS items
+          FROM entry, jsonb_each_text(reasons) AS each (reason, items)
+          GROUP BY minute, key, reason) AS by_reason
+    GROUP BY minute, key
+)
+SELECT minute, account, key, sum(received), sum(stored), sum(duplicate), sum(rejected), sum(capped),
+       coalesce(counted.reasons, '{}')::text
+FROM entry LEFT JOIN counted USING (minute, key)
+GROUP BY minute, account, key, counted.reasons
+ORDER BY minute DESC, key
+LIMIT %(limit)s

@@ -9,11 +9,14 @@ from uuid import UUID
 from kernel import Handler, InvalidError, Method, Page, Policy, RawBody, Reply, Request, Route, require_json
 from plugins.observability.ingest.batch import Ingest
 from plugins.observability.ingest.decoding import decode_item
+from plugins.observability.ingest.identity import read_key
 from plugins.observability.ingest.validation import validate_event, validate_fields
 from plugins.observability.listing import Listing
 from plugins.observability.model import Event, EventIn, IngestQuery, IngestResult, ListQuery, Messages
 from plugins.observability.store import EventStore
 
+# What an edit can change: not the id, nor what it was derived from.
+EDITABLE = tuple(name for name in EventIn.__struct_fields__ if name != "event_id")
 ROOTS = ("/api/requests/", "/api/v1/requests/")
 
 
@@ -48,9 +51,11 @@ class RequestLogs:
         require_json(request)
         event, messages = validate_event(decode_item(body.content), self._now())
         if event is None:
-            raise _invalid(messages)
-        stored = self._store.create(event)
-        return Reply(stored, 201, {"Location": f"{request.path}/{stored.id}/"})
+            raise self._ingest.reject_one(messages)
+        event_id, is_new = self._ingest.take_one(event, _key(request))
+        # A replay finds what is there, also when it was edited since.
+        location = {"Location": f"{request.path}/{event_id}/"}
+        return Reply(self._store.find(event_id), 201 if is_new else 200, location)
 
     def show(self, id: UUID) -> Event:  # noqa: A002 - the name of the segment
         """Show one request log."""
@@ -62,7 +67,7 @@ class RequestLogs:
         event, messages = validate_event(decode_item(body.content), self._now())
         if event is None:
             raise _invalid(messages)
-        return self._store.replace(id, {name: getattr(event, name) for name in EventIn.__struct_fields__})
+        return self._store.replace(id, {name: getattr(event, name) for name in EDITABLE})
 
     def update(self, request: Request, id: UUID, body: RawBody) -> Event:  # noqa: A002
         """Change some fields of a request log."""
@@ -70,7 +75,7 @@ class RequestLogs:
         values, messages = validate_fields(decode_item(body.content), self._now())
         if messages:
             raise _invalid(messages)
-        return self._store.replace(id, values)
+        return self._store.replace(id, {name: value for name, value in values.items() if name in EDITABLE})
 
     def delete(self, id: UUID) -> Reply[None]:  # noqa: A002
         """Delete a request log for good."""
@@ -80,7 +85,7 @@ class RequestLogs:
     def take(self, request: Request, query: IngestQuery, body: RawBody) -> IngestResult:
         """Store a batch of request logs."""
         require_json(request)
-        return self._ingest.take(body.content, query)
+        return self._ingest.take(body.content, query, _key(request))
 
     def routes(self) -> list[Route]:
         """Return the routes, under both roots."""
@@ -100,6 +105,10 @@ class RequestLogs:
             route("{id}/", self.update, "write", "PATCH"),
             route("{id}/", self.delete, "write", "DELETE"),
         ]
+
+
+def _key(request: Request) -> str | None:
+    return read_key(request.get_header("Idempotency-Key"))
 
 
 def _invalid(messages: Messages) -> InvalidError:

@@ -35,7 +35,7 @@ def seed(writer: EventWriter, *, count: int, days: int, end: datetime, random: R
     with progress("events", total=count) as bar:
         while batch := list(islice(events, batch_size)):
             prepared, _ = prepare(range(len(batch)), batch, end)
-            inserted += writer.write(prepared, batch_size=batch_size).inserted
+            inserted += writer.write(prepared, sender="seed", batch_size=batch_size).inserted
             bar.advance(len(batch))
     return inserted
 

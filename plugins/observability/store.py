@@ -14,11 +14,10 @@ from psycopg import Connection, sql
 
 from kernel import ConflictError, Database, InvalidError, NotFoundError
 from plugins.observability.filters import Conditions, add_search, event_conditions, search_terms
-from plugins.observability.ids import make_id, random_tails, time_range
+from plugins.observability.ids import time_range
 from plugins.observability.ingest.rows import unix_us
-from plugins.observability.ingest.validation import utc
 from plugins.observability.ingest.writing import UNSTORABLE, unstorable
-from plugins.observability.model import Event, EventIn, ListQuery
+from plugins.observability.model import Event, ListQuery
 from plugins.observability.partitions import DAY_US, Partitions
 from plugins.observability.queries import QUERIES
 from plugins.observability.series import LOCAL_ACCOUNT, SeriesDictionary
@@ -55,31 +54,6 @@ class EventStore:
                 with connection.transaction():
                     connection.execute(QUERIES["see_one_moment"])
                     return _find(connection, event_id, account)
-
-    def create(self, event: EventIn, account: int = LOCAL_ACCOUNT) -> Event:
-        """Store one event.
-
-        Args:
-            event: Validated.
-            account: Whose event.
-
-        Raises:
-            InvalidError: The database cannot store its tags.
-        """
-        time = utc(event.time)
-        time_ms = unix_us(time) // 1000
-        event_id = make_id(time_ms, random_tails(1)[0])
-        fields = {name: getattr(event, name) for name in event.__struct_fields__}
-        stored = Event(id=event_id, **{**fields, "time": time})
-        values = _values(stored, self._number(stored, account))
-
-        def write() -> None:
-            with self._db.connection() as connection:
-                connection.execute(QUERIES["insert_event"], values)
-
-        with _storable():
-            self._partitions.make_room([_day(stored)], write)
-        return stored
 
     def replace(self, event_id: UUID, changes: dict[str, Any], account: int = LOCAL_ACCOUNT) -> Event:
         """Change fields of an event; it keeps its id, also when its time changes.

@@ -9,10 +9,11 @@ import falcon.testing
 import pytest
 
 from kernel.errors import MalformedError, TooLargeError
-from kernel.http.params import read_body
+from kernel.http.bodies import BodyLimits, read_body
 from kernel.http.request import Request
 
 LIMIT_BYTES = 10
+LIMITS = BodyLimits(LIMIT_BYTES, LIMIT_BYTES)
 
 
 class Stream(io.BytesIO):
@@ -37,20 +38,20 @@ def make_request(content: bytes, **variables: Any) -> tuple[Request, Stream]:
 def test_a_body_is_read_to_its_end(variables: dict[str, str]) -> None:
     request, _ = make_request(b"abc", **variables)
 
-    assert read_body(request, LIMIT_BYTES) == b"abc"
+    assert read_body(request, LIMITS) == b"abc"
 
 
 def test_a_request_without_a_body_has_an_empty_one() -> None:
     request, stream = make_request(b"of the next request")
 
-    assert (read_body(request, LIMIT_BYTES), stream.taken_bytes) == (b"", 0)
+    assert (read_body(request, LIMITS), stream.taken_bytes) == (b"", 0)
 
 
 def test_a_body_that_says_it_is_too_large_is_not_read() -> None:
     request, stream = make_request(b"x" * 100, CONTENT_LENGTH="100")
 
     with pytest.raises(TooLargeError):
-        read_body(request, LIMIT_BYTES)
+        read_body(request, LIMITS)
     assert stream.taken_bytes == 0
 
 
@@ -58,7 +59,7 @@ def test_a_body_without_a_length_is_read_up_to_the_limit() -> None:
     request, stream = make_request(b"x" * 100, HTTP_TRANSFER_ENCODING="Chunked")
 
     with pytest.raises(TooLargeError):
-        read_body(request, LIMIT_BYTES)
+        read_body(request, LIMITS)
     assert stream.taken_bytes == LIMIT_BYTES + 1
 
 
@@ -66,4 +67,4 @@ def test_a_body_that_ends_early_is_malformed() -> None:
     request, _ = make_request(b"abc", CONTENT_LENGTH="5")
 
     with pytest.raises(MalformedError, match=r"^The body ended early\.$"):
-        read_body(request, LIMIT_BYTES)
+        read_body(request, LIMITS)

@@ -25,6 +25,7 @@ from plugins.observability.ingest.writing import EventWriter, Written
 from plugins.observability.model import EventIn
 
 OnRead = Callable[[float], None]
+SENDER = "import"
 SHOWN_MAX = 5
 
 
@@ -156,6 +157,8 @@ class Importer:
         prepared, errors = prepare(batch.numbers, batch.events, self._now)
         written: Written = self._writer.write(
             prepared,
+            sender=SENDER,
+            rejected=errors,
             batch_size=self._batch_size,
             tails=[batch.tails[number] for number in prepared.indexes],
             # A file that was imported before begins with what is there already.

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from uuid import UUID
 
 import msgspec
 
 from kernel import InvalidError
-from plugins.observability.ingest.decoding import decode_batch
+from plugins.observability.ids import make_id
+from plugins.observability.ingest.decoding import Batch, decode_batch
+from plugins.observability.ingest.identity import derived_tails, single_tail
+from plugins.observability.ingest.ledger import LOCAL_KEY
 from plugins.observability.ingest.preparing import prepare
 from plugins.observability.ingest.writing import EventWriter, RefusedError
-from plugins.observability.model import IngestQuery, IngestResult, ItemError
+from plugins.observability.model import EventIn, IngestQuery, IngestResult, ItemError, Messages
 from plugins.observability.settings import ObservabilitySettings
 
 
@@ -37,30 +41,80 @@ class Ingest:
         self._writer = writer
         self._now = now
 
-    def take(self, content: bytes, query: IngestQuery) -> IngestResult:
+    def take(self, content: bytes, query: IngestQuery, key: str | None = None) -> IngestResult:
         """Store the valid items of a body in one transaction.
+
+        Args:
+            content: JSON.
+            query: Lowers limits, and says whether all items must be valid.
+            key: The request's ``Idempotency-Key``: with it, items that were stored before are not stored again.
 
         Raises:
             InvalidError: ``strict``, and an item is invalid: nothing is stored. Or a parameter is above its setting.
             MalformedError: The body is no JSON.
             TooLargeError: It has more than ``max_events`` items.
-            UnavailableError: The database is away: nothing is stored.
+            UnavailableError: The database is away: nothing is stored, or, if it went away at the very end, all of it.
         """
-        limits = self._lowered(query)
-        now = self._now()
-        batch = decode_batch(content, limits.max_events, now)
-        prepared, late_errors = prepare(batch.indexes, batch.events, now)
-        errors = batch.errors + late_errors
-        if query.strict and errors:
-            raise _strict(errors, limits)
-        try:
-            written = self._writer.write(prepared, batch_size=limits.batch_size, strict=query.strict)
-        except RefusedError as ex:
-            raise _strict(ex.errors, limits) from ex
-        errors = sorted([*errors, *written.errors], key=lambda error: error.index)
-        return IngestResult(written.inserted, len(errors), errors[: limits.max_errors])
+        limits = self.lowered(query)
+        return self.store(decode_batch(content, limits.max_events, self._now()), limits, strict=query.strict, key=key)
 
-    def _lowered(self, query: IngestQuery) -> Limits:
+    def store(self, batch: Batch, limits: Limits, *, strict: bool = False, key: str | None = None) -> IngestResult:
+        """Store the valid items of a decoded batch in one transaction; arguments and errors as ``take``."""
+        prepared, late_errors = prepare(batch.indexes, batch.events, self._now())
+        errors = batch.errors + late_errors
+        if strict and errors:
+            raise self._refused(errors, batch.sent, limits)
+        try:
+            written = self._writer.write(
+                prepared,
+                sender=LOCAL_KEY,
+                rejected=errors,
+                batch_size=limits.batch_size,
+                strict=strict,
+                tails=derived_tails(prepared, key),
+            )
+        except RefusedError as ex:
+            raise self._refused(ex.errors, batch.sent, limits) from ex
+        errors = sorted([*errors, *written.errors], key=lambda error: error.index)
+        return IngestResult(written.inserted, written.duplicates, len(errors), errors[: limits.max_errors])
+
+    def take_one(self, event: EventIn, key: str | None = None) -> tuple[UUID, bool]:
+        """Store one valid event.
+
+        Args:
+            event: From ``validation``.
+            key: The request's ``Idempotency-Key``.
+
+        Returns:
+            Its id, and whether it is new: False if it was stored before.
+
+        Raises:
+            InvalidError: The database cannot store its tags.
+            UnavailableError: The database is away.
+        """
+        prepared, _ = prepare([0], [event], self._now())
+        tail = single_tail(prepared, key)
+        try:
+            is_new = self._writer.write_one(prepared, tail, LOCAL_KEY)
+        except RefusedError as ex:
+            raise self.reject_one(ex.errors[0].errors) from ex
+        return make_id(prepared.times_us[0] // 1000, tail), is_new
+
+    def reject_one(self, messages: Messages) -> InvalidError:
+        """Tell the ledger of an invalid event; return what its sender is told."""
+        self._writer.reject(LOCAL_KEY, [ItemError(0, messages)])
+        return InvalidError(f"Some fields are wrong: {', '.join(messages)}.", errors=messages)
+
+    def _refused(self, errors: Sequence[ItemError], received: int, limits: Limits) -> InvalidError:
+        self._writer.reject(LOCAL_KEY, errors, received)
+        return _strict(errors, received, limits)
+
+    def lowered(self, query: IngestQuery) -> Limits:
+        """Return the limits of a request: its parameters, which may only lower the settings.
+
+        Raises:
+            InvalidError: A parameter is above its setting.
+        """
         values: dict[str, int] = {}
         errors: dict[str, list[str]] = {}
         for name in Limits.__struct_fields__:
@@ -74,11 +128,11 @@ class Ingest:
         return Limits(**values)
 
 
-def _strict(errors: Sequence[ItemError], limits: Limits) -> InvalidError:
+def _strict(errors: Sequence[ItemError], received: int, limits: Limits) -> InvalidError:
     shown = sorted(errors, key=lambda error: error.index)[: limits.max_errors]
     by_field = {f"{error.index}.{field}": text for error in shown for field, text in error.errors.items()}
     return InvalidError(
-        f"{len(errors)} events are invalid; nothing was stored.",
+        f"{len(errors)} of {received} events are invalid; nothing was stored.",
         errors=by_field,
-        extra={"inserted": 0, "rejected": len(errors)},
+        extra={"inserted": 0, "duplicates": 0, "rejected": received},
     )

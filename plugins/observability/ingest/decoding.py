@@ -40,6 +40,11 @@ class Batch(msgspec.Struct):
     events: list[EventIn]
     errors: list[ItemError]
 
+    @property
+    def sent(self) -> int:
+        """How many items were sent."""
+        return len(self.events) + len(self.errors)
+
 
 _ITEM = msgspec.json.Decoder(EventIn)
 _ANY = msgspec.json.Decoder()

@@ -81,9 +81,12 @@ def prepare(indexes: Sequence[int], events: Sequence[EventIn], now: datetime) ->
         key = cleaned.get(raw_key)
         if key is None:
             key = cleaned[raw_key] = (raw_key[0].strip(), raw_key[1].strip(), raw_key[2].strip())
+        if event.event_id is not None:
+            event.event_id = event.event_id.strip()
         time_us = unix_us(event.time)
         tags = bytes(event.tags)
-        if not (0 <= time_us <= ahead_us and key[0] and key[1] and key[2] and tags[0] == _OBJECT):
+        is_named = key[0] and key[1] and key[2] and event.event_id != ""
+        if not (is_named and 0 <= time_us <= ahead_us and tags[0] == _OBJECT):
             errors.append(ItemError(index, _messages(event, now)))
             continue
         if event.trace_id is not None:

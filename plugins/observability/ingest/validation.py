@@ -17,6 +17,7 @@ from kernel import parse_time
 from plugins.observability.ids import EPOCH
 from plugins.observability.model import (
     ENDPOINT_MAX,
+    EVENT_ID_MAX,
     INT32_MAX,
     METHOD_MAX,
     NO_TAGS,
@@ -138,8 +139,9 @@ _FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "trace_id": _reference,
     "user_ref": _reference,
     "tags": _tags,
+    "event_id": lambda value: _text(value, length_max=EVENT_ID_MAX),
 }
-_NULLABLE = frozenset({"trace_id", "user_ref"})
+_NULLABLE = frozenset({"trace_id", "user_ref", "event_id"})
 _REQUIRED = ("time", "service", "endpoint", "method", "status_code", "latency_ms")
 
 

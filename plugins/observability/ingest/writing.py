@@ -9,9 +9,11 @@ import psycopg
 from psycopg import Connection
 
 from kernel import Database
-from plugins.observability.ids import Tail, random_tails
+from plugins.observability.ids import Tail, make_id, random_tails
+from plugins.observability.ingest.ledger import Entry, append, count_reasons
 from plugins.observability.ingest.preparing import Prepared
 from plugins.observability.ingest.rows import copy_data
+from plugins.observability.ingest.validation import utc
 from plugins.observability.model import ItemError, Messages
 from plugins.observability.partitions import Partitions
 from plugins.observability.queries import QUERIES
@@ -36,11 +38,13 @@ class Written(msgspec.Struct, frozen=True):
         inserted: Rows that are committed.
         duplicates: Rows that were there already.
         errors: Rows the server refused, by their place in what was sent.
+        capped: Inserted rows whose endpoint went to ``__other__``.
     """
 
     inserted: int
     duplicates: int = 0
     errors: Sequence[ItemError] = ()
+    capped: int = 0
 
 
 class RefusedError(Exception):
@@ -53,6 +57,9 @@ class RefusedError(Exception):
 
 class _MovedError(Exception):
     """Some rows may belong to events that were moved."""
+
+
+Settle = Callable[..., Written]
 
 
 class EventWriter:
@@ -73,6 +80,8 @@ class EventWriter:
         self,
         prepared: Prepared,
         *,
+        sender: str,
+        rejected: Sequence[ItemError] = (),
         batch_size: int,
         strict: bool = False,
         tails: Sequence[Tail] | None = None,
@@ -82,6 +91,8 @@ class EventWriter:
 
         Args:
             prepared: From ``preparing``.
+            sender: Under which key the ledger has them.
+            rejected: What was sent with them and refused before; the ledger has it in the same transaction.
             batch_size: Rows in one COPY.
             strict: Store nothing if the server refuses a row.
             tails: Derived from keys, so that what is there already is found; random by default.
@@ -92,37 +103,96 @@ class EventWriter:
             UnavailableError: The database is away; nothing is stored.
         """
         if not prepared.events:
+            self.reject(sender, rejected)
             return Written(0)
         numbers = self._series.number(set(prepared.keys))
         rows = prepared.rows(numbers, tails if tails is not None else random_tails(len(prepared.events)))
         copy = _copy if tails is None else _copy_new
 
+        def settle(connection: Connected, inserted: int, refused: Sequence[ItemError] = ()) -> Written:
+            """Append to the ledger what became of the batch, in the transaction that decides it."""
+            written = Written(inserted, len(rows) - len(refused) - inserted, refused)
+            append(connection, _entry(written, rejected), sender)
+            return written
+
         def write() -> Written:
             try:
-                if tails is not None and likely_new and self._write_first_time(prepared, rows, batch_size):
-                    return Written(len(rows))
+                if tails is not None and likely_new:
+                    written = self._write_first_time(prepared, rows, batch_size, settle)
+                    if written is not None:
+                        return written
                 with self._db.transaction() as connection:
-                    inserted = _copy_chunks(connection, rows, batch_size, copy)
+                    return settle(connection, _copy_chunks(connection, rows, batch_size, copy))
             except UNSTORABLE:
-                return self._write_what_fits(prepared, rows, copy, strict=strict)
-            return Written(inserted, len(rows) - inserted)
+                return self._write_what_fits(prepared, rows, copy, settle, strict=strict)
 
         return self._partitions.make_room(prepared.days, write)
 
-    def _write_first_time(self, prepared: Prepared, rows: Sequence[bytes], batch_size: int) -> bool:
-        """Store rows of which none is there already; False if some may be, and then nothing is stored."""
+    def write_one(self, prepared: Prepared, tail: Tail, sender: str) -> bool:
+        """Store a single event by a statement, which costs less than COPY; False if it was there already.
+
+        Raises:
+            RefusedError: The server cannot store it.
+            UnavailableError: The database is away.
+        """
+        (key,), (event,), (time_us,), (tags,) = prepared.keys, prepared.events, prepared.times_us, prepared.tags
+        values = {
+            "id": make_id(time_us // 1000, tail),
+            "time": utc(event.time),
+            "series": self._series.number([key])[key],
+            "status_code": event.status_code,
+            "latency_ms": event.latency_ms,
+            "trace_id": event.trace_id,
+            "user_ref": event.user_ref,
+            "tags": tags.decode(),
+        }
+
+        def write() -> bool:
+            with self._db.transaction() as connection:
+                inserted = connection.execute(QUERIES["insert_new_event"], values).rowcount
+                append(connection, _entry(Written(inserted, 1 - inserted), ()), sender)
+                return inserted == 1
+
+        try:
+            return self._partitions.make_room(prepared.days, write)
+        except UNSTORABLE as ex:
+            raise RefusedError([ItemError(0, unstorable(ex))]) from ex
+
+    def reject(self, sender: str, rejected: Sequence[ItemError], received: int | None = None) -> None:
+        """Tell the ledger of a batch of which nothing is stored.
+
+        Args:
+            sender: Under which key the ledger has it.
+            rejected: What is wrong.
+            received: How many items were sent, where the good ones are refused with the bad.
+        """
+        if not rejected and not received:
+            return
+        reasons = count_reasons(rejected)
+        total = len(rejected) if received is None else received
+        if total > len(rejected):
+            reasons["strict: refused with the others"] = total - len(rejected)
+        with self._db.connection() as connection:
+            append(connection, Entry(total, 0, 0, total, reasons), sender)
+
+    def _write_first_time(
+        self, prepared: Prepared, rows: Sequence[bytes], batch_size: int, settle: Settle
+    ) -> Written | None:
+        """Store rows of which none is there already; None if some may be, and then nothing is stored."""
         try:
             with self._db.transaction() as connection:
                 # Rows begin with their ids: sorted, so that two who store the same rows never wait in a ring.
-                _copy_chunks(connection, sorted(rows), batch_size, _copy)
+                inserted = _copy_chunks(connection, sorted(rows), batch_size, _copy)
                 # An event whose time was edited breaks no unique key, and must not come back at its old time. Asked
                 # last: an edit that was under way has held the rows above up until it was through.
                 _refuse_moved(connection, prepared)
+                return settle(connection, inserted)
         except (psycopg.errors.UniqueViolation, _MovedError):
-            return False
-        return True
+            return None
 
-    def _write_what_fits(self, prepared: Prepared, rows: Sequence[bytes], copy: CopyRows, *, strict: bool) -> Written:
+    def _write_what_fits(
+        self, prepared: Prepared, rows: Sequence[bytes], copy: CopyRows, settle: Settle, *, strict: bool
+    ) -> Written:
         """Find the rows that the server cannot store by halving, and store the others.
 
         The server is the judge of that, and only batches that hold such a row pay for it.
@@ -133,7 +203,19 @@ class EventWriter:
             errors = [ItemError(prepared.indexes[at], refused[at]) for at in sorted(refused)]
             if strict:
                 raise RefusedError(errors)
-        return Written(inserted, len(rows) - len(errors) - inserted, errors)
+            return settle(connection, inserted, errors)
+
+
+def _entry(written: Written, rejected: Sequence[ItemError]) -> Entry:
+    errors = [*rejected, *written.errors]
+    return Entry(
+        received=written.inserted + written.duplicates + len(errors),
+        stored=written.inserted,
+        duplicate=written.duplicates,
+        rejected=len(errors),
+        reasons=count_reasons(errors),
+        capped=written.capped,
+    )
 
 
 def _refuse_moved(connection: Connected, prepared: Prepared) -> None:

@@ -21,6 +21,22 @@ CREATE TABLE observability.event_moved (
     time timestamptz NOT NULL
 );
 
+-- What was received and what became of it: one row a batch, only ever appended, so that writers never wait for each
+-- other. Summed when it is read.
+CREATE TABLE observability.ingest_ledger (
+    at        timestamptz NOT NULL DEFAULT now(),
+    account   integer     NOT NULL,
+    key       text        NOT NULL,
+    received  integer     NOT NULL,
+    stored    integer     NOT NULL,
+    duplicate integer     NOT NULL,
+    rejected  integer     NOT NULL,
+    capped    integer     NOT NULL,
+    reasons   jsonb       NOT NULL,
+    CHECK (received = stored + duplicate + rejected)
+);
+CREATE INDEX ingest_ledger_at ON observability.ingest_ledger (account, at);
+
 -- What native partitions cover which time. Empty where events live in a hypertable.
 CREATE TABLE observability.event_partition (
     name      text        PRIMARY KEY,

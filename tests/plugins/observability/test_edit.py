@@ -154,7 +154,7 @@ def test_an_event_is_found_though_it_moves_between_two_looks(serve: Serve, datab
     patch(client, url, time="2015-02-03T00:00:00Z")
 
     with ThreadPoolExecutor(1) as pool, psycopg.connect(database) as mover:
-        mover.execute("LOCK TABLE observability.event_201502")
+        mover.execute("LOCK TABLE observability.event_2015")
         looking = pool.submit(client.get, url)
         assert eventually(lambda: waits_for_lock(database))
         mover.execute("UPDATE observability.event SET time = '2016-02-03' WHERE time = '2015-02-03'")

@@ -51,7 +51,7 @@ def test_both_forms_store_every_event(serve: Serve, wrap: Any) -> None:
 
     answer = post_ingest(client, wrap(make_events(3)))
 
-    assert (answer.status, answer.json()) == (200, {"inserted": 3, "rejected": 0, "errors": []})
+    assert (answer.status, answer.json()) == (200, {"inserted": 3, "duplicates": 0, "rejected": 0, "errors": []})
     assert [event["latency_ms"] for event in listed(client)] == [2, 1, 0]
 
 
@@ -66,7 +66,7 @@ def test_a_thousand_events_go_in_one_request(serve: Serve) -> None:
 
 @pytest.mark.parametrize("payload", [[], {"events": []}, {"events": [], "source": "x"}])
 def test_an_empty_batch_is_no_error(shared: Client, payload: object) -> None:
-    assert post_ingest(shared, payload).json() == {"inserted": 0, "rejected": 0, "errors": []}
+    assert post_ingest(shared, payload).json() == {"inserted": 0, "duplicates": 0, "rejected": 0, "errors": []}
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_strict_stores_nothing_if_one_item_is_bad(shared: Client, bad: bytes) ->
     answer = post_bytes(shared, b"[" + raw_event() + b"," + bad + b"]", "?strict=true")
 
     assert answer.status == 400
-    assert (answer.json()["inserted"], answer.json()["rejected"]) == (0, 1)
+    assert (answer.json()["inserted"], answer.json()["rejected"]) == (0, 2)
     assert all(name.startswith("1.") for name in answer.json()["errors"])
     assert stored_count(shared) == before
 
@@ -146,6 +146,7 @@ def test_errors_come_with_index_and_message(shared: Client) -> None:
 
     assert answer.json() == {
         "inserted": 1,
+        "duplicates": 0,
         "rejected": 2,
         "errors": [
             {"index": 0, "errors": {"status_code": [BAD_STATUS]}},

@@ -1,0 +1,140 @@
+"""The ledger agrees with what was sent and with what is stored."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import psycopg
+import pytest
+
+from kernel.testing import Client
+from tests.conftest import Serve
+from tests.locks import waits_for_lock
+from tests.plugins.observability.events import ROOT, create, make_event, make_events, post_ingest, stored_count
+from tests.processes import run_tiercel
+
+LEDGER = "/api/v1/ingest/ledger/"
+BAD = make_event(status_code=999)
+
+
+def ledger(client: Client, query: str = "") -> dict[str, Any]:
+    answer = client.get(f"{LEDGER}?{query}")
+    assert answer.status == 200, answer.content
+    data: dict[str, Any] = answer.json()["data"]
+    return data
+
+
+def totals(received: int, stored: int, duplicate: int = 0, rejected: int = 0, capped: int = 0) -> dict[str, int]:
+    return {
+        "received": received,
+        "stored": stored,
+        "duplicate": duplicate,
+        "rejected": rejected,
+        "capped": capped,
+    }
+
+
+def test_the_answer_stands_in_an_envelope(serve: Serve) -> None:
+    answer = serve().get(LEDGER)
+
+    assert answer.json()["success"] is True
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]
+
+
+def test_everything_that_was_sent_is_accounted_for(serve: Serve) -> None:
+    client = serve()
+    headers = {"Idempotency-Key": "one"}
+    client.post(f"{ROOT}ingest/", [*make_events(3), BAD], headers=headers)
+    client.post(f"{ROOT}ingest/", make_events(5), headers=headers)
+    create(client)
+
+    assert ledger(client)["totals"] == totals(10, stored=6, duplicate=3, rejected=1)
+    assert stored_count(client) == 6
+
+
+def test_reasons_are_counted(serve: Serve) -> None:
+    client = serve()
+    post_ingest(client, [BAD, BAD, make_event(time="yesterday")])
+    post_ingest(client, [BAD])
+
+    (minute,) = [minute for minute in ledger(client)["minutes"] if minute["key"] == "local"]
+
+    assert minute["rejected"] == 4
+    assert minute["reasons"]["status_code: status_code must be a valid HTTP status (100..599)."] == 3
+    assert sum(minute["reasons"].values()) == 4
+
+
+def test_a_batch_of_bad_items_alone_is_in_the_ledger(serve: Serve) -> None:
+    client = serve()
+
+    post_ingest(client, [BAD, BAD])
+    client.post(ROOT, BAD)
+
+    assert ledger(client)["totals"] == totals(3, stored=0, rejected=3)
+
+
+def test_a_refused_strict_batch_is_rejected_whole(serve: Serve) -> None:
+    client = serve()
+
+    post_ingest(client, [*make_events(4), BAD], "?strict=true")
+
+    assert ledger(client)["totals"] == totals(5, stored=0, rejected=5)
+    assert ledger(client)["minutes"][0]["reasons"]["strict: refused with the others"] == 4
+
+
+@pytest.mark.parametrize("strict", ["", "?strict=true"])
+def test_items_only_the_server_refuses_are_in_the_ledger(serve: Serve, strict: str) -> None:
+    client = serve()
+    bad = b'{"huge":1e400000}'
+    body = json.dumps(make_events(2), separators=(",", ":")).encode().replace(b'{"env":"prod"}', bad, 1)
+
+    client.post(f"{ROOT}ingest/{strict}", content=body)
+
+    stored = 0 if strict else 1
+    assert ledger(client)["totals"] == totals(2, stored=stored, rejected=2 - stored)
+
+
+def test_keys_are_kept_apart(serve: Serve) -> None:
+    client = serve()
+    post_ingest(client, make_events(2))
+    client.service.shared.requests.flush()
+
+    assert ledger(client, "key=local")["totals"] == totals(2, stored=2)
+    assert ledger(client, "key=tiercel")["totals"]["stored"] > 0
+    assert ledger(client, "key=nobody")["totals"] == totals(0, stored=0)
+
+
+def test_a_span_of_time_can_be_asked_for(serve: Serve) -> None:
+    client = serve()
+    post_ingest(client, make_events(2))
+
+    assert ledger(client, "end=2020-01-01T00:00:00Z")["minutes"] == []
+    assert ledger(client, "start=2020-01-01&end=2999-01-01&key=local")["totals"] == totals(2, stored=2)
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=9999", "start=now", "key=%00", "end=0001-01-01"])
+def test_odd_parameters_are_no_failure(serve: Serve, query: str) -> None:
+    assert serve().get(f"{LEDGER}?{query}").status in {200, 400}
+
+
+def test_events_and_ledger_are_one_transaction(serve: Serve, database: str) -> None:
+    client = serve(db={"statement_timeout_s": 0.5})
+    with psycopg.connect(database) as other:
+        other.execute("LOCK TABLE observability.ingest_ledger")
+        assert post_ingest(client, make_events(2)).status == 503
+        assert not waits_for_lock(database)
+
+    assert stored_count(client) == 0
+    assert ledger(client, "key=local")["totals"] == totals(0, stored=0)
+
+
+@pytest.mark.process
+def test_the_command_prints_table_and_json(serve: Serve, database: str, tmp_path: Any) -> None:
+    post_ingest(serve(), [*make_events(2), BAD])
+
+    table = run_tiercel(tmp_path, "observability", "ledger", TIERCEL_DATABASE_URL=database)
+    printed = run_tiercel(tmp_path, "observability", "ledger", "--json", TIERCEL_DATABASE_URL=database)
+
+    assert "1 rejected: status_code" in table.stdout
+    assert json.loads(printed.stdout)["totals"] == totals(3, stored=2, rejected=1)
