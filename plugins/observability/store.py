@@ -15,8 +15,8 @@ from psycopg import Connection, sql
 from kernel import ConflictError, Database, InvalidError, NotFoundError
 from plugins.observability.filters import Conditions, add_search, event_conditions, search_terms
 from plugins.observability.ids import time_range
+from plugins.observability.ingest.copying import UNSTORABLE, unstorable
 from plugins.observability.ingest.rows import unix_us
-from plugins.observability.ingest.writing import UNSTORABLE, unstorable
 from plugins.observability.model import Event, ListQuery
 from plugins.observability.partitions import DAY_US, Partitions
 from plugins.observability.queries import QUERIES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from uuid import UUID
@@ -58,8 +59,19 @@ class Ingest:
         limits = self.lowered(query)
         return self.store(decode_batch(content, limits.max_events, self._now()), limits, strict=query.strict, key=key)
 
-    def store(self, batch: Batch, limits: Limits, *, strict: bool = False, key: str | None = None) -> IngestResult:
-        """Store the valid items of a decoded batch in one transaction; arguments and errors as ``take``."""
+    def store(
+        self,
+        batch: Batch,
+        limits: Limits,
+        *,
+        strict: bool = False,
+        key: str | None = None,
+        seen: Counter[bytes] | None = None,
+    ) -> IngestResult:
+        """Store the valid items of a decoded batch in one transaction; arguments and errors as ``take``.
+
+        With ``seen``, the batch is one of several under the key; see ``derived_tails``.
+        """
         prepared, late_errors = prepare(batch.indexes, batch.events, self._now())
         errors = batch.errors + late_errors
         if strict and errors:
@@ -71,7 +83,7 @@ class Ingest:
                 rejected=errors,
                 batch_size=limits.batch_size,
                 strict=strict,
-                tails=derived_tails(prepared, key),
+                tails=derived_tails(prepared, key, seen=seen),
             )
         except RefusedError as ex:
             raise self._refused(ex.errors, batch.sent, limits) from ex

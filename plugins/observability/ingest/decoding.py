@@ -81,7 +81,7 @@ def decode_batch(content: bytes, events_max: int, now: datetime) -> Batch:
     first = content.lstrip()[:1]
     if first not in _FAST:
         _refuse_shape(content)
-    if _is_plain(content):
+    if is_plain(content):
         try:
             events = _unwrap(_FAST[first].decode(content))
         except _BROKEN:
@@ -103,7 +103,7 @@ def decode_one(content: bytes, now: datetime) -> tuple[EventIn | None, Messages]
     Raises:
         MalformedError: It is no JSON.
     """
-    if _is_plain(content):
+    if is_plain(content):
         try:
             return _ITEM.decode(content), {}
         except _BROKEN:
@@ -128,7 +128,7 @@ def decode_item(content: bytes) -> Any:
 
 def decode_member(name: str, content: bytes) -> Any:
     """Decode the value of one field. Tags stay JSON if the server can take them as they are."""
-    if name == "tags" and content.startswith(b"{") and _is_plain(content):
+    if name == "tags" and content.startswith(b"{") and is_plain(content):
         try:
             return _RAW.decode(content)
         except _BROKEN:
@@ -186,7 +186,7 @@ def _malformed(error: Exception) -> MalformedError:
     return MalformedError("The body is not valid JSON.", detail=str(error))
 
 
-def _is_plain(content: bytes) -> bool:
+def is_plain(content: bytes) -> bool:
     """Tell whether the server can store every text in here that msgspec takes: UTF-8 without an escaped NUL."""
     if b"\\u0000" in content:
         return False

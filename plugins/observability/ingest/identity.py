@@ -41,7 +41,9 @@ def event_tail(event_id: str, account: int = LOCAL_ACCOUNT) -> Tail:
     return derived_tail(b"event_id", str(account).encode(), event_id.encode())
 
 
-def derived_tails(prepared: Prepared, key: str | None, account: int = LOCAL_ACCOUNT) -> list[Tail] | None:
+def derived_tails(
+    prepared: Prepared, key: str | None, account: int = LOCAL_ACCOUNT, seen: Counter[bytes] | None = None
+) -> list[Tail] | None:
     """Return what makes the ids of events that may come again; None if none of them can be told from a new one.
 
     An ``event_id`` counts before the key. With a key alone an event is known by its content, and by how many of the
@@ -51,11 +53,12 @@ def derived_tails(prepared: Prepared, key: str | None, account: int = LOCAL_ACCO
         prepared: The events.
         key: Of the request.
         account: Whose events.
+        seen: Contents in earlier batches under the key; those of this one are added.
     """
     if key is None and not any(event.event_id for event in prepared.events):
         return None
     tails = random_tails(len(prepared.events))
-    seen: Counter[bytes] = Counter()
+    seen = Counter() if seen is None else seen
     for at, event in enumerate(prepared.events):
         if event.event_id:
             tails[at] = event_tail(event.event_id, account)

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import psycopg
-from psycopg import Connection
 
 from kernel import Database
 from plugins.observability.ids import Tail, make_id, random_tails
+from plugins.observability.ingest.copying import (
+    UNSTORABLE,
+    Connected,
+    CopyRows,
+    copy_chunks,
+    copy_halving,
+    copy_new,
+    copy_rows,
+    unstorable,
+)
 from plugins.observability.ingest.ledger import Entry, append, count_reasons
 from plugins.observability.ingest.preparing import Prepared
-from plugins.observability.ingest.rows import copy_data
 from plugins.observability.ingest.validation import utc
 from plugins.observability.model import ItemError, Messages
 from plugins.observability.partitions import Partitions
 from plugins.observability.queries import QUERIES
 from plugins.observability.series import SeriesDictionary
-
-Connected = Connection[tuple[object, ...]]
-CopyRows = Callable[[Connected, Sequence[bytes]], int]
-
-# What the server raises for JSON that is valid and still no jsonb: numbers of 200,000 digits, 10,000 levels of nesting.
-UNSTORABLE = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
-
-
-def unstorable(error: psycopg.Error) -> Messages:
-    """Return what a client is told about such an event. Everything but its tags was checked before."""
-    return {"tags": [f"The database cannot store this: {str(error).partition(chr(10))[0]}"]}
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -59,7 +56,27 @@ class _MovedError(Exception):
     """Some rows may belong to events that were moved."""
 
 
-Settle = Callable[..., Written]
+class _Pending(msgspec.Struct, frozen=True):
+    """A batch on its way into the table."""
+
+    prepared: Prepared
+    rows: Sequence[bytes]
+    sender: str
+    rejected: Sequence[ItemError]
+    batch_size: int
+    strict: bool
+    is_keyed: bool
+
+    @property
+    def copy(self) -> CopyRows:
+        """How its rows go in: rows that may be there already pass through staging."""
+        return copy_new if self.is_keyed else copy_rows
+
+    def settle(self, connection: Connected, inserted: int, refused: Sequence[ItemError] = ()) -> Written:
+        """Append to the ledger what became of the batch, in the transaction that decides it."""
+        written = Written(inserted, len(self.rows) - len(refused) - inserted, refused)
+        append(connection, _entry(written, self.rejected), self.sender)
+        return written
 
 
 class EventWriter:
@@ -107,26 +124,8 @@ class EventWriter:
             return Written(0)
         numbers = self._series.number(set(prepared.keys))
         rows = prepared.rows(numbers, tails if tails is not None else random_tails(len(prepared.events)))
-        copy = _copy if tails is None else _copy_new
-
-        def settle(connection: Connected, inserted: int, refused: Sequence[ItemError] = ()) -> Written:
-            """Append to the ledger what became of the batch, in the transaction that decides it."""
-            written = Written(inserted, len(rows) - len(refused) - inserted, refused)
-            append(connection, _entry(written, rejected), sender)
-            return written
-
-        def write() -> Written:
-            try:
-                if tails is not None and likely_new:
-                    written = self._write_first_time(prepared, rows, batch_size, settle)
-                    if written is not None:
-                        return written
-                with self._db.transaction() as connection:
-                    return settle(connection, _copy_chunks(connection, rows, batch_size, copy))
-            except UNSTORABLE:
-                return self._write_what_fits(prepared, rows, copy, settle, strict=strict)
-
-        return self._partitions.make_room(prepared.days, write)
+        pending = _Pending(prepared, rows, sender, rejected, batch_size, strict, tails is not None)
+        return self._partitions.make_room(prepared.days, lambda: self._write(pending, likely_new=likely_new))
 
     def write_one(self, prepared: Prepared, tail: Tail, sender: str) -> bool:
         """Store a single event by a statement, which costs less than COPY; False if it was there already.
@@ -175,35 +174,45 @@ class EventWriter:
         with self._db.connection() as connection:
             append(connection, Entry(total, 0, 0, total, reasons), sender)
 
-    def _write_first_time(
-        self, prepared: Prepared, rows: Sequence[bytes], batch_size: int, settle: Settle
-    ) -> Written | None:
+    def _write(self, pending: _Pending, *, likely_new: bool) -> Written:
+        try:
+            if pending.is_keyed and likely_new:
+                written = self._write_first_time(pending)
+                if written is not None:
+                    return written
+            with self._db.transaction() as connection:
+                return pending.settle(
+                    connection, copy_chunks(connection, pending.rows, pending.batch_size, pending.copy)
+                )
+        except UNSTORABLE:
+            return self._write_what_fits(pending)
+
+    def _write_first_time(self, pending: _Pending) -> Written | None:
         """Store rows of which none is there already; None if some may be, and then nothing is stored."""
         try:
             with self._db.transaction() as connection:
                 # Rows begin with their ids: sorted, so that two who store the same rows never wait in a ring.
-                inserted = _copy_chunks(connection, sorted(rows), batch_size, _copy)
+                inserted = copy_chunks(connection, sorted(pending.rows), pending.batch_size, copy_rows)
                 # An event whose time was edited breaks no unique key, and must not come back at its old time. Asked
                 # last: an edit that was under way has held the rows above up until it was through.
-                _refuse_moved(connection, prepared)
-                return settle(connection, inserted)
+                _refuse_moved(connection, pending.prepared)
+                return pending.settle(connection, inserted)
         except (psycopg.errors.UniqueViolation, _MovedError):
             return None
 
-    def _write_what_fits(
-        self, prepared: Prepared, rows: Sequence[bytes], copy: CopyRows, settle: Settle, *, strict: bool
-    ) -> Written:
+    def _write_what_fits(self, pending: _Pending) -> Written:
         """Find the rows that the server cannot store by halving, and store the others.
 
         The server is the judge of that, and only batches that hold such a row pay for it.
         """
         refused: dict[int, Messages] = {}
+        rows = pending.rows
         with self._db.transaction() as connection:
-            inserted = _copy_halving(connection, rows, range(len(rows)), copy, refused)
-            errors = [ItemError(prepared.indexes[at], refused[at]) for at in sorted(refused)]
-            if strict:
+            inserted = copy_halving(connection, rows, range(len(rows)), pending.copy, refused)
+            errors = [ItemError(pending.prepared.indexes[at], refused[at]) for at in sorted(refused)]
+            if pending.strict:
                 raise RefusedError(errors)
-            return settle(connection, inserted, errors)
+            return pending.settle(connection, inserted, errors)
 
 
 def _entry(written: Written, rejected: Sequence[ItemError]) -> Entry:
@@ -222,42 +231,3 @@ def _refuse_moved(connection: Connected, prepared: Prepared) -> None:
     found = connection.execute(QUERIES["any_moved"], prepared.id_range).fetchone()
     if found is None or found[0]:
         raise _MovedError
-
-
-def _copy_chunks(connection: Connected, rows: Sequence[bytes], batch_size: int, copy: CopyRows) -> int:
-    return sum(copy(connection, rows[at : at + batch_size]) for at in range(0, len(rows), batch_size))
-
-
-def _copy(connection: Connected, rows: Sequence[bytes]) -> int:
-    with connection.cursor() as cursor:
-        with cursor.copy(QUERIES["copy_events"]) as copy:
-            copy.write(copy_data(rows))
-        return cursor.rowcount
-
-
-def _copy_new(connection: Connected, rows: Sequence[bytes]) -> int:
-    """Store the rows that are not there yet; return how many those were."""
-    with connection.cursor() as cursor:
-        cursor.execute(QUERIES["create_staging"])
-        with cursor.copy(QUERIES["copy_staging"]) as copy:
-            copy.write(copy_data(rows))
-        cursor.execute(QUERIES["insert_from_staging"])
-        inserted = cursor.rowcount
-        cursor.execute(QUERIES["clear_staging"])
-        return inserted
-
-
-def _copy_halving(
-    connection: Connected, rows: Sequence[bytes], span: range, copy: CopyRows, refused: dict[int, Messages]
-) -> int:
-    try:
-        with connection.transaction():
-            return copy(connection, rows[span.start : span.stop])
-    except UNSTORABLE as ex:
-        if len(span) == 1:
-            refused[span.start] = unstorable(ex)
-            return 0
-    middle = span.start + len(span) // 2
-    return _copy_halving(connection, rows, range(span.start, middle), copy, refused) + _copy_halving(
-        connection, rows, range(middle, span.stop), copy, refused
-    )
