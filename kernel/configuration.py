@@ -130,7 +130,18 @@ class Configuration:
             values[field.name] = value
             self._entries[".".join(path)] = Entry(".".join(path), _shown(value), origin)
         # With problems on record nobody gets to see this object: _refuse raises first.
-        return kind(**values) if not self._problems else cast("T", None)
+        return self._make(kind, values, prefix) if not self._problems else cast("T", None)
+
+    def _make(self, kind: type[T], values: Mapping[str, Any], prefix: KeyPath) -> T:
+        """Make a table; one that checks itself in ``__post_init__`` begins its message with the key it is about."""
+        try:
+            return kind(**values)
+        except ValueError as ex:
+            key, _, reason = str(ex).partition(": ")
+            path = ".".join((*prefix, key))
+            entry = self._entries.get(path)
+            self._problems.append(f"{entry.origin}: {path}: {reason}" if entry else f"{'.'.join(prefix)}: {ex}")
+            return cast("T", None)
 
     def _find(self, path: KeyPath, annotation: Any) -> tuple[Any, str, bool] | None:
         names = (PREFIX + "__".join(path).upper(), *_aliases(annotation))

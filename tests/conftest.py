@@ -15,6 +15,7 @@ import pytest
 from kernel.app import Tiercel
 from kernel.db.embedded import EmbeddedServer
 from kernel.testing import Client, create_database, drop_database, make_configuration, running
+from tests.processes import run_tiercel
 
 Serve = Callable[..., Client]
 
@@ -75,3 +76,12 @@ def serve(database: str) -> Iterator[Serve]:
             return stack.enter_context(started)
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose database is made and migrated, to be copied with ``copy_home``: making one takes seconds."""
+    home = tmp_path_factory.mktemp("initialised") / ".tiercel"
+    made = run_tiercel(home, "migrate")
+    assert made.returncode == 0, made.stderr
+    return home

@@ -77,6 +77,12 @@ def run_tiercel(home: Path, *arguments: str, **variables: str) -> subprocess.Com
     )
 
 
+def copy_home(home: Path, directory: Path) -> Path:
+    """Copy a home into a directory, owners and all."""
+    subprocess.run(["cp", "-a", str(home), str(directory)], check=True)
+    return directory / home.name
+
+
 class Service:
     """A service in processes of its own.
 

@@ -100,7 +100,7 @@ def media_type(request: Request) -> str:
     return (request.content_type or "").partition(";")[0].strip().lower()
 
 
-def require_json(body: Request | RawBody | StreamBody) -> None:
+def require_json(request: Request) -> None:
     """Refuse bodies that say they are something else.
 
     A page of another site can post forms and plain text without asking first; JSON it cannot.
@@ -108,7 +108,7 @@ def require_json(body: Request | RawBody | StreamBody) -> None:
     Raises:
         UnsupportedMediaError: The media type is not JSON.
     """
-    kind = media_type(body) if isinstance(body, Request) else body.media_type
+    kind = media_type(request)
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise UnsupportedMediaError(detail=f"expected application/json, got {kind or 'no Content-Type'}")
 

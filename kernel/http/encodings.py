@@ -21,7 +21,7 @@ _GZIP_LEVEL = 1
 _ZSTD_LEVEL = 1
 _GZIP_WBITS = 16 + zlib.MAX_WBITS
 # 8 MiB, the window that RFC 9659 allows: what a decoder holds is for the sender to choose, up to this.
-_ZSTD_OPTIONS = {zstd.DecompressionParameter.window_log_max: 23}
+_ZSTD_OPTIONS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 23}
 
 
 class _Decoder(Protocol):

@@ -106,7 +106,7 @@ def invalid_body(content: bytes, kind: Any, error: msgspec.ValidationError) -> A
     is_struct = isinstance(kind, type) and issubclass(kind, msgspec.Struct)
     try:
         raw = msgspec.json.decode(content)
-    except (msgspec.DecodeError, RecursionError) as ex:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as ex:
         # The first wrong value stopped msgspec before the place where the JSON breaks.
         return malformed_json(ex)
     if not is_struct:

@@ -50,7 +50,7 @@ class HeadFirstWorker(ThreadWorker):
             conn.data_ready = True
             super().enqueue_req(conn)
         else:
-            conn.sock.setblocking(False)
+            conn.sock.settimeout(0)
             self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._look_again, conn))
 
     def murder_pending(self) -> None:
@@ -60,6 +60,26 @@ class HeadFirstWorker(ThreadWorker):
         now = time.monotonic()
         for conn in [conn for conn, waiting in self._waiting.items() if now - waiting.since >= limit_s]:
             self._drop(conn)
+
+    def set_accept_enabled(self, enabled: bool | None) -> None:  # noqa: FBT001 - gunicorn's name for it
+        """Stop listening when the worker stops, and take those who came before.
+
+        gunicorn would keep the socket until the last kept-alive connection is through: whoever connects meanwhile is
+        queued by the system, and cut off in the end.
+        """
+        super().set_accept_enabled(enabled)
+        if self.alive or enabled:
+            return
+        for listener in self.sockets:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    self._take(listener)
+            listener.close()
+
+    def _take(self, listener: socket.socket) -> None:
+        client, address = listener.accept()
+        self.nr_conns += 1
+        self.enqueue_req(TConn(self.cfg, client, address, listener.getsockname()))
 
     def _look_again(self, conn: TConn, client: socket.socket) -> None:
         self.poller.unregister(client)
@@ -95,6 +115,8 @@ class HeadFirstWorker(ThreadWorker):
         if waiting.size_bytes:
             self.log.warning("dropped a client that stopped sending")
             with contextlib.suppress(OSError):
+                # Closing on bytes that nobody read resets the connection, and the answer may be lost with it.
+                conn.sock.recv(_HEAD_MAX_BYTES, socket.MSG_DONTWAIT)
                 conn.sock.send(_REQUEST_TIMEOUT)
         conn.close()
 

@@ -22,7 +22,8 @@ STDIN = "-"
 DETAIL_MAX = 200
 # What rotation and packing put behind a name. It must not count: the id of an event derives from its service.
 _SUFFIX = re.compile(r"(?:\.(?:gz|log|txt|json|jsonl|ndjson|\d+)|[.-]\d{4}-?\d\d-?\d\d(?:[-_T]?\d+)?)$", re.IGNORECASE)
-_TITLES = ("file", "format", "lines", "inserted", "duplicates", "refused")
+_COUNTS = ("lines", "inserted", "duplicates", "refused", "capped")
+_TITLES = ("file", "format", *_COUNTS)
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -33,6 +34,7 @@ class Summary(msgspec.Struct, frozen=True):
     inserted: int
     duplicates: int
     refused: int
+    capped: int
 
     @property
     def failed(self) -> bool:
@@ -67,8 +69,21 @@ def _make_import(parts: Parts) -> click.Command:
         metavar="FORMAT",
         help="auto, combined, common, json, or a format string of Apache.",
     )
+    @click.option(
+        "--templates/--no-templates",
+        "with_templates",
+        default=parts.template_imports,
+        show_default=True,
+        help="Turn paths into templates: /users/42 into /users/{id}. The path is kept in the tag 'path'.",
+    )
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-    def command(files: Sequence[str], service: str | None, format_name: str, as_json: bool) -> None:  # noqa: FBT001
+    def command(
+        files: Sequence[str],
+        service: str | None,
+        format_name: str,
+        with_templates: bool,  # noqa: FBT001 - click calls it
+        as_json: bool,  # noqa: FBT001
+    ) -> None:
         """Import access logs or JSON lines, plain or gzip; FILE - is standard input.
 
         What was imported before is not stored again, also when the file grew, was renamed or packed since, as long as
@@ -78,7 +93,8 @@ def _make_import(parts: Parts) -> click.Command:
         %{request_time}x. JSON lines hold one event each, as for the REST interface; --service is for events that
         name none.
         """
-        importer = Importer(parts.writer, parts.batch_size, parts.now())
+        templates = parts.templates if with_templates else None
+        importer = Importer(parts.writer, parts.batch_size, parts.now(), templates)
         reports = [FileReport(file, format_name) for file in files]
         with progress("bytes", _total_bytes(files)) as bar:
             for report in reports:
@@ -119,7 +135,7 @@ def _sum(reports: Sequence[FileReport]) -> Summary:
     def total(name: str) -> int:
         return sum(getattr(report, name) for report in reports)
 
-    return Summary(reports, total("lines"), total("inserted"), total("duplicates"), total("refused"))
+    return Summary(reports, *(total(name) for name in _COUNTS))
 
 
 def _print(summary: Summary, *, as_json: bool) -> None:

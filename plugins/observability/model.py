@@ -96,12 +96,14 @@ class IngestResult(msgspec.Struct, frozen=True):
         duplicates: Items that were stored before. With the two others, this makes what was sent.
         rejected: Items that are not stored.
         errors: The first ``max_errors`` of the rejected, in order.
+        capped: Items, not rejected, that went to endpoint ``__other__``: the account has all the series it may have.
     """
 
     inserted: int
     duplicates: int
     rejected: int
     errors: Sequence[ItemError]
+    capped: int = 0
 
 
 class IngestQuery(msgspec.Struct, frozen=True):

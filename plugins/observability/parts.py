@@ -7,14 +7,15 @@ from datetime import datetime
 
 import msgspec
 
-from kernel import Services
+from kernel import Cache, Services
 from plugins.observability.ingest.batch import Ingest
 from plugins.observability.ingest.ledger import Ledger
 from plugins.observability.ingest.writing import EventWriter
 from plugins.observability.partitions import Partitions
-from plugins.observability.series import SeriesDictionary
+from plugins.observability.series import SeriesDictionary, SeriesKey
 from plugins.observability.settings import ObservabilitySettings
 from plugins.observability.store import EventStore
+from plugins.observability.templates import Templates
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -25,20 +26,27 @@ class Parts(msgspec.Struct, frozen=True):
     ingest: Ingest
     ledger: Ledger
     batch_size: int
+    templates: Templates
+    template_imports: bool
     now: Callable[[], datetime]
 
 
 def make_parts(services: Services) -> Parts:
     """Put the parts together. Called through ``services.once``."""
     settings = services.settings(ObservabilitySettings)
-    series = SeriesDictionary(services.db, services.cache.create("observability.series", settings.series_cache_items))
+    cache: Cache[SeriesKey, int] = services.cache.create("observability.series", settings.series_cache_items)
+    series = SeriesDictionary(services.db, cache, settings.series_max)
+    templates = Templates(settings.templates)
+    sent = templates if settings.template_ingest else None
     partitions = Partitions(services.db)
     writer = EventWriter(services.db, series, partitions)
     return Parts(
-        store=EventStore(services.db, series, partitions),
+        store=EventStore(services.db, series, partitions, sent),
         writer=writer,
-        ingest=Ingest(settings, writer, services.clock.now),
+        ingest=Ingest(settings, writer, services.clock.now, sent),
         ledger=Ledger(services.db),
         batch_size=settings.ingest_batch_size,
+        templates=templates,
+        template_imports=settings.template_imports,
         now=services.clock.now,
     )

@@ -7,12 +7,24 @@ JOIN unnest(%(services)s::text[], %(endpoints)s::text[], %(methods)s::text[]) AS
     USING (service, endpoint, method)
 WHERE account = %(account)s AND site = 0
 
+-- name: lock_series
+-- Until the end of the transaction: whoever counts and then inserts must do it alone.
+SELECT pg_advisory_xact_lock(hashtext('observability.series'), %(account)s)
+
 -- name: insert_series
 INSERT INTO observability.series (account, service, endpoint, method)
 SELECT %(account)s, service, endpoint, method
 FROM unnest(%(services)s::text[], %(endpoints)s::text[], %(methods)s::text[]) AS wanted (service, endpoint, method)
--- In one order everywhere, so that two writers never wait for each other in a ring.
+WHERE NOT EXISTS (
+    SELECT FROM observability.series AS known
+    WHERE known.account = %(account)s AND known.site = 0 AND known.service = wanted.service
+      AND known.endpoint = wanted.endpoint AND known.method = wanted.method)
 ORDER BY service, endpoint, method
+LIMIT greatest(0, %(items_max)s - (
+    SELECT count(*) FROM observability.series
+    WHERE account = %(account)s
+      AND (endpoint = %(other)s)::int + (endpoint = %(other)s AND service = %(other)s)::int = %(kind)s))
+-- Whoever inserts by hand takes no lock.
 ON CONFLICT DO NOTHING
 
 -- name: match_series

@@ -6,10 +6,23 @@ from collections.abc import Callable
 from datetime import datetime
 from uuid import UUID
 
-from kernel import Handler, InvalidError, Method, Page, Policy, RawBody, Reply, Request, Route, require_json
+from kernel import (
+    Handler,
+    InvalidError,
+    Method,
+    Page,
+    Policy,
+    RawBody,
+    Reply,
+    Request,
+    Route,
+    StreamBody,
+    require_json,
+)
 from plugins.observability.ingest.batch import Ingest
 from plugins.observability.ingest.decoding import decode_item
 from plugins.observability.ingest.identity import read_key
+from plugins.observability.ingest.stream import NDJSON, StreamIngest
 from plugins.observability.ingest.validation import validate_event, validate_fields
 from plugins.observability.listing import Listing
 from plugins.observability.model import Event, EventIn, IngestQuery, IngestResult, ListQuery, Messages
@@ -40,6 +53,7 @@ class RequestLogs:
         self._store = store
         self._listing = listing
         self._ingest = ingest
+        self._stream = StreamIngest(ingest, now)
         self._now = now
 
     def list_events(self, request: Request, query: ListQuery) -> Page[Event]:
@@ -82,10 +96,13 @@ class RequestLogs:
         self._store.delete(id)
         return Reply(None, 204)
 
-    def take(self, request: Request, query: IngestQuery, body: RawBody) -> IngestResult:
-        """Store a batch of request logs."""
+    def take(self, request: Request, query: IngestQuery, body: StreamBody) -> IngestResult:
+        """Store a batch of request logs, or a stream of them with one a line."""
+        key = _key(request)
+        if body.media_type in NDJSON:
+            return self._stream.take(body, query, key)
         require_json(request)
-        return self._ingest.take(body.content, query, _key(request))
+        return self._ingest.take(body.read(), query, key)
 
     def routes(self) -> list[Route]:
         """Return the routes, under both roots."""

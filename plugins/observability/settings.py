@@ -7,13 +7,25 @@ from typing import Annotated
 import msgspec
 
 from kernel import Table, env
+from plugins.observability.model import INT32_MAX
+from plugins.observability.templates import DEFAULT_TEMPLATES, Templates
 
 
 class ObservabilitySettings(Table, frozen=True):
-    """Limits of ingest, and whether the service logs its own requests."""
+    """Limits of ingest, rules for endpoints, and whether the service logs its own requests."""
 
     ingest_batch_size: Annotated[int, env("APM_INGEST_BATCH_SIZE"), msgspec.Meta(ge=1)] = 10_000
     ingest_max_events: Annotated[int, env("APM_INGEST_MAX_EVENTS"), msgspec.Meta(ge=1)] = 100_000
     ingest_max_errors: Annotated[int, env("APM_INGEST_MAX_ERRORS"), msgspec.Meta(ge=0)] = 100
     log_own_requests: bool = True
     series_cache_items: Annotated[int, msgspec.Meta(ge=1)] = 200_000
+    series_max: Annotated[int, msgspec.Meta(ge=1, le=INT32_MAX)] = 50_000
+    templates: dict[str, str] = msgspec.field(default_factory=lambda: dict(DEFAULT_TEMPLATES))
+    template_imports: bool = True
+    template_ingest: bool = False
+
+    def __post_init__(self) -> None:
+        try:
+            Templates(self.templates)
+        except ValueError as ex:
+            raise ValueError(f"templates: {ex}") from ex

@@ -21,6 +21,7 @@ from plugins.observability.model import Event, ListQuery
 from plugins.observability.partitions import DAY_US, Partitions
 from plugins.observability.queries import QUERIES
 from plugins.observability.series import LOCAL_ACCOUNT, SeriesDictionary
+from plugins.observability.templates import Templates
 
 EDIT_TRIES = 5
 Connected = Connection[tuple[Any, ...]]
@@ -33,12 +34,16 @@ class EventStore:
         db: The database.
         series: Numbers for texts.
         partitions: Makes room for new days.
+        templates: Applied to endpoints; None leaves them as they were sent.
     """
 
-    def __init__(self, db: Database, series: SeriesDictionary, partitions: Partitions) -> None:
+    def __init__(
+        self, db: Database, series: SeriesDictionary, partitions: Partitions, templates: Templates | None = None
+    ) -> None:
         self._db = db
         self._series = series
         self._partitions = partitions
+        self._templates = templates
 
     def find(self, event_id: UUID, account: int = LOCAL_ACCOUNT) -> Event:
         """Return one event.
@@ -70,18 +75,23 @@ class EventStore:
         """
         for _ in range(EDIT_TRIES):
             before = self.find(event_id, account)
-            after = msgspec.structs.replace(before, **changes)
             # Before the transaction: this may need a connection of its own.
-            number = self._number(after, account)
+            after, number = self._number(msgspec.structs.replace(before, **changes), account)
             write = partial(self._write_edit, before, after, number, account)
             with _storable():
                 if self._partitions.make_room([_day(after)], write):
                     return after
         raise _edited_by_others(event_id)
 
-    def _number(self, event: Event, account: int) -> int:
+    def _number(self, event: Event, account: int) -> tuple[Event, int]:
+        """Return an event as it can be stored, and the number of its series."""
         key = (event.service, event.endpoint, event.method)
-        return self._series.number([key], account)[key]
+        numbered = self._series.number([key], self._templates, account)
+        if key in numbered.changed:
+            service, endpoint, method = numbered.changed[key]
+            tags = msgspec.Raw(numbered.tags(key, bytes(event.tags)))
+            event = msgspec.structs.replace(event, service=service, endpoint=endpoint, method=method, tags=tags)
+        return event, numbered.numbers[key]
 
     def _write_edit(self, before: Event, after: Event, series: int, account: int) -> bool:
         """Write an edit; False if somebody else's came between reading and locking."""

@@ -1,4 +1,4 @@
-"""Run the benches: ``python -m tests.bench [NAME ...]``."""
+"""Run the benches: ``python -m tests.bench [--full] [NAME ...]``."""
 
 from __future__ import annotations
 
@@ -6,21 +6,29 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench import ingest, lists, routes, startup
+from tests.bench import ingest, lists, memory, plugins, rest_framework, routes, startup
 from tests.bench.figures import Figure, show
 
-BENCHES: dict[str, Callable[[], Iterator[Figure]]] = {
+Bench = Callable[[bool], Iterator[Figure]]
+
+BENCHES: dict[str, Bench] = {
     "startup": startup.figures,
     "routes": routes.figures,
+    "plugins": plugins.figures,
     "ingest": ingest.figures,
+    "drf": rest_framework.figures,
     "lists": lists.figures,
+    "memory": memory.figures,
 }
 RESULTS = Path(".bench.json")
+# More events, where the usual number only keeps the run short.
+FULL = "--full"
 
 
-def main(names: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Run some benches, or all; exit code 1 if a target is missed."""
-    unknown = set(names) - BENCHES.keys()
+    names = set(arguments) - {FULL}
+    unknown = names - BENCHES.keys()
     if unknown:
         print(f"no such bench: {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
         return 2
@@ -28,7 +36,7 @@ def main(names: list[str]) -> int:
     for name, run in BENCHES.items():
         if not names or name in names:
             print(f"{name} ...", file=sys.stderr)
-            for figure in run():
+            for figure in run(FULL in arguments):
                 print(f"  {figure.name}: {figure.value:.2f} ({figure.detail})", file=sys.stderr)
                 found.append(figure)
     show(found, RESULTS)

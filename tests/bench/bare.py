@@ -18,3 +18,4 @@ class Small:
 
 app: falcon.App[falcon.Request, falcon.Response] = falcon.App()
 app.add_route("/small", Small())
+app.add_route("/readyz", Small())

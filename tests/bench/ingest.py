@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import gzip
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 import psycopg
@@ -12,24 +14,63 @@ from plugins.observability.ingest.decoding import decode_batch
 from plugins.observability.ingest.preparing import prepare
 from plugins.observability.ingest.rows import copy_data
 from plugins.observability.queries import QUERIES
+from plugins.observability.series import Numbered, SeriesKey
 from tests.bench.figures import Figure, in_turn
 from tests.bench.load import bodies, post, side_by_side
 from tests.bench.service import Service, service
 
-EVENTS = 400_000
+EVENTS = 200_000
 ROUNDS = 5
 CONNECTIONS = 4
 COPY_CONNECTIONS = 2
 
+Headers = Callable[[int], Mapping[str, str]]
 
-def figures() -> Iterator[Figure]:
+
+def figures(full: bool) -> Iterator[Figure]:
     """Measure ingest."""
     with service() as running:
         for batch, target in ((1_000, 0.75), (10_000, 0.8)):
             yield _against_copy(running, batch, target)
         clean, dirty = bodies(40, 1_000), bodies(40, 1_000, bad_every=100)
-        ratio, _, _ = in_turn(lambda: _post(running, dirty, 1_000), lambda: _post(running, clean, 1_000), ROUNDS)
-        yield Figure("ingest, 1 % bad items, against clean", ratio, 0.8)
+        yield _against_plain(running, "ingest, 1 % bad items, against clean", 0.8, dirty, clean)
+        packed = [gzip.compress(body, compresslevel=6) for body in clean]
+        yield _against_plain(
+            running, "ingest, gzip, against plain", 0.7, packed, clean, headers=lambda _: {"Content-Encoding": "gzip"}
+        )
+        yield _replay(running, clean)
+
+
+def _against_plain(
+    running: Service,
+    name: str,
+    target: float,
+    content: Sequence[bytes],
+    plain: Sequence[bytes],
+    headers: Headers = lambda _: {},
+) -> Figure:
+    ratio, special, usual = in_turn(
+        lambda: _post(running, content, 1_000, headers), lambda: _post(running, plain, 1_000), ROUNDS
+    )
+    return Figure(name, ratio, target, detail=f"{special:,.0f} events/s, {usual:,.0f} plain")
+
+
+def _replay(running: Service, content: Sequence[bytes]) -> Figure:
+    """Send batches with a key, and send them again."""
+    runs = itertools.count()
+
+    def keyed() -> Headers:
+        run = next(runs)
+        return lambda at: {"Idempotency-Key": f"run {run}, batch {at}"}
+
+    def again() -> float:
+        headers = keyed()
+        _post(running, content, 1_000, headers)
+        return post(running.port, content, 1_000, connections=CONNECTIONS, events=EVENTS, headers=headers)
+
+    ratio, second, first = in_turn(again, lambda: _post(running, content, 1_000, keyed()), ROUNDS)
+    detail = f"{second:,.0f} events/s again, {first:,.0f} the first time"
+    return Figure("ingest, replay with a key, against its first send", ratio, 0.5, detail=detail)
 
 
 def _against_copy(running: Service, batch: int, target: float) -> Figure:
@@ -40,15 +81,15 @@ def _against_copy(running: Service, batch: int, target: float) -> Figure:
     return Figure(f"ingest, batches of {batch:,}, against COPY", ratio, target, detail=detail)
 
 
-def _post(running: Service, content: Sequence[bytes], batch: int) -> float:
-    _empty(running)
-    return post(running.port, content, batch, connections=CONNECTIONS, events=EVENTS)
+def _post(running: Service, content: Sequence[bytes], batch: int, headers: Headers = lambda _: {}) -> float:
+    running.empty()
+    return post(running.port, content, batch, connections=CONNECTIONS, events=EVENTS, headers=headers)
 
 
 def _copy(running: Service, content: Sequence[bytes], batch: int) -> float:
     """Copy the same events through two connections. They are encoded before the clock starts."""
     streams = _encode(running, content, batch)
-    _empty(running)
+    running.empty()
 
     def run(number: int) -> int:
         mine = streams[number::COPY_CONNECTIONS]
@@ -66,10 +107,9 @@ def _encode(running: Service, content: Sequence[bytes], batch: int) -> list[byte
     prepared = [prepare(range(batch), decode_batch(body, batch, now).events, now)[0] for body in content]
     with psycopg.connect(running.conninfo) as connection:
         rows = connection.execute("SELECT service, endpoint, method, id FROM observability.series").fetchall()
-    numbers = {(service, endpoint, method): number for service, endpoint, method, number in rows}
-    return [copy_data(prepared[at % len(prepared)].rows(numbers, random_tails(batch))) for at in range(EVENTS // batch)]
-
-
-def _empty(running: Service) -> None:
-    with psycopg.connect(running.conninfo, autocommit=True) as connection:
-        connection.execute("TRUNCATE observability.event")
+    numbers: dict[SeriesKey, int] = {(service, endpoint, method): number for service, endpoint, method, number in rows}
+    numbered = Numbered(numbers, {}, frozenset())
+    numbered = Numbered(numbers, {}, frozenset())
+    return [
+        copy_data(prepared[at % len(prepared)].rows(numbered, random_tails(batch))) for at in range(EVENTS // batch)
+    ]

@@ -7,53 +7,79 @@ import time
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
 from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
+from uuid import UUID
 
 import msgspec
 import psycopg
+from psycopg import sql
 
+from kernel.db.pool import QUERIES as KERNEL_QUERIES
 from kernel.terminal import progress
+from plugins.observability.filters import order_by, parse_ordering, with_tie_breaker
+from plugins.observability.ids import time_range
+from plugins.observability.queries import QUERIES
+from plugins.observability.series import LOCAL_ACCOUNT
 from tests.bench.figures import Figure, in_turn
-from tests.bench.service import Service, service
+from tests.bench.service import service
 
 EVENTS = 1_000_000
+EVENTS_FULL = 5_000_000
 ROUNDS = 5
 REPEATS = 40
-_COLUMNS = """SELECT e.id, e.time, s.service, s.endpoint, s.method, e.status_code, e.latency_ms, e.trace_id, e.user_ref,
-    e.tags::text FROM observability.event AS e JOIN observability.series AS s ON s.id = e.series"""
+PAGE_SIZE = 50
+DEEP_PAGE = 10_000
+WALK_PAGE_SIZE = 1_000
+SERVICE = "service-3"
+SPAN = ("2026-01-05T06:00:00Z", "2026-01-05T12:00:00Z")
+_LIST = "/api/requests/"
+
+Connected = psycopg.Connection[Any]
+Run = Callable[[], Any]
 
 
-def figures() -> Iterator[Figure]:
+def figures(full: bool) -> Iterator[Figure]:
     """Measure a filtered first page, look-ups, and a page deep in the list."""
     with service() as running, psycopg.connect(running.conninfo, autocommit=True) as connection:
-        _fill(running, connection)
+        events = EVENTS_FULL if full else EVENTS
+        _fill(connection, events)
+        _configure(connection)
         http = HTTPConnection("127.0.0.1", running.port, timeout=60)
-        first = _get(http, "/api/requests/?page_size=1")["results"][0]
-        span = "time_after=2026-01-05T06:00:00Z&time_before=2026-01-05T12:00:00Z"
-        path = f"/api/requests/?service=service-3&{span}"
-        yield _compare(
-            "first page by service and time, count=exact, against SQL",
-            3.0,
-            lambda: _get(http, path),
-            lambda: _page_sql(connection),
-        )
-        yield _compare(
-            "look-up by id, against SQL",
-            2.0,
-            lambda: _get(http, f"/api/requests/{first['id']}/"),
-            lambda: connection.execute(
-                f"{_COLUMNS} WHERE e.time = %s AND e.id = %s", (first["time"], first["id"])
-            ).fetchall(),
-        )
-        yield _compare(
-            "look-up by trace_id, against SQL",
-            2.0,
-            lambda: _get(http, f"/api/requests/?trace_id={first['trace_id']}&count=none"),
-            lambda: connection.execute(f"{_COLUMNS} WHERE e.trace_id = %s", (first["trace_id"],)).fetchall(),
-        )
+        first = _get(http, page_size=1)["results"][0]
+        floor_ms = _p50_ms(lambda: _get_path(http, "/livez"))
+        for name, target, ours, bare in (
+            ("first page by service and time, count=exact", 3.0, lambda: _page(http), _page_sql(connection)),
+            ("look-up by id", 2.0, lambda: _get_path(http, f"{_LIST}{first['id']}/"), _id_sql(connection, first["id"])),
+            (
+                "look-up by trace_id",
+                2.0,
+                lambda: _get(http, trace_id=first["trace_id"], count="none"),
+                _trace_sql(connection, first["trace_id"]),
+            ),
+        ):
+            ratio, ours_ms, bare_ms = _in_turn(ours, bare)
+            detail = f"p50 {ours_ms:.2f} ms, bare {bare_ms:.2f} ms, an empty route {floor_ms:.2f} ms; {events:,} events"
+            yield Figure(f"{name}, against SQL", ratio, target, "at most", detail=detail)
+        yield _deep_page(http)
         http.close()
 
 
-def _fill(running: Service, connection: psycopg.Connection[Any]) -> None:
+def _deep_page(http: HTTPConnection) -> Figure:
+    """Walk to a page by cursor and measure it and the first."""
+    cursor = ""
+    for _ in range((DEEP_PAGE - 1) * PAGE_SIZE // WALK_PAGE_SIZE):
+        answer = _get(http, cursor=cursor, count="none", page_size=WALK_PAGE_SIZE)
+        cursor = parse_qs(urlsplit(answer["next"]).query)["cursor"][0]
+
+    def page(at: str) -> Run:
+        return lambda: _get(http, cursor=at, count="none", page_size=PAGE_SIZE)
+
+    ratio, deep_ms, first_ms = _in_turn(page(cursor), page(""))
+    detail = f"p50 {deep_ms:.2f} ms, first {first_ms:.2f} ms"
+    return Figure(f"page {DEEP_PAGE:,} by cursor, against the first", ratio, 1.5, "at most", detail=detail)
+
+
+def _fill(connection: Connected, events: int) -> None:
     """Make events of one day in 500 series, without passing through REST."""
     connection.execute(
         """INSERT INTO observability.series (service, endpoint, method)
@@ -61,10 +87,10 @@ def _fill(running: Service, connection: psycopg.Connection[Any]) -> None:
            FROM generate_series(0, 9) AS s, generate_series(0, 49) AS e"""
     )
     connection.execute("SELECT observability.ensure_partitions(ARRAY['2026-01-05'::date])")
-    step = EVENTS // 10
-    with progress("events", total=EVENTS) as bar:
-        for start in range(0, EVENTS, step):
-            connection.execute(_FILL, {"start": start, "stop": start + step - 1, "events": EVENTS})
+    step = events // 10
+    with progress("events", total=events) as bar:
+        for start in range(0, events, step):
+            connection.execute(_FILL, {"start": start, "stop": start + step - 1, "events": events})
             bar.advance(step)
     connection.execute("VACUUM ANALYZE observability.event")
 
@@ -78,21 +104,58 @@ FROM (SELECT n, (extract(epoch FROM timestamptz '2026-01-05Z') * 1000)::bigint +
 """
 
 
-def _page_sql(connection: psycopg.Connection[Any]) -> Any:
-    where = """WHERE e.series = ANY(ARRAY(SELECT id FROM observability.series WHERE lower(service) = 'service-3'))
-        AND e.time >= '2026-01-05T06:00:00Z' AND e.time <= '2026-01-05T12:00:00Z'"""
-    count = connection.execute(f"SELECT count(*) FROM observability.event AS e {where}").fetchone()
-    return count, connection.execute(f"{_COLUMNS} {where} ORDER BY e.time DESC, e.id LIMIT 51").fetchall()
+def _configure(connection: Connected) -> None:
+    """Give the bare connection what those of the service have."""
+    no_limits = {"statement_timeout_ms": "0", "idle_timeout_ms": "0"}
+    connection.execute(KERNEL_QUERIES["configure_session"], no_limits)
 
 
-def _compare(name: str, target: float, ours: Callable[[], Any], bare: Callable[[], Any]) -> Figure:
+def _page(http: HTTPConnection) -> Any:
+    return _get(http, service=SERVICE, time_after=SPAN[0], time_before=SPAN[1], page_size=PAGE_SIZE)
+
+
+def _page_sql(connection: Connected) -> Run:
+    where = sql.SQL(" AND ").join(
+        sql.SQL(QUERIES[f"filter_{name}"]) for name in ("series", "time_after", "time_before")
+    )
+    count, page = sql.SQL(QUERIES["count_events"]).format(where=where), _list_sql(where)
+    identity = {"account": LOCAL_ACCOUNT, "service": SERVICE, "endpoint": None, "method": None}
+
+    def run() -> Any:
+        series = [number for (number,) in connection.execute(QUERIES["match_series"], identity)]
+        values = {"series": series, "time_after": SPAN[0], "time_before": SPAN[1]}
+        return (
+            connection.execute(count, values).fetchall(),
+            connection.execute(page, {**values, "limit": PAGE_SIZE + 1, "offset": 0}).fetchall(),
+        )
+
+    return run
+
+
+def _id_sql(connection: Connected, event_id: str) -> Run:
+    start, end = time_range(UUID(event_id))
+    values = {"id": event_id, "account": LOCAL_ACCOUNT, "from_time": start, "to_time": end}
+    return lambda: connection.execute(QUERIES["find_event"], values).fetchall()
+
+
+def _trace_sql(connection: Connected, trace_id: str) -> Run:
+    statement = _list_sql(sql.SQL(QUERIES["filter_trace_id"]))
+    values = {"trace_id": trace_id, "limit": PAGE_SIZE + 1, "offset": 0}
+    return lambda: connection.execute(statement, values).fetchall()
+
+
+def _list_sql(where: sql.Composable) -> sql.Composed:
+    order = order_by(with_tie_breaker(parse_ordering(())))
+    return sql.SQL(QUERIES["list_events"]).format(where=where, order=order)
+
+
+def _in_turn(ours: Run, bare: Run) -> tuple[float, float, float]:
     ours()
     bare()
-    ratio, ours_ms, bare_ms = in_turn(lambda: _p50_ms(ours), lambda: _p50_ms(bare), ROUNDS)
-    return Figure(name, ratio, target, "at most", detail=f"p50 {ours_ms:.2f} ms, bare {bare_ms:.2f} ms")
+    return in_turn(lambda: _p50_ms(ours), lambda: _p50_ms(bare), ROUNDS)
 
 
-def _p50_ms(run: Callable[[], Any]) -> float:
+def _p50_ms(run: Run) -> float:
     times: list[float] = []
     for _ in range(REPEATS):
         started = time.perf_counter()
@@ -101,7 +164,11 @@ def _p50_ms(run: Callable[[], Any]) -> float:
     return statistics.median(times)
 
 
-def _get(connection: HTTPConnection, path: str) -> Any:
+def _get(connection: HTTPConnection, **parameters: object) -> Any:
+    return _get_path(connection, f"{_LIST}?{urlencode(parameters)}")
+
+
+def _get_path(connection: HTTPConnection, path: str) -> Any:
     connection.request("GET", path)
     answer = connection.getresponse()
     content = answer.read()

@@ -7,13 +7,14 @@ import random
 import re
 import shutil
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection
 from typing import Any
 
+INGEST = "/api/requests/ingest/"
 START = datetime(2026, 1, 5, tzinfo=UTC)
 
 
@@ -41,43 +42,62 @@ def bodies(batches: int, batch: int, *, bad_every: int = 0) -> list[bytes]:
 
 
 def side_by_side(workers: int, run: Callable[[int], int]) -> float:
-    """Run something in threads; return the sum of what they return per second."""
-    done = [0] * workers
-
-    def work(number: int) -> None:
-        done[number] = run(number)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(workers)]
-    started = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(done) / (time.perf_counter() - started)
+    """Run something in threads; return the sum of what they return per second. What one raises, this raises."""
+    with ThreadPoolExecutor(workers) as pool:
+        started = time.perf_counter()
+        done = sum(pool.map(run, range(workers)))
+        return done / (time.perf_counter() - started)
 
 
-def post(port: int, content: Sequence[bytes], batch: int, *, connections: int, events: int) -> float:
-    """Post batches over some connections; return events a second."""
+def post(
+    port: int,
+    content: Sequence[bytes],
+    batch: int,
+    *,
+    connections: int,
+    events: int,
+    headers: Callable[[int], Mapping[str, str]] = lambda _: {},
+) -> float:
+    """Post batches over some connections; return events a second.
+
+    Args:
+        port: On 127.0.0.1.
+        content: Encoded batches, sent over and over.
+        batch: Events in each.
+        connections: How many send side by side.
+        events: In all.
+        headers: Further headers of the request of that number.
+    """
 
     def run(number: int) -> int:
         connection = HTTPConnection("127.0.0.1", port, timeout=60)
         batches = range(number, events // batch, connections)
         for at in batches:
-            connection.request(
-                "POST", "/api/requests/ingest/", content[at % len(content)], {"Content-Type": "application/json"}
-            )
-            answer = connection.getresponse()
-            text = answer.read()
-            if answer.status != 200:
-                raise RuntimeError(text.decode())
+            send(connection, content[at % len(content)], headers(at))
         connection.close()
         return len(batches) * batch
 
     return side_by_side(connections, run)
 
 
-def wrk(port: int, path: str, *, connections: int = 8, seconds: float = 3) -> float:
-    """Ask for one path as fast as it goes; return requests a second."""
+def send(connection: HTTPConnection, content: bytes, headers: Mapping[str, str]) -> None:
+    """Post one batch and wait until it is taken."""
+    connection.request("POST", INGEST, content, {"Content-Type": "application/json", **headers})
+    answer = connection.getresponse()
+    text = answer.read()
+    if answer.status != 200:
+        raise RuntimeError(text.decode())
+
+
+def wrk(port: int, path: str, *, connections: int = 16, seconds: float = 3) -> float:
+    """Ask for one path as fast as it goes; return requests a second.
+
+    Args:
+        port: On 127.0.0.1.
+        path: What to ask for.
+        connections: Enough that every worker gets some.
+        seconds: For how long.
+    """
     tool = shutil.which("wrk")
     if tool is None:
         raise RuntimeError("wrk is needed: apt-get install wrk")

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPConnection
 from pathlib import Path
 
 import msgspec
+import psutil
+import psycopg
 from psycopg.conninfo import make_conninfo
 
-TIERCEL = Path(sys.executable).parent / "tiercel"
-START_TIMEOUT_S = 60
+from tests.processes import GUNICORN, ROOT, TIERCEL, eventually, serving
+
 WORKERS = 2
 
 
@@ -29,63 +25,46 @@ class Service(msgspec.Struct, frozen=True):
         port: On 127.0.0.1.
         conninfo: Its embedded database.
         ready_s: From the start of the process to the first 200 on ``/readyz``.
+        workers: The processes that answer.
     """
 
     port: int
     conninfo: str
     ready_s: float
+    workers: list[psutil.Process]
 
-
-def free_port() -> int:
-    """Return a port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def is_ready(port: int, path: str) -> bool:
-    """Tell whether a server answers with 200."""
-    connection = HTTPConnection("127.0.0.1", port, timeout=2)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()
-
-
-@contextmanager
-def process(command: list[str], port: int, ready: str, **environment: str) -> Iterator[float]:
-    """Run a server until the block ends; yield the seconds until it was ready."""
-    started = time.monotonic()
-    child = subprocess.Popen(
-        command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        while not is_ready(port, ready):
-            if time.monotonic() - started > START_TIMEOUT_S or child.poll() is not None:
-                raise RuntimeError(f"{command[0]} did not become ready")
-            time.sleep(0.02)
-        yield time.monotonic() - started
-    finally:
-        child.send_signal(signal.SIGTERM)
-        child.wait(START_TIMEOUT_S)
+    def empty(self) -> None:
+        """Take all events out."""
+        with psycopg.connect(self.conninfo, autocommit=True) as connection:
+            connection.execute("TRUNCATE observability.event")
 
 
 @contextmanager
 def service(command: str = "serve", **environment: str) -> Iterator[Service]:
     """Run Tiercel on an embedded database of its own, with ``WORKERS`` workers and no request log."""
-    port = free_port()
-    with tempfile.TemporaryDirectory(prefix="tiercel-bench-") as home:
-        given = {
-            "TIERCEL_HOME": home,
-            "TIERCEL_BIND": f"127.0.0.1:{port}",
-            "TIERCEL_WORKERS": str(WORKERS),
-            "TIERCEL_LOG__REQUESTS": "false",
-            **environment,
-        }
-        with process([str(TIERCEL), command], port, "/readyz", **given) as ready_s:
-            conninfo = make_conninfo("", host=f"{home}/run", user="tiercel", dbname="tiercel")
-            yield Service(port, conninfo, ready_s)
+    with tempfile.TemporaryDirectory(prefix="tiercel-bench-") as folder:
+        home = Path(folder) / "home"
+        given = {"TIERCEL_WORKERS": str(WORKERS), "TIERCEL_LOG__REQUESTS": "false", **environment}
+        started = time.monotonic()
+        with serving(home, (TIERCEL, command), **given) as running:
+            ready_s = time.monotonic() - started
+            # The first worker answers while the others are being forked.
+            if not eventually(lambda: len(running.workers()) == WORKERS):
+                raise RuntimeError(f"{WORKERS} workers did not start")
+            conninfo = make_conninfo("", host=str(home / "run"), user="tiercel", dbname="tiercel")
+            yield Service(running.port, conninfo, ready_s, running.workers())
+
+
+@contextmanager
+def bare(application: str, **environment: str) -> Iterator[int]:
+    """Run another WSGI application on the gunicorn settings of the service; yield its port.
+
+    Args:
+        application: ``module:name``; it answers ``/readyz``.
+        environment: Of its processes.
+    """
+    command = (GUNICORN, "-c", str(ROOT / "tests" / "bench" / "bare_gunicorn.py"), application)
+    with tempfile.TemporaryDirectory(prefix="tiercel-bench-") as folder:
+        given = {"TIERCEL_WORKERS": str(WORKERS), **environment}
+        with serving(Path(folder) / "home", command, **given) as running:
+            yield running.port

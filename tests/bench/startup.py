@@ -8,7 +8,7 @@ from tests.bench.figures import Figure
 from tests.bench.service import service
 
 
-def figures() -> Iterator[Figure]:
+def figures(full: bool) -> Iterator[Figure]:
     """Measure the first start: the database is initialised, migrated and filled."""
     with service("up") as running:
         yield Figure("first start until ready", running.ready_s, 5.0, "at most", "s")

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kernel.contracts import Method, Route
-from kernel.http.params import PARAMETERS_MAX, RawBody
+from kernel.http.bodies import RawBody
+from kernel.http.params import PARAMETERS_MAX
 from kernel.http.request import Request
 from kernel.http.responses import Reply
 from kernel.testing import Answer, Client
@@ -275,6 +276,7 @@ def test_a_raw_body_arrives_as_it_is(client: Client) -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=60) | st.from_regex(rb'\A\{"(name|size|tags|inner)": .{0,20}\}\Z'))
 @example(content=b'{"size":\x000}')
+@example(content=b'{"size":"\x80"')
 def test_no_body_is_our_fault(content: bytes, client: Client) -> None:
     assert client.post("/body/", content=content).status in {200, 400}
 

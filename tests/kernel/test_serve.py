@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,30 +14,16 @@ import psutil
 import pytest
 
 from tests.plugins.observability.events import make_event
-from tests.processes import GUNICORN, ROOT, TIERCEL, Service, eventually, postmaster, run_tiercel, serving
+from tests.processes import GUNICORN, ROOT, TIERCEL, Service, copy_home, eventually, postmaster, run_tiercel, serving
 
 pytestmark = pytest.mark.process
 
 LIST = "/api/requests/"
 
 
-@pytest.fixture(scope="module")
-def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose database is made and migrated: making one takes seconds."""
-    home = tmp_path_factory.mktemp("initialised") / ".tiercel"
-    assert run_tiercel(home, "migrate").returncode == 0
-    return home
-
-
-def copy(initialised: Path, directory: Path) -> Path:
-    """Copy a home into a directory, owners and all."""
-    subprocess.run(["cp", "-a", str(initialised), str(directory)], check=True)
-    return directory / initialised.name
-
-
 @pytest.fixture
 def home(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy(initialised, tmp_path_factory.mktemp("serve"))
+    return copy_home(initialised, tmp_path_factory.mktemp("serve"))
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +148,7 @@ def test_an_open_service_listens_everywhere_if_told_so(home: Path) -> None:
 @pytest.fixture(scope="module")
 def impatient(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service with two threads that waits one second for the rest of a request."""
-    home = copy(initialised, tmp_path_factory.mktemp("impatient"))
+    home = copy_home(initialised, tmp_path_factory.mktemp("impatient"))
     with serving(home, TIERCEL_THREADS="2", TIERCEL_SERVER__HEADER_TIMEOUT_S="1") as started:
         yield started
 

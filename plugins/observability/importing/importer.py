@@ -23,6 +23,7 @@ from plugins.observability.importing.occurrences import Occurrences
 from plugins.observability.ingest.preparing import prepare
 from plugins.observability.ingest.writing import EventWriter, Written
 from plugins.observability.model import EventIn
+from plugins.observability.templates import Templates
 
 OnRead = Callable[[float], None]
 SENDER = "import"
@@ -53,6 +54,7 @@ class FileReport(msgspec.Struct):
         inserted: Lines whose events are new and stored.
         duplicates: Lines whose events were there already.
         refused: The others.
+        capped: Lines, not refused, whose events went to endpoint ``__other__``; see ``series``.
         reasons: How many were refused, by reason.
         shown: The first few of them.
         problem: Why the file could not be read, or not to its end.
@@ -64,6 +66,7 @@ class FileReport(msgspec.Struct):
     inserted: int = 0
     duplicates: int = 0
     refused: int = 0
+    capped: int = 0
     reasons: Counter[str] = msgspec.field(default_factory=Counter)
     shown: list[RefusedLine] = msgspec.field(default_factory=list)
     problem: str | None = None
@@ -97,10 +100,12 @@ class Importer:
         writer: Stores events.
         batch_size: Events in one transaction; whoever interrupts an import leaves whole batches behind.
         now: UTC; for events ahead of it.
+        templates: Applied to endpoints; None leaves them as they are. The ids of events do not depend on it.
     """
 
-    def __init__(self, writer: EventWriter, batch_size: int, now: datetime) -> None:
+    def __init__(self, writer: EventWriter, batch_size: int, now: datetime, templates: Templates | None = None) -> None:
         self._writer = writer
+        self._templates = templates
         self._batch_size = batch_size
         self._now = now
 
@@ -163,8 +168,10 @@ class Importer:
             tails=[batch.tails[number] for number in prepared.indexes],
             # A file that was imported before begins with what is there already.
             likely_new=report.duplicates == 0,
+            templates=self._templates,
         )
         report.inserted += written.inserted
         report.duplicates += written.duplicates
+        report.capped += written.capped
         for error in (*errors, *written.errors):
             report.refuse(RefusedLine(error.index, describe(error.errors)))

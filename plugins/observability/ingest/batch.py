@@ -18,6 +18,7 @@ from plugins.observability.ingest.preparing import prepare
 from plugins.observability.ingest.writing import EventWriter, RefusedError
 from plugins.observability.model import EventIn, IngestQuery, IngestResult, ItemError, Messages
 from plugins.observability.settings import ObservabilitySettings
+from plugins.observability.templates import Templates
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -35,12 +36,20 @@ class Ingest:
         settings: The limits that parameters may lower.
         writer: Stores events.
         now: The clock.
+        templates: Applied to endpoints; None leaves them as they were sent.
     """
 
-    def __init__(self, settings: ObservabilitySettings, writer: EventWriter, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        settings: ObservabilitySettings,
+        writer: EventWriter,
+        now: Callable[[], datetime],
+        templates: Templates | None = None,
+    ) -> None:
         self._limits = Limits(settings.ingest_batch_size, settings.ingest_max_events, settings.ingest_max_errors)
         self._writer = writer
         self._now = now
+        self._templates = templates
 
     def take(self, content: bytes, query: IngestQuery, key: str | None = None) -> IngestResult:
         """Store the valid items of a body in one transaction.
@@ -84,11 +93,13 @@ class Ingest:
                 batch_size=limits.batch_size,
                 strict=strict,
                 tails=derived_tails(prepared, key, seen=seen),
+                templates=self._templates,
             )
         except RefusedError as ex:
             raise self._refused(ex.errors, batch.sent, limits) from ex
         errors = sorted([*errors, *written.errors], key=lambda error: error.index)
-        return IngestResult(written.inserted, written.duplicates, len(errors), errors[: limits.max_errors])
+        shown = errors[: limits.max_errors]
+        return IngestResult(written.inserted, written.duplicates, len(errors), shown, written.capped)
 
     def take_one(self, event: EventIn, key: str | None = None) -> tuple[UUID, bool]:
         """Store one valid event.
@@ -107,7 +118,7 @@ class Ingest:
         prepared, _ = prepare([0], [event], self._now())
         tail = single_tail(prepared, key)
         try:
-            is_new = self._writer.write_one(prepared, tail, LOCAL_KEY)
+            is_new = self._writer.write_one(prepared, tail, LOCAL_KEY, self._templates)
         except RefusedError as ex:
             raise self.reject_one(ex.errors[0].errors) from ex
         return make_id(prepared.times_us[0] // 1000, tail), is_new

@@ -34,7 +34,7 @@ class Entry(msgspec.Struct, frozen=True):
         duplicate: Items that were there already.
         rejected: Items that were refused.
         reasons: How many were refused for which reason.
-        capped: Stored items whose endpoint went to ``__other__``.
+        capped: Items, stored or duplicate, that went to ``__other__``; see ``series``.
     """
 
     received: int

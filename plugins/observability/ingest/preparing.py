@@ -14,7 +14,7 @@ from plugins.observability.ingest.rows import encode_rows, unix_us
 from plugins.observability.ingest.validation import AHEAD_MAX, validate_event
 from plugins.observability.model import EventIn, ItemError, Messages
 from plugins.observability.partitions import DAY_US
-from plugins.observability.series import SeriesKey
+from plugins.observability.series import Numbered, SeriesKey
 
 _OBJECT = ord("{")
 
@@ -50,15 +50,25 @@ class Prepared(msgspec.Struct):
             "last_id": make_id(last_ms, HIGHEST_TAIL),
         }
 
-    def rows(self, numbers: dict[SeriesKey, int], tails: Sequence[Tail]) -> list[bytes]:
+    def rows(self, numbered: Numbered, tails: Sequence[Tail]) -> list[bytes]:
         """Encode the rows of the COPY format.
 
         Args:
-            numbers: Of every series in ``keys``.
+            numbered: Every series in ``keys``.
             tails: What makes each id unique within its millisecond; see ``ids``.
         """
+        numbers = numbered.numbers
         series = [numbers[key] for key in self.keys]
-        return encode_rows(self.events, self.times_us, series, self.tags, tails)
+        tags = self.tags
+        if numbered.changed:
+            tags = [numbered.tags(key, text) for key, text in zip(self.keys, tags, strict=True)]
+        return encode_rows(self.events, self.times_us, series, tags, tails)
+
+    def capped(self, numbered: Numbered) -> frozenset[int]:
+        """Return the indexes of events whose own series had no room."""
+        if not numbered.capped:
+            return frozenset()
+        return frozenset(at for at, key in zip(self.indexes, self.keys, strict=True) if key in numbered.capped)
 
 
 def prepare(indexes: Sequence[int], events: Sequence[EventIn], now: datetime) -> tuple[Prepared, list[ItemError]]:

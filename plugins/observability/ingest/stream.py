@@ -16,7 +16,7 @@ from plugins.observability.model import IngestQuery, IngestResult, ItemError
 NDJSON = frozenset({"application/x-ndjson", "application/jsonlines"})
 LINE_MAX_BYTES = 1024 * 1024
 # A batch of long lines ends here, so that memory depends on no client.
-BATCH_MAX_BYTES = 16 * 1024 * 1024
+BATCH_MAX_BYTES = 8 * 1024 * 1024
 
 
 class _Lines(msgspec.Struct):
@@ -37,13 +37,14 @@ class _Settled:
     def __init__(self, errors_max: int) -> None:
         self._errors_max = errors_max
         self._errors: list[ItemError] = []
-        self._inserted = self._duplicates = self._rejected = self._lines = 0
+        self._inserted = self._duplicates = self._rejected = self._capped = self._lines = 0
 
     def add(self, result: IngestResult, lines: int) -> None:
         """Add a batch that is stored, which ends after so many lines of the stream."""
         self._inserted += result.inserted
         self._duplicates += result.duplicates
         self._rejected += result.rejected
+        self._capped += result.capped
         self._errors += result.errors[: self._errors_max - len(self._errors)]
         self._lines = lines
 
@@ -53,12 +54,13 @@ class _Settled:
             "inserted": self._inserted,
             "duplicates": self._duplicates,
             "rejected": self._rejected,
+            "capped": self._capped,
             "lines": self._lines,
         }
 
     def result(self) -> IngestResult:
         """Return the answer to a stream that came to its end."""
-        return IngestResult(self._inserted, self._duplicates, self._rejected, self._errors)
+        return IngestResult(self._inserted, self._duplicates, self._rejected, self._errors, self._capped)
 
 
 class StreamIngest:

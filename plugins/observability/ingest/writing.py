@@ -26,6 +26,7 @@ from plugins.observability.model import ItemError, Messages
 from plugins.observability.partitions import Partitions
 from plugins.observability.queries import QUERIES
 from plugins.observability.series import SeriesDictionary
+from plugins.observability.templates import Templates
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -35,7 +36,7 @@ class Written(msgspec.Struct, frozen=True):
         inserted: Rows that are committed.
         duplicates: Rows that were there already.
         errors: Rows the server refused, by their place in what was sent.
-        capped: Inserted rows whose endpoint went to ``__other__``.
+        capped: Rows, inserted or there already, that go to ``__other__`` because the account has all the series it may.
     """
 
     inserted: int
@@ -61,6 +62,7 @@ class _Pending(msgspec.Struct, frozen=True):
 
     prepared: Prepared
     rows: Sequence[bytes]
+    capped: frozenset[int]
     sender: str
     rejected: Sequence[ItemError]
     batch_size: int
@@ -74,7 +76,8 @@ class _Pending(msgspec.Struct, frozen=True):
 
     def settle(self, connection: Connected, inserted: int, refused: Sequence[ItemError] = ()) -> Written:
         """Append to the ledger what became of the batch, in the transaction that decides it."""
-        written = Written(inserted, len(self.rows) - len(refused) - inserted, refused)
+        capped = len(self.capped.difference(error.index for error in refused))
+        written = Written(inserted, len(self.rows) - len(refused) - inserted, refused, capped)
         append(connection, _entry(written, self.rejected), self.sender)
         return written
 
@@ -103,6 +106,7 @@ class EventWriter:
         strict: bool = False,
         tails: Sequence[Tail] | None = None,
         likely_new: bool = True,
+        templates: Templates | None = None,
     ) -> Written:
         """Store events in one transaction: all that the server takes, or nothing.
 
@@ -114,6 +118,7 @@ class EventWriter:
             strict: Store nothing if the server refuses a row.
             tails: Derived from keys, so that what is there already is found; random by default.
             likely_new: Whether none of those is there already, as far as one can tell. A wrong guess costs time only.
+            templates: Applied to the endpoints.
 
         Raises:
             RefusedError: ``strict``, and the server refused a row.
@@ -122,34 +127,43 @@ class EventWriter:
         if not prepared.events:
             self.reject(sender, rejected)
             return Written(0)
-        numbers = self._series.number(set(prepared.keys))
-        rows = prepared.rows(numbers, tails if tails is not None else random_tails(len(prepared.events)))
-        pending = _Pending(prepared, rows, sender, rejected, batch_size, strict, tails is not None)
+        numbered = self._series.number(prepared.keys, templates)
+        rows = prepared.rows(numbered, tails if tails is not None else random_tails(len(prepared.events)))
+        capped = prepared.capped(numbered)
+        pending = _Pending(prepared, rows, capped, sender, rejected, batch_size, strict, tails is not None)
         return self._partitions.make_room(prepared.days, lambda: self._write(pending, likely_new=likely_new))
 
-    def write_one(self, prepared: Prepared, tail: Tail, sender: str) -> bool:
+    def write_one(self, prepared: Prepared, tail: Tail, sender: str, templates: Templates | None = None) -> bool:
         """Store a single event by a statement, which costs less than COPY; False if it was there already.
+
+        Args:
+            prepared: One event, from ``preparing``.
+            tail: See ``ids``.
+            sender: Under which key the ledger has it.
+            templates: Applied to the endpoint.
 
         Raises:
             RefusedError: The server cannot store it.
             UnavailableError: The database is away.
         """
         (key,), (event,), (time_us,), (tags,) = prepared.keys, prepared.events, prepared.times_us, prepared.tags
+        numbered = self._series.number([key], templates)
         values = {
             "id": make_id(time_us // 1000, tail),
             "time": utc(event.time),
-            "series": self._series.number([key])[key],
+            "series": numbered.numbers[key],
             "status_code": event.status_code,
             "latency_ms": event.latency_ms,
             "trace_id": event.trace_id,
             "user_ref": event.user_ref,
-            "tags": tags.decode(),
+            "tags": numbered.tags(key, tags).decode(),
         }
 
         def write() -> bool:
             with self._db.transaction() as connection:
                 inserted = connection.execute(QUERIES["insert_new_event"], values).rowcount
-                append(connection, _entry(Written(inserted, 1 - inserted), ()), sender)
+                written = Written(inserted, 1 - inserted, capped=len(numbered.capped))
+                append(connection, _entry(written, ()), sender)
                 return inserted == 1
 
         try:

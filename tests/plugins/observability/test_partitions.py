@@ -167,7 +167,7 @@ def test_two_writers_of_the_same_new_series_never_wait_for_each_other_in_a_ring(
             other.execute(insert, [name])
         other.commit()
 
-    assert ingesting.result().json() == {"inserted": 50, "duplicates": 0, "rejected": 0, "errors": []}
+    assert ingesting.result().json() == {"inserted": 50, "duplicates": 0, "rejected": 0, "errors": [], "capped": 0}
 
 
 def test_room_for_a_new_day_is_made_beside_an_open_transaction_that_writes(serve: Serve, database: str) -> None:

@@ -39,7 +39,7 @@ def stored(client: Client, content: bytes) -> tuple[dict[str, Any], dict[str, An
     assert alone.status == 201, alone.content
     one = json.loads(client.get(f"{ROOT}{json.loads(alone.content)['id']}/").content)
     batch = post_bytes(client, b"[" + content + b"]")
-    assert batch.json() == {"inserted": 1, "duplicates": 0, "rejected": 0, "errors": []}
+    assert batch.json() == {"inserted": 1, "duplicates": 0, "rejected": 0, "errors": [], "capped": 0}
     same = json.loads(client.get(f"{ROOT}?ordering=-time&time_after={one['time']}&time_before={one['time']}").content)
     (other,) = [event for event in same["results"] if event["id"] != one["id"]]
     for url in (one.pop("id"), other.pop("id")):

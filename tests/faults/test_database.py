@@ -1,0 +1,141 @@
+"""A database that dies, freezes, refuses or has no room: 503 in time, readiness that says so, and back by itself."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.faults.conftest import ANSWER_S, stored_batches
+from tests.faults.database import connect, end_server, frozen, locked, no_connections_left, read_only
+from tests.faults.senders import Senders
+from tests.plugins.observability.events import make_event
+from tests.processes import Service, eventually
+
+pytestmark = pytest.mark.process
+
+LIST = "/api/requests/"
+
+
+def assert_unavailable(answer: httpx.Response) -> None:
+    assert answer.status_code == 503, answer.text
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert answer.json()["code"] == "unavailable"
+
+
+def write(service: Service, **fields: str) -> httpx.Response:
+    """Write one event; takes no longer than it may."""
+    started = time.monotonic()
+    answer = service.post(LIST, make_event(**fields), timeout_s=30)
+    assert time.monotonic() - started < ANSWER_S
+    return answer
+
+
+def recovers(service: Service) -> bool:
+    return eventually(lambda: service.is_ready() and write(service).status_code == 201, 20)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGQUIT, signal.SIGINT])
+def test_a_database_that_ends_under_load_comes_back_with_everything_acknowledged(
+    service: Service, how: signal.Signals
+) -> None:
+    senders = Senders(service.port, size=200)
+    workers = service.workers()
+    with senders.running(connections=3):
+        senders.put(range(20))
+        assert eventually(lambda: len(senders.acknowledged) >= 5)
+        end_server(service.home, how)
+        senders.put(range(20, 40))
+        assert eventually(lambda: len(senders.acknowledged) == 40, 60)
+
+    assert stored_batches(service.home) == dict.fromkeys(range(40), 200)
+    assert senders.unexpected == []
+    assert set(workers) <= set(service.workers())
+
+
+def test_a_dead_database_is_not_ready_and_answers_503(service: Service) -> None:
+    # Whoever finds it dead starts it anew: unless it cannot start.
+    control = service.home / "postgres" / "global" / "pg_control"
+    control.rename(control.with_suffix(".away"))
+    end_server(service.home, signal.SIGQUIT)
+
+    assert_unavailable(write(service))
+    assert service.get("/readyz").status_code == 503
+    assert service.get("/livez").status_code == 200
+    control.with_suffix(".away").rename(control)
+    assert recovers(service)
+
+
+def test_a_frozen_database_answers_503_in_time_and_goes_on_when_it_thaws(shared: Service) -> None:
+    assert write(shared).status_code == 201
+    with frozen(shared.home):
+        assert_unavailable(write(shared))
+        ready = shared.get("/readyz")
+
+    assert ready.status_code == 503
+    assert [check["name"] for check in ready.json()["checks"]] == ["database"]
+    assert recovers(shared)
+
+
+@pytest.mark.parametrize("fault", [read_only, no_connections_left, locked])
+def test_a_database_that_refuses_answers_503_in_time_and_takes_more_afterwards(
+    shared: Service, fault: Callable[[Path], AbstractContextManager[None]]
+) -> None:
+    assert write(shared).status_code == 201
+    with fault(shared.home):
+        assert_unavailable(write(shared))
+
+    assert recovers(shared)
+
+
+def test_without_a_connection_the_service_is_not_ready(shared: Service) -> None:
+    with no_connections_left(shared.home):
+        assert eventually(lambda: shared.get("/readyz").status_code == 503)
+
+    assert eventually(shared.is_ready)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one MiB."""
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", tmp_path]).returncode:
+        pytest.skip("only root can mount a file system")
+    account = pwd.getpwnam("tiercel")
+    os.chown(tmp_path, account.pw_uid, account.pw_gid)
+    yield tmp_path
+    subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+@pytest.mark.usefixtures("way_to_tmp_path")
+def test_a_full_disk_answers_503_and_takes_more_when_there_is_room(service: Service, small_disk: Path) -> None:
+    with connect(service.home) as connection:
+        connection.execute(f"CREATE TABLESPACE small LOCATION '{small_disk}'".encode())
+        connection.execute(b"GRANT CREATE ON TABLESPACE small TO tiercel")
+        connection.execute(b"ALTER SYSTEM SET default_tablespace = small")
+        connection.execute(b"SELECT pg_reload_conf()")
+    senders = Senders(service.port, size=5000)
+    with senders.running(connections=1):
+        senders.put(range(2))
+        assert eventually(lambda: senders.replays >= 2, 30)
+        assert senders.acknowledged < {0, 1}
+        subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
+
+    assert senders.acknowledged == {0, 1}
+    assert senders.unexpected == []
+    assert stored_batches(service.home) == {0: 5000, 1: 5000}
+
+
+@pytest.fixture
+def way_to_tmp_path(tmp_path: Path) -> None:
+    """Let the server's account reach the temporary directory of the test."""
+    for directory in tmp_path.parents:
+        if directory.stat().st_uid == os.geteuid() and directory != Path("/"):
+            directory.chmod(directory.stat().st_mode | 0o011)

@@ -1,0 +1,120 @@
+"""The promise to a sender: follow ``Retry-After``, replay with the same ``Idempotency-Key``, end with what you sent."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.conftest import VARIABLES
+from tests.faults.database import connect, end_server, end_sessions, frozen, locked, no_connections_left, read_only
+from tests.faults.senders import Senders, make_batch
+from tests.processes import Service, eventually, serving
+
+pytestmark = pytest.mark.process
+
+SEED = 20_261_121
+FAULTS = 30
+BATCHES = 200
+SIZE = 1000
+CONNECTIONS = 4
+# Of the whole run, on two cores that others use as well.
+LIMIT_S = 120.0
+Fault = Callable[[Service, Senders], None]
+
+
+def lasting(fault: Callable[[Path], AbstractContextManager[None]]) -> Fault:
+    """Make a fault that is over after a second."""
+
+    def strike(service: Service, _senders: Senders) -> None:
+        with fault(service.home):
+            time.sleep(1)
+
+    return strike
+
+
+def kill_worker(service: Service, _senders: Senders) -> None:
+    random.choice(service.workers()).send_signal(signal.SIGKILL)
+
+
+def end(how: signal.Signals, service: Service, _senders: Senders) -> None:
+    end_server(service.home, how)
+
+
+def end_every_session(service: Service, _senders: Senders) -> None:
+    with connect(service.home) as connection:
+        end_sessions(connection)
+
+
+def cut(_service: Service, senders: Senders) -> None:
+    senders.cuts.release(CONNECTIONS)
+
+
+KINDS: dict[str, Fault] = {
+    "a worker is killed": kill_worker,
+    "the database is killed": partial(end, signal.SIGKILL),
+    "the database stops at once": partial(end, signal.SIGQUIT),
+    "the database stops in order": partial(end, signal.SIGINT),
+    "the database freezes": lasting(frozen),
+    "every session ends": end_every_session,
+    "the database is read-only": lasting(read_only),
+    "the table is locked": lasting(locked),
+    "no connection is left": lasting(no_connections_left),
+    "clients hang up before the answer": cut,
+}
+
+
+def wait_for_traffic(senders: Senders) -> None:
+    """Wait for one more acknowledgement, so that every fault meets batches under way."""
+    before = len(senders.acknowledged)
+    assert eventually(lambda: len(senders.acknowledged) > before, 30)
+
+
+def stored(home: Path) -> Iterator[tuple[Any, ...]]:
+    """Read every event back: what it is known by, and its content."""
+    with connect(home) as connection:
+        yield from connection.execute(
+            b"SELECT trace_id, time, service, endpoint, method, status_code, latency_ms"
+            b" FROM observability.event JOIN observability.series ON series.id = event.series"
+        )
+
+
+def sent() -> Iterator[tuple[Any, ...]]:
+    """Return the same of everything that was sent."""
+    names = ("service", "endpoint", "method", "status_code", "latency_ms")
+    for number in range(BATCHES):
+        for event in make_batch(number, SIZE):
+            yield (event["trace_id"], datetime.fromisoformat(event["time"]), *(event[name] for name in names))
+
+
+def test_a_sender_that_retries_ends_with_exactly_what_it_sent(home: Path) -> None:
+    chance = random.Random(SEED)
+    # Every kind as often as the others; which comes when is left to chance.
+    faults = chance.sample(list(KINDS) * (FAULTS // len(KINDS)), FAULTS)
+    share = BATCHES // FAULTS
+    started = time.monotonic()
+    with serving(home, **{**VARIABLES, "TIERCEL_DB__STATEMENT_TIMEOUT_S": "5"}) as service:
+        senders = Senders(service.port, SIZE)
+        with senders.running(CONNECTIONS):
+            for at, name in enumerate(faults):
+                senders.put(range(at * share, (at + 1) * share))
+                wait_for_traffic(senders)
+                KINDS[name](service, senders)
+            senders.put(range(FAULTS * share, BATCHES))
+            assert eventually(lambda: len(senders.acknowledged) == BATCHES, LIMIT_S)
+        took_s = time.monotonic() - started
+        assert eventually(service.is_ready)
+        found = sorted(stored(home))
+
+    assert senders.unexpected == []
+    assert found == sorted(sent())
+    assert senders.replays > FAULTS
+    assert took_s < LIMIT_S
