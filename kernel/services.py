@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -19,6 +19,7 @@ from kernel.settings import Settings
 
 T = TypeVar("T", bound=msgspec.Struct)
 P = TypeVar("P")
+Figures = Callable[[], Mapping[str, int | float]]
 PluginState = Literal["loaded", "quarantined", "disabled"]
 
 
@@ -78,6 +79,7 @@ class Shared(msgspec.Struct, frozen=True):
     guard: Guard
     inventory: Inventory
     started_at: datetime
+    figures: dict[str, Figures] = {}
 
 
 class Services:
@@ -102,6 +104,7 @@ class Services:
         self.log: Logger = shared.log.bind(plugin=plugin)
         self._settings = settings
         self._guard = shared.guard
+        self._figures = shared.figures
         self._made: dict[Callable[..., Any], Any] = {}
 
     def settings(self, kind: type[T]) -> T:
@@ -124,6 +127,18 @@ class Services:
             self._made[make] = make(self)
         made: P = self._made[make]
         return made
+
+    def offer_figures(self, read: Figures) -> None:
+        """Offer figures of this process for ``/stats/``; a later offer of this plugin replaces an earlier one.
+
+        Args:
+            read: Returns numbers by name, with the unit at its end where it is no count. Must be quick and not fail.
+        """
+        self._figures[self.plugin] = read
+
+    def figures(self) -> dict[str, Mapping[str, int | float]]:
+        """Return the figures that plugins offer, by plugin."""
+        return {plugin: read() for plugin, read in self._figures.items()}
 
     def authenticate_with(self, authenticate: Authenticator) -> None:
         """Make this plugin the one that authenticates requests. Call it from a ``register_`` hook.

@@ -40,6 +40,7 @@ def make_parts(services: Services) -> Parts:
     sent = templates if settings.template_ingest else None
     partitions = Partitions(services.db)
     writer = EventWriter(services.db, series, partitions)
+    services.offer_figures(writer.figures)
     return Parts(
         store=EventStore(services.db, series, partitions, sent),
         writer=writer,

@@ -65,7 +65,7 @@ class ProcessStats(msgspec.Struct, frozen=True):
 
 
 class ApplicationStats(msgspec.Struct, frozen=True):
-    """The service and how it is set up."""
+    """The service and how it is set up; ``figures`` are those of plugins, since the process started."""
 
     name: str
     version: str
@@ -78,6 +78,7 @@ class ApplicationStats(msgspec.Struct, frozen=True):
     pool: Mapping[str, int]
     caches: Mapping[str, CacheStats]
     requests: Mapping[str, Any]
+    figures: Mapping[str, Mapping[str, int | float]]
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -173,6 +174,7 @@ def _application(services: Services) -> ApplicationStats:
         pool=services.db.stats(),
         caches=services.cache.stats(),
         requests=services.requests.stats(),
+        figures=services.figures(),
     )
 
 

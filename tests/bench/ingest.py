@@ -109,7 +109,6 @@ def _encode(running: Service, content: Sequence[bytes], batch: int) -> list[byte
         rows = connection.execute("SELECT service, endpoint, method, id FROM observability.series").fetchall()
     numbers: dict[SeriesKey, int] = {(service, endpoint, method): number for service, endpoint, method, number in rows}
     numbered = Numbered(numbers, {}, frozenset())
-    numbered = Numbered(numbers, {}, frozenset())
     return [
         copy_data(prepared[at % len(prepared)].rows(numbered, random_tails(batch))) for at in range(EVENTS // batch)
     ]

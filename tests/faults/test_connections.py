@@ -102,7 +102,9 @@ def test_requests_sent_in_one_go_are_answered_in_order(connect: Connect) -> None
 def test_half_a_second_request_on_a_kept_alive_connection_is_dropped_in_time(connect: Connect) -> None:
     connection = connect()
     connection.sendall(HEAD + b"\r\n")
-    assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+    first = b""
+    while not first.endswith(b'{"status":"ok"}'):  # head and body may come apart
+        first += connection.recv(4096)
 
     connection.sendall(HEAD)
 

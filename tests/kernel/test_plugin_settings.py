@@ -30,6 +30,15 @@ class Needy(Table, frozen=True):
     token: str
 
 
+class Checked(Table, frozen=True):
+    first: int = 1
+    last: int = 9
+
+    def __post_init__(self) -> None:
+        if self.last < self.first:
+            raise ValueError(f"last: Expected at least first, got {self.last}.")
+
+
 def table_of(tmp_path: Path, environ: dict[str, str], toml: str = "") -> tuple[AlphaSettings, Configuration]:
     """Decode the table of a plugin from the environment and a file."""
     (tmp_path / "tiercel.toml").write_text(toml)
@@ -99,6 +108,15 @@ def test_wrong_keys_of_all_plugins_are_named_at_once(boot: Boot, make_plugin: Ma
         "beta.token: is needed (str)",
         "test: gamma: unknown key; no plugin takes a table of that name",
     )
+
+
+def test_a_table_that_checks_itself_names_the_key_and_its_place(tmp_path: Path) -> None:
+    configuration = load({"TIERCEL_ALPHA__LAST": "0"}, tmp_path)
+
+    with pytest.raises(ConfigError) as caught:
+        configuration.table("alpha", Checked)
+
+    assert caught.value.problems == ("environment TIERCEL_ALPHA__LAST: alpha.last: Expected at least first, got 0.",)
 
 
 def test_an_unknown_variable_with_our_prefix_is_refused_by_name(tmp_path: Path) -> None:

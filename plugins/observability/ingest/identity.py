@@ -63,7 +63,7 @@ def derived_tails(
         if event.event_id:
             tails[at] = event_tail(event.event_id, account)
         elif key is not None:
-            content = _content(event, prepared.times_us[at], prepared.keys[at], prepared.tags[at])
+            content = _content(event, prepared.times_us[at], prepared.keys[at])
             count = seen[content]
             seen[content] = count + 1
             tails[at] = derived_tail(b"key", str(account).encode(), key.encode(), content, str(count).encode())
@@ -76,6 +76,6 @@ def single_tail(prepared: Prepared, key: str | None) -> Tail:
     return tails[0]
 
 
-def _content(event: EventIn, time_us: int, key: SeriesKey, tags: bytes) -> bytes:
+def _content(event: EventIn, time_us: int, key: SeriesKey) -> bytes:
     texts = (time_us, *key, event.status_code, event.latency_ms, event.trace_id, event.user_ref)
-    return msgspec.json.encode(texts) + tags
+    return msgspec.json.encode(texts) + bytes(event.tags)

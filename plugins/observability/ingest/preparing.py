@@ -27,14 +27,12 @@ class Prepared(msgspec.Struct):
         events: With blanks cut.
         times_us: Unix time of each in microseconds.
         keys: Series of each.
-        tags: JSON text of each.
     """
 
     indexes: list[int]
     events: list[EventIn]
     times_us: list[int]
     keys: list[SeriesKey]
-    tags: list[bytes]
 
     @property
     def days(self) -> set[int]:
@@ -59,9 +57,10 @@ class Prepared(msgspec.Struct):
         """
         numbers = numbered.numbers
         series = [numbers[key] for key in self.keys]
-        tags = self.tags
+        # One after the other: until its row is made, an event's tags are a view of the body and no copy.
+        tags = (bytes(event.tags) for event in self.events)
         if numbered.changed:
-            tags = [numbered.tags(key, text) for key, text in zip(self.keys, tags, strict=True)]
+            tags = (numbered.tags(key, text) for key, text in zip(self.keys, tags, strict=True))
         return encode_rows(self.events, self.times_us, series, tags, tails)
 
     def capped(self, numbered: Numbered) -> frozenset[int]:
@@ -82,7 +81,7 @@ def prepare(indexes: Sequence[int], events: Sequence[EventIn], now: datetime) ->
     Returns:
         The good ones, and errors of the others.
     """
-    prepared = Prepared([], [], [], [], [])
+    prepared = Prepared([], [], [], [])
     errors: list[ItemError] = []
     ahead_us = unix_us(now + AHEAD_MAX)
     cleaned: dict[SeriesKey, SeriesKey] = {}
@@ -94,9 +93,8 @@ def prepare(indexes: Sequence[int], events: Sequence[EventIn], now: datetime) ->
         if event.event_id is not None:
             event.event_id = event.event_id.strip()
         time_us = unix_us(event.time)
-        tags = bytes(event.tags)
         is_named = key[0] and key[1] and key[2] and event.event_id != ""
-        if not (is_named and 0 <= time_us <= ahead_us and tags[0] == _OBJECT):
+        if not (is_named and 0 <= time_us <= ahead_us and memoryview(event.tags)[0] == _OBJECT):
             errors.append(ItemError(index, _messages(event, now)))
             continue
         if event.trace_id is not None:
@@ -107,7 +105,6 @@ def prepare(indexes: Sequence[int], events: Sequence[EventIn], now: datetime) ->
         prepared.events.append(event)
         prepared.times_us.append(time_us)
         prepared.keys.append(key)
-        prepared.tags.append(tags)
     return prepared, errors
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import msgspec
@@ -95,6 +96,12 @@ class EventWriter:
         self._db = db
         self._series = series
         self._partitions = partitions
+        self._capped = 0
+        self._lock = threading.Lock()
+
+    def figures(self) -> dict[str, int]:
+        """Return how many events went to ``__other__``, a replay counted again, since the process started."""
+        return {"events_capped": self._capped}
 
     def write(
         self,
@@ -131,7 +138,9 @@ class EventWriter:
         rows = prepared.rows(numbered, tails if tails is not None else random_tails(len(prepared.events)))
         capped = prepared.capped(numbered)
         pending = _Pending(prepared, rows, capped, sender, rejected, batch_size, strict, tails is not None)
-        return self._partitions.make_room(prepared.days, lambda: self._write(pending, likely_new=likely_new))
+        written = self._partitions.make_room(prepared.days, lambda: self._write(pending, likely_new=likely_new))
+        self._count_capped(written)
+        return written
 
     def write_one(self, prepared: Prepared, tail: Tail, sender: str, templates: Templates | None = None) -> bool:
         """Store a single event by a statement, which costs less than COPY; False if it was there already.
@@ -146,7 +155,7 @@ class EventWriter:
             RefusedError: The server cannot store it.
             UnavailableError: The database is away.
         """
-        (key,), (event,), (time_us,), (tags,) = prepared.keys, prepared.events, prepared.times_us, prepared.tags
+        (key,), (event,), (time_us,) = prepared.keys, prepared.events, prepared.times_us
         numbered = self._series.number([key], templates)
         values = {
             "id": make_id(time_us // 1000, tail),
@@ -156,20 +165,22 @@ class EventWriter:
             "latency_ms": event.latency_ms,
             "trace_id": event.trace_id,
             "user_ref": event.user_ref,
-            "tags": numbered.tags(key, tags).decode(),
+            "tags": numbered.tags(key, bytes(event.tags)).decode(),
         }
 
-        def write() -> bool:
+        def write() -> Written:
             with self._db.transaction() as connection:
                 inserted = connection.execute(QUERIES["insert_new_event"], values).rowcount
                 written = Written(inserted, 1 - inserted, capped=len(numbered.capped))
                 append(connection, _entry(written, ()), sender)
-                return inserted == 1
+                return written
 
         try:
-            return self._partitions.make_room(prepared.days, write)
+            written = self._partitions.make_room(prepared.days, write)
         except UNSTORABLE as ex:
             raise RefusedError([ItemError(0, unstorable(ex))]) from ex
+        self._count_capped(written)
+        return written.inserted == 1
 
     def reject(self, sender: str, rejected: Sequence[ItemError], received: int | None = None) -> None:
         """Tell the ledger of a batch of which nothing is stored.
@@ -187,6 +198,11 @@ class EventWriter:
             reasons["strict: refused with the others"] = total - len(rejected)
         with self._db.connection() as connection:
             append(connection, Entry(total, 0, 0, total, reasons), sender)
+
+    def _count_capped(self, written: Written) -> None:
+        if written.capped:
+            with self._lock:
+                self._capped += written.capped
 
     def _write(self, pending: _Pending, *, likely_new: bool) -> Written:
         try:

@@ -26,7 +26,7 @@ def by_the_batch(content: bytes) -> dict[str, Any] | None:
     if not prepared.events:
         return None
     (event,) = prepared.events
-    return described(event, prepared.keys[0], prepared.times_us[0], prepared.tags[0])
+    return described(event, prepared.keys[0], prepared.times_us[0], bytes(event.tags))
 
 
 def by_itself(content: bytes) -> dict[str, Any] | None:

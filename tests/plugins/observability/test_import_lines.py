@@ -56,6 +56,7 @@ def test_a_combined_line_becomes_an_event_with_everything_in_it() -> None:
             "bytes": 512,
             "query": "page=2",
         },
+        "event_id": None,
     }
 
 

@@ -11,7 +11,7 @@ import pytest
 from kernel.testing import Client
 from tests.conftest import Serve
 from tests.locks import waits_for_lock
-from tests.plugins.observability.events import ROOT, create, make_event, make_events, post_ingest, stored_count
+from tests.plugins.observability.events import ROOT, create, listed, make_event, make_events, post_ingest, stored_count
 from tests.processes import run_tiercel
 
 LEDGER = "/api/v1/ingest/ledger/"
@@ -49,8 +49,8 @@ def test_everything_that_was_sent_is_accounted_for(serve: Serve) -> None:
     client.post(f"{ROOT}ingest/", make_events(5), headers=headers)
     create(client)
 
-    assert ledger(client)["totals"] == totals(10, stored=6, duplicate=3, rejected=1)
-    assert stored_count(client) == 6
+    assert ledger(client, "key=local")["totals"] == totals(10, stored=6, duplicate=3, rejected=1)
+    assert len(listed(client, "service=billing")) == 6
 
 
 def test_reasons_are_counted(serve: Serve) -> None:
@@ -71,7 +71,7 @@ def test_a_batch_of_bad_items_alone_is_in_the_ledger(serve: Serve) -> None:
     post_ingest(client, [BAD, BAD])
     client.post(ROOT, BAD)
 
-    assert ledger(client)["totals"] == totals(3, stored=0, rejected=3)
+    assert ledger(client, "key=local")["totals"] == totals(3, stored=0, rejected=3)
 
 
 def test_a_refused_strict_batch_is_rejected_whole(serve: Serve) -> None:
@@ -79,8 +79,8 @@ def test_a_refused_strict_batch_is_rejected_whole(serve: Serve) -> None:
 
     post_ingest(client, [*make_events(4), BAD], "?strict=true")
 
-    assert ledger(client)["totals"] == totals(5, stored=0, rejected=5)
-    assert ledger(client)["minutes"][0]["reasons"]["strict: refused with the others"] == 4
+    assert ledger(client, "key=local")["totals"] == totals(5, stored=0, rejected=5)
+    assert ledger(client, "key=local")["minutes"][0]["reasons"]["strict: refused with the others"] == 4
 
 
 @pytest.mark.parametrize("strict", ["", "?strict=true"])
@@ -92,7 +92,7 @@ def test_items_only_the_server_refuses_are_in_the_ledger(serve: Serve, strict: s
     client.post(f"{ROOT}ingest/{strict}", content=body)
 
     stored = 0 if strict else 1
-    assert ledger(client)["totals"] == totals(2, stored=stored, rejected=2 - stored)
+    assert ledger(client, "key=local")["totals"] == totals(2, stored=stored, rejected=2 - stored)
 
 
 def test_keys_are_kept_apart(serve: Serve) -> None:
@@ -133,8 +133,10 @@ def test_events_and_ledger_are_one_transaction(serve: Serve, database: str) -> N
 def test_the_command_prints_table_and_json(serve: Serve, database: str, tmp_path: Any) -> None:
     post_ingest(serve(), [*make_events(2), BAD])
 
-    table = run_tiercel(tmp_path, "observability", "ledger", TIERCEL_DATABASE_URL=database)
-    printed = run_tiercel(tmp_path, "observability", "ledger", "--json", TIERCEL_DATABASE_URL=database)
+    # Of this key only: the service logs its own requests meanwhile.
+    asked = ("observability", "ledger", "--key", "local")
+    table = run_tiercel(tmp_path, *asked, TIERCEL_DATABASE_URL=database)
+    printed = run_tiercel(tmp_path, *asked, "--json", TIERCEL_DATABASE_URL=database)
 
     assert "1 rejected: status_code" in table.stdout
     assert json.loads(printed.stdout)["totals"] == totals(3, stored=2, rejected=1)
