@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from plugins.observability.commands import service_name
@@ -33,6 +33,7 @@ def split_gzip(content: bytes) -> bytes:
     return gzip.compress(content[:half]) + gzip.compress(content[half:])
 
 
+GZIP_MAGIC = b"\x1f\x8b"
 PACKS = [bytes, gzip.compress, split_gzip, lambda content: gzip.compress(content) + bytes(512)]
 PACK_NAMES = ["plain", "gzip", "gzip in two goes", "gzip and padding"]
 
@@ -40,7 +41,10 @@ PACK_NAMES = ["plain", "gzip", "gzip in two goes", "gzip and padding"]
 @pytest.mark.parametrize("pack", PACKS, ids=PACK_NAMES)
 @given(lines=st.lists(st.binary(max_size=20).map(lambda line: line.replace(b"\n", b"").replace(b"\r", b""))))
 def test_every_line_is_read_packed_or_not(pack: Pack, lines: list[bytes]) -> None:
-    found, log = read(pack(b"".join(line + b"\n" for line in lines) or b"\n"))
+    content = b"".join(line + b"\n" for line in lines) or b"\n"
+    assume(not content.startswith(GZIP_MAGIC))  # such a file is taken for gzip, whatever its name
+
+    found, log = read(pack(content))
 
     assert (found, log.problem, log.complete) == (lines or [b""], None, True)
 
