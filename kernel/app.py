@@ -204,6 +204,7 @@ class Tiercel:
         health = self.shared.health
         health.add("startup", self._check_startup)
         health.add("database", self._check_database)
+        health.add("writes", self._check_writes, critical=False)
         health.add("plugins", self.check_plugins, critical=False)
         for owner, check in self.registry.health_checks:
             health.install(owner, check)
@@ -251,3 +252,8 @@ class Tiercel:
         self.shared.db.ping()
         engine = self.shared.db.engine
         return f"{engine.name} {engine.version}"
+
+    def _check_writes(self) -> None:
+        # Not critical: what is stored can be read meanwhile.
+        if self.shared.db.is_read_only():
+            raise BootError("the database is read-only")

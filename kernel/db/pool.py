@@ -193,6 +193,16 @@ class Database:
                     self._engine = detect(connection, embedded=self._embedded)
             return self._engine
 
+    def is_read_only(self) -> bool:
+        """Tell whether the server refuses writes: a standby, or switched to read-only.
+
+        Raises:
+            UnavailableError: As ``connection``.
+        """
+        with self.connection() as connection:
+            row = connection.execute(QUERIES["is_read_only"]).fetchone()
+        return row is not None and row[0] == "on"
+
     def ping(self) -> None:
         """Make one round trip.
 

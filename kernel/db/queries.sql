@@ -12,6 +12,9 @@ SELECT set_config('TimeZone', 'UTC', false),
        -- Time windows decide which partitions are read: always plan with the values at hand.
        set_config('plan_cache_mode', 'force_custom_plan', false)
 
+-- name: is_read_only
+SHOW transaction_read_only
+
 -- name: ping
 SELECT 1
 

@@ -81,7 +81,7 @@ def test_a_frozen_database_answers_503_in_time_and_goes_on_when_it_thaws(shared:
         ready = shared.get("/readyz")
 
     assert ready.status_code == 503
-    assert [check["name"] for check in ready.json()["checks"]] == ["database"]
+    assert [check["name"] for check in ready.json()["checks"] if check["status"] == "failed"] == ["database"]
     assert recovers(shared)
 
 
@@ -94,6 +94,15 @@ def test_a_database_that_refuses_answers_503_in_time_and_takes_more_afterwards(
         assert_unavailable(write(shared))
 
     assert recovers(shared)
+
+
+def test_a_read_only_database_is_seen_in_readiness(shared: Service) -> None:
+    with read_only(shared.home):
+        ready = shared.get("/readyz")
+
+    assert (ready.status_code, ready.json()["status"]) == (200, "degraded")
+    assert ready.json()["checks"][0]["detail"] == "the database is read-only"
+    assert eventually(lambda: shared.get("/readyz").json()["status"] == "ok")
 
 
 def test_without_a_connection_the_service_is_not_ready(shared: Service) -> None:

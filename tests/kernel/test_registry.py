@@ -89,7 +89,7 @@ def test_a_duplicate_stops_the_boot_and_names_both_owners(
         boot(alpha, beta)
 
 
-@pytest.mark.parametrize("name", ["startup", "database", "plugins"])
+@pytest.mark.parametrize("name", ["startup", "database", "writes", "plugins"])
 def test_a_health_check_of_the_kernel_cannot_be_replaced(name: str, boot: Boot, make_plugin: MakePlugin) -> None:
     check = HealthCheck(name=name, probe=lambda: None)
     alpha = make_plugin("alpha", register_health_checks=lambda services: [check])

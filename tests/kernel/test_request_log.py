@@ -139,7 +139,7 @@ def test_the_path_is_recorded_as_text(client: Client) -> None:
     assert record_of(client, "GET", "/caf%C3%A9").path == "/café"
 
 
-@pytest.mark.parametrize("path", ["/quiet/", "/livez", "/readyz?exclude=database,startup", "/startupz"])
+@pytest.mark.parametrize("path", ["/quiet/", "/livez", "/readyz?exclude=database,startup,writes", "/startupz"])
 def test_probes_are_left_out(path: str, client: Client, captured: CapturedLog) -> None:
     records: list[RequestRecord] = []
     client.service.shared.requests.subscribe("test", records.extend)
