@@ -24,7 +24,7 @@ def plugins(as_json: bool) -> None:  # noqa: FBT001 - click passes flags so
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def routes(as_json: bool) -> None:  # noqa: FBT001
+def routes(as_json: bool) -> None:  # noqa: FBT001 - click calls it
     """List routes: method, path, who may use them, and the plugin that answers."""
     rows = [
         (method, mounted.template, mounted.route.policy, mounted.owner)

@@ -61,7 +61,7 @@ def serve(bind: str | None, insecure: bool) -> None:  # noqa: FBT001 - click pas
 @click.command()
 @click.option("--bind", metavar="HOST:PORT", help="Where to listen.")
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine although nobody has to sign in.")
-def up(bind: str | None, insecure: bool) -> None:  # noqa: FBT001
+def up(bind: str | None, insecure: bool) -> None:  # noqa: FBT001 - click calls it
     """Start everything, with demo data if there is no data yet."""
     service = _prepared(bind, insecure=insecure)
     try:

@@ -58,7 +58,7 @@ class Compression:
         request: Request,
         response: falcon.Response,
         _resource: object,
-        _succeeded: bool,  # noqa: FBT001
+        _succeeded: bool,  # noqa: FBT001 - Falcon calls it
     ) -> None:
         """Compress the body of an answer if it is worth while and wanted. Streams are left alone."""
         content = response.render_body()

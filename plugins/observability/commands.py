@@ -82,7 +82,7 @@ def _make_import(parts: Parts) -> click.Command:
         service: str | None,
         format_name: str,
         with_templates: bool,  # noqa: FBT001 - click calls it
-        as_json: bool,  # noqa: FBT001
+        as_json: bool,  # noqa: FBT001 - click calls it
     ) -> None:
         """Import access logs or JSON lines, plain or gzip; FILE - is standard input.
 
