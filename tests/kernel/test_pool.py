@@ -159,7 +159,7 @@ def test_a_read_only_database_answers_reads_and_refuses_writes_with_503(serve: S
         connection.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name))
         connection.execute(
             "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            " WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()"
         )
 
     assert_unavailable(client.post(LIST, make_event(service="other")), "25006")
