@@ -1,7 +1,13 @@
 """Tiercel's kernel. This file is its public face: what plugins may import, and nothing else."""
 
+from kernel.applications import Applications
 from kernel.cache import Cache, CacheStats
 from kernel.contracts import Application, Command, Dataset, Handler, HealthCheck, Job, Method, Policy, Route
+from kernel.datasets.compare import Difference
+from kernel.datasets.endpoint import Derivation, Derived
+from kernel.datasets.model import Publication, Rejected, Snapshot, Version
+from kernel.datasets.service import Datasets
+from kernel.datasets.views import View
 from kernel.db.engine import Engine
 from kernel.db.pool import Database
 from kernel.db.queries import load_queries
@@ -20,7 +26,7 @@ from kernel.errors import (
 from kernel.fields import parse_time
 from kernel.hookspecs import hookimpl
 from kernel.http.bodies import RawBody, StreamBody, require_json
-from kernel.http.envelopes import Envelope, envelope
+from kernel.http.envelopes import Envelope, Listing, envelope, listing
 from kernel.http.health import CheckResult
 from kernel.http.pages import Cursor, Page, decode_cursor, encode_cursor, link, numbered
 from kernel.http.request import Request
@@ -33,6 +39,7 @@ from kernel.terminal import print_json, print_table, progress
 __all__ = [
     "ApiError",
     "Application",
+    "Applications",
     "Cache",
     "CacheStats",
     "CheckResult",
@@ -41,6 +48,10 @@ __all__ = [
     "Cursor",
     "Database",
     "Dataset",
+    "Datasets",
+    "Derivation",
+    "Derived",
+    "Difference",
     "Engine",
     "Envelope",
     "ForbiddenError",
@@ -48,31 +59,38 @@ __all__ = [
     "HealthCheck",
     "InvalidError",
     "Job",
+    "Listing",
     "MalformedError",
     "Method",
     "NotFoundError",
     "Page",
     "PluginStatus",
     "Policy",
+    "Publication",
     "RawBody",
+    "Rejected",
     "Reply",
     "Request",
     "RequestRecord",
     "Route",
     "Secret",
     "Services",
+    "Snapshot",
     "StreamBody",
     "Table",
     "TooLargeError",
     "UnauthorizedError",
     "UnavailableError",
     "UnsupportedMediaError",
+    "Version",
+    "View",
     "decode_cursor",
     "encode_cursor",
     "env",
     "envelope",
     "hookimpl",
     "link",
+    "listing",
     "load_queries",
     "numbered",
     "parse_time",

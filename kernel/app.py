@@ -9,11 +9,13 @@ from typing import Any
 
 import falcon
 
+from kernel.applications import Applications
 from kernel.cache import Caches
 from kernel.configuration import Configuration
+from kernel.datasets.service import Datasets
 from kernel.db.embedded import EmbeddedServer
 from kernel.db.engine import Engine
-from kernel.db.migrate import Migration, MigrationError, find_migrations, migrate, plan
+from kernel.db.migrate import Migration, MigrationError, find_migrations, kernel_migrations, migrate, plan
 from kernel.db.pool import Database, wait_for_server
 from kernel.db.watch import EmbeddedWatch
 from kernel.errors import BootError, PluginError
@@ -25,7 +27,7 @@ from kernel.http.problems import ErrorHandlers
 from kernel.http.request import Request
 from kernel.http.request_feed import RequestFeed
 from kernel.http.request_log import RequestLog, StartResponse
-from kernel.http.routing import App, mount, spread
+from kernel.http.routing import App, Entrance, mount, refuse_shadows, spread
 from kernel.log import Logger, make_logger
 from kernel.registry import Registry
 from kernel.services import Clock, Inventory, Shared, SystemClock
@@ -110,6 +112,7 @@ class Tiercel:
         self.shared.db.open()
         if self._watch is not None:
             self._watch.start()
+        self.shared.datasets.start()
         self.registry.start()
         self.shared.requests.start()
         self._started = True
@@ -119,6 +122,7 @@ class Tiercel:
         self._started = False
         self.shared.requests.stop()
         self.registry.stop()
+        self.shared.datasets.stop()
         if self._watch is not None:
             self._watch.stop()
         self.shared.db.close()
@@ -141,8 +145,8 @@ class Tiercel:
         self.shared.guard.refuse_unguarded()
 
     def migrations(self) -> tuple[Migration, ...]:
-        """List the migrations of every loaded plugin, in configured order."""
-        found: list[Migration] = []
+        """List the migrations of the kernel and of every loaded plugin, in configured order."""
+        found = list(kernel_migrations())
         for name, plugin in self.registry.plugins.items():
             if plugin.migrations is not None:
                 found += find_migrations(name, plugin.migrations)
@@ -187,16 +191,20 @@ class Tiercel:
         conninfo = db.url.reveal() if db.url is not None else ""
         if self.server is not None:
             conninfo = self.server.conninfo
+        database = Database(db, conninfo, embedded=self.server is not None)
+        caches, applications = Caches(), Applications()
         return Shared(
             kernel=self.settings,
-            db=Database(db, conninfo, embedded=self.server is not None),
-            cache=Caches(),
+            db=database,
+            cache=caches,
             log=self.log,
             clock=clock,
             requests=RequestFeed(self.log),
             health=Health(self.settings.health.timeout_s),
             guard=Guard(self.settings),
             inventory=Inventory(),
+            applications=applications,
+            datasets=Datasets(database, self.settings, applications, caches, self.log, clock.now),
             started_at=datetime.now(UTC),
         )
 
@@ -206,6 +214,7 @@ class Tiercel:
         health.add("database", self._check_database)
         health.add("writes", self._check_writes, critical=False)
         health.add("plugins", self.check_plugins, critical=False)
+        health.add("filters", self.shared.datasets.check_filters, critical=False)
         for owner, check in self.registry.health_checks:
             health.install(owner, check)
 
@@ -228,12 +237,19 @@ class Tiercel:
         app.set_error_serializer(lambda *_: None)
         ErrorHandlers(self.log, debug=self.settings.debug).install(app)
         http = self.settings.http
-        mount(app, routes, self.shared.guard, BodyLimits(http.max_body_bytes, http.max_decoded_bytes))
+        limits = BodyLimits(http.max_body_bytes, http.max_decoded_bytes)
+        self._install_what_plugins_offer()
+        refuse_shadows(routes, self.shared.applications.slugs)
+        mount(app, routes, Entrance(self.shared.guard, limits, self.shared.applications))
         return app
 
+    def _install_what_plugins_offer(self) -> None:
+        self.shared.applications.install(application for _, application in self.registry.applications)
+        self.shared.datasets.install(dataset for _, dataset in self.registry.datasets)
+
     def _migrate(self) -> tuple[Migration, ...]:
-        applied: list[Migration] = []
         conninfo = self.shared.db.conninfo
+        applied = list(migrate(conninfo, kernel_migrations()))
         for name, plugin in self.registry.plugins.items():
             if plugin.migrations is None:
                 continue

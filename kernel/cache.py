@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable
-from typing import Generic, TypeVar
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable
+from fnmatch import fnmatchcase
+from operator import itemgetter
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 from cachetools import LRUCache
@@ -17,9 +20,11 @@ class CacheStats(msgspec.Struct, frozen=True):
     """Figures of one cache since the process started."""
 
     items: int
-    items_max: int
+    items_max: int | None
     hits: int
     misses: int
+    size_bytes: int | None = None
+    size_max_bytes: int | None = None
 
 
 class Cache(Generic[K, V]):
@@ -30,25 +35,41 @@ class Cache(Generic[K, V]):
     """
 
     def __init__(self, items_max: int) -> None:
-        self._items: LRUCache[K, V] = LRUCache(items_max)
+        # In order of use, the latest last.
+        self._items: OrderedDict[K, V] = OrderedDict()
+        self._items_max = items_max
         self._lock = threading.Lock()
         self._hits = 0
         self._misses = 0
 
     def get(self, key: K) -> V | None:
         """Return the value of a key, or None."""
+        return self.get_many((key,)).get(key)
+
+    def get_many(self, keys: Iterable[K]) -> dict[K, V]:
+        """Return the values of the keys that are here."""
+        items = self._items
+        found: dict[K, V] = {}
+        misses = 0
         with self._lock:
-            value = self._items.get(key)
-            if value is None:
-                self._misses += 1
-            else:
-                self._hits += 1
-            return value
+            for key in keys:
+                value = items.get(key)
+                if value is None:
+                    misses += 1
+                else:
+                    items.move_to_end(key)
+                    found[key] = value
+            self._hits += len(found)
+            self._misses += misses
+        return found
 
     def set(self, key: K, value: V) -> None:
         """Keep a value."""
         with self._lock:
             self._items[key] = value
+            self._items.move_to_end(key)
+            if len(self._items) > self._items_max:
+                self._items.popitem(last=False)
 
     def clear(self) -> None:
         """Forget everything."""
@@ -58,14 +79,83 @@ class Cache(Generic[K, V]):
     def stats(self) -> CacheStats:
         """Return the figures of this cache."""
         with self._lock:
-            return CacheStats(len(self._items), int(self._items.maxsize), self._hits, self._misses)
+            return CacheStats(len(self._items), self._items_max, self._hits, self._misses)
+
+
+class NamedKey(Protocol):
+    """A key that says under which name people know what it stands for."""
+
+    @property
+    def name(self) -> str:
+        """The name, such as ``club_data_skyflow_hero-metrics.json``."""
+
+    def __hash__(self) -> int:
+        """Tell keys apart."""
+
+
+class SizedCache:
+    """Keep the most recently used values, as many as fit into a number of bytes; safe for threads.
+
+    Args:
+        bytes_max: Values beyond this size in all push out the least recently used. One that is larger is not kept.
+    """
+
+    def __init__(self, bytes_max: int) -> None:
+        self._items: LRUCache[NamedKey, tuple[int, object]] = LRUCache(bytes_max, getsizeof=itemgetter(0))
+        self._lock = threading.Lock()
+        self._hits = 0
+        self._misses = 0
+
+    def get(self, key: NamedKey) -> Any:
+        """Return the value of a key, or None."""
+        with self._lock:
+            found = self._items.get(key)
+            if found is None:
+                self._misses += 1
+                return None
+            self._hits += 1
+            return found[1]
+
+    def set(self, key: NamedKey, value: object, size_bytes: int) -> None:
+        """Keep a value.
+
+        Args:
+            key: Finds it again.
+            value: What to keep.
+            size_bytes: What it takes, key included, near enough.
+        """
+        with self._lock:
+            if size_bytes <= self._items.maxsize:
+                self._items[key] = (size_bytes, value)
+
+    def clear(self, pattern: str = "*") -> int:
+        """Forget values whose names match a pattern, as ``club_*``; return how many."""
+        with self._lock:
+            gone = [key for key in self._items if fnmatchcase(key.name, pattern)]
+            for key in gone:
+                del self._items[key]
+            return len(gone)
+
+    def names(self) -> dict[str, int]:
+        """Return how many bytes are kept under each name."""
+        sizes: dict[str, int] = {}
+        with self._lock:
+            for key, (size_bytes, _) in self._items.items():
+                sizes[key.name] = sizes.get(key.name, 0) + size_bytes
+        return sizes
+
+    def stats(self) -> CacheStats:
+        """Return the figures of this cache."""
+        with self._lock:
+            size, most = int(self._items.currsize), int(self._items.maxsize)
+            return CacheStats(len(self._items), None, self._hits, self._misses, size, most)
 
 
 class Caches:
     """The caches of one process by name."""
 
     def __init__(self) -> None:
-        self._caches: dict[str, Cache[Hashable, object]] = {}
+        self._caches: dict[str, Cache[Hashable, object] | SizedCache] = {}
 
     def create(self, name: str, items_max: int) -> Cache[K, V]:
         """Make a cache.
@@ -78,6 +168,43 @@ class Caches:
         made: Cache[K, V] = Cache(items_max)
         self._caches[name] = made  # type: ignore[assignment]
         return made
+
+    def create_sized(self, name: str, bytes_max: int) -> SizedCache:
+        """Make a cache that is bounded in bytes.
+
+        Raises:
+            ValueError: There is one of that name.
+        """
+        if name in self._caches:
+            raise ValueError(f"cache {name!r} exists")
+        made = self._caches[name] = SizedCache(bytes_max)
+        return made
+
+    def clear(self, pattern: str = "*") -> int:
+        """Forget values by name: whole caches whose name matches, and named values in sized ones.
+
+        Args:
+            pattern: As ``club_*``.
+
+        Returns:
+            How many values went.
+        """
+        gone = 0
+        for name, cache in self._caches.items():
+            if isinstance(cache, SizedCache):
+                gone += cache.clear("*" if fnmatchcase(name, pattern) else pattern)
+            elif fnmatchcase(name, pattern):
+                gone += cache.stats().items
+                cache.clear()
+        return gone
+
+    def names(self) -> dict[str, int]:
+        """Return how many bytes the sized caches keep under each name."""
+        sizes: dict[str, int] = {}
+        for cache in self._caches.values():
+            if isinstance(cache, SizedCache):
+                sizes |= cache.names()
+        return sizes
 
     def stats(self) -> dict[str, CacheStats]:
         """Return the figures of every cache by name."""

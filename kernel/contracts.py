@@ -28,7 +28,8 @@ class Application(Contract, frozen=True):
         slug: Its segment in URLs, such as ``skyflow``.
         name: For people.
         features: The features it knows.
-        filters: By name of a dataset, a pure function from items to items. A missing one shows everything.
+        filters: By name of a dataset, or another of its filter keys, a pure function from items to items. A missing one
+            shows everything.
         services: The services whose request logs belong to it.
     """
 
@@ -46,13 +47,19 @@ class Dataset(Contract, frozen=True):
         name: Unique over all plugins.
         item: The Struct of one item.
         key: The field that identifies an item.
-        order: Fields by which items are sorted; a leading ``-`` turns one around.
+        order: Fields by which items are sorted; a leading ``-`` turns one around. The key decides between equals.
+        filter_keys: Further names under which an application's filters may speak of it, such as ``tier``. Its name
+            and ``<name>_filter`` always do.
+        file: How the file is called that ``tiercel data export`` writes; ``<name>.json`` by default. A field in braces,
+            as in ``{feature}-most-present.json``, makes one file for each of its values.
     """
 
     name: str
     item: type[msgspec.Struct]
     key: str
     order: tuple[str, ...] = ()
+    filter_keys: tuple[str, ...] = ()
+    file: str | None = None
 
 
 class Route(Contract, frozen=True):
@@ -70,6 +77,9 @@ class Route(Contract, frozen=True):
         also: Further paths of the same resource.
         menu: Label under which pages list it; none by default.
         logged: False leaves it out of the request log and its subscribers; meant for probes.
+        per_application: Mount it for each application as well, the slug behind ``/public/``:
+            ``/trace/public/tiers/`` and ``/trace/public/{application}/tiers/``. The handler's parameter
+            ``application: Application | None`` says which; None is everybody's unfiltered view.
     """
 
     path: str
@@ -79,26 +89,35 @@ class Route(Contract, frozen=True):
     also: tuple[str, ...] = ()
     menu: str | None = None
     logged: bool = True
+    per_application: bool = False
 
 
 class Job(Contract, frozen=True):
     """Work that runs outside requests: an export, a refresh, maintenance.
 
     Args:
-        name: Unique over all plugins.
-        run: Called with the decoded parameters.
+        name: Unique over all plugins, such as ``club.refresh``.
+        run: Called with the ``Run`` and, if it has parameters, the decoded Struct of them. What it returns is kept as
+            JSON.
         parameters: The Struct of its parameters; None if it has none.
-        schedule: Cron expression of five fields, UTC; None runs it on demand only.
-        timeout_s: After this it is stopped.
+        schedule: Cron expression of five fields, UTC, or ``every 15m`` (s, m, h, d); None runs it on demand only.
+            ``[jobs.schedules]`` of the configuration overrides it.
+        soft_timeout_s: After this the run is asked to stop: its next ``check`` or ``progress`` raises.
+        timeout_s: After this its process is killed.
         lock: Jobs with one lock never run at the same time; the job's name by default.
+        retries: How often a run that failed is tried again.
+        retry_wait_s: Before the first retry; doubles with each.
     """
 
     name: str
     run: Callable[..., Any]
     parameters: type[msgspec.Struct] | None = None
     schedule: str | None = None
+    soft_timeout_s: float | None = None
     timeout_s: float = 3600.0
     lock: str | None = None
+    retries: int = 0
+    retry_wait_s: float = 10.0
 
 
 class HealthCheck(Contract, frozen=True):

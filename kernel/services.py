@@ -8,7 +8,11 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
+from kernel.applications import Applications
 from kernel.cache import Caches
+from kernel.contracts import Dataset, Policy, Route
+from kernel.datasets.endpoint import Derivation
+from kernel.datasets.service import Datasets
 from kernel.db.pool import Database
 from kernel.http.guard import Authenticator, Guard
 from kernel.http.health import Health
@@ -78,6 +82,8 @@ class Shared(msgspec.Struct, frozen=True):
     health: Health
     guard: Guard
     inventory: Inventory
+    applications: Applications
+    datasets: Datasets
     started_at: datetime
     figures: dict[str, Figures] = {}
 
@@ -100,6 +106,8 @@ class Services:
         self.requests = shared.requests
         self.health = shared.health
         self.inventory = shared.inventory
+        self.applications = shared.applications
+        self.datasets = shared.datasets
         self.started_at = shared.started_at
         self.log: Logger = shared.log.bind(plugin=plugin)
         self._settings = settings
@@ -127,6 +135,49 @@ class Services:
             self._made[make] = make(self)
         made: P = self._made[make]
         return made
+
+    def dataset_route(
+        self,
+        path: str,
+        dataset: Dataset,
+        *,
+        one: bool = False,
+        derivation: Derivation | None = None,
+        policy: Policy = "public",
+        menu: str | None = None,
+        also: tuple[str, ...] = (),
+        cache_name: tuple[str, str] | None = None,
+    ) -> Route:
+        """Make the route of a dataset, for everybody and for each application, for ``register_routes`` to return.
+
+        It answers ``{"data": [...], "meta": {...}}`` and takes ``search``, the fields of its items, ``ordering``,
+        ``page``, ``page_size``, ``as_of`` and ``explain``. Answers are encoded once and kept until the data change.
+
+        Args:
+            path: With ``/public/`` in it. A segment ``{name}`` is a field that items must have as the path says.
+            dataset: What is served.
+            one: Answer the one item that the segments name, not a list.
+            derivation: Makes the items that are shown out of those of the dataset.
+            policy: Who may use it.
+            menu: Label under which pages list it.
+            also: Further paths.
+            cache_name: Two parts, between which an application's slug goes; by default ``{plugin}_data`` and the
+                dataset's file.
+
+        Raises:
+            TypeError: The path names a field that items do not have.
+        """
+        return self.datasets.route(
+            self.plugin,
+            path,
+            dataset,
+            one=one,
+            derivation=derivation,
+            policy=policy,
+            menu=menu,
+            also=also,
+            cache_name=cache_name,
+        )
 
     def offer_figures(self, read: Figures) -> None:
         """Offer figures of this process for ``/stats/``; a later offer of this plugin replaces an earlier one.

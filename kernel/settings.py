@@ -98,6 +98,25 @@ class LogSettings(Table, frozen=True):
     requests: bool = True
 
 
+class DatasetSettings(Table, frozen=True):
+    """How datasets are kept and served."""
+
+    cache_max_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 256 * 1024 * 1024
+    max_age_s: Annotated[int, msgspec.Meta(ge=0)] = 300
+    poll_interval_s: Annotated[float, msgspec.Meta(gt=0)] = 20.0
+    keep_versions: Annotated[int, msgspec.Meta(ge=2)] = 100
+
+
+class JobSettings(Table, frozen=True):
+    """How jobs run."""
+
+    processes: Annotated[int, env("TIERCEL_JOB_PROCESSES"), msgspec.Meta(ge=1, le=64)] = 2
+    dead_after_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
+    graceful_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 8.0
+    keep_days: Annotated[int, msgspec.Meta(ge=1)] = 30
+    schedules: dict[str, str] = {}
+
+
 class HealthSettings(Table, frozen=True):
     """How long a probe may take."""
 
@@ -120,6 +139,8 @@ class Settings(Table, frozen=True):
     db: DatabaseSettings = DatabaseSettings()
     log: LogSettings = LogSettings()
     health: HealthSettings = HealthSettings()
+    datasets: DatasetSettings = DatasetSettings()
+    jobs: JobSettings = JobSettings()
 
 
 def dec_hook(kind: type, value: Any) -> Any:

@@ -55,7 +55,7 @@ def drop_database(conninfo: str, name: str) -> None:
         while True:
             try:
                 connection.execute(statement)
-                return
+                break
             except psycopg.errors.InsufficientPrivilege:
                 # An autovacuum worker in that database belongs to nobody, and only a superuser may end it.
                 if time.monotonic() > deadline:

@@ -66,6 +66,8 @@ class MigrationError(BootError):
 
 
 Progress = Callable[[Migration], None]
+# What the kernel itself keeps: datasets and jobs.
+KERNEL_MIGRATIONS = Path(__file__).parent.parent / "migrations"
 
 
 def find_migrations(owner: str, directory: Path) -> tuple[Migration, ...]:
@@ -82,6 +84,11 @@ def find_migrations(owner: str, directory: Path) -> tuple[Migration, ...]:
             raise MigrationError(f"{owner}: {found[-1].path.name} and {path.name} have the same number")
         found.append(Migration(owner, path))
     return tuple(found)
+
+
+def kernel_migrations() -> tuple[Migration, ...]:
+    """List the migrations of what the kernel itself keeps."""
+    return find_migrations("kernel", KERNEL_MIGRATIONS)
 
 
 def plan(conninfo: str, migrations: Sequence[Migration]) -> tuple[Migration, ...]:

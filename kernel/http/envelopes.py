@@ -1,11 +1,14 @@
-"""The envelope of everything new under ``/api/v1``: success, data, request_id."""
+"""The envelopes of answers: success, data, request_id under ``/api/v1``; data and meta where applications look."""
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from kernel.applications import slug_of
+from kernel.contracts import Application
 from kernel.http.request import Request
 
 T = TypeVar("T")
@@ -28,3 +31,28 @@ class Envelope(msgspec.Struct, Generic[T], frozen=True):
 def envelope(request: Request, data: T) -> Envelope[T]:
     """Put an answer into its envelope."""
     return Envelope(success=True, data=data, request_id=request.request_id)
+
+
+class Listing(msgspec.Struct, Generic[T], frozen=True):
+    """What an application sees.
+
+    Args:
+        data: The items.
+        meta: ``application``, ``endpoint``, ``total_items`` and what else there is to say.
+    """
+
+    data: Sequence[T]
+    meta: dict[str, Any]
+
+
+def listing(request: Request, application: Application | None, items: Sequence[T], **meta: Any) -> Listing[T]:
+    """Put items into the envelope of routes per application.
+
+    Args:
+        request: Whose path ``meta.endpoint`` is.
+        application: Whose view it is; None is everybody's.
+        items: All of them.
+        meta: Further members.
+    """
+    about = {"application": slug_of(application), "endpoint": request.path_as_sent, "total_items": len(items)}
+    return Listing(items, {**about, **meta})

@@ -30,6 +30,7 @@ class RequestContext(msgspec.Struct):
         sampled: ``01`` if the trace is sampled, else ``00``. Flags we do not know are not handed on.
         template: The route that answered, such as ``/api/requests/{id}``; empty if none did.
         logged: False leaves the request out of the log and its subscribers, as for probes.
+        application: Slug of the application whose view was asked for, if the path named one.
     """
 
     request_id: str
@@ -38,6 +39,7 @@ class RequestContext(msgspec.Struct):
     sampled: str
     template: str = ""
     logged: bool = True
+    application: str | None = None
 
     @property
     def traceparent(self) -> str:

@@ -29,6 +29,7 @@ class RequestRecord(msgspec.Struct, frozen=True):
         status: The status that left.
         bytes: Length of the body that left.
         duration_ms: From arrival to the last byte handed to the server.
+        application: Whose view it was, where the path named one.
     """
 
     time: datetime
@@ -40,6 +41,7 @@ class RequestRecord(msgspec.Struct, frozen=True):
     status: int
     bytes: int
     duration_ms: float
+    application: str | None = None
 
 
 class Sink(Protocol):
@@ -89,6 +91,7 @@ class RequestLog:
                         status=status,
                         bytes=length_bytes,
                         duration_ms=round(duration_ms, 3),
+                        application=context.application,
                     )
                 )
 
@@ -100,6 +103,7 @@ class RequestLog:
 
     def _record(self, record: RequestRecord) -> None:
         if self._log is not None:
+            named = {} if record.application is None else {"application": record.application}
             self._log.info(
                 "request",
                 request_id=record.request_id,
@@ -110,6 +114,7 @@ class RequestLog:
                 status=record.status,
                 bytes=record.bytes,
                 duration_ms=record.duration_ms,
+                **named,
             )
         self._sink.put(record)
 

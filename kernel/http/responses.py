@@ -32,6 +32,16 @@ class Reply(msgspec.Struct, Generic[T], frozen=True):
     headers: Mapping[str, str] = {}
 
 
+class Encoded(msgspec.Struct, frozen=True):
+    """A body that is encoded already, as JSON: kept from an earlier answer.
+
+    Args:
+        content: The bytes.
+    """
+
+    content: bytes
+
+
 _JSON = msgspec.json.Encoder(enc_hook=_encode)
 
 
@@ -44,4 +54,7 @@ def write(response: falcon.Response, value: object) -> None:
         value = value.body
         if value is None:
             return
+    if isinstance(value, Encoded):
+        response.data = value.content
+        return
     response.data = _JSON.encode(value)

@@ -10,8 +10,9 @@ from typing import Any
 import falcon
 import msgspec
 
+from kernel.applications import Applications
 from kernel.contracts import Route
-from kernel.errors import DuplicateError, PluginError
+from kernel.errors import BootError, DuplicateError, PluginError
 from kernel.fields import nested_struct
 from kernel.http.bodies import BodyLimits
 from kernel.http.guard import Guard
@@ -22,6 +23,9 @@ from kernel.http.responses import write
 App = falcon.App[Request, falcon.Response]
 Responder = Callable[..., None]
 _SEGMENT = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
+# Behind it stands the slug of an application, where a path has one.
+_PUBLIC = "/public/"
+APPLICATION = "application"
 _NO_QUERY = query_decoder(msgspec.defstruct("NoQuery", []))
 
 
@@ -32,11 +36,13 @@ class MountedRoute(msgspec.Struct, frozen=True):
         owner: The plugin.
         template: The path without its last slash; what the request log calls the route.
         route: As the plugin returned it.
+        is_filtered: Whether this path names an application.
     """
 
     owner: str
     template: str
     route: Route
+    is_filtered: bool = False
 
 
 def template_of(path: str) -> str:
@@ -52,19 +58,42 @@ def spread(owned: Sequence[tuple[str, Route]]) -> tuple[MountedRoute, ...]:
     Raises:
         DuplicateError: Two routes answer the same; names both owners.
     """
-    mounted: list[MountedRoute] = []
+    mounted = [each for owner, route in owned for each in _paths(owner, route)]
     seen: dict[tuple[str, str], str] = {}
-    for owner, route in owned:
-        for path in (route.path, *route.also):
-            template = template_of(path)
-            for method in methods_of(route):
-                # Names of segments do not tell two routes apart.
-                key = (method, _SEGMENT.sub("{}", template))
-                if key in seen:
-                    raise DuplicateError("route", f"{method} {path}", (seen[key], owner))
-                seen[key] = owner
-            mounted.append(MountedRoute(owner, template, route))
+    for each in mounted:
+        for method in methods_of(each.route):
+            # Names of segments do not tell two routes apart.
+            key = (method, _SEGMENT.sub("{}", each.template))
+            if key in seen:
+                raise DuplicateError("route", f"{method} {each.template}", (seen[key], each.owner))
+            seen[key] = each.owner
     return tuple(mounted)
+
+
+def _paths(owner: str, route: Route) -> list[MountedRoute]:
+    templates = [template_of(path) for path in (route.path, *route.also)]
+    plain = [MountedRoute(owner, template, route) for template in templates]
+    if not route.per_application:
+        return plain
+    for template in templates:
+        if _PUBLIC not in template:
+            reason = f"{template}: a route per application needs a segment 'public' before the one of the application"
+            raise PluginError(owner, "register_routes", reason)
+    filtered = [template.replace(_PUBLIC, f"{_PUBLIC}{{{APPLICATION}}}/", 1) for template in templates]
+    return [*plain, *(MountedRoute(owner, template, route, is_filtered=True) for template in filtered)]
+
+
+def refuse_shadows(routes: Sequence[MountedRoute], slugs: Sequence[str]) -> None:
+    """Refuse applications whose slug is a segment of a route where slugs stand: one could not be reached.
+
+    Raises:
+        BootError: There is one; names application and route.
+    """
+    for each in routes:
+        if each.route.per_application and not each.is_filtered:
+            taken = each.template.partition(_PUBLIC)[2].partition("/")[0]
+            if taken in slugs:
+                raise BootError(f"application {taken!r} and the route {each.template} of {each.owner} hide each other")
 
 
 def methods_of(route: Route) -> tuple[str, ...]:
@@ -74,14 +103,27 @@ def methods_of(route: Route) -> tuple[str, ...]:
     return tuple(name for name in falcon.HTTP_METHODS if hasattr(route.handler, f"on_{name.lower()}"))
 
 
-def mount(app: App, routes: Sequence[MountedRoute], guard: Guard, limits: BodyLimits) -> None:
+class Entrance(msgspec.Struct, frozen=True):
+    """What every request passes before its handler.
+
+    Args:
+        guard: Checks policies.
+        limits: How large a body may be.
+        applications: Those that a path may name.
+    """
+
+    guard: Guard
+    limits: BodyLimits
+    applications: Applications
+
+
+def mount(app: App, routes: Sequence[MountedRoute], entrance: Entrance) -> None:
     """Add routes to a Falcon application.
 
     Args:
         app: Gets one resource a template.
         routes: From ``spread``.
-        guard: Checks policies.
-        limits: How large a body may be.
+        entrance: What requests pass.
 
     Raises:
         PluginError: A handler's annotations or a path do not fit; names the plugin.
@@ -90,7 +132,7 @@ def mount(app: App, routes: Sequence[MountedRoute], guard: Guard, limits: BodyLi
     for mounted in routes:
         resource = resources.setdefault(mounted.template, _Resource())
         try:
-            for name, responder in _responders(mounted, guard, limits).items():
+            for name, responder in _responders(mounted, entrance).items():
                 setattr(resource, name, responder)
         except TypeError as ex:
             raise PluginError(mounted.owner, "register_routes", f"{mounted.route.path}: {ex}") from ex
@@ -106,25 +148,29 @@ class _Resource:
     """Holds the responders of one template as ``on_get`` and the like, where Falcon looks for them."""
 
 
-def _responders(mounted: MountedRoute, guard: Guard, limits: BodyLimits) -> dict[str, Responder]:
+def _responders(mounted: MountedRoute, entrance: Entrance) -> dict[str, Responder]:
     route = mounted.route
     if route.method is None:
         own = {f"on_{name.lower()}": getattr(route.handler, f"on_{name.lower()}") for name in methods_of(route)}
-        return {name: _entered(mounted, guard, responder) for name, responder in own.items()}
-    responder = _entered(mounted, guard, _typed(mounted, limits))
+        return {name: _entered(mounted, entrance, responder) for name, responder in own.items()}
+    responder = _entered(mounted, entrance, _typed(mounted, entrance.limits))
     if route.method == "GET":
         return {"on_get": responder, "on_head": responder}
     return {f"on_{route.method.lower()}": responder}
 
 
-def _entered(mounted: MountedRoute, guard: Guard, respond: Responder) -> Responder:
+def _entered(mounted: MountedRoute, entrance: Entrance, respond: Responder) -> Responder:
     template, owner, policy, logged = mounted.template, mounted.owner, mounted.route.policy, mounted.route.logged
-    check = guard.check
+    is_filtered, find = mounted.is_filtered, entrance.applications.find
+    check = entrance.guard.check
 
     def responder(request: Request, response: falcon.Response, **segments: Any) -> None:
         context = request.log_context
         context.template, context.logged = template, logged
         check(request, owner, policy)
+        if is_filtered:
+            segments[APPLICATION] = find(segments[APPLICATION])
+            context.application = segments[APPLICATION].slug
         respond(request, response, **segments)
 
     return responder
@@ -134,7 +180,11 @@ def _typed(mounted: MountedRoute, limits: BodyLimits) -> Responder:
     handler = mounted.route.handler
     if not callable(handler):
         raise TypeError(f"{type(handler).__name__} is no function; a resource goes with method None")
-    wanted = _parameters(handler, set(_SEGMENT.findall(mounted.template)))
+    segments_of_path = set(_SEGMENT.findall(mounted.template))
+    if mounted.route.per_application:
+        segments_of_path.add(APPLICATION)
+    wanted = _parameters(handler, segments_of_path)
+    takes_application = mounted.route.per_application and wanted.pop(APPLICATION)
     takes_request = wanted.pop("request", None) is not None
     query = wanted.pop("query", None)
     body = wanted.pop("body", None)
@@ -142,8 +192,10 @@ def _typed(mounted: MountedRoute, limits: BodyLimits) -> Responder:
     decode_body = None if body is None else body_decoder(body, limits)
     decode_path = {name: path_decoder(name, kind) for name, kind in wanted.items()}
 
-    def responder(request: Request, response: falcon.Response, **segments: str) -> None:
+    def responder(request: Request, response: falcon.Response, **segments: Any) -> None:
         arguments: dict[str, Any] = {name: decode(segments[name]) for name, decode in decode_path.items()}
+        if takes_application:
+            arguments[APPLICATION] = segments.get(APPLICATION)
         if takes_request:
             arguments["request"] = request
         values = decode_query(request)

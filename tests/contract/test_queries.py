@@ -17,9 +17,11 @@ _USED_PREFIX = re.compile(r'QUERIES\[f"(\w+_)\{')
 
 def code_of(folder: Path) -> str:
     """Return the Python code that may use the queries of a folder."""
-    # The kernel's are used from all over the kernel, a plugin's in the plugin alone.
-    root = Path(*folder.parts[:1]) if folder.parts[0] == "kernel" else folder
-    return "\n".join((ROOT / path).read_text() for path in sources() if path.is_relative_to(root))
+    # Those of kernel/db are used from all over the kernel; others in their room alone.
+    root = Path("kernel") if folder == Path("kernel/db") else folder
+    rooms = [path.parent for path in FILES if path.parent != folder and path.parent.is_relative_to(root)]
+    inside = [path for path in sources() if path.is_relative_to(root)]
+    return "\n".join((ROOT / path).read_text() for path in inside if not any(map(path.is_relative_to, rooms)))
 
 
 def is_used(name: str, code: str) -> bool:

@@ -1,0 +1,1 @@
+"""Datasets: versioned snapshots of what plugins publish, each application's view of them, and how they are served."""

@@ -1,0 +1,149 @@
+"""Publish: check the items, and in one transaction make them what everybody reads, or leave everything as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import msgspec
+from psycopg import Connection
+
+from kernel.contracts import Dataset
+from kernel.datasets import store
+from kernel.datasets.content import make_content
+from kernel.datasets.model import Content, Publication
+from kernel.db.pool import Database
+from kernel.errors import NotFoundError
+
+
+class Guard(Protocol):
+    """The run of a job: its transaction only commits while it still is the running one."""
+
+    @property
+    def id(self) -> int:
+        """Number of the job."""
+
+    def transaction(self) -> AbstractContextManager[Connection[Any]]:
+        """Give the one transaction of this run."""
+
+
+class Publisher:
+    """Publishes datasets.
+
+    Args:
+        db: Where they are kept.
+        now: Tells the time.
+        keep_versions: How many of each dataset stay.
+    """
+
+    def __init__(self, db: Database, now: Callable[[], Any], keep_versions: int) -> None:
+        self._db = db
+        self._now = now
+        self._keep_versions = keep_versions
+
+    def publish(
+        self,
+        items: Mapping[Dataset, Iterable[object]],
+        *,
+        source: str,
+        run: Guard | None = None,
+        details: object = None,
+    ) -> dict[str, Publication]:
+        """Publish several datasets at once: all become visible, or none does.
+
+        Args:
+            items: Of each dataset, all its items.
+            source: Where they come from, for people.
+            run: The run of the job that publishes. A run that was taken over by another cannot publish any more.
+            details: Kept with each attempt.
+
+        Returns:
+            What became of each dataset, by name.
+
+        Raises:
+            UnavailableError: The database is not there.
+        """
+        contents = {dataset: make_content(dataset, given) for dataset, given in items.items()}
+        job_id = None if run is None else run.id
+        with self._db.transaction() if run is None else run.transaction() as connection:
+            # In one order, so that two publishers of the same datasets cannot wait for each other.
+            published = {
+                dataset.name: self._publish_one(connection, dataset.name, contents[dataset], source, job_id, details)
+                for dataset in sorted(contents, key=lambda each: each.name)
+            }
+        for attempt in published.values():
+            self._remove_old(attempt)
+        return published
+
+    def refuse(self, dataset: str, reason: str, *, source: str, job_id: int | None = None) -> Publication:
+        """Record that an attempt failed. The last good version serves on and says why.
+
+        Args:
+            dataset: Its name.
+            reason: For people.
+            source: Where the items would have come from.
+            job_id: The job that tried.
+        """
+        with self._db.transaction() as connection:
+            head = store.find_head(connection, dataset)
+            version = None if head is None else head[0]
+            return _record(
+                connection,
+                Publication(0, dataset, self._now(), "refused", version, source, job_id, 0, 0, reason=reason),
+                None,
+            )
+
+    def roll_back(self, dataset: Dataset, version: int, *, source: str) -> Publication:
+        """Publish the content of an older version again, as a new one.
+
+        Raises:
+            NotFoundError: There is no such version.
+        """
+        found = store.find_version(self._db, dataset.name, version)
+        if found is None:
+            raise NotFoundError(f"{dataset.name} has no version {version}.")
+        data = store.read_content(self._db, found.sha256)
+        content = Content(found.sha256, data, len(msgspec.json.decode(data, type=list[msgspec.Raw])), ())
+        with self._db.transaction() as connection:
+            attempt = self._publish_one(connection, dataset.name, content, source, None, {"rolled_back_to": version})
+        self._remove_old(attempt)
+        return attempt
+
+    def _remove_old(self, attempt: Publication) -> None:
+        if attempt.outcome == "published" and attempt.version is not None:
+            store.remove_old(self._db, attempt.dataset, attempt.version - self._keep_versions, self._keep_versions)
+
+    def _publish_one(
+        self,
+        connection: Connection[Any],
+        dataset: str,
+        content: Content,
+        source: str,
+        job_id: int | None,
+        details: object,
+    ) -> Publication:
+        store.lock(connection, dataset)
+        at = self._now()
+        head = store.find_head(connection, dataset)
+        outcome = "unchanged" if head is not None and head[1] == content.sha256 else "published"
+        version = (head[0] if head else 0) + (outcome == "published")
+        if outcome == "published":
+            store.insert_version(connection, dataset, version, content, at)
+        attempt = Publication(
+            id=0,
+            dataset=dataset,
+            at=at,
+            outcome=outcome,  # type: ignore[arg-type]
+            version=version,
+            source=source,
+            job_id=job_id,
+            items=content.item_count,
+            rejected=len(content.rejected),
+            details=details,
+        )
+        return _record(connection, attempt, content)
+
+
+def _record(connection: Connection[Any], attempt: Publication, content: Content | None) -> Publication:
+    return msgspec.structs.replace(attempt, id=store.insert_publication(connection, attempt, content))

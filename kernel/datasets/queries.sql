@@ -1,0 +1,108 @@
+-- name: list_heads
+SELECT newest.dataset, newest.version, newest.sha256, newest.published_at, content.size_bytes, content.item_count,
+       confirmed.at, last.outcome, last.reason, last.at
+FROM (
+    SELECT DISTINCT ON (dataset) dataset, version, sha256, published_at
+    FROM tiercel.dataset_version
+    ORDER BY dataset, version DESC
+) AS newest
+JOIN tiercel.dataset_content AS content USING (sha256)
+CROSS JOIN LATERAL (
+    SELECT at FROM tiercel.dataset_publication
+    WHERE dataset = newest.dataset AND outcome <> 'refused' ORDER BY id DESC LIMIT 1
+) AS confirmed
+CROSS JOIN LATERAL (
+    SELECT at, outcome, reason FROM tiercel.dataset_publication
+    WHERE dataset = newest.dataset ORDER BY id DESC LIMIT 1
+) AS last
+
+-- name: list_versions
+SELECT version, sha256, published_at, content.size_bytes, content.item_count
+FROM tiercel.dataset_version
+JOIN tiercel.dataset_content AS content USING (sha256)
+WHERE dataset = %(dataset)s
+ORDER BY version DESC
+LIMIT %(limit)s
+
+-- name: list_publications
+SELECT id, dataset, at, outcome, version, source, job_id, item_count, rejected_count, reason, details
+FROM tiercel.dataset_publication
+WHERE dataset = %(dataset)s
+ORDER BY id DESC
+LIMIT %(limit)s
+
+-- name: list_rejected
+SELECT rejected
+FROM tiercel.dataset_publication
+WHERE dataset = %(dataset)s AND outcome <> 'refused'
+ORDER BY id DESC
+LIMIT 1
+
+-- name: find_version
+SELECT version, sha256, published_at
+FROM tiercel.dataset_version
+WHERE dataset = %(dataset)s AND version = %(version)s
+
+-- name: find_version_at
+SELECT version, sha256, published_at
+FROM tiercel.dataset_version
+WHERE dataset = %(dataset)s AND published_at <= %(at)s
+ORDER BY version DESC
+LIMIT 1
+
+-- name: find_version_before
+SELECT version, sha256, published_at
+FROM tiercel.dataset_version
+WHERE dataset = %(dataset)s AND version < %(version)s
+ORDER BY version DESC
+LIMIT 1
+
+-- name: read_content
+SELECT items, size_bytes FROM tiercel.dataset_content WHERE sha256 = %(sha256)s
+
+-- name: lock_dataset
+-- One publisher at a time; readers never wait.
+SELECT pg_advisory_xact_lock(hashtextextended('tiercel.dataset.' || %(dataset)s, 0))
+
+-- name: find_head
+SELECT version, sha256
+FROM tiercel.dataset_version
+WHERE dataset = %(dataset)s
+ORDER BY version DESC
+LIMIT 1
+
+-- name: insert_content
+INSERT INTO tiercel.dataset_content (sha256, items, size_bytes, item_count)
+VALUES (%(sha256)s, %(items)s, %(size_bytes)s, %(item_count)s)
+-- Not DO NOTHING: the row must be ours, lest somebody removes it as unused before our version points at it.
+ON CONFLICT (sha256) DO UPDATE SET item_count = EXCLUDED.item_count
+
+-- name: insert_version
+INSERT INTO tiercel.dataset_version (dataset, version, sha256, published_at)
+VALUES (%(dataset)s, %(version)s, %(sha256)s, %(at)s)
+
+-- name: insert_publication
+INSERT INTO tiercel.dataset_publication
+    (dataset, at, outcome, version, source, job_id, item_count, rejected_count, rejected, reason, details)
+VALUES (%(dataset)s, %(at)s, %(outcome)s, %(version)s, %(source)s, %(job_id)s, %(item_count)s, %(rejected_count)s,
+        %(rejected)s, %(reason)s, %(details)s)
+RETURNING id
+
+-- name: notify
+SELECT pg_notify('tiercel_datasets', %(dataset)s)
+
+-- name: delete_old_versions
+DELETE FROM tiercel.dataset_version WHERE dataset = %(dataset)s AND version <= %(version)s
+
+-- name: delete_unused_contents
+DELETE FROM tiercel.dataset_content AS content
+WHERE NOT EXISTS (SELECT FROM tiercel.dataset_version WHERE sha256 = content.sha256)
+
+-- name: delete_old_publications
+DELETE FROM tiercel.dataset_publication
+WHERE dataset = %(dataset)s
+  AND id < (SELECT id FROM tiercel.dataset_publication WHERE dataset = %(dataset)s
+            ORDER BY id DESC OFFSET %(keep)s LIMIT 1)
+
+-- name: listen
+LISTEN tiercel_datasets
