@@ -13,7 +13,7 @@ Nobody takes it for series that exist, nor once a process has seen that there is
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import msgspec
@@ -102,14 +102,9 @@ class SeriesDictionary:
         self, keys: Iterable[SeriesKey], account: int
     ) -> tuple[dict[SeriesKey, int], dict[SeriesKey, SeriesKey]]:
         """Return numbers by series, and the series that stand in for those that have none."""
-        numbers: dict[SeriesKey, int] = {}
-        missing: list[SeriesKey] = []
-        for key in keys:
-            number = self._cache.get(key)
-            if number is None:
-                missing.append(key)
-            else:
-                numbers[key] = number
+        asked = set(keys)
+        numbers = self._cache.get_many(asked)
+        missing: Collection[SeriesKey] = asked - numbers.keys()
         stand_ins: dict[SeriesKey, SeriesKey] = {}
         for level in range(len(self._levels_max)):
             if not missing:

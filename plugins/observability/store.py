@@ -131,9 +131,12 @@ class EventStore:
         """Resolve the filters of a list into conditions on the table of events."""
         identity = {"service": query.service, "endpoint": query.endpoint, "method": query.method}
         terms = search_terms(query.search)
+        is_identified = any(value is not None for value in identity.values())
+        if not is_identified and not terms:
+            return event_conditions(query, None)
         with self._db.connection() as connection:
             series: list[int] | None = None
-            if any(value is not None for value in identity.values()):
+            if is_identified:
                 series = _numbers(connection, "match_series", account=account, **identity)
             conditions = event_conditions(query, series)
             for position, pattern in enumerate(terms):
@@ -145,8 +148,8 @@ class EventStore:
         """Return events that meet some conditions, in order."""
         query = sql.SQL(QUERIES["list_events"]).format(where=conditions.where, order=order)
         with self._db.connection() as connection:
-            rows = connection.execute(query, {**conditions.values, "limit": limit, "offset": offset})
-            return [_event(row) for row in rows]
+            rows = connection.execute(query, {**conditions.values, "limit": limit, "offset": offset}).fetchall()
+        return [_event(row) for row in rows]
 
     def count(self, conditions: Conditions) -> int:
         """Count the events that meet some conditions."""

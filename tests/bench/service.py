@@ -40,17 +40,17 @@ class Service(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def service(command: str = "serve", **environment: str) -> Iterator[Service]:
-    """Run Tiercel on an embedded database of its own, with ``WORKERS`` workers and no request log."""
+def service(command: str = "serve", workers: int = WORKERS, **environment: str) -> Iterator[Service]:
+    """Run Tiercel on an embedded database of its own, without a request log."""
     with tempfile.TemporaryDirectory(prefix="tiercel-bench-") as folder:
         home = Path(folder) / "home"
-        given = {"TIERCEL_WORKERS": str(WORKERS), "TIERCEL_LOG__REQUESTS": "false", **environment}
+        given = {"TIERCEL_WORKERS": str(workers), "TIERCEL_LOG__REQUESTS": "false", **environment}
         started = time.monotonic()
         with serving(home, (TIERCEL, command), **given) as running:
             ready_s = time.monotonic() - started
             # The first worker answers while the others are being forked.
-            if not eventually(lambda: len(running.workers()) == WORKERS):
-                raise RuntimeError(f"{WORKERS} workers did not start")
+            if not eventually(lambda: len(running.workers()) == workers):
+                raise RuntimeError(f"{workers} workers did not start")
             conninfo = make_conninfo("", host=str(home / "run"), user="tiercel", dbname="tiercel")
             yield Service(running.port, conninfo, ready_s, running.workers())
 

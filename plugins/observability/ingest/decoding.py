@@ -188,7 +188,8 @@ def _malformed(error: Exception) -> MalformedError:
 
 def is_plain(content: bytes) -> bool:
     """Tell whether the server can store every text in here that msgspec takes: UTF-8 without an escaped NUL."""
-    if b"\\u0000" in content:
+    # A single byte is found many times faster than several, and most bodies have no escapes at all.
+    if b"\\" in content and b"\\u0000" in content:
         return False
     if content.isascii():
         return True

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
+from typing import TypeVar
 from uuid import UUID
 
 import msgspec
 
 from plugins.observability.ids import HIGHEST_TAIL, LOWEST_TAIL, Tail, make_id
 from plugins.observability.ingest.decoding import decode_member
-from plugins.observability.ingest.rows import encode_rows, unix_us
+from plugins.observability.ingest.rows import encode_rows, unix_us, unix_us_of
 from plugins.observability.ingest.validation import AHEAD_MAX, validate_event
 from plugins.observability.model import EventIn, ItemError, Messages
 from plugins.observability.partitions import DAY_US
 from plugins.observability.series import Numbered, SeriesKey
 
+T = TypeVar("T")
 _OBJECT = ord("{")
 
 
@@ -29,10 +31,10 @@ class Prepared(msgspec.Struct):
         keys: Series of each.
     """
 
-    indexes: list[int]
-    events: list[EventIn]
-    times_us: list[int]
-    keys: list[SeriesKey]
+    indexes: Sequence[int]
+    events: Sequence[EventIn]
+    times_us: Sequence[int]
+    keys: Sequence[SeriesKey]
 
     @property
     def days(self) -> set[int]:
@@ -47,6 +49,31 @@ class Prepared(msgspec.Struct):
             "first_id": make_id(first_ms, LOWEST_TAIL),
             "last_id": make_id(last_ms, HIGHEST_TAIL),
         }
+
+    def wrong(self, ahead_us: int) -> list[int]:
+        """Return the places of events that cannot be stored.
+
+        Args:
+            ahead_us: The latest time an event may have.
+        """
+        nameless = {key for key in set(self.keys) if not all(key)}
+        return [
+            at
+            for at, (event, time_us, key) in enumerate(zip(self.events, self.times_us, self.keys, strict=True))
+            if not 0 <= time_us <= ahead_us
+            or memoryview(event.tags)[0] != _OBJECT
+            or event.event_id == ""
+            or (nameless and key in nameless)
+        ]
+
+    def without(self, wrong: Collection[int]) -> Prepared:
+        """Return the events at the other places."""
+        good = sorted(set(range(len(self.events))).difference(wrong))
+
+        def pick(column: Sequence[T]) -> list[T]:
+            return [column[at] for at in good]
+
+        return Prepared(pick(self.indexes), pick(self.events), pick(self.times_us), pick(self.keys))
 
     def rows(self, numbered: Numbered, tails: Sequence[Tail]) -> list[bytes]:
         """Encode the rows of the COPY format.
@@ -81,31 +108,30 @@ def prepare(indexes: Sequence[int], events: Sequence[EventIn], now: datetime) ->
     Returns:
         The good ones, and errors of the others.
     """
-    prepared = Prepared([], [], [], [])
-    errors: list[ItemError] = []
-    ahead_us = unix_us(now + AHEAD_MAX)
-    cleaned: dict[SeriesKey, SeriesKey] = {}
-    for index, event in zip(indexes, events, strict=True):
-        raw_key = (event.service, event.endpoint, event.method)
-        key = cleaned.get(raw_key)
+    prepared = Prepared(indexes, events, unix_us_of(events), _cut_blanks(events))
+    wrong = prepared.wrong(unix_us(now + AHEAD_MAX))
+    if not wrong:
+        return prepared, []
+    return prepared.without(wrong), [ItemError(indexes[at], _messages(events[at], now)) for at in wrong]
+
+
+def _cut_blanks(events: Sequence[EventIn]) -> list[SeriesKey]:
+    """Cut the blanks around texts, in place; return the series of each event."""
+    keys: list[SeriesKey] = []
+    seen: dict[SeriesKey, SeriesKey] = {}
+    for event in events:
+        sent = (event.service, event.endpoint, event.method)
+        key = seen.get(sent)
         if key is None:
-            key = cleaned[raw_key] = (raw_key[0].strip(), raw_key[1].strip(), raw_key[2].strip())
-        if event.event_id is not None:
-            event.event_id = event.event_id.strip()
-        time_us = unix_us(event.time)
-        is_named = key[0] and key[1] and key[2] and event.event_id != ""
-        if not (is_named and 0 <= time_us <= ahead_us and memoryview(event.tags)[0] == _OBJECT):
-            errors.append(ItemError(index, _messages(event, now)))
-            continue
+            key = seen[sent] = (sent[0].strip(), sent[1].strip(), sent[2].strip())
+        keys.append(key)
         if event.trace_id is not None:
             event.trace_id = event.trace_id.strip()
         if event.user_ref is not None:
             event.user_ref = event.user_ref.strip()
-        prepared.indexes.append(index)
-        prepared.events.append(event)
-        prepared.times_us.append(time_us)
-        prepared.keys.append(key)
-    return prepared, errors
+        if event.event_id is not None:
+            event.event_id = event.event_id.strip()
+    return keys
 
 
 def _messages(event: EventIn, now: datetime) -> Messages:

@@ -7,11 +7,11 @@ path every event takes, and one call of struct for a row is several times faster
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 
-from plugins.observability.ids import Tail, id_halves
+from plugins.observability.ids import HIGHEST_TAIL, LOWEST_TAIL, Tail, id_halves
 from plugins.observability.model import EventIn
 
 SIGNATURE = b"PGCOPY\n\xff\r\n\x00" + struct.pack(">ii", 0, 0)
@@ -22,6 +22,9 @@ _EPOCH_2000 = datetime(2000, 1, 1, tzinfo=UTC)
 _EPOCH_2000_UNIX_US = 946_684_800_000_000
 _JSONB_VERSION = 1
 _NULL = -1
+# ``id_halves`` taken apart, for the loop below.
+_VERSION, _VARIANT = id_halves(0, LOWEST_TAIL)
+_RANDOM_A, _RANDOM_B = HIGHEST_TAIL
 
 
 def unix_us(moment: datetime) -> int:
@@ -30,6 +33,15 @@ def unix_us(moment: datetime) -> int:
         moment = moment.replace(tzinfo=UTC)
     delta = moment - _EPOCH_2000
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds + _EPOCH_2000_UNIX_US
+
+
+def unix_us_of(events: Sequence[EventIn]) -> list[int]:
+    """Return the times of events as ``unix_us`` does, all at once."""
+    try:
+        ages = [event.time - _EPOCH_2000 for event in events]
+    except TypeError:  # some time has no offset
+        return [unix_us(event.time) for event in events]
+    return [(age.days * 86_400 + age.seconds) * 1_000_000 + age.microseconds + _EPOCH_2000_UNIX_US for age in ages]
 
 
 @lru_cache(4096)
@@ -61,7 +73,8 @@ def encode_rows(
     # One loop, and in it nothing called that can be spared: a function for each row costs half as much again.
     rows: list[bytes] = []
     for event, time_us, number, text, tail in zip(events, times_us, series, tags, tails, strict=True):
-        upper, lower = id_halves(time_us // 1000, tail)
+        upper = time_us // 1000 << 16 | _VERSION | tail[0] & _RANDOM_A
+        lower = _VARIANT | tail[1] & _RANDOM_B
         time = time_us - _EPOCH_2000_UNIX_US
         status, latency, size = event.status_code, event.latency_ms, len(text)
         trace_id, user_ref = event.trace_id, event.user_ref
