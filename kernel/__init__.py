@@ -4,9 +4,12 @@ from kernel.applications import Applications
 from kernel.cache import Cache, CacheStats
 from kernel.contracts import Application, Command, Dataset, Handler, HealthCheck, Job, Method, Policy, Route
 from kernel.datasets.compare import Difference
-from kernel.datasets.endpoint import Derivation, Derived
+from kernel.datasets.index import IndexAttempt, IndexEntry
 from kernel.datasets.model import Publication, Rejected, Snapshot, Version
+from kernel.datasets.selection import read_as_of
 from kernel.datasets.service import Datasets
+from kernel.datasets.shapes import Derivation, Derived
+from kernel.datasets.summary import ApplicationSummary, DatasetSummary, summarize_application, summarize_dataset
 from kernel.datasets.views import View
 from kernel.db.engine import Engine
 from kernel.db.pool import Database
@@ -31,7 +34,10 @@ from kernel.http.health import CheckResult
 from kernel.http.pages import Cursor, Page, decode_cursor, encode_cursor, link, numbered
 from kernel.http.request import Request
 from kernel.http.request_log import RequestRecord
-from kernel.http.responses import Reply
+from kernel.http.responses import Reply, Stream
+from kernel.jobs.model import JobLogLine, JobRecord, JobState, Progress, RunStopped
+from kernel.jobs.run import Run
+from kernel.jobs.service import Jobs
 from kernel.services import PluginStatus, Services
 from kernel.settings import Secret, Table, env
 from kernel.terminal import print_json, print_table, progress
@@ -39,6 +45,7 @@ from kernel.terminal import print_json, print_table, progress
 __all__ = [
     "ApiError",
     "Application",
+    "ApplicationSummary",
     "Applications",
     "Cache",
     "CacheStats",
@@ -48,6 +55,7 @@ __all__ = [
     "Cursor",
     "Database",
     "Dataset",
+    "DatasetSummary",
     "Datasets",
     "Derivation",
     "Derived",
@@ -57,8 +65,14 @@ __all__ = [
     "ForbiddenError",
     "Handler",
     "HealthCheck",
+    "IndexAttempt",
+    "IndexEntry",
     "InvalidError",
     "Job",
+    "JobLogLine",
+    "JobRecord",
+    "JobState",
+    "Jobs",
     "Listing",
     "MalformedError",
     "Method",
@@ -66,6 +80,7 @@ __all__ = [
     "Page",
     "PluginStatus",
     "Policy",
+    "Progress",
     "Publication",
     "RawBody",
     "Rejected",
@@ -73,9 +88,12 @@ __all__ = [
     "Request",
     "RequestRecord",
     "Route",
+    "Run",
+    "RunStopped",
     "Secret",
     "Services",
     "Snapshot",
+    "Stream",
     "StreamBody",
     "Table",
     "TooLargeError",
@@ -97,5 +115,8 @@ __all__ = [
     "print_json",
     "print_table",
     "progress",
+    "read_as_of",
     "require_json",
+    "summarize_application",
+    "summarize_dataset",
 ]

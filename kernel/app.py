@@ -15,7 +15,7 @@ from kernel.configuration import Configuration
 from kernel.datasets.service import Datasets
 from kernel.db.embedded import EmbeddedServer
 from kernel.db.engine import Engine
-from kernel.db.migrate import Migration, MigrationError, find_migrations, kernel_migrations, migrate, plan
+from kernel.db.migrate import Migration, MigrationError, find_migrations, migrate, plan
 from kernel.db.pool import Database, wait_for_server
 from kernel.db.watch import EmbeddedWatch
 from kernel.errors import BootError, PluginError
@@ -27,7 +27,10 @@ from kernel.http.problems import ErrorHandlers
 from kernel.http.request import Request
 from kernel.http.request_feed import RequestFeed
 from kernel.http.request_log import RequestLog, StartResponse
+from kernel.http.responses import Response
 from kernel.http.routing import App, Entrance, mount, refuse_shadows, spread
+from kernel.jobs.schema import base_migrations
+from kernel.jobs.service import Jobs
 from kernel.log import Logger, make_logger
 from kernel.registry import Registry
 from kernel.services import Clock, Inventory, Shared, SystemClock
@@ -109,6 +112,7 @@ class Tiercel:
 
     def start(self) -> None:
         """Open the pool and start the plugins. After the fork."""
+        self.shared.stopping.clear()
         self.shared.db.open()
         if self._watch is not None:
             self._watch.start()
@@ -117,8 +121,13 @@ class Tiercel:
         self.shared.requests.start()
         self._started = True
 
+    def announce_stop(self) -> None:
+        """Say that ``stop`` comes once the requests of this moment are through."""
+        self.shared.stopping.set()
+
     def stop(self) -> None:
         """Undo ``start``: the plugins in reverse, then the pool."""
+        self.announce_stop()
         self._started = False
         self.shared.requests.stop()
         self.registry.stop()
@@ -146,7 +155,7 @@ class Tiercel:
 
     def migrations(self) -> tuple[Migration, ...]:
         """List the migrations of the kernel and of every loaded plugin, in configured order."""
-        found = list(kernel_migrations())
+        found = list(base_migrations())
         for name, plugin in self.registry.plugins.items():
             if plugin.migrations is not None:
                 found += find_migrations(name, plugin.migrations)
@@ -204,6 +213,7 @@ class Tiercel:
             guard=Guard(self.settings),
             inventory=Inventory(),
             applications=applications,
+            jobs=Jobs(database, self.settings.jobs, self.log),
             datasets=Datasets(database, self.settings, applications, caches, self.log, clock.now),
             started_at=datetime.now(UTC),
         )
@@ -214,7 +224,9 @@ class Tiercel:
         health.add("database", self._check_database)
         health.add("writes", self._check_writes, critical=False)
         health.add("plugins", self.check_plugins, critical=False)
+        health.add("jobs", self.shared.jobs.check_health, critical=False)
         health.add("filters", self.shared.datasets.check_filters, critical=False)
+        health.add("datasets", self.shared.datasets.check_contents, critical=False)
         for owner, check in self.registry.health_checks:
             health.install(owner, check)
 
@@ -232,7 +244,7 @@ class Tiercel:
         probes = Probes(self.shared.health, startup=("startup",))
         routes = spread([*((KERNEL, route) for route in probes.routes()), *self.registry.routes])
         self.shared.inventory.routes = routes
-        app: App = falcon.App(request_type=Request, middleware=[Compression()])
+        app: App = falcon.App(request_type=Request, response_type=Response, middleware=[Compression()])
         app.req_options.strip_url_path_trailing_slash = True
         app.set_error_serializer(lambda *_: None)
         ErrorHandlers(self.log, debug=self.settings.debug).install(app)
@@ -249,7 +261,7 @@ class Tiercel:
 
     def _migrate(self) -> tuple[Migration, ...]:
         conninfo = self.shared.db.conninfo
-        applied = list(migrate(conninfo, kernel_migrations()))
+        applied = list(migrate(conninfo, base_migrations()))
         for name, plugin in self.registry.plugins.items():
             if plugin.migrations is None:
                 continue

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from kernel.contracts import Application, Dataset, Filter
 from kernel.errors import NotFoundError
 
+_SLUG = re.compile(r"[a-z0-9-]+")
 # What the unfiltered view is called where an application's slug would stand.
 DEFAULT = "default"
 
@@ -45,6 +47,16 @@ class Applications:
                 detail=f"applications: {', '.join(self._by_slug) or 'none'}",
                 extra={"available_apps": list(self._by_slug)},
             ) from None
+
+
+def refuse_wrong_slug(application: Application) -> None:
+    """Refuse a slug that is no segment of a URL, or stands for everybody's view.
+
+    Raises:
+        ValueError: It is wrong.
+    """
+    if not _SLUG.fullmatch(application.slug) or application.slug == DEFAULT:
+        raise ValueError(f"slug {application.slug!r:.80}: expected small letters, digits and '-', and not {DEFAULT!r}")
 
 
 def slug_of(application: Application | None) -> str:

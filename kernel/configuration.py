@@ -190,7 +190,18 @@ def _converted(raw: Any, annotation: Any, *, strict: bool) -> Any:
         if base_type(annotation) is Secret:
             # The usual message repeats the value.
             raise ValueError(f"Expected str, got {type(raw).__name__}.") from None
+        if isinstance(raw, dict):
+            # So may a table hold secrets: say where in it, and not what.
+            raise ValueError(f"{_misfit(raw, annotation, strict=strict)}.") from None
         raise
+
+
+def _misfit(raw: Mapping[str, Any], annotation: Any, *, strict: bool) -> str:
+    try:
+        msgspec.convert(raw, annotation, strict=strict, dec_hook=dec_hook)
+    except msgspec.ValidationError as ex:
+        return str(ex).replace("`", "")
+    return "Expected another table"
 
 
 def _table_of(variable: str) -> str:

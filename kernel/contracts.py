@@ -104,7 +104,8 @@ class Job(Contract, frozen=True):
             ``[jobs.schedules]`` of the configuration overrides it.
         soft_timeout_s: After this the run is asked to stop: its next ``check`` or ``progress`` raises.
         timeout_s: After this its process is killed.
-        lock: Jobs with one lock never run at the same time; the job's name by default.
+        lock: Jobs with one lock never run at the same time; the job's name by default. May name parameters in braces:
+            ``refresh-{source}``. One that waits is not queued a second time.
         retries: How often a run that failed is tried again.
         retry_wait_s: Before the first retry; doubles with each.
     """
@@ -142,7 +143,9 @@ class Command(Contract, frozen=True):
     Args:
         command: Runs with the database open and migrated.
         demo: Arguments with which ``tiercel up`` runs it to fill an empty service; None leaves it alone.
+        alias: A further name, right under ``tiercel`` and not listed: for scripts that are older than the plugin.
     """
 
     command: click.Command
     demo: tuple[str, ...] | None = None
+    alias: str | None = None

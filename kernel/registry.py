@@ -9,11 +9,14 @@ import msgspec
 import pluggy
 
 from kernel import hookspecs
+from kernel.applications import refuse_wrong_slug
 from kernel.configuration import Configuration
 from kernel.contracts import Application, Command, Contract, Dataset, HealthCheck, Job, Route
+from kernel.datasets.definition import refuse_wrong_dataset
 from kernel.discovery import Plugin, can_find, find, short_name
 from kernel.errors import BootError, ConfigError, DuplicateError, PluginError
 from kernel.fields import struct_fields
+from kernel.jobs.catalogue import Catalogue
 from kernel.log import Logger
 from kernel.services import PluginStatus, Services, Shared
 from kernel.settings import Settings
@@ -21,7 +24,23 @@ from kernel.settings import Settings
 C = TypeVar("C", bound=Contract)
 Owned = tuple[str, C]
 # A plugin's commands live in a group of its name, beside these.
-KERNEL_COMMANDS = frozenset({"check", "migrate", "plugins", "routes", "serve", "shell", "up"})
+KERNEL_COMMANDS = frozenset(
+    {
+        "apps",
+        "cache",
+        "check",
+        "data",
+        "list_apps",
+        "migrate",
+        "plugins",
+        "routes",
+        "serve",
+        "shell",
+        "test_multi_app",
+        "up",
+        "worker",
+    }
+)
 
 
 class Registry:
@@ -62,9 +81,11 @@ class Registry:
         self._collect("register_datasets", Dataset, lambda item: item.name)
         self._collect("register_routes", Route)
         self._collect("register_jobs", Job, lambda item: item.name)
+        self._install_jobs(shared.jobs.catalogue)
         self._collect("register_health_checks", HealthCheck, lambda item: item.name)
         # Commands live in a group of their plugin, so only that plugin can repeat a name.
         self._collect("register_commands", Command, lambda item: str(item.command.name), by_owner=True)
+        self._refuse_aliases()
 
     @property
     def applications(self) -> tuple[Owned[Application], ...]:
@@ -126,6 +147,7 @@ class Registry:
         if self._shared is not None:
             self._shared.guard.withdraw(name, full)
             self._shared.health.withdraw(name)
+            self._shared.jobs.catalogue.withdraw(name)
 
     def _loaded(self) -> list[str]:
         return [name for name, status in self.statuses.items() if status.state == "loaded"]
@@ -209,6 +231,23 @@ class Registry:
                 collected.append((name, item))
         self._collected[hook] = list(collected)
 
+    def _refuse_aliases(self) -> None:
+        taken = {**dict.fromkeys(KERNEL_COMMANDS, "kernel"), **{name: name for name in self.statuses}}
+        for owner, command in self.commands:
+            if command.alias is not None:
+                if command.alias in taken:
+                    raise DuplicateError("command", command.alias, (taken[command.alias], owner))
+                taken[command.alias] = owner
+
+    def _install_jobs(self, catalogue: Catalogue) -> None:
+        for owner, job in self.jobs:
+            try:
+                catalogue.install(owner, job)
+            except ValueError as ex:
+                self.quarantine(owner, "register_jobs", ex)
+        # A job of a plugin that is left out at the moment may keep its schedule in the configuration.
+        catalogue.refuse_unknown(self.statuses.keys() - set(self._loaded()))
+
     def _call(self, name: str, hook: str, kind: type[C] | None = None, **given: Any) -> list[Any]:
         try:
             answers = self._alone(name, hook, **given)
@@ -220,6 +259,7 @@ class Registry:
             for item in items:
                 if not isinstance(item, kind):
                     raise TypeError(f"returned {type(item).__name__}, not {kind.__name__}")  # noqa: TRY301
+                _REFUSALS.get(kind, _take)(item)
         except DuplicateError:
             raise
         except Exception as ex:
@@ -231,6 +271,16 @@ class Registry:
         others = [plugin.module for other, plugin in self.plugins.items() if other != name]
         caller = self._manager.subset_hook_caller(hook, others)
         return list(caller(**given))
+
+
+def _take(_item: object) -> None:
+    """Have nothing against what a hook returned."""
+
+
+_REFUSALS: dict[type[Contract], Callable[[Any], None]] = {
+    Application: refuse_wrong_slug,
+    Dataset: refuse_wrong_dataset,
+}
 
 
 def _struct(answer: Any) -> type[msgspec.Struct]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from threading import Event
 from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
@@ -11,13 +12,14 @@ import msgspec
 from kernel.applications import Applications
 from kernel.cache import Caches
 from kernel.contracts import Dataset, Policy, Route
-from kernel.datasets.endpoint import Derivation
 from kernel.datasets.service import Datasets
+from kernel.datasets.shapes import CacheName, Derivation
 from kernel.db.pool import Database
 from kernel.http.guard import Authenticator, Guard
 from kernel.http.health import Health
 from kernel.http.request_feed import RequestFeed
 from kernel.http.routing import MountedRoute
+from kernel.jobs.service import Jobs
 from kernel.log import Logger
 from kernel.settings import Settings
 
@@ -83,9 +85,11 @@ class Shared(msgspec.Struct, frozen=True):
     guard: Guard
     inventory: Inventory
     applications: Applications
+    jobs: Jobs
     datasets: Datasets
     started_at: datetime
     figures: dict[str, Figures] = {}
+    stopping: Event = msgspec.field(default_factory=Event)
 
 
 class Services:
@@ -107,8 +111,11 @@ class Services:
         self.health = shared.health
         self.inventory = shared.inventory
         self.applications = shared.applications
+        self.jobs = shared.jobs
         self.datasets = shared.datasets
         self.started_at = shared.started_at
+        # Set when this process begins to stop: what takes long, such as a stream, should end.
+        self.stopping = shared.stopping
         self.log: Logger = shared.log.bind(plugin=plugin)
         self._settings = settings
         self._guard = shared.guard
@@ -146,7 +153,7 @@ class Services:
         policy: Policy = "public",
         menu: str | None = None,
         also: tuple[str, ...] = (),
-        cache_name: tuple[str, str] | None = None,
+        cache_name: CacheName | None = None,
     ) -> Route:
         """Make the route of a dataset, for everybody and for each application, for ``register_routes`` to return.
 
@@ -177,6 +184,38 @@ class Services:
             menu=menu,
             also=also,
             cache_name=cache_name,
+        )
+
+    def index_route(
+        self,
+        path: str,
+        datasets: Sequence[Dataset],
+        *,
+        file: str = "index.json",
+        policy: Policy = "public",
+        menu: str | None = None,
+        also: tuple[str, ...] = (),
+        cache_name: CacheName | None = None,
+    ) -> Route:
+        """Make the route of an index of datasets, for everybody and for each application.
+
+        It answers ``{"data": [...], "meta": {...}}`` with an ``IndexEntry`` for each dataset: what serves, how many
+        items the application sees, how old they are, and the newest attempts to publish.
+
+        Args:
+            path: With ``/public/`` in it.
+            datasets: What is listed, in this order.
+            file: How the file is called that ``tiercel data export`` writes.
+            policy: Who may use it.
+            menu: Label under which pages list it.
+            also: Further paths.
+            cache_name: Two parts, between which an application's slug goes; by default ``{plugin}_data`` and the file.
+
+        Raises:
+            ValueError: Another index has that file.
+        """
+        return self.datasets.index_route(
+            self.plugin, path, datasets, file=file, policy=policy, menu=menu, also=also, cache_name=cache_name
         )
 
     def offer_figures(self, read: Figures) -> None:

@@ -32,6 +32,7 @@ def pre_fork(server: Any, worker: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """Start the service in a worker: pools and threads do not survive a fork."""
     worker.wsgi.start()
+    worker.on_stopping = worker.wsgi.announce_stop
 
 
 def worker_exit(_server: Any, worker: Any) -> None:

@@ -9,11 +9,15 @@ from typing import Any
 import click
 
 from kernel.app import Tiercel
+from kernel.cli.apps import apps, list_apps, test_multi_app
+from kernel.cli.cache import cache
 from kernel.cli.check import check
+from kernel.cli.data import data
 from kernel.cli.inspect import plugins, routes
 from kernel.cli.migrate import migrate
 from kernel.cli.serve import serve, up
 from kernel.cli.shell import shell
+from kernel.cli.worker import worker
 from kernel.configuration import load
 from kernel.errors import BootError
 from kernel.sources import CONFIG_VARIABLE
@@ -29,21 +33,28 @@ class _Root(click.Group):
             # Help must work, most of all when the configuration does not.
             click.echo(f"tiercel: commands of plugins are missing: {ex}", err=True)
             groups = {}
-        return [*super().list_commands(ctx), *groups]
+        return [
+            *super().list_commands(ctx),
+            *(name for name, found in groups.items() if isinstance(found, click.Group)),
+        ]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return super().get_command(ctx, cmd_name) or _plugin_groups().get(cmd_name)
 
 
-def _plugin_groups() -> dict[str, click.Group]:
+def _plugin_groups() -> dict[str, click.Command]:
+    """Return a group for each plugin that has commands, and the commands that have an alias."""
     context = click.get_current_context().find_root()
     if context.obj is None:
         service = Tiercel(load())
         context.obj = {}
         for owner, item in service.registry.commands:
             group = context.obj.setdefault(owner, click.Group(owner, help=f"Commands of the plugin {owner}."))
-            group.add_command(_with_database(service, owner, item.command))
-    groups: dict[str, click.Group] = context.obj
+            command = _with_database(service, owner, item.command)
+            group.add_command(command)
+            if item.alias is not None:
+                context.obj[item.alias] = command
+    groups: dict[str, click.Command] = context.obj
     return groups
 
 
@@ -74,5 +85,6 @@ def root(config: str | None) -> None:
         os.environ[CONFIG_VARIABLE] = config
 
 
-for _command in (up, serve, migrate, check, plugins, routes, shell):
+_COMMANDS = (up, serve, worker, migrate, check, plugins, routes, apps, list_apps, test_multi_app, data, cache, shell)
+for _command in _COMMANDS:
     root.add_command(_command)

@@ -10,13 +10,17 @@ import click
 from gunicorn.app.base import Application
 
 from kernel.app import Tiercel
+from kernel.cli.demo import fill_with_demo_data
+from kernel.cli.worker import fork_worker, stop_worker
 from kernel.configuration import load
 from kernel.errors import BootError
+from kernel.http.routing import APPLICATION
 from kernel.settings import Settings
 
 _PACKAGE = Path(__file__).parent.parent
 # In a checkout the file stands where operators look for it; a wheel carries a copy.
 _CONFIG_FOLDERS = (Path("config"), _PACKAGE.parent / "config", _PACKAGE / "_config")
+_VIEWS_SHOWN = 5
 
 
 class _Gunicorn(Application):
@@ -65,11 +69,17 @@ def up(bind: str | None, insecure: bool) -> None:  # noqa: FBT001 - click calls 
     """Start everything, with demo data if there is no data yet."""
     service = _prepared(bind, insecure=insecure)
     try:
-        _fill_with_demo_data(service)
+        fill_with_demo_data(service)
     except BaseException:
         service.close()
         raise
-    _Gunicorn(service, _banner(service)).run()
+    me, worker = os.getpid(), fork_worker(service)
+    try:
+        _Gunicorn(service, _banner(service)).run()
+    finally:
+        # gunicorn's own workers leave through here as well.
+        if os.getpid() == me:
+            stop_worker(worker)
 
 
 def _prepared(bind: str | None, *, insecure: bool) -> Tiercel:
@@ -84,21 +94,23 @@ def _prepared(bind: str | None, *, insecure: bool) -> Tiercel:
     return service
 
 
-def _fill_with_demo_data(service: Tiercel) -> None:
-    service.shared.db.open()
-    try:
-        for _, item in service.registry.commands:
-            if item.demo is not None:
-                item.command.main(list(item.demo), standalone_mode=False)
-    finally:
-        # Its threads must be gone before gunicorn forks.
-        service.shared.db.close()
-
-
 def _banner(service: Tiercel) -> str:
     settings: Settings = service.settings
     base = f"http://{settings.server.bind}"
     routes = [mounted.route for mounted in service.shared.inventory.routes]
-    shown = {route.path: route.menu for route in routes if route.menu is not None}
-    lines = [f"  {base + path:<48} {label}" for path, label in shown.items()]
+    shown = {route.path: route.menu for route in routes if route.menu is not None} | _views(service)
+    lines = [f"  {base + path:<56} {label}" for path, label in shown.items()]
     return "\n".join(["", "Tiercel is up. Try:", *lines, "", "Stop with Ctrl-C.", ""])
+
+
+def _views(service: Tiercel) -> dict[str, str]:
+    # What applications are about shows in one of their routes as well as in all.
+    filtered = (mounted for mounted in service.shared.inventory.routes if mounted.is_filtered)
+    first = next((mounted for mounted in filtered if mounted.route.menu is not None), None)
+    if first is None:
+        return {}
+    path, label = f"{first.template}/", first.route.menu
+    return {
+        path.replace(f"{{{APPLICATION}}}", application.slug): f"{label} of {application.name}"
+        for application in service.shared.applications.all[:_VIEWS_SHOWN]
+    }

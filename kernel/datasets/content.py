@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,35 +11,42 @@ import msgspec
 
 from kernel.contracts import Dataset
 from kernel.datasets.model import Content, Rejected
-from kernel.fields import convert_each
+from kernel.datasets.ordering import ordered_by
+from kernel.fields import UNKNOWN, convert_each
 
 # Keys of dictionaries in one order, so that equal items make equal bytes.
 _ENCODER = msgspec.json.Encoder(order="deterministic")
+# What is wrong with an item, not with us.
+_BAD_ITEM = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
 
 
-def make_content(dataset: Dataset, items: Iterable[object]) -> Content:
+def make_content(dataset: Dataset, items: Iterable[object], aside: Sequence[Rejected] = ()) -> Content:
     """Check items, sort them and encode them.
 
     Args:
         dataset: Says what an item is, its key and the order.
         items: Structs of the dataset, or mappings with their fields.
+        aside: What whoever gives the items has rejected already.
     """
     decoder = msgspec.json.Decoder(dataset.item)
     good: dict[Any, tuple[Any, bytes]] = {}
-    rejected: list[Rejected] = []
+    rejected: list[Rejected] = list(aside)
     for index, item in enumerate(items):
         try:
             encoded = _ENCODER.encode(item)
+            if b"null" in encoded and not _is_finite(item):
+                raise ValueError("JSON has no NaN and no infinity")
             # A Struct does not check its fields when it is made; what is published must be what it says.
             checked = decoder.decode(encoded)
             key = getattr(checked, dataset.key)
             if key in good:
-                raise ValueError(f"another item has the {dataset.key} {key!r:.80}")  # noqa: TRY301 - as all others
-        except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as ex:
+                raise ValueError(f"another item has the {dataset.key} {key!r:.80}")
+        except _BAD_ITEM as ex:
             rejected.append(Rejected(index, _reason(dataset, item, ex), _shown(item)))
         else:
             good[key] = (checked, _ENCODER.encode(checked))
-    ordered = _sorted(dataset, [checked for checked, _ in good.values()])
+    # The key decides between equals.
+    ordered = ordered_by([checked for checked, _ in good.values()], (*dataset.order, dataset.key))
     data = b"[" + b",".join(good[getattr(item, dataset.key)][1] for item in ordered) + b"]"
     return Content(hashlib.sha256(data).digest(), data, len(ordered), rejected)
 
@@ -52,29 +60,31 @@ def read_items(dataset: Dataset, data: bytes) -> tuple[Any, ...]:
     return msgspec.json.decode(data, type=tuple[dataset.item, ...])  # type: ignore[name-defined]
 
 
-def sort_key(value: Any) -> tuple[bool, Any]:
-    """Return by what a value of a field is sorted: nothing comes after everything."""
-    return (value is None, value)
-
-
-def _sorted(dataset: Dataset, items: Sequence[Any]) -> list[Any]:
-    ordered = sorted(items, key=lambda item: sort_key(getattr(item, dataset.key)))
-    for field in reversed(dataset.order):
-        name = field.removeprefix("-")
-        ordered.sort(key=lambda item: sort_key(getattr(item, name)), reverse=field != name)
-    return ordered
+def _is_finite(value: object) -> bool:
+    # msgspec writes null for NaN and infinity, which would pass where a field may be null.
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, msgspec.Struct):
+        return all(_is_finite(getattr(value, name)) for name in value.__struct_fields__)
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(_is_finite, value))
+    return True
 
 
 def _reason(dataset: Dataset, item: object, error: Exception) -> str:
-    if isinstance(item, Mapping):
+    if isinstance(item, Mapping) and isinstance(error, msgspec.ValidationError):
         _, errors = convert_each(item, dataset.item)
-        if errors:
-            return "; ".join(f"{name}: {' '.join(messages)}" for name, messages in errors.items())
-    return str(error).replace("`", "")
+        # A field too many is wrong only where the Struct says so; then it is what msgspec complains of.
+        named = {name: messages for name, messages in errors.items() if messages != [UNKNOWN]}
+        if named:
+            return "; ".join(f"{name}: {' '.join(messages)}" for name, messages in named.items())
+    return str(error).replace("`", "") or type(error).__name__
 
 
 def _shown(item: object) -> Any:
     try:
         return msgspec.json.decode(_ENCODER.encode(item))
-    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError):
+    except _BAD_ITEM:
         return repr(item)[:1000]

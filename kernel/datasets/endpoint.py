@@ -2,107 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from email.utils import format_datetime
+from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 import msgspec
 
 from kernel.applications import slug_of
-from kernel.cache import SizedCache
-from kernel.contracts import Application, Dataset
+from kernel.contracts import Application
+from kernel.datasets.answers import Answer, Answers, Stamp, wanted_coding
 from kernel.datasets.model import Snapshot
 from kernel.datasets.selection import BaseQuery, paged, read_as_of, select
+from kernel.datasets.shapes import Derived, Shape, cache_name
 from kernel.datasets.snapshots import Snapshots
 from kernel.datasets.views import View, Views
 from kernel.errors import NotFoundError
-from kernel.http.compression import MIN_BYTES, preference
-from kernel.http.encodings import encode
 from kernel.http.request import Request
-from kernel.http.responses import Encoded, Reply
+from kernel.http.responses import Prepared
 from kernel.settings import Settings
 
-_ENCODER = msgspec.json.Encoder(enc_hook=str)
-_NO_SEGMENTS: Mapping[str, Any] = {}
-
-
-class Derived(msgspec.Struct, frozen=True):
-    """Items made from others, with what is to be said about all of them.
-
-    Args:
-        items: In the order in which they are shown.
-        meta: Further members of ``meta``.
-    """
-
-    items: Sequence[Any]
-    meta: Mapping[str, Any] = {}
-
-
-# From what an application sees of a snapshot, and of the one before, to what it is shown. Must be pure.
-Derive = Callable[[Sequence[Any], Sequence[Any]], Derived]
-
-
-class Derivation(msgspec.Struct, frozen=True):
-    """How a route makes its items from those of a dataset.
-
-    Args:
-        item: The Struct it makes.
-        derive: From (items, items of the version before) to ``Derived``.
-    """
-
-    item: type[msgspec.Struct]
-    derive: Derive
-
-
-class Shape(msgspec.Struct, frozen=True):
-    """What a route shows of a dataset.
-
-    Args:
-        dataset: Which one.
-        name: Under which its answers are kept, in two parts: the slug of an application goes between them.
-        segments: Segments of its path; each is a field that items must have as the path says.
-        one: Whether the answer is one item, not a list.
-        derivation: Makes the items that are shown.
-    """
-
-    dataset: Dataset
-    name: tuple[str, str]
-    segments: tuple[str, ...] = ()
-    one: bool = False
-    derivation: Derivation | None = None
-
-    @property
-    def item(self) -> type[msgspec.Struct]:
-        """The Struct that is shown."""
-        return self.dataset.item if self.derivation is None else self.derivation.item
-
-    def cache_name(self, application: Application | None, segments: Mapping[str, Any]) -> str:
-        """Return the name under which an answer is kept: ``club_data_skyflow_hero-metrics.json``."""
-        first, last = self.name
-        parts = (first, last) if application is None else (first, application.slug, last)
-        name = "_".join(parts)
-        return name.format_map(segments) if segments else name
-
-
-class _AnswerKey(msgspec.Struct, frozen=True):
-    """Finds an encoded answer again: all that it depends on."""
-
-    name: str
-    sha256: str
-    version: int
-    warning: str | None
-    endpoint: str
-    query: str
-    coding: str | None
-
-
-class _Answer(msgspec.Struct, frozen=True):
-    body: Encoded
-    etag: str
-    coding: str | None
+Segments = Mapping[str, Any]
 
 
 class DatasetEndpoint:
@@ -112,115 +31,94 @@ class DatasetEndpoint:
         shape: What to show.
         snapshots: Has the data.
         views: Has the applications' views of them.
-        cache: Keeps encoded answers.
-        settings: Page sizes, and for how long clients may keep an answer.
-        now: Tells the time.
+        answers: Keeps encoded answers.
+        settings: Page sizes.
     """
 
-    def __init__(
-        self,
-        shape: Shape,
-        snapshots: Snapshots,
-        views: Views,
-        cache: SizedCache,
-        settings: Settings,
-        now: Callable[[], datetime],
-    ) -> None:
+    def __init__(self, shape: Shape, snapshots: Snapshots, views: Views, answers: Answers, settings: Settings) -> None:
         self._shape = shape
+        self._name = shape.dataset.name
         self._snapshots = snapshots
         self._views = views
-        self._cache = cache
-        self._settings = settings
-        self._now = now
-        self._cache_control = f"public, max-age={settings.datasets.max_age_s}, stale-if-error=86400"
+        self._answers = answers
+        self._http = settings.http
+        if shape.derivation is not None:
+            snapshots.keep_before(self._name)
 
     def answer(
-        self,
-        request: Request,
-        application: Application | None,
-        query: BaseQuery,
-        segments: Mapping[str, Any] = _NO_SEGMENTS,
-    ) -> Reply[Any]:
+        self, request: Request, application: Application | None, query: BaseQuery, segments: Segments
+    ) -> Prepared:
         """Answer a request.
 
         Raises:
             NotFoundError: No such item, page or version.
             UnavailableError: Nothing was published yet, or a filter of the application fails.
         """
-        name = self._shape.dataset.name
         if query.as_of:
-            snapshot = self._snapshots.as_of(name, read_as_of(query.as_of))
+            snapshot = self._snapshots.as_of(self._name, read_as_of(query.as_of))
         else:
-            snapshot = self._snapshots.current(name)
-        accept: str = request.env.get("HTTP_ACCEPT_ENCODING", "")
-        key = _AnswerKey(
-            name=self._shape.cache_name(application, segments),
-            sha256=snapshot.sha256,
-            # What is derived looks at the version before, too.
-            version=0 if self._shape.derivation is None else snapshot.version,
-            warning=snapshot.warning,
-            endpoint=request.path_as_sent,
-            query=request.query_string,
-            coding=preference(accept).coding if accept else None,
+            snapshot = self._snapshots.current(self._name)
+        env = request.env
+        key = (
+            self,
+            # Names application and segments, too.
+            env.get("SCRIPT_NAME"),
+            env["PATH_INFO"],
+            request.query_string,
+            wanted_coding(request),
+            snapshot.version,
+            snapshot.sha256,
+            snapshot.warning,
         )
-        answer = self._cache.get(key)
+        answer = self._answers.find(key)
         if answer is None:
-            answer = self._make(key, snapshot, application, query, segments)
-        return self._reply(request, snapshot, answer)
+            answer = self._make(key, request, snapshot, application, query, segments)
+        return self._answers.send(request, answer, snapshot.confirmed_at or snapshot.published_at)
 
     def _make(
         self,
-        key: _AnswerKey,
+        key: tuple[Any, ...],
+        request: Request,
         snapshot: Snapshot,
         application: Application | None,
         query: BaseQuery,
-        segments: Mapping[str, Any],
-    ) -> _Answer:
+        segments: Segments,
+    ) -> Answer:
         view = self._views.view(self._shape.dataset, snapshot, application)
-        content = _ENCODER.encode(self._body(key, view, application, query, segments))
-        # The coding belongs to the validator: other bytes, another strong ETag (RFC 9110, 8.8.3.3).
-        coding = key.coding if len(content) > MIN_BYTES else None
-        digest = hashlib.sha256(content).hexdigest()[:32]
-        body = Encoded(content if coding is None else encode(content, coding))
-        answer = _Answer(body, f'"{digest}"' if coding is None else f'"{digest}-{coding}"', coding)
-        self._cache.set(key, answer, len(body.content) + len(key.query) + 1000)
-        return answer
-
-    def _body(
-        self,
-        key: _AnswerKey,
-        view: View,
-        application: Application | None,
-        query: BaseQuery,
-        segments: Mapping[str, Any],
-    ) -> dict[str, Any]:
         derived = self._derived(view, application, segments)
         items = select(derived.items, query, self._shape.item)
         meta: dict[str, Any] = {
             "application": slug_of(application),
-            "endpoint": key.endpoint,
+            "endpoint": request.path_as_sent,
             "total_items": len(items),
             **derived.meta,
         }
-        if view.snapshot.warning is not None:
-            meta["warning"] = view.snapshot.warning
+        if snapshot.warning is not None:
+            meta["warning"] = snapshot.warning
         if query.explain:
             meta["explain"] = view.hidden
-        if self._shape.one:
-            return {"data": items[0], "meta": meta}
-        http = self._settings.http
-        shown, place = paged(items, query, http.page_size, http.page_size_max)
+        data = self._one(items, segments) if self._shape.one else self._page(items, meta, request, query)
+        name = cache_name(self._shape.name, application, segments)
+        stamp = Stamp(snapshot.version, snapshot.published_at)
+        return self._answers.make(key, name, request, stamp, {"data": data, "meta": meta})
+
+    def _one(self, items: Sequence[Any], segments: Segments) -> Any:
+        if not items:
+            raise self._nothing_at(segments)
+        return items[0]
+
+    def _page(self, items: Sequence[Any], meta: dict[str, Any], request: Request, query: BaseQuery) -> Sequence[Any]:
+        shown, place = paged(items, query, self._http.page_size, self._http.page_size_max)
         if place is not None:
             meta |= msgspec.structs.asdict(place)
-            meta["next"] = _link(key, place.page + 1) if place.page < place.pages else None
-            meta["previous"] = _link(key, place.page - 1) if place.page > 1 else None
-        return {"data": shown, "meta": meta}
+            meta["next"] = _link(request, place.page + 1) if place.page < place.pages else None
+            meta["previous"] = _link(request, place.page - 1) if place.page > 1 else None
+        return shown
 
-    def _derived(self, view: View, application: Application | None, segments: Mapping[str, Any]) -> Derived:
+    def _derived(self, view: View, application: Application | None, segments: Segments) -> Derived:
         items = _at(view.items, segments)
         if segments and not items:
-            named = ", ".join(f"{name} {value!r:.80}" for name, value in segments.items())
-            raise NotFoundError(f"{self._shape.dataset.name} has no {named}.")
+            raise self._nothing_at(segments)
         if self._shape.derivation is None:
             return Derived(items)
         before = self._snapshots.before(view.snapshot)
@@ -229,37 +127,17 @@ class DatasetEndpoint:
             earlier = _at(self._views.view(self._shape.dataset, before, application).items, segments)
         return self._shape.derivation.derive(items, earlier)
 
-    def _reply(self, request: Request, snapshot: Snapshot, answer: _Answer) -> Reply[Any]:
-        confirmed_at = snapshot.confirmed_at or snapshot.published_at
-        headers = {
-            "ETag": answer.etag,
-            "Last-Modified": format_datetime(snapshot.published_at.astimezone(UTC), usegmt=True),
-            "Cache-Control": self._cache_control,
-            "Vary": "Accept-Encoding",
-            "X-Data-Age": str(max(0, int((self._now() - confirmed_at).total_seconds()))),
-            "X-Data-Version": str(snapshot.version),
-        }
-        if _is_known(request, answer.etag):
-            return Reply(None, 304, headers)
-        if answer.coding is not None:
-            headers["Content-Encoding"] = answer.coding
-        return Reply(answer.body, 200, headers)
+    def _nothing_at(self, segments: Segments) -> NotFoundError:
+        named = ", ".join(f"{name} {value!r:.80}" for name, value in segments.items())
+        return NotFoundError(f"{self._name} has no {named or 'such item'}.")
 
 
-def _at(items: Sequence[Any], segments: Mapping[str, Any]) -> Sequence[Any]:
+def _at(items: Sequence[Any], segments: Segments) -> Sequence[Any]:
     for name, value in segments.items():
         items = [item for item in items if getattr(item, name) == value]
     return items
 
 
-def _link(key: _AnswerKey, page: int) -> str:
-    pairs = [(name, value) for name, value in parse_qsl(key.query, keep_blank_values=True) if name != "page"]
-    return f"{key.endpoint}?{urlencode([*pairs, ('page', str(page))])}"
-
-
-def _is_known(request: Request, etag: str) -> bool:
-    # Tags alone (RFC 9110, 13.1.2): other filters change an answer whose data are as old as ever.
-    tags: str = request.env.get("HTTP_IF_NONE_MATCH", "")
-    if not tags:
-        return False
-    return tags.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in tags.split(","))
+def _link(request: Request, page: int) -> str:
+    pairs = [(name, value) for name, value in parse_qsl(request.query_string, keep_blank_values=True) if name != "page"]
+    return f"{quote(request.path_as_sent)}?{urlencode([*pairs, ('page', str(page))])}"

@@ -21,6 +21,11 @@ def file_pattern(dataset: Dataset) -> str:
     return dataset.file or f"{dataset.name}.json"
 
 
+def file_fields(dataset: Dataset) -> list[str]:
+    """Return the fields that part the items of a dataset into files."""
+    return _FIELD.findall(file_pattern(dataset))
+
+
 def split(dataset: Dataset, items: Sequence[Any]) -> dict[str, list[Any]]:
     """Sort items into files, by name. A dataset of one file has it even without items."""
     pattern = file_pattern(dataset)

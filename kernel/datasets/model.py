@@ -109,7 +109,6 @@ class Head(msgspec.Struct, frozen=True):
     confirmed_at: datetime
     last_outcome: Outcome
     last_reason: str | None
-    last_at: datetime
 
 
 class Content(msgspec.Struct, frozen=True):

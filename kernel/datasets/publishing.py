@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from datetime import datetime
 from typing import Any, Protocol
 
 import msgspec
@@ -11,10 +12,10 @@ from psycopg import Connection
 
 from kernel.contracts import Dataset
 from kernel.datasets import store
-from kernel.datasets.content import make_content
-from kernel.datasets.model import Content, Publication
+from kernel.datasets.content import make_content, read_items
+from kernel.datasets.model import Content, Publication, Rejected
 from kernel.db.pool import Database
-from kernel.errors import NotFoundError
+from kernel.errors import ConflictError, NotFoundError, UnavailableError
 
 
 class Guard(Protocol):
@@ -37,7 +38,7 @@ class Publisher:
         keep_versions: How many of each dataset stay.
     """
 
-    def __init__(self, db: Database, now: Callable[[], Any], keep_versions: int) -> None:
+    def __init__(self, db: Database, now: Callable[[], datetime], keep_versions: int) -> None:
         self._db = db
         self._now = now
         self._keep_versions = keep_versions
@@ -49,6 +50,7 @@ class Publisher:
         source: str,
         run: Guard | None = None,
         details: object = None,
+        rejected: Mapping[Dataset, Sequence[Rejected]] | None = None,
     ) -> dict[str, Publication]:
         """Publish several datasets at once: all become visible, or none does.
 
@@ -57,6 +59,7 @@ class Publisher:
             source: Where they come from, for people.
             run: The run of the job that publishes. A run that was taken over by another cannot publish any more.
             details: Kept with each attempt.
+            rejected: Of each dataset, what the publisher itself has kept aside already.
 
         Returns:
             What became of each dataset, by name.
@@ -64,7 +67,8 @@ class Publisher:
         Raises:
             UnavailableError: The database is not there.
         """
-        contents = {dataset: make_content(dataset, given) for dataset, given in items.items()}
+        aside = rejected or {}
+        contents = {dataset: make_content(dataset, given, aside.get(dataset, ())) for dataset, given in items.items()}
         job_id = None if run is None else run.id
         with self._db.transaction() if run is None else run.transaction() as connection:
             # In one order, so that two publishers of the same datasets cannot wait for each other.
@@ -72,8 +76,8 @@ class Publisher:
                 dataset.name: self._publish_one(connection, dataset.name, contents[dataset], source, job_id, details)
                 for dataset in sorted(contents, key=lambda each: each.name)
             }
-        for attempt in published.values():
-            self._remove_old(attempt)
+        for dataset in published:
+            self._remove_old(dataset)
         return published
 
     def refuse(self, dataset: str, reason: str, *, source: str, job_id: int | None = None) -> Publication:
@@ -86,33 +90,42 @@ class Publisher:
             job_id: The job that tried.
         """
         with self._db.transaction() as connection:
+            store.lock(connection, dataset)
             head = store.find_head(connection, dataset)
             version = None if head is None else head[0]
-            return _record(
-                connection,
-                Publication(0, dataset, self._now(), "refused", version, source, job_id, 0, 0, reason=reason),
-                None,
-            )
+            attempt = Publication(0, dataset, self._now(), "refused", version, source, job_id, 0, 0, reason=reason)
+            attempt = _record(connection, attempt, None)
+        self._remove_old(dataset)
+        return attempt
 
     def roll_back(self, dataset: Dataset, version: int, *, source: str) -> Publication:
         """Publish the content of an older version again, as a new one.
 
         Raises:
             NotFoundError: There is no such version.
+            ConflictError: It does not fit what the plugin expects now.
         """
         found = store.find_version(self._db, dataset.name, version)
         if found is None:
             raise NotFoundError(f"{dataset.name} has no version {version}.")
-        data = store.read_content(self._db, found.sha256)
-        content = Content(found.sha256, data, len(msgspec.json.decode(data, type=list[msgspec.Raw])), ())
+        try:
+            data = store.read_content(self._db, found.sha256)
+            items = read_items(dataset, data)
+        except LookupError:
+            raise NotFoundError(f"{dataset.name} has no version {version} any more.") from None
+        except msgspec.ValidationError as ex:
+            reason = f"Version {version} of {dataset.name} does not fit what the plugin expects now."
+            raise ConflictError(reason, detail=str(ex)) from ex
+        content = Content(found.sha256, data, len(items), ())
         with self._db.transaction() as connection:
             attempt = self._publish_one(connection, dataset.name, content, source, None, {"rolled_back_to": version})
-        self._remove_old(attempt)
+        self._remove_old(dataset.name)
         return attempt
 
-    def _remove_old(self, attempt: Publication) -> None:
-        if attempt.outcome == "published" and attempt.version is not None:
-            store.remove_old(self._db, attempt.dataset, attempt.version - self._keep_versions, self._keep_versions)
+    def _remove_old(self, dataset: str) -> None:
+        # What was published stays published, whatever becomes of this; the next to publish cleans up.
+        with suppress(UnavailableError):
+            store.remove_old(self._db, dataset, self._keep_versions)
 
     def _publish_one(
         self,

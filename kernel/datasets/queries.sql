@@ -1,20 +1,32 @@
 -- name: list_heads
 SELECT newest.dataset, newest.version, newest.sha256, newest.published_at, content.size_bytes, content.item_count,
-       confirmed.at, last.outcome, last.reason, last.at
+       coalesce(confirmed.at, newest.published_at), coalesce(last.outcome, 'published'), last.reason
 FROM (
     SELECT DISTINCT ON (dataset) dataset, version, sha256, published_at
     FROM tiercel.dataset_version
     ORDER BY dataset, version DESC
 ) AS newest
 JOIN tiercel.dataset_content AS content USING (sha256)
-CROSS JOIN LATERAL (
+LEFT JOIN LATERAL (
     SELECT at FROM tiercel.dataset_publication
     WHERE dataset = newest.dataset AND outcome <> 'refused' ORDER BY id DESC LIMIT 1
-) AS confirmed
-CROSS JOIN LATERAL (
-    SELECT at, outcome, reason FROM tiercel.dataset_publication
+) AS confirmed ON true
+LEFT JOIN LATERAL (
+    SELECT outcome, reason FROM tiercel.dataset_publication
     WHERE dataset = newest.dataset ORDER BY id DESC LIMIT 1
-) AS last
+) AS last ON true
+
+-- name: list_histories
+SELECT attempt.*
+FROM unnest(%(datasets)s::text[]) AS name
+CROSS JOIN LATERAL (
+    SELECT id, dataset, at, outcome, version, source, job_id, item_count, rejected_count, reason, details
+    FROM tiercel.dataset_publication
+    WHERE dataset = name
+    ORDER BY id DESC
+    LIMIT %(limit)s
+) AS attempt
+ORDER BY attempt.dataset, attempt.id DESC
 
 -- name: list_versions
 SELECT version, sha256, published_at, content.size_bytes, content.item_count
@@ -92,17 +104,47 @@ RETURNING id
 SELECT pg_notify('tiercel_datasets', %(dataset)s)
 
 -- name: delete_old_versions
-DELETE FROM tiercel.dataset_version WHERE dataset = %(dataset)s AND version <= %(version)s
+DELETE FROM tiercel.dataset_version
+WHERE dataset = %(dataset)s
+  AND version <= (SELECT max(version) FROM tiercel.dataset_version WHERE dataset = %(dataset)s) - %(keep)s
 
 -- name: delete_unused_contents
 DELETE FROM tiercel.dataset_content AS content
 WHERE NOT EXISTS (SELECT FROM tiercel.dataset_version WHERE sha256 = content.sha256)
 
 -- name: delete_old_publications
+-- The last that succeeded stays, however many failed since: it says how old the data are.
 DELETE FROM tiercel.dataset_publication
 WHERE dataset = %(dataset)s
-  AND id < (SELECT id FROM tiercel.dataset_publication WHERE dataset = %(dataset)s
-            ORDER BY id DESC OFFSET %(keep)s LIMIT 1)
+  AND id <= (SELECT id FROM tiercel.dataset_publication WHERE dataset = %(dataset)s
+             ORDER BY id DESC OFFSET %(keep)s LIMIT 1)
+  AND id <> (SELECT coalesce(max(id), 0) FROM tiercel.dataset_publication WHERE dataset = %(dataset)s AND outcome <> 'refused')
 
 -- name: listen
 LISTEN tiercel_datasets
+
+-- name: listen_cache
+LISTEN tiercel_cache
+
+-- name: listen_cache_report
+LISTEN tiercel_cache_report
+
+-- name: notify_channel
+SELECT pg_notify(%(channel)s, %(payload)s)
+
+-- name: count_listeners
+SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = %(listener)s
+
+-- name: insert_cache_report
+INSERT INTO tiercel.cache_report (request, process, pid, caches)
+VALUES (%(request)s, %(process)s, %(pid)s, %(caches)s)
+
+-- name: list_cache_reports
+SELECT process, pid, reported_at, caches
+FROM tiercel.cache_report
+WHERE request = %(request)s
+ORDER BY process, pid
+
+-- name: delete_cache_reports
+-- And those of requests that nobody waited for.
+DELETE FROM tiercel.cache_report WHERE request = %(request)s OR reported_at < now() - interval '1 hour'

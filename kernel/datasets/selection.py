@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 
 import msgspec
 
-from kernel.datasets.content import sort_key
+from kernel.datasets.ordering import ordered_by
 from kernel.errors import InvalidError, NotFoundError
 from kernel.fields import base_type, is_sequence, parse_time
 
@@ -48,7 +48,7 @@ class PageOf(msgspec.Struct, frozen=True):
 
 @cache
 def query_struct(item: type[msgspec.Struct]) -> type[BaseQuery]:
-    """Return the Struct of the parameters of a route over items: the common ones, and every field that can be asked for.
+    """Return the Struct of the parameters of a route over items: the common ones, and the fields to ask for.
 
     A field that holds a list is asked for one of its members.
     """
@@ -59,7 +59,8 @@ def query_struct(item: type[msgspec.Struct]) -> type[BaseQuery]:
             kind = base_type(typing.get_args(kind)[0])
         if field.name in BaseQuery.__struct_fields__ or not _is_scalar(kind):
             continue
-        fields.append((field.name, kind | None if isinstance(kind, type) else Any, None))
+        # Not None by default: that is also how the text "null" is read.
+        fields.append((field.name, typing.Union[kind, msgspec.UnsetType], msgspec.UNSET))  # noqa: UP007
     made: Any = msgspec.defstruct(f"{item.__name__}Query", fields, bases=(BaseQuery,), frozen=True)
     return cast("type[BaseQuery]", made)
 
@@ -71,7 +72,7 @@ def select(items: Sequence[Any], query: BaseQuery, item: type[msgspec.Struct]) -
         InvalidError: It wants an order by a field that is not there.
     """
     for name in query.__struct_fields__:
-        if name not in BaseQuery.__struct_fields__ and (wanted := getattr(query, name)) is not None:
+        if name not in BaseQuery.__struct_fields__ and (wanted := getattr(query, name)) is not msgspec.UNSET:
             items = [each for each in items if _matches(getattr(each, name), wanted)]
     if query.search:
         text = query.search.casefold()
@@ -98,8 +99,12 @@ def paged(items: Sequence[Any], query: BaseQuery, size: int, size_max: int) -> t
     return items[(number - 1) * size : number * size], PageOf(number, size, pages)
 
 
-def read_as_of(text: str) -> int | datetime:
-    """Read ``as_of``.
+def read_as_of(text: str, name: str = "as_of") -> int | datetime:
+    """Read a version, or a time; a date alone is the end of that day, UTC.
+
+    Args:
+        text: As a client gave it.
+        name: Of the parameter, for the error.
 
     Raises:
         InvalidError: It is neither a version nor a time.
@@ -111,7 +116,7 @@ def read_as_of(text: str) -> int | datetime:
         return moment + timedelta(days=1, microseconds=-1) if len(text.strip()) == _DATE_LENGTH else moment
     except (ValueError, OverflowError):
         message = f"Expected a version or an ISO 8601 date or time, got {text!r:.80}."
-        raise InvalidError(errors={"as_of": [message]}) from None
+        raise InvalidError(errors={name: [message]}) from None
 
 
 def _is_scalar(kind: Any) -> bool:
@@ -139,11 +144,9 @@ def _holds(item: msgspec.Struct, text: str) -> bool:
 
 def _ordered(items: Sequence[Any], ordering: str, item: type[msgspec.Struct]) -> list[Any]:
     allowed = {field.name for field in msgspec.structs.fields(item) if _is_scalar(base_type(field.type))}
-    ordered = list(items)
-    for name in reversed([part.strip() for part in ordering.split(",") if part.strip()]):
-        field = name.removeprefix("-")
-        if field not in allowed:
+    wanted = [part.strip() for part in ordering.split(",") if part.strip()]
+    for name in wanted:
+        if name.removeprefix("-") not in allowed:
             message = f"Expected {', '.join(sorted(allowed))}, each with or without '-', got {name!r:.80}."
             raise InvalidError(errors={"ordering": [message]})
-        ordered.sort(key=lambda each: sort_key(getattr(each, field)), reverse=field != name)
-    return ordered
+    return ordered_by(items, wanted)

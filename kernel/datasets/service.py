@@ -14,12 +14,15 @@ from kernel.applications import Applications
 from kernel.cache import Caches
 from kernel.contracts import Application, Dataset, Policy, Route
 from kernel.datasets import store
+from kernel.datasets.answers import Answers
 from kernel.datasets.compare import Difference, compare
-from kernel.datasets.endpoint import DatasetEndpoint, Derivation, Shape
+from kernel.datasets.endpoint import DatasetEndpoint
 from kernel.datasets.files import file_pattern
+from kernel.datasets.index import Index, IndexEndpoint, IndexEntry, typed_handler
 from kernel.datasets.model import Publication, Snapshot, Version
 from kernel.datasets.publishing import Publisher
 from kernel.datasets.selection import query_struct
+from kernel.datasets.shapes import CacheName, Derivation, Shape
 from kernel.datasets.snapshots import Snapshots
 from kernel.datasets.views import View, Views
 from kernel.datasets.watch import Watch
@@ -61,7 +64,10 @@ class Datasets:
         self._snapshots = Snapshots(db, self._cache)
         self._views = Views(applications, self._cache, log)
         self._publisher = Publisher(db, now, settings.datasets.keep_versions)
-        self._watch = Watch(db, settings.datasets.poll_interval_s, self._refresh, log)
+        poll_interval_s = settings.datasets.poll_interval_s
+        self._watch = Watch(db, caches, poll_interval_s, self._refresh, self._snapshots.fail, log)
+        # By the name of a file, what makes the entries of an index for an application or everybody.
+        self.indexes: dict[str, Callable[[Application | None], Sequence[IndexEntry]]] = {}
         self.publish = self._publisher.publish
         self.refuse = self._publisher.refuse
 
@@ -88,6 +94,14 @@ class Datasets:
             BootError: Says which.
         """
         self._views.check()
+
+    def check_contents(self) -> None:
+        """Fail while a version that was published does not fit what its plugin expects.
+
+        Raises:
+            BootError: Says which and why.
+        """
+        self._snapshots.check()
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -171,7 +185,7 @@ class Datasets:
         policy: Policy = "public",
         menu: str | None = None,
         also: tuple[str, ...] = (),
-        cache_name: tuple[str, str] | None = None,
+        cache_name: CacheName | None = None,
     ) -> Route:
         """See ``Services.dataset_route``, which knows the owner."""
         segments = tuple(_SEGMENT.findall(path))
@@ -179,8 +193,49 @@ class Datasets:
         plain = set(_SEGMENT.findall(pattern)) <= set(segments)
         name = cache_name or (f"{owner}_data", pattern if plain else f"{dataset.name}.json")
         shape = Shape(dataset, name, segments, one, derivation)
-        endpoint = DatasetEndpoint(shape, self._snapshots, self._views, self._cache, self._settings, self._now)
-        return Route(path, _handler(endpoint, shape), policy, also=also, menu=menu, per_application=True)
+        endpoint = DatasetEndpoint(shape, self._snapshots, self._views, self._answers(policy), self._settings)
+        return Route(
+            path=path,
+            handler=_handler(endpoint, shape),
+            policy=policy,
+            also=also,
+            menu=menu,
+            per_application=True,
+        )
+
+    def index_route(
+        self,
+        owner: str,
+        path: str,
+        datasets: Sequence[Dataset],
+        *,
+        file: str = "index.json",
+        policy: Policy = "public",
+        menu: str | None = None,
+        also: tuple[str, ...] = (),
+        cache_name: CacheName | None = None,
+    ) -> Route:
+        """See ``Services.index_route``, which knows the owner.
+
+        Raises:
+            ValueError: Another index has that file.
+        """
+        if file in self.indexes:
+            raise ValueError(f"another index has the file {file!r}")
+        index = Index(datasets, self._snapshots, self._views)
+        self.indexes[file] = index.entries
+        endpoint = IndexEndpoint(index, self._answers(policy), cache_name or (f"{owner}_data", file), self._now)
+        return Route(
+            path=path,
+            handler=typed_handler(endpoint),
+            policy=policy,
+            also=also,
+            menu=menu,
+            per_application=True,
+        )
+
+    def _answers(self, policy: Policy) -> Answers:
+        return Answers(self._cache, self._settings, self._now, policy)
 
     def _snapshot(self, name: str, as_of: int | datetime | None) -> Snapshot:
         return self._snapshots.current(name) if as_of is None else self._snapshots.as_of(name, as_of)

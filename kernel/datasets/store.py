@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -35,9 +36,19 @@ def list_heads(db: Database) -> list[Head]:
     with db.connection() as connection:
         rows = connection.execute(QUERIES["list_heads"]).fetchall()
     return [
-        Head(dataset, version, sha256.hex(), published_at, size_bytes, count, confirmed_at, outcome, reason, at)
-        for dataset, version, sha256, published_at, size_bytes, count, confirmed_at, outcome, reason, at in rows
+        Head(dataset, version, sha256.hex(), published_at, size_bytes, count, confirmed_at, outcome, reason)
+        for dataset, version, sha256, published_at, size_bytes, count, confirmed_at, outcome, reason in rows
     ]
+
+
+def list_histories(db: Database, datasets: Sequence[str], limit: int) -> dict[str, list[Publication]]:
+    """Return the newest attempts to publish each of some datasets, newest first."""
+    with db.connection() as connection:
+        rows = connection.execute(QUERIES["list_histories"], {"datasets": datasets, "limit": limit}).fetchall()
+    histories: dict[str, list[Publication]] = {}
+    for row in rows:
+        histories.setdefault(row[1], []).append(Publication(*row))
+    return histories
 
 
 def list_versions(db: Database, dataset: str, limit: int) -> list[Version]:
@@ -141,12 +152,13 @@ def insert_publication(connection: Connection[Any], publication: Publication, co
     return int(row[0]) if row else 0
 
 
-def remove_old(db: Database, dataset: str, last_version: int, keep: int) -> None:
-    """Remove versions up to one, what only they held, and all but some attempts."""
+def remove_old(db: Database, dataset: str, keep: int) -> None:
+    """Remove all but some versions, what only they held, and all but ten times as many attempts."""
     # Somebody may be publishing just that content anew; the next to publish cleans up.
     with suppress(psycopg.errors.ForeignKeyViolation), db.transaction() as connection:
-        connection.execute(QUERIES["delete_old_versions"], {"dataset": dataset, "version": last_version})
-        connection.execute(QUERIES["delete_unused_contents"])
+        gone = connection.execute(QUERIES["delete_old_versions"], {"dataset": dataset, "keep": keep}).rowcount
+        if gone:
+            connection.execute(QUERIES["delete_unused_contents"])
         connection.execute(QUERIES["delete_old_publications"], {"dataset": dataset, "keep": keep * 10})
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -18,6 +19,8 @@ from kernel.log import Logger
 _RETRY_AFTER_S = 60
 # Of the items that a filter hid, this many are named; all are counted.
 HIDDEN_SHOWN_MAX = 100
+_REFERENCE_BYTES = 8
+_OVERHEAD_BYTES = 1000
 
 
 class Hidden(msgspec.Struct, frozen=True):
@@ -48,22 +51,12 @@ class View(msgspec.Struct, frozen=True, eq=False):
     hidden: tuple[Hidden, ...] = ()
 
 
-class _ViewKey(msgspec.Struct, frozen=True):
-    """Finds a view again."""
+class _Filtered(msgspec.Struct, frozen=True):
+    """What filters made of a content, or why they failed."""
 
-    dataset: str
-    sha256: str
-    slug: str
-
-    @property
-    def name(self) -> str:
-        """The name for people."""
-        return f"view_{self.slug}_{self.dataset}"
-
-
-class _Kept(msgspec.Struct, frozen=True):
-    items: Sequence[Any]
-    hidden: tuple[Hidden, ...]
+    items: Sequence[Any] = ()
+    hidden: tuple[Hidden, ...] = ()
+    failure: str | None = None
 
 
 class Views:
@@ -79,9 +72,9 @@ class Views:
         self._applications = applications
         self._cache = cache
         self._log = log
-        # By dataset and application: the content a filter failed on, and why.
-        self._failures: dict[tuple[str, str], tuple[str, str]] = {}
-        self._lock = threading.Lock()
+        # By dataset and application, of what serves at the moment.
+        self._failures: dict[tuple[str, str], str] = {}
+        self._at_work = _AtWork()
 
     def view(self, dataset: Dataset, snapshot: Snapshot, application: Application | None) -> View:
         """Return what an application sees; None sees everything.
@@ -92,21 +85,26 @@ class Views:
         filters = {} if application is None else filters_of(application, dataset)
         if application is None or not filters:
             return View(snapshot, snapshot.items)
-        key = _ViewKey(dataset.name, snapshot.sha256, application.slug)
-        kept = self._cache.get(key)
-        if kept is None:
+        key = (dataset.name, snapshot.sha256, application.slug)
+        filtered = self._cache.get(key)
+        if filtered is None:
             # Two requests would do the same work twice.
-            with self._lock:
-                kept = self._cache.get(key) or self._filter(key, dataset, snapshot, application, filters)
-        return View(snapshot, kept.items, kept.hidden)
+            with self._at_work.on(key):
+                filtered = self._cache.get(key) or self._filter(key, dataset, snapshot, application, filters)
+        if filtered.failure is not None:
+            raise UnavailableError(filtered.failure, retry_after_s=_RETRY_AFTER_S)
+        return View(snapshot, filtered.items, filtered.hidden)
 
     def prepare(self, dataset: Dataset, snapshot: Snapshot) -> None:
-        """Run every application's filters on a new snapshot, so that no request waits and readiness knows."""
+        """Run every application's filters on what serves from now on: few requests wait, and readiness knows."""
         for application in self._applications.all:
+            place = (dataset.name, application.slug)
             try:
                 self.view(dataset, snapshot, application)
-            except UnavailableError:
-                continue  # logged, and shown in readiness
+            except UnavailableError as ex:
+                self._failures[place] = str(ex.detail)
+            else:
+                self._failures.pop(place, None)
 
     def check(self) -> None:
         """Fail while a filter fails, for readiness.
@@ -114,34 +112,53 @@ class Views:
         Raises:
             BootError: Says which application lost which dataset, and why.
         """
-        if self._failures:
-            raise BootError("; ".join(reason for _, reason in self._failures.values()))
+        reasons = list(self._failures.values())
+        if reasons:
+            raise BootError("; ".join(reasons))
 
     def _filter(
         self,
-        key: _ViewKey,
+        key: tuple[str, str, str],
         dataset: Dataset,
         snapshot: Snapshot,
         application: Application,
         filters: Mapping[str, Filter],
-    ) -> _Kept:
-        place = (dataset.name, application.slug)
-        failed_on, reason = self._failures.get(place, ("", ""))
-        if failed_on == snapshot.sha256:
-            raise UnavailableError(reason, retry_after_s=_RETRY_AFTER_S)  # it is a pure function: it would fail again
+    ) -> _Filtered:
         try:
-            kept = _apply(dataset, snapshot.items, filters)
+            filtered = _apply(dataset, snapshot.items, filters)
         except Exception as ex:
             reason = f"the filter of {application.slug} for {dataset.name} failed: {type(ex).__name__}: {ex}"
-            self._failures[place] = (snapshot.sha256, reason)
             self._log.error("filter_failed", application=application.slug, dataset=dataset.name, exc_info=ex)
-            raise UnavailableError(reason, retry_after_s=_RETRY_AFTER_S) from ex
-        self._failures.pop(place, None)
-        self._cache.set(key, kept, 1000 + 8 * len(kept.items))
-        return kept
+            # Kept, too: it is a pure function, and would fail again.
+            filtered = _Filtered(failure=reason)
+        size_bytes = _OVERHEAD_BYTES + _REFERENCE_BYTES * len(filtered.items)
+        self._cache.set(key, filtered, size_bytes, f"view_{application.slug}_{dataset.name}")
+        return filtered
 
 
-def _apply(dataset: Dataset, items: Sequence[Any], filters: Mapping[str, Filter]) -> _Kept:
+class _AtWork:
+    """One lock for each piece of work, for as long as somebody does it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._locks: dict[object, tuple[threading.Lock, int]] = {}
+
+    @contextmanager
+    def on(self, key: object) -> Iterator[None]:
+        with self._lock:
+            lock, users = self._locks.get(key, (threading.Lock(), 0))
+            self._locks[key] = (lock, users + 1)
+        try:
+            with lock:
+                yield
+        finally:
+            with self._lock:
+                lock, users = self._locks.pop(key)
+                if users > 1:
+                    self._locks[key] = (lock, users - 1)
+
+
+def _apply(dataset: Dataset, items: Sequence[Any], filters: Mapping[str, Filter]) -> _Filtered:
     hidden: list[Hidden] = []
     for key, each in filters.items():
         # A list of its own: a filter that sorts or empties what it is given must not change what others see.
@@ -151,7 +168,7 @@ def _apply(dataset: Dataset, items: Sequence[Any], filters: Mapping[str, Filter]
                 raise TypeError(f"{key} returned {type(item).__name__}, not {dataset.item.__name__}")
         hidden.append(_hidden(dataset, key, items, left))
         items = left
-    return _Kept(items, tuple(hidden))
+    return _Filtered(items, tuple(hidden))
 
 
 def _hidden(dataset: Dataset, key: str, before: Sequence[Any], after: Sequence[Any]) -> Hidden:

@@ -100,6 +100,11 @@ class EmbeddedServer:
                 raise BootError(f"{self._home} cannot hold the embedded PostgreSQL: {ex}") from ex
             raise
 
+    def acquire_again(self) -> None:
+        """Count a forked process by itself: until now it shares the lock of its parent."""
+        self._forget_use()
+        self.acquire()
+
     def release(self) -> None:
         """Stop counting this process; the last user stops the server.
 

@@ -16,7 +16,7 @@ from typing import Any, LiteralString
 import msgspec
 import psycopg
 import sqlparse
-from psycopg import Connection
+from psycopg import Connection, sql
 
 from kernel.db.queries import load_queries
 from kernel.errors import BootError
@@ -35,10 +35,13 @@ class Migration(msgspec.Struct, frozen=True):
         owner: The plugin.
         path: The file, ``NNNN_what.sql``. A line ``-- transactional: false`` before the first statement runs it outside
             a transaction, statement by statement. Such a file must be safe to run again: IF NOT EXISTS.
+        schema: Of a library's files, which do not name theirs: made if it is missing, and first in the search path.
+            Their checksums are not looked at: the library may mend old files for new databases.
     """
 
     owner: str
     path: Path
+    schema: str | None = None
 
     @property
     def id(self) -> str:
@@ -148,6 +151,10 @@ def _apply(connection: Connection[Any], migration: Migration) -> None:
     record = {"id": migration.id, "sha256": migration.sha256}
     if migration.is_transactional:
         with connection.transaction():
+            if migration.schema is not None:
+                create = sql.SQL(_QUERIES["create_schema"])
+                connection.execute(create.format(schema=sql.Identifier(migration.schema)))
+                connection.execute(_QUERIES["set_search_path"], {"schema": migration.schema})
             connection.execute(migration.text)
             connection.execute(_QUERIES["insert_migration"], record)
         return
@@ -179,7 +186,7 @@ def _applied(connection: Connection[Any]) -> dict[str, str]:
 
 def _pending(migrations: Sequence[Migration], applied: dict[str, str]) -> tuple[Migration, ...]:
     for migration in migrations:
-        if applied.get(migration.id, migration.sha256) != migration.sha256:
+        if migration.schema is None and applied.get(migration.id, migration.sha256) != migration.sha256:
             raise MigrationError(f"{migration.id} was edited after it was applied; add a new file instead")
     return tuple(migration for migration in migrations if migration.id not in applied)
 

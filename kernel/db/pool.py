@@ -84,6 +84,18 @@ class _Connection(Connection[Row]):
             raise psycopg.OperationalError("the server does not answer") from ex
 
 
+@contextmanager
+def _patient(connection: Connection[Row], timeout_s: float | None) -> Iterator[None]:
+    if timeout_s is None or not isinstance(connection, _Connection):
+        yield
+        return
+    usual_s, connection.answer_timeout_s = connection.answer_timeout_s, timeout_s + _GRACE_S
+    try:
+        yield
+    finally:
+        connection.answer_timeout_s = usual_s
+
+
 class _Pool(ConnectionPool[Connection[Row]]):
     """Hands out live connections only.
 
@@ -171,13 +183,20 @@ class Database:
                 yield connection
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection[Row]]:
+    def transaction(self, timeout_s: float | None = None) -> Iterator[Connection[Row]]:
         """Borrow a connection for one transaction: committed at the end, rolled back by an exception.
+
+        Args:
+            timeout_s: For work that is no request: a statement, or a pause between two, may take this long instead of
+                the statement timeout.
 
         Raises:
             UnavailableError: As ``connection``.
         """
-        with self.connection() as connection, connection.transaction():
+        with self.connection() as connection, _patient(connection, timeout_s), connection.transaction():
+            if timeout_s is not None:
+                milliseconds = str(round(timeout_s * 1000))
+                connection.execute(QUERIES["configure_transaction"], {"timeout_ms": milliseconds})
             yield connection
 
     @property

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-import falcon
 import msgspec
 
 from kernel.http.encodings import CODINGS, canonical, encode
 from kernel.http.request import Request
+from kernel.http.responses import Response
 
 # Below this, headers cost more than the body saves.
 MIN_BYTES = 1024
@@ -56,11 +56,13 @@ class Compression:
     def process_response(
         self,
         request: Request,
-        response: falcon.Response,
+        response: Response,
         _resource: object,
         _succeeded: bool,  # noqa: FBT001 - Falcon calls it
     ) -> None:
         """Compress the body of an answer if it is worth while and wanted. Streams are left alone."""
+        if response.is_prepared:
+            return
         content = response.render_body()
         accept: str = request.env.get("HTTP_ACCEPT_ENCODING", "")
         if content is None or (len(content) <= MIN_BYTES and "=0" not in accept):
@@ -72,7 +74,7 @@ class Compression:
             _compress(response, content, preference(accept))
 
 
-def _can_be_encoded(response: falcon.Response) -> bool:
+def _can_be_encoded(response: Response) -> bool:
     # A range is one of the bytes that were named, not of those that a coding would make.
     if response.get_header("Content-Encoding") is not None or response.get_header("Content-Range") is not None:
         return False
@@ -81,7 +83,7 @@ def _can_be_encoded(response: falcon.Response) -> bool:
     return _COMPRESSED_ALREADY.match((response.content_type or "").lower()) is None
 
 
-def _compress(response: falcon.Response, content: bytes, wanted: Preference) -> None:
+def _compress(response: Response, content: bytes, wanted: Preference) -> None:
     if wanted.coding is None or (wanted.plain and len(content) <= MIN_BYTES):
         return
     encoded = encode(content, wanted.coding)

@@ -52,19 +52,21 @@ def make_context(environ: dict[str, Any]) -> RequestContext:
 
     Sources: https://www.w3.org/TR/trace-context/ for ``traceparent``. A malformed one is ignored, as it asks.
     """
-    request_id = environ.get("HTTP_X_REQUEST_ID", "")
-    if not _SANE_ID.fullmatch(request_id):
-        request_id = os.urandom(16).hex()
-    parent = _TRACEPARENT.fullmatch(environ.get("HTTP_TRACEPARENT", ""))
-    if parent is None:
-        return RequestContext(request_id, os.urandom(16).hex(), os.urandom(8).hex(), "01")
-    return RequestContext(request_id, parent[1], os.urandom(8).hex(), f"{int(parent[2], 16) & _SAMPLED:02x}")
+    # One call into the system for all three.
+    digits = os.urandom(40).hex()
+    given = environ.get("HTTP_X_REQUEST_ID")
+    request_id = given if given is not None and _SANE_ID.fullmatch(given) else digits[:32]
+    parent = environ.get("HTTP_TRACEPARENT")
+    trace = None if parent is None else _TRACEPARENT.fullmatch(parent)
+    if trace is None:
+        return RequestContext(request_id, digits[32:64], digits[64:], "01")
+    return RequestContext(request_id, trace[1], digits[64:], f"{int(trace[2], 16) & _SAMPLED:02x}")
 
 
 def path_as_sent(environ: Mapping[str, Any]) -> str:
     """Return the path of a request with its trailing slash, as text: WSGI has it as bytes in disguise (PEP 3333)."""
     path: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "/")
-    return path.encode("latin-1", "replace").decode("utf-8", "replace")
+    return path if path.isascii() else path.encode("latin-1", "replace").decode("utf-8", "replace")
 
 
 class Request(falcon.Request):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any, Generic, TypeVar
 
@@ -32,21 +32,62 @@ class Reply(msgspec.Struct, Generic[T], frozen=True):
     headers: Mapping[str, str] = {}
 
 
-class Encoded(msgspec.Struct, frozen=True):
-    """A body that is encoded already, as JSON: kept from an earlier answer.
+class Stream(msgspec.Struct, frozen=True):
+    """A body that leaves piece by piece, each as soon as it is there: return it in a ``Reply``, or as it is.
+
+    It holds a thread of the server for as long as it lasts.
 
     Args:
-        content: The bytes.
+        chunks: The pieces. Its ``close()``, if it has one, is called in the end, also when the client has gone.
+        media_type: For the header ``Content-Type``.
     """
 
-    content: bytes
+    chunks: Iterable[bytes]
+    media_type: str
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """An answer that is ready to leave: kept from an earlier one, coded as the client wants it.
+
+    Args:
+        status: The whole line, such as ``200 OK``.
+        headers: By name in small letters. It becomes the response's own.
+        content: The bytes, JSON unless a header says otherwise; None sends nothing.
+    """
+
+    status: str
+    headers: dict[str, str]
+    content: bytes | None
+
+
+class Response(falcon.Response):
+    """A Falcon response that can be given as a whole."""
+
+    # Whether nothing is to be done to it any more, such as compressing it.
+    is_prepared = False
+
+    def prepare(self, prepared: Prepared) -> None:
+        """Take status, headers and body at once, unchecked: what ``set_header`` does to each was done before."""
+        self.status = prepared.status
+        self._headers.update(prepared.headers)
+        self.data = prepared.content
+        self.is_prepared = True
+
+    def close_stream(self) -> None:
+        """Close a stream that will not be sent: Falcon answers HEAD without looking at it."""
+        close = getattr(self.stream, "close", None)
+        if close is not None:
+            close()
 
 
 _JSON = msgspec.json.Encoder(enc_hook=_encode)
 
 
-def write(response: falcon.Response, value: object) -> None:
+def write(response: Response, value: object) -> None:
     """Write what a handler returned into a response."""
+    if isinstance(value, Prepared):
+        response.prepare(value)
+        return
     if isinstance(value, Reply):
         response.status = falcon.code_to_http_status(value.status)
         for name, text in value.headers.items():
@@ -54,7 +95,8 @@ def write(response: falcon.Response, value: object) -> None:
         value = value.body
         if value is None:
             return
-    if isinstance(value, Encoded):
-        response.data = value.content
+    if isinstance(value, Stream):
+        response.content_type = value.media_type
+        response.stream = value.chunks
         return
     response.data = _JSON.encode(value)

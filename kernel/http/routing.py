@@ -18,9 +18,9 @@ from kernel.http.bodies import BodyLimits
 from kernel.http.guard import Guard
 from kernel.http.params import body_decoder, handler_types, path_decoder, query_decoder
 from kernel.http.request import Request
-from kernel.http.responses import write
+from kernel.http.responses import Response, write
 
-App = falcon.App[Request, falcon.Response]
+App = falcon.App[Request, Response]
 Responder = Callable[..., None]
 _SEGMENT = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 # Behind it stands the slug of an application, where a path has one.
@@ -155,8 +155,16 @@ def _responders(mounted: MountedRoute, entrance: Entrance) -> dict[str, Responde
         return {name: _entered(mounted, entrance, responder) for name, responder in own.items()}
     responder = _entered(mounted, entrance, _typed(mounted, entrance.limits))
     if route.method == "GET":
-        return {"on_get": responder, "on_head": responder}
+        return {"on_get": responder, "on_head": _without_body(responder)}
     return {f"on_{route.method.lower()}": responder}
+
+
+def _without_body(respond: Responder) -> Responder:
+    def responder(request: Request, response: Response, **segments: Any) -> None:
+        respond(request, response, **segments)
+        response.close_stream()
+
+    return responder
 
 
 def _entered(mounted: MountedRoute, entrance: Entrance, respond: Responder) -> Responder:
@@ -164,7 +172,7 @@ def _entered(mounted: MountedRoute, entrance: Entrance, respond: Responder) -> R
     is_filtered, find = mounted.is_filtered, entrance.applications.find
     check = entrance.guard.check
 
-    def responder(request: Request, response: falcon.Response, **segments: Any) -> None:
+    def responder(request: Request, response: Response, **segments: Any) -> None:
         context = request.log_context
         context.template, context.logged = template, logged
         check(request, owner, policy)
@@ -192,7 +200,7 @@ def _typed(mounted: MountedRoute, limits: BodyLimits) -> Responder:
     decode_body = None if body is None else body_decoder(body, limits)
     decode_path = {name: path_decoder(name, kind) for name, kind in wanted.items()}
 
-    def responder(request: Request, response: falcon.Response, **segments: Any) -> None:
+    def responder(request: Request, response: Response, **segments: Any) -> None:
         arguments: dict[str, Any] = {name: decode(segments[name]) for name, decode in decode_path.items()}
         if takes_application:
             arguments[APPLICATION] = segments.get(APPLICATION)

@@ -6,6 +6,7 @@ import contextlib
 import selectors
 import socket
 import time
+from collections.abc import Callable
 from functools import partial
 
 from gunicorn.workers.gthread import TConn, ThreadWorker
@@ -35,10 +36,14 @@ class HeadFirstWorker(ThreadWorker):
     """
 
     header_timeout_s: float = 10.0
+    # Called when it begins to stop, before it waits for the requests of that moment; gunicorn has no such hook.
+    on_stopping: Callable[[], None] | None = None
 
     def init_process(self) -> None:
         """Begin with nobody waiting."""
         self._waiting: dict[TConn, _Waiting] = {}
+        # The request log is Tiercel's own; gunicorn would put a line together for each request, and show it to nobody.
+        self.log.access = _no_access_log  # type: ignore[method-assign] # no setting does it once logging is configured
         super().init_process()
 
     def enqueue_req(self, conn: TConn) -> None:
@@ -70,6 +75,8 @@ class HeadFirstWorker(ThreadWorker):
         super().set_accept_enabled(enabled)
         if self.alive or enabled:
             return
+        if self.on_stopping is not None:
+            self.on_stopping()
         for listener in self.sockets:
             with contextlib.suppress(BlockingIOError):
                 while True:
@@ -119,6 +126,10 @@ class HeadFirstWorker(ThreadWorker):
                 conn.sock.recv(_HEAD_MAX_BYTES, socket.MSG_DONTWAIT)
                 conn.sock.send(_REQUEST_TIMEOUT)
         conn.close()
+
+
+def _no_access_log(resp: object, req: object, environ: object, request_time: object) -> None:
+    """Stand in for gunicorn's access log."""
 
 
 def _has_read_ahead(conn: TConn) -> bool:

@@ -1,18 +1,21 @@
-"""How the service is: documented health endpoints, statistics, and the root of the API."""
+"""How the service is and what it has: health endpoints, statistics, applications, datasets, the root of the API."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from kernel import HealthCheck, Route, Services, hookimpl
+from plugins.system.applications import ApplicationRoutes
+from plugins.system.datasets import DatasetRoutes
 from plugins.system.health import HealthRoutes
 from plugins.system.stats import StatsRoutes
 
 
 @hookimpl
 def register_routes(services: Services) -> Iterable[Route]:
-    """Return ``/health/``, ``/api/health/``, ``/stats/`` and ``/api/``."""
-    return [*HealthRoutes(services).routes(), *StatsRoutes(services).routes()]
+    """Return ``/health/``, ``/api/health/``, ``/stats/``, ``/api/`` and what is below ``/api/v1/``."""
+    kinds = (HealthRoutes, StatsRoutes, ApplicationRoutes, DatasetRoutes)
+    return [route for kind in kinds for route in kind(services).routes()]
 
 
 @hookimpl

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench import ingest, lists, memory, plugins, rest_framework, routes, startup
+from tests.bench import datasets, ingest, jobs, lists, memory, plugins, rest_framework, routes, startup
 from tests.bench.figures import Figure, show
 
 Bench = Callable[[bool], Iterator[Figure]]
@@ -14,10 +14,12 @@ Bench = Callable[[bool], Iterator[Figure]]
 BENCHES: dict[str, Bench] = {
     "startup": startup.figures,
     "routes": routes.figures,
+    "datasets": datasets.figures,
     "plugins": plugins.figures,
     "ingest": ingest.figures,
     "drf": rest_framework.figures,
     "lists": lists.figures,
+    "jobs": jobs.figures,
     "memory": memory.figures,
 }
 RESULTS = Path(".bench.json")

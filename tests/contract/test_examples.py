@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from kernel.configuration import load
@@ -29,16 +31,37 @@ def test_every_variable_of_the_example_sets_something(tmp_path: Path) -> None:
     assert origins - {"default"} == {f".env {name}" for name in variables.keys() - parts}
 
 
-def test_the_plugin_in_the_readme_works(tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    (block,) = _PYTHON_BLOCK.findall((ROOT / "README.md").read_text())
-    # A name of its own, so that no other test's package of that name is in the way.
-    folder = tmp_path / "readme_example"
-    folder.mkdir()
-    (folder / "hello.py").write_text(block)
-    monkeypatch.syspath_prepend(tmp_path)
+@pytest.fixture
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Make a module of the one example in the README that has a text in it; return its name."""
 
-    client = serve(plugins=["system", "readme_example.hello"])
+    def make(text: str) -> str:
+        (block,) = (block for block in _PYTHON_BLOCK.findall((ROOT / "README.md").read_text()) if text in block)
+        # A name of its own, so that no other test's package of that name is in the way.
+        folder = tmp_path / f"readme_{text}"
+        folder.mkdir()
+        (folder / "example.py").write_text(block)
+        monkeypatch.syspath_prepend(tmp_path)
+        return f"{folder.name}.example"
+
+    return make
+
+
+def test_the_plugin_in_the_readme_works(serve: Serve, example: Callable[[str], str]) -> None:
+    client = serve(plugins=["system", example("hello")])
 
     assert client.get("/hello/?name=Ada").json() == {"greeting": "Hello, Ada!"}
     wrong = client.get("/hello/?nmae=Ada")
     assert (wrong.status, list(wrong.json()["errors"])) == (400, ["nmae"])
+
+
+def test_the_job_in_the_readme_works(serve: Serve, example: Callable[[str], str], database: str) -> None:
+    with psycopg.connect(database) as connection:
+        connection.execute("CREATE SCHEMA acme CREATE TABLE item (name text)")
+    client = serve(plugins=["system", example("register_jobs")])
+
+    done = client.service.shared.jobs.run_here("acme.export", {"source": "a", "limit": 3})
+
+    assert (done.state, done.result) == ("succeeded", {"items": 3})
+    with psycopg.connect(database) as connection:
+        assert connection.execute("SELECT count(*) FROM acme.item").fetchone() == (3,)

@@ -79,3 +79,47 @@ def test_figures_are_listed_by_name() -> None:
 
 def test_the_check_of_a_working_cache_is_silent() -> None:
     Caches().check()
+
+
+def test_a_sized_cache_keeps_what_was_used_last_within_its_bytes() -> None:
+    cache = Caches().create_sized("test", 100)
+    cache.set("old", 1, 50, "one")
+    cache.set("used", 2, 50, "two")
+    cache.get("old")
+
+    cache.set("new", 3, 40, "three")
+
+    assert [cache.get(key) for key in ("old", "used", "new")] == [1, None, 3]
+    assert (cache.stats().size_bytes, cache.stats().size_max_bytes) == (90, 100)
+
+
+def test_what_is_larger_than_a_sized_cache_is_not_kept() -> None:
+    cache = Caches().create_sized("test", 100)
+    cache.set("key", 1, 10, "name")
+
+    cache.set("key", 2, 101, "name")
+
+    assert cache.get("key") is None
+    assert cache.stats().size_bytes == 0
+
+
+def test_a_value_set_anew_counts_once() -> None:
+    cache = Caches().create_sized("test", 100)
+    for _ in range(3):
+        cache.set("key", 1, 60, "name")
+
+    assert (cache.stats().size_bytes, cache.names()) == (60, {"name": 60})
+
+
+@pytest.mark.parametrize(("pattern", "left"), [("club_*", {"trace": 1}), ("test", {}), ("*", {}), ("zzz", None)])
+def test_names_are_cleared_by_pattern(pattern: str, left: dict[str, int] | None) -> None:
+    caches = Caches()
+    cache = caches.create_sized("test", 100)
+    for number, name in enumerate(("club_a", "club_a", "club_b", "trace")):
+        cache.set(number, number, 1, name)
+    before = caches.names()
+
+    gone = caches.clear(pattern)
+
+    assert caches.names() == (before if left is None else left)
+    assert gone == 4 - sum(caches.names().values())

@@ -12,6 +12,7 @@ from kernel.app import Tiercel
 from kernel.configuration import Configuration, load
 from kernel.errors import ConfigError, DuplicateError
 from kernel.settings import Secret, Table, env
+from kernel.testing import make_configuration
 from plugins.observability.settings import ObservabilitySettings
 from tests.kernel.fakes import NOWHERE, Boot, MakePlugin
 
@@ -28,6 +29,10 @@ class AlphaSettings(Table, frozen=True):
 
 class Needy(Table, frozen=True):
     token: str
+
+
+class Named(Table, frozen=True):
+    by_name: dict[str, Inner] = {}
 
 
 class Checked(Table, frozen=True):
@@ -166,3 +171,13 @@ def test_the_table_of_a_quarantined_plugin_is_tolerated(boot: Boot) -> None:
 def test_a_plugin_with_the_name_of_a_table_of_the_kernel_is_refused(boot: Boot, make_plugin: MakePlugin) -> None:
     with pytest.raises(DuplicateError, match=r"settings table 'server' is claimed by both kernel and fakes\.server"):
         boot(make_plugin("server"))
+
+
+def test_a_wrong_table_inside_a_table_is_named_without_repeating_what_it_holds() -> None:
+    configuration = make_configuration(alpha={"by_name": {"one": {"depth": "hunter2"}}})
+
+    with pytest.raises(ConfigError, match=r"alpha\.by_name: Expected int, got str - at \$\[\.\.\.\]\.depth") as caught:
+        configuration.table("alpha", Named)
+        configuration.refuse_unknown({"alpha"}, [])
+
+    assert "hunter2" not in str(caught.value)

@@ -44,7 +44,7 @@ def route_of(name: str, policy: Any = "public") -> Callable[[Services], list[Rou
 
 def readiness(client: Client) -> Any:
     """Ask for readiness, but not for the database that these tests do without."""
-    return client.get("/readyz?verbose&exclude=database,startup,writes").json()
+    return client.get("/readyz?verbose&exclude=database,startup,writes,jobs,datasets").json()
 
 
 @pytest.mark.parametrize("hook", REGISTERING)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+import msgspec
 import pytest
 
 from kernel.cli.root import root
@@ -13,7 +14,6 @@ from kernel.contracts import Application, Command, Dataset, HealthCheck, Job, Ro
 from kernel.errors import BootError, ConfigError, DuplicateError, PluginError
 from kernel.registry import KERNEL_COMMANDS
 from kernel.services import Services
-from kernel.settings import Table
 from tests.kernel.fakes import Boot, CapturedLog, MakePlugin, raise_oops
 
 
@@ -25,6 +25,12 @@ def hello() -> str:
 def hello_name(name: str) -> str:
     """Answer."""
     return name
+
+
+class Named(msgspec.Struct, frozen=True):
+    """An item with a key."""
+
+    id: str
 
 
 def hello_other(other: str) -> str:
@@ -41,13 +47,13 @@ DUPLICATES: list[tuple[str, str, Callable[[], Any], Callable[[], Any]]] = [
     ),
     (
         "register_routes",
-        r"route 'GET /x/\{other\}/' is claimed by both alpha and beta",
+        r"route 'GET /x/\{other\}' is claimed by both alpha and beta",
         lambda: Route(path="/x/{name}/", handler=hello_name, policy="read"),
         lambda: Route(path="/x/{other}/", handler=hello_other, policy="read"),
     ),
     (
         "register_routes",
-        r"route 'GET /y/' is claimed by both alpha and beta",
+        r"route 'GET /y' is claimed by both alpha and beta",
         lambda: Route(path="/y/", handler=hello, policy="read"),
         lambda: Route(path="/x/", also=("/y/",), handler=hello, policy="read"),
     ),
@@ -66,8 +72,8 @@ DUPLICATES: list[tuple[str, str, Callable[[], Any], Callable[[], Any]]] = [
     (
         "register_datasets",
         r"dataset 'tiers' is claimed by both alpha and beta",
-        lambda: Dataset(name="tiers", item=Table, key="id"),
-        lambda: Dataset(name="tiers", item=Table, key="id"),
+        lambda: Dataset(name="tiers", item=Named, key="id"),
+        lambda: Dataset(name="tiers", item=Named, key="id"),
     ),
     (
         "register_health_checks",
@@ -102,7 +108,7 @@ def test_a_route_of_the_kernel_cannot_be_replaced(boot: Boot, make_plugin: MakeP
     route = Route(path="/livez/", handler=hello, policy="public")
     alpha = make_plugin("alpha", register_routes=lambda services: [route])
 
-    with pytest.raises(DuplicateError, match="route 'GET /livez/' is claimed by both kernel and alpha"):
+    with pytest.raises(DuplicateError, match="route 'GET /livez' is claimed by both kernel and alpha"):
         boot(alpha)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -185,7 +186,11 @@ def test_a_body_that_does_not_arrive_is_the_fault_of_the_client(impatient: Servi
     assert "Traceback" not in impatient.errors
 
 
-def test_up_prints_where_to_look(home: Path) -> None:
+def test_up_prints_where_to_look_and_publishes_demo_data(home: Path) -> None:
     with serving(home, (TIERCEL, "up")) as service:
         assert f"{service.url}/api/requests/" in service.output
+        assert f"{service.url}/trace/public/skyflow/features/" in service.output
         assert "Stop with Ctrl-C." in service.output
+        answers = [httpx.get(f"{service.url}/trace/public/{path}/tiers/") for path in ("skyflow", "nexus")]
+
+    assert [(answer.status_code, answer.json()["meta"]["total_items"] > 0) for answer in answers] == [(200, True)] * 2

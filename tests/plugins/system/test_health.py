@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.applications import publish_demo
 from tests.conftest import Serve
 from tests.outage import outage
 from tests.processes import eventually
@@ -73,6 +74,7 @@ def test_health_comes_back_with_the_database(serve: Serve, database: str) -> Non
 @pytest.mark.parametrize("root", ["/api/", "/api", "/api/v1/", "/api/v1"])
 def test_the_root_of_the_api_lists_resources_that_are_there(serve: Serve, root: str) -> None:
     client = serve()
+    publish_demo(client)
 
     resources = client.get(root).json()["resources"]
 

@@ -1,0 +1,73 @@
+"""What a route shows of a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from kernel.contracts import Application, Dataset
+
+
+class Derived(msgspec.Struct, frozen=True):
+    """Items made from others, with what is to be said about all of them.
+
+    Args:
+        items: In the order in which they are shown.
+        meta: Further members of ``meta``.
+    """
+
+    items: Sequence[Any]
+    meta: Mapping[str, Any] = {}
+
+
+# From what an application sees of a snapshot, and of the one before, to what it is shown. Must be pure.
+Derive = Callable[[Sequence[Any], Sequence[Any]], Derived]
+
+
+class Derivation(msgspec.Struct, frozen=True):
+    """How a route makes its items from those of a dataset.
+
+    Args:
+        item: The Struct it makes.
+        derive: From (items, items of the version before) to ``Derived``.
+    """
+
+    item: type[msgspec.Struct]
+    derive: Derive
+
+
+# Two parts of the name under which answers are kept; the slug of an application goes between them.
+CacheName = tuple[str, str]
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """What a route shows of a dataset.
+
+    Args:
+        dataset: Which one.
+        name: Under which its answers are kept.
+        segments: Segments of its path; each is a field that items must have as the path says.
+        one: Whether the answer is one item, not a list.
+        derivation: Makes the items that are shown.
+    """
+
+    dataset: Dataset
+    name: CacheName
+    segments: tuple[str, ...] = ()
+    one: bool = False
+    derivation: Derivation | None = None
+
+    @property
+    def item(self) -> type[msgspec.Struct]:
+        """The Struct that is shown."""
+        return self.dataset.item if self.derivation is None else self.derivation.item
+
+
+def cache_name(name: CacheName, application: Application | None, segments: Mapping[str, Any]) -> str:
+    """Return the name under which an answer is kept: ``club_data_skyflow_hero-metrics.json``."""
+    first, last = name
+    parts = (first, last) if application is None else (first, application.slug, last)
+    joined = "_".join(parts)
+    return joined.format_map(segments) if segments else joined

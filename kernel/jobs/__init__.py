@@ -1,0 +1,5 @@
+"""Durable jobs and their schedules: a queue in PostgreSQL, worker processes, and what is kept of every run.
+
+The queue is procrastinate's: its tables and functions, migrated by us into a schema of their own. Its worker is not
+used: there, the end of a job and the record of it would be two transactions, and a database that is away would end it.
+"""

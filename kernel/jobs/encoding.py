@@ -1,0 +1,26 @@
+"""Values on their way into ``jsonb`` columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from psycopg.types.json import Jsonb
+
+
+def encode_json(value: Any) -> Jsonb | None:
+    """Make a value that a ``jsonb`` column takes; None stays none.
+
+    Raises:
+        TypeError: It cannot be JSON.
+    """
+    # PostgreSQL's text has no null characters.
+    return None if value is None else Jsonb(_without_nul(msgspec.to_builtins(value, str_keys=True)))
+
+
+def _without_nul(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\x00", "")
+    if isinstance(value, dict):
+        return {_without_nul(key): _without_nul(inner) for key, inner in value.items()}
+    return [_without_nul(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,1 @@
+"""Fetch all sources at once; one that fails costs nobody else anything."""

@@ -1,0 +1,217 @@
+"""Publishing: whole or not at all, only what is new, and bad items aside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import Connection
+
+from kernel.errors import ConflictError, NotFoundError, UnavailableError
+from tests.kernel.datasets.conftest import MEMBERS, PATH, TIERS, Member, Shop, Tier
+from tests.processes import eventually
+
+
+class TakenOver:
+    """A run of a job that another took over while it worked."""
+
+    id = 7
+
+    def __init__(self, database: str) -> None:
+        self._database = database
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection[Any]]:
+        with psycopg.connect(self._database) as connection:
+            yield connection
+            raise RuntimeError("taken over")
+
+
+def test_nothing_published_is_said_to_be_so(shop: Shop) -> None:
+    answer = shop.get(PATH)
+
+    assert (answer.status, answer.json()["detail"]) == (503, "the dataset 'tiers' has not been published yet")
+    assert "retry-after" in answer.headers
+
+
+def test_what_never_could_be_published_says_why(shop: Shop) -> None:
+    shop.wait(shop.datasets.refuse("tiers", "the source was empty", source="test"))
+
+    assert shop.get(PATH).json()["detail"].endswith("has not been published yet: the source was empty")
+
+
+def test_the_same_items_in_another_order_make_no_new_version(shop: Shop) -> None:
+    first = shop.publish(Tier("a", 1), {"slug": "b", "level": 2})
+    second = shop.publish({"level": 2, "slug": "b"}, Tier("a", 1))
+
+    assert (first.outcome, first.version) == ("published", 1)
+    assert (second.outcome, second.version) == ("unchanged", 1)
+    assert len(shop.datasets.versions("tiers")) == 1
+
+
+def test_content_that_was_there_before_is_stored_once(shop: Shop, database: str) -> None:
+    for slug in ("a", "b", "a"):
+        shop.publish(Tier(slug))
+
+    versions = shop.datasets.versions("tiers")
+    with psycopg.connect(database) as connection:
+        contents = connection.execute("SELECT count(*) FROM tiercel.dataset_content").fetchone()
+
+    assert [each.version for each in versions] == [3, 2, 1]
+    assert versions[0].sha256 == versions[2].sha256
+    assert contents == (2,)
+
+
+@pytest.mark.parametrize(
+    ("item", "reason"),
+    [
+        pytest.param({"slug": "bad", "level": "no"}, "level: Expected int, got 'no'.", id="wrong type"),
+        pytest.param({"level": 1}, "slug: This field is required.", id="missing field"),
+        pytest.param(Tier("bad", level="no"), "Expected int | null, got str - at $.level", id="Struct of wrong type"),  # type: ignore[arg-type]
+        pytest.param(Tier("good"), "another item has the slug 'good'", id="duplicate key"),
+        pytest.param({"slug": "good", "more": 1}, "another item has the slug 'good'", id="duplicate with a field more"),
+        pytest.param(Tier("bad", score=math.nan), "JSON has no NaN and no infinity", id="NaN"),
+        pytest.param({"slug": "bad", "score": math.inf}, "JSON has no NaN and no infinity", id="infinity"),
+        pytest.param("bad", "Expected object, got str", id="no object"),
+        pytest.param(object(), "Encoding objects of type object is unsupported", id="what JSON cannot say"),
+    ],
+)
+def test_a_bad_item_is_kept_aside_with_its_reason(item: object, reason: str, shop: Shop) -> None:
+    published = shop.publish(Tier("good"), item)
+
+    assert (published.items, published.rejected) == (1, 1)
+    (rejected,) = shop.datasets.rejected("tiers")
+    assert (rejected["index"], rejected["reason"]) == (1, reason)
+    assert shop.slugs() == ["good"]
+
+
+def test_several_datasets_become_visible_together_or_not_at_all(shop: Shop) -> None:
+    shop.publish(Tier("a"))
+
+    with pytest.raises(psycopg.errors.NotNullViolation):
+        # Its source is missing: the second of the two fails.
+        shop.datasets.publish({TIERS: [Tier("b")], MEMBERS: [Member(1)]}, source=None)  # type: ignore[arg-type]
+
+    assert [each.version for each in shop.datasets.versions("tiers")] == [1]
+    assert shop.datasets.versions("members") == []
+
+
+def test_a_run_that_was_taken_over_cannot_publish(shop: Shop, database: str) -> None:
+    shop.publish(Tier("new"))
+
+    with pytest.raises(RuntimeError, match="taken over"):
+        shop.datasets.publish({TIERS: [Tier("old")]}, source="test", run=TakenOver(database))
+
+    assert [each.version for each in shop.datasets.versions("tiers")] == [1]
+    assert shop.slugs() == ["new"]
+
+
+def test_a_refused_attempt_leaves_the_last_good_version_and_says_why(shop: Shop) -> None:
+    shop.publish(Tier("a"))
+    shop.wait(shop.datasets.refuse("tiers", "only 3 of 400 items came", source="test"))
+
+    answer = shop.get(PATH).json()
+
+    assert [item["slug"] for item in answer["data"]] == ["a"]
+    assert answer["meta"]["warning"] == "only 3 of 400 items came"
+
+
+def test_the_next_good_attempt_ends_the_warning(shop: Shop) -> None:
+    shop.publish(Tier("a"))
+    shop.datasets.refuse("tiers", "short", source="test")
+    shop.publish(Tier("a"))
+
+    assert "warning" not in shop.get(PATH).json()["meta"]
+
+
+def test_rolling_back_publishes_an_old_version_anew(shop: Shop) -> None:
+    shop.publish(Tier("a"))
+    shop.publish(Tier("b"))
+
+    shop.wait(shop.datasets.roll_back("tiers", 1, source="me"))
+
+    assert shop.slugs() == ["a"]
+    assert [each.version for each in shop.datasets.versions("tiers")] == [3, 2, 1]
+
+
+def test_rolling_back_to_nowhere_is_refused(shop: Shop) -> None:
+    with pytest.raises(NotFoundError, match="tiers has no version 5"):
+        shop.datasets.roll_back("tiers", 5, source="me")
+
+
+def test_rolling_back_to_what_does_not_fit_any_more_is_refused(shop: Shop, database: str) -> None:
+    shop.publish({"id": 1}, dataset=MEMBERS)
+    shop.publish(Tier("a"))
+    shop.publish(Tier("b"))
+    with psycopg.connect(database) as connection:
+        connection.execute(
+            "UPDATE tiercel.dataset_version SET sha256 = (SELECT sha256 FROM tiercel.dataset_version"
+            " WHERE dataset = 'members') WHERE dataset = 'tiers' AND version = 1"
+        )
+
+    with pytest.raises(ConflictError, match="does not fit"):
+        shop.datasets.roll_back("tiers", 1, source="me")
+
+
+def test_old_versions_and_attempts_go(shop: Shop, database: str) -> None:
+    shop.datasets._publisher._keep_versions = 2
+    for number in range(5):
+        shop.publish(Tier(f"t{number}"))
+    for _ in range(30):
+        shop.datasets.refuse("tiers", "short", source="test")
+
+    with psycopg.connect(database) as connection:
+        counted = connection.execute(
+            "SELECT (SELECT count(*) FROM tiercel.dataset_content), (SELECT count(*) FROM tiercel.dataset_publication)"
+        ).fetchone()
+
+    assert [each.version for each in shop.datasets.versions("tiers")] == [5, 4]
+    # Of the attempts, twenty, and the last that succeeded: it says how old the data are.
+    assert counted == (2, 21)
+    assert shop.datasets.read("tiers").snapshot.version == 5
+
+
+def test_publishers_at_the_same_time_make_one_version_each(shop: Shop) -> None:
+    def publish(number: int) -> Any:
+        both = {TIERS: [Tier(f"t{number}")], MEMBERS: [Member(number)]}
+        return shop.datasets.publish(both, source="test")["tiers"].version
+
+    with ThreadPoolExecutor(4) as pool:
+        versions = list(pool.map(publish, range(20)))
+
+    assert sorted(versions) == list(range(1, 21))
+
+
+def test_readers_see_whole_snapshots_while_versions_change(shop: Shop) -> None:
+    shop.publish(*(Tier(f"t{number}", 0) for number in range(50)))
+    seen: set[tuple[int, ...]] = set()
+
+    def read() -> None:
+        while len(seen) < 10:
+            seen.add(tuple(sorted({item["level"] for item in shop.data()})))
+
+    with ThreadPoolExecutor(3) as pool:
+        reading = [pool.submit(read) for _ in range(2)]
+        for level in range(1, 200):
+            shop.publish(*(Tier(f"t{number}", level) for number in range(50)))
+            if all(each.done() for each in reading):
+                break
+        for each in reading:
+            each.result(30)
+
+    assert all(len(levels) == 1 for levels in seen)
+
+
+def test_an_answer_is_not_lost_when_cleaning_up_fails(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unavailable(*_: object) -> None:
+        raise UnavailableError("gone")
+
+    monkeypatch.setattr("kernel.datasets.store.remove_old", unavailable)
+
+    assert shop.publish(Tier("a")).outcome == "published"
+    assert eventually(lambda: shop.slugs() == ["a"])

@@ -1,0 +1,235 @@
+"""Schedules: what they mean, and that each time fires once."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from kernel.app import Tiercel
+from kernel.contracts import Job
+from kernel.errors import ConfigError
+from kernel.jobs.scheduler import Scheduler
+from kernel.jobs.schedules import parse_schedule
+from kernel.jobs.store import JobStore
+from tests.kernel.fakes import Boot, MakePlugin
+from tests.kernel.jobs.conftest import ServeJobs
+
+NOON = datetime(2026, 11, 20, 12, 0, 30, tzinfo=UTC)
+
+
+class SetClock:
+    """Tells the time it was told."""
+
+    def __init__(self) -> None:
+        self.time = NOON
+
+    def now(self) -> datetime:
+        return self.time
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    return SetClock()
+
+
+def scheduled(text: str = "every 15m") -> Job:
+    return Job(name="alpha.job", run=lambda run: None, schedule=text)
+
+
+def scheduler(service: Tiercel) -> Scheduler:
+    shared = service.shared
+    return Scheduler(shared.db, shared.jobs.catalogue, shared.clock.now, service.log)
+
+
+def count(service: Tiercel) -> int:
+    return len(service.shared.jobs.list())
+
+
+def run_all(service: Tiercel) -> None:
+    """Finish what waits, so that the next is not the same."""
+    for record in service.shared.jobs.list(state="waiting"):
+        service.shared.jobs.cancel(record.id)
+
+
+@pytest.mark.parametrize(
+    ("text", "latest", "following"),
+    [
+        ("every 15m", "12:00:00", "12:15:00"),
+        ("every 10s", "12:00:30", "12:00:40"),
+        ("every 2h", "12:00:00", "14:00:00"),
+        ("0 * * * *", "12:00:00", "13:00:00"),
+        ("*/5 12 * * *", "12:00:00", "12:05:00"),
+    ],
+)
+def test_due_times(text: str, latest: str, following: str) -> None:
+    schedule = parse_schedule(text)
+
+    assert schedule.latest(NOON).isoformat() == f"2026-11-20T{latest}+00:00"
+    assert schedule.following(NOON).isoformat() == f"2026-11-20T{following}+00:00"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "every", "every 0m", "every 5 weeks", "* * * *", "* * * * * *", "61 * * * *", "0 0 31 2 *"]
+)
+def test_what_is_no_schedule_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"cron|never due"):
+        parse_schedule(text)
+
+
+def test_a_new_schedule_begins_with_its_next_time(serve_jobs: ServeJobs, clock: SetClock) -> None:
+    service = serve_jobs(scheduled(), clock=clock)
+    one = scheduler(service)
+
+    one.tick()
+    before = count(service)
+    clock.time += timedelta(minutes=15)
+    one.tick()
+
+    assert (before, count(service)) == (0, 1)
+
+
+def test_a_time_fires_once_however_many_look(serve_jobs: ServeJobs, clock: SetClock) -> None:
+    service = serve_jobs(scheduled(), clock=clock)
+    many = [scheduler(service) for _ in range(6)]
+    for one in many:
+        one.tick()
+    for _ in range(3):
+        clock.time += timedelta(minutes=15)
+        threads = [threading.Thread(target=one.tick) for one in many]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        run_all(service)
+
+    assert count(service) == 3
+
+
+def test_missed_times_are_made_up_once(serve_jobs: ServeJobs, clock: SetClock) -> None:
+    service = serve_jobs(scheduled(), clock=clock)
+    scheduler(service).tick()
+
+    clock.time += timedelta(days=2)
+    later = scheduler(service)
+    later.tick()
+    run_all(service)
+    later.tick()
+    scheduler(service).tick()
+
+    assert count(service) == 1
+
+
+def test_a_job_that_waits_already_is_not_queued_again(serve_jobs: ServeJobs, clock: SetClock) -> None:
+    service = serve_jobs(scheduled(), clock=clock)
+    one = scheduler(service)
+    for _ in range(4):
+        one.tick()
+        clock.time += timedelta(minutes=15)
+
+    assert count(service) == 1
+
+
+@pytest.mark.parametrize(("override", "expected"), [("off", 0), ("every 5m", 1)])
+def test_the_configuration_overrides_a_schedule(
+    serve_jobs: ServeJobs, clock: SetClock, override: str, expected: int
+) -> None:
+    service = serve_jobs(scheduled("every 2h"), clock=clock, jobs={"schedules": {"alpha.job": override}})
+    one = scheduler(service)
+    one.tick()
+    clock.time += timedelta(minutes=6)
+    one.tick()
+
+    assert count(service) == expected
+
+
+@pytest.mark.parametrize(
+    ("schedules", "problem"),
+    [
+        ({"alpha.jib": "every 5m"}, "there is no job 'alpha.jib'; there are: alpha.job"),
+        ({"alpha.job": "often"}, "'often' is neither"),
+    ],
+)
+def test_a_wrong_override_is_a_problem_of_the_configuration(
+    boot: Boot, make_plugin: MakePlugin, schedules: dict[str, str], problem: str
+) -> None:
+    plugin = make_plugin("alpha", register_jobs=lambda services: [scheduled()])
+
+    with pytest.raises(ConfigError, match=r"jobs\.schedules") as caught:
+        boot(plugin, jobs={"schedules": schedules})
+
+    assert problem in str(caught.value)
+
+
+def test_an_override_of_a_plugin_that_is_left_out_is_not_looked_at(boot: Boot, make_plugin: MakePlugin) -> None:
+    plugin = make_plugin("alpha", register_jobs=lambda services: [scheduled()])
+
+    boot(plugin, disabled=["alpha"], jobs={"schedules": {"alpha.job": "every 5m"}})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"schedule": "often"}, "often"),
+        ({"parameters": dict}, "Struct"),
+        ({"lock": "a-{b}"}, "b"),
+        ({"soft_timeout_s": 7200.0}, "soft_timeout_s"),
+    ],
+)
+def test_a_plugin_with_a_wrong_job_is_quarantined(
+    boot: Boot, make_plugin: MakePlugin, wrong: dict[str, Any], reason: str
+) -> None:
+    plugin = make_plugin("alpha", register_jobs=lambda services: [Job(name="alpha.job", run=print, **wrong)])
+
+    status = boot(plugin).service.registry.statuses["alpha"]
+
+    assert status.state == "quarantined"
+    assert reason in str(status.reason)
+    assert "alpha.job" in str(status.reason)
+
+
+def test_finished_jobs_are_removed_with_all_that_belongs_to_them(serve_jobs: ServeJobs, database: str) -> None:
+    jobs = serve_jobs(Job(name="alpha.job", run=lambda run: run.log.info("line") or run.progress(1))).shared.jobs
+    old, new = jobs.run_here("alpha.job"), jobs.run_here("alpha.job")
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(
+            "UPDATE tiercel.job_run SET finished_at = finished_at - interval '31 days' WHERE id = %s", [old.id]
+        )
+        deleted = jobs.store.delete_old(30)
+        left = [
+            [row[0] for row in connection.execute(query)]
+            for query in (
+                "SELECT id FROM procrastinate.procrastinate_jobs",
+                "SELECT DISTINCT job_id FROM tiercel.job_log",
+                "SELECT job_id FROM tiercel.job_progress",
+            )
+        ]
+
+    assert deleted == 1
+    assert left == [[new.id]] * 3
+
+
+def test_health_wants_a_worker_once_something_waits_for_one(serve_jobs: ServeJobs) -> None:
+    service = serve_jobs(Job(name="alpha.job", run=print))
+
+    def health() -> str:
+        return service.shared.health.run(only=["jobs"])[0].status
+
+    idle = health()
+    service.shared.jobs.start("alpha.job")
+    waiting = health()
+    JobStore(service.shared.db).heartbeat(1)
+
+    assert (idle, waiting, health()) == ("ok", "degraded", "ok")
+
+
+def test_the_cure_of_the_plan_cliff_is_in_place(database: str) -> None:
+    with psycopg.connect(database) as connection:
+        rows = connection.execute(
+            "SELECT proname, proconfig FROM pg_proc WHERE proname LIKE 'procrastinate_fetch_job%' ORDER BY proname"
+        ).fetchall()
+
+    assert rows[-1] == ("procrastinate_fetch_job_v2", ["enable_sort=off"])

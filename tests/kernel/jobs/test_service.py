@@ -1,0 +1,244 @@
+"""Starting, watching and cancelling jobs, with a worker in this process."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import msgspec
+import pytest
+
+from kernel.contracts import Job
+from kernel.errors import ConflictError, InvalidError, NotFoundError
+from kernel.jobs.model import RunStopped
+from kernel.jobs.run import Run
+from tests.kernel.jobs.conftest import ServeJobs, Working
+from tests.processes import eventually
+
+
+class Add(msgspec.Struct, frozen=True):
+    """What to add."""
+
+    left: int
+    right: int = 0
+
+
+def add(run: Run, parameters: Add) -> int:
+    return parameters.left + parameters.right
+
+
+ADD = Job(name="alpha.add", run=add, parameters=Add)
+
+
+class Gate:
+    """A job that says when it began and runs until it is let go."""
+
+    def __init__(self, **given: Any) -> None:
+        self.began = threading.Event()
+        self.open = threading.Event()
+        self.stopped: list[str] = []
+        self.job = Job(name="alpha.gate", run=self.run, **given)
+
+    def run(self, run: Run) -> str:
+        self.began.set()
+        try:
+            while not self.open.wait(0.01):
+                run.check()
+        except RunStopped as ex:
+            self.stopped.append(ex.reason)
+            raise
+        return "through"
+
+
+def test_a_worker_runs_what_was_started(serve_jobs: ServeJobs, working: Working) -> None:
+    jobs = serve_jobs(ADD).shared.jobs
+    started = jobs.start("alpha.add", {"left": 1, "right": 2}, request_id="r-1")
+
+    with working(serve_jobs(ADD)):
+        done = jobs.wait(started.id, 10)
+
+    assert started.state == "waiting"
+    assert (done.state, done.result, done.error, done.attempt) == ("succeeded", 3, None, 1)
+    assert (done.request_id, done.parameters, done.lock) == ("r-1", {"left": 1, "right": 2}, "alpha.add")
+    assert done.started_at is not None
+    assert done.finished_at is not None
+
+
+def test_parameters_come_as_their_struct_too(serve_jobs: ServeJobs) -> None:
+    started = serve_jobs(ADD).shared.jobs.start("alpha.add", Add(4))
+
+    assert started.parameters == {"left": 4, "right": 0}
+
+
+def test_an_unknown_job_names_those_there_are(serve_jobs: ServeJobs) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        serve_jobs(ADD).shared.jobs.start("alpha.ad")
+
+    assert caught.value.extra == {"available_jobs": ["alpha.add"]}
+
+
+def test_every_wrong_parameter_is_named(serve_jobs: ServeJobs) -> None:
+    with pytest.raises(InvalidError) as caught:
+        serve_jobs(ADD).shared.jobs.start("alpha.add", {"right": "x", "up": 1})
+
+    assert set(caught.value.errors or {}) == {"left", "right", "up"}
+
+
+def test_a_job_without_parameters_takes_none(serve_jobs: ServeJobs) -> None:
+    with pytest.raises(InvalidError):
+        serve_jobs(Gate().job).shared.jobs.start("alpha.gate", {"up": 1})
+
+
+def test_one_that_waits_is_not_queued_twice(serve_jobs: ServeJobs) -> None:
+    jobs = serve_jobs(ADD).shared.jobs
+
+    first, second = (jobs.start("alpha.add", {"left": 1}) for _ in range(2))
+
+    assert first == second
+    assert len(jobs.list()) == 1
+
+
+def test_one_that_waits_is_not_replaced_by_one_with_other_parameters(serve_jobs: ServeJobs) -> None:
+    jobs = serve_jobs(ADD).shared.jobs
+    jobs.start("alpha.add", {"left": 1})
+
+    with pytest.raises(ConflictError):
+        jobs.start("alpha.add", {"left": 2})
+
+
+def test_parameters_in_a_lock_tell_jobs_apart(serve_jobs: ServeJobs) -> None:
+    jobs = serve_jobs(Job(name="alpha.add", run=add, parameters=Add, lock="add-{left}")).shared.jobs
+
+    locks = [jobs.start("alpha.add", {"left": left}).lock for left in (1, 2)]
+
+    assert locks == ["add-1", "add-2"]
+
+
+def test_one_that_runs_lets_the_next_wait_but_not_run(serve_jobs: ServeJobs, working: Working) -> None:
+    gate = Gate()
+    service = serve_jobs(gate.job)
+    jobs = service.shared.jobs
+    with working(service), working(service):
+        first = jobs.start("alpha.gate")
+        assert gate.began.wait(10)
+        second, third = jobs.start("alpha.gate"), jobs.start("alpha.gate")
+
+        assert second.id == third.id != first.id
+        # The second worker has looked at the queue by now, and again.
+        assert not eventually(lambda: jobs.get(second.id).state != "waiting", 1.5)
+        gate.open.set()
+        assert jobs.wait(first.id, 10).state == jobs.wait(second.id, 10).state == "succeeded"
+
+
+def test_a_waiting_job_is_cancelled_at_once(serve_jobs: ServeJobs) -> None:
+    jobs = serve_jobs(ADD).shared.jobs
+
+    cancelled = jobs.cancel(jobs.start("alpha.add", {"left": 1}).id)
+
+    assert cancelled.state == "cancelled"
+    assert jobs.list(state="waiting") == []
+
+
+def test_a_running_job_is_asked_to_stop(serve_jobs: ServeJobs, working: Working) -> None:
+    gate = Gate()
+    service = serve_jobs(gate.job)
+    with working(service):
+        started = service.shared.jobs.start("alpha.gate")
+        assert gate.began.wait(10)
+        service.shared.jobs.cancel(started.id)
+
+        assert service.shared.jobs.wait(started.id, 10).state == "cancelled"
+    assert gate.stopped == ["cancelled"]
+
+
+def test_a_finished_job_cannot_be_cancelled(serve_jobs: ServeJobs) -> None:
+    jobs = serve_jobs(ADD).shared.jobs
+    done = jobs.run_here("alpha.add", {"left": 1})
+
+    with pytest.raises(ConflictError, match="succeeded"):
+        jobs.cancel(done.id)
+
+
+@pytest.mark.parametrize("ask", ["get", "cancel"])
+def test_a_number_nobody_has_is_not_found(serve_jobs: ServeJobs, ask: str) -> None:
+    with pytest.raises(NotFoundError):
+        getattr(serve_jobs(ADD).shared.jobs, ask)(4711)
+
+
+def test_lists_are_filtered_and_paged(serve_jobs: ServeJobs) -> None:
+    jobs = serve_jobs(ADD, Gate().job).shared.jobs
+    gate = jobs.start("alpha.gate")
+    ran = [jobs.run_here("alpha.add", {"left": left}).id for left in range(3)]
+
+    assert [job.id for job in jobs.list(name="alpha.gate")] == [gate.id]
+    assert [job.id for job in jobs.list(state="succeeded", limit=2)] == [ran[2], ran[1]]
+    assert [job.id for job in jobs.list(state="succeeded", before=ran[1])] == [ran[0]]
+
+
+def test_a_job_runs_in_this_process_without_a_worker(serve_jobs: ServeJobs) -> None:
+    def count(run: Run) -> int:
+        run.progress(1, 2, "half")
+        return threading.get_ident()
+
+    seen: list[Any] = []
+
+    done = serve_jobs(Job(name="alpha.count", run=count)).shared.jobs.run_here("alpha.count", on_progress=seen.append)
+
+    assert (done.state, done.result) == ("succeeded", threading.get_ident())
+    assert [(record.id, record.progress.message) for record in seen] == [(done.id, "half")]
+
+
+def test_a_failure_in_this_process_is_kept_and_not_retried(serve_jobs: ServeJobs) -> None:
+    def fail(run: Run) -> None:
+        raise ValueError("no such thing")
+
+    done = serve_jobs(Job(name="alpha.fail", run=fail, retries=3)).shared.jobs.run_here("alpha.fail")
+
+    assert (done.state, done.error, done.attempt) == ("failed", "ValueError: no such thing", 1)
+
+
+def test_a_taken_lock_names_who_holds_it(serve_jobs: ServeJobs, working: Working) -> None:
+    gate = Gate()
+    service = serve_jobs(gate.job)
+    jobs = service.shared.jobs
+    with working(service):
+        started = jobs.start("alpha.gate")
+        assert gate.began.wait(10)
+
+        with pytest.raises(ConflictError, match=f"alpha.gate, as {started.id},"):
+            jobs.run_here("alpha.gate")
+
+        gate.open.set()
+        jobs.wait(started.id, 10)
+    assert [job.state for job in jobs.list()] == ["cancelled", "succeeded"]
+
+
+def test_a_job_in_this_process_does_not_wait_for_those_in_the_queue(serve_jobs: ServeJobs) -> None:
+    jobs = serve_jobs(ADD).shared.jobs
+    jobs.start("alpha.add", {"left": 1})
+
+    assert jobs.run_here("alpha.add", {"left": 2}).state == "succeeded"
+
+
+def test_a_job_queued_while_workers_look_is_not_lost(serve_jobs: ServeJobs) -> None:
+    jobs = serve_jobs(Job(name="alpha.add", run=add, parameters=Add, lock="add-{left}")).shared.jobs
+    claimed: set[int] = set()
+    ended = threading.Event()
+
+    def look(worker: int) -> None:
+        jobs.store.heartbeat(worker)
+        while not ended.is_set():
+            claim = jobs.store.claim(worker)
+            if claim is not None:
+                claimed.add(claim.id)
+
+    lookers = [threading.Thread(target=look, args=(worker,)) for worker in (1, 2, 3)]
+    for looker in lookers:
+        looker.start()
+    started = {jobs.start("alpha.add", {"left": left}).id for left in range(400)}
+    everything = eventually(lambda: claimed == started)
+    ended.set()
+    for looker in lookers:
+        looker.join()
+
+    assert everything

@@ -1,0 +1,54 @@
+"""The worker that ``tiercel up`` runs, and a worker whose database goes away."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.faults.database import ask, end_server
+from tests.processes import TIERCEL, Service, copy_home, eventually, postmaster, serving
+
+pytestmark = pytest.mark.process
+VARIABLES = {"TIERCEL_JOBS__GRACEFUL_TIMEOUT_S": "1", "TIERCEL_OBSERVABILITY__LOG_OWN_REQUESTS": "false"}
+ALIVE = "SELECT count(*) FROM procrastinate.procrastinate_workers WHERE last_heartbeat > now() - interval '7 s'"
+
+
+def processes(service: Service) -> list[psutil.Process]:
+    return psutil.Process(service.process.pid).children(recursive=True)
+
+
+@pytest.fixture
+def home(initialised: Path, tmp_path: Path) -> Path:
+    return copy_home(initialised, tmp_path)
+
+
+@pytest.mark.parametrize("end", [Service.stop, lambda service: os.kill(service.process.pid, signal.SIGKILL)])
+def test_up_runs_workers_that_end_with_it(home: Path, end: Callable[[Service], object]) -> None:
+    with serving(home, (TIERCEL, "up"), **VARIABLES) as service:
+        assert eventually(lambda: ask(home, ALIVE) == 2)
+        everything = processes(service)
+
+        end(service)
+
+        assert eventually(lambda: not any(process.is_running() for process in everything)), service.errors
+    if postmaster(home) is not None:
+        end_server(home, signal.SIGINT)  # after a kill -9 it waits for the next start
+
+
+def test_a_worker_outlives_a_restart_of_its_database(home: Path) -> None:
+    with serving(home, (TIERCEL, "up"), **VARIABLES) as service:
+        assert eventually(lambda: ask(home, ALIVE) == 2)
+        before = {process.pid for process in processes(service)}
+
+        end_server(home, signal.SIGINT)
+
+        queue = (
+            "SELECT count(*) FROM procrastinate.procrastinate_workers WHERE last_heartbeat > pg_postmaster_start_time()"
+        )
+        assert eventually(lambda: ask(home, queue) == 2, 30), service.errors
+        assert {process.pid for process in processes(service)} == before

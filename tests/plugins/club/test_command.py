@@ -1,0 +1,117 @@
+"""``tiercel club refresh``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from plugins.club.settings import Source
+from tests.commands import Ran, RunCommand, make_runner
+from tests.conftest import Serve
+from tests.plugins.club.fake_api import Call, FakeApi, fixed, member, metric, missing
+from tests.plugins.club.fetches import members, source
+from tests.plugins.club.services import PLUGINS, refresh, serve_club, table
+
+Tiercel = Callable[..., Ran]
+
+
+@pytest.fixture
+def tiercel(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Tiercel:
+    """Run commands on the test's database, with these sources."""
+    run: RunCommand = make_runner(database, tmp_path, monkeypatch, capsys)
+    monkeypatch.setenv("TIERCEL_PLUGINS", ",".join(PLUGINS))
+    monkeypatch.setenv("TIERCEL_CLUB__RETRIES", "0")
+
+    def start(sources: dict[str, Source], *arguments: str) -> Ran:
+        monkeypatch.setenv("TIERCEL_CLUB__SOURCES", msgspec.json.encode(table(sources)["sources"]).decode())
+        return run(*arguments)
+
+    return start
+
+
+@pytest.fixture
+def sources(api: FakeApi) -> dict[str, Source]:
+    """A source of each dataset, both well."""
+    api.routes |= {"/metrics": fixed([metric("joined", 7)]), "/members": fixed([member("ada"), member("bo", "x")])}
+    return {"heroes": source(api), "flow": members(api)}
+
+
+@pytest.mark.parametrize("words", [("club", "refresh"), ("refresh_club",)])
+def test_a_refresh_prints_what_became_of_each_source_and_dataset(
+    tiercel: Tiercel, sources: dict[str, Source], words: tuple[str, ...]
+) -> None:
+    ran = tiercel(sources, *words)
+
+    assert ran.code == 0, ran.errors
+    rows = [line.split() for line in ran.output.splitlines()]
+    assert rows[0] == ["source", "dataset", "state", "items", "rejected", "ms", "reason"]
+    assert [row[:5] for row in rows[1:3]] == [
+        ["heroes", "hero-metrics", "fetched", "1", "0"],
+        ["flow", "most-present", "fetched", "1", "1"],
+    ]
+    assert "hero-metrics: published, version 1, 1 items" in ran.output
+    assert "most-present: published, version 1, 1 items, 1 kept aside" in ran.output
+
+
+def test_how_far_each_source_is_stands_on_standard_error(
+    tiercel: Tiercel, sources: dict[str, Source], api: FakeApi
+) -> None:
+    # Long enough for the other to be told as done.
+    def late(call: Call) -> None:
+        api.ending.wait(0.6)
+        call.json([member("ada")])
+
+    api.routes["/members"] = late
+
+    ran = tiercel(sources, "club", "refresh")
+
+    assert "1 of 2: heroes 1 items, flow fetching" in ran.errors
+    assert "fetching" not in ran.output
+
+
+def test_one_failing_source_is_exit_code_1_and_the_others_are_published(
+    tiercel: Tiercel, sources: dict[str, Source], api: FakeApi
+) -> None:
+    api.routes["/members"] = missing
+
+    ran = tiercel(sources, "club", "refresh", "--json")
+
+    assert ran.code == 1
+    report = ran.json()
+    assert [each["state"] for each in report["sources"]] == ["fetched", "failed"]
+    assert [each["outcome"] for each in report["datasets"]] == ["published", "refused"]
+
+
+def test_when_every_source_fails_it_says_why(tiercel: Tiercel, sources: dict[str, Source], api: FakeApi) -> None:
+    api.routes.clear()
+
+    ran = tiercel(sources, "club", "refresh")
+
+    assert ran.code == 1
+    assert "tiercel: every source failed: heroes: " in ran.errors
+    rows = [line.split()[:4] for line in ran.output.splitlines()]
+    assert rows[1:] == [["heroes", "hero-metrics", "failing", "0"], ["flow", "most-present", "failing", "0"]]
+
+
+def test_without_sources_it_says_so(tiercel: Tiercel) -> None:
+    ran = tiercel({}, "club", "refresh")
+
+    assert ran.code == 0
+    assert "no sources are configured" in ran.errors
+
+
+def test_the_index_is_exported_under_its_name(
+    tiercel: Tiercel, serve: Serve, sources: dict[str, Source], tmp_path: Path
+) -> None:
+    refresh(serve_club(serve, sources))
+
+    ran = tiercel(sources, "data", "export", "out")
+
+    assert ran.code == 0, ran.errors
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["club_index.json", "flow-most-present.json", "hero-metrics.json"]

@@ -1,0 +1,101 @@
+"""A source that cannot work stops the start, by name; secrets are not told."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kernel.configuration import load
+from kernel.errors import ConfigError
+from plugins.club.settings import ClubSettings, Source
+from tests.contract.tree import ROOT
+
+GOOD = """
+[club.sources.fans]
+url = "https://community.example.com/api/members?limit=5"
+dataset = "most-present"
+feature = "flow"
+headers = { Authorization = "env:FANS_TOKEN", Accept = "application/json" }
+items = "data.members[0]"
+mapping = { member = "user.id", count = "=1" }
+next = "links.next"
+"""
+
+
+def decode(toml: str, directory: Path) -> ClubSettings:
+    (directory / "tiercel.toml").write_text(toml)
+    return load({"TIERCEL_CONFIG": str(directory / "tiercel.toml")}, directory).table("club", ClubSettings)
+
+
+def with_source(**changes: Any) -> ClubSettings:
+    """Make settings with one source that differs from a good one."""
+    return ClubSettings(sources={"fans": Source(**{"url": "https://a.example/", "dataset": "hero-metrics", **changes})})
+
+
+def test_a_source_is_read_from_the_file(tmp_path: Path) -> None:
+    source = decode(GOOD, tmp_path).sources["fans"]
+
+    assert (source.dataset, source.feature, source.next) == ("most-present", "flow", "links.next")
+    assert source.mapping == {"member": "user.id", "count": "=1"}
+
+
+def test_the_example_in_the_configuration_file_works(tmp_path: Path) -> None:
+    example = re.findall(r"^#   (\S.*)$", (ROOT / "config/tiercel.toml").read_text(), re.MULTILINE)
+
+    (source,) = decode("\n".join(example), tmp_path).sources.values()
+
+    assert (source.dataset, source.items, source.mapping["unit"]) == ("hero-metrics", "data.metrics", "=members")
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"url": "ftp://a.example/"}, "fans.url: expected http:// or https://"),
+        ({"url": "/metrics"}, "fans.url: expected http:// or https://"),
+        ({"url": "https:///x"}, "fans.url: expected http:// or https://"),
+        ({"url": "https://[x"}, "fans.url: is no URL"),
+        ({"url": "https://a.example:x/"}, "fans.url: is no URL"),
+        ({"url": "https://a.example:99999/"}, "fans.url: is no URL"),
+        ({"url": "https://xn--/"}, "fans.url: is no URL"),
+        ({"url": "https://user:word@a.example/"}, "fans.url: holds a user or password"),
+        ({"items": "a..b"}, "fans.items: 'a..b' is no path"),
+        ({"next": "a["}, "fans.next: 'a\\['"),
+        ({"mapping": {"x": "y"}}, "fans.mapping.x: no such field"),
+        ({"mapping": {"value": "["}}, "fans.mapping.value: '\\[' is no path"),
+        ({"feature": "flow", "mapping": {"feature": "f"}}, "fans.mapping.feature: is given twice"),
+        ({"headers": {"X Y": "z"}}, "fans.headers.X Y: is no name"),
+        ({"headers": {"Host": "z"}}, "fans.headers.Host: is for Tiercel to send"),
+        ({"headers": {"X": "env:A B"}}, "fans.headers.X: expected env:"),
+        ({"headers": {"X": "a\r\nY: b"}}, "fans.headers.X: holds characters"),
+    ],
+)
+def test_a_source_that_cannot_work_is_named_with_its_key(changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=f"^sources: {problem}"):
+        with_source(**changes)
+
+
+@pytest.mark.parametrize("name", ["Authorization", "cookie", "X-API-Key", "X-Auth", "Club-Token"])
+def test_a_credential_must_be_in_the_environment_and_is_not_repeated(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}: looks like a secret; expected env:") as refused:
+        with_source(headers={name: "Bearer abc123"})
+
+    assert "abc123" not in str(refused.value)
+
+
+def test_every_problem_is_named_at_once() -> None:
+    with pytest.raises(ValueError, match=r"fans\.url.*fans\.items"):
+        with_source(url="x", items="..")
+
+
+def test_the_boot_names_file_and_key(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tiercel\.toml: club\.sources: fans\.url: expected http"):
+        decode(GOOD.replace("https:", "gopher:"), tmp_path)
+
+
+@pytest.mark.parametrize("line", ['dataset = "others"', "timeout = 5"])
+def test_what_no_source_takes_is_refused(line: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"club\.sources"):
+        decode(GOOD.replace('dataset = "most-present"', line), tmp_path)
