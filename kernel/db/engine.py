@@ -42,6 +42,11 @@ class Engine(msgspec.Struct, frozen=True):
         """Tell whether raw events can live in a hypertable."""
         return self.timescaledb_version is not None
 
+    @property
+    def has_continuous_aggregates(self) -> bool:
+        """Tell whether the server keeps rollups itself, which only the community licence allows."""
+        return self.name == "timescaledb"
+
 
 def detect(connection: Connection[tuple[object, ...]], *, embedded: bool) -> Engine:
     """Ask a server what it is and can do."""

@@ -183,17 +183,22 @@ class Database:
                 yield connection
 
     @contextmanager
-    def transaction(self, timeout_s: float | None = None) -> Iterator[Connection[Row]]:
+    def transaction(
+        self, timeout_s: float | None = None, *, at_one_moment: bool = False
+    ) -> Iterator[Connection[Row]]:
         """Borrow a connection for one transaction: committed at the end, rolled back by an exception.
 
         Args:
             timeout_s: For work that is no request: a statement, or a pause between two, may take this long instead of
                 the statement timeout.
+            at_one_moment: Let all its statements see the database as it was at the first, not each as of its own start.
 
         Raises:
             UnavailableError: As ``connection``.
         """
         with self.connection() as connection, _patient(connection, timeout_s), connection.transaction():
+            if at_one_moment:
+                connection.execute(QUERIES["see_one_moment"])
             if timeout_s is not None:
                 milliseconds = str(round(timeout_s * 1000))
                 connection.execute(QUERIES["configure_transaction"], {"timeout_ms": milliseconds})

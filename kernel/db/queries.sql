@@ -18,6 +18,9 @@ SELECT set_config('TimeZone', 'UTC', false),
 SELECT set_config('statement_timeout', %(timeout_ms)s, true),
        set_config('idle_in_transaction_session_timeout', %(timeout_ms)s, true)
 
+-- name: see_one_moment
+SET TRANSACTION ISOLATION LEVEL REPEATABLE READ
+
 -- name: is_read_only
 SHOW transaction_read_only
 

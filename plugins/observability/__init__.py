@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from kernel import Command, Route, Services, hookimpl
+from plugins.observability.analytics.routes import AnalyticsRoutes
 from plugins.observability.commands import make_commands
 from plugins.observability.ledger_view import LedgerView
 from plugins.observability.listing import Listing
@@ -29,7 +30,9 @@ def register_routes(services: Services) -> Iterable[Route]:
     parts = services.once(make_parts)
     listing = Listing(parts.store, services.kernel.http.page_size, services.kernel.http.page_size_max)
     requests = RequestLogs(parts.store, listing, parts.ingest, services.clock.now)
-    return [*requests.routes(), *LedgerView(parts.ledger, services.clock.now).routes()]
+    analytics = AnalyticsRoutes(parts.analytics)
+    ledger = LedgerView(parts.ledger, services.clock.now)
+    return [*requests.routes(), *analytics.routes(), *ledger.routes()]
 
 
 @hookimpl

@@ -8,10 +8,13 @@ from datetime import datetime
 import msgspec
 
 from kernel import Cache, Services
+from plugins.observability.analytics.answers import Analytics
+from plugins.observability.analytics.reading import Reader
 from plugins.observability.ingest.batch import Ingest
 from plugins.observability.ingest.ledger import Ledger
 from plugins.observability.ingest.writing import EventWriter
 from plugins.observability.partitions import Partitions
+from plugins.observability.rollups.refresh import Rollups
 from plugins.observability.series import SeriesDictionary, SeriesKey
 from plugins.observability.settings import ObservabilitySettings
 from plugins.observability.store import EventStore
@@ -25,6 +28,8 @@ class Parts(msgspec.Struct, frozen=True):
     writer: EventWriter
     ingest: Ingest
     ledger: Ledger
+    analytics: Analytics
+    rollups: Rollups
     batch_size: int
     templates: Templates
     template_imports: bool
@@ -46,6 +51,10 @@ def make_parts(services: Services) -> Parts:
         writer=writer,
         ingest=Ingest(settings, writer, services.clock.now, sent),
         ledger=Ledger(services.db),
+        analytics=Analytics(
+            Reader(services.db), services.clock.now, lambda slug: services.applications.find(slug).services
+        ),
+        rollups=Rollups(services.db),
         batch_size=settings.ingest_batch_size,
         templates=templates,
         template_imports=settings.template_imports,

@@ -114,6 +114,10 @@ ON CONFLICT (id) DO UPDATE SET time = excluded.time
 -- name: delete_moved
 DELETE FROM observability.event_moved WHERE id = %(id)s
 
+-- name: touch_hours
+INSERT INTO observability.rollup_touched (hour)
+SELECT DISTINCT date_trunc('hour', time, 'UTC') FROM unnest(%(times)s::timestamptz[]) AS time
+
 -- name: any_event
 SELECT EXISTS (SELECT FROM observability.event)
 
@@ -187,6 +191,10 @@ s.endpoint COLLATE "C"
 s.method COLLATE "C"
 
 -- name: append_ledger
+-- With the hours whose rollups must be computed anew, in one statement: a round trip costs as much as its rows.
+WITH touched AS (
+    INSERT INTO observability.rollup_touched (hour) SELECT unnest(%(hours)s::timestamptz[])
+)
 INSERT INTO observability.ingest_ledger (account, key, received, stored, duplicate, rejected, capped, reasons)
 VALUES (%(account)s, %(key)s, %(received)s, %(stored)s, %(duplicate)s, %(rejected)s, %(capped)s, %(reasons)s::jsonb)
 

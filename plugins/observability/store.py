@@ -106,6 +106,7 @@ class EventStore:
                 connection.execute(QUERIES["update_event"], values)
             else:
                 _move(connection, before, values)
+            _touch(connection, before, after)
         return True
 
     def delete(self, event_id: UUID, account: int = LOCAL_ACCOUNT) -> None:
@@ -124,6 +125,7 @@ class EventStore:
                     continue  # moved meanwhile; the next look says where to
                 connection.execute(QUERIES["delete_event"], {"id": event.id, "time": event.time})
                 connection.execute(QUERIES["delete_moved"], {"id": event.id})
+                _touch(connection, event)
                 return
         raise _edited_by_others(event_id)
 
@@ -242,3 +244,8 @@ def _edited_by_others(event_id: UUID) -> ConflictError:
 
 def _no_event(event_id: UUID) -> NotFoundError:
     return NotFoundError(detail=f"no request log has the id {event_id}")
+
+
+def _touch(connection: Connected, *events: Event) -> None:
+    """Say that the rollups of these events' hours must be computed anew."""
+    connection.execute(QUERIES["touch_hours"], {"times": [event.time for event in events]})

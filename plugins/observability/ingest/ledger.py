@@ -111,12 +111,24 @@ def count_reasons(errors: Iterable[ItemError]) -> dict[str, int]:
 
 
 def append(
-    connection: Connection[tuple[object, ...]], entry: Entry, key: str = LOCAL_KEY, account: int = LOCAL_ACCOUNT
+    connection: Connection[tuple[object, ...]],
+    entry: Entry,
+    key: str = LOCAL_KEY,
+    account: int = LOCAL_ACCOUNT,
+    hours: Sequence[datetime] = (),
 ) -> None:
-    """Append an entry, in the caller's transaction."""
+    """Append an entry, in the caller's transaction.
+
+    Args:
+        connection: Inside that transaction.
+        entry: What became of a batch.
+        key: Of its sender.
+        account: Of its sender.
+        hours: In which the batch has events; their rollups must be computed anew.
+    """
     values = {name: getattr(entry, name) for name in entry.__struct_fields__}
-    reasons = msgspec.json.encode(entry.reasons).decode()
-    connection.execute(QUERIES["append_ledger"], {**values, "reasons": reasons, "key": key, "account": account})
+    values |= {"reasons": msgspec.json.encode(entry.reasons).decode(), "key": key, "account": account}
+    connection.execute(QUERIES["append_ledger"], {**values, "hours": list(hours)})
 
 
 class Ledger:

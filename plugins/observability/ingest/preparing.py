@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 from uuid import UUID
 
 import msgspec
 
-from plugins.observability.ids import HIGHEST_TAIL, LOWEST_TAIL, Tail, make_id
+from plugins.observability.ids import EPOCH, HIGHEST_TAIL, LOWEST_TAIL, Tail, make_id
 from plugins.observability.ingest.decoding import decode_member
 from plugins.observability.ingest.rows import encode_rows, unix_us, unix_us_of
 from plugins.observability.ingest.validation import AHEAD_MAX, validate_event
@@ -18,6 +18,7 @@ from plugins.observability.partitions import DAY_US
 from plugins.observability.series import Numbered, SeriesKey
 
 T = TypeVar("T")
+HOUR_US = 3_600_000_000
 _OBJECT = ord("{")
 
 
@@ -40,6 +41,11 @@ class Prepared(msgspec.Struct):
     def days(self) -> set[int]:
         """The days they fall on, as numbers since 1970, UTC."""
         return {time_us // DAY_US for time_us in self.times_us}
+
+    @property
+    def hours(self) -> list[datetime]:
+        """The hours, UTC, in which there are events."""
+        return [EPOCH + timedelta(hours=hour) for hour in {time_us // HOUR_US for time_us in self.times_us}]
 
     @property
     def id_range(self) -> dict[str, UUID]:

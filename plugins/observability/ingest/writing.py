@@ -79,7 +79,7 @@ class _Pending(msgspec.Struct, frozen=True):
         """Append to the ledger what became of the batch, in the transaction that decides it."""
         capped = len(self.capped.difference(error.index for error in refused))
         written = Written(inserted, len(self.rows) - len(refused) - inserted, refused, capped)
-        append(connection, _entry(written, self.rejected), self.sender)
+        append(connection, _entry(written, self.rejected), self.sender, hours=self.prepared.hours)
         return written
 
 
@@ -172,7 +172,7 @@ class EventWriter:
             with self._db.transaction() as connection:
                 inserted = connection.execute(QUERIES["insert_new_event"], values).rowcount
                 written = Written(inserted, 1 - inserted, capped=len(numbered.capped))
-                append(connection, _entry(written, ()), sender)
+                append(connection, _entry(written, ()), sender, hours=prepared.hours)
                 return written
 
         try:

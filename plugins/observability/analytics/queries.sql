@@ -1,0 +1,110 @@
+-- Fragments named cells_*, bins_*, of_* are composed by reading.py; everything else has its parts filled in by it.
+
+-- name: match_series
+SELECT id
+FROM observability.series
+WHERE account = %(account)s
+  AND (%(service)s::text IS NULL OR lower(service) = lower(%(service)s))
+  AND (%(endpoint)s::text IS NULL OR lower(endpoint) = lower(%(endpoint)s))
+  AND (%(method)s::text IS NULL OR lower(method) = lower(%(method)s))
+  AND (%(services)s::text[] IS NULL OR lower(service) = ANY(%(services)s))
+
+-- name: of_series
+series = ANY(%(series)s)
+
+-- name: of_account
+series IN (SELECT id FROM observability.series WHERE account = %(account)s)
+
+-- name: of_coarse
+account = %(account)s
+  AND (%(service)s::text IS NULL OR lower(service) = lower(%(service)s))
+  AND (%(method)s::text IS NULL OR lower(method) = lower(%(method)s))
+  AND (%(services)s::text[] IS NULL OR lower(service) = ANY(%(services)s))
+
+-- name: cells_day
+SELECT bucket AS at, series, status_code, hits, latency_sum_ms, latency_max_ms
+FROM observability.rollup_day WHERE bucket >= {start} AND bucket < {end} AND {scope}
+
+-- name: cells_hour
+SELECT bucket AS at, series, status_code, hits, latency_sum_ms, latency_max_ms
+FROM observability.rollup_hour WHERE bucket >= {start} AND bucket < {end} AND {scope}
+
+-- name: cells_raw
+SELECT {at} AS at, series, status_code, count(*) AS hits, sum(latency_ms) AS latency_sum_ms,
+       max(latency_ms) AS latency_max_ms
+FROM observability.event WHERE time >= {start} AND time < {end} AND {scope} GROUP BY 1, 2, 3
+
+-- name: bins_day
+SELECT bucket AS at, series, bin, hits
+FROM observability.histogram_day WHERE bucket >= {start} AND bucket < {end} AND {scope}
+
+-- name: bins_hour
+SELECT bucket AS at, series, bin, hits
+FROM observability.histogram_hour WHERE bucket >= {start} AND bucket < {end} AND {scope}
+
+-- name: bins_raw
+SELECT {at} AS at, series, observability.latency_bin(latency_ms) AS bin, count(*) AS hits
+FROM observability.event WHERE time >= {start} AND time < {end} AND {scope} GROUP BY 1, 2, 3
+
+-- name: bins_coarse_day
+SELECT bin, hits
+FROM observability.coarse_day WHERE bucket >= {start} AND bucket < {end} AND {scope}
+
+-- name: bins_coarse_hour
+SELECT bin, hits
+FROM observability.coarse_hour WHERE bucket >= {start} AND bucket < {end} AND {scope}
+
+-- name: bins_coarse_raw
+SELECT observability.latency_bin(latency_ms) AS bin, count(*) AS hits
+FROM observability.event WHERE time >= {start} AND time < {end} AND {scope} GROUP BY 1
+
+-- name: totals
+SELECT coalesce(sum(hits), 0)::bigint, coalesce(sum(hits) FILTER (WHERE status_code >= %(error_from)s), 0)::bigint,
+       coalesce(sum(latency_sum_ms), 0)::bigint, max(latency_max_ms)
+FROM ({cells}) AS cell
+
+-- name: totals_by_endpoint
+SELECT service, endpoint, sum(hits)::bigint, coalesce(sum(hits) FILTER (WHERE status_code >= %(error_from)s), 0)::bigint,
+       sum(latency_sum_ms)::bigint, max(latency_max_ms)
+FROM ({cells}) AS cell JOIN observability.series ON id = series
+GROUP BY service, endpoint
+
+-- name: totals_by_bucket
+SELECT date_trunc({unit}, at, 'UTC') AS bucket, service, endpoint, sum(hits)::bigint,
+       coalesce(sum(hits) FILTER (WHERE status_code >= %(error_from)s), 0)::bigint,
+       sum(latency_sum_ms)::bigint, max(latency_max_ms)
+FROM ({cells}) AS cell JOIN observability.series ON id = series
+GROUP BY 1, service, endpoint
+ORDER BY 1 DESC, service, endpoint
+LIMIT %(limit)s
+
+-- name: histogram
+SELECT bin, sum(hits)::bigint FROM ({bins}) AS cell GROUP BY bin
+
+-- name: histogram_by_endpoint
+SELECT service, endpoint, bin, sum(hits)::bigint
+FROM ({bins}) AS cell JOIN observability.series ON id = series
+GROUP BY service, endpoint, bin
+
+-- name: histogram_by_bucket
+SELECT date_trunc({unit}, at, 'UTC'), service, endpoint, bin, sum(hits)::bigint
+FROM ({bins}) AS cell JOIN observability.series ON id = series
+GROUP BY 1, service, endpoint, bin
+
+-- name: latencies_raw
+SELECT time AS at, series, latency_ms
+FROM observability.event WHERE time >= {start} AND time < {end} AND {scope}
+
+-- name: percentiles
+SELECT percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_ms) FROM ({latencies}) AS event
+
+-- name: percentiles_by_endpoint
+SELECT service, endpoint, percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_ms)
+FROM ({latencies}) AS event JOIN observability.series ON id = series
+GROUP BY service, endpoint
+
+-- name: percentiles_by_bucket
+SELECT date_trunc({unit}, at, 'UTC'), service, endpoint,
+       percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_ms)
+FROM ({latencies}) AS event JOIN observability.series ON id = series
+GROUP BY 1, service, endpoint

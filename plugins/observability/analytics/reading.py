@@ -1,0 +1,180 @@
+"""Compose and run the queries of the analytics: one for each question, over all parts of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+from psycopg import sql
+
+from kernel import Database, load_queries
+from plugins.observability.analytics.model import Totals
+from plugins.observability.rollups.plan import Level, Plan, Span, make_plan
+from plugins.observability.rollups.touched import Connected, fresh_until, kept_since, touched_hours
+
+QUERIES = load_queries(__package__)
+Unit = Literal["hour", "day"]
+# Of an event, what it is counted under: events need no finer place than the bucket they are asked for.
+_HOUR_OF_EVENT = sql.SQL("date_trunc('hour', time, 'UTC')")
+
+
+class Scope(msgspec.Struct, frozen=True):
+    """Which series a question is about.
+
+    Args:
+        account: Whose.
+        service: Of this service.
+        endpoint: Of this endpoint.
+        method: Of this method.
+        services: Of one of these services, in small letters.
+    """
+
+    account: int
+    service: str | None = None
+    endpoint: str | None = None
+    method: str | None = None
+    services: tuple[str, ...] | None = None
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether every series of the account is meant."""
+        return all(each is None for each in (self.service, self.endpoint, self.method, self.services))
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The parameters of queries."""
+        services = None if self.services is None else list(self.services)
+        return {**msgspec.structs.asdict(self), "services": services}
+
+
+class Moment:
+    """The database at one moment, for the queries of one question.
+
+    Args:
+        connection: In a transaction that sees one moment.
+        scope: What the question is about.
+    """
+
+    def __init__(self, connection: Connected, scope: Scope) -> None:
+        self._connection = connection
+        self._scope = scope
+        self._values = scope.values
+        self._condition = sql.SQL(QUERIES["of_account"])
+        if not scope.is_everything:
+            rows = connection.execute(QUERIES["match_series"], self._values).fetchall()
+            self._values["series"] = [number for (number,) in rows]
+            self._condition = sql.SQL(QUERIES["of_series"])
+
+    def plan(self, window: Span, coarsest: Level) -> Plan:
+        """Cut a window into what is read from where."""
+        return make_plan(window, touched_hours(self._connection, window), kept_since(self._connection), coarsest)
+
+    def fresh_until(self, now: datetime) -> datetime:
+        """Return up to when rollups know every event."""
+        return fresh_until(self._connection, now)
+
+    def totals(self, plan: Plan, error_from: int) -> Totals:
+        """Sum up everything."""
+        rows = self._run("totals", plan, "cells", error_from=error_from)
+        return Totals(*rows[0]) if rows else Totals()
+
+    def totals_by_endpoint(self, plan: Plan, error_from: int) -> dict[tuple[str, str], Totals]:
+        """Sum up each service and endpoint."""
+        rows = self._run("totals_by_endpoint", plan, "cells", error_from=error_from)
+        return {(service, endpoint): Totals(*sums) for service, endpoint, *sums in rows}
+
+    def totals_by_bucket(
+        self, plan: Plan, unit: Unit, error_from: int, limit: int
+    ) -> dict[tuple[datetime, str, str], Totals]:
+        """Sum up each hour or day, service and endpoint; the newest first."""
+        rows = self._run("totals_by_bucket", plan, "cells", unit=unit, error_from=error_from, limit=limit)
+        return {(bucket, service, endpoint): Totals(*sums) for bucket, service, endpoint, *sums in rows}
+
+    def histogram(self, plan: Plan) -> dict[int, int]:
+        """Return hits by bin, from the coarser level where that can tell the series of the question apart."""
+        if self._scope.endpoint is None:
+            return dict(self._run("histogram", plan, "bins_coarse"))
+        return dict(self._run("histogram", plan, "bins"))
+
+    def histogram_by_endpoint(self, plan: Plan) -> dict[tuple[str, str], dict[int, int]]:
+        """Return hits by bin of each service and endpoint."""
+        return _nested(self._run("histogram_by_endpoint", plan, "bins"))
+
+    def histogram_by_bucket(self, plan: Plan, unit: Unit) -> dict[tuple[Any, ...], dict[int, int]]:
+        """Return hits by bin of each hour or day, service and endpoint."""
+        return _nested(self._run("histogram_by_bucket", plan, "bins", unit=unit))
+
+    def percentiles(self, plan: Plan, percentiles: Sequence[float]) -> Sequence[float | None]:
+        """Compute percentiles from the events, exactly. The plan has nothing but events."""
+        rows = self._run("percentiles", plan, "latencies", fractions=_fractions(percentiles))
+        return rows[0][0] if rows and rows[0][0] is not None else [None] * len(percentiles)
+
+    def percentiles_by_endpoint(self, plan: Plan, percentile: float) -> dict[tuple[Any, ...], float]:
+        """Compute a percentile of each service and endpoint from the events, exactly."""
+        rows = self._run("percentiles_by_endpoint", plan, "latencies", fractions=_fractions([percentile]))
+        return {tuple(key): values[0] for *key, values in rows}
+
+    def percentiles_by_bucket(self, plan: Plan, unit: Unit, percentile: float) -> dict[tuple[Any, ...], float]:
+        """Compute a percentile of each hour or day, service and endpoint from the events, exactly."""
+        fractions = _fractions([percentile])
+        rows = self._run("percentiles_by_bucket", plan, "latencies", unit=unit, fractions=fractions)
+        return {tuple(key): values[0] for *key, values in rows}
+
+    def _run(self, name: str, plan: Plan, kind: str, **values: Any) -> Sequence[Any]:
+        parts, bounds = self._parts(plan, kind)
+        if not parts:
+            return []
+        place = "latencies" if kind == "latencies" else kind.partition("_")[0]
+        filled: dict[str, sql.Composable] = {place: sql.SQL(" UNION ALL ").join(parts)}
+        if "unit" in values:
+            filled["unit"] = sql.Literal(values.pop("unit"))
+        query = sql.SQL(QUERIES[name]).format(**filled)
+        return self._connection.execute(query, {**self._values, **values, **bounds}).fetchall()
+
+    def _parts(self, plan: Plan, kind: str) -> tuple[list[sql.Composable], dict[str, datetime]]:
+        # One part a span, each with bounds of its own, so that the server reads no partition in vain.
+        parts: list[sql.Composable] = []
+        bounds: dict[str, datetime] = {}
+        for level, spans in (("day", plan.days), ("hour", plan.hours), ("raw", plan.raw)):
+            for span in spans:
+                start, end = f"start_{len(parts)}", f"end_{len(parts)}"
+                bounds |= {start: span.start, end: span.end}
+                is_coarse = kind == "bins_coarse" and level != "raw"
+                condition = sql.SQL(QUERIES["of_coarse"]) if is_coarse else self._condition
+                parts.append(
+                    sql.SQL(QUERIES[f"{kind}_{level}"]).format(
+                        start=sql.Placeholder(start), end=sql.Placeholder(end), scope=condition, at=_HOUR_OF_EVENT
+                    )
+                )
+        return parts, bounds
+
+
+class Reader:
+    """Opens moments.
+
+    Args:
+        db: The database.
+    """
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    @contextmanager
+    def moment(self, scope: Scope) -> Iterator[Moment]:
+        """See the database at one moment: rollups, and which of them to trust, must belong together."""
+        with self._db.transaction(at_one_moment=True) as connection:
+            yield Moment(connection, scope)
+
+
+def _fractions(percentiles: Sequence[float]) -> list[float]:
+    return [percentile / 100 for percentile in percentiles]
+
+
+def _nested(rows: Sequence[Any]) -> dict[Any, dict[int, int]]:
+    found: dict[Any, dict[int, int]] = {}
+    for *key, number, hits in rows:
+        found.setdefault(tuple(key), {})[number] = hits
+    return found

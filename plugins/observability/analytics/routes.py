@@ -1,0 +1,54 @@
+"""The routes of the analytics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kernel import Handler, Reply, Route
+from plugins.observability.analytics.answers import Analytics
+from plugins.observability.analytics.model import BucketsQuery, DayRow, EndpointRow, HourRow, KpiQuery, Kpis, TopQuery
+from plugins.observability.routes import ROOTS
+
+
+class AnalyticsRoutes:
+    """Handlers of ``/api/requests/kpis/`` and its siblings.
+
+    Args:
+        analytics: Answers.
+    """
+
+    def __init__(self, analytics: Analytics) -> None:
+        self._analytics = analytics
+
+    def hourly(self, query: BucketsQuery) -> Reply[Sequence[HourRow]]:
+        """Requests by hour, service and endpoint; the newest first."""
+        rows, source = self._analytics.hourly(query)
+        return Reply(rows, headers={"X-Source": source})
+
+    def daily(self, query: BucketsQuery) -> Reply[Sequence[DayRow]]:
+        """Requests by day, service and endpoint; the newest first."""
+        rows, source = self._analytics.daily(query)
+        return Reply(rows, headers={"X-Source": source})
+
+    def kpis(self, query: KpiQuery) -> Kpis:
+        """Hits, errors and latencies over a window."""
+        return self._analytics.kpis(query)
+
+    def top_endpoints(self, query: TopQuery) -> Reply[Sequence[EndpointRow]]:
+        """Endpoints, ranked."""
+        rows, source = self._analytics.top_endpoints(query)
+        return Reply(rows, headers={"X-Source": source})
+
+    def routes(self) -> list[Route]:
+        """Return the routes, under both roots."""
+
+        def route(path: str, handler: Handler, menu: str) -> Route:
+            first, *others = (f"{root}{path}/" for root in ROOTS)
+            return Route(path=first, also=tuple(others), handler=handler, policy="read", menu=menu)
+
+        return [
+            route("hourly", self.hourly, "requests by hour"),
+            route("daily", self.daily, "requests by day"),
+            route("kpis", self.kpis, "hits, errors and latencies of the last day"),
+            route("top-endpoints", self.top_endpoints, "endpoints, the busiest first"),
+        ]

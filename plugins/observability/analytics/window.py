@@ -1,0 +1,43 @@
+"""Read ``start`` and ``end``."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from kernel import InvalidError, parse_time
+from plugins.observability.rollups.plan import DAY, Span
+
+# The database keeps microseconds, and an end is inclusive.
+TICK = timedelta(microseconds=1)
+_DATE_LENGTH = len("2026-11-21")
+
+
+def read_window(start: str | None, end: str | None, now: datetime, length: timedelta) -> Span:
+    """Return the window a question is about.
+
+    Args:
+        start: ISO date or time, or None for one length before the end.
+        end: The same, inclusive; a date alone is the end of that day, UTC. None is now.
+        now: The time.
+        length: See ``start``.
+
+    Raises:
+        InvalidError: One of them is no time, or the start is after the end.
+    """
+    last = now if end is None else _read("end", end)
+    if end is not None and len(end.strip()) == _DATE_LENGTH:
+        last += DAY - TICK
+    first = last - length if start is None else _read("start", start)
+    if first > last:
+        message = f"Expected a time not after the end, {last.isoformat()}, got {first.isoformat()}."
+        raise InvalidError(errors={"start": [message]})
+    return Span(first, last + TICK)
+
+
+def _read(name: str, text: str) -> datetime:
+    try:
+        moment = parse_time(text)
+        _ = moment - 2 * DAY, moment + 2 * DAY
+    except (ValueError, OverflowError):
+        raise InvalidError(errors={name: [f"Expected an ISO 8601 date or time, got {text!r:.80}."]}) from None
+    return moment

@@ -1,0 +1,103 @@
+-- Rollups by hour and by day, with latency histograms at two levels. On TimescaleDB with its community licence they are
+-- continuous aggregates; elsewhere tables that a job keeps. Whoever reads cannot tell the difference.
+
+-- Hours whose rollups do not know every event yet. Appended to in the transaction of each write, so that writers never
+-- wait for each other; whoever reads takes these hours from the events themselves.
+CREATE TABLE observability.rollup_touched (
+    id   bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    hour timestamptz NOT NULL
+);
+
+-- From when on there still is everything: what is older was removed, and only coarser levels know it.
+CREATE TABLE observability.retention (
+    level     text        PRIMARY KEY CHECK (level IN ('raw', 'hour', 'day')),
+    from_time timestamptz NOT NULL
+);
+
+INSERT INTO observability.retention VALUES ('raw', '-infinity'), ('hour', '-infinity'), ('day', '-infinity');
+
+-- DDSketch: bin i holds latencies in (1.02^(i-1), 1.02^i] ms, so that the middle of a bin is at most 1 % off.
+-- https://www.vldb.org/pvldb/vol12/p2195-masson.pdf. Latency 0 has a bin of its own, below all others.
+CREATE FUNCTION observability.latency_bin(latency_ms integer) RETURNS smallint
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT CASE WHEN latency_ms <= 0 THEN -1 ELSE ceil(ln(latency_ms::float8) / ln(1.02::float8)) END::smallint
+$$;
+
+DO $$
+DECLARE
+    unit   text;
+    source text;
+    totals constant text := 'count(*) AS hits, sum(latency_ms)::bigint AS latency_sum_ms,
+        min(latency_ms) AS latency_min_ms, max(latency_ms) AS latency_max_ms';
+    bin    constant text := 'CASE WHEN latency_ms <= 0 THEN -1
+        ELSE ceil(ln(latency_ms::float8) / ln(1.02::float8)) END::smallint';
+BEGIN
+    IF EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb')
+       AND current_setting('timescaledb.license', true) = 'timescale' THEN
+        EXECUTE format($cagg$
+            CREATE MATERIALIZED VIEW observability.rollup_hour
+            WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS
+            SELECT time_bucket(interval '1 hour', time) AS bucket, series, status_code, %s
+            FROM observability.event GROUP BY 1, 2, 3 WITH NO DATA $cagg$, totals);
+        EXECUTE format($cagg$
+            CREATE MATERIALIZED VIEW observability.histogram_hour
+            WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS
+            SELECT time_bucket(interval '1 hour', time) AS bucket, series, %s AS bin, count(*) AS hits
+            FROM observability.event GROUP BY 1, 2, 3 WITH NO DATA $cagg$, bin);
+        EXECUTE format($cagg$
+            CREATE MATERIALIZED VIEW observability.coarse_hour
+            WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS
+            SELECT time_bucket(interval '1 hour', e.time) AS bucket, s.account, s.service, s.method, %s AS bin,
+                   count(*) AS hits
+            FROM observability.event AS e JOIN observability.series AS s ON s.id = e.series
+            GROUP BY 1, 2, 3, 4, 5 WITH NO DATA $cagg$, bin);
+        CREATE MATERIALIZED VIEW observability.rollup_day
+        WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS
+        SELECT time_bucket(interval '1 day', bucket) AS bucket, series, status_code, sum(hits)::bigint AS hits,
+               sum(latency_sum_ms)::bigint AS latency_sum_ms, min(latency_min_ms) AS latency_min_ms,
+               max(latency_max_ms) AS latency_max_ms
+        FROM observability.rollup_hour GROUP BY 1, 2, 3 WITH NO DATA;
+        CREATE MATERIALIZED VIEW observability.histogram_day
+        WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS
+        SELECT time_bucket(interval '1 day', bucket) AS bucket, series, bin, sum(hits)::bigint AS hits
+        FROM observability.histogram_hour GROUP BY 1, 2, 3 WITH NO DATA;
+        CREATE MATERIALIZED VIEW observability.coarse_day
+        WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS
+        SELECT time_bucket(interval '1 day', bucket) AS bucket, account, service, method, bin, sum(hits)::bigint AS hits
+        FROM observability.coarse_hour GROUP BY 1, 2, 3, 4, 5 WITH NO DATA;
+        RETURN;
+    END IF;
+    FOREACH unit IN ARRAY ARRAY['hour', 'day'] LOOP
+        EXECUTE format($table$
+            CREATE TABLE observability.rollup_%1$s (
+                bucket         timestamptz NOT NULL,
+                series         integer     NOT NULL,
+                status_code    smallint    NOT NULL,
+                hits           bigint      NOT NULL,
+                latency_sum_ms bigint      NOT NULL,
+                latency_min_ms integer     NOT NULL,
+                latency_max_ms integer     NOT NULL,
+                PRIMARY KEY (bucket, series, status_code));
+            CREATE INDEX rollup_%1$s_series ON observability.rollup_%1$s (series, bucket);
+            CREATE TABLE observability.histogram_%1$s (
+                bucket timestamptz NOT NULL,
+                series integer     NOT NULL,
+                bin    smallint    NOT NULL,
+                hits   bigint      NOT NULL,
+                PRIMARY KEY (series, bucket, bin));
+            CREATE INDEX histogram_%1$s_bucket ON observability.histogram_%1$s (bucket);
+            CREATE TABLE observability.coarse_%1$s (
+                bucket  timestamptz NOT NULL,
+                account integer     NOT NULL,
+                service text        NOT NULL,
+                method  text        NOT NULL,
+                bin     smallint    NOT NULL,
+                hits    bigint      NOT NULL,
+                PRIMARY KEY (bucket, account, service, method, bin)) $table$, unit);
+    END LOOP;
+END
+$$;
+
+-- What was stored before there were rollups.
+INSERT INTO observability.rollup_touched (hour)
+SELECT DISTINCT date_trunc('hour', time, 'UTC') FROM observability.event;

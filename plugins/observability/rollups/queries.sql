@@ -1,0 +1,113 @@
+-- Fragments named read_* and cells_* are composed; everything else runs as it stands.
+
+-- name: list_touched
+SELECT DISTINCT hour FROM observability.rollup_touched
+WHERE hour >= date_trunc('hour', %(start)s::timestamptz, 'UTC') AND hour < %(end)s
+
+-- name: list_kept
+SELECT level, nullif(from_time, '-infinity') FROM observability.retention
+
+-- name: first_touched
+SELECT min(hour) FROM observability.rollup_touched
+
+-- name: list_days_to_refresh
+-- The oldest first: what is complete stays complete.
+SELECT date_trunc('day', hour, 'UTC') AS day, array_agg(DISTINCT hour ORDER BY hour)
+FROM observability.rollup_touched
+WHERE hour >= %(start)s AND hour < %(end)s
+GROUP BY 1
+ORDER BY 1
+
+-- name: try_refresh_lock
+SELECT pg_try_advisory_lock(hashtext('observability.rollups'))
+
+-- name: refresh_unlock
+SELECT pg_advisory_unlock(hashtext('observability.rollups'))
+
+-- name: forget_touched
+-- Those that this transaction sees: whoever writes meanwhile touches the hour again.
+DELETE FROM observability.rollup_touched WHERE hour = ANY(%(hours)s)
+
+-- name: create_cells
+CREATE TEMPORARY TABLE IF NOT EXISTS rollup_cell (
+    bucket         timestamptz NOT NULL,
+    series         integer     NOT NULL,
+    status_code    smallint    NOT NULL,
+    bin            smallint    NOT NULL,
+    hits           bigint      NOT NULL,
+    latency_sum_ms bigint      NOT NULL,
+    latency_min_ms integer     NOT NULL,
+    latency_max_ms integer     NOT NULL
+) ON COMMIT DELETE ROWS
+
+-- name: fill_cells
+-- The events are read once, for all three tables.
+INSERT INTO rollup_cell
+SELECT date_trunc('hour', time, 'UTC'), series, status_code, observability.latency_bin(latency_ms),
+       count(*), sum(latency_ms), min(latency_ms), max(latency_ms)
+FROM observability.event
+WHERE time >= %(start)s AND time < %(end)s
+GROUP BY 1, 2, 3, 4
+
+-- name: clear_rollup_hours
+DELETE FROM observability.rollup_hour WHERE bucket = ANY(%(buckets)s)
+
+-- name: clear_histogram_hours
+DELETE FROM observability.histogram_hour WHERE bucket = ANY(%(buckets)s)
+
+-- name: clear_coarse_hours
+DELETE FROM observability.coarse_hour WHERE bucket = ANY(%(buckets)s)
+
+-- name: fill_rollup_hours
+INSERT INTO observability.rollup_hour
+SELECT bucket, series, status_code, sum(hits), sum(latency_sum_ms), min(latency_min_ms), max(latency_max_ms)
+FROM rollup_cell GROUP BY 1, 2, 3
+
+-- name: fill_histogram_hours
+INSERT INTO observability.histogram_hour
+SELECT bucket, series, bin, sum(hits) FROM rollup_cell GROUP BY 1, 2, 3
+
+-- name: fill_coarse_hours
+INSERT INTO observability.coarse_hour
+SELECT bucket, account, service, method, bin, sum(hits)
+FROM rollup_cell JOIN observability.series ON id = series
+GROUP BY 1, 2, 3, 4, 5
+
+-- name: clear_rollup_day
+DELETE FROM observability.rollup_day WHERE bucket = %(day)s
+
+-- name: clear_histogram_day
+DELETE FROM observability.histogram_day WHERE bucket = %(day)s
+
+-- name: clear_coarse_day
+DELETE FROM observability.coarse_day WHERE bucket = %(day)s
+
+-- name: fill_rollup_day
+INSERT INTO observability.rollup_day
+SELECT %(day)s, series, status_code, sum(hits), sum(latency_sum_ms), min(latency_min_ms), max(latency_max_ms)
+FROM observability.rollup_hour
+WHERE bucket >= %(day)s AND bucket < %(day)s + interval '1 day'
+GROUP BY series, status_code
+
+-- name: fill_histogram_day
+INSERT INTO observability.histogram_day
+SELECT %(day)s, series, bin, sum(hits)
+FROM observability.histogram_hour
+WHERE bucket >= %(day)s AND bucket < %(day)s + interval '1 day'
+GROUP BY series, bin
+
+-- name: fill_coarse_day
+INSERT INTO observability.coarse_day
+SELECT %(day)s, account, service, method, bin, sum(hits)
+FROM observability.coarse_hour
+WHERE bucket >= %(day)s AND bucket < %(day)s + interval '1 day'
+GROUP BY account, service, method, bin
+
+-- name: list_touched_ids
+SELECT id FROM observability.rollup_touched WHERE hour = ANY(%(hours)s)
+
+-- name: forget_touched_ids
+DELETE FROM observability.rollup_touched WHERE id = ANY(%(ids)s)
+
+-- name: refresh_aggregate
+CALL refresh_continuous_aggregate(%(view)s::regclass, %(start)s::timestamptz, %(end)s::timestamptz)
