@@ -35,7 +35,9 @@ from kernel.http.pages import Cursor, Page, decode_cursor, encode_cursor, link, 
 from kernel.http.request import Request
 from kernel.http.request_log import RequestRecord
 from kernel.http.responses import Reply, Stream
-from kernel.jobs.model import JobLogLine, JobRecord, JobState, Progress, RunStopped
+from kernel.jobs.follow import Follower, JobEvent
+from kernel.jobs.model import JobFigures, JobLogLine, JobRecord, JobState, Progress, RunStopped
+from kernel.jobs.overview import JobSummary, summarize_jobs
 from kernel.jobs.run import Run
 from kernel.jobs.service import Jobs
 from kernel.services import PluginStatus, Services
@@ -62,6 +64,7 @@ __all__ = [
     "Difference",
     "Engine",
     "Envelope",
+    "Follower",
     "ForbiddenError",
     "Handler",
     "HealthCheck",
@@ -69,9 +72,12 @@ __all__ = [
     "IndexEntry",
     "InvalidError",
     "Job",
+    "JobEvent",
+    "JobFigures",
     "JobLogLine",
     "JobRecord",
     "JobState",
+    "JobSummary",
     "Jobs",
     "Listing",
     "MalformedError",
@@ -119,4 +125,5 @@ __all__ = [
     "require_json",
     "summarize_application",
     "summarize_dataset",
+    "summarize_jobs",
 ]

@@ -225,8 +225,7 @@ class Tiercel:
         health.add("writes", self._check_writes, critical=False)
         health.add("plugins", self.check_plugins, critical=False)
         health.add("jobs", self.shared.jobs.check_health, critical=False)
-        health.add("filters", self.shared.datasets.check_filters, critical=False)
-        health.add("datasets", self.shared.datasets.check_contents, critical=False)
+        health.add("datasets", self.shared.datasets.check, critical=False)
         for owner, check in self.registry.health_checks:
             health.install(owner, check)
 

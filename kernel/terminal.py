@@ -20,6 +20,15 @@ class Progress(Protocol):
     def advance(self, steps: float) -> None:
         """Say that some more is done."""
 
+    def show(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        """Say how much is done in all.
+
+        Args:
+            done: In steps.
+            total: Steps in all, if known by now.
+            message: What is being done at the moment.
+        """
+
 
 class _Lines:
     """Progress as plain lines, one every few seconds, where no terminal watches."""
@@ -31,20 +40,28 @@ class _Lines:
         self._printed = time.monotonic()
 
     def advance(self, steps: float) -> None:
-        self._done += steps
+        self.show(self._done + steps, self._total)
+
+    def show(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        self._done, self._total = done, total
         if time.monotonic() - self._printed >= LINE_INTERVAL_S:
             self._printed = time.monotonic()
             of = f" of {self._total:,.0f} ({self._done / self._total:.0%})" if self._total else ""
-            click.echo(f"{self._title}: {self._done:,.0f}{of}", err=True)
+            click.echo(f"{self._title}: {self._done:,.0f}{of}{f', {message}' if message else ''}", err=True)
 
 
 class _Bar:
-    def __init__(self, bar: Any, task: Any) -> None:
+    def __init__(self, bar: Any, title: str, total: float | None) -> None:
         self._bar = bar
-        self._task = task
+        self._title = title
+        self._task = bar.add_task(title, total=total)
 
     def advance(self, steps: float) -> None:
         self._bar.advance(self._task, steps)
+
+    def show(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        title = f"{self._title}: {message}" if message else self._title
+        self._bar.update(self._task, completed=done, total=total, description=title)
 
 
 @contextmanager
@@ -63,9 +80,9 @@ def progress(title: str, total: float | None = None) -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as RichProgress
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with RichProgress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield _Bar(bar, bar.add_task(title, total=total))
+        yield _Bar(bar, title, total)
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -14,6 +14,7 @@ from kernel.cli.cache import cache
 from kernel.cli.check import check
 from kernel.cli.data import data
 from kernel.cli.inspect import plugins, routes
+from kernel.cli.jobs import jobs
 from kernel.cli.migrate import migrate
 from kernel.cli.serve import serve, up
 from kernel.cli.shell import shell
@@ -76,15 +77,41 @@ def _opened(service: Tiercel, owner: str, run: Callable[..., Any]) -> Callable[.
     return opened
 
 
+def _use_file(_context: click.Context, _option: click.Parameter, file: str | None) -> None:
+    # While the options are read: the plugins whose commands are looked up next come from that file.
+    if file is not None:
+        os.environ[CONFIG_VARIABLE] = file
+
+
 @click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--config", metavar="FILE", help="The TOML file; config/tiercel.toml by default.")
+@click.option(
+    "--config",
+    metavar="FILE",
+    is_eager=True,
+    expose_value=False,
+    callback=_use_file,
+    help="The TOML file; config/tiercel.toml by default.",
+)
 @click.version_option(package_name="tiercel")
-def root(config: str | None) -> None:
+def root() -> None:
     """Tiercel: request logs, their analytics and per-application views, as plugins of a small kernel."""
-    if config is not None:
-        os.environ[CONFIG_VARIABLE] = config
 
 
-_COMMANDS = (up, serve, worker, migrate, check, plugins, routes, apps, list_apps, test_multi_app, data, cache, shell)
+_COMMANDS = (
+    up,
+    serve,
+    worker,
+    migrate,
+    check,
+    plugins,
+    routes,
+    apps,
+    list_apps,
+    test_multi_app,
+    data,
+    cache,
+    jobs,
+    shell,
+)
 for _command in _COMMANDS:
     root.add_command(_command)

@@ -27,6 +27,7 @@ from kernel.datasets.snapshots import Snapshots
 from kernel.datasets.views import View, Views
 from kernel.datasets.watch import Watch
 from kernel.db.pool import Database
+from kernel.errors import BootError
 from kernel.http.request import Request
 from kernel.log import Logger
 from kernel.settings import Settings
@@ -87,21 +88,15 @@ class Datasets:
         self._watch.stop()
         self._snapshots.is_watched = False
 
-    def check_filters(self) -> None:
-        """Fail while a filter of an application fails.
+    def check(self) -> None:
+        """Fail while an application or a plugin cannot use what was published.
 
         Raises:
-            BootError: Says which.
+            BootError: Says which filter fails on what, and which version does not fit what its plugin expects.
         """
-        self._views.check()
-
-    def check_contents(self) -> None:
-        """Fail while a version that was published does not fit what its plugin expects.
-
-        Raises:
-            BootError: Says which and why.
-        """
-        self._snapshots.check()
+        problems = [*self._snapshots.problems(), *self._views.problems()]
+        if problems:
+            raise BootError("; ".join(problems))
 
     # --- reading ----------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from kernel.datasets import store
 from kernel.datasets.content import read_items
 from kernel.datasets.model import Head, Publication, Snapshot
 from kernel.db.pool import Database
-from kernel.errors import BootError, NotFoundError, UnavailableError
+from kernel.errors import NotFoundError, UnavailableError
 
 _NOT_PUBLISHED_RETRY_AFTER_S = 30
 # A request that comes before the first look waits for it this long.
@@ -163,15 +163,9 @@ class Snapshots:
         self._failure = reason
         self._looked.set()
 
-    def check(self) -> None:
-        """Fail while what was published last cannot be read.
-
-        Raises:
-            BootError: Says what and why.
-        """
-        reasons = [reason for _, reason in (self._state or _NOTHING).unreadable.values()]
-        if reasons:
-            raise BootError("; ".join(reasons))
+    def problems(self) -> list[str]:
+        """Say which version cannot be read, and why."""
+        return [reason for _, reason in (self._state or _NOTHING).unreadable.values()]
 
     def _look(self) -> _State:
         if not self.is_watched:

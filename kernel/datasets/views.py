@@ -13,7 +13,7 @@ from kernel.applications import Applications, filters_of
 from kernel.cache import SizedCache
 from kernel.contracts import Application, Dataset, Filter
 from kernel.datasets.model import Snapshot
-from kernel.errors import BootError, UnavailableError
+from kernel.errors import UnavailableError
 from kernel.log import Logger
 
 _RETRY_AFTER_S = 60
@@ -106,15 +106,9 @@ class Views:
             else:
                 self._failures.pop(place, None)
 
-    def check(self) -> None:
-        """Fail while a filter fails, for readiness.
-
-        Raises:
-            BootError: Says which application lost which dataset, and why.
-        """
-        reasons = list(self._failures.values())
-        if reasons:
-            raise BootError("; ".join(reasons))
+    def problems(self) -> list[str]:
+        """Say which application lost which dataset, and why."""
+        return list(self._failures.values())
 
     def _filter(
         self,

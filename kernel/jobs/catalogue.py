@@ -95,6 +95,10 @@ class Catalogue:
             )
         return self._jobs[name][1]
 
+    def owner(self, name: str) -> str:
+        """Return the plugin that registered a job that is here."""
+        return self._jobs[name][0]
+
     def all(self) -> tuple[Job, ...]:
         """Return every job, by name."""
         return tuple(self._jobs[name][1] for name in sorted(self._jobs))

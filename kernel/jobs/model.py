@@ -89,6 +89,22 @@ class JobLogLine(msgspec.Struct, frozen=True):
     fields: dict[str, Any]
 
 
+class JobFigures(msgspec.Struct, frozen=True):
+    """How many jobs there are, and whether they are served.
+
+    Args:
+        waiting_count: Those that wait, for a worker or for their next attempt.
+        running_count: Those that run.
+        failed_last_day_count: Those that failed within the last 24 hours.
+        oldest_waiting_s: For how long the oldest that is due has been waiting; 0 if none is.
+    """
+
+    waiting_count: int
+    running_count: int
+    failed_last_day_count: int
+    oldest_waiting_s: float
+
+
 class RunStopped(TiercelError):  # noqa: N818 - what happened, not an error of the job
     """A run must not go on. Clean up and let it pass.
 

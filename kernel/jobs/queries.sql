@@ -115,7 +115,8 @@ WHERE (%(id)s::bigint IS NULL OR run.id = %(id)s)
   AND (%(state)s::text IS NULL OR run.state = %(state)s)
   AND (%(lock)s::text IS NULL OR run.lock = %(lock)s)
   AND (%(before)s::bigint IS NULL OR run.id < %(before)s)
-ORDER BY run.id DESC
+  AND (%(after)s::bigint IS NULL OR run.id > %(after)s)
+ORDER BY run.id {direction}
 LIMIT %(limit)s
 
 -- name: list_lines
@@ -178,6 +179,15 @@ WHERE id IN (
     SELECT id FROM tiercel.job_run WHERE finished_at < now() - make_interval(days => %(keep_days)s)
     ORDER BY finished_at LIMIT %(limit)s
 )
+
+-- name: read_figures
+-- One that waits for its next attempt is not late.
+SELECT count(*) FILTER (WHERE state = 'waiting'),
+       count(*) FILTER (WHERE state = 'running'),
+       count(*) FILTER (WHERE state = 'failed'),
+       coalesce(extract(epoch FROM now() - min(due_at) FILTER (WHERE state = 'waiting' AND due_at <= now())), 0)::float8
+FROM tiercel.job_run
+WHERE state IN ('waiting', 'running') OR (state = 'failed' AND finished_at > now() - interval '1 day')
 
 -- name: read_health
 SELECT EXISTS (SELECT FROM procrastinate.procrastinate_workers

@@ -13,7 +13,7 @@ from kernel.db.pool import Database
 from kernel.errors import ConflictError, NotFoundError, UnavailableError
 from kernel.jobs.catalogue import Catalogue, decode_parameters
 from kernel.jobs.here import run_in_this_process
-from kernel.jobs.model import JobLogLine, JobRecord, JobState
+from kernel.jobs.model import JobFigures, JobLogLine, JobRecord, JobState
 from kernel.jobs.queueing import queue_job
 from kernel.jobs.store import JobStore
 from kernel.log import Logger
@@ -61,9 +61,16 @@ class Jobs:
             InvalidError: Some parameters are wrong.
             ConflictError: One of the same lock waits, with other parameters.
         """
+        return self.start_once(name, parameters, request_id=request_id)[0]
+
+    def start_once(
+        self, name: str, parameters: Parameters = None, *, request_id: str | None = None
+    ) -> tuple[JobRecord, bool]:
+        """As ``start``; tell as well whether the job is new, and not one that waited already."""
         job = self.catalogue.find(name)
         decoded = decode_parameters(job, parameters)
-        return self.get(queue_job(self.store, job, decoded, request_id))
+        job_id, is_new = queue_job(self.store, job, decoded, request_id)
+        return self.get(job_id), is_new
 
     def get(self, job_id: int) -> JobRecord:
         """Return a job.
@@ -77,7 +84,13 @@ class Jobs:
         return found[0]
 
     def list(
-        self, *, name: str | None = None, state: JobState | None = None, limit: int = 50, before: int | None = None
+        self,
+        *,
+        name: str | None = None,
+        state: JobState | None = None,
+        limit: int = 50,
+        before: int | None = None,
+        after: int | None = None,
     ) -> Sequence[JobRecord]:
         """Return jobs, latest first.
 
@@ -86,8 +99,9 @@ class Jobs:
             state: Only those in this state.
             limit: How many.
             before: Only those with a lower number: the next page.
+            after: Only those with a higher number, the nearest: the previous page.
         """
-        return self.store.find(name=name, state=state, before=before, limit=limit)
+        return self.store.find(name=name, state=state, before=before, after=after, limit=limit)
 
     def cancel(self, job_id: int) -> JobRecord:
         """Cancel a job that waits; ask one that runs to stop.
@@ -152,6 +166,10 @@ class Jobs:
         decoded = decode_parameters(job, parameters)
         notify = None if on_progress is None else lambda job_id: on_progress(self.get(job_id))
         return self.get(run_in_this_process(self.store, job, decoded, request_id, self._settings, self._log, notify))
+
+    def figures(self) -> JobFigures:
+        """Count jobs."""
+        return self.store.read_figures()
 
     def check_health(self) -> str:
         """Say how the workers are.

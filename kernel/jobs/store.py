@@ -8,12 +8,12 @@ from typing import Any
 
 import msgspec
 import psycopg
-from psycopg import Connection
+from psycopg import Connection, sql
 
 from kernel.db.pool import Database
 from kernel.db.queries import load_queries
 from kernel.jobs.encoding import encode_json
-from kernel.jobs.model import JobLogLine, JobRecord, JobState, Progress
+from kernel.jobs.model import JobFigures, JobLogLine, JobRecord, JobState, Progress
 
 QUERIES = load_queries(__package__)
 # Workers take jobs from this queue; commands that run a job themselves have one of their own each.
@@ -102,12 +102,16 @@ class JobStore:
         state: JobState | None = None,
         lock: str | None = None,
         before: int | None = None,
+        after: int | None = None,
         limit: int = 1,
     ) -> list[JobRecord]:
-        """Return the latest jobs that fit, latest first."""
-        given = {"id": job_id, "name": name, "state": state, "lock": lock, "before": before, "limit": limit}
+        """Return jobs that fit, latest first: the latest, or with ``after`` the next ones above that number."""
+        given = {"id": job_id, "name": name, "state": state, "lock": lock, "before": before, "after": after}
+        direction = sql.SQL("DESC" if after is None else "ASC")
+        query = sql.SQL(QUERIES["list_jobs"]).format(direction=direction)
         with self.db.connection() as connection:
-            return [_record(row) for row in connection.execute(QUERIES["list_jobs"], given)]
+            found = [_record(row) for row in connection.execute(query, {**given, "limit": limit})]
+        return found if after is None else found[::-1]
 
     def list_lines(self, job_id: int, after: int, limit: int) -> Sequence[JobLogLine]:
         """Return lines of a job's log, earliest first."""
@@ -270,6 +274,11 @@ class JobStore:
         """Remove jobs that finished long ago, some at a time; return how many."""
         with self.db.connection() as connection:
             return connection.execute(QUERIES["delete_old"], {"keep_days": keep_days, "limit": limit}).rowcount
+
+    def read_figures(self) -> JobFigures:
+        """Count jobs."""
+        with self.db.connection() as connection:
+            return JobFigures(*connection.execute(QUERIES["read_figures"]).fetchone() or (0, 0, 0, 0.0))
 
     def read_health(self, dead_after_s: float) -> tuple[bool, bool]:
         """Tell whether a worker lives, and whether a job waits."""

@@ -22,9 +22,10 @@ def make_refresh_command(services: Services) -> Command:
 
         A source that fails keeps what it gave last. Needs no worker.
         """
-        if not services.settings(ClubSettings).sources:
+        if services.settings(ClubSettings).sources:
+            _refresh(services, as_json=as_json)
+        else:
             click.echo(f"{NOTHING_CONFIGURED}.", err=True)
-        _refresh(services, as_json=as_json)
 
     return Command(command=refresh, alias="refresh_club")
 

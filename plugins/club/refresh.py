@@ -154,11 +154,13 @@ class Steps:
     def __call__(self, step: SourceProgress) -> None:
         """Take a step."""
         self._latest[step.source] = step
-        given = {"source": step.source, "items": step.items, "ms": step.ms}
+        given = {"source": step.source, "ms": step.ms}
         if step.state in {"failed", "retrying"}:
             self._run.log.warning(f"source_{step.state}", reason=step.detail, **given)
-        elif step.state != "fetching":
-            self._run.log.info(f"source_{step.state}", **given)
+        elif step.state == "fetched":
+            self._run.log.info("source_fetched", items=step.items, bytes=step.bytes, **given)
+        elif step.state == "unchanged":
+            self._run.log.info("source_unchanged", **given)
         done = sum(each.state not in {"fetching", "retrying"} for each in self._latest.values())
         message = ", ".join(map(_describe, self._latest.values()))
         self._run.progress(done, len(self._latest), message[:_MESSAGE_CHARACTERS_MAX])

@@ -1,4 +1,4 @@
-"""How the service is and what it has: health endpoints, statistics, applications, datasets, the root of the API."""
+"""How the service is and what it has: health endpoints, statistics, applications, datasets, jobs, the root of the API."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from kernel import HealthCheck, Route, Services, hookimpl
 from plugins.system.applications import ApplicationRoutes
 from plugins.system.datasets import DatasetRoutes
 from plugins.system.health import HealthRoutes
+from plugins.system.jobs import JobRoutes
 from plugins.system.stats import StatsRoutes
 
 
 @hookimpl
 def register_routes(services: Services) -> Iterable[Route]:
     """Return ``/health/``, ``/api/health/``, ``/stats/``, ``/api/`` and what is below ``/api/v1/``."""
-    kinds = (HealthRoutes, StatsRoutes, ApplicationRoutes, DatasetRoutes)
+    kinds = (HealthRoutes, StatsRoutes, ApplicationRoutes, DatasetRoutes, JobRoutes)
     return [route for kind in kinds for route in kind(services).routes()]
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import psutil
 
-from kernel import CacheStats, Engine, PluginStatus, Route, Services, UnavailableError
+from kernel import CacheStats, Engine, JobFigures, PluginStatus, Route, Services, UnavailableError
+
+T = TypeVar("T")
 
 
 class CpuStats(msgspec.Struct, frozen=True):
@@ -82,7 +84,7 @@ class ApplicationStats(msgspec.Struct, frozen=True):
 
 
 class Stats(msgspec.Struct, frozen=True):
-    """Everything; ``engine`` is None while the database cannot be asked."""
+    """Everything; ``engine`` and ``jobs`` are None while the database cannot be asked."""
 
     cpu: CpuStats
     memory: MemoryStats
@@ -90,6 +92,7 @@ class Stats(msgspec.Struct, frozen=True):
     process: ProcessStats
     application: ApplicationStats
     engine: Engine | None
+    jobs: JobFigures | None
     plugins: tuple[PluginStatus, ...]
 
 
@@ -112,7 +115,8 @@ class StatsRoutes:
             disk=_disk(services.kernel.home),
             process=_process(services.clock.now()),
             application=_application(services),
-            engine=_engine(services),
+            engine=_if_available(lambda: services.db.engine),
+            jobs=_if_available(services.jobs.figures),
             plugins=tuple(services.inventory.plugins.values()),
         )
 
@@ -178,8 +182,8 @@ def _application(services: Services) -> ApplicationStats:
     )
 
 
-def _engine(services: Services) -> Engine | None:
+def _if_available(ask: Callable[[], T]) -> T | None:
     try:
-        return services.db.engine
+        return ask()
     except UnavailableError:
         return None

@@ -75,8 +75,8 @@ def _large() -> Iterator[Figure]:
 
 @contextmanager
 def _shop(applications: int, workers: int = WORKERS) -> Iterator[Service]:
-    given = {"TIERCEL_PLUGINS": f"system,{PLUGIN}", "BENCH_APPLICATIONS": str(applications)}
-    with service(workers=workers, **given) as served:
+    given = {"TIERCEL_WORKERS": str(workers), "BENCH_APPLICATIONS": str(applications)}
+    with service(TIERCEL_PLUGINS=f"system,{PLUGIN}", **given) as served:
         yield served
 
 
@@ -94,7 +94,7 @@ def _wait_for(served: Service, version: int, path: str = PATH, timeout_s: float 
 
     def is_there() -> bool:
         answer = httpx.get(url, timeout=60, headers={"Accept-Encoding": "identity"})
-        return answer.headers.get("x-data-version") == str(version)
+        return str(answer.headers.get("x-data-version")) == str(version)
 
     if not eventually(is_there, timeout_s):
         raise RuntimeError(f"{path} does not show version {version}")

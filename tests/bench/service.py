@@ -40,11 +40,12 @@ class Service(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def service(command: str = "serve", workers: int = WORKERS, **environment: str) -> Iterator[Service]:
-    """Run Tiercel on an embedded database of its own, without a request log."""
+def service(command: str = "serve", **environment: str) -> Iterator[Service]:
+    """Run Tiercel on an embedded database of its own, with ``WORKERS`` workers by default and no request log."""
     with tempfile.TemporaryDirectory(prefix="tiercel-bench-") as folder:
         home = Path(folder) / "home"
-        given = {"TIERCEL_WORKERS": str(workers), "TIERCEL_LOG__REQUESTS": "false", **environment}
+        given = {"TIERCEL_WORKERS": str(WORKERS), "TIERCEL_LOG__REQUESTS": "false", **environment}
+        workers = int(given["TIERCEL_WORKERS"])
         started = time.monotonic()
         with serving(home, (TIERCEL, command), **given) as running:
             ready_s = time.monotonic() - started

@@ -88,7 +88,7 @@ def test_a_filter_that_fails_shows_in_readiness_until_it_heals(open_shop: OpenSh
 
     def state() -> str:
         checks = shop.get("/readyz?verbose").json()["checks"]
-        return next(f"{check['status']} {check['detail']}" for check in checks if check["name"] == "filters")
+        return next(f"{check['status']} {check['detail']}" for check in checks if check["name"] == "datasets")
 
     shop.publish(Tier("a", 0))
     assert eventually(lambda: state().startswith("degraded the filter of broken for tiers failed: ZeroDivisionError"))

@@ -120,6 +120,20 @@ def test_a_plugin_that_repeats_a_command_stops_the_boot(boot: Boot, make_plugin:
         boot(alpha)
 
 
+@pytest.mark.parametrize(("alias", "owner"), [("migrate", "kernel"), ("beta", "beta"), ("refill", "beta")])
+def test_an_alias_that_is_a_name_already_stops_the_boot(
+    alias: str, owner: str, boot: Boot, make_plugin: MakePlugin
+) -> None:
+    aliases = {"beta": "refill", "alpha": alias}
+    names = [
+        make_plugin(name, register_commands=lambda given=given: [Command(command=click.Command("fill"), alias=given)])
+        for name, given in aliases.items()
+    ]
+
+    with pytest.raises(DuplicateError, match=f"command '{alias}' is claimed by both {owner} and alpha"):
+        boot(*names)
+
+
 def test_two_plugins_may_have_commands_of_one_name(boot: Boot, make_plugin: MakePlugin) -> None:
     names = [
         make_plugin(name, register_commands=lambda services: [Command(command=click.Command("fill"))])

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from psycopg import Connection
 
+from kernel.datasets.model import Rejected
 from kernel.errors import ConflictError, NotFoundError, UnavailableError
 from tests.kernel.datasets.conftest import MEMBERS, PATH, TIERS, Member, Shop, Tier
 from tests.processes import eventually
@@ -88,6 +89,19 @@ def test_a_bad_item_is_kept_aside_with_its_reason(item: object, reason: str, sho
     (rejected,) = shop.datasets.rejected("tiers")
     assert (rejected["index"], rejected["reason"]) == (1, reason)
     assert shop.slugs() == ["good"]
+
+
+def test_what_the_publisher_kept_aside_itself_counts_as_well(shop: Shop) -> None:
+    aside = [Rejected(7, "it was cut off", {"slug": "h"})]
+
+    given = {TIERS: [Tier("a"), {"level": 1}]}
+    published = shop.datasets.publish(given, source="test", rejected={TIERS: aside})["tiers"]
+
+    assert (published.items, published.rejected) == (1, 2)
+    assert [(each["index"], each["item"]) for each in shop.datasets.rejected("tiers")] == [
+        (7, {"slug": "h"}),
+        (1, {"level": 1}),
+    ]
 
 
 def test_several_datasets_become_visible_together_or_not_at_all(shop: Shop) -> None:
@@ -178,7 +192,7 @@ def test_old_versions_and_attempts_go(shop: Shop, database: str) -> None:
 
 def test_publishers_at_the_same_time_make_one_version_each(shop: Shop) -> None:
     def publish(number: int) -> Any:
-        both = {TIERS: [Tier(f"t{number}")], MEMBERS: [Member(number)]}
+        both: Any = {TIERS: [Tier(f"t{number}")], MEMBERS: [Member(number)]}
         return shop.datasets.publish(both, source="test")["tiers"].version
 
     with ThreadPoolExecutor(4) as pool:

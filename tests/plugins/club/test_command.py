@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from plugins.club.settings import Source
+from tests.applications import publish_demo
 from tests.commands import Ran, RunCommand, make_runner
 from tests.conftest import Serve
 from tests.plugins.club.fake_api import Call, FakeApi, fixed, member, metric, missing
@@ -19,13 +20,19 @@ Tiercel = Callable[..., Ran]
 
 
 @pytest.fixture
-def tiercel(
+def run(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Tiercel:
-    """Run commands on the test's database, with these sources."""
-    run: RunCommand = make_runner(database, tmp_path, monkeypatch, capsys)
+) -> RunCommand:
+    """Run commands on the test's database."""
+    made = make_runner(database, tmp_path, monkeypatch, capsys)
     monkeypatch.setenv("TIERCEL_PLUGINS", ",".join(PLUGINS))
     monkeypatch.setenv("TIERCEL_CLUB__RETRIES", "0")
+    return made
+
+
+@pytest.fixture
+def tiercel(run: RunCommand, monkeypatch: pytest.MonkeyPatch) -> Tiercel:
+    """Run commands on the test's database, with these sources."""
 
     def start(sources: dict[str, Source], *arguments: str) -> Ran:
         monkeypatch.setenv("TIERCEL_CLUB__SOURCES", msgspec.json.encode(table(sources)["sources"]).decode())
@@ -98,11 +105,38 @@ def test_when_every_source_fails_it_says_why(tiercel: Tiercel, sources: dict[str
     assert rows[1:] == [["heroes", "hero-metrics", "failing", "0"], ["flow", "most-present", "failing", "0"]]
 
 
+def test_the_sources_of_the_file_that_is_named_count(
+    run: RunCommand, api: FakeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.routes["/metrics"] = fixed([metric("joined", 7)])
+    lines = ["[club.sources.heroes]", f'url = "{api.url}/metrics"', 'dataset = "hero-metrics"']
+    (tmp_path / "club.toml").write_text("\n".join(lines))
+
+    # The option sets it; what is set here is undone.
+    monkeypatch.setenv("TIERCEL_CONFIG", "")
+
+    ran = run("--config", "club.toml", "club", "refresh")
+
+    assert ran.code == 0, ran.errors
+    assert "hero-metrics: published" in ran.output
+
+
 def test_without_sources_it_says_so(tiercel: Tiercel) -> None:
     ran = tiercel({}, "club", "refresh")
 
-    assert ran.code == 0
-    assert "no sources are configured" in ran.errors
+    assert (ran.code, ran.output) == (0, "")
+    assert ran.errors == "no sources are configured: what was imported is served.\n"
+
+
+def test_every_endpoint_keeps_its_promises_to_every_application(tiercel: Tiercel, serve: Serve) -> None:
+    publish_demo(serve(plugins=PLUGINS))
+
+    ran = tiercel({}, "apps", "test", "--json")
+
+    assert ran.code == 0, ran.output
+    passed = {outcome["path"] for outcome in ran.json() if outcome["result"] == "passed"}
+    assert {"/club/public/hero-metrics/", "/club/public/skyflow/features/", "/club/public/nexus/index/"} <= passed
+    assert [path for path in passed if path.startswith("/club/public/skyflow/features/") and path.count("/") == 6]
 
 
 def test_the_index_is_exported_under_its_name(

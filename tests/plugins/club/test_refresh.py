@@ -11,6 +11,7 @@ import pytest
 from kernel.errors import ConflictError
 from kernel.testing import Client
 from plugins.club import run_full_export, run_full_export_async
+from plugins.club.refresh import RefreshError
 from plugins.club.settings import Source
 from tests.conftest import Serve
 from tests.plugins.club.fake_api import Call, FakeApi, fixed, hanging, member, metric, missing, versioned
@@ -184,7 +185,7 @@ def test_nothing_is_published_when_every_source_fails(
 def test_a_first_refresh_in_vain_leaves_the_dataset_unpublished_with_the_reason(serve: Serve, api: FakeApi) -> None:
     client = serve_club(serve, {"heroes": source(api)})
 
-    with pytest.raises(Exception, match="every source failed"):
+    with pytest.raises(RefreshError, match="every source failed"):
         run_full_export(client.service.registry.services["club"])
 
     assert eventually(lambda: "404" in client.get("/club/public/hero-metrics/").json()["detail"])
@@ -219,6 +220,18 @@ def test_bad_items_are_kept_aside_with_source_and_reason(serve: Serve, api: Fake
     assert by_source(report)["heroes"].state == "unchanged"
     assert (aside["reason"], aside["item"]) == ("heroes: value: Expected float, got str", metric("posts", "many"))
     assert (by_source(report)["heroes"].rejected, by_dataset(report)["hero-metrics"].rejected) == (1, 1)
+
+
+def test_items_of_a_version_that_had_others_are_fetched_anew(serve: Serve, api: FakeApi, database: str) -> None:
+    api.routes["/metrics"] = versioned([metric("joined", 7)], etag='"one"')
+    client = serve_club(serve, {"heroes": source(api)})
+    refresh(client)
+    with psycopg.connect(database) as connection:
+        connection.execute("UPDATE club.source SET content = %s", [b'{"items": [{"slug": 1}]}'])
+
+    report = refresh(client)
+
+    assert (by_source(report)["heroes"].state, keys_of(client, "hero-metrics")) == ("fetched", ["joined"])
 
 
 def test_what_a_source_gave_is_gone_with_the_source(serve: Serve, sources: dict[str, Source], database: str) -> None:
@@ -272,11 +285,30 @@ def test_a_cancelled_refresh_publishes_nothing(serve: Serve, sources: dict[str, 
 
     api.routes["/members"] = cancel
 
-    with pytest.raises(Exception, match="cancelled"):
+    with pytest.raises(RefreshError, match="cancelled"):
         run_full_export(client.service.registry.services["club"])
 
     assert jobs.list(name="club.refresh")[0].state == "cancelled"
     assert told(client, "hero-metrics") == told(client, "most-present") == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_run_that_was_taken_over_stores_nothing(serve: Serve, api: FakeApi, database: str, fails: bool) -> None:
+    client = serve_club(serve, {"heroes": source(api)})
+
+    def take_over(call: Call) -> None:
+        with psycopg.connect(database) as connection:
+            connection.execute("UPDATE tiercel.job_run SET attempt = attempt + 1")
+        call.json([metric("joined", 7)], 500 if fails else 200)
+
+    api.routes["/metrics"] = take_over
+
+    with pytest.raises(RefreshError, match="running"):
+        run_full_export(client.service.registry.services["club"])
+
+    assert told(client, "hero-metrics") == []
+    with psycopg.connect(database) as connection:
+        assert connection.execute("SELECT name FROM club.source").fetchall() == []
 
 
 def test_two_refreshes_do_not_run_at_the_same_time(serve: Serve, sources: dict[str, Source], api: FakeApi) -> None:

@@ -1,0 +1,215 @@
+"""``tiercel jobs``: which jobs there are and what became of them; start, watch and cancel them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, get_args
+
+import click
+import msgspec
+
+from kernel.app import Tiercel
+from kernel.configuration import load
+from kernel.contracts import Job
+from kernel.errors import ApiError, UnavailableError
+from kernel.fields import convert_one, struct_fields
+from kernel.jobs.follow import Follower
+from kernel.jobs.model import JobLogLine, JobRecord, JobState, Progress
+from kernel.jobs.overview import summarize_jobs
+from kernel.jobs.service import Jobs
+from kernel.terminal import print_json, print_table, progress
+
+_LOOK_INTERVAL_S = 0.2
+_TITLES = ("id", "job", "state", "progress", "started", "took", "error")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group()
+def jobs() -> None:
+    """List, start, watch and cancel jobs."""
+
+
+@jobs.command("list")
+@click.option("--name", metavar="JOB", help="Only this job.")
+@click.option("--state", type=click.Choice(get_args(JobState)), help="Only those in this state.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="How many.")
+@_JSON
+def list_(name: str | None, state: JobState | None, limit: int, as_json: bool) -> None:  # noqa: FBT001 - click calls it
+    """List jobs that were started, newest first."""
+    with _opened() as (_, found):
+        records = found.list(name=name, state=state, limit=limit)
+    if as_json:
+        print_json(records)
+    else:
+        print_table(_TITLES, [_row(record) for record in records])
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID", type=click.IntRange(1))
+@_JSON
+def show(job_id: int, as_json: bool) -> None:  # noqa: FBT001 - click calls it
+    """Show what is known of one job."""
+    with _opened() as (_, found):
+        record = found.get(job_id)
+    _print(record, as_json=as_json)
+
+
+@jobs.command()
+@click.argument("name")
+@click.option("-p", "--parameter", "given", metavar="KEY=VALUE", multiple=True, help="A parameter; may be repeated.")
+@click.option("--wait", is_flag=True, help="Wait until it is finished; exit with 1 unless it succeeded.")
+@_JSON
+def start(name: str, given: tuple[str, ...], wait: bool, as_json: bool) -> None:  # noqa: FBT001 - click calls it
+    """Start a job; a worker runs it. One that waits already is not started twice."""
+    with _opened() as (_, found):
+        record, is_new = found.start_once(name, _read_parameters(found.catalogue.find(name), given))
+        if not is_new:
+            click.echo(f"It waits already, as {record.id}.", err=True)
+        if wait:
+            record = _wait(found, record)
+    _print(record, as_json=as_json)
+    if wait and record.state != "succeeded":
+        sys.exit(1)
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID", type=click.IntRange(1))
+@_JSON
+def cancel(job_id: int, as_json: bool) -> None:  # noqa: FBT001 - click calls it
+    """Cancel a job that waits, ask one that runs to stop."""
+    with _opened() as (_, found):
+        record = found.cancel(job_id)
+    if as_json:
+        print_json(record)
+    else:
+        click.echo(f"{record.id}: {'cancelled' if record.is_finished else 'asked to stop'}.")
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID", type=click.IntRange(1))
+@click.option("--follow", is_flag=True, help="Go on until the job is finished.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one line each.")
+def log(job_id: int, follow: bool, as_json: bool) -> None:  # noqa: FBT001 - click calls it
+    """Show what a job logged."""
+    with _opened() as (_, found):
+        follower = Follower(found, job_id)
+        while True:
+            for event in follower.look():
+                if isinstance(event.value, JobLogLine):
+                    click.echo(msgspec.json.encode(event.value).decode() if as_json else _line(event.value))
+            if not follow or follower.is_finished:
+                return
+            time.sleep(_LOOK_INTERVAL_S)
+
+
+@jobs.command()
+@_JSON
+def schedules(as_json: bool) -> None:  # noqa: FBT001 - click calls it
+    """List the jobs that can be started: schedule in force, next due time, last run."""
+    with _opened() as (service, found):
+        summaries = summarize_jobs(found, service.shared.clock.now())
+    if as_json:
+        print_json(summaries)
+        return
+    rows = [
+        (
+            each.name,
+            each.plugin,
+            each.schedule or "on demand",
+            _time(each.next_due),
+            "never" if each.last_run is None else f"{each.last_run.state} {_time(each.last_run.created_at)}",
+        )
+        for each in summaries
+    ]
+    print_table(("job", "plugin", "schedule", "next due", "last run"), rows)
+
+
+@contextmanager
+def _opened() -> Iterator[tuple[Tiercel, Jobs]]:
+    service = Tiercel(load())
+    with service.database_open():
+        yield service, service.shared.jobs
+
+
+def _read_parameters(job: Job, given: tuple[str, ...]) -> dict[str, Any]:
+    fields = {} if job.parameters is None else struct_fields(job.parameters)
+    read: dict[str, Any] = {}
+    for pair in given:
+        key, parted, text = pair.partition("=")
+        if not parted:
+            raise click.BadParameter(f"expected KEY=VALUE, got {pair!r}", param_hint="-p")
+        read[key] = _read_value(text, fields[key].type) if key in fields else text
+    return read
+
+
+def _read_value(text: str, annotation: Any) -> Any:
+    try:
+        return msgspec.to_builtins(convert_one(text, annotation, strict=False))
+    except ValueError:
+        pass
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text  # what is wrong with it is said together with what is wrong with the others
+
+
+def _wait(found: Jobs, record: JobRecord) -> JobRecord:
+    try:
+        found.check_health()
+    except UnavailableError as ex:
+        click.echo(f"tiercel: {ex.detail}", err=True)
+    follower = Follower(found, record.id)
+    with progress(record.name) as bar:
+        while True:
+            for event in follower.look():
+                if isinstance(event.value, Progress):
+                    bar.show(event.value.done, event.value.total, event.value.message)
+                elif isinstance(event.value, JobRecord):
+                    record = event.value
+            if follower.is_finished:
+                return record
+            time.sleep(_LOOK_INTERVAL_S)
+
+
+def _print(record: JobRecord, *, as_json: bool) -> None:
+    if as_json:
+        print_json(record)
+        return
+    for name, value in msgspec.to_builtins(record).items():
+        if value is not None:
+            text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+            click.echo(f"{name.replace('_', ' ')}: {text}")
+
+
+def _row(record: JobRecord) -> tuple[object, ...]:
+    took_s = None
+    if record.started_at is not None and record.finished_at is not None:
+        took_s = f"{(record.finished_at - record.started_at).total_seconds():.1f} s"
+    return (
+        record.id,
+        record.name,
+        record.state,
+        _share(record.progress),
+        _time(record.started_at),
+        took_s,
+        record.error,
+    )
+
+
+def _share(done: Progress | None) -> str:
+    if done is None:
+        return ""
+    return f"{done.done:g} of {done.total:g}" if done.total else f"{done.done:g}"
+
+
+def _time(moment: datetime | None) -> str:
+    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+def _line(line: JobLogLine) -> str:
+    fields = " ".join(f"{name}={value}" for name, value in line.fields.items())
+    return f"{line.at:%Y-%m-%d %H:%M:%S} {line.level:<8} {line.event} {fields}".rstrip()

@@ -1,0 +1,75 @@
+"""Follow one job: what is new of it since the last look."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from kernel.jobs.model import JobLogLine, JobRecord, Progress
+from kernel.jobs.service import Jobs
+
+
+class JobEvent(msgspec.Struct, frozen=True):
+    """Something new of a job.
+
+    Args:
+        kind: ``state`` comes with the whole record, ``log`` with a line, ``progress`` with how far the run is.
+        line: The number of the last log line up to here.
+        value: What is new.
+    """
+
+    kind: Literal["state", "progress", "log"]
+    line: int
+    value: JobRecord | JobLogLine | Progress
+
+
+class Follower:
+    """Looks at a job again and again. The first look tells how it is, later ones what changed.
+
+    Args:
+        jobs: Has the job.
+        job_id: Which.
+        after: Leave out log lines up to this number.
+    """
+
+    def __init__(self, jobs: Jobs, job_id: int, after: int = 0) -> None:
+        self._jobs = jobs
+        self._job_id = job_id
+        self._line = after
+        self._seen: tuple[str, int] | None = None
+        self._progress: tuple[int, Progress | None] | None = None
+        self.is_finished = False
+
+    def look(self) -> list[JobEvent]:
+        """Return what is new, in order; the last event of all is the ``state`` of the finished job.
+
+        Raises:
+            NotFoundError: There is no such job, or not any more.
+        """
+        # The record first: whatever is logged before a job is finished is there when the record says so.
+        record = self._jobs.get(self._job_id)
+        lines = self._read_lines()
+        # From here on nothing fails, so that what was read is handed out.
+        events: list[JobEvent] = []
+        seen = (record.state, record.attempt)
+        if seen != self._seen and not record.is_finished:
+            self._seen = seen
+            events.append(JobEvent("state", self._line, record))
+        for line in lines:
+            self._line = line.id
+            events.append(JobEvent("log", line.id, line))
+        progress = (record.attempt, record.progress)
+        if record.progress is not None and progress != self._progress:
+            self._progress = progress
+            events.append(JobEvent("progress", self._line, record.progress))
+        if record.is_finished:
+            self.is_finished = True
+            events.append(JobEvent("state", self._line, record))
+        return events
+
+    def _read_lines(self) -> list[JobLogLine]:
+        lines: list[JobLogLine] = []
+        while more := self._jobs.log_lines(self._job_id, lines[-1].id if lines else self._line):
+            lines += more
+        return lines

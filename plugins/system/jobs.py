@@ -1,0 +1,175 @@
+"""``/api/v1/jobs/``: which jobs there are, what became of them; start and cancel them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+
+from kernel import (
+    Cursor,
+    Envelope,
+    InvalidError,
+    JobLogLine,
+    JobRecord,
+    JobState,
+    JobSummary,
+    Page,
+    Reply,
+    Request,
+    Route,
+    Services,
+    decode_cursor,
+    encode_cursor,
+    envelope,
+    link,
+    summarize_jobs,
+)
+from plugins.system.job_events import ID_MAX, JobEventRoute, JobId
+
+BASE = "/api/v1/jobs/"
+_NEWEST_FIRST = "-id"
+
+
+class JobsQuery(msgspec.Struct, frozen=True):
+    """Parameters of the list.
+
+    Args:
+        name: Only this job.
+        state: Only those in this state.
+        page_size: Jobs of a page; ``http.page_size`` by default.
+        cursor: From the links of a page.
+    """
+
+    name: Annotated[str, msgspec.Meta(pattern="^[^\\x00]*$")] = ""
+    state: JobState | None = None
+    page_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    cursor: str = ""
+
+
+class JobQuery(msgspec.Struct, frozen=True):
+    """Parameters of one job.
+
+    Args:
+        log: Only log lines with a higher id than this.
+    """
+
+    log: Annotated[int, msgspec.Meta(ge=0, le=ID_MAX)] = 0
+
+
+class Start(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of a start.
+
+    Args:
+        name: Which job.
+        parameters: The values it takes.
+    """
+
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class JobDetail(JobRecord, frozen=True):
+    """A job with its log.
+
+    Args:
+        log: Its lines, earliest first, a thousand at most.
+    """
+
+    log: Sequence[JobLogLine]
+
+
+class JobRoutes:
+    """Handlers of ``/api/v1/jobs/``.
+
+    Args:
+        services: Has the jobs.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._jobs = services.jobs
+
+    def list(self, request: Request, query: JobsQuery) -> Envelope[Page[JobRecord]]:
+        """List jobs, newest first."""
+        http = self._services.kernel.http
+        size, size_max = query.page_size or http.page_size, max(http.page_size, http.page_size_max)
+        if size > size_max:
+            raise InvalidError(errors={"page_size": [f"Expected at most {size_max}, got {size}."]})
+        name, cursor = query.name or None, _read_cursor(query.cursor)
+        backwards = cursor is not None and cursor.backwards
+        beside = None if cursor is None else cursor.values[0]
+        found = self._jobs.list(
+            name=name,
+            state=query.state,
+            limit=size + 1,
+            before=None if backwards else beside,
+            after=beside if backwards else None,
+        )
+        return envelope(request, _page(request, cursor, found, size))
+
+    def show(self, request: Request, id: JobId, query: JobQuery) -> Envelope[JobDetail]:  # noqa: A002 - the segment's name
+        """Return one job with its log."""
+        record = self._jobs.get(id)
+        log = self._jobs.log_lines(id, after=query.log)
+        return envelope(request, JobDetail(**msgspec.structs.asdict(record), log=log))
+
+    def catalog(self, request: Request) -> Envelope[Sequence[JobSummary]]:
+        """List the jobs that can be started, with parameters and schedules."""
+        return envelope(request, summarize_jobs(self._jobs, self._services.clock.now()))
+
+    def start(self, request: Request, body: Start) -> Reply[Envelope[JobRecord]]:
+        """Start a job; 202, or 200 if one of its lock waits already."""
+        record, is_new = self._jobs.start_once(body.name, body.parameters, request_id=request.request_id)
+        headers = {"Location": f"{BASE}{record.id}/"}
+        return Reply(envelope(request, record), 202 if is_new else 200, headers)
+
+    def cancel(self, request: Request, id: JobId) -> Reply[Envelope[JobRecord]]:  # noqa: A002 - the segment's name
+        """Cancel a job that waits (200), ask one that runs to stop (202)."""
+        record = self._jobs.cancel(id)
+        return Reply(envelope(request, record), 200 if record.is_finished else 202)
+
+    def routes(self) -> Sequence[Route]:
+        """Return the routes."""
+        one = f"{BASE}{{id}}/"
+        return [
+            Route(path=BASE, handler=self.list, policy="read", menu="jobs"),
+            Route(path=f"{BASE}catalog/", handler=self.catalog, policy="read"),
+            Route(path=one, handler=self.show, policy="read"),
+            Route(path=f"{one}events/", handler=JobEventRoute(self._services).stream, policy="read"),
+            Route(method="POST", path=BASE, handler=self.start, policy="write"),
+            Route(method="POST", path=f"{one}cancel/", handler=self.cancel, policy="write"),
+        ]
+
+
+def _read_cursor(text: str) -> Cursor | None:
+    if not text:
+        return None
+    cursor = decode_cursor(text)
+    try:
+        number = msgspec.convert(cursor.values, tuple[JobId])
+    except msgspec.ValidationError as ex:
+        raise InvalidError(errors={"cursor": ["This is no cursor that a page was given with."]}) from ex
+    if cursor.ordering != _NEWEST_FIRST:
+        raise InvalidError(errors={"cursor": ["This cursor belongs to another ordering."]})
+    return msgspec.structs.replace(cursor, values=number)
+
+
+def _page(request: Request, cursor: Cursor | None, found: Sequence[JobRecord], size: int) -> Page[JobRecord]:
+    # One more than the page holds was asked for: it lies at the far end.
+    backwards = cursor is not None and cursor.backwards
+    more = len(found) > size
+    shown = found[-size:] if backwards else found[:size]
+
+    def beside(record: JobRecord, *, before: bool) -> str:
+        return link(request, cursor=encode_cursor(Cursor(_NEWEST_FIRST, (record.id,), backwards=before)))
+
+    has_next = bool(shown) and (more or backwards)
+    has_previous = bool(shown) and (more if backwards else cursor is not None)
+    return Page(
+        count=None,
+        next=beside(shown[-1], before=False) if has_next else None,
+        previous=beside(shown[0], before=True) if has_previous else None,
+        results=shown,
+    )
