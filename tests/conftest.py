@@ -57,6 +57,14 @@ def database(server: EmbeddedServer, template: str) -> Iterator[str]:
     drop_database(server.conninfo, name)
 
 
+@pytest.fixture(scope="module")
+def module_database(server: EmbeddedServer, template: str) -> Iterator[str]:
+    """As ``database``, but one for all tests of a file: for processes that they share."""
+    name = f"module_{next(_numbers)}"
+    yield create_database(server.conninfo, name, template)
+    drop_database(server.conninfo, name)
+
+
 @pytest.fixture
 def empty_database(server: EmbeddedServer) -> Iterator[str]:
     """How to connect to a database with nothing in it."""

@@ -25,6 +25,8 @@ def main() -> None:
         sys.exit(1)
     except ApiError as ex:
         click.echo(f"tiercel: {ex.message} {ex.detail or ''}".rstrip(), err=True)
+        for field, messages in (ex.errors or {}).items():
+            click.echo(f"tiercel: {field}: {' '.join(messages)}", err=True)
         sys.exit(1)
     except TiercelError as ex:
         click.echo(f"tiercel: {ex}", err=True)

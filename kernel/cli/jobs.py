@@ -15,7 +15,7 @@ import msgspec
 from kernel.app import Tiercel
 from kernel.configuration import load
 from kernel.contracts import Job
-from kernel.errors import ApiError, UnavailableError
+from kernel.errors import UnavailableError
 from kernel.fields import convert_one, struct_fields
 from kernel.jobs.follow import Follower
 from kernel.jobs.model import JobLogLine, JobRecord, JobState, Progress

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -52,8 +52,9 @@ def make_context(environ: dict[str, Any]) -> RequestContext:
 
     Sources: https://www.w3.org/TR/trace-context/ for ``traceparent``. A malformed one is ignored, as it asks.
     """
-    # One call into the system for all three.
-    digits = os.urandom(40).hex()
+    # Unlike os.urandom, this does not let go of the GIL, which another thread would take. They tell requests apart and
+    # keep no secret; after a fork, Python seeds it anew.
+    digits = f"{random.getrandbits(320):080x}"
     given = environ.get("HTTP_X_REQUEST_ID")
     request_id = given if given is not None and _SANE_ID.fullmatch(given) else digits[:32]
     parent = environ.get("HTTP_TRACEPARENT")

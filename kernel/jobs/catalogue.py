@@ -129,7 +129,8 @@ def lock_of(job: Job, parameters: msgspec.Struct | None) -> str:
     """Return the lock of a job with these parameters."""
     if job.lock is None:
         return job.name
-    return job.lock.format_map({} if parameters is None else msgspec.structs.asdict(parameters))
+    # PostgreSQL's text has no null characters.
+    return job.lock.format_map({} if parameters is None else msgspec.structs.asdict(parameters)).replace("\x00", "")
 
 
 def _check(job: Job) -> None:

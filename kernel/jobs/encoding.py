@@ -14,13 +14,13 @@ def encode_json(value: Any) -> Jsonb | None:
     Raises:
         TypeError: It cannot be JSON.
     """
-    # PostgreSQL's text has no null characters.
-    return None if value is None else Jsonb(_without_nul(msgspec.to_builtins(value, str_keys=True)))
+    return None if value is None else Jsonb(without_nul(msgspec.to_builtins(value, str_keys=True)))
 
 
-def _without_nul(value: Any) -> Any:
+def without_nul(value: Any) -> Any:
+    """Return a value without null characters: PostgreSQL's text has none."""
     if isinstance(value, str):
         return value.replace("\x00", "")
     if isinstance(value, dict):
-        return {_without_nul(key): _without_nul(inner) for key, inner in value.items()}
-    return [_without_nul(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return {without_nul(key): without_nul(inner) for key, inner in value.items()}
+    return [without_nul(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -9,13 +9,16 @@ import msgspec
 from kernel.contracts import Job
 from kernel.errors import ConflictError
 from kernel.jobs.catalogue import lock_of
+from kernel.jobs.encoding import without_nul
 from kernel.jobs.store import JobStore
 
 
 def plain_parameters(parameters: msgspec.Struct | None) -> dict[str, Any]:
     """Return parameters as they come back out of the database."""
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode({} if parameters is None else parameters))
-    return plain
+    # Else they would differ from those that wait already.
+    stored: dict[str, Any] = without_nul(plain)
+    return stored
 
 
 def queue_job(store: JobStore, job: Job, parameters: msgspec.Struct | None, request_id: str | None) -> tuple[int, bool]:

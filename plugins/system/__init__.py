@@ -1,4 +1,4 @@
-"""How the service is and what it has: health endpoints, statistics, applications, datasets, jobs, the root of the API."""
+"""How the service is and what it has: health, statistics, applications, datasets, jobs, the root of the API."""
 
 from __future__ import annotations
 

@@ -1,0 +1,296 @@
+"""``/api/v1/jobs/``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from kernel.testing import Answer, Client, make_configuration, running
+from tests.conftest import Serve
+from tests.outage import outage
+from tests.workers import SAMPLE
+
+JOBS = "/api/v1/jobs/"
+PLUGINS = ["system", SAMPLE]
+NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+
+
+class FixedClock:
+    """Tells the same time for ever."""
+
+    def now(self) -> datetime:
+        """Return it."""
+        return NOW
+
+
+@pytest.fixture
+def client(serve: Serve) -> Client:
+    """A service with jobs, and no worker."""
+    return serve(plugins=PLUGINS, clock=FixedClock())
+
+
+@pytest.fixture(scope="module")
+def unchanged(module_database: str) -> Iterator[Client]:
+    """A service with jobs of which none was ever started, for tests that start none."""
+    log = {"level": "error", "requests": False}
+    with running(make_configuration(plugins=PLUGINS, db={"url": module_database}, log=log), FixedClock()) as started:
+        yield started
+
+
+def start(client: Client, name: str, **parameters: Any) -> Answer:
+    """Start a job over REST."""
+    return client.post(JOBS, json={"name": name, "parameters": parameters})
+
+
+def started(client: Client, label: str) -> int:
+    """Start a job that must be new; return its id."""
+    answer = start(client, "sample.add", numbers=[1], label=label)
+    assert answer.status == 202, answer.content
+    return int(answer.json()["data"]["id"])
+
+
+def data_of(client: Client, path: str = "") -> Any:
+    """Return the data of an answer that must be a success."""
+    answer = client.get(JOBS + path)
+    assert answer.status == 200, answer.content
+    return answer.json()["data"]
+
+
+def ids(page: Any) -> list[int]:
+    """Return the ids on a page."""
+    return [each["id"] for each in page["results"]]
+
+
+def linked(client: Client, url: str) -> Any:
+    """Return the page that a link leads to."""
+    return data_of(client, url.partition(JOBS)[2])
+
+
+def test_a_start_answers_202_with_the_place_of_the_job(client: Client) -> None:
+    answer = start(client, "sample.add", numbers=[1, 2], label="a")
+
+    data = answer.json()["data"]
+    assert (answer.status, answer.headers["location"]) == (202, f"{JOBS}{data['id']}/")
+    assert client.get(answer.headers["location"]).json()["data"]["parameters"] == data["parameters"]
+    assert (data["state"], data["parameters"]) == ("waiting", {"numbers": [1, 2], "scale": 1.0, "label": "a"})
+
+
+def test_a_job_that_waits_already_comes_back_with_200(client: Client) -> None:
+    first = started(client, "a")
+
+    # The same id of the request does not make it the same start.
+    again = client.post(JOBS, json={"name": "sample.add", "parameters": {"numbers": [1], "label": "a"}})
+
+    assert (again.status, again.json()["data"]["id"], again.headers["location"]) == (200, first, f"{JOBS}{first}/")
+
+
+def test_one_that_waits_with_other_parameters_is_a_conflict(client: Client) -> None:
+    first = started(client, "a")
+
+    answer = start(client, "sample.add", numbers=[2], label="a")
+
+    assert (answer.status, str(first) in answer.json()["error"]) == (409, True)
+
+
+def test_the_job_carries_the_id_of_the_request_that_started_it(client: Client) -> None:
+    body = {"name": "sample.fail", "parameters": {}}
+
+    data = client.post(JOBS, json=body, headers={"X-Request-ID": "from-here"}).json()["data"]
+
+    assert data["request_id"] == "from-here"
+
+
+def test_wrong_parameters_are_all_named_and_nothing_is_started(unchanged: Client) -> None:
+    answer = start(unchanged, "sample.add", numbers="1", scale="big", colour="red")
+
+    assert (answer.status, sorted(answer.json()["errors"])) == (400, ["colour", "numbers", "scale"])
+    assert ids(data_of(unchanged)) == []
+
+
+def test_an_unknown_job_is_a_404_that_lists_the_known_ones(unchanged: Client) -> None:
+    answer = start(unchanged, "sample.nothing")
+
+    assert (answer.status, answer.json()["error"]) == (404, "Unknown job 'sample.nothing'.")
+    assert answer.json()["available_jobs"] == ["sample.add", "sample.fail", "sample.walk"]
+
+
+@pytest.mark.parametrize("body", [{}, {"name": 7}, {"name": "sample.fail", "parameter": {}}, {"name": "a\x00b"}])
+def test_a_body_that_does_not_fit_is_the_client_s_fault(unchanged: Client, body: dict[str, Any]) -> None:
+    assert unchanged.post(JOBS, json=body).status in {400, 404}
+
+
+def test_a_null_character_in_a_parameter_of_the_lock_does_no_harm(client: Client) -> None:
+    assert start(client, "sample.add", numbers=[1], label="a\x00b").status == 202
+
+
+def test_one_job_is_shown_with_result_and_log(client: Client) -> None:
+    job_id = client.service.shared.jobs.run_here("sample.add", {"numbers": [1, 2], "scale": 2}, request_id="r").id
+
+    data = data_of(client, f"{job_id}/")
+
+    assert (data["state"], data["result"], data["request_id"]) == ("succeeded", 6.0, "r")
+    assert data["progress"] == {"done": 2.0, "total": 2.0, "message": "number 2"}
+    assert [(line["event"], line["fields"]) for line in data["log"]] == [("added", {"numbers": 2, "label": ""})]
+
+
+def test_the_log_can_begin_after_a_line(client: Client) -> None:
+    job_id = client.service.shared.jobs.run_here("sample.fail").id
+    first, second = data_of(client, f"{job_id}/")["log"]
+
+    assert data_of(client, f"{job_id}/?log={first['id']}")["log"] == [second]
+    assert data_of(client, f"{job_id}/?log={second['id']}")["log"] == []
+
+
+@pytest.mark.parametrize("path", ["99/", "soon/", "0/", "99999999999999999999/", "99/events/", "99/cancel/"])
+def test_what_is_not_there_is_a_404(unchanged: Client, path: str) -> None:
+    method = "POST" if path.endswith("cancel/") else "GET"
+
+    assert unchanged.request(method, JOBS + path).status == 404
+
+
+def test_jobs_are_listed_newest_first(client: Client) -> None:
+    made = [started(client, label) for label in "abc"]
+
+    page = data_of(client)
+
+    assert (ids(page), page["next"], page["previous"]) == (made[::-1], None, None)
+
+
+def test_pages_lead_through_the_list_and_back(client: Client) -> None:
+    made = [started(client, label) for label in "abcde"][::-1]
+
+    first = data_of(client, "?page_size=2")
+    second = linked(client, first["next"])
+    third = linked(client, second["next"])
+
+    assert [ids(first), ids(second), ids(third)] == [made[:2], made[2:4], made[4:]]
+    assert (first["previous"], third["next"]) == (None, None)
+    back = linked(client, third["previous"])
+    assert (ids(back), ids(linked(client, back["previous"])), linked(client, back["previous"])["previous"]) == (
+        made[2:4],
+        made[:2],
+        None,
+    )
+
+
+def test_a_new_job_does_not_shift_the_next_page(client: Client) -> None:
+    made = [started(client, label) for label in "abc"][::-1]
+    first = data_of(client, "?page_size=2")
+
+    started(client, "d")
+
+    assert ids(linked(client, first["next"])) == made[2:]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("?name=sample.fail", ["sample.fail"]),
+        ("?state=succeeded", ["sample.add"]),
+        ("?state=failed&name=sample.fail", ["sample.fail"]),
+        ("?state=failed&name=sample.add", []),
+        ("?name=nothing", []),
+    ],
+)
+def test_the_list_can_be_filtered(client: Client, query: str, expected: list[str]) -> None:
+    client.service.shared.jobs.run_here("sample.add", {"numbers": []})
+    client.service.shared.jobs.run_here("sample.fail")
+
+    assert [each["name"] for each in data_of(client, query)["results"]] == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("?state=asleep", "state"),
+        ("?page_size=0", "page_size"),
+        ("?page_size=1001", "page_size"),
+        ("?cursor=none", "cursor"),
+        ("?cursor=WyJpZCIsWzFdXQ", "cursor"),
+        ("?cursor=WyItaWQiLFsieCJdXQ", "cursor"),
+        ("?page=2", "page"),
+        ("?name=%00", "name"),
+    ],
+)
+def test_a_wrong_parameter_of_the_list_is_named(unchanged: Client, query: str, named: str) -> None:
+    answer = unchanged.get(JOBS + query)
+
+    assert (answer.status, list(answer.json()["errors"])) == (400, [named])
+
+
+def test_a_waiting_job_is_cancelled_at_once(client: Client) -> None:
+    job_id = started(client, "a")
+
+    answer = client.post(f"{JOBS}{job_id}/cancel/")
+
+    assert (answer.status, answer.json()["data"]["state"]) == (200, "cancelled")
+
+
+def test_a_finished_job_cannot_be_cancelled(client: Client) -> None:
+    job_id = client.service.shared.jobs.run_here("sample.add", {"numbers": []}).id
+
+    answer = client.post(f"{JOBS}{job_id}/cancel/")
+
+    assert (answer.status, "succeeded" in answer.json()["error"]) == (409, True)
+
+
+def test_the_catalog_says_what_can_be_started_and_when_it_is_due(client: Client) -> None:
+    client.service.shared.jobs.run_here("sample.fail")
+
+    found = {each["name"]: each for each in data_of(client, "catalog/")}
+
+    assert list(found) == ["sample.add", "sample.fail", "sample.walk"]
+    scheduled, on_demand = found["sample.fail"], found["sample.walk"]
+    assert (scheduled["schedule"], scheduled["plugin"]) == ("30 4 * * *", "sample_jobs")
+    assert datetime.fromisoformat(scheduled["next_due"]) == datetime(2026, 11, 22, 4, 30, tzinfo=UTC)
+    assert (scheduled["last_run"]["state"], scheduled["parameters"]) == ("failed", None)
+    assert [on_demand[name] for name in ("schedule", "next_due", "last_run")] == [None, None, None]
+    assert (on_demand["lock"], on_demand["timeout_s"], on_demand["retries"]) == ("sample.walk-{folder}", 120, 2)
+
+
+def test_the_catalog_has_the_json_schema_of_parameters(unchanged: Client) -> None:
+    (schema,) = [each["parameters"] for each in data_of(unchanged, "catalog/") if each["name"] == "sample.add"]
+
+    definition = schema["$defs"]["Sum"]
+    assert (definition["required"], definition["properties"]["scale"]) == (
+        ["numbers"],
+        {"type": "number", "default": 1.0},
+    )
+
+
+def test_the_catalog_shows_the_schedule_of_the_configuration(serve: Serve) -> None:
+    client = serve(plugins=PLUGINS, clock=FixedClock(), jobs={"schedules": {"sample.fail": "every 2h"}})
+
+    (found,) = [each for each in data_of(client, "catalog/") if each["schedule"] is not None]
+
+    assert (found["name"], found["schedule"]) == ("sample.fail", "every 2h")
+    assert datetime.fromisoformat(found["next_due"]) == NOW + timedelta(hours=2)
+
+
+def test_reading_is_for_readers_and_steering_for_writers(unchanged: Client) -> None:
+    routes = [mounted.route for mounted in unchanged.service.shared.inventory.routes]
+    policies = {(route.method, route.policy) for route in routes if route.path.startswith(JOBS)}
+
+    assert policies == {("GET", "read"), ("POST", "write")}
+
+
+def test_stats_count_jobs_and_say_how_long_the_oldest_waits(client: Client) -> None:
+    jobs = client.service.shared.jobs
+    jobs.run_here("sample.fail")
+    jobs.run_here("sample.add", {"numbers": []})
+    started(client, "a")
+
+    figures = client.get("/stats/").json()["jobs"]
+
+    assert (figures["waiting_count"], figures["running_count"], figures["failed_last_day_count"]) == (1, 0, 1)
+    assert 0 < figures["oldest_waiting_s"] < 60
+
+
+def test_stats_go_without_jobs_while_the_database_is_away(serve: Serve, database: str) -> None:
+    client = serve(plugins=PLUGINS, db={"pool_timeout_s": 0.2, "connect_timeout_s": 1})
+
+    with outage(database):
+        assert client.get("/stats/").json()["jobs"] is None
