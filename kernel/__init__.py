@@ -29,7 +29,7 @@ from kernel.errors import (
 from kernel.fields import parse_time
 from kernel.hookspecs import hookimpl
 from kernel.http.bodies import RawBody, StreamBody, require_json
-from kernel.http.envelopes import Envelope, Listing, envelope, listing
+from kernel.http.envelopes import Envelope, Listing, Single, envelope, listing, single
 from kernel.http.health import CheckResult
 from kernel.http.pages import Cursor, Page, decode_cursor, encode_cursor, link, numbered
 from kernel.http.request import Request
@@ -98,6 +98,7 @@ __all__ = [
     "RunStopped",
     "Secret",
     "Services",
+    "Single",
     "Snapshot",
     "Stream",
     "StreamBody",
@@ -123,6 +124,7 @@ __all__ = [
     "progress",
     "read_as_of",
     "require_json",
+    "single",
     "summarize_application",
     "summarize_dataset",
     "summarize_jobs",

@@ -45,6 +45,18 @@ class Listing(msgspec.Struct, Generic[T], frozen=True):
     meta: dict[str, Any]
 
 
+class Single(msgspec.Struct, Generic[T], frozen=True):
+    """One thing that an application sees.
+
+    Args:
+        data: The thing.
+        meta: ``application``, ``endpoint``, ``total_items``, which is 1, and what else there is to say.
+    """
+
+    data: T
+    meta: dict[str, Any]
+
+
 def listing(request: Request, application: Application | None, items: Sequence[T], **meta: Any) -> Listing[T]:
     """Put items into the envelope of routes per application.
 
@@ -54,5 +66,20 @@ def listing(request: Request, application: Application | None, items: Sequence[T
         items: All of them.
         meta: Further members.
     """
-    about = {"application": slug_of(application), "endpoint": request.path_as_sent, "total_items": len(items)}
-    return Listing(items, {**about, **meta})
+    return Listing(items, _about(request, application, len(items)) | meta)
+
+
+def single(request: Request, application: Application | None, item: T, **meta: Any) -> Single[T]:
+    """Put one thing into the envelope of routes per application.
+
+    Args:
+        request: Whose path ``meta.endpoint`` is.
+        application: Whose view it is; None is everybody's.
+        item: The thing.
+        meta: Further members.
+    """
+    return Single(item, _about(request, application, 1) | meta)
+
+
+def _about(request: Request, application: Application | None, count: int) -> dict[str, Any]:
+    return {"application": slug_of(application), "endpoint": request.path_as_sent, "total_items": count}

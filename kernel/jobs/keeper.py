@@ -76,6 +76,8 @@ class Keeper:
         if current is None:
             return
         claim, run = current
+        # What came too soon after another would not be seen before the next, which may be long in coming.
+        run.write_progress()
         valid, cancelled = self._store.read_wish(claim)
         if self._current is not current:
             return

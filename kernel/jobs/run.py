@@ -45,6 +45,7 @@ class Run:
         self._stop: StopReason | None = None
         self._used = False
         self._lock = threading.Lock()
+        self._written: Progress | None = None
         self._written_at = 0.0
         self._timeout_s = job.timeout_s
         self._deadline = None if job.soft_timeout_s is None else time.monotonic() + job.soft_timeout_s
@@ -62,17 +63,22 @@ class Run:
         """
         self.check()
         self.latest = Progress(done, total, message)
-        with self._lock:
-            now = time.monotonic()
-            due = now - self._written_at >= _PROGRESS_INTERVAL_S
-            if due:
-                self._written_at = now
-        if due:
-            if not self._store.write_progress(self._claim, self.latest):
-                self.stop("taken over")
-                self.check()
+        if time.monotonic() - self._written_at >= _PROGRESS_INTERVAL_S and self.write_progress():
+            self.check()
             if self.on_progress is not None:
                 self.on_progress(self.latest)
+
+    def write_progress(self) -> bool:
+        """Store the latest progress unless it is stored; tell whether there was something to store."""
+        with self._lock:
+            latest = self.latest
+            if latest is None or latest is self._written:
+                return False
+            self._written_at = time.monotonic()
+            if not self._store.write_progress(self._claim, latest):
+                self.stop("taken over")
+            self._written = latest
+            return True
 
     def check(self) -> None:
         """Stop here if this run has to.

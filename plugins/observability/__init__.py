@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from kernel import Command, Route, Services, hookimpl
+from plugins.observability.analytics.public import PublicAnalytics
 from plugins.observability.analytics.routes import AnalyticsRoutes
 from plugins.observability.commands import make_commands
 from plugins.observability.ledger_view import LedgerView
@@ -16,6 +17,7 @@ from plugins.observability.parts import make_parts
 from plugins.observability.routes import RequestLogs
 from plugins.observability.seed import make_seed_command
 from plugins.observability.settings import ObservabilitySettings
+from plugins.observability.traces import Traces
 
 
 @hookimpl
@@ -30,9 +32,11 @@ def register_routes(services: Services) -> Iterable[Route]:
     parts = services.once(make_parts)
     listing = Listing(parts.store, services.kernel.http.page_size, services.kernel.http.page_size_max)
     requests = RequestLogs(parts.store, listing, parts.ingest, services.clock.now)
-    analytics = AnalyticsRoutes(parts.analytics)
+    analytics = AnalyticsRoutes(parts.analytics, parts.timeseries)
+    public = PublicAnalytics(parts.analytics, parts.timeseries)
     ledger = LedgerView(parts.ledger, services.clock.now)
-    return [*requests.routes(), *analytics.routes(), *ledger.routes()]
+    traces = Traces(parts.store)
+    return [*requests.routes(), *traces.routes(), *analytics.routes(), *public.routes(), *ledger.routes()]
 
 
 @hookimpl

@@ -10,10 +10,12 @@ import msgspec
 from kernel import Cache, Services
 from plugins.observability.analytics.answers import Analytics
 from plugins.observability.analytics.reading import Reader
+from plugins.observability.analytics.timeseries import Timeseries
 from plugins.observability.ingest.batch import Ingest
 from plugins.observability.ingest.ledger import Ledger
 from plugins.observability.ingest.writing import EventWriter
 from plugins.observability.partitions import Partitions
+from plugins.observability.retention.horizon import Horizon
 from plugins.observability.rollups.refresh import Rollups
 from plugins.observability.series import SeriesDictionary, SeriesKey
 from plugins.observability.settings import ObservabilitySettings
@@ -29,6 +31,7 @@ class Parts(msgspec.Struct, frozen=True):
     ingest: Ingest
     ledger: Ledger
     analytics: Analytics
+    timeseries: Timeseries
     rollups: Rollups
     batch_size: int
     templates: Templates
@@ -44,16 +47,18 @@ def make_parts(services: Services) -> Parts:
     templates = Templates(settings.templates)
     sent = templates if settings.template_ingest else None
     partitions = Partitions(services.db)
-    writer = EventWriter(services.db, series, partitions)
+    horizon = Horizon(settings.limits, services.clock.now)
+    writer = EventWriter(services.db, series, partitions, horizon)
     services.offer_figures(writer.figures)
+    reader = Reader(services.db)
+    analytics = Analytics(reader, services.clock.now, lambda slug: services.applications.find(slug).services)
     return Parts(
-        store=EventStore(services.db, series, partitions, sent),
+        store=EventStore(services.db, series, partitions, horizon, sent),
         writer=writer,
         ingest=Ingest(settings, writer, services.clock.now, sent),
         ledger=Ledger(services.db),
-        analytics=Analytics(
-            Reader(services.db), services.clock.now, lambda slug: services.applications.find(slug).services
-        ),
+        analytics=analytics,
+        timeseries=Timeseries(analytics, reader, services.clock.now),
         rollups=Rollups(services.db),
         batch_size=settings.ingest_batch_size,
         templates=templates,

@@ -115,8 +115,11 @@ ON CONFLICT (id) DO UPDATE SET time = excluded.time
 DELETE FROM observability.event_moved WHERE id = %(id)s
 
 -- name: touch_hours
-INSERT INTO observability.rollup_touched (hour)
-SELECT DISTINCT date_trunc('hour', time, 'UTC') FROM unnest(%(times)s::timestamptz[]) AS time
+WITH touched AS (
+    INSERT INTO observability.rollup_touched (hour)
+    SELECT DISTINCT date_trunc('hour', time, 'UTC') FROM unnest(%(times)s::timestamptz[]) AS time
+)
+SELECT from_time FROM observability.retention WHERE level = 'raw' AND from_time > ANY(%(times)s::timestamptz[])
 
 -- name: any_event
 SELECT EXISTS (SELECT FROM observability.event)
@@ -128,6 +131,14 @@ JOIN observability.series AS s ON s.id = e.series
 WHERE {where}
 ORDER BY {order}
 LIMIT %(limit)s OFFSET %(offset)s
+
+-- name: list_trace
+SELECT e.id, e.time, s.service, s.endpoint, s.method, e.status_code, e.latency_ms, e.trace_id, e.user_ref, e.tags::text
+FROM observability.event AS e
+JOIN observability.series AS s ON s.id = e.series
+WHERE e.trace_id = %(trace_id)s AND s.account = %(account)s
+ORDER BY e.time, e.id
+LIMIT %(limit)s
 
 -- name: count_events
 SELECT count(*) FROM observability.event AS e WHERE {where}
@@ -191,12 +202,16 @@ s.endpoint COLLATE "C"
 s.method COLLATE "C"
 
 -- name: append_ledger
--- With the hours whose rollups must be computed anew, in one statement: a round trip costs as much as its rows.
+-- With the hours whose rollups must be computed anew, in one statement: a round trip costs as much as its rows. Returns
+-- from when on there are events, if some of these are older. Whoever removes events waits for all who write some: so
+-- this sees what was removed before they were written, and nothing can be removed between this and the commit.
 WITH touched AS (
     INSERT INTO observability.rollup_touched (hour) SELECT unnest(%(hours)s::timestamptz[])
+), entry AS (
+    INSERT INTO observability.ingest_ledger (account, key, received, stored, duplicate, rejected, capped, reasons)
+    VALUES (%(account)s, %(key)s, %(received)s, %(stored)s, %(duplicate)s, %(rejected)s, %(capped)s, %(reasons)s::jsonb)
 )
-INSERT INTO observability.ingest_ledger (account, key, received, stored, duplicate, rejected, capped, reasons)
-VALUES (%(account)s, %(key)s, %(received)s, %(stored)s, %(duplicate)s, %(rejected)s, %(capped)s, %(reasons)s::jsonb)
+SELECT from_time FROM observability.retention WHERE level = 'raw' AND from_time > ANY(%(hours)s::timestamptz[])
 
 -- name: sum_ledger
 SELECT coalesce(sum(received), 0), coalesce(sum(stored), 0), coalesce(sum(duplicate), 0), coalesce(sum(rejected), 0),

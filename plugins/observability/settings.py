@@ -8,11 +8,15 @@ import msgspec
 
 from kernel import Table, env
 from plugins.observability.model import INT32_MAX
+from plugins.observability.retention.limits import Limits
 from plugins.observability.templates import DEFAULT_TEMPLATES, Templates
+
+# A hundred years: more than there can be, and no overflow of dates.
+DAYS_MAX = 36_500
 
 
 class ObservabilitySettings(Table, frozen=True):
-    """Limits of ingest, rules for endpoints, and whether the service logs its own requests."""
+    """Limits of ingest, rules for endpoints, how long what is kept, and whether the service logs its own requests."""
 
     ingest_batch_size: Annotated[int, env("APM_INGEST_BATCH_SIZE"), msgspec.Meta(ge=1)] = 10_000
     ingest_max_events: Annotated[int, env("APM_INGEST_MAX_EVENTS"), msgspec.Meta(ge=1)] = 100_000
@@ -23,9 +27,20 @@ class ObservabilitySettings(Table, frozen=True):
     templates: dict[str, str] = msgspec.field(default_factory=lambda: dict(DEFAULT_TEMPLATES))
     template_imports: bool = True
     template_ingest: bool = False
+    running_hour_wait_s: Annotated[float, msgspec.Meta(ge=0)] = 300.0
+    raw_days: Annotated[int, msgspec.Meta(ge=0, le=DAYS_MAX)] = 0
+    hourly_days: Annotated[int, msgspec.Meta(ge=0, le=DAYS_MAX)] = 0
+    daily_days: Annotated[int, msgspec.Meta(ge=0, le=DAYS_MAX)] = 0
+    ledger_days: Annotated[int, msgspec.Meta(ge=0, le=DAYS_MAX)] = 7
 
     def __post_init__(self) -> None:
         try:
             Templates(self.templates)
         except ValueError as ex:
             raise ValueError(f"templates: {ex}") from ex
+        _ = self.limits
+
+    @property
+    def limits(self) -> Limits:
+        """How long events and rollups are kept."""
+        return Limits(self.raw_days, self.hourly_days, self.daily_days)

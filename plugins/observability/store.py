@@ -20,6 +20,7 @@ from plugins.observability.ingest.rows import unix_us
 from plugins.observability.model import Event, ListQuery
 from plugins.observability.partitions import DAY_US, Partitions
 from plugins.observability.queries import QUERIES
+from plugins.observability.retention.horizon import Horizon, TooOldError, refuse_old
 from plugins.observability.series import LOCAL_ACCOUNT, SeriesDictionary
 from plugins.observability.templates import Templates
 
@@ -34,13 +35,20 @@ class EventStore:
         db: The database.
         series: Numbers for texts.
         partitions: Makes room for new days.
+        horizon: From when on events are kept.
         templates: Applied to endpoints; None leaves them as they were sent.
     """
 
     def __init__(
-        self, db: Database, series: SeriesDictionary, partitions: Partitions, templates: Templates | None = None
+        self,
+        db: Database,
+        series: SeriesDictionary,
+        partitions: Partitions,
+        horizon: Horizon,
+        templates: Templates | None = None,
     ) -> None:
         self._db = db
+        self._horizon = horizon
         self._series = series
         self._partitions = partitions
         self._templates = templates
@@ -70,11 +78,14 @@ class EventStore:
 
         Raises:
             NotFoundError: There is none of that id.
-            InvalidError: The database cannot store its tags.
+            InvalidError: The database cannot store its tags, or events of its new time are not kept.
             ConflictError: Others edit it faster than this call can.
         """
         for _ in range(EDIT_TRIES):
             before = self.find(event_id, account)
+            since = self._horizon.since
+            if since is not None and changes.get("time", since) < since and changes["time"] != before.time:
+                raise TooOldError(since)
             # Before the transaction: this may need a connection of its own.
             after, number = self._number(msgspec.structs.replace(before, **changes), account)
             write = partial(self._write_edit, before, after, number, account)
@@ -152,6 +163,12 @@ class EventStore:
         with self._db.connection() as connection:
             rows = connection.execute(query, {**conditions.values, "limit": limit, "offset": offset}).fetchall()
         return [_event(row) for row in rows]
+
+    def trace(self, trace_id: str, limit: int, account: int = LOCAL_ACCOUNT) -> list[Event]:
+        """Return the events of a trace, in order of time."""
+        values = {"trace_id": trace_id, "account": account, "limit": limit}
+        with self._db.connection() as connection:
+            return [_event(row) for row in connection.execute(QUERIES["list_trace"], values)]
 
     def count(self, conditions: Conditions) -> int:
         """Count the events that meet some conditions."""
@@ -248,4 +265,4 @@ def _no_event(event_id: UUID) -> NotFoundError:
 
 def _touch(connection: Connected, *events: Event) -> None:
     """Say that the rollups of these events' hours must be computed anew."""
-    connection.execute(QUERIES["touch_hours"], {"times": [event.time for event in events]})
+    refuse_old(connection.execute(QUERIES["touch_hours"], {"times": [event.time for event in events]}).fetchone())

@@ -51,7 +51,7 @@ class Analytics:
     def kpis(self, query: KpiQuery) -> Kpis:
         """Return totals and percentiles over a window."""
         window = read_window(query.start, query.end, self._now(), DAY)
-        with self._reader.moment(self._scope(query, query.method)) as moment:
+        with self._reader.moment(self.scope(query, query.method)) as moment:
             plan = moment.plan(window, _coarsest(query, window))
             totals = moment.totals(plan, query.error_from)
             wanted = (P95, *query.percentiles)
@@ -66,13 +66,13 @@ class Analytics:
                 source=plan.source,
                 fresh_until=moment.fresh_until(self._now()),
                 percentiles=tuple(others),
-                covered=_covered(plan, window),
+                covered=covered_beyond(plan, window),
             )
 
     def top_endpoints(self, query: TopQuery) -> tuple[Sequence[EndpointRow], Source]:
         """Return endpoints, ranked, and the coarsest level that was read."""
         window = read_window(query.start, query.end, self._now(), DAY)
-        with self._reader.moment(self._scope(query, query.method)) as moment:
+        with self._reader.moment(self.scope(query, query.method)) as moment:
             by_p95 = query.sort_by == "p95_latency_ms"
             coarsest: Level = "raw" if by_p95 and not query.approx else _coarsest(query, window)
             plan = moment.plan(window, coarsest)
@@ -105,7 +105,7 @@ class Analytics:
     ) -> tuple[Mapping[tuple[datetime, str, str], Totals], Mapping[tuple[Any, ...], float | None], Source]:
         window = read_window(query.start, query.end, self._now(), length)
         p95: Mapping[tuple[Any, ...], float | None] = {}
-        with self._reader.moment(self._scope(query, None)) as moment:
+        with self._reader.moment(self.scope(query, None)) as moment:
             plan = moment.plan(window, unit)
             rows = moment.totals_by_bucket(plan, unit, DEFAULT_ERROR_FROM, query.limit)
             if with_p95 and rows:
@@ -114,7 +114,12 @@ class Analytics:
                 p95 = _p95_by_bucket(moment, shown, unit, approx=query.approx)
         return rows, p95, plan.source
 
-    def _scope(self, query: WindowQuery, method: str | None) -> Scope:
+    def scope(self, query: WindowQuery, method: str | None) -> Scope:
+        """Return which series a question is about.
+
+        Raises:
+            NotFoundError: There is no such application.
+        """
         services = None
         if query.application is not None:
             services = tuple(service.lower() for service in self._services_of(query.application))
@@ -129,7 +134,8 @@ def _coarsest(query: TotalsQuery, window: Span) -> Level:
     return "hour" if query.granularity == "hourly" else "day"
 
 
-def _covered(plan: Plan, window: Span) -> Covered | None:
+def covered_beyond(plan: Plan, window: Span) -> Covered | None:
+    """Return what is really read, where that is more than was asked for."""
     covered = plan.covered
     if covered is None or (window.start <= covered.start and covered.end <= window.end):
         return None

@@ -47,16 +47,16 @@ SELECT {at} AS at, series, observability.latency_bin(latency_ms) AS bin, count(*
 FROM observability.event WHERE time >= {start} AND time < {end} AND {scope} GROUP BY 1, 2, 3
 
 -- name: bins_coarse_day
-SELECT bin, hits
+SELECT bucket AS at, bin, hits
 FROM observability.coarse_day WHERE bucket >= {start} AND bucket < {end} AND {scope}
 
 -- name: bins_coarse_hour
-SELECT bin, hits
+SELECT bucket AS at, bin, hits
 FROM observability.coarse_hour WHERE bucket >= {start} AND bucket < {end} AND {scope}
 
 -- name: bins_coarse_raw
-SELECT observability.latency_bin(latency_ms) AS bin, count(*) AS hits
-FROM observability.event WHERE time >= {start} AND time < {end} AND {scope} GROUP BY 1
+SELECT {at} AS at, observability.latency_bin(latency_ms) AS bin, count(*) AS hits
+FROM observability.event WHERE time >= {start} AND time < {end} AND {scope} GROUP BY 1, 2
 
 -- name: totals
 SELECT coalesce(sum(hits), 0)::bigint, coalesce(sum(hits) FILTER (WHERE status_code >= %(error_from)s), 0)::bigint,
@@ -108,3 +108,24 @@ SELECT date_trunc({unit}, at, 'UTC'), service, endpoint,
        percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_ms)
 FROM ({latencies}) AS event JOIN observability.series ON id = series
 GROUP BY 1, service, endpoint
+
+-- name: step_of_event
+date_bin(%(step)s, time, timestamptz '2000-01-01 00:00Z')
+
+-- name: totals_by_step
+SELECT date_bin(%(step)s, at, timestamptz '2000-01-01 00:00Z'), sum(hits)::bigint,
+       coalesce(sum(hits) FILTER (WHERE status_code >= %(error_from)s), 0)::bigint,
+       sum(latency_sum_ms)::bigint, max(latency_max_ms)
+FROM ({cells}) AS cell
+GROUP BY 1
+
+-- name: histogram_by_step
+SELECT date_bin(%(step)s, at, timestamptz '2000-01-01 00:00Z'), bin, sum(hits)::bigint
+FROM ({bins}) AS cell
+GROUP BY 1, bin
+
+-- name: percentiles_by_step
+SELECT date_bin(%(step)s, at, timestamptz '2000-01-01 00:00Z'),
+       percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_ms)
+FROM ({latencies}) AS event
+GROUP BY 1

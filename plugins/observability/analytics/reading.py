@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import msgspec
@@ -19,6 +19,8 @@ QUERIES = load_queries(__package__)
 Unit = Literal["hour", "day"]
 # Of an event, what it is counted under: events need no finer place than the bucket they are asked for.
 _HOUR_OF_EVENT = sql.SQL("date_trunc('hour', time, 'UTC')")
+_STEP_OF_EVENT = sql.SQL(QUERIES["step_of_event"])
+_ANY_TIME = sql.SQL("NULL::timestamptz")
 
 
 class Scope(msgspec.Struct, frozen=True):
@@ -123,8 +125,25 @@ class Moment:
         rows = self._run("percentiles_by_bucket", plan, "latencies", unit=unit, fractions=fractions)
         return {tuple(key): values[0] for *key, values in rows}
 
+    def totals_by_step(self, plan: Plan, step: timedelta, error_from: int) -> dict[datetime, Totals]:
+        """Sum up each step of time that has hits."""
+        rows = self._run("totals_by_step", plan, "cells", step=step, error_from=error_from)
+        return {start: Totals(*sums) for start, *sums in rows}
+
+    def histogram_by_step(self, plan: Plan, step: timedelta) -> dict[tuple[Any, ...], dict[int, int]]:
+        """Return hits by bin of each step of time, from the coarser level where that will do."""
+        kind = "bins_coarse" if self._scope.endpoint is None else "bins"
+        return _nested(self._run("histogram_by_step", plan, kind, step=step))
+
+    def percentiles_by_step(
+        self, plan: Plan, step: timedelta, percentiles: Sequence[float]
+    ) -> dict[datetime, Sequence[float]]:
+        """Compute percentiles of each step of time from the events, exactly. The plan has nothing but events."""
+        return dict(self._run("percentiles_by_step", plan, "latencies", step=step, fractions=_fractions(percentiles)))
+
     def _run(self, name: str, plan: Plan, kind: str, **values: Any) -> Sequence[Any]:
-        parts, bounds = self._parts(plan, kind)
+        at = _STEP_OF_EVENT if "step" in values else _HOUR_OF_EVENT if "unit" in values else _ANY_TIME
+        parts, bounds = self._parts(plan, kind, at)
         if not parts:
             return []
         place = "latencies" if kind == "latencies" else kind.partition("_")[0]
@@ -134,7 +153,7 @@ class Moment:
         query = sql.SQL(QUERIES[name]).format(**filled)
         return self._connection.execute(query, {**self._values, **values, **bounds}).fetchall()
 
-    def _parts(self, plan: Plan, kind: str) -> tuple[list[sql.Composable], dict[str, datetime]]:
+    def _parts(self, plan: Plan, kind: str, at: sql.Composable) -> tuple[list[sql.Composable], dict[str, datetime]]:
         # One part a span, each with bounds of its own, so that the server reads no partition in vain.
         parts: list[sql.Composable] = []
         bounds: dict[str, datetime] = {}
@@ -146,7 +165,7 @@ class Moment:
                 condition = sql.SQL(QUERIES["of_coarse"]) if is_coarse else self._condition
                 parts.append(
                     sql.SQL(QUERIES[f"{kind}_{level}"]).format(
-                        start=sql.Placeholder(start), end=sql.Placeholder(end), scope=condition, at=_HOUR_OF_EVENT
+                        start=sql.Placeholder(start), end=sql.Placeholder(end), scope=condition, at=at
                     )
                 )
         return parts, bounds

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from kernel import Handler, Reply, Route
 from plugins.observability.analytics.answers import Analytics
 from plugins.observability.analytics.model import BucketsQuery, DayRow, EndpointRow, HourRow, KpiQuery, Kpis, TopQuery
+from plugins.observability.analytics.timeseries import Timeseries, TimeseriesAnswer, TimeseriesQuery
 from plugins.observability.routes import ROOTS
 
 
@@ -15,10 +16,12 @@ class AnalyticsRoutes:
 
     Args:
         analytics: Answers.
+        timeseries: Answers step by step.
     """
 
-    def __init__(self, analytics: Analytics) -> None:
+    def __init__(self, analytics: Analytics, timeseries: Timeseries) -> None:
         self._analytics = analytics
+        self._timeseries = timeseries
 
     def hourly(self, query: BucketsQuery) -> Reply[Sequence[HourRow]]:
         """Requests by hour, service and endpoint; the newest first."""
@@ -39,6 +42,10 @@ class AnalyticsRoutes:
         rows, source = self._analytics.top_endpoints(query)
         return Reply(rows, headers={"X-Source": source})
 
+    def timeseries(self, query: TimeseriesQuery) -> TimeseriesAnswer:
+        """Hits, errors and latencies over a window, step by step."""
+        return self._timeseries.answer(query)
+
     def routes(self) -> list[Route]:
         """Return the routes, under both roots."""
 
@@ -50,5 +57,6 @@ class AnalyticsRoutes:
             route("hourly", self.hourly, "requests by hour"),
             route("daily", self.daily, "requests by day"),
             route("kpis", self.kpis, "hits, errors and latencies of the last day"),
+            route("timeseries", self.timeseries, "hits, errors and latencies, hour by hour"),
             route("top-endpoints", self.top_endpoints, "endpoints, the busiest first"),
         ]

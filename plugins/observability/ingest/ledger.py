@@ -17,6 +17,7 @@ from psycopg import Connection
 from kernel import Database
 from plugins.observability.model import ItemError
 from plugins.observability.queries import QUERIES
+from plugins.observability.retention.horizon import refuse_old
 from plugins.observability.series import LOCAL_ACCOUNT
 
 LOCAL_KEY = "local"
@@ -125,10 +126,13 @@ def append(
         key: Of its sender.
         account: Of its sender.
         hours: In which the batch has events; their rollups must be computed anew.
+
+    Raises:
+        TooOldError: There are no events any more in some of the hours.
     """
     values = {name: getattr(entry, name) for name in entry.__struct_fields__}
     values |= {"reasons": msgspec.json.encode(entry.reasons).decode(), "key": key, "account": account}
-    connection.execute(QUERIES["append_ledger"], {**values, "hours": list(hours)})
+    refuse_old(connection.execute(QUERIES["append_ledger"], {**values, "hours": list(hours)}).fetchone())
 
 
 class Ledger:

@@ -72,6 +72,11 @@ class Prepared(msgspec.Struct):
             or (nameless and key in nameless)
         ]
 
+    def before(self, since: datetime) -> list[int]:
+        """Return the places of events that are older than a time."""
+        since_us = unix_us(since)
+        return [at for at, time_us in enumerate(self.times_us) if time_us < since_us]
+
     def without(self, wrong: Collection[int]) -> Prepared:
         """Return the events at the other places."""
         good = sorted(set(range(len(self.events))).difference(wrong))

@@ -26,6 +26,7 @@ from plugins.observability.ingest.validation import utc
 from plugins.observability.model import ItemError, Messages
 from plugins.observability.partitions import Partitions
 from plugins.observability.queries import QUERIES
+from plugins.observability.retention.horizon import Horizon, TooOldError, too_old
 from plugins.observability.series import SeriesDictionary
 from plugins.observability.templates import Templates
 
@@ -90,10 +91,12 @@ class EventWriter:
         db: The database.
         series: Numbers for texts.
         partitions: Makes room for new days.
+        horizon: From when on events are kept.
     """
 
-    def __init__(self, db: Database, series: SeriesDictionary, partitions: Partitions) -> None:
+    def __init__(self, db: Database, series: SeriesDictionary, partitions: Partitions, horizon: Horizon) -> None:
         self._db = db
+        self._horizon = horizon
         self._series = series
         self._partitions = partitions
         self._capped = 0
@@ -115,32 +118,51 @@ class EventWriter:
         likely_new: bool = True,
         templates: Templates | None = None,
     ) -> Written:
-        """Store events in one transaction: all that the server takes, or nothing.
+        """Store events in one transaction: all that are not too old and the server takes, or nothing.
 
         Args:
             prepared: From ``preparing``.
             sender: Under which key the ledger has them.
             rejected: What was sent with them and refused before; the ledger has it in the same transaction.
             batch_size: Rows in one COPY.
-            strict: Store nothing if the server refuses a row.
+            strict: Store nothing if a row is refused.
             tails: Derived from keys, so that what is there already is found; random by default.
             likely_new: Whether none of those is there already, as far as one can tell. A wrong guess costs time only.
             templates: Applied to the endpoints.
 
         Raises:
-            RefusedError: ``strict``, and the server refused a row.
+            RefusedError: ``strict``, and a row was refused.
             UnavailableError: The database is away; nothing is stored.
         """
         if not prepared.events:
             self.reject(sender, rejected)
             return Written(0)
-        numbered = self._series.number(prepared.keys, templates)
-        rows = prepared.rows(numbered, tails if tails is not None else random_tails(len(prepared.events)))
-        capped = prepared.capped(numbered)
-        pending = _Pending(prepared, rows, capped, sender, rejected, batch_size, strict, tails is not None)
-        written = self._partitions.make_room(prepared.days, lambda: self._write(pending, likely_new=likely_new))
+        kept, kept_tails, old = self._without_old(prepared, tails or random_tails(len(prepared.events)))
+        if old and strict:
+            raise RefusedError(old)
+        if not kept.events:
+            self.reject(sender, [*rejected, *old])
+            return Written(0, errors=old)
+        numbered = self._series.number(kept.keys, templates)
+        rows = kept.rows(numbered, kept_tails)
+        refused = [*rejected, *old]
+        pending = _Pending(kept, rows, kept.capped(numbered), sender, refused, batch_size, strict, tails is not None)
+        try:
+            written = self._partitions.make_room(kept.days, lambda: self._write(pending, likely_new=likely_new))
+        except TooOldError as ex:
+            self._horizon.learn(ex.since)
+            return self.write(
+                prepared,
+                sender=sender,
+                rejected=rejected,
+                batch_size=batch_size,
+                strict=strict,
+                tails=tails,
+                likely_new=likely_new,
+                templates=templates,
+            )
         self._count_capped(written)
-        return written
+        return msgspec.structs.replace(written, errors=[*old, *written.errors])
 
     def write_one(self, prepared: Prepared, tail: Tail, sender: str, templates: Templates | None = None) -> bool:
         """Store a single event by a statement, which costs less than COPY; False if it was there already.
@@ -152,9 +174,12 @@ class EventWriter:
             templates: Applied to the endpoint.
 
         Raises:
-            RefusedError: The server cannot store it.
+            RefusedError: The server cannot store it, or it is too old.
             UnavailableError: The database is away.
         """
+        since = self._horizon.since
+        if since is not None and prepared.before(since):
+            raise RefusedError([ItemError(0, too_old(since))])
         (key,), (event,), (time_us,) = prepared.keys, prepared.events, prepared.times_us
         numbered = self._series.number([key], templates)
         values = {
@@ -179,6 +204,9 @@ class EventWriter:
             written = self._partitions.make_room(prepared.days, write)
         except UNSTORABLE as ex:
             raise RefusedError([ItemError(0, unstorable(ex))]) from ex
+        except TooOldError as ex:
+            self._horizon.learn(ex.since)
+            raise RefusedError([ItemError(0, too_old(ex.since))]) from ex
         self._count_capped(written)
         return written.inserted == 1
 
@@ -198,6 +226,16 @@ class EventWriter:
             reasons["strict: refused with the others"] = total - len(rejected)
         with self._db.connection() as connection:
             append(connection, Entry(total, 0, 0, total, reasons), sender)
+
+    def _without_old(self, prepared: Prepared, tails: Sequence[Tail]) -> tuple[Prepared, Sequence[Tail], list[ItemError]]:
+        """Return events that are not too old, their tails, and what is wrong with the others."""
+        since = self._horizon.since
+        old = prepared.before(since) if since is not None else []
+        if since is None or not old:
+            return prepared, tails, []
+        gone = frozenset(old)
+        errors = [ItemError(prepared.indexes[at], too_old(since)) for at in old]
+        return prepared.without(gone), [tail for at, tail in enumerate(tails) if at not in gone], errors
 
     def _count_capped(self, written: Written) -> None:
         if written.capped:

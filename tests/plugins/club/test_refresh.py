@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -248,15 +250,15 @@ def test_what_a_source_gave_is_gone_with_the_source(serve: Serve, sources: dict[
 
 
 def test_what_a_source_gave_of_another_dataset_counts_for_nothing(serve: Serve, api: FakeApi) -> None:
-    api.routes["/metrics"] = fixed([metric("joined", 7)])
+    api.routes |= {"/metrics": fixed([metric("joined", 7)]), "/members": fixed([member("ada")])}
     refresh(serve_club(serve, {"one": source(api)}))
-    api.routes["/metrics"] = fixed([metric("posts", 1)])
     # The name is that of what was a source of key figures, and now fails as one of members.
-    client = serve_club(serve, {"one": members(api, "/nowhere"), "two": source(api)})
+    client = serve_club(serve, {"one": members(api, "/nowhere"), "two": members(api)})
 
-    refresh(client)
+    report = refresh(client)
 
-    assert keys_of(client, "hero-metrics") == ["posts"]
+    assert by_source(report)["one"].items == 0
+    assert (keys_of(client, "most-present"), by_dataset(report)["most-present"].rejected) == (["flow/ada"], 0)
 
 
 def test_without_sources_what_was_imported_is_served(serve: Serve) -> None:
@@ -276,8 +278,9 @@ def test_with_sources_the_job_has_the_schedule_of_the_settings(serve: Serve, sou
 
 
 def test_a_cancelled_refresh_publishes_nothing(serve: Serve, sources: dict[str, Source], api: FakeApi) -> None:
-    client = serve_club(serve, sources)
+    client = serve_club(serve, sources, {"timeout_s": 60.0, "total_timeout_s": 60.0})
     jobs = client.service.shared.jobs
+    started = time.monotonic()
 
     def cancel(call: Call) -> None:
         jobs.cancel(jobs.list(name="club.refresh")[0].id)
@@ -288,27 +291,33 @@ def test_a_cancelled_refresh_publishes_nothing(serve: Serve, sources: dict[str, 
     with pytest.raises(RefreshError, match="cancelled"):
         run_full_export(client.service.registry.services["club"])
 
+    assert time.monotonic() - started < 15  # not only when the source gives up
     assert jobs.list(name="club.refresh")[0].state == "cancelled"
     assert told(client, "hero-metrics") == told(client, "most-present") == []
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_run_that_was_taken_over_stores_nothing(serve: Serve, api: FakeApi, database: str, fails: bool) -> None:
-    client = serve_club(serve, {"heroes": source(api)})
+def test_a_run_that_is_taken_over_at_the_last_moment_stores_nothing(
+    serve: Serve, api: FakeApi, database: str, fails: bool
+) -> None:
+    class Clock:
+        """Asked for the time once everything is fetched, and before it is stored."""
 
-    def take_over(call: Call) -> None:
-        with psycopg.connect(database) as connection:
-            connection.execute("UPDATE tiercel.job_run SET attempt = attempt + 1")
-        call.json([metric("joined", 7)], 500 if fails else 200)
+        def now(self) -> datetime:
+            if api.seen:
+                with psycopg.connect(database) as connection:
+                    connection.execute("UPDATE tiercel.job_run SET attempt = attempt + 1")
+            return datetime.now(UTC)
 
-    api.routes["/metrics"] = take_over
+    api.routes["/metrics"] = fixed("no list" if fails else [metric("joined", 7)])
+    client = serve_club(serve, {"heroes": source(api)}, clock=Clock())
 
     with pytest.raises(RefreshError, match="running"):
         run_full_export(client.service.registry.services["club"])
 
-    assert told(client, "hero-metrics") == []
     with psycopg.connect(database) as connection:
         assert connection.execute("SELECT name FROM club.source").fetchall() == []
+        assert connection.execute("SELECT outcome FROM tiercel.dataset_publication").fetchall() == []
 
 
 def test_two_refreshes_do_not_run_at_the_same_time(serve: Serve, sources: dict[str, Source], api: FakeApi) -> None:

@@ -6,9 +6,11 @@ import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Serve
 from tests.outage import outage
-from tests.plugins.club.fake_api import FakeApi, fixed, member, metric, missing
+from tests.plugins.club.fake_api import FakeApi, fixed, member, metric, missing, versioned
 from tests.plugins.club.fetches import members, source
 from tests.plugins.club.services import health_of, readiness_of, refresh, refresh_in_vain, serve_club
 
@@ -60,16 +62,22 @@ def test_a_failing_source_says_why_and_how_old_its_data_are(serve: Serve, api: F
     assert client.get("/readyz").status == 200
 
 
-def test_failures_are_counted_until_the_source_is_well_again(serve: Serve, api: FakeApi) -> None:
+@pytest.mark.parametrize("etag", [None, '"one"'])
+def test_failures_are_counted_until_the_source_is_well_again(serve: Serve, api: FakeApi, etag: str | None) -> None:
+    well = versioned([metric("joined")], etag=etag) if etag else fixed([metric("joined")])
+    api.routes["/metrics"] = well
     client = serve_club(serve, {"heroes": source(api)})
+    refresh(client)
+    api.routes["/metrics"] = missing
     for failures in (1, 2):
         refresh_in_vain(client)
         assert health_of(client)["sources"][0]["failures"] == failures
-    api.routes["/metrics"] = fixed([metric("joined")])
-    refresh(client)
+    api.routes["/metrics"] = well
+    (state,) = [each.state for each in refresh(client).sources]
 
     (heroes,) = health_of(client)["sources"]
 
+    assert state == ("unchanged" if etag else "fetched")
     assert (heroes["state"], heroes["failures"]) == ("ok", 0)
     assert "404" in heroes["failure"]  # the last one stays to be read
 

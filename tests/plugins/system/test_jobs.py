@@ -248,7 +248,7 @@ def test_the_catalog_says_what_can_be_started_and_when_it_is_due(client: Client)
     assert datetime.fromisoformat(scheduled["next_due"]) == datetime(2026, 11, 22, 4, 30, tzinfo=UTC)
     assert (scheduled["last_run"]["state"], scheduled["parameters"]) == ("failed", None)
     assert [on_demand[name] for name in ("schedule", "next_due", "last_run")] == [None, None, None]
-    assert (on_demand["lock"], on_demand["timeout_s"], on_demand["retries"]) == ("sample.walk-{folder}", 120, 2)
+    assert (on_demand["lock"], on_demand["timeout_s"], on_demand["retries"]) == ("sample.walk-{folder}", 120, 0)
 
 
 def test_the_catalog_has_the_json_schema_of_parameters(unchanged: Client) -> None:

@@ -1,0 +1,1 @@
+"""How long events and rollups are kept, and how they go."""

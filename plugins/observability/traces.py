@@ -1,0 +1,79 @@
+"""``/api/requests/traces/{trace_id}/``: every request of a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+
+from kernel import NotFoundError, Route
+from plugins.observability.model import Event
+from plugins.observability.routes import ROOTS
+from plugins.observability.store import EventStore
+
+
+class TraceQuery(msgspec.Struct, frozen=True):
+    """Parameters of a trace.
+
+    Args:
+        limit: Events at most.
+    """
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1000
+
+
+class Trace(msgspec.Struct, frozen=True):
+    """The events of a trace.
+
+    Args:
+        trace_id: As it was sent.
+        count: How many events are listed.
+        truncated: Whether there are more than ``limit``: those that are missing are later than those listed.
+        start: Time of the first.
+        end: Time of the last that is listed.
+        services: Those that took part, in order of appearance.
+        events: In order of time.
+    """
+
+    trace_id: str
+    count: int
+    truncated: bool
+    start: datetime
+    end: datetime
+    services: Sequence[str]
+    events: Sequence[Event]
+
+
+class Traces:
+    """The handler.
+
+    Args:
+        store: The events.
+    """
+
+    def __init__(self, store: EventStore) -> None:
+        self._store = store
+
+    def show(self, trace_id: str, query: TraceQuery) -> Trace:
+        """Show the request logs of a trace, in order of time."""
+        # The server has no text with a null character in it, and would not look.
+        found = [] if "\x00" in trace_id else self._store.trace(trace_id, query.limit + 1)
+        if not found:
+            raise NotFoundError(detail=f"no request log has the trace_id {trace_id!r:.140}")
+        events = found[: query.limit]
+        return Trace(
+            trace_id=trace_id,
+            count=len(events),
+            truncated=len(found) > len(events),
+            start=events[0].time,
+            end=events[-1].time,
+            services=list(dict.fromkeys(event.service for event in events)),
+            events=events,
+        )
+
+    def routes(self) -> list[Route]:
+        """Return the route, under both roots."""
+        first, *others = (f"{root}traces/{{trace_id}}/" for root in ROOTS)
+        return [Route(path=first, also=tuple(others), handler=self.show, policy="read")]
