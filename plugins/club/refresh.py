@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,7 @@ ORIGIN = f"job {JOB}"
 # On top of what the sources may take one after the other.
 _OWN_TIME_S = 300.0
 _MESSAGE_CHARACTERS_MAX = 1000
+_URL = re.compile(r"https?://\S+")
 
 
 class RefreshError(Exception):
@@ -72,7 +74,11 @@ class Refresh:
         publications = self._publish(run, outcomes, contents, reports)
         failures = _failures(reports)
         for dataset in sorted({each.dataset for each in reports} - publications.keys()):
-            reason = "; ".join(text for name, text in failures.items() if sources[name].dataset == dataset)
+            # Everybody reads this beside the data, and where a source is may be nobody's business.
+            told = (
+                _URL.sub("its address", text) for name, text in failures.items() if sources[name].dataset == dataset
+            )
+            reason = "; ".join(told)
             refused = self._services.datasets.refuse(dataset, reason, source=ORIGIN, job_id=run.id)
             publications[dataset] = refused
         if len(failures) == len(reports):

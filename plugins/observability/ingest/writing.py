@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 import psycopg
@@ -59,28 +60,35 @@ class _MovedError(Exception):
     """Some rows may belong to events that were moved."""
 
 
-class _Pending(msgspec.Struct, frozen=True):
-    """A batch on its way into the table."""
+class _Plan(msgspec.Struct, frozen=True):
+    """How a batch goes into the table; see ``EventWriter.write``."""
 
-    prepared: Prepared
-    rows: Sequence[bytes]
-    capped: frozenset[int]
     sender: str
     rejected: Sequence[ItemError]
     batch_size: int
     strict: bool
     is_keyed: bool
+    likely_new: bool
 
     @property
     def copy(self) -> CopyRows:
         """How its rows go in: rows that may be there already pass through staging."""
         return copy_new if self.is_keyed else copy_rows
 
+
+class _Pending(msgspec.Struct, frozen=True):
+    """A batch on its way into the table."""
+
+    prepared: Prepared
+    rows: Sequence[bytes]
+    capped: frozenset[int]
+    plan: _Plan
+
     def settle(self, connection: Connected, inserted: int, refused: Sequence[ItemError] = ()) -> Written:
         """Append to the ledger what became of the batch, in the transaction that decides it."""
         capped = len(self.capped.difference(error.index for error in refused))
         written = Written(inserted, len(self.rows) - len(refused) - inserted, refused, capped)
-        append(connection, _entry(written, self.rejected), self.sender, hours=self.prepared.hours)
+        append(connection, _entry(written, self.plan.rejected), self.plan.sender, hours=self.prepared.hours)
         return written
 
 
@@ -137,31 +145,36 @@ class EventWriter:
         if not prepared.events:
             self.reject(sender, rejected)
             return Written(0)
-        kept, kept_tails, old = self._without_old(prepared, tails or random_tails(len(prepared.events)))
-        if old and strict:
-            raise RefusedError(old)
-        if not kept.events:
-            self.reject(sender, [*rejected, *old])
-            return Written(0, errors=old)
-        numbered = self._series.number(kept.keys, templates)
-        rows = kept.rows(numbered, kept_tails)
-        refused = [*rejected, *old]
-        pending = _Pending(kept, rows, kept.capped(numbered), sender, refused, batch_size, strict, tails is not None)
+        plan = _Plan(sender, rejected, batch_size, strict, tails is not None, likely_new)
+        write = partial(self._write_kept, prepared, tails or random_tails(len(prepared.events)), plan, templates)
         try:
-            written = self._partitions.make_room(kept.days, lambda: self._write(pending, likely_new=likely_new))
+            written = write()
         except TooOldError as ex:
             self._horizon.learn(ex.since)
-            return self.write(
-                prepared,
-                sender=sender,
-                rejected=rejected,
-                batch_size=batch_size,
-                strict=strict,
-                tails=tails,
-                likely_new=likely_new,
-                templates=templates,
-            )
+            written = write()
         self._count_capped(written)
+        return written
+
+    def _write_kept(
+        self, prepared: Prepared, tails: Sequence[Tail], plan: _Plan, templates: Templates | None
+    ) -> Written:
+        """Store the events that are not too old."""
+        old: list[ItemError] = []
+        since = self._horizon.since
+        gone = prepared.before(since) if since is not None else []
+        if since is not None and gone:
+            old = [ItemError(prepared.indexes[at], too_old(since)) for at in gone]
+            if plan.strict:
+                raise RefusedError(old)
+            tails = [tail for at, tail in enumerate(tails) if at not in set(gone)]
+            prepared = prepared.without(gone)
+            plan = msgspec.structs.replace(plan, rejected=[*plan.rejected, *old])
+        if not prepared.events:
+            self.reject(plan.sender, plan.rejected)
+            return Written(0, errors=old)
+        numbered = self._series.number(prepared.keys, templates)
+        pending = _Pending(prepared, prepared.rows(numbered, tails), prepared.capped(numbered), plan)
+        written = self._partitions.make_room(prepared.days, lambda: self._write(pending))
         return msgspec.structs.replace(written, errors=[*old, *written.errors])
 
     def write_one(self, prepared: Prepared, tail: Tail, sender: str, templates: Templates | None = None) -> bool:
@@ -227,31 +240,20 @@ class EventWriter:
         with self._db.connection() as connection:
             append(connection, Entry(total, 0, 0, total, reasons), sender)
 
-    def _without_old(self, prepared: Prepared, tails: Sequence[Tail]) -> tuple[Prepared, Sequence[Tail], list[ItemError]]:
-        """Return events that are not too old, their tails, and what is wrong with the others."""
-        since = self._horizon.since
-        old = prepared.before(since) if since is not None else []
-        if since is None or not old:
-            return prepared, tails, []
-        gone = frozenset(old)
-        errors = [ItemError(prepared.indexes[at], too_old(since)) for at in old]
-        return prepared.without(gone), [tail for at, tail in enumerate(tails) if at not in gone], errors
-
     def _count_capped(self, written: Written) -> None:
         if written.capped:
             with self._lock:
                 self._capped += written.capped
 
-    def _write(self, pending: _Pending, *, likely_new: bool) -> Written:
+    def _write(self, pending: _Pending) -> Written:
         try:
-            if pending.is_keyed and likely_new:
+            if pending.plan.is_keyed and pending.plan.likely_new:
                 written = self._write_first_time(pending)
                 if written is not None:
                     return written
             with self._db.transaction() as connection:
-                return pending.settle(
-                    connection, copy_chunks(connection, pending.rows, pending.batch_size, pending.copy)
-                )
+                plan = pending.plan
+                return pending.settle(connection, copy_chunks(connection, pending.rows, plan.batch_size, plan.copy))
         except UNSTORABLE:
             return self._write_what_fits(pending)
 
@@ -260,7 +262,7 @@ class EventWriter:
         try:
             with self._db.transaction() as connection:
                 # Rows begin with their ids: sorted, so that two who store the same rows never wait in a ring.
-                inserted = copy_chunks(connection, sorted(pending.rows), pending.batch_size, copy_rows)
+                inserted = copy_chunks(connection, sorted(pending.rows), pending.plan.batch_size, copy_rows)
                 # An event whose time was edited breaks no unique key, and must not come back at its old time. Asked
                 # last: an edit that was under way has held the rows above up until it was through.
                 _refuse_moved(connection, pending.prepared)
@@ -276,9 +278,9 @@ class EventWriter:
         refused: dict[int, Messages] = {}
         rows = pending.rows
         with self._db.transaction() as connection:
-            inserted = copy_halving(connection, rows, range(len(rows)), pending.copy, refused)
+            inserted = copy_halving(connection, rows, range(len(rows)), pending.plan.copy, refused)
             errors = [ItemError(pending.prepared.indexes[at], refused[at]) for at in sorted(refused)]
-            if pending.strict:
+            if pending.plan.strict:
                 raise RefusedError(errors)
             return pending.settle(connection, inserted, errors)
 

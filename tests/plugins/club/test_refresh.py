@@ -181,6 +181,7 @@ def test_nothing_is_published_when_every_source_fails(
     warning = client.get("/club/public/hero-metrics/").json()["meta"]["warning"]
     assert "heroes: " in warning
     assert "others: " in warning
+    assert "http" not in warning
     assert client.service.shared.jobs.list(name="club.refresh")[0].state == "failed"
 
 
