@@ -32,6 +32,7 @@ from kernel.http.bodies import RawBody, StreamBody, require_json
 from kernel.http.envelopes import Envelope, Listing, Single, envelope, listing, single
 from kernel.http.health import CheckResult
 from kernel.http.pages import Cursor, Page, decode_cursor, encode_cursor, link, numbered
+from kernel.http.places import Places
 from kernel.http.request import Request
 from kernel.http.request_log import RequestRecord
 from kernel.http.responses import Reply, Stream
@@ -40,6 +41,7 @@ from kernel.jobs.model import JobFigures, JobLogLine, JobRecord, JobState, Progr
 from kernel.jobs.overview import JobSummary, summarize_jobs
 from kernel.jobs.run import Run
 from kernel.jobs.service import Jobs
+from kernel.options import struct_options
 from kernel.services import PluginStatus, Services
 from kernel.settings import Secret, Table, env
 from kernel.terminal import print_json, print_table, progress
@@ -84,6 +86,7 @@ __all__ = [
     "Method",
     "NotFoundError",
     "Page",
+    "Places",
     "PluginStatus",
     "Policy",
     "Progress",
@@ -125,6 +128,7 @@ __all__ = [
     "read_as_of",
     "require_json",
     "single",
+    "struct_options",
     "summarize_application",
     "summarize_dataset",
     "summarize_jobs",

@@ -30,6 +30,7 @@ KERNEL_COMMANDS = frozenset(
         "cache",
         "check",
         "data",
+        "jobs",
         "list_apps",
         "migrate",
         "plugins",

@@ -63,6 +63,7 @@ class ServerSettings(Table, frozen=True):
     graceful_timeout_s: Annotated[int, msgspec.Meta(ge=1)] = 8
     keepalive_s: Annotated[int, msgspec.Meta(ge=1)] = 5
     header_timeout_s: Annotated[int, msgspec.Meta(ge=1)] = 10
+    send_timeout_s: Annotated[int, msgspec.Meta(ge=1)] = 30
 
 
 class HttpSettings(Table, frozen=True):

@@ -19,14 +19,19 @@ def create() -> Tiercel:
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Tell a worker how long it waits for clients, and give listening sockets a receive timeout.
+    """Tell a worker how long it waits for clients, and give listening sockets time limits.
 
-    Accepted connections inherit that. Without it a client that sends half a body holds a thread for ever.
+    Accepted connections inherit those. Without them a client that sends half a body, or reads half an answer, holds a
+    thread for ever.
     """
-    timeout_s = int(server.app.callable.settings.server.header_timeout_s)
-    worker.header_timeout_s = timeout_s
+    settings = server.app.callable.settings.server
+    worker.header_timeout_s = settings.header_timeout_s
     for listener in server.LISTENERS:
-        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", timeout_s, 0))
+        for option, timeout_s in (
+            (socket.SO_RCVTIMEO, settings.header_timeout_s),
+            (socket.SO_SNDTIMEO, settings.send_timeout_s),
+        ):
+            listener.sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", timeout_s, 0))
 
 
 def post_worker_init(worker: Any) -> None:

@@ -24,9 +24,9 @@ def main() -> None:
             click.echo(f"tiercel: {problem}", err=True)
         sys.exit(1)
     except ApiError as ex:
-        click.echo(f"tiercel: {ex.message} {ex.detail or ''}".rstrip(), err=True)
-        for field, messages in (ex.errors or {}).items():
-            click.echo(f"tiercel: {field}: {' '.join(messages)}", err=True)
+        wrong = [f"{field}: {' '.join(messages)}" for field, messages in (ex.errors or {}).items()]
+        for problem in wrong or [f"{ex.message} {ex.detail or ''}".rstrip()]:
+            click.echo(f"tiercel: {problem}", err=True)
         sys.exit(1)
     except TiercelError as ex:
         click.echo(f"tiercel: {ex}", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import msgspec
@@ -12,6 +13,8 @@ from kernel.db.queries import load_queries
 EngineName = Literal["postgresql", "timescaledb-apache", "timescaledb"]
 
 OLDEST_POSTGRESQL = 150000
+# From this version of TimescaleDB on, continuous aggregates join, and stack one on another.
+OLDEST_AGGREGATES = (2, 13)
 
 _QUERIES = load_queries(__package__)
 
@@ -44,8 +47,13 @@ class Engine(msgspec.Struct, frozen=True):
 
     @property
     def has_continuous_aggregates(self) -> bool:
-        """Tell whether the server keeps rollups itself, which only the community licence allows."""
-        return self.name == "timescaledb"
+        """Tell whether the server keeps rollups itself, which only the community licence allows, since 2.13."""
+        return self.name == "timescaledb" and _number(self.timescaledb_version) >= OLDEST_AGGREGATES
+
+
+def _number(version: str | None) -> tuple[int, ...]:
+    found = re.match(r"(\d+)\.(\d+)", version or "")
+    return tuple(map(int, found.groups())) if found else ()
 
 
 def detect(connection: Connection[tuple[object, ...]], *, embedded: bool) -> Engine:

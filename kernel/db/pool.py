@@ -169,8 +169,12 @@ class Database:
             self._pool = None
 
     @contextmanager
-    def connection(self) -> Iterator[Connection[Row]]:
+    def connection(self, timeout_s: float | None = None) -> Iterator[Connection[Row]]:
         """Borrow a connection in autocommit mode.
+
+        Args:
+            timeout_s: For work that is no request: a statement, or a pause in a transaction, may take this long
+                instead of the statement timeout.
 
         Raises:
             UnavailableError: No connection came free in time, the server is gone, read-only or out of room,
@@ -179,13 +183,24 @@ class Database:
         with translated():
             if self._pool is None:
                 raise PoolClosed("the pool is not open")
-            with self._pool.connection() as connection:
+            with self._pool.connection() as connection, self._longer(connection, timeout_s):
                 yield connection
 
     @contextmanager
-    def transaction(
-        self, timeout_s: float | None = None, *, at_one_moment: bool = False
-    ) -> Iterator[Connection[Row]]:
+    def _longer(self, connection: Connection[Row], timeout_s: float | None) -> Iterator[None]:
+        if timeout_s is None:
+            yield
+            return
+        self._set_timeouts(connection, timeout_s)
+        try:
+            with _patient(connection, timeout_s):
+                yield
+        finally:
+            if not connection.closed:
+                self._set_timeouts(connection, self._settings.statement_timeout_s)
+
+    @contextmanager
+    def transaction(self, timeout_s: float | None = None, *, at_one_moment: bool = False) -> Iterator[Connection[Row]]:
         """Borrow a connection for one transaction: committed at the end, rolled back by an exception.
 
         Args:
@@ -243,10 +258,11 @@ class Database:
     def _configure(self, connection: Connection[Row]) -> None:
         if isinstance(connection, _Connection):
             connection.answer_timeout_s = self._settings.statement_timeout_s + _GRACE_S
-        milliseconds = str(round(self._settings.statement_timeout_s * 1000))
-        connection.execute(
-            QUERIES["configure_session"], {"statement_timeout_ms": milliseconds, "idle_timeout_ms": milliseconds}
-        )
+        connection.execute(QUERIES["configure_session"])
+        self._set_timeouts(connection, self._settings.statement_timeout_s)
+
+    def _set_timeouts(self, connection: Connection[Row], timeout_s: float) -> None:
+        connection.execute(QUERIES["configure_timeouts"], {"timeout_ms": str(round(timeout_s * 1000))})
 
 
 def wait_for_server(database: Database, timeout_s: float) -> Engine:

@@ -7,12 +7,14 @@ SELECT current_setting('server_version'),
 
 -- name: configure_session
 SELECT set_config('TimeZone', 'UTC', false),
-       set_config('statement_timeout', %(statement_timeout_ms)s, false),
-       set_config('idle_in_transaction_session_timeout', %(idle_timeout_ms)s, false),
        -- The functions of the job queue do not say where their tables are.
        set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), 'procrastinate'), false),
        -- Time windows decide which partitions are read: always plan with the values at hand.
        set_config('plan_cache_mode', 'force_custom_plan', false)
+
+-- name: configure_timeouts
+SELECT set_config('statement_timeout', %(timeout_ms)s, false),
+       set_config('idle_in_transaction_session_timeout', %(timeout_ms)s, false)
 
 -- name: configure_transaction
 SELECT set_config('statement_timeout', %(timeout_ms)s, true),

@@ -6,14 +6,19 @@ from collections.abc import Iterable
 
 import msgspec
 
-from kernel import Command, Route, Services, hookimpl
+from kernel import Command, Job, Route, Services, hookimpl
+from plugins.observability.analytics.commands import make_analytics_commands
 from plugins.observability.analytics.public import PublicAnalytics
 from plugins.observability.analytics.routes import AnalyticsRoutes
 from plugins.observability.commands import make_commands
+from plugins.observability.exporting.routes import Exports
+from plugins.observability.jobs import make_jobs
 from plugins.observability.ledger_view import LedgerView
 from plugins.observability.listing import Listing
 from plugins.observability.own_requests import OwnRequests
 from plugins.observability.parts import make_parts
+from plugins.observability.retention.commands import make_retention_command
+from plugins.observability.rollups.commands import make_refresh_commands
 from plugins.observability.routes import RequestLogs
 from plugins.observability.seed import make_seed_command
 from plugins.observability.settings import ObservabilitySettings
@@ -36,15 +41,37 @@ def register_routes(services: Services) -> Iterable[Route]:
     public = PublicAnalytics(parts.analytics, parts.timeseries)
     ledger = LedgerView(parts.ledger, services.clock.now)
     traces = Traces(parts.store)
-    return [*requests.routes(), *traces.routes(), *analytics.routes(), *public.routes(), *ledger.routes()]
+    exports = Exports(services)
+    return [
+        *requests.routes(),
+        *traces.routes(),
+        *exports.routes(),
+        *analytics.routes(),
+        *public.routes(),
+        *ledger.routes(),
+    ]
+
+
+@hookimpl
+def register_jobs(services: Services) -> Iterable[Job]:
+    """Return ``observability.rollups`` and ``observability.retention``."""
+    parts = services.once(make_parts)
+    return make_jobs(parts.rollups, parts.retention, services.settings(ObservabilitySettings).running_hour_wait_s)
 
 
 @hookimpl
 def register_commands(services: Services) -> Iterable[Command]:
-    """Return ``import``, ``seed`` and ``ledger``."""
+    """Return ``import``, ``seed``, ``ledger``, ``refresh``, ``retention``, and those that print analytics."""
     parts = services.once(make_parts)
     ledger = LedgerView(parts.ledger, services.clock.now)
-    return [*make_commands(parts), make_seed_command(parts), ledger.command()]
+    return [
+        *make_commands(parts),
+        *make_analytics_commands(parts.analytics),
+        make_seed_command(parts),
+        ledger.command(),
+        *make_refresh_commands(parts.rollups, services.clock.now),
+        make_retention_command(parts.retention),
+    ]
 
 
 @hookimpl

@@ -9,7 +9,7 @@ import msgspec
 from psycopg import sql
 
 from kernel import InvalidError
-from plugins.observability.model import Event, ListQuery
+from plugins.observability.model import Event, FilterQuery
 from plugins.observability.queries import QUERIES
 
 SEARCH_TERMS_MAX = 10
@@ -36,7 +36,7 @@ class Conditions(msgspec.Struct):
         return sql.SQL(" AND ").join(self.parts or [sql.SQL(QUERIES["filter_everything"])])
 
 
-def event_conditions(query: ListQuery, series: Sequence[int] | None) -> Conditions:
+def event_conditions(query: FilterQuery, series: Sequence[int] | None) -> Conditions:
     """Make the conditions of a list, those of ``search`` aside.
 
     Args:
@@ -135,7 +135,7 @@ def key_values(event: Event, keys: Sequence[tuple[str, bool]]) -> tuple[Any, ...
     return tuple(getattr(event, name) for name, _ in keys)
 
 
-def refuse_out_of_range(query: ListQuery) -> None:
+def refuse_out_of_range(query: FilterQuery) -> None:
     """Refuse numbers that no column can hold, and texts with a NUL, which the server would choke on.
 
     Raises:

@@ -130,8 +130,8 @@ class Identity(msgspec.Struct, frozen=True):
     method: str | None = None
 
 
-class ListQuery(msgspec.Struct, frozen=True):
-    """Parameters of the list: filters, order, page."""
+class FilterQuery(msgspec.Struct, frozen=True):
+    """Which events, and in which order."""
 
     service: str | None = None
     endpoint: str | None = None
@@ -146,6 +146,11 @@ class ListQuery(msgspec.Struct, frozen=True):
     latency_max: int | None = None
     search: str | None = None
     ordering: tuple[str, ...] = ()
+
+
+class ListQuery(FilterQuery, frozen=True):
+    """Parameters of the list: filters, order, page."""
+
     page: Annotated[int, msgspec.Meta(ge=1, le=INT32_MAX)] = 1
     page_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
     cursor: str | None = None

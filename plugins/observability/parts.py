@@ -16,6 +16,7 @@ from plugins.observability.ingest.ledger import Ledger
 from plugins.observability.ingest.writing import EventWriter
 from plugins.observability.partitions import Partitions
 from plugins.observability.retention.horizon import Horizon
+from plugins.observability.retention.removing import Retention
 from plugins.observability.rollups.refresh import Rollups
 from plugins.observability.series import SeriesDictionary, SeriesKey
 from plugins.observability.settings import ObservabilitySettings
@@ -33,6 +34,7 @@ class Parts(msgspec.Struct, frozen=True):
     analytics: Analytics
     timeseries: Timeseries
     rollups: Rollups
+    retention: Retention
     batch_size: int
     templates: Templates
     template_imports: bool
@@ -50,6 +52,7 @@ def make_parts(services: Services) -> Parts:
     horizon = Horizon(settings.limits, services.clock.now)
     writer = EventWriter(services.db, series, partitions, horizon)
     services.offer_figures(writer.figures)
+    rollups = Rollups(services.db)
     reader = Reader(services.db)
     analytics = Analytics(reader, services.clock.now, lambda slug: services.applications.find(slug).services)
     return Parts(
@@ -59,7 +62,8 @@ def make_parts(services: Services) -> Parts:
         ledger=Ledger(services.db),
         analytics=analytics,
         timeseries=Timeseries(analytics, reader, services.clock.now),
-        rollups=Rollups(services.db),
+        rollups=rollups,
+        retention=Retention(services.db, rollups, settings.limits, settings.ledger_days, services.clock.now),
         batch_size=settings.ingest_batch_size,
         templates=templates,
         template_imports=settings.template_imports,

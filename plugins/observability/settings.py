@@ -27,6 +27,9 @@ class ObservabilitySettings(Table, frozen=True):
     templates: dict[str, str] = msgspec.field(default_factory=lambda: dict(DEFAULT_TEMPLATES))
     template_imports: bool = True
     template_ingest: bool = False
+    exports_max: Annotated[int, msgspec.Meta(ge=0)] = 2
+    export_timeout_s: Annotated[float, msgspec.Meta(gt=0, le=7 * 86_400)] = 3600.0
+    export_pause_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 60.0
     running_hour_wait_s: Annotated[float, msgspec.Meta(ge=0)] = 300.0
     raw_days: Annotated[int, msgspec.Meta(ge=0, le=DAYS_MAX)] = 0
     hourly_days: Annotated[int, msgspec.Meta(ge=0, le=DAYS_MAX)] = 0

@@ -17,7 +17,7 @@ from plugins.observability.filters import Conditions, add_search, event_conditio
 from plugins.observability.ids import time_range
 from plugins.observability.ingest.copying import UNSTORABLE, unstorable
 from plugins.observability.ingest.rows import unix_us
-from plugins.observability.model import Event, ListQuery
+from plugins.observability.model import Event, FilterQuery
 from plugins.observability.partitions import DAY_US, Partitions
 from plugins.observability.queries import QUERIES
 from plugins.observability.retention.horizon import Horizon, TooOldError, refuse_old
@@ -140,35 +140,25 @@ class EventStore:
                 return
         raise _edited_by_others(event_id)
 
-    def conditions(self, query: ListQuery, account: int = LOCAL_ACCOUNT) -> Conditions:
+    def conditions(self, query: FilterQuery, account: int = LOCAL_ACCOUNT) -> Conditions:
         """Resolve the filters of a list into conditions on the table of events."""
-        identity = {"service": query.service, "endpoint": query.endpoint, "method": query.method}
-        terms = search_terms(query.search)
-        is_identified = any(value is not None for value in identity.values())
-        if not is_identified and not terms:
+        if not _names_series(query):
             return event_conditions(query, None)
         with self._db.connection() as connection:
-            series: list[int] | None = None
-            if is_identified:
-                series = _numbers(connection, "match_series", account=account, **identity)
-            conditions = event_conditions(query, series)
-            for position, pattern in enumerate(terms):
-                numbers = _numbers(connection, "search_series", account=account, pattern=pattern)
-                add_search(conditions, position, pattern, numbers)
-        return conditions
+            return resolve(connection, query, account)
 
     def list(self, conditions: Conditions, order: sql.Composable, limit: int, offset: int = 0) -> list[Event]:
         """Return events that meet some conditions, in order."""
         query = sql.SQL(QUERIES["list_events"]).format(where=conditions.where, order=order)
         with self._db.connection() as connection:
             rows = connection.execute(query, {**conditions.values, "limit": limit, "offset": offset}).fetchall()
-        return [_event(row) for row in rows]
+        return [to_event(row) for row in rows]
 
-    def trace(self, trace_id: str, limit: int, account: int = LOCAL_ACCOUNT) -> list[Event]:
+    def trace(self, trace_id: str, limit: int, account: int = LOCAL_ACCOUNT) -> Sequence[Event]:
         """Return the events of a trace, in order of time."""
         values = {"trace_id": trace_id, "account": account, "limit": limit}
         with self._db.connection() as connection:
-            return [_event(row) for row in connection.execute(QUERIES["list_trace"], values)]
+            return [to_event(row) for row in connection.execute(QUERIES["list_trace"], values)]
 
     def count(self, conditions: Conditions) -> int:
         """Count the events that meet some conditions."""
@@ -219,7 +209,7 @@ def _find(connection: Connected, event_id: UUID, account: int, *, lock: bool = F
             row = connection.execute(query, {**values, **span}).fetchone()
     if row is None:
         raise _no_event(event_id)
-    return _event(row)
+    return to_event(row)
 
 
 def _move(connection: Connected, before: Event, values: dict[str, Any]) -> None:
@@ -239,7 +229,30 @@ def _numbers(connection: Connected, name: str, **values: Any) -> list[int]:
     return [row[0] for row in connection.execute(QUERIES[name], values)]
 
 
-def _event(row: Sequence[Any]) -> Event:
+def resolve(connection: Connected, query: FilterQuery, account: int) -> Conditions:
+    """Resolve filters into conditions on the table of events, as the series are to a connection.
+
+    Raises:
+        InvalidError: The search has too many terms.
+    """
+    series: list[int] | None = None
+    identity = {"service": query.service, "endpoint": query.endpoint, "method": query.method}
+    if any(value is not None for value in identity.values()):
+        series = _numbers(connection, "match_series", account=account, **identity)
+    conditions = event_conditions(query, series)
+    for position, pattern in enumerate(search_terms(query.search)):
+        numbers = _numbers(connection, "search_series", account=account, pattern=pattern)
+        add_search(conditions, position, pattern, numbers)
+    return conditions
+
+
+def _names_series(query: FilterQuery) -> bool:
+    names = (query.service, query.endpoint, query.method)
+    return bool(search_terms(query.search)) or any(name is not None for name in names)
+
+
+def to_event(row: Sequence[Any]) -> Event:
+    """Make an event of a row, as the queries have its columns."""
     event_id, time, service, endpoint, method, status_code, latency_ms, trace_id, user_ref, tags = row
     return Event(
         event_id,

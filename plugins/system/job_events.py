@@ -5,9 +5,8 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from threading import Event
 from typing import Annotated
 
@@ -19,6 +18,7 @@ from kernel import (
     JobEvent,
     JobRecord,
     NotFoundError,
+    Places,
     Reply,
     Request,
     Services,
@@ -33,7 +33,6 @@ _LineNumber = Annotated[int, msgspec.Meta(ge=0, le=ID_MAX)]
 _LOOK_INTERVAL_S = 0.25
 # Only what is written tells that a client has gone; proxies cut what is silent for long.
 _HEARTBEAT_INTERVAL_S = 2.0
-_RETRY_AFTER_S = 5
 _RECONNECT_MS = 2000
 _HEARTBEAT = b":\n\n"
 # Ends the id of the last event: who comes back with it has seen everything.
@@ -52,7 +51,9 @@ class JobEventRoute:
         self._jobs = services.jobs
         self._stopping = services.stopping
         # A stream takes a thread: the others are for everybody else.
-        self._places = _Places(services.kernel.server.threads // 2)
+        number = services.kernel.server.threads // 2
+        limit = f"this process keeps {number} streams at most, half as many as it has threads"
+        self._places = Places(number, limit)
 
     def stream(self, request: Request, id: JobId) -> Reply[Stream | None]:  # noqa: A002 - the segment's name
         """Send ``state``, ``log`` and ``progress`` events of a job until it is finished."""
@@ -62,36 +63,18 @@ class JobEventRoute:
         if is_over and follower.is_finished:
             # What the standard has for telling a client to come back no more.
             return Reply(None, 204, _HEADERS)
-        release = self._places.take()
-        return Reply(Stream(_Events(follower, first, self._stopping, release), "text/event-stream"), 200, _HEADERS)
-
-
-class _Places:
-    """A number of streams, of which each takes one place."""
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-        self._free = threading.BoundedSemaphore(number) if number else None
-
-    def take(self) -> threading.BoundedSemaphore:
-        if self._free is None or not self._free.acquire(blocking=False):
-            raise UnavailableError(
-                f"this process keeps {self._number} streams at most, half as many as it has threads",
-                retry_after_s=_RETRY_AFTER_S,
-            )
-        return self._free
+        leave = self._places.take()
+        return Reply(Stream(_Events(follower, first, self._stopping, leave), "text/event-stream"), 200, _HEADERS)
 
 
 class _Events:
     """The pieces of a stream. Its place is free again once it is closed, whether or not it was ever begun."""
 
-    def __init__(
-        self, follower: Follower, first: list[JobEvent], stopping: Event, place: threading.BoundedSemaphore
-    ) -> None:
+    def __init__(self, follower: Follower, first: list[JobEvent], stopping: Event, leave: Callable[[], None]) -> None:
         self._follower = follower
         self._first = first
         self._stopping = stopping
-        self._place: threading.BoundedSemaphore | None = place
+        self._leave = leave
 
     def __iter__(self) -> Iterator[bytes]:
         yield f"retry: {_RECONNECT_MS}\n\n".encode() + b"".join(map(_encode, self._first))
@@ -111,9 +94,7 @@ class _Events:
 
     def close(self) -> None:
         """Leave the place to the next."""
-        place, self._place = self._place, None
-        if place is not None:
-            place.release()
+        self._leave()
 
 
 def _encode(event: JobEvent) -> bytes:

@@ -1,4 +1,5 @@
--- Fragments named cells_*, bins_*, of_* are composed by reading.py; everything else has its parts filled in by it.
+-- Fragments named cells_*, bins_*, latencies_*, of_* and each_span are composed by reading.py; everything else has its
+-- parts filled in by it.
 
 -- name: match_series
 SELECT id
@@ -7,7 +8,14 @@ WHERE account = %(account)s
   AND (%(service)s::text IS NULL OR lower(service) = lower(%(service)s))
   AND (%(endpoint)s::text IS NULL OR lower(endpoint) = lower(%(endpoint)s))
   AND (%(method)s::text IS NULL OR lower(method) = lower(%(method)s))
-  AND (%(services)s::text[] IS NULL OR lower(service) = ANY(%(services)s))
+  AND (%(services)s::text[] IS NULL OR lower(service) IN (SELECT lower(name) FROM unnest(%(services)s::text[]) AS name))
+
+-- name: match_endpoints
+SELECT id
+FROM observability.series
+JOIN unnest(%(shown_services)s::text[], %(shown_endpoints)s::text[]) AS shown (service, endpoint)
+    USING (service, endpoint)
+WHERE account = %(account)s AND (%(method)s::text IS NULL OR lower(method) = lower(%(method)s))
 
 -- name: of_series
 series = ANY(%(series)s)
@@ -19,7 +27,7 @@ series IN (SELECT id FROM observability.series WHERE account = %(account)s)
 account = %(account)s
   AND (%(service)s::text IS NULL OR lower(service) = lower(%(service)s))
   AND (%(method)s::text IS NULL OR lower(method) = lower(%(method)s))
-  AND (%(services)s::text[] IS NULL OR lower(service) = ANY(%(services)s))
+  AND (%(services)s::text[] IS NULL OR lower(service) IN (SELECT lower(name) FROM unnest(%(services)s::text[]) AS name))
 
 -- name: cells_day
 SELECT bucket AS at, series, status_code, hits, latency_sum_ms, latency_max_ms
@@ -36,11 +44,11 @@ FROM observability.event WHERE time >= {start} AND time < {end} AND {scope} GROU
 
 -- name: bins_day
 SELECT bucket AS at, series, bin, hits
-FROM observability.histogram_day WHERE bucket >= {start} AND bucket < {end} AND {scope}
+FROM observability.histogram_bin_day WHERE bucket >= {start} AND bucket < {end} AND {scope}
 
 -- name: bins_hour
 SELECT bucket AS at, series, bin, hits
-FROM observability.histogram_hour WHERE bucket >= {start} AND bucket < {end} AND {scope}
+FROM observability.histogram_bin_hour WHERE bucket >= {start} AND bucket < {end} AND {scope}
 
 -- name: bins_raw
 SELECT {at} AS at, series, observability.latency_bin(latency_ms) AS bin, count(*) AS hits
@@ -48,15 +56,21 @@ FROM observability.event WHERE time >= {start} AND time < {end} AND {scope} GROU
 
 -- name: bins_coarse_day
 SELECT bucket AS at, bin, hits
-FROM observability.coarse_day WHERE bucket >= {start} AND bucket < {end} AND {scope}
+FROM observability.coarse_bin_day WHERE bucket >= {start} AND bucket < {end} AND {scope}
 
 -- name: bins_coarse_hour
 SELECT bucket AS at, bin, hits
-FROM observability.coarse_hour WHERE bucket >= {start} AND bucket < {end} AND {scope}
+FROM observability.coarse_bin_hour WHERE bucket >= {start} AND bucket < {end} AND {scope}
 
 -- name: bins_coarse_raw
 SELECT {at} AS at, observability.latency_bin(latency_ms) AS bin, count(*) AS hits
 FROM observability.event WHERE time >= {start} AND time < {end} AND {scope} GROUP BY 1, 2
+
+-- name: each_span
+-- Many spans in one part: it costs the planner as much as one. OFFSET keeps it from joining in any other way.
+SELECT part.*
+FROM unnest({starts}::timestamptz[], {ends}::timestamptz[]) AS span (start_time, end_time)
+CROSS JOIN LATERAL ({part} OFFSET 0) AS part
 
 -- name: totals
 SELECT coalesce(sum(hits), 0)::bigint, coalesce(sum(hits) FILTER (WHERE status_code >= %(error_from)s), 0)::bigint,
@@ -75,7 +89,8 @@ SELECT date_trunc({unit}, at, 'UTC') AS bucket, service, endpoint, sum(hits)::bi
        sum(latency_sum_ms)::bigint, max(latency_max_ms)
 FROM ({cells}) AS cell JOIN observability.series ON id = series
 GROUP BY 1, service, endpoint
-ORDER BY 1 DESC, service, endpoint
+-- The same order on every server, whatever its locale.
+ORDER BY 1 DESC, service COLLATE "C", endpoint COLLATE "C"
 LIMIT %(limit)s
 
 -- name: histogram

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, LiteralString
 
 import msgspec
 from psycopg import sql
 
 from kernel import Database, load_queries
 from plugins.observability.analytics.model import Totals
-from plugins.observability.rollups.plan import Level, Plan, Span, make_plan
-from plugins.observability.rollups.touched import Connected, fresh_until, kept_since, touched_hours
+from plugins.observability.rollups.plan import Kept, Level, Plan, Span, make_plan
+from plugins.observability.rollups.touched import Connected, fresh_until, hold_events, kept_since, touched_hours
 
 QUERIES = load_queries(__package__)
 Unit = Literal["hour", "day"]
+Kind = Literal["cells", "bins", "bins_coarse", "latencies"]
+_PARTS: Mapping[Kind, Mapping[Level, LiteralString]] = {
+    "cells": {"day": QUERIES["cells_day"], "hour": QUERIES["cells_hour"], "raw": QUERIES["cells_raw"]},
+    "bins": {"day": QUERIES["bins_day"], "hour": QUERIES["bins_hour"], "raw": QUERIES["bins_raw"]},
+    "bins_coarse": {
+        "day": QUERIES["bins_coarse_day"],
+        "hour": QUERIES["bins_coarse_hour"],
+        "raw": QUERIES["bins_coarse_raw"],
+    },
+    "latencies": {"raw": QUERIES["latencies_raw"]},
+}
+_PLACES: Mapping[Kind, str] = {"cells": "cells", "bins": "bins", "bins_coarse": "bins", "latencies": "latencies"}
+# A part with bounds of its own reads no partition in vain; of more than these, planning costs more than it saves.
+_SINGLE_SPANS_MAX = 6
 # Of an event, what it is counted under: events need no finer place than the bucket they are asked for.
 _HOUR_OF_EVENT = sql.SQL("date_trunc('hour', time, 'UTC')")
 _STEP_OF_EVENT = sql.SQL(QUERIES["step_of_event"])
@@ -31,7 +45,7 @@ class Scope(msgspec.Struct, frozen=True):
         service: Of this service.
         endpoint: Of this endpoint.
         method: Of this method.
-        services: Of one of these services, in small letters.
+        services: Of one of these services.
     """
 
     account: int
@@ -64,15 +78,27 @@ class Moment:
         self._connection = connection
         self._scope = scope
         self._values = scope.values
+        self._touched: dict[Span, Collection[datetime]] = {}
         self._condition = sql.SQL(QUERIES["of_account"])
         if not scope.is_everything:
-            rows = connection.execute(QUERIES["match_series"], self._values).fetchall()
-            self._values["series"] = [number for (number,) in rows]
-            self._condition = sql.SQL(QUERIES["of_series"])
+            self._narrow("match_series")
+        self.kept: Kept = kept_since(connection)
+
+    def _narrow(self, name: Literal["match_series", "match_endpoints"], **values: Any) -> None:
+        rows = self._connection.execute(QUERIES[name], {**self._values, **values}).fetchall()
+        self._values["series"] = [number for (number,) in rows]
+        self._condition = sql.SQL(QUERIES["of_series"])
+
+    def narrow_to(self, endpoints: Collection[tuple[str, str]]) -> None:
+        """Ask about these services and endpoints only from now on, of those the question is about."""
+        services, names = [service for service, _ in endpoints], [endpoint for _, endpoint in endpoints]
+        self._narrow("match_endpoints", shown_services=services, shown_endpoints=names)
 
     def plan(self, window: Span, coarsest: Level) -> Plan:
         """Cut a window into what is read from where."""
-        return make_plan(window, touched_hours(self._connection, window), kept_since(self._connection), coarsest)
+        if window not in self._touched:
+            self._touched[window] = touched_hours(self._connection, window)
+        return make_plan(window, self._touched[window], self.kept, coarsest)
 
     def fresh_until(self, now: datetime) -> datetime:
         """Return up to when rollups know every event."""
@@ -132,7 +158,7 @@ class Moment:
 
     def histogram_by_step(self, plan: Plan, step: timedelta) -> dict[tuple[Any, ...], dict[int, int]]:
         """Return hits by bin of each step of time, from the coarser level where that will do."""
-        kind = "bins_coarse" if self._scope.endpoint is None else "bins"
+        kind: Kind = "bins_coarse" if self._scope.endpoint is None else "bins"
         return _nested(self._run("histogram_by_step", plan, kind, step=step))
 
     def percentiles_by_step(
@@ -141,34 +167,43 @@ class Moment:
         """Compute percentiles of each step of time from the events, exactly. The plan has nothing but events."""
         return dict(self._run("percentiles_by_step", plan, "latencies", step=step, fractions=_fractions(percentiles)))
 
-    def _run(self, name: str, plan: Plan, kind: str, **values: Any) -> Sequence[Any]:
+    def _run(self, name: str, plan: Plan, kind: Kind, **values: Any) -> Sequence[Any]:
         at = _STEP_OF_EVENT if "step" in values else _HOUR_OF_EVENT if "unit" in values else _ANY_TIME
         parts, bounds = self._parts(plan, kind, at)
         if not parts:
             return []
-        place = "latencies" if kind == "latencies" else kind.partition("_")[0]
-        filled: dict[str, sql.Composable] = {place: sql.SQL(" UNION ALL ").join(parts)}
+        filled: dict[str, sql.Composable] = {_PLACES[kind]: sql.SQL(" UNION ALL ").join(parts)}
         if "unit" in values:
             filled["unit"] = sql.Literal(values.pop("unit"))
         query = sql.SQL(QUERIES[name]).format(**filled)
         return self._connection.execute(query, {**self._values, **values, **bounds}).fetchall()
 
-    def _parts(self, plan: Plan, kind: str, at: sql.Composable) -> tuple[list[sql.Composable], dict[str, datetime]]:
-        # One part a span, each with bounds of its own, so that the server reads no partition in vain.
+    def _parts(self, plan: Plan, kind: Kind, at: sql.Composable) -> tuple[list[sql.Composable], dict[str, Any]]:
         parts: list[sql.Composable] = []
-        bounds: dict[str, datetime] = {}
-        for level, spans in (("day", plan.days), ("hour", plan.hours), ("raw", plan.raw)):
+        bounds: dict[str, Any] = {}
+        levels: tuple[tuple[Level, Sequence[Span]], ...] = (("day", plan.days), ("hour", plan.hours), ("raw", plan.raw))
+        for level, spans in levels:
+            if len(spans) > _SINGLE_SPANS_MAX:
+                bounds |= {f"{level}_starts": [span.start for span in spans]}
+                bounds |= {f"{level}_ends": [span.end for span in spans]}
+                start_time, end_time = sql.Identifier("span", "start_time"), sql.Identifier("span", "end_time")
+                part = self._part(kind, level, start_time, end_time, at)
+                starts, ends = sql.Placeholder(f"{level}_starts"), sql.Placeholder(f"{level}_ends")
+                parts.append(sql.SQL(QUERIES["each_span"]).format(starts=starts, ends=ends, part=part))
+                continue
             for span in spans:
                 start, end = f"start_{len(parts)}", f"end_{len(parts)}"
                 bounds |= {start: span.start, end: span.end}
-                is_coarse = kind == "bins_coarse" and level != "raw"
-                condition = sql.SQL(QUERIES["of_coarse"]) if is_coarse else self._condition
-                parts.append(
-                    sql.SQL(QUERIES[f"{kind}_{level}"]).format(
-                        start=sql.Placeholder(start), end=sql.Placeholder(end), scope=condition, at=at
-                    )
-                )
+                parts.append(self._part(kind, level, sql.Placeholder(start), sql.Placeholder(end), at))
         return parts, bounds
+
+    def _part(
+        self, kind: Kind, level: Level, start: sql.Composable, end: sql.Composable, at: sql.Composable
+    ) -> sql.Composable:
+        is_coarse = kind == "bins_coarse" and level != "raw"
+        condition = sql.SQL(QUERIES["of_coarse"]) if is_coarse else self._condition
+        part = sql.SQL(_PARTS[kind][level])
+        return part.format(start=start, end=end, scope=condition, at=at)
 
 
 class Reader:
@@ -185,6 +220,7 @@ class Reader:
     def moment(self, scope: Scope) -> Iterator[Moment]:
         """See the database at one moment: rollups, and which of them to trust, must belong together."""
         with self._db.transaction(at_one_moment=True) as connection:
+            hold_events(connection)
             yield Moment(connection, scope)
 
 

@@ -60,6 +60,5 @@ def refuse_too_fine(plan: Plan, step: timedelta) -> None:
     """
     for spans, unit, name in ((plan.days, DAY, "1d"), (plan.hours, HOUR, "1h")):
         if spans and step % unit != timedelta(0):
-            until = spans[-1].end.isoformat()
-            message = f"Expected a multiple of {name}: nothing finer is left of what was before {until}."
+            message = f"Expected a multiple of {name}: nothing finer is left of a part of the window."
             raise InvalidError(errors={"step": [message]})

@@ -23,7 +23,7 @@ from plugins.observability.analytics.reading import Moment, Reader
 from plugins.observability.analytics.steps import level_of, read_step, refuse_too_fine, steps_of
 from plugins.observability.analytics.window import read_window
 from plugins.observability.rollups.bins import MAX_RELATIVE_ERROR, percentile_ms
-from plugins.observability.rollups.plan import DAY, Span
+from plugins.observability.rollups.plan import DAY, Plan, Span
 
 PercentilesMs = Mapping[str, float | None]
 
@@ -117,8 +117,7 @@ class Timeseries:
         starts = steps_of(window, step)
         with self._reader.moment(self._analytics.scope(query, query.method)) as moment:
             # Rollups tell methods and states apart: totals are exact from any level.
-            plan = moment.plan(window, level_of(step))
-            refuse_too_fine(plan, step)
+            plan = _plan(moment, window, step)
             totals = moment.totals_by_step(plan, step, query.error_from)
             percentiles = _percentiles(moment, query, window, step)
             return TimeseriesAnswer(
@@ -132,12 +131,25 @@ class Timeseries:
             )
 
 
+def _plan(moment: Moment, window: Span, step: timedelta) -> Plan:
+    """Return what to read for steps, none of it coarser than they are."""
+    plan = moment.plan(window, level_of(step))
+    if plan.source == "raw":
+        return plan
+    if level_of(step) == "raw":
+        # Events are gone. Where hours are left, say so, and not that there are days.
+        plan = moment.plan(window, "hour")
+    refuse_too_fine(plan, step)
+    return plan
+
+
 def _percentiles(moment: Moment, query: TimeseriesQuery, window: Span, step: timedelta) -> _Percentiles:
     wanted = query.percentiles
     if not wanted:
         return _Percentiles()
-    plan = moment.plan(window, level_of(step) if query.approx else "raw")
-    refuse_too_fine(plan, step)
+    plan = moment.plan(window, "raw")
+    if query.approx or plan.source != "raw":
+        plan = _plan(moment, window, step)
     if plan.source == "raw":
         exact = moment.percentiles_by_step(plan, step, wanted)
         return _Percentiles({start: _named(wanted, values) for start, values in exact.items()}, "raw", 0.0)

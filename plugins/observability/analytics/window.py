@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from contextlib import suppress
+from datetime import date, datetime, timedelta
 
 from kernel import InvalidError, parse_time
 from plugins.observability.rollups.plan import DAY, Span
 
 # The database keeps microseconds, and an end is inclusive.
 TICK = timedelta(microseconds=1)
-_DATE_LENGTH = len("2026-11-21")
+# Room to both sides for a default length, and for whole buckets.
+_MARGIN = timedelta(days=10)
 
 
 def read_window(start: str | None, end: str | None, now: datetime, length: timedelta) -> Span:
@@ -25,7 +27,7 @@ def read_window(start: str | None, end: str | None, now: datetime, length: timed
         InvalidError: One of them is no time, or the start is after the end.
     """
     last = now if end is None else _read("end", end)
-    if end is not None and len(end.strip()) == _DATE_LENGTH:
+    if end is not None and _is_date(end):
         last += DAY - TICK
     first = last - length if start is None else _read("start", start)
     if first > last:
@@ -34,10 +36,16 @@ def read_window(start: str | None, end: str | None, now: datetime, length: timed
     return Span(first, last + TICK)
 
 
+def _is_date(text: str) -> bool:
+    with suppress(ValueError):
+        return bool(date.fromisoformat(text.strip()))
+    return False
+
+
 def _read(name: str, text: str) -> datetime:
     try:
         moment = parse_time(text)
-        _ = moment - 2 * DAY, moment + 2 * DAY
+        _ = moment - _MARGIN, moment + _MARGIN
     except (ValueError, OverflowError):
         raise InvalidError(errors={name: [f"Expected an ISO 8601 date or time, got {text!r:.80}."]}) from None
     return moment

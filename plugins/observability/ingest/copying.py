@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from uuid import UUID
 
 import psycopg
 from psycopg import Connection
@@ -16,6 +17,21 @@ CopyRows = Callable[[Connected, Sequence[bytes]], int]
 
 # What the server raises for JSON that is valid and still no jsonb: numbers of 200,000 digits, 10,000 levels of nesting.
 UNSTORABLE = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
+
+
+class MovedError(Exception):
+    """Some rows may belong to events that were moved."""
+
+
+def refuse_moved(connection: Connected, id_range: Mapping[str, UUID]) -> None:
+    """Look whether events whose ids lie in a range were moved.
+
+    Raises:
+        MovedError: Some were.
+    """
+    found = connection.execute(QUERIES["any_moved"], id_range).fetchone()
+    if found is None or found[0]:
+        raise MovedError
 
 
 def unstorable(error: psycopg.Error) -> Messages:

@@ -15,10 +15,12 @@ from plugins.observability.ingest.copying import (
     UNSTORABLE,
     Connected,
     CopyRows,
+    MovedError,
     copy_chunks,
     copy_halving,
     copy_new,
     copy_rows,
+    refuse_moved,
     unstorable,
 )
 from plugins.observability.ingest.ledger import Entry, append, count_reasons
@@ -54,10 +56,6 @@ class RefusedError(Exception):
     def __init__(self, errors: Sequence[ItemError]) -> None:
         super().__init__(f"{len(errors)} rows refused")
         self.errors = errors
-
-
-class _MovedError(Exception):
-    """Some rows may belong to events that were moved."""
 
 
 class _Plan(msgspec.Struct, frozen=True):
@@ -159,14 +157,12 @@ class EventWriter:
         self, prepared: Prepared, tails: Sequence[Tail], plan: _Plan, templates: Templates | None
     ) -> Written:
         """Store the events that are not too old."""
-        old: list[ItemError] = []
-        since = self._horizon.since
-        gone = prepared.before(since) if since is not None else []
-        if since is not None and gone:
-            old = [ItemError(prepared.indexes[at], too_old(since)) for at in gone]
+        gone = self._too_old(prepared)
+        old = list(gone.values())
+        if gone:
             if plan.strict:
                 raise RefusedError(old)
-            tails = [tail for at, tail in enumerate(tails) if at not in set(gone)]
+            tails = [tail for at, tail in enumerate(tails) if at not in gone]
             prepared = prepared.without(gone)
             plan = msgspec.structs.replace(plan, rejected=[*plan.rejected, *old])
         if not prepared.events:
@@ -190,9 +186,9 @@ class EventWriter:
             RefusedError: The server cannot store it, or it is too old.
             UnavailableError: The database is away.
         """
-        since = self._horizon.since
-        if since is not None and prepared.before(since):
-            raise RefusedError([ItemError(0, too_old(since))])
+        old = self._too_old(prepared)
+        if old:
+            raise RefusedError(list(old.values()))
         (key,), (event,), (time_us,) = prepared.keys, prepared.events, prepared.times_us
         numbered = self._series.number([key], templates)
         values = {
@@ -240,6 +236,13 @@ class EventWriter:
         with self._db.connection() as connection:
             append(connection, Entry(total, 0, 0, total, reasons), sender)
 
+    def _too_old(self, prepared: Prepared) -> dict[int, ItemError]:
+        """Return what is wrong with events that are older than what is kept, by their place."""
+        since = self._horizon.since
+        if since is None:
+            return {}
+        return {at: ItemError(prepared.indexes[at], too_old(since)) for at in prepared.before(since)}
+
     def _count_capped(self, written: Written) -> None:
         if written.capped:
             with self._lock:
@@ -265,9 +268,9 @@ class EventWriter:
                 inserted = copy_chunks(connection, sorted(pending.rows), pending.plan.batch_size, copy_rows)
                 # An event whose time was edited breaks no unique key, and must not come back at its old time. Asked
                 # last: an edit that was under way has held the rows above up until it was through.
-                _refuse_moved(connection, pending.prepared)
+                refuse_moved(connection, pending.prepared.id_range)
                 return pending.settle(connection, inserted)
-        except (psycopg.errors.UniqueViolation, _MovedError):
+        except (psycopg.errors.UniqueViolation, MovedError):
             return None
 
     def _write_what_fits(self, pending: _Pending) -> Written:
@@ -295,9 +298,3 @@ def _entry(written: Written, rejected: Sequence[ItemError]) -> Entry:
         reasons=count_reasons(errors),
         capped=written.capped,
     )
-
-
-def _refuse_moved(connection: Connected, prepared: Prepared) -> None:
-    found = connection.execute(QUERIES["any_moved"], prepared.id_range).fetchone()
-    if found is None or found[0]:
-        raise _MovedError

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Literal
 
 import msgspec
@@ -22,7 +24,7 @@ class Span(msgspec.Struct, frozen=True, order=True):
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """From when on each level still has everything."""
+    """From when on each level still has everything: a coarser level at least as long as a finer one."""
 
     raw: datetime = ALWAYS
     hour: datetime = ALWAYS
@@ -49,42 +51,40 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def covered(self) -> Span | None:
-        """What is read, from its first to its last moment: more than the window where whole buckets had to do."""
-        spans = sorted((*self.days, *self.hours, *self.raw))
-        return Span(spans[0].start, max(span.end for span in spans)) if spans else None
+        """What is read, from its first to its last moment; None if nothing is.
+
+        More than the window where whole buckets had to do, less where nothing is left.
+        """
+        spans = [*self.days, *self.hours, *self.raw]
+        return Span(min(span.start for span in spans), max(span.end for span in spans)) if spans else None
 
 
 def make_plan(window: Span, touched: Collection[datetime], kept: Kept, coarsest: Level) -> Plan:
     """Cut a window into whole days, whole hours and the rest.
 
+    It costs as much as there are touched hours, however long the window is.
+
     Args:
         window: What is asked for.
         touched: Hours whose rollups do not know every event.
-        kept: What retention left. Where events are gone, whole buckets have to do.
-        coarsest: The level above which nothing is read.
+        kept: What retention left. Where events are gone, whole buckets have to do; what no level knows is left out.
+        coarsest: The level above which nothing is read where a finer one is left.
     """
-    if coarsest == "raw":
-        # Where there are no events any more there is nothing better than rollups.
-        gone = Span(window.start, min(window.end, kept.raw))
-        rest = Span(max(window.start, kept.raw), window.end)
-        older = make_plan(gone, touched, kept, "day") if gone.start < gone.end else Plan()
-        return _merged(older.days, older.hours, (*older.raw, *_nonempty(rest)))
-    days: list[Span] = []
-    hours: list[Span] = []
-    raw: list[Span] = []
-    dirty_days = {floor(hour, DAY) for hour in touched}
-    dirty = frozenset(touched)
-    for day in _buckets(window, DAY):
-        is_clean = day.start not in dirty_days and _holds(window, day)
-        if (coarsest == "day" and is_clean) or day.start < kept.hour:
-            days.append(day)  # before that, the only level that still knows
-            continue
-        for hour in _buckets(_cut(day, window), HOUR):
-            if hour.start < kept.raw or (hour.start not in dirty and _holds(window, hour)):
-                hours.append(hour)
-            else:
-                raw.append(_cut(hour, window))
-    return _merged(days, hours, raw)
+    start = max(window.start, kept.day)
+    if start >= window.end:
+        return Plan()
+    only_days = _widened(Span(start, min(window.end, kept.hour)), DAY)
+    left = Span(max(start, only_days[-1].end) if only_days else start, window.end)
+    without_events = Span(left.start, min(left.end, kept.raw))
+    with_events = Span(max(left.start, kept.raw), left.end)
+    # Where there are no events any more there is nothing better than rollups, also for who asks for events.
+    by_day = {"day": left, "hour": Span(left.end, left.end), "raw": without_events}[coarsest]
+    days = _untouched(by_day, {floor(hour, DAY) for hour in touched}, DAY)
+    hours = _minus(_widened(without_events, HOUR), days)
+    if coarsest != "raw":
+        hours = [*hours, *_minus(_untouched(with_events, touched, HOUR), days)]
+    raw = _minus(_nonempty(with_events), sorted((*days, *hours)))
+    return Plan(_join((*only_days, *days)), _join(hours), _join(raw))
 
 
 def floor(moment: datetime, step: timedelta) -> datetime:
@@ -93,23 +93,37 @@ def floor(moment: datetime, step: timedelta) -> datetime:
     return zero + (moment - zero) // step * step
 
 
-def _buckets(window: Span, step: timedelta) -> Iterable[Span]:
-    start = floor(window.start, step)
-    while start < window.end:
-        yield Span(start, start + step)
-        start += step
+def _ceil(moment: datetime, step: timedelta) -> datetime:
+    return floor(moment + step - datetime.resolution, step)
 
 
-def _holds(window: Span, bucket: Span) -> bool:
-    return window.start <= bucket.start and bucket.end <= window.end
+def _widened(span: Span, step: timedelta) -> Sequence[Span]:
+    """Return the whole buckets that a span touches."""
+    return [Span(floor(span.start, step), _ceil(span.end, step))] if span.start < span.end else []
 
 
-def _cut(bucket: Span, window: Span) -> Span:
-    return Span(max(window.start, bucket.start), min(window.end, bucket.end))
+def _untouched(span: Span, touched: Collection[datetime], step: timedelta) -> Sequence[Span]:
+    """Return the whole buckets inside a span, but for those that were touched."""
+    if span.start >= span.end:
+        return []
+    whole = _nonempty(Span(_ceil(span.start, step), floor(span.end, step)))
+    return _minus(whole, [Span(bucket, bucket + step) for bucket in sorted(touched)])
 
 
-def _merged(days: Iterable[Span], hours: Iterable[Span], raw: Iterable[Span]) -> Plan:
-    return Plan(_join(days), _join(hours), _join(raw))
+def _minus(spans: Iterable[Span], taken: Sequence[Span]) -> Sequence[Span]:
+    """Return what is left of spans without others, which are in order and apart."""
+    ends = [span.end for span in taken]
+    return [rest for span in spans for rest in _rests(span, islice(taken, bisect_right(ends, span.start), None))]
+
+
+def _rests(span: Span, taken: Iterable[Span]) -> Iterator[Span]:
+    start = span.start
+    for other in taken:
+        if other.start >= span.end:
+            break
+        yield from _nonempty(Span(start, other.start))
+        start = max(start, other.end)
+    yield from _nonempty(Span(start, span.end))
 
 
 def _join(spans: Iterable[Span]) -> tuple[Span, ...]:

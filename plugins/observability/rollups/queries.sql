@@ -4,6 +4,9 @@
 SELECT DISTINCT hour FROM observability.rollup_touched
 WHERE hour >= date_trunc('hour', %(start)s::timestamptz, 'UTC') AND hour < %(end)s
 
+-- name: hold_events
+LOCK TABLE ONLY observability.event IN ACCESS SHARE MODE
+
 -- name: list_kept
 SELECT level, nullif(from_time, '-infinity') FROM observability.retention
 
@@ -11,12 +14,24 @@ SELECT level, nullif(from_time, '-infinity') FROM observability.retention
 SELECT min(hour) FROM observability.rollup_touched
 
 -- name: list_days_to_refresh
--- The oldest first: what is complete stays complete.
-SELECT date_trunc('day', hour, 'UTC') AS day, array_agg(DISTINCT hour ORDER BY hour)
-FROM observability.rollup_touched
-WHERE hour >= %(start)s AND hour < %(end)s
+-- The oldest first: what is complete stays complete. Never an hour of which the events were removed.
+SELECT date_trunc('day', hour, 'UTC') AS day, array_agg(hour ORDER BY hour)
+FROM (
+    SELECT hour
+    FROM observability.rollup_touched
+    WHERE hour >= %(start)s AND hour < %(end)s
+      AND hour >= (SELECT from_time FROM observability.retention WHERE level = 'raw')
+    GROUP BY hour
+    HAVING hour < date_trunc('hour', now(), 'UTC') OR min(at) <= now() - make_interval(secs => %(running_wait_s)s)
+) AS due
 GROUP BY 1
 ORDER BY 1
+
+-- name: shorten_touched
+-- One entry, the oldest, says as much as many.
+DELETE FROM observability.rollup_touched AS entry
+USING (SELECT hour, min(id) AS id FROM observability.rollup_touched GROUP BY hour HAVING count(*) > 1) AS oldest
+WHERE entry.hour = oldest.hour AND entry.id > oldest.id
 
 -- name: try_refresh_lock
 SELECT pg_try_advisory_lock(hashtext('observability.rollups'))
@@ -27,6 +42,10 @@ SELECT pg_advisory_unlock(hashtext('observability.rollups'))
 -- name: forget_touched
 -- Those that this transaction sees: whoever writes meanwhile touches the hour again.
 DELETE FROM observability.rollup_touched WHERE hour = ANY(%(hours)s)
+
+-- name: make_room_to_sort
+-- Groups are many, and spilling them to disk costs more than the memory.
+SELECT set_config('work_mem', '128MB', true)
 
 -- name: create_cells
 CREATE TEMPORARY TABLE IF NOT EXISTS rollup_cell (
@@ -65,13 +84,17 @@ FROM rollup_cell GROUP BY 1, 2, 3
 
 -- name: fill_histogram_hours
 INSERT INTO observability.histogram_hour
-SELECT bucket, series, bin, sum(hits) FROM rollup_cell GROUP BY 1, 2, 3
+SELECT bucket, series, array_agg(bin), array_agg(hits)
+FROM (SELECT bucket, series, bin, sum(hits)::bigint AS hits FROM rollup_cell GROUP BY 1, 2, 3) AS cell
+GROUP BY 1, 2
 
 -- name: fill_coarse_hours
 INSERT INTO observability.coarse_hour
-SELECT bucket, account, service, method, bin, sum(hits)
-FROM rollup_cell JOIN observability.series ON id = series
-GROUP BY 1, 2, 3, 4, 5
+SELECT bucket, account, service, method, array_agg(bin), array_agg(hits)
+FROM (SELECT bucket, account, service, method, bin, sum(hits)::bigint AS hits
+      FROM rollup_cell JOIN observability.series ON id = series
+      GROUP BY 1, 2, 3, 4, 5) AS cell
+GROUP BY 1, 2, 3, 4
 
 -- name: clear_rollup_day
 DELETE FROM observability.rollup_day WHERE bucket = %(day)s
@@ -91,23 +114,27 @@ GROUP BY series, status_code
 
 -- name: fill_histogram_day
 INSERT INTO observability.histogram_day
-SELECT %(day)s, series, bin, sum(hits)
-FROM observability.histogram_hour
-WHERE bucket >= %(day)s AND bucket < %(day)s + interval '1 day'
-GROUP BY series, bin
+SELECT %(day)s, series, array_agg(bin), array_agg(hits)
+FROM (SELECT series, bin, sum(hits)::bigint AS hits
+      FROM observability.histogram_bin_hour
+      WHERE bucket >= %(day)s AND bucket < %(day)s + interval '1 day'
+      GROUP BY series, bin) AS cell
+GROUP BY series
 
 -- name: fill_coarse_day
 INSERT INTO observability.coarse_day
-SELECT %(day)s, account, service, method, bin, sum(hits)
-FROM observability.coarse_hour
-WHERE bucket >= %(day)s AND bucket < %(day)s + interval '1 day'
-GROUP BY account, service, method, bin
+SELECT %(day)s, account, service, method, array_agg(bin), array_agg(hits)
+FROM (SELECT account, service, method, bin, sum(hits)::bigint AS hits
+      FROM observability.coarse_bin_hour
+      WHERE bucket >= %(day)s AND bucket < %(day)s + interval '1 day'
+      GROUP BY account, service, method, bin) AS cell
+GROUP BY account, service, method
 
--- name: list_touched_ids
-SELECT id FROM observability.rollup_touched WHERE hour = ANY(%(hours)s)
+-- name: see_one_moment
+SET TRANSACTION ISOLATION LEVEL REPEATABLE READ
 
--- name: forget_touched_ids
-DELETE FROM observability.rollup_touched WHERE id = ANY(%(ids)s)
+-- name: has_aggregates
+SELECT to_regprocedure('observability.refresh_day(timestamptz, timestamptz[])') IS NOT NULL
 
--- name: refresh_aggregate
-CALL refresh_continuous_aggregate(%(view)s::regclass, %(start)s::timestamptz, %(end)s::timestamptz)
+-- name: refresh_day
+CALL observability.refresh_day(%(day)s, %(hours)s)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from kernel import ConflictError, Database
-from plugins.observability.rollups.plan import DAY, HOUR
+from plugins.observability.rollups.plan import HOUR
 from plugins.observability.rollups.touched import QUERIES, Connected
 
 # A statement over a day of events may take this long.
@@ -46,6 +46,7 @@ class Rollups:
         start: datetime = BEGINNING,
         end: datetime = END,
         *,
+        running_wait_s: float = 0.0,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> Refreshed:
         """Compute the hours that were touched, and their days; oldest first, one transaction a day.
@@ -53,65 +54,73 @@ class Rollups:
         Args:
             start: Of what is refreshed.
             end: Up to but without it.
+            running_wait_s: The running hour is left alone until it has been waiting for this long: while events keep
+                coming, all that was computed of it is computed again.
             progress: Called with days done and days in all; may raise to stop.
 
         Raises:
             ConflictError: Somebody else is refreshing.
             UnavailableError: The database is away; the days that are done stay done.
         """
-        with self._alone():
-            days = self._days(start, end)
+        with self._alone() as connection:
+            days = _days(connection, start, end, running_wait_s)
+            refresh_day = _refresh_aggregates if has_aggregates(connection) else _refresh_tables
             progress(0, len(days))
             for done, (day, hours) in enumerate(days, 1):
-                if self._db.engine.has_continuous_aggregates:
-                    self._refresh_aggregates(day, hours)
-                else:
-                    self._refresh_tables(day, hours)
+                refresh_day(connection, day, hours)
                 progress(done, len(days))
+            # Every question reads the log. Nobody else may be refreshing: an entry that is newer than what a refresh
+            # saw must outlive it.
+            connection.execute(QUERIES["shorten_touched"])
         return Refreshed(len(days), sum(len(hours) for _, hours in days))
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        # The lock is the session's: it ends with it, however this process dies.
-        with self._db.connection() as connection:
+    def _alone(self) -> Iterator[Connected]:
+        # The lock is the session's: it ends with it, however this process dies. All work is done in that session, so
+        # that none of it goes on without the lock.
+        with self._db.connection(_TIMEOUT_S) as connection:
             row = connection.execute(QUERIES["try_refresh_lock"]).fetchone()
             if row is None or not row[0]:
                 raise ConflictError("Somebody else is refreshing the rollups.")
             try:
-                yield
+                yield connection
             finally:
-                connection.execute(QUERIES["refresh_unlock"])
+                if not connection.closed:
+                    connection.execute(QUERIES["refresh_unlock"])
 
-    def _days(self, start: datetime, end: datetime) -> Sequence[tuple[datetime, list[datetime]]]:
-        with self._db.connection() as connection:
-            return list(connection.execute(QUERIES["list_days_to_refresh"], {"start": start, "end": end}).fetchall())
 
-    def _refresh_tables(self, day: datetime, hours: Sequence[datetime]) -> None:
+def has_aggregates(connection: Connected) -> bool:
+    """Tell whether rollups are continuous aggregates."""
+    # What is there, not what the server could do by now: its licence may have changed since.
+    row = connection.execute(QUERIES["has_aggregates"]).fetchone()
+    return row is not None and bool(row[0])
+
+
+def _days(
+    connection: Connected, start: datetime, end: datetime, running_wait_s: float
+) -> Sequence[tuple[datetime, list[datetime]]]:
+    given = {"start": start, "end": end, "running_wait_s": running_wait_s}
+    return list(connection.execute(QUERIES["list_days_to_refresh"], given).fetchall())
+
+
+def _refresh_tables(connection: Connected, day: datetime, hours: Sequence[datetime]) -> None:
+    with connection.transaction():
         # One moment for all statements: what is written meanwhile touches its hour again, and is not forgotten.
-        with self._db.transaction(_TIMEOUT_S, at_one_moment=True) as connection:
-            connection.execute(QUERIES["forget_touched"], {"hours": list(hours)})
-            connection.execute(QUERIES["create_cells"])
-            for start, end in _runs(hours):
-                connection.execute(QUERIES["fill_cells"], {"start": start, "end": end})
-            for table in _TABLES:
-                connection.execute(QUERIES[f"clear_{table}_hours"], {"buckets": list(hours)})
-                connection.execute(QUERIES[f"fill_{table}_hours"])
-                connection.execute(QUERIES[f"clear_{table}_day"], {"day": day})
-                connection.execute(QUERIES[f"fill_{table}_day"], {"day": day})
-
-    def _refresh_aggregates(self, day: datetime, hours: Sequence[datetime]) -> None:
-        with self._db.connection() as connection:
-            # Known before the refresh begins: whoever writes after this touches the hour again.
-            ids = [number for (number,) in connection.execute(QUERIES["list_touched_ids"], {"hours": list(hours)})]
-            for table in _TABLES:
-                for start, end in _runs(hours):
-                    _refresh_aggregate(connection, f"observability.{table}_hour", start, end)
-                _refresh_aggregate(connection, f"observability.{table}_day", day, day + DAY)
-            connection.execute(QUERIES["forget_touched_ids"], {"ids": ids})
+        connection.execute(QUERIES["see_one_moment"])
+        connection.execute(QUERIES["make_room_to_sort"])
+        connection.execute(QUERIES["forget_touched"], {"hours": list(hours)})
+        connection.execute(QUERIES["create_cells"])
+        for start, end in _runs(hours):
+            connection.execute(QUERIES["fill_cells"], {"start": start, "end": end})
+        for table in _TABLES:
+            connection.execute(QUERIES[f"clear_{table}_hours"], {"buckets": list(hours)})
+            connection.execute(QUERIES[f"fill_{table}_hours"])
+            connection.execute(QUERIES[f"clear_{table}_day"], {"day": day})
+            connection.execute(QUERIES[f"fill_{table}_day"], {"day": day})
 
 
-def _refresh_aggregate(connection: Connected, view: str, start: datetime, end: datetime) -> None:
-    connection.execute(QUERIES["refresh_aggregate"], {"view": view, "start": start, "end": end})
+def _refresh_aggregates(connection: Connected, day: datetime, hours: Sequence[datetime]) -> None:
+    connection.execute(QUERIES["refresh_day"], {"day": day, "hours": list(hours)})
 
 
 def _runs(hours: Sequence[datetime]) -> Iterator[tuple[datetime, datetime]]:

@@ -15,6 +15,15 @@ QUERIES = load_queries(__package__)
 Connected = Connection[tuple[Any, ...]]
 
 
+def hold_events(connection: Connected) -> None:
+    """Keep retention from removing anything for as long as this transaction lasts.
+
+    The first statement of a transaction that sees one moment: partitions that are dropped are gone for those as well
+    that look at an earlier moment.
+    """
+    connection.execute(QUERIES["hold_events"])
+
+
 def touched_hours(connection: Connected, window: Span) -> Collection[datetime]:
     """Return the hours of a window whose rollups do not know every event."""
     rows = connection.execute(QUERIES["list_touched"], {"start": window.start, "end": window.end}).fetchall()
@@ -29,5 +38,5 @@ def fresh_until(connection: Connected, now: datetime) -> datetime:
 
 def kept_since(connection: Connected) -> Kept:
     """Return from when on each level still has everything."""
-    rows: dict[str, datetime | None] = {level: since for level, since in connection.execute(QUERIES["list_kept"])}
+    rows: dict[str, datetime | None] = dict(connection.execute(QUERIES["list_kept"]).fetchall())
     return Kept(**{level: rows.get(level) or ALWAYS for level in ("raw", "hour", "day")})

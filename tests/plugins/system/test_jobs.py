@@ -79,11 +79,12 @@ def test_a_start_answers_202_with_the_place_of_the_job(client: Client) -> None:
 
 
 def test_a_job_that_waits_already_comes_back_with_200(client: Client) -> None:
-    first = started(client, "a")
+    body = {"name": "sample.add", "parameters": {"numbers": [1], "label": "a"}}
 
-    # The same id of the request does not make it the same start.
-    again = client.post(JOBS, json={"name": "sample.add", "parameters": {"numbers": [1], "label": "a"}})
+    # A client that tries again may well send the same id of the request.
+    answer, again = (client.post(JOBS, json=body, headers={"X-Request-ID": "same"}) for _ in range(2))
 
+    first = answer.json()["data"]["id"]
     assert (again.status, again.json()["data"]["id"], again.headers["location"]) == (200, first, f"{JOBS}{first}/")
 
 
@@ -268,6 +269,15 @@ def test_the_catalog_shows_the_schedule_of_the_configuration(serve: Serve) -> No
 
     assert (found["name"], found["schedule"]) == ("sample.fail", "every 2h")
     assert datetime.fromisoformat(found["next_due"]) == NOW + timedelta(hours=2)
+
+
+def test_streams_never_take_the_only_thread(serve: Serve) -> None:
+    client = serve(plugins=PLUGINS, server={"threads": 1})
+    job_id = started(client, "a")
+
+    answer = client.get(f"{JOBS}{job_id}/events/")
+
+    assert (answer.status, "retry-after" in answer.headers) == (503, True)
 
 
 def test_reading_is_for_readers_and_steering_for_writers(unchanged: Client) -> None:

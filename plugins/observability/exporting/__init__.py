@@ -1,0 +1,1 @@
+"""Every event that meets some filters, as one file, however many there are."""

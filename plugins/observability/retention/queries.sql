@@ -1,0 +1,115 @@
+-- name: lock_rollups
+-- The same lock as refreshes take: what is computed while events go would be wrong.
+SELECT pg_try_advisory_xact_lock(hashtext('observability.rollups'))
+
+-- name: limit_waiting
+-- Whoever waits for the lock below holds up everybody behind it.
+SELECT set_config('lock_timeout', %(timeout_ms)s, true)
+
+-- name: lock_events
+-- Against those who write, so that no event of a removed time comes after the check, and those who look at one moment.
+LOCK TABLE ONLY observability.event IN ACCESS EXCLUSIVE MODE
+
+-- name: list_levels
+SELECT level, nullif(from_time, '-infinity') FROM observability.retention
+
+-- name: any_touched
+SELECT EXISTS (
+    SELECT FROM observability.rollup_touched
+    WHERE hour < %(before)s AND hour >= (SELECT from_time FROM observability.retention WHERE level = 'raw'))
+
+-- name: advance_level
+UPDATE observability.retention SET from_time = %(from_time)s WHERE level = %(level)s AND from_time < %(from_time)s
+
+-- name: list_partitions
+-- Those that lie before a time as a whole, the oldest first.
+SELECT name, to_time FROM observability.event_partition WHERE to_time <= %(before)s ORDER BY to_time LIMIT %(limit)s
+
+-- name: drop_partition
+DROP TABLE IF EXISTS observability.{name}
+
+-- name: forget_partition
+DELETE FROM observability.event_partition WHERE name = %(name)s
+
+-- name: drop_chunks
+SELECT count(*) FROM drop_chunks(%(table)s::regclass, older_than => %(before)s::timestamptz)
+
+-- name: count_chunks
+SELECT count(*) FROM show_chunks('observability.event', older_than => %(before)s::timestamptz)
+
+-- name: count_partitions
+SELECT count(*) FROM observability.event_partition WHERE to_time <= %(before)s
+
+-- name: count_touched
+SELECT count(DISTINCT hour) FROM observability.rollup_touched
+WHERE hour < %(before)s AND hour >= (SELECT from_time FROM observability.retention WHERE level = 'raw')
+
+-- name: first_event
+SELECT min(time) FROM observability.event WHERE time < %(before)s
+
+-- name: delete_events
+DELETE FROM observability.event WHERE time >= %(start)s AND time < %(end)s
+
+-- name: estimate_events
+EXPLAIN (FORMAT JSON) SELECT FROM observability.event WHERE time < %(before)s
+
+-- name: estimate_hours
+EXPLAIN (FORMAT JSON) SELECT FROM observability.rollup_hour WHERE bucket < %(before)s
+
+-- name: estimate_days
+EXPLAIN (FORMAT JSON) SELECT FROM observability.rollup_day WHERE bucket < %(before)s
+
+-- name: first_bucket_hour
+SELECT min(bucket) FROM observability.rollup_hour WHERE bucket < %(before)s
+
+-- name: first_bucket_day
+SELECT min(bucket) FROM observability.rollup_day WHERE bucket < %(before)s
+
+-- name: delete_rollup_hour
+DELETE FROM observability.rollup_hour WHERE bucket >= %(start)s AND bucket < %(end)s
+
+-- name: delete_histogram_hour
+DELETE FROM observability.histogram_hour WHERE bucket >= %(start)s AND bucket < %(end)s
+
+-- name: delete_coarse_hour
+DELETE FROM observability.coarse_hour WHERE bucket >= %(start)s AND bucket < %(end)s
+
+-- name: delete_rollup_day
+DELETE FROM observability.rollup_day WHERE bucket >= %(start)s AND bucket < %(end)s
+
+-- name: delete_histogram_day
+DELETE FROM observability.histogram_day WHERE bucket >= %(start)s AND bucket < %(end)s
+
+-- name: delete_coarse_day
+DELETE FROM observability.coarse_day WHERE bucket >= %(start)s AND bucket < %(end)s
+
+-- name: delete_moved
+-- An event that moved to a later time is still looked up here; one that moved to an earlier time must not come back at
+-- its old one, as long as that is kept.
+DELETE FROM observability.event_moved WHERE time < %(before)s AND id < %(first_id)s
+
+-- name: first_ledger_entry
+SELECT min(at) FROM observability.ingest_ledger
+WHERE at >= (SELECT from_time FROM observability.retention WHERE level = 'ledger') AND at < %(before)s
+
+-- name: count_ledger
+SELECT count(*) FROM observability.ingest_ledger WHERE at >= %(start)s AND at < %(end)s
+
+-- name: sum_up_ledger
+-- One row for each minute of a sender. Whoever reads meanwhile sees all of the old rows, or all of the new.
+WITH gone AS (
+    DELETE FROM observability.ingest_ledger WHERE at >= %(start)s AND at < %(end)s RETURNING *
+), by_reason AS (
+    SELECT account, key, date_trunc('minute', at) AS minute, reason, sum(items::bigint) AS items
+    FROM gone, jsonb_each_text(reasons) AS each (reason, items)
+    GROUP BY 1, 2, 3, 4
+), counted AS (
+    SELECT account, key, minute, jsonb_object_agg(reason, items) AS reasons FROM by_reason GROUP BY 1, 2, 3
+), summed AS (
+    SELECT account, key, date_trunc('minute', at) AS minute, min(at) AS at, sum(received) AS received,
+           sum(stored) AS stored, sum(duplicate) AS duplicate, sum(rejected) AS rejected, sum(capped) AS capped
+    FROM gone GROUP BY 1, 2, 3
+)
+INSERT INTO observability.ingest_ledger (at, account, key, received, stored, duplicate, rejected, capped, reasons)
+SELECT at, account, key, received, stored, duplicate, rejected, capped, coalesce(reasons, '{}')
+FROM summed LEFT JOIN counted USING (account, key, minute)

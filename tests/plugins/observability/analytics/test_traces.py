@@ -1,0 +1,74 @@
+"""``traces/{trace_id}/``: every request of a trace."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from urllib.parse import quote
+
+import pytest
+
+from kernel.testing import Client
+from tests.plugins.observability.analytics.computing import ingest
+from tests.plugins.observability.events import NOON, make_event
+
+ROOT = "/api/requests/traces/"
+
+
+@pytest.fixture(scope="module")
+def client(shared: Client) -> Client:
+    """A service with a trace of five requests to three services over three days, and another of one."""
+    services = ["gateway", "billing", "store", "billing", "gateway"]
+    ingest(
+        shared,
+        [
+            make_event(time=(NOON + hours * timedelta(hours=12)).isoformat(), service=service, trace_id="a trace+1")
+            for hours, service in reversed(list(enumerate(services)))
+        ]
+        + [make_event(trace_id="other"), make_event(trace_id=None)],
+    )
+    return shared
+
+
+def test_all_events_of_a_trace_come_in_order_of_time(client: Client) -> None:
+    trace = client.get(f"{ROOT}{quote('a trace+1')}/").json()
+
+    assert [event["service"] for event in trace["events"]] == ["gateway", "billing", "store", "billing", "gateway"]
+    assert [event["time"] for event in trace["events"]] == sorted(event["time"] for event in trace["events"])
+    assert {event["trace_id"] for event in trace["events"]} == {"a trace+1"}
+    assert {name: trace[name] for name in trace if name != "events"} == {
+        "trace_id": "a trace+1",
+        "count": 5,
+        "truncated": False,
+        "start": "2025-12-14T12:00:00Z",
+        "end": "2025-12-16T12:00:00Z",
+        "services": ["gateway", "billing", "store"],
+    }
+
+
+@pytest.mark.parametrize(("limit", "count", "truncated"), [(4, 4, True), (5, 5, False), (6, 5, False)])
+def test_a_trace_that_is_cut_says_so(client: Client, limit: int, count: int, truncated: bool) -> None:
+    trace = client.get(f"{ROOT}{quote('a trace+1')}/?limit={limit}").json()
+
+    assert (trace["count"], len(trace["events"]), trace["truncated"]) == (count, count, truncated)
+
+
+@pytest.mark.parametrize("limit", ["0", "10001", "many"])
+def test_a_wrong_limit_is_refused(client: Client, limit: str) -> None:
+    answer = client.get(f"{ROOT}other/?limit={limit}")
+
+    assert (answer.status, list(answer.json()["errors"])) == (400, ["limit"])
+
+
+@pytest.mark.parametrize("trace_id", ["none", "OTHER", "a%00b", "x" * 500])
+def test_a_trace_that_is_not_there_is_404(client: Client, trace_id: str) -> None:
+    assert client.get(f"{ROOT}{trace_id}/").status == 404
+
+
+def test_a_trace_is_there_under_v1(client: Client) -> None:
+    assert client.get("/api/v1/requests/traces/other/").json()["count"] == 1
+
+
+def test_a_trace_is_found_on_every_engine(engine_client: Client) -> None:
+    ingest(engine_client, [make_event(trace_id="t", latency_ms=number) for number in range(3)])
+
+    assert engine_client.get(f"{ROOT}t/").json()["count"] == 3
