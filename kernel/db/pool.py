@@ -25,8 +25,8 @@ T = TypeVar("T")
 QUERIES = load_queries(__package__)
 
 # Classes of SQLSTATE that say "not now", not "not so": connection, resources, intervention, system; and read-only,
-# serialisation, deadlock, lock timeout. https://www.postgresql.org/docs/current/errcodes-appendix.html
-_TRANSIENT = ("08", "53", "57", "58", "25006", "40001", "40P01", "55P03")
+# a pause that was too long, serialisation, deadlock, lock timeout. https://www.postgresql.org/docs/current/errcodes-appendix.html
+_TRANSIENT = ("08", "53", "57", "58", "25006", "25P03", "40001", "40P01", "55P03")
 
 
 def is_transient(error: psycopg.Error) -> bool:

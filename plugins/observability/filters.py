@@ -149,11 +149,25 @@ def refuse_out_of_range(query: FilterQuery) -> None:
             errors[name] = [f"Expected a number from {valid.start} to {valid.stop - 1}, got {value}."]
     if any(value not in SMALLINT for value in query.status_code__in):
         errors["status_code__in"] = [f"Expected numbers from {SMALLINT.start} to {SMALLINT.stop - 1}."]
-    for name in ("service", "endpoint", "method", "trace_id", "user_ref"):
-        if "\x00" in (getattr(query, name) or ""):
-            errors[name] = ["Null characters are not allowed."]
+    texts = ("service", "endpoint", "method", "trace_id", "user_ref")
+    errors |= _null_characters({name: getattr(query, name) for name in texts})
     if errors:
         raise InvalidError(f"Some parameters are wrong: {', '.join(errors)}.", errors=errors)
+
+
+def refuse_null_characters(**texts: str | None) -> None:
+    """Refuse texts with a NUL, which the server would choke on.
+
+    Raises:
+        InvalidError: Names each parameter.
+    """
+    errors = _null_characters(texts)
+    if errors:
+        raise InvalidError(f"Some parameters are wrong: {', '.join(errors)}.", errors=errors)
+
+
+def _null_characters(texts: Mapping[str, str | None]) -> dict[str, list[str]]:
+    return {name: ["Null characters are not allowed."] for name, text in texts.items() if "\x00" in (text or "")}
 
 
 def _escape(term: str) -> str:

@@ -76,11 +76,13 @@ JOIN observability.series AS s ON s.id = e.series
 WHERE e.time >= %(from_time)s AND e.time < %(to_time)s AND e.id = %(id)s AND s.account = %(account)s
 
 -- name: lock_event
-SELECT e.id, e.time, s.service, s.endpoint, s.method, e.status_code, e.latency_ms, e.trace_id, e.user_ref, e.tags::text
-FROM observability.event AS e
-JOIN observability.series AS s ON s.id = e.series
-WHERE e.time >= %(from_time)s AND e.time < %(to_time)s AND e.id = %(id)s AND s.account = %(account)s
-FOR UPDATE OF e
+-- An update that changes nothing: TimescaleDB locks no rows in columns, but turns those it updates into rows again.
+UPDATE observability.event AS e
+SET series = e.series
+FROM observability.series AS s
+WHERE s.id = e.series AND e.time >= %(from_time)s AND e.time < %(to_time)s AND e.id = %(id)s
+  AND s.account = %(account)s
+RETURNING e.id, e.time, s.service, s.endpoint, s.method, e.status_code, e.latency_ms, e.trace_id, e.user_ref, e.tags::text
 
 -- name: see_one_moment
 SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY

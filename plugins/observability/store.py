@@ -149,9 +149,10 @@ class EventStore:
 
     def list(self, conditions: Conditions, order: sql.Composable, limit: int, offset: int = 0) -> list[Event]:
         """Return events that meet some conditions, in order."""
-        query = sql.SQL(QUERIES["list_events"]).format(where=conditions.where, order=order)
         with self._db.connection() as connection:
-            rows = connection.execute(query, {**conditions.values, "limit": limit, "offset": offset}).fetchall()
+            rows = connection.execute(
+                select_events(conditions, order), {**conditions.values, "limit": limit, "offset": offset}
+            ).fetchall()
         return [to_event(row) for row in rows]
 
     def trace(self, trace_id: str, limit: int, account: int = LOCAL_ACCOUNT) -> Sequence[Event]:
@@ -227,6 +228,11 @@ def _values(event: Event, series: int) -> dict[str, Any]:
 
 def _numbers(connection: Connected, name: str, **values: Any) -> list[int]:
     return [row[0] for row in connection.execute(QUERIES[name], values)]
+
+
+def select_events(conditions: Conditions, order: sql.Composable) -> sql.Composed:
+    """Compose the query for events; ``limit`` and ``offset`` are further parameters."""
+    return sql.SQL(QUERIES["list_events"]).format(where=conditions.where, order=order)
 
 
 def resolve(connection: Connected, query: FilterQuery, account: int) -> Conditions:

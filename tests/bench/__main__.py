@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench import datasets, ingest, jobs, lists, memory, plugins, rest_framework, routes, startup
+from tests.bench import analytics, datasets, ingest, jobs, lists, memory, plugins, rest_framework, routes, startup
 from tests.bench.figures import Figure, show
 
 Bench = Callable[[bool], Iterator[Figure]]
@@ -19,6 +19,7 @@ BENCHES: dict[str, Bench] = {
     "ingest": ingest.figures,
     "drf": rest_framework.figures,
     "lists": lists.figures,
+    "analytics": analytics.figures,
     "jobs": jobs.figures,
     "memory": memory.figures,
 }

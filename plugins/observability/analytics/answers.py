@@ -6,24 +6,27 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
+
 from plugins.observability.analytics.model import (
     DEFAULT_ERROR_FROM,
     BucketsQuery,
     Covered,
     DayRow,
     EndpointRow,
+    Found,
     HourRow,
     KpiQuery,
     Kpis,
     Percentile,
-    Source,
     TopQuery,
     Totals,
     TotalsQuery,
     WindowQuery,
 )
-from plugins.observability.analytics.reading import Moment, Reader, Scope, Unit
+from plugins.observability.analytics.reading import Moment, Reader, Scope
 from plugins.observability.analytics.window import read_window
+from plugins.observability.filters import refuse_null_characters
 from plugins.observability.rollups.bins import MAX_RELATIVE_ERROR, percentile_ms
 from plugins.observability.rollups.plan import DAY, Level, Plan, Span
 from plugins.observability.series import LOCAL_ACCOUNT
@@ -32,6 +35,19 @@ from plugins.observability.series import LOCAL_ACCOUNT
 HOURLY_UP_TO = timedelta(days=2)
 P95 = 95.0
 ServicesOf = Callable[[str], tuple[str, ...]]
+Endpoint = tuple[str, str]
+
+
+class P95s(msgspec.Struct, frozen=True):
+    """95th percentiles, in ms.
+
+    Args:
+        values: By endpoint, or by day and endpoint.
+        max_relative_error: By how much of themselves they may be off.
+    """
+
+    values: Mapping[Any, float | None]
+    max_relative_error: float = 0.0
 
 
 class Analytics:
@@ -66,63 +82,64 @@ class Analytics:
                 source=plan.source,
                 fresh_until=moment.fresh_until(self._now()),
                 percentiles=tuple(others),
+                p95_max_relative_error=p95.max_relative_error or None,
                 covered=covered_beyond(plan, window),
             )
 
-    def top_endpoints(self, query: TopQuery) -> tuple[Sequence[EndpointRow], Source]:
-        """Return endpoints, ranked, and the coarsest level that was read."""
+    def top_endpoints(self, query: TopQuery) -> Found[EndpointRow]:
+        """Return endpoints, ranked."""
         window = read_window(query.start, query.end, self._now(), DAY)
+        by_p95 = query.sort_by == "p95_latency_ms"
+        p95 = P95s({})
         with self._reader.moment(self.scope(query, query.method)) as moment:
-            by_p95 = query.sort_by == "p95_latency_ms"
-            coarsest: Level = "raw" if by_p95 and not query.approx else _coarsest(query, window)
-            plan = moment.plan(window, coarsest)
+            plan = moment.plan(window, "raw" if by_p95 and not query.approx else _coarsest(query, window))
             totals = moment.totals_by_endpoint(plan, query.error_from)
-            p95 = _p95_by_endpoint(moment, window, approx=query.approx) if by_p95 or query.with_p95 else {}
-        rows = [_endpoint_row(key, sums, p95.get(key)) for key, sums in sorted(totals.items())]
-        rows.sort(key=lambda row: _sort_value(row, query.sort_by), reverse=query.direction == "desc")
-        return rows[: query.limit], plan.source
+            if by_p95:
+                p95 = _p95_by_endpoint(moment, window, approx=query.approx)
+            ranked = _rank(totals, p95.values, query)[: query.limit]
+            if query.with_p95 and not by_p95 and ranked:
+                moment.narrow_to(ranked)
+                p95 = _p95_by_endpoint(moment, window, approx=query.approx)
+        rows = [_endpoint_row(key, totals[key], p95.values.get(key)) for key in ranked]
+        return Found(rows, plan.source, covered_beyond(plan, window), p95.max_relative_error)
 
-    def hourly(self, query: BucketsQuery) -> tuple[Sequence[HourRow], Source]:
+    def hourly(self, query: BucketsQuery) -> Found[HourRow]:
         """Return a row for each hour, service and endpoint; the newest hour first."""
-        rows, _, source = self._buckets(query, "hour", DAY, with_p95=False)
-        return [
-            HourRow(*key, sums.hits, sums.errors, sums.error_rate, sums.avg_latency_ms, sums.latency_max_ms)
-            for key, sums in rows.items()
-        ], source
-
-    def daily(self, query: BucketsQuery) -> tuple[Sequence[DayRow], Source]:
-        """Return a row for each day, service and endpoint; the newest day first."""
-        rows, p95, source = self._buckets(query, "day", 7 * DAY, with_p95=True)
-        return [
-            DayRow(
-                *key, sums.hits, sums.errors, sums.error_rate, sums.avg_latency_ms, p95.get(key), sums.latency_max_ms
-            )
-            for key, sums in rows.items()
-        ], source
-
-    def _buckets(
-        self, query: BucketsQuery, unit: Unit, length: timedelta, *, with_p95: bool
-    ) -> tuple[Mapping[tuple[datetime, str, str], Totals], Mapping[tuple[Any, ...], float | None], Source]:
-        window = read_window(query.start, query.end, self._now(), length)
-        p95: Mapping[tuple[Any, ...], float | None] = {}
+        window = read_window(query.start, query.end, self._now(), DAY)
         with self._reader.moment(self.scope(query, None)) as moment:
-            plan = moment.plan(window, unit)
-            rows = moment.totals_by_bucket(plan, unit, DEFAULT_ERROR_FROM, query.limit)
-            if with_p95 and rows:
-                oldest = min(bucket for bucket, _, _ in rows)
+            # Of days whose hours are gone, no hour can tell.
+            left = Span(max(window.start, moment.kept.hour), window.end)
+            plan = moment.plan(left, "hour")
+            totals = moment.totals_by_bucket(plan, "hour", DEFAULT_ERROR_FROM, query.limit)
+        rows = [
+            HourRow(*key, sums.hits, sums.errors, sums.error_rate, sums.avg_latency_ms, sums.latency_max_ms)
+            for key, sums in totals.items()
+        ]
+        return Found(rows, plan.source, covered_beyond(plan, window))
+
+    def daily(self, query: BucketsQuery) -> Found[DayRow]:
+        """Return a row for each day, service and endpoint; the newest day first."""
+        window = read_window(query.start, query.end, self._now(), 7 * DAY)
+        p95 = P95s({})
+        with self._reader.moment(self.scope(query, None)) as moment:
+            plan = moment.plan(window, "day")
+            totals = moment.totals_by_bucket(plan, "day", DEFAULT_ERROR_FROM, query.limit)
+            if totals:
+                oldest = min(day for day, _, _ in totals)
                 shown = Span(max(window.start, oldest), window.end)
-                p95 = _p95_by_bucket(moment, shown, unit, approx=query.approx)
-        return rows, p95, plan.source
+                p95 = _p95_by_day(moment, shown, approx=query.approx)
+        rows = [_day_row(key, sums, p95.values.get(key)) for key, sums in totals.items()]
+        return Found(rows, plan.source, covered_beyond(plan, window), p95.max_relative_error)
 
     def scope(self, query: WindowQuery, method: str | None) -> Scope:
         """Return which series a question is about.
 
         Raises:
+            InvalidError: A text holds what no text in the database can.
             NotFoundError: There is no such application.
         """
-        services = None
-        if query.application is not None:
-            services = tuple(service.lower() for service in self._services_of(query.application))
+        refuse_null_characters(service=query.service, endpoint=query.endpoint, method=method)
+        services = None if query.application is None else self._services_of(query.application)
         return Scope(LOCAL_ACCOUNT, query.service, query.endpoint, method, services)
 
 
@@ -135,11 +152,9 @@ def _coarsest(query: TotalsQuery, window: Span) -> Level:
 
 
 def covered_beyond(plan: Plan, window: Span) -> Covered | None:
-    """Return what is really read, where that is more than was asked for."""
-    covered = plan.covered
-    if covered is None or (window.start <= covered.start and covered.end <= window.end):
-        return None
-    return Covered(covered.start, covered.end)
+    """Return what is really read, where that is not what was asked for."""
+    covered = plan.covered or Span(window.end, window.end)
+    return Covered(covered.start, covered.end) if covered != window else None
 
 
 def _percentiles(moment: Moment, window: Span, wanted: Sequence[float], *, approx: bool) -> list[Percentile]:
@@ -151,24 +166,49 @@ def _percentiles(moment: Moment, window: Span, wanted: Sequence[float], *, appro
     return [Percentile(each, percentile_ms(bins, each), MAX_RELATIVE_ERROR, "rollup") for each in wanted]
 
 
-def _p95_by_endpoint(moment: Moment, window: Span, *, approx: bool) -> Mapping[tuple[Any, ...], float | None]:
+def _p95_by_endpoint(moment: Moment, window: Span, *, approx: bool) -> P95s:
     plan = moment.plan(window, "day" if approx else "raw")
     if plan.source == "raw":
-        return moment.percentiles_by_endpoint(plan, P95)
-    return {key: percentile_ms(bins, P95) for key, bins in moment.histogram_by_endpoint(plan).items()}
+        return P95s(moment.percentiles_by_endpoint(plan, P95))
+    return P95s(moment.histogram_percentile_by_endpoint(plan, P95), MAX_RELATIVE_ERROR)
 
 
-def _p95_by_bucket(moment: Moment, window: Span, unit: Unit, *, approx: bool) -> Mapping[tuple[Any, ...], float | None]:
-    plan = moment.plan(window, unit if approx else "raw")
+def _p95_by_day(moment: Moment, window: Span, *, approx: bool) -> P95s:
+    plan = moment.plan(window, "day" if approx else "raw")
     if plan.source == "raw":
-        return moment.percentiles_by_bucket(plan, unit, P95)
-    return {key: percentile_ms(bins, P95) for key, bins in moment.histogram_by_bucket(plan, unit).items()}
+        return P95s(moment.percentiles_by_bucket(plan, "day", P95))
+    return _p95_of(moment.histogram_by_bucket(plan, "day"))
 
 
-def _endpoint_row(key: tuple[str, str], sums: Totals, p95: float | None) -> EndpointRow:
+def _p95_of(histograms: Mapping[Any, Mapping[int, int]]) -> P95s:
+    return P95s({key: percentile_ms(bins, P95) for key, bins in histograms.items()}, MAX_RELATIVE_ERROR)
+
+
+def _rank(totals: Mapping[Endpoint, Totals], p95: Mapping[Any, float | None], query: TopQuery) -> Sequence[Endpoint]:
+    """Return endpoints in order; equal ones by service and name, whatever the direction."""
+
+    def value(endpoint: Endpoint) -> float:
+        sums = totals[endpoint]
+        match query.sort_by:
+            case "hits":
+                return sums.hits
+            case "errors":
+                return sums.errors
+            case "error_rate":
+                return sums.errors / sums.hits
+            case "avg_latency_ms":
+                return sums.latency_sum_ms / sums.hits
+            case "max_latency_ms":
+                return sums.latency_max_ms or 0
+            case "p95_latency_ms":
+                return p95.get(endpoint) or 0.0
+
+    return sorted(sorted(totals), key=value, reverse=query.direction == "desc")
+
+
+def _endpoint_row(key: Endpoint, sums: Totals, p95: float | None) -> EndpointRow:
     return EndpointRow(*key, sums.hits, sums.errors, sums.error_rate, sums.avg_latency_ms, p95, sums.latency_max_ms)
 
 
-def _sort_value(row: EndpointRow, name: str) -> float:
-    value = getattr(row, name)
-    return float("-inf") if value is None else float(value)
+def _day_row(key: tuple[datetime, str, str], sums: Totals, p95: float | None) -> DayRow:
+    return DayRow(*key, sums.hits, sums.errors, sums.error_rate, sums.avg_latency_ms, p95, sums.latency_max_ms)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -15,6 +15,7 @@ SortKey = Literal["hits", "errors", "error_rate", "avg_latency_ms", "max_latency
 ErrorFrom = Annotated[int, msgspec.Meta(ge=100, le=599)]
 Percentage = Annotated[float, msgspec.Meta(ge=0, le=100)]
 DEFAULT_ERROR_FROM = 500
+R = TypeVar("R")
 
 
 class WindowQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,7 +107,7 @@ class Percentile(msgspec.Struct, frozen=True):
 
 
 class Covered(msgspec.Struct, frozen=True):
-    """What an answer really covers, where events are gone and whole buckets had to do.
+    """What an answer really covers: whole buckets where events are gone, and nothing where rollups are gone as well.
 
     Args:
         start: Its first moment.
@@ -150,6 +151,7 @@ class Kpis(msgspec.Struct, frozen=True, omit_defaults=True):
         source: The coarsest level that was read.
         fresh_until: Up to when rollups know every event; what is later was read from the events.
         percentiles: Those that were asked for.
+        p95_max_relative_error: By how much of itself ``p95_latency_ms`` may be off; left out where it is exact.
         covered: Where it is not what was asked for.
     """
 
@@ -162,7 +164,34 @@ class Kpis(msgspec.Struct, frozen=True, omit_defaults=True):
     source: Source
     fresh_until: datetime
     percentiles: Sequence[Percentile] = ()
+    p95_max_relative_error: float | None = None
     covered: Covered | None = None
+
+
+class Found(msgspec.Struct, Generic[R], frozen=True):
+    """Rows, and how exact they are.
+
+    Args:
+        rows: In order.
+        source: The coarsest level that was read.
+        covered: Where it is not what was asked for.
+        p95_max_relative_error: By how much of themselves percentiles may be off.
+    """
+
+    rows: Sequence[R]
+    source: Source
+    covered: Covered | None = None
+    p95_max_relative_error: float = 0.0
+
+    @property
+    def about(self) -> dict[str, str | float]:
+        """What there is to say beside the rows; ``covered`` as an ISO 8601 interval."""
+        about: dict[str, str | float] = {"source": self.source}
+        if self.covered is not None:
+            about["covered"] = f"{_iso(self.covered.start)}/{_iso(self.covered.end)}"
+        if self.p95_max_relative_error:
+            about["p95_max_relative_error"] = self.p95_max_relative_error
+        return about
 
 
 class EndpointRow(msgspec.Struct, frozen=True):
@@ -203,3 +232,7 @@ class DayRow(msgspec.Struct, frozen=True):
     avg_latency_ms: float | None
     p95_latency_ms: float | None
     max_latency_ms: int | None
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")

@@ -48,18 +48,18 @@ class PublicAnalytics:
 
     def hourly(self, request: Request, application: Application | None, query: BucketsQuery) -> Listing[HourRow]:
         """Requests to an application's services by hour, service and endpoint; the newest first."""
-        rows, source = self._analytics.hourly(_narrowed(query, application))
-        return listing(request, application, rows, source=source)
+        found = self._analytics.hourly(_narrowed(query, application))
+        return listing(request, application, found.rows, **found.about)
 
     def daily(self, request: Request, application: Application | None, query: BucketsQuery) -> Listing[DayRow]:
         """Requests to an application's services by day, service and endpoint; the newest first."""
-        rows, source = self._analytics.daily(_narrowed(query, application))
-        return listing(request, application, rows, source=source)
+        found = self._analytics.daily(_narrowed(query, application))
+        return listing(request, application, found.rows, **found.about)
 
     def top_endpoints(self, request: Request, application: Application | None, query: TopQuery) -> Listing[EndpointRow]:
         """Endpoints of an application's services, ranked."""
-        rows, source = self._analytics.top_endpoints(_narrowed(query, application))
-        return listing(request, application, rows, source=source)
+        found = self._analytics.top_endpoints(_narrowed(query, application))
+        return listing(request, application, found.rows, **found.about)
 
     def routes(self) -> list[Route]:
         """Return the routes, for everybody and for each application."""

@@ -12,14 +12,20 @@ from psycopg import sql
 
 from kernel import Database, load_queries
 from plugins.observability.analytics.model import Totals
+from plugins.observability.rollups.bins import between_ms
 from plugins.observability.rollups.plan import Kept, Level, Plan, Span, make_plan
 from plugins.observability.rollups.touched import Connected, fresh_until, hold_events, kept_since, touched_hours
 
 QUERIES = load_queries(__package__)
 Unit = Literal["hour", "day"]
-Kind = Literal["cells", "bins", "bins_coarse", "latencies"]
+Kind = Literal["cells", "cells_coarse", "bins", "bins_coarse", "latencies"]
 _PARTS: Mapping[Kind, Mapping[Level, LiteralString]] = {
     "cells": {"day": QUERIES["cells_day"], "hour": QUERIES["cells_hour"], "raw": QUERIES["cells_raw"]},
+    "cells_coarse": {
+        "day": QUERIES["cells_coarse_day"],
+        "hour": QUERIES["cells_coarse_hour"],
+        "raw": QUERIES["cells_coarse_raw"],
+    },
     "bins": {"day": QUERIES["bins_day"], "hour": QUERIES["bins_hour"], "raw": QUERIES["bins_raw"]},
     "bins_coarse": {
         "day": QUERIES["bins_coarse_day"],
@@ -28,7 +34,13 @@ _PARTS: Mapping[Kind, Mapping[Level, LiteralString]] = {
     },
     "latencies": {"raw": QUERIES["latencies_raw"]},
 }
-_PLACES: Mapping[Kind, str] = {"cells": "cells", "bins": "bins", "bins_coarse": "bins", "latencies": "latencies"}
+_PLACES: Mapping[Kind, str] = {
+    "cells": "cells",
+    "cells_coarse": "cells",
+    "bins": "bins",
+    "bins_coarse": "bins",
+    "latencies": "latencies",
+}
 # A part with bounds of its own reads no partition in vain; of more than these, planning costs more than it saves.
 _SINGLE_SPANS_MAX = 6
 # Of an event, what it is counted under: events need no finer place than the bucket they are asked for.
@@ -94,6 +106,14 @@ class Moment:
         services, names = [service for service, _ in endpoints], [endpoint for _, endpoint in endpoints]
         self._narrow("match_endpoints", shown_services=services, shown_endpoints=names)
 
+    @property
+    def _cells(self) -> Kind:
+        return "cells_coarse" if self._scope.endpoint is None else "cells"
+
+    @property
+    def _bins(self) -> Kind:
+        return "bins_coarse" if self._scope.endpoint is None else "bins"
+
     def plan(self, window: Span, coarsest: Level) -> Plan:
         """Cut a window into what is read from where."""
         if window not in self._touched:
@@ -105,8 +125,8 @@ class Moment:
         return fresh_until(self._connection, now)
 
     def totals(self, plan: Plan, error_from: int) -> Totals:
-        """Sum up everything."""
-        rows = self._run("totals", plan, "cells", error_from=error_from)
+        """Sum up everything, from the coarser level where that can tell the series of the question apart."""
+        rows = self._run("totals", plan, self._cells, error_from=error_from)
         return Totals(*rows[0]) if rows else Totals()
 
     def totals_by_endpoint(self, plan: Plan, error_from: int) -> dict[tuple[str, str], Totals]:
@@ -123,13 +143,13 @@ class Moment:
 
     def histogram(self, plan: Plan) -> dict[int, int]:
         """Return hits by bin, from the coarser level where that can tell the series of the question apart."""
-        if self._scope.endpoint is None:
-            return dict(self._run("histogram", plan, "bins_coarse"))
-        return dict(self._run("histogram", plan, "bins"))
+        return dict(self._run("histogram", plan, self._bins))
 
-    def histogram_by_endpoint(self, plan: Plan) -> dict[tuple[str, str], dict[int, int]]:
-        """Return hits by bin of each service and endpoint."""
-        return _nested(self._run("histogram_by_endpoint", plan, "bins"))
+    def histogram_percentile_by_endpoint(self, plan: Plan, percentile: float) -> dict[tuple[str, str], float]:
+        """Compute a percentile of each service and endpoint from histograms."""
+        self._connection.execute(QUERIES["make_room_to_group"])
+        rows = self._run("histogram_percentile_by_endpoint", plan, "bins", fraction=percentile / 100)
+        return {(service, endpoint): between_ms(*place) for service, endpoint, *place in rows}
 
     def histogram_by_bucket(self, plan: Plan, unit: Unit) -> dict[tuple[Any, ...], dict[int, int]]:
         """Return hits by bin of each hour or day, service and endpoint."""
@@ -153,13 +173,12 @@ class Moment:
 
     def totals_by_step(self, plan: Plan, step: timedelta, error_from: int) -> dict[datetime, Totals]:
         """Sum up each step of time that has hits."""
-        rows = self._run("totals_by_step", plan, "cells", step=step, error_from=error_from)
+        rows = self._run("totals_by_step", plan, self._cells, step=step, error_from=error_from)
         return {start: Totals(*sums) for start, *sums in rows}
 
     def histogram_by_step(self, plan: Plan, step: timedelta) -> dict[tuple[Any, ...], dict[int, int]]:
         """Return hits by bin of each step of time, from the coarser level where that will do."""
-        kind: Kind = "bins_coarse" if self._scope.endpoint is None else "bins"
-        return _nested(self._run("histogram_by_step", plan, kind, step=step))
+        return _nested(self._run("histogram_by_step", plan, self._bins, step=step))
 
     def percentiles_by_step(
         self, plan: Plan, step: timedelta, percentiles: Sequence[float]
@@ -200,7 +219,7 @@ class Moment:
     def _part(
         self, kind: Kind, level: Level, start: sql.Composable, end: sql.Composable, at: sql.Composable
     ) -> sql.Composable:
-        is_coarse = kind == "bins_coarse" and level != "raw"
+        is_coarse = kind in ("cells_coarse", "bins_coarse") and level != "raw"
         condition = sql.SQL(QUERIES["of_coarse"]) if is_coarse else self._condition
         part = sql.SQL(_PARTS[kind][level])
         return part.format(start=start, end=end, scope=condition, at=at)

@@ -6,7 +6,17 @@ from collections.abc import Sequence
 
 from kernel import Handler, Reply, Route
 from plugins.observability.analytics.answers import Analytics
-from plugins.observability.analytics.model import BucketsQuery, DayRow, EndpointRow, HourRow, KpiQuery, Kpis, TopQuery
+from plugins.observability.analytics.model import (
+    BucketsQuery,
+    DayRow,
+    EndpointRow,
+    Found,
+    HourRow,
+    KpiQuery,
+    Kpis,
+    R,
+    TopQuery,
+)
 from plugins.observability.analytics.timeseries import Timeseries, TimeseriesAnswer, TimeseriesQuery
 from plugins.observability.routes import ROOTS
 
@@ -25,13 +35,11 @@ class AnalyticsRoutes:
 
     def hourly(self, query: BucketsQuery) -> Reply[Sequence[HourRow]]:
         """Requests by hour, service and endpoint; the newest first."""
-        rows, source = self._analytics.hourly(query)
-        return Reply(rows, headers={"X-Source": source})
+        return _reply(self._analytics.hourly(query))
 
     def daily(self, query: BucketsQuery) -> Reply[Sequence[DayRow]]:
         """Requests by day, service and endpoint; the newest first."""
-        rows, source = self._analytics.daily(query)
-        return Reply(rows, headers={"X-Source": source})
+        return _reply(self._analytics.daily(query))
 
     def kpis(self, query: KpiQuery) -> Kpis:
         """Hits, errors and latencies over a window."""
@@ -39,8 +47,7 @@ class AnalyticsRoutes:
 
     def top_endpoints(self, query: TopQuery) -> Reply[Sequence[EndpointRow]]:
         """Endpoints, ranked."""
-        rows, source = self._analytics.top_endpoints(query)
-        return Reply(rows, headers={"X-Source": source})
+        return _reply(self._analytics.top_endpoints(query))
 
     def timeseries(self, query: TimeseriesQuery) -> TimeseriesAnswer:
         """Hits, errors and latencies over a window, step by step."""
@@ -60,3 +67,9 @@ class AnalyticsRoutes:
             route("timeseries", self.timeseries, "hits, errors and latencies, hour by hour"),
             route("top-endpoints", self.top_endpoints, "endpoints, the busiest first"),
         ]
+
+
+def _reply(found: Found[R]) -> Reply[Sequence[R]]:
+    """Answer with a bare list; what there is to say about it goes into headers."""
+    headers = {f"X-{name.replace('_', '-').title()}": str(value) for name, value in found.about.items()}
+    return Reply(found.rows, headers=headers)

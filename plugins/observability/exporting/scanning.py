@@ -10,9 +10,8 @@ from psycopg import sql
 from kernel import Database, UnavailableError, load_queries
 from plugins.observability.filters import order_by, parse_ordering, refuse_out_of_range, with_tie_breaker
 from plugins.observability.model import Event, FilterQuery
-from plugins.observability.queries import QUERIES as EVENT_QUERIES
 from plugins.observability.series import LOCAL_ACCOUNT
-from plugins.observability.store import resolve, to_event
+from plugins.observability.store import resolve, select_events, to_event
 
 QUERIES = load_queries(__package__)
 _BATCH_EVENTS = 1000
@@ -49,10 +48,9 @@ class Scans:
         with self._db.transaction(self._timeout_s, at_one_moment=True) as connection:
             connection.execute(QUERIES["limit_pauses"], {"pause_ms": str(round(self._pause_s * 1000))})
             conditions = resolve(connection, query, LOCAL_ACCOUNT)
-            statement = sql.SQL(EVENT_QUERIES["list_events"]).format(where=conditions.where, order=order)
             # An empty name would make it a cursor of this side, which has all rows at once.
             with connection.cursor(name="export") as cursor:
-                cursor.execute(statement, {**conditions.values, "limit": None, "offset": 0})
+                cursor.execute(select_events(conditions, order), {**conditions.values, "limit": None, "offset": 0})
                 while rows := cursor.fetchmany(_BATCH_EVENTS):
                     yield [to_event(row) for row in rows]
                     if time.monotonic() > deadline:

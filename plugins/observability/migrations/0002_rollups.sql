@@ -74,6 +74,12 @@ BEGIN
     SELECT bucket, account, service, method, bin, hits FROM observability.coarse_hour;
     CREATE VIEW observability.coarse_bin_day AS
     SELECT bucket, account, service, method, bin, hits FROM observability.coarse_day;
+    CREATE VIEW observability.coarse_total_hour AS
+    SELECT bucket, account, service, method, status_code, hits, latency_sum_ms, latency_max_ms
+    FROM observability.rollup_hour JOIN observability.series ON id = series;
+    CREATE VIEW observability.coarse_total_day AS
+    SELECT bucket, account, service, method, status_code, hits, latency_sum_ms, latency_max_ms
+    FROM observability.rollup_day JOIN observability.series ON id = series;
 END
 $$;
 
@@ -95,8 +101,8 @@ BEGIN
                 latency_sum_ms bigint      NOT NULL,
                 latency_min_ms integer     NOT NULL,
                 latency_max_ms integer     NOT NULL,
-                PRIMARY KEY (bucket, series, status_code));
-            CREATE INDEX rollup_%1$s_series ON observability.rollup_%1$s (series, bucket);
+                PRIMARY KEY (series, bucket, status_code));
+            CREATE INDEX rollup_%1$s_bucket ON observability.rollup_%1$s (bucket);
             -- A row holds all bins of its histogram: a tenth of the bytes of a row for each, and of the time to find them.
             CREATE TABLE observability.histogram_%1$s (
                 bucket timestamptz NOT NULL,
@@ -112,11 +118,20 @@ BEGIN
                 method  text        NOT NULL,
                 bins    smallint[]  NOT NULL,
                 hits    bigint[]    NOT NULL,
+                -- The four below belong together: one element for each status.
+                status_codes    smallint[] NOT NULL,
+                status_hits     bigint[]   NOT NULL,
+                latency_sums_ms bigint[]   NOT NULL,
+                latency_maxs_ms integer[]  NOT NULL,
                 PRIMARY KEY (bucket, account, service, method));
             CREATE VIEW observability.histogram_bin_%1$s AS
             SELECT bucket, series, unnest(bins) AS bin, unnest(hits) AS hits FROM observability.histogram_%1$s;
             CREATE VIEW observability.coarse_bin_%1$s AS
             SELECT bucket, account, service, method, unnest(bins) AS bin, unnest(hits) AS hits
+            FROM observability.coarse_%1$s;
+            CREATE VIEW observability.coarse_total_%1$s AS
+            SELECT bucket, account, service, method, unnest(status_codes) AS status_code, unnest(status_hits) AS hits,
+                   unnest(latency_sums_ms) AS latency_sum_ms, unnest(latency_maxs_ms) AS latency_max_ms
             FROM observability.coarse_%1$s $table$, unit);
     END LOOP;
 END

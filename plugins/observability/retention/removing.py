@@ -102,10 +102,11 @@ class Retention:
 
     def _drop_events(self, cutoff: datetime, removed: Removed) -> datetime:
         """Drop some partitions, or chunks, at the moment from which on no answer is made of them; return up to when."""
+        has_chunks = self._db.engine.has_hypertables
         with self._db.transaction(TIMEOUT_S) as connection:
             hold_everybody(connection)
             partitions: list[tuple[str, datetime]] = []
-            if not self._db.engine.has_hypertables:
+            if not has_chunks:
                 given = {"before": cutoff, "limit": _PARTITIONS_AT_ONCE}
                 partitions = [(row[0], row[1]) for row in connection.execute(QUERIES["list_partitions"], given)]
             since = cutoff if len(partitions) < _PARTITIONS_AT_ONCE else partitions[-1][1]
@@ -116,7 +117,7 @@ class Retention:
                 connection.execute(sql.SQL(QUERIES["drop_partition"]).format(name=sql.Identifier(name)))
                 connection.execute(QUERIES["forget_partition"], {"name": name})
             dropped = len(partitions)
-            if self._db.engine.has_hypertables:
+            if has_chunks:
                 dropped = one(connection, "drop_chunks", table="observability.event", before=cutoff)
         removed.partitions += dropped
         return since

@@ -23,6 +23,12 @@ def bin_value_ms(number: int) -> float:
     return 2 * GAMMA**number / (GAMMA + 1)
 
 
+def between_ms(low: int, high: int, share: float) -> float:
+    """Return the latency, in ms, that lies a share of the way from one bin to another."""
+    low_ms, high_ms = bin_value_ms(low), bin_value_ms(high)
+    return low_ms + (high_ms - low_ms) * share
+
+
 def percentile_ms(histogram: Mapping[int, int], percentile: float) -> float | None:
     """Return a percentile in ms, interpolated between neighbours as PostgreSQL's ``percentile_cont`` does.
 
@@ -39,5 +45,5 @@ def percentile_ms(histogram: Mapping[int, int], percentile: float) -> float | No
     ends = list(accumulate(histogram[number] for number in bins))
     rank = percentile / 100 * (ends[-1] - 1)
     below = int(rank)
-    low, high = (bin_value_ms(bins[bisect_right(ends, place)]) for place in (below, min(below + 1, ends[-1] - 1)))
-    return low + (high - low) * (rank - below)
+    low, high = (bins[bisect_right(ends, place)] for place in (below, min(below + 1, ends[-1] - 1)))
+    return between_ms(low, high, rank - below)

@@ -90,11 +90,24 @@ GROUP BY 1, 2
 
 -- name: fill_coarse_hours
 INSERT INTO observability.coarse_hour
-SELECT bucket, account, service, method, array_agg(bin), array_agg(hits)
-FROM (SELECT bucket, account, service, method, bin, sum(hits)::bigint AS hits
-      FROM rollup_cell JOIN observability.series ON id = series
-      GROUP BY 1, 2, 3, 4, 5) AS cell
-GROUP BY 1, 2, 3, 4
+WITH cell AS (
+    SELECT bucket, account, service, method, status_code, bin, rollup_cell.hits, latency_sum_ms, latency_max_ms
+    FROM rollup_cell JOIN observability.series ON id = series
+), histogram AS (
+    SELECT bucket, account, service, method, array_agg(bin) AS bins, array_agg(hits) AS hits
+    FROM (SELECT bucket, account, service, method, bin, sum(hits)::bigint AS hits
+          FROM cell GROUP BY 1, 2, 3, 4, 5) AS each_bin
+    GROUP BY 1, 2, 3, 4
+), total AS (
+    SELECT bucket, account, service, method, array_agg(status_code) AS status_codes, array_agg(hits) AS status_hits,
+           array_agg(latency_sum_ms) AS latency_sums_ms, array_agg(latency_max_ms) AS latency_maxs_ms
+    FROM (SELECT bucket, account, service, method, status_code, sum(hits)::bigint AS hits,
+                 sum(latency_sum_ms)::bigint AS latency_sum_ms, max(latency_max_ms) AS latency_max_ms
+          FROM cell GROUP BY 1, 2, 3, 4, 5) AS each_status
+    GROUP BY 1, 2, 3, 4
+)
+SELECT bucket, account, service, method, bins, hits, status_codes, status_hits, latency_sums_ms, latency_maxs_ms
+FROM histogram JOIN total USING (bucket, account, service, method)
 
 -- name: clear_rollup_day
 DELETE FROM observability.rollup_day WHERE bucket = %(day)s
@@ -123,12 +136,25 @@ GROUP BY series
 
 -- name: fill_coarse_day
 INSERT INTO observability.coarse_day
-SELECT %(day)s, account, service, method, array_agg(bin), array_agg(hits)
-FROM (SELECT account, service, method, bin, sum(hits)::bigint AS hits
-      FROM observability.coarse_bin_hour
-      WHERE bucket >= %(day)s AND bucket < %(day)s + interval '1 day'
-      GROUP BY account, service, method, bin) AS cell
-GROUP BY account, service, method
+WITH histogram AS (
+    SELECT account, service, method, array_agg(bin) AS bins, array_agg(hits) AS hits
+    FROM (SELECT account, service, method, bin, sum(hits)::bigint AS hits
+          FROM observability.coarse_bin_hour
+          WHERE bucket >= %(day)s AND bucket < %(day)s + interval '1 day'
+          GROUP BY account, service, method, bin) AS each_bin
+    GROUP BY account, service, method
+), total AS (
+    SELECT account, service, method, array_agg(status_code) AS status_codes, array_agg(hits) AS status_hits,
+           array_agg(latency_sum_ms) AS latency_sums_ms, array_agg(latency_max_ms) AS latency_maxs_ms
+    FROM (SELECT account, service, method, status_code, sum(hits)::bigint AS hits,
+                 sum(latency_sum_ms)::bigint AS latency_sum_ms, max(latency_max_ms) AS latency_max_ms
+          FROM observability.coarse_total_hour
+          WHERE bucket >= %(day)s AND bucket < %(day)s + interval '1 day'
+          GROUP BY account, service, method, status_code) AS each_status
+    GROUP BY account, service, method
+)
+SELECT %(day)s, account, service, method, bins, hits, status_codes, status_hits, latency_sums_ms, latency_maxs_ms
+FROM histogram JOIN total USING (account, service, method)
 
 -- name: see_one_moment
 SET TRANSACTION ISOLATION LEVEL REPEATABLE READ

@@ -14,7 +14,8 @@ from plugins.observability.rollups.touched import QUERIES, Connected
 
 # A statement over a day of events may take this long.
 _TIMEOUT_S = 600.0
-_TABLES = ("rollup", "histogram", "coarse")
+# Days are made of hours, so they come after them.
+_PARTS = ("rollup_hours", "histogram_hours", "coarse_hours", "rollup_day", "histogram_day", "coarse_day")
 BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 END = datetime(9999, 12, 31, tzinfo=UTC)
 
@@ -112,11 +113,10 @@ def _refresh_tables(connection: Connected, day: datetime, hours: Sequence[dateti
         connection.execute(QUERIES["create_cells"])
         for start, end in _runs(hours):
             connection.execute(QUERIES["fill_cells"], {"start": start, "end": end})
-        for table in _TABLES:
-            connection.execute(QUERIES[f"clear_{table}_hours"], {"buckets": list(hours)})
-            connection.execute(QUERIES[f"fill_{table}_hours"])
-            connection.execute(QUERIES[f"clear_{table}_day"], {"day": day})
-            connection.execute(QUERIES[f"fill_{table}_day"], {"day": day})
+        values = {"buckets": list(hours), "day": day}
+        for part in _PARTS:
+            connection.execute(QUERIES[f"clear_{part}"], values)
+            connection.execute(QUERIES[f"fill_{part}"], values)
 
 
 def _refresh_aggregates(connection: Connected, day: datetime, hours: Sequence[datetime]) -> None:

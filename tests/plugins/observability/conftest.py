@@ -11,10 +11,18 @@ import pytest
 from kernel.db.embedded import EmbeddedServer
 from kernel.testing import Client, create_database, drop_database, make_configuration, running
 from tests.conftest import Serve
-from tests.plugins.observability.engines import TestedEngine, engine
+from tests.plugins.observability.engines import (
+    TestedEngine,
+    apache_engine,
+    embedded_engine,
+    engine,
+    oldest_engine,
+    timescale_engine,
+    timescale_server_engine,
+)
 from tests.plugins.observability.inserting import copy_by_statements
 
-__all__ = ["engine"]
+__all__ = ["apache_engine", "embedded_engine", "engine", "oldest_engine", "timescale_engine", "timescale_server_engine"]
 
 
 @pytest.fixture(scope="module")

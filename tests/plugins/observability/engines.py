@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from kernel.testing import create_database, drop_database, make_configuration
 MODULES = os.environ.get("TIERCEL_TEST_PGLITE")
 POSTGRES_URL = os.environ.get("TIERCEL_TEST_POSTGRES_URL")
 TIMESCALE_URL = os.environ.get("TIERCEL_TEST_TIMESCALE_URL")
-OLDEST_BINARIES = Path("/usr/lib/postgresql/15/bin")
+# As Debian and Ubuntu have them, by version.
+INSTALLED = Path("/usr/lib/postgresql")
 SCRIPT = Path(__file__).with_name("timescale.cjs")
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 _numbers = itertools.count()
@@ -59,6 +60,7 @@ def migrate(url: str) -> None:
     service = Tiercel(make_configuration(db={"url": url}, log={"level": "error"}))
     try:
         service.prepare()
+        service.check_plugins()
     finally:
         service.close()
 
@@ -92,11 +94,13 @@ def oldest_postgresql() -> Iterator[str]:
     if POSTGRES_URL:
         yield POSTGRES_URL
         return
-    if not OLDEST_BINARIES.is_dir() and not os.environ.get("CI"):
-        pytest.skip(f"no PostgreSQL in {OLDEST_BINARIES}, and TIERCEL_TEST_POSTGRES_URL names none")
+    versions = sorted(int(path.parts[-3]) for path in INSTALLED.glob("*/bin/postgres"))
+    if not versions and not os.environ.get("CI"):
+        pytest.skip(f"no PostgreSQL in {INSTALLED}, and TIERCEL_TEST_POSTGRES_URL names none")
+    oldest = INSTALLED / str(versions[0]) / "bin"
     with tempfile.TemporaryDirectory(prefix="tiercel-test-") as home:
         server = EmbeddedServer(Path(home), options={**FAST, "max_connections": "100"})
-        server._bin = OLDEST_BINARIES
+        server._bin = oldest
         with server:
             yield server.conninfo
 
@@ -160,38 +164,55 @@ def _in_node(name: str, licence: str) -> Iterator[TestedEngine]:
         node.stop()
 
 
-def _grouped(name: str, group: str) -> Any:
-    # One worker for each that takes long to start.
-    return pytest.param(name, marks=pytest.mark.xdist_group(group))
+@pytest.fixture(scope="session")
+def embedded_engine(server: EmbeddedServer, template: str) -> TestedEngine:
+    """The server of this run."""
+    return TestedEngine("postgresql", _cloned(server.conninfo, template))
 
 
+@pytest.fixture(scope="session")
+def oldest_engine() -> Iterator[TestedEngine]:
+    """The oldest PostgreSQL that works."""
+    with oldest_postgresql() as url:
+        template = f"tiercel_template_{os.getpid()}"
+        migrate(create_database(url, template))
+        yield TestedEngine("postgresql", _cloned(url, template))
+        drop_database(url, template)
+
+
+@pytest.fixture(scope="session")
+def timescale_engine() -> Iterator[TestedEngine]:
+    """TimescaleDB in Node, under the community licence."""
+    with _in_node("timescaledb", "timescale") as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def apache_engine() -> Iterator[TestedEngine]:
+    """TimescaleDB in Node, under the Apache licence."""
+    with _in_node("timescaledb-apache", "apache") as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def timescale_server_engine() -> TestedEngine:
+    """TimescaleDB as somebody runs it."""
+    assert TIMESCALE_URL
+    return TestedEngine("timescaledb", _migrated(TIMESCALE_URL))
+
+
+# Each Node takes long to start, so that one worker has it.
 ENGINES = [
-    "embedded",
-    "postgresql-15",
-    _grouped("timescaledb-node", "timescale"),
-    _grouped("timescaledb-apache-node", "timescale-apache"),
-    *(["timescaledb-server"] if TIMESCALE_URL else []),
+    "embedded_engine",
+    "oldest_engine",
+    pytest.param("timescale_engine", marks=pytest.mark.xdist_group("timescale")),
+    pytest.param("apache_engine", marks=pytest.mark.xdist_group("timescale_apache")),
+    *(["timescale_server_engine"] if TIMESCALE_URL else []),
 ]
 
 
 @pytest.fixture(scope="session", params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> Iterator[TestedEngine]:
+def engine(request: pytest.FixtureRequest) -> TestedEngine:
     """Each engine in turn."""
-    with ExitStack() as stack:
-        match request.param:
-            case "embedded":
-                server: EmbeddedServer = request.getfixturevalue("server")
-                yield TestedEngine("postgresql", _cloned(server.conninfo, request.getfixturevalue("template")))
-            case "postgresql-15":
-                url = stack.enter_context(oldest_postgresql())
-                template = f"tiercel_template_{os.getpid()}"
-                migrate(create_database(url, template))
-                yield TestedEngine("postgresql", _cloned(url, template))
-                drop_database(url, template)
-            case "timescaledb-node":
-                yield stack.enter_context(_in_node("timescaledb", "timescale"))
-            case "timescaledb-apache-node":
-                yield stack.enter_context(_in_node("timescaledb-apache", "apache"))
-            case _:
-                assert TIMESCALE_URL
-                yield TestedEngine("timescaledb", _migrated(TIMESCALE_URL))
+    found: TestedEngine = request.getfixturevalue(request.param)
+    return found

@@ -33,10 +33,38 @@ async function open() {
   if (!template) await db.exec('CREATE EXTENSION timescaledb')
   else await db.exec(apache ? SAY_APACHE : "LOAD 'timescaledb'")
   server = new PGLiteSocketServer({ db, port, host: '127.0.0.1', maxConnections: 10 })
+  oneAtATime(server.queryQueue)
   await new Promise((resolve, reject) => {
     server.addEventListener('listening', (event) => { port = event.detail.port; resolve() })
     server.start().catch(reject)
   })
+}
+
+// There is one session behind all connections, and the server gives turns by message: two connections would bind each
+// other's statements. Here a connection keeps its turn until the session is ready for another, outside a transaction.
+function oneAtATime(queue) {
+  const READY = Buffer.from('Z\0\0\0\x05I')
+  const TERMINATE = 'X'.charCodeAt(0)
+  const waiting = []
+  let owner = null
+  const release = (id) => {
+    if (owner !== id) return
+    owner = null
+    waiting.splice(0).forEach((proceed) => proceed())
+  }
+  queue.enqueue = async (id, message) => {
+    while (owner !== null && owner !== id) await new Promise((proceed) => waiting.push(proceed))
+    if (message[0] === TERMINATE) return new Uint8Array()
+    owner = id
+    const result = await db.runExclusive(() => db.execProtocolRaw(message))
+    if (Buffer.from(result).subarray(-READY.length).equals(READY)) release(id)
+    return result
+  }
+  queue.clearQueueForHandler = () => {}
+  queue.clearTransactionIfNeeded = async (id) => {
+    if (owner === id && db.isInTransaction()) await db.exec('ROLLBACK')
+    release(id)
+  }
 }
 
 const commands = {

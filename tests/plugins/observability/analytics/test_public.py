@@ -66,7 +66,8 @@ def test_meta_says_whose_view_it_is(client: Client, name: str, application: str)
     answer = ask(client, path)
 
     count = len(answer["data"]) if name in LISTS else 1
-    source = {"source": "raw"} if name in LISTS else {}
+    theirs = client.get(f"/api/requests/{name}/?{WINDOW}")
+    source = {"source": theirs.headers["x-source"]} if name in LISTS else {}
     assert answer["meta"] == {
         "application": application,
         "endpoint": f"{ROOT}{path}/",

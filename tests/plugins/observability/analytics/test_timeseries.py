@@ -194,7 +194,7 @@ def forget(database: str, level: str, until: datetime) -> None:
             connection.execute("DELETE FROM observability.event WHERE time < %s", [until])
         else:
             for table in ("rollup", "histogram", "coarse"):
-                connection.execute(f"DELETE FROM observability.{table}_{level} WHERE bucket < %s", [until])  # type: ignore[arg-type] # a test's own text
+                connection.execute(f"DELETE FROM observability.{table}_{level} WHERE bucket < %s", [until])
         connection.execute("UPDATE observability.retention SET from_time = %s WHERE level = %s", [until, level])
 
 

@@ -1,0 +1,180 @@
+"""Questions about a month, against the same answers computed from the events by one SQL statement."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+import msgspec
+import psycopg
+from psycopg import sql
+
+from kernel.db.pool import QUERIES as KERNEL_QUERIES
+from plugins.observability.series import LOCAL_ACCOUNT
+from tests.bench.disk import disk
+from tests.bench.figures import Figure, in_turn
+from tests.bench.load import wrk_p50_ms
+from tests.bench.month import SHARES, Connected, Month, fill, last_month, make_series, rollups
+from tests.bench.service import Service, service
+
+EVENTS = 1_000_000
+EVENTS_FULL = 10_000_000
+ROUNDS = 3
+REPEATS = 3
+REPEATS_SHORT = 50
+KPIS = "/api/requests/kpis/"
+TOP = "/api/requests/top-endpoints/"
+
+FILTERS: tuple[Mapping[str, str], ...] = (
+    {},
+    {"service": "service-3"},
+    {"method": "GET"},
+    {"endpoint": "/api/v1/resource-7"},
+    {"error_from": "400"},
+    {"service": "service-3", "method": "GET", "error_from": "400"},
+    {"service": "service-3", "endpoint": "/api/v1/resource-7"},
+)
+
+
+class Window(msgspec.Struct, frozen=True):
+    """What is asked about: it cuts hours and days, as every real one does."""
+
+    start: datetime
+    end: datetime
+
+
+class Bare:
+    """The same questions in SQL.
+
+    Args:
+        connection: Set up like those of the service.
+        window: What is asked about.
+    """
+
+    def __init__(self, connection: Connected, window: Window) -> None:
+        self._connection = connection
+        self._window = window
+
+    def kpis_ms(self, filters: Mapping[str, str], percentiles: tuple[float, ...], repeats: int = REPEATS) -> float:
+        """Return how long hits, errors and latencies take."""
+        return self._ms(_KPIS, filters, repeats, fractions=list(percentiles))
+
+    def top_ms(self, by: str) -> float:
+        """Return how long the ranked endpoints take."""
+        return self._ms(_TOP[by], {}, REPEATS)
+
+    def _ms(self, statement: sql.SQL, filters: Mapping[str, str], repeats: int, **values: Any) -> float:
+        names = [name for name in ("service", "endpoint", "method") if name in filters]
+        scope = sql.SQL(" AND ").join(
+            [
+                sql.SQL("account = %(account)s"),
+                *(sql.SQL("lower({0}) = lower({1})").format(sql.Identifier(n), sql.Placeholder(n)) for n in names),
+            ]
+        )
+        asked = {"account": LOCAL_ACCOUNT, "error_from": 500, **filters, **values}
+        given = {**msgspec.structs.asdict(self._window), **asked}
+        query = statement.format(scope=scope)
+        return _p50_ms(lambda: self._connection.execute(query, given).fetchall(), repeats)
+
+
+_SCOPE = """FROM observability.event
+WHERE time >= %(start)s AND time <= %(end)s AND series IN (SELECT id FROM observability.series WHERE {scope})"""
+_KPIS = sql.SQL(
+    """SELECT count(*), count(*) FILTER (WHERE status_code >= %(error_from)s::int), avg(latency_ms)::float8,
+       max(latency_ms), percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_ms) """
+    + _SCOPE
+)
+_RANKED = """SELECT service, endpoint, count(*) AS hits, count(*) FILTER (WHERE status_code >= %(error_from)s::int),
+       avg(latency_ms)::float8, max(latency_ms) {p95}
+FROM observability.event JOIN observability.series ON series.id = series
+WHERE time >= %(start)s AND time <= %(end)s AND {{scope}}
+GROUP BY service, endpoint ORDER BY {order} DESC LIMIT 20"""
+_P95 = "percentile_cont(0.95) WITHIN GROUP (ORDER BY latency_ms)"
+_TOP = {
+    "hits": sql.SQL(_RANKED.format(p95="", order="hits")),
+    "p95_latency_ms": sql.SQL(_RANKED.format(p95=f", {_P95} AS p95", order="p95")),
+}
+
+
+def figures(full: bool) -> Iterator[Figure]:
+    """Measure KPIs under filters, ranked endpoints, an exact percentile, and disk."""
+    events = EVENTS_FULL if full else EVENTS
+    month = last_month()
+    window = Window(month.start + timedelta(hours=7, minutes=23), month.days[-1] + timedelta(hours=16, minutes=41))
+    with (
+        service(TIERCEL_OBSERVABILITY__LOG_OWN_REQUESTS="false") as running,
+        psycopg.connect(running.conninfo, autocommit=True) as connection,
+    ):
+        connection.execute(KERNEL_QUERIES["configure_session"], {"statement_timeout_ms": "0", "idle_timeout_ms": "0"})
+        make_series(connection)
+        _fill(running, connection, month, events, range(1))
+        few_ms = _kpis_ms(running.port, window, {})
+        _fill(running, connection, month, events, range(1, SHARES))
+        many_ms = _kpis_ms(running.port, window, {})
+        detail = f"p50 {many_ms:.1f} ms of {events:,} events, {few_ms:.1f} ms of {events // SHARES:,}"
+        yield Figure("kpis, ten times the events", many_ms / few_ms, 2.0, "at most", detail=detail)
+        bare = Bare(connection, window)
+        for filters in FILTERS:
+            yield _kpis(running.port, bare, window, filters)
+        for by in ("hits", "p95_latency_ms"):
+            yield _top(running.port, bare, window, by)
+        yield _exact(running.port, connection, month)
+        yield from disk(connection, events)
+
+
+def _fill(running: Service, connection: Connected, month: Month, events: int, shares: range) -> None:
+    fill(connection, month, events, shares)
+    with rollups(running.conninfo) as kept:
+        kept.refresh()
+    connection.execute("VACUUM ANALYZE")
+
+
+def _kpis(port: int, bare: Bare, window: Window, filters: Mapping[str, str]) -> Figure:
+    raw_ms = lambda: bare.kpis_ms(filters, (0.5, 0.95, 0.99))  # noqa: E731
+    return _faster(f"kpis by {' '.join(filters) or 'nothing'}", raw_ms, lambda: _kpis_ms(port, window, filters), 30)
+
+
+def _top(port: int, bare: Bare, window: Window, by: str) -> Figure:
+    path = _path(TOP, window, {"sort_by": by, "approx": "true"})
+    return _faster(f"top endpoints by {by}", lambda: bare.top_ms(by), lambda: wrk_p50_ms(port, path), 20)
+
+
+def _exact(port: int, connection: Connected, month: Month) -> Figure:
+    """Measure an answer whose percentile comes from the events themselves."""
+    filters = {"service": "service-3"}
+    day = Window(month.days[-3] + timedelta(hours=7), month.days[-2] + timedelta(hours=7))
+    path = _path(KPIS, day, filters)
+    bare = Bare(connection, day)
+    ratio, ours_ms, bare_ms = in_turn(
+        lambda: wrk_p50_ms(port, path), lambda: bare.kpis_ms(filters, (0.95,), REPEATS_SHORT), ROUNDS
+    )
+    detail = f"p50 {ours_ms:.1f} ms, bare {bare_ms:.1f} ms"
+    return Figure("exact p95 of a service over 24 h, against SQL", ratio, 1.1, "at most", detail=detail)
+
+
+def _faster(name: str, raw_ms: Callable[[], float], ours_ms: Callable[[], float], target: float) -> Figure:
+    ratio, raw, ours = in_turn(raw_ms, ours_ms, ROUNDS)
+    detail = f"p50 {ours:.1f} ms from rollups, {raw:.0f} ms from events in SQL"
+    return Figure(f"{name}, approx, times faster than SQL", ratio, target, detail=detail)
+
+
+def _kpis_ms(port: int, window: Window, filters: Mapping[str, str]) -> float:
+    return wrk_p50_ms(port, _path(KPIS, window, {"approx": "true", "percentiles": "50,99", **filters}))
+
+
+def _path(path: str, window: Window, parameters: Mapping[str, str]) -> str:
+    times = {name: time.isoformat() for name, time in msgspec.structs.asdict(window).items()}
+    return f"{path}?{urlencode({**times, **parameters})}"
+
+
+def _p50_ms(run: Callable[[], Any], repeats: int) -> float:
+    times: list[float] = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        run()
+        times.append((time.perf_counter() - started) * 1000)
+    return statistics.median(times)

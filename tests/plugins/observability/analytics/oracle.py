@@ -1,0 +1,116 @@
+"""The answers of the analytics, computed in plain Python over events as they were sent."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from plugins.observability.rollups.plan import DAY, HOUR, floor
+from tests.plugins.observability.analytics.computing import percentile_cont, time_of
+
+Event = Mapping[str, Any]
+Row = dict[str, Any]
+
+
+def matching(events: Sequence[Event], start: datetime, end: datetime, filters: Mapping[str, str]) -> list[Event]:
+    """Return the events of a window, its end inclusive, that some filters let through."""
+    return [
+        event
+        for event in events
+        if start <= time_of(dict(event)) <= end
+        and all(event[name].lower() == value.lower() for name, value in filters.items())
+    ]
+
+
+def summary(events: Sequence[Event], error_from: int = 500) -> Row:
+    """Return the figures of some events; the percentile is the exact one."""
+    latencies = [event["latency_ms"] for event in events]
+    errors = sum(event["status_code"] >= error_from for event in events)
+    return {
+        "hits": len(events),
+        "errors": errors,
+        "error_rate": round(errors / len(events), 4) if events else 0.0,
+        "avg_latency_ms": sum(latencies) / len(events) if events else None,
+        "p95_latency_ms": percentile_cont(latencies, 95) if events else None,
+        "max_latency_ms": max(latencies) if events else None,
+    }
+
+
+def endpoints(events: Sequence[Event], error_from: int = 500) -> list[Row]:
+    """Return the figures of each service and endpoint, by name."""
+    groups = _grouped(events, lambda event: (event["service"], event["endpoint"]))
+    return [
+        {"service": service, "endpoint": endpoint, **summary(group, error_from)}
+        for (service, endpoint), group in sorted(groups.items())
+    ]
+
+
+def ranked(rows: Sequence[Row], sort_by: str, direction: str) -> list[Row]:
+    """Return rows that are in order of name by a figure; equal ones stay in order of name."""
+    sign = -1 if direction == "desc" else 1
+
+    def figure(row: Row) -> float:
+        exact: float = row["errors"] / row["hits"] if sort_by == "error_rate" else row[sort_by]
+        return sign * exact
+
+    return sorted(rows, key=figure)
+
+
+def hours(events: Sequence[Event]) -> list[Row]:
+    """Return the figures of each hour, service and endpoint; the newest hour first."""
+    rows = _buckets(events, lambda moment: floor(moment, HOUR))
+    return [{name: value for name, value in row.items() if name != "p95_latency_ms"} for row in rows]
+
+
+def days(events: Sequence[Event]) -> list[Row]:
+    """Return the figures of each day, service and endpoint; the newest day first."""
+    return _buckets(events, lambda moment: floor(moment, DAY))
+
+
+def agrees(found: Any, expected: Any, *, relative_error: float = 0.0) -> bool:
+    """Tell whether rows or figures are what they should be.
+
+    Args:
+        found: As answered; members that are not expected do not count.
+        expected: From this module.
+        relative_error: By how much percentiles may be off.
+    """
+    if isinstance(expected, list):
+        return len(found) == len(expected) and all(
+            agrees(*pair, relative_error=relative_error) for pair in zip(found, expected, strict=True)
+        )
+    return all(_is_close(name, found[name], value, relative_error) for name, value in expected.items())
+
+
+def _is_close(name: str, found: Any, expected: Any, relative_error: float) -> bool:
+    if expected is None or found is None:
+        return found is expected
+    if name == "avg_latency_ms":
+        return math.isclose(found, expected, rel_tol=1e-9)
+    if name.startswith("p95"):
+        return bool(abs(found - expected) <= relative_error * expected)
+    return bool(found == expected)
+
+
+def _buckets(events: Sequence[Event], bucket_of: Callable[[datetime], datetime]) -> list[Row]:
+    groups = _grouped(events, lambda event: (bucket_of(time_of(dict(event))), event["service"], event["endpoint"]))
+    rows = [
+        {
+            "bucket": bucket.isoformat().replace("+00:00", "Z"),
+            "service": service,
+            "endpoint": endpoint,
+            **summary(group),
+        }
+        for (bucket, service, endpoint), group in sorted(groups.items())
+    ]
+    return sorted(rows, key=lambda row: str(row["bucket"]), reverse=True)
+
+
+def _grouped(events: Sequence[Event], key_of: Callable[[Event], tuple[Any, ...]]) -> Mapping[Any, Sequence[Event]]:
+    groups: dict[tuple[Any, ...], list[Event]] = defaultdict(list)
+    for event in events:
+        groups[key_of(event)].append(event)
+    return groups

@@ -1,0 +1,173 @@
+"""Answers while others write and refresh: each is true of one committed moment."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from kernel import ConflictError, UnavailableError
+from kernel.testing import Client
+from tests.conftest import Serve
+from tests.plugins.observability.analytics.computing import ingest, parts_of
+from tests.plugins.observability.events import ROOT, create, make_event
+from tests.processes import eventually
+
+START = datetime(2025, 12, 10, tzinfo=UTC)
+WINDOW = "start=2025-12-10&end=2025-12-12"
+BATCHES = 40
+PLACES = [
+    timedelta(0),
+    timedelta(hours=23, minutes=59),
+    timedelta(days=1),
+    timedelta(days=1, hours=5),
+    timedelta(days=2),
+]
+
+
+@pytest.fixture
+def client(serve: Serve) -> Client:
+    return serve(observability={"log_own_requests": False})
+
+
+def batch() -> list[dict[str, Any]]:
+    """Make an event at each place, one of them an error."""
+    return [
+        make_event(time=(START + place).isoformat(), status_code=200 if place else 500, latency_ms=10)
+        for place in PLACES
+    ]
+
+
+def totals(client: Client, query: str) -> tuple[int, int, float]:
+    answer = client.get(f"{ROOT}kpis/?{WINDOW}{query}")
+    assert answer.status == 200, answer.content
+    found = answer.json()
+    return found["hits"], found["errors"], found["avg_latency_ms"]
+
+
+def write(client: Client) -> None:
+    for _ in range(BATCHES):
+        ingest(client, batch())
+
+
+def read(client: Client, query: str, done: threading.Event) -> int:
+    """Ask until the others are done; return how many answers differed from the one before."""
+    before, changes = 0, 0
+    while not done.is_set():
+        hits, errors, average = totals(client, query)
+        # The event that moves about is always somewhere; a batch is there as a whole or not at all.
+        assert (hits % len(PLACES), hits >= before) == (1, True)
+        assert errors == hits // len(PLACES)
+        assert average == 10
+        changes += hits > before
+        before = hits
+    return changes
+
+
+def move(client: Client, url: str, done: threading.Event) -> None:
+    while not done.is_set():
+        for place in PLACES:
+            answer = client.request("PATCH", url, json={"time": (START + place).isoformat()})
+            assert answer.status == 200, answer.content
+
+
+def refresh(client: Client, done: threading.Event) -> int:
+    count = 0
+    while not done.is_set():
+        count += parts_of(client).rollups.refresh().hours > 0
+    return count
+
+
+def test_answers_are_whole_while_others_write_move_and_refresh(client: Client) -> None:
+    moving = create(client, time=START.isoformat(), latency_ms=10)
+    done = threading.Event()
+
+    def until_done(job: Callable[..., Any], *given: Any) -> Any:
+        try:
+            return job(client, *given, done)
+        except BaseException:
+            done.set()
+            raise
+
+    with ThreadPoolExecutor(6) as pool:
+        readers = [
+            pool.submit(until_done, read, query)
+            for query in ("&granularity=hourly", "&approx=true&percentiles=50", "&method=get")
+        ]
+        others = [pool.submit(until_done, move, moving), pool.submit(until_done, refresh)]
+        try:
+            write(client)
+        finally:
+            done.set()
+
+    refreshed = [job.result() for job in others][1]
+    assert refreshed > 1
+    assert all(reader.result() > 1 for reader in readers)
+    assert totals(client, "&approx=true")[0] == BATCHES * len(PLACES) + 1
+    parts_of(client).rollups.refresh()
+    assert totals(client, "&approx=true")[0] == BATCHES * len(PLACES) + 1
+
+
+def test_a_refresh_whose_connection_dies_half_way_changes_no_answer(client: Client, database: str) -> None:
+    ingest(client, batch())
+    parts_of(client).rollups.refresh()
+    ingest(client, batch())
+    before = totals(client, "&approx=true")
+
+    with (
+        psycopg.connect(database) as blocking,
+        psycopg.connect(database, autocommit=True) as watching,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        # The last of the tables that are written: by now, all others are.
+        blocking.execute("LOCK TABLE observability.coarse_day IN SHARE ROW EXCLUSIVE MODE")
+        refreshing = pool.submit(parts_of(client).rollups.refresh)
+        eventually(
+            lambda: watching.execute("""
+                SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%coarse_day%'
+            """).fetchall()
+        )
+        with pytest.raises(UnavailableError):
+            refreshing.result()
+
+    after = totals(client, "&approx=true")
+    parts_of(client).rollups.refresh()
+    assert before == after == totals(client, "&approx=true") == (10, 2, 10)
+
+
+def test_what_is_written_during_a_refresh_is_not_forgotten(client: Client, database: str) -> None:
+    ingest(client, batch())
+
+    with psycopg.connect(database) as blocking, ThreadPoolExecutor(1) as pool:
+        blocking.execute("LOCK TABLE observability.coarse_day IN SHARE ROW EXCLUSIVE MODE")
+        refreshing = pool.submit(parts_of(client).rollups.refresh)
+        with psycopg.connect(database, autocommit=True) as watching:
+            eventually(
+                lambda: watching.execute("""
+                    SELECT FROM pg_stat_activity
+                    WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%coarse_day%'
+                """).fetchall()
+            )
+        ingest(client, batch())
+        blocking.rollback()
+        refreshing.result()
+
+    assert totals(client, "&approx=true") == (10, 2, 10)
+    parts_of(client).rollups.refresh()
+    assert totals(client, "&approx=true") == (10, 2, 10)
+
+
+def test_only_one_refreshes_at_a_time(client: Client) -> None:
+    ingest(client, batch())
+
+    def refresh_as_well(_done: int, _total: int) -> None:
+        with pytest.raises(ConflictError, match="Somebody else"):
+            parts_of(client).rollups.refresh()
+
+    assert parts_of(client).rollups.refresh(progress=refresh_as_well).days == 3

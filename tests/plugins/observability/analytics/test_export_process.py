@@ -1,0 +1,105 @@
+"""Exports over real sockets: clients that stall, go away, or must notice that something broke."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+
+from tests.plugins.observability.events import make_events
+from tests.processes import Service, eventually, serving
+
+pytestmark = pytest.mark.process
+
+URL = "/api/requests/export/?format=ndjson"
+# Far more than sockets buffer.
+EVENTS, TAG_BYTES = 20_000, 2_000
+
+
+@pytest.fixture(scope="module")
+def service(module_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service with 40 MB of events and place for one export."""
+    environment = {
+        "TIERCEL_DATABASE_URL": module_database,
+        "TIERCEL_PLUGINS": "system,observability",
+        "TIERCEL_THREADS": "4",
+        "TIERCEL_SERVER__SEND_TIMEOUT_S": "2",
+        "TIERCEL_OBSERVABILITY__EXPORTS_MAX": "1",
+        "TIERCEL_OBSERVABILITY__LOG_OWN_REQUESTS": "false",
+    }
+    with serving(tmp_path_factory.mktemp("exports") / ".tiercel", **environment) as started:
+        taken = started.post("/api/requests/ingest/", make_events(EVENTS, tags={"text": "x" * TAG_BYTES}), timeout_s=60)
+        assert taken.status_code == 200, taken.text
+        yield started
+
+
+def is_free(service: Service) -> bool:
+    """Tell whether the one place is free."""
+    return httpx.get(f"{service.url}{URL}&service=nobody").status_code == 200
+
+
+@contextlib.contextmanager
+def stalled(service: Service) -> Iterator[socket.socket]:
+    """Begin an export and read nothing but its first bytes."""
+    with socket.create_connection(("127.0.0.1", service.port)) as client:
+        client.sendall(f"GET {URL} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
+        yield client
+
+
+def test_an_export_is_whole_and_ends_with_its_summary(service: Service) -> None:
+    lines = service.get(URL, timeout_s=60).text.splitlines()
+
+    assert len(lines) == EVENTS + 1
+    assert lines[-1].startswith(f'{{"rows":{EVENTS},"sha256":')
+
+
+def test_an_export_that_breaks_on_the_way_does_not_look_whole(service: Service, module_database: str) -> None:
+    end = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid()"""
+    content: list[bytes] = []
+    with httpx.stream("GET", service.url + URL, timeout=30) as response:
+        pieces = response.iter_bytes()
+        content.append(next(pieces))
+        with psycopg.connect(module_database, autocommit=True) as connection:
+            connection.execute(end)
+        with pytest.raises(httpx.RemoteProtocolError):
+            content.extend(pieces)
+
+    assert response.status_code == 200
+    assert b'"sha256"' not in b"".join(content)
+    assert eventually(lambda: is_free(service))
+
+
+def test_one_export_too_many_is_503_until_the_client_before_goes_away(service: Service) -> None:
+    with stalled(service):
+        refused = service.get(URL)
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+
+    assert eventually(lambda: is_free(service))
+
+
+def test_a_client_that_stops_reading_loses_its_place(service: Service) -> None:
+    with stalled(service):
+        assert eventually(lambda: is_free(service))
+
+
+def test_a_stalled_export_does_not_hold_up_the_end_of_the_service(tmp_path: Path, service: Service) -> None:
+    with serving(tmp_path / ".tiercel", **variables_of(service)) as other, stalled(other):
+        assert other.stop() == 0
+
+
+def variables_of(service: Service) -> dict[str, str]:
+    """Return what makes another service on the same database."""
+    wanted = ("TIERCEL_DATABASE_URL", "TIERCEL_PLUGINS", "TIERCEL_OBSERVABILITY__LOG_OWN_REQUESTS")
+    environment = dict(
+        entry.split("=", 1)
+        for entry in Path(f"/proc/{service.process.pid}/environ").read_text().split("\0")
+        if "=" in entry
+    )
+    return {name: environment[name] for name in wanted}

@@ -1,0 +1,171 @@
+"""Parameters of the analytics: defaults, limits, and what a wrong one is told."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from kernel.testing import Client
+from tests.plugins.observability.events import ROOT, make_event, post_ingest
+
+ENDPOINTS = ("hourly", "daily", "kpis", "top-endpoints")
+AGES = {"now": 0, "23 h": 23, "25 h": 25, "6 days": 6 * 24 + 23, "8 days": 7 * 24 + 1}
+
+
+@pytest.fixture(scope="module")
+def client(shared: Client) -> Client:
+    """A service with an event of each age, and many endpoints an hour of one old day."""
+    now = datetime.now(UTC)
+    post_ingest(
+        shared, [make_event(time=(now - timedelta(hours=age)).isoformat(), service="aged") for age in AGES.values()]
+    )
+    post_ingest(shared, [make_event(service="many", endpoint=f"/{number}") for number in range(600)])
+    return shared
+
+
+def ask(client: Client, name: str, query: str) -> Any:
+    answer = client.get(f"{ROOT}{name}/?{query}")
+    assert answer.status == 200, answer.content
+    return answer.json()
+
+
+def errors_of(client: Client, name: str, query: str) -> dict[str, list[str]]:
+    answer = client.get(f"{ROOT}{name}/?{query}")
+    assert answer.status == 400, answer.content
+    found: dict[str, list[str]] = answer.json()["errors"]
+    return found
+
+
+@pytest.mark.parametrize(("name", "hits"), [("kpis", 2), ("top-endpoints", 2), ("hourly", 2), ("daily", 4)])
+def test_the_window_is_the_last_day_or_week_by_default(client: Client, name: str, hits: int) -> None:
+    found = ask(client, name, "service=aged")
+
+    assert sum(row["hits"] for row in (found if isinstance(found, list) else [found])) == hits
+
+
+@pytest.mark.parametrize("name", ENDPOINTS)
+def test_an_end_alone_moves_the_start_as_well(client: Client, name: str) -> None:
+    end = (datetime.now(UTC) - timedelta(hours=24)).isoformat().replace("+", "%2B")
+
+    found = ask(client, name, f"service=aged&end={end}")
+
+    assert sum(row["hits"] for row in (found if isinstance(found, list) else [found])) == (3 if name == "daily" else 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "default", "most"), [("top-endpoints", 20, 200), ("hourly", 500, 600), ("daily", 500, 600)]
+)
+def test_rows_are_limited(client: Client, name: str, default: int, most: int) -> None:
+    window = "service=many&start=2025-12-14&end=2025-12-14"
+
+    assert len(ask(client, name, window)) == default
+    assert len(ask(client, name, f"{window}&limit=1")) == 1
+    assert len(ask(client, name, f"{window}&limit={200 if name == 'top-endpoints' else 5000}")) == most
+
+
+@pytest.mark.parametrize(
+    ("name", "query", "parameter", "parts"),
+    [
+        *((name, "start=soon", "start", ("'soon'", "ISO 8601")) for name in ENDPOINTS),
+        *((name, "end=2025-02-30", "end", ("'2025-02-30'", "ISO 8601")) for name in ENDPOINTS),
+        *((name, "start=2025-12-15&end=2025-12-14", "start", ("2025-12-15", "2025-12-14")) for name in ENDPOINTS),
+        *((name, "limit=0", "limit", (">= 1", "'0'")) for name in ENDPOINTS if name != "kpis"),
+        *((name, "limit=5001", "limit", ("<= 5000", "'5001'")) for name in ("hourly", "daily")),
+        ("top-endpoints", "limit=201", "limit", ("<= 200", "'201'")),
+        *((name, "service=%00", "service", ("Null",)) for name in ENDPOINTS),
+        *(
+            (name, "granularity=weekly", "granularity", ("auto or hourly or daily", "'weekly'"))
+            for name in ENDPOINTS[2:]
+        ),
+        *((name, "error_from=99", "error_from", (">= 100", "'99'")) for name in ENDPOINTS[2:]),
+        *((name, "error_from=600", "error_from", ("<= 599", "'600'")) for name in ENDPOINTS[2:]),
+        *((name, "approx=perhaps", "approx", ("bool", "'perhaps'")) for name in ENDPOINTS),
+        ("top-endpoints", "sort_by=name", "sort_by", ("hits or errors or error_rate", "'name'")),
+        ("top-endpoints", "direction=up", "direction", ("asc or desc", "'up'")),
+        ("top-endpoints", "with_p95=2", "with_p95", ("bool", "'2'")),
+        ("kpis", "percentiles=101", "percentiles", ("<= 100", "'101'")),
+        ("kpis", "percentiles=-1", "percentiles", (">= 0", "'-1'")),
+        ("kpis", "percentiles=nan", "percentiles", ("'nan'",)),
+        ("kpis", f"percentiles={','.join(['50'] * 21)}", "percentiles", ("20",)),
+        *((name, "method=GET", "method", ("Unknown parameter", "service")) for name in ("hourly", "daily")),
+        *((name, "servce=x", "servce", ("Unknown parameter", "service")) for name in ENDPOINTS),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name_with_what_is_allowed(
+    client: Client, name: str, query: str, parameter: str, parts: tuple[str, ...]
+) -> None:
+    errors = errors_of(client, name, query)
+
+    assert list(errors) == [parameter]
+    assert all(part in errors[parameter][0] for part in parts), errors
+
+
+@pytest.mark.parametrize("name", ENDPOINTS)
+def test_an_unknown_application_is_not_found_and_the_known_are_listed(client: Client, name: str) -> None:
+    answer = client.get(f"{ROOT}{name}/?application=nowhere")
+
+    assert answer.status == 404
+    assert "available_apps" in answer.json()
+
+
+@pytest.mark.parametrize("name", ENDPOINTS)
+def test_both_roots_answer(client: Client, name: str) -> None:
+    query = "service=many&start=2025-12-14&end=2025-12-14&limit=3" if name != "kpis" else "service=many"
+
+    answers = [client.get(f"{root}{name}/?{query}").json() for root in (ROOT, "/api/v1/requests/")]
+
+    for answer in answers:
+        if isinstance(answer, dict):
+            answer.pop("fresh_until")
+    assert answers[0] == answers[1]
+
+
+def test_nothing_in_a_window_is_zero_hits_and_no_latencies(client: Client) -> None:
+    found = ask(client, "kpis", "start=2001-01-01&end=2001-01-02&percentiles=50")
+
+    assert found.pop("fresh_until")
+    assert found == {
+        "hits": 0,
+        "errors": 0,
+        "error_rate": 0.0,
+        "avg_latency_ms": None,
+        "p95_latency_ms": None,
+        "max_latency_ms": None,
+        "source": "hourly",
+        "percentiles": [{"percentile": 50.0, "value_ms": None, "max_relative_error": 0.0, "basis": "raw"}],
+    }
+
+
+@pytest.mark.parametrize("name", ["hourly", "daily", "top-endpoints"])
+def test_nothing_in_a_window_is_an_empty_list(client: Client, name: str) -> None:
+    assert ask(client, name, "start=2001-01-01&end=2001-01-02") == []
+
+
+@pytest.mark.parametrize("name", ENDPOINTS)
+@pytest.mark.parametrize("approx", ["true", "false"])
+def test_a_window_of_two_thousand_years_is_answered(client: Client, name: str, approx: str) -> None:
+    found = ask(
+        client,
+        name,
+        f"start=0100-01-01&end=2100-01-01&service=many&approx={approx}&limit=200".replace(
+            "&limit=200", "" if name == "kpis" else "&limit=200"
+        ),
+    )
+
+    assert sum(row["hits"] for row in (found if isinstance(found, list) else [found])) == (
+        600 if name == "kpis" else 200
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "members"),
+    [
+        ("hourly", "bucket service endpoint hits errors error_rate avg_latency_ms max_latency_ms"),
+        ("daily", "bucket service endpoint hits errors error_rate avg_latency_ms p95_latency_ms max_latency_ms"),
+        ("top-endpoints", "service endpoint hits errors error_rate avg_latency_ms p95_latency_ms max_latency_ms"),
+    ],
+)
+def test_rows_have_the_members_that_are_documented(client: Client, name: str, members: str) -> None:
+    assert list(ask(client, name, "service=many&start=2025-12-14&end=2025-12-14&limit=1")[0]) == members.split()

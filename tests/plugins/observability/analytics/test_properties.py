@@ -1,0 +1,222 @@
+"""Whatever happens to events, in any order, every answer equals a plain computation over those that are left."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+from kernel.testing import Client
+from tests.plugins.observability.analytics import oracle
+from tests.plugins.observability.analytics.computing import parts_of, percentile_cont
+from tests.plugins.observability.engines import TestedEngine
+from tests.plugins.observability.events import ROOT, make_event, post_ingest
+
+TICK = datetime.resolution
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+SORTABLE = ("hits", "errors", "error_rate", "avg_latency_ms", "max_latency_ms", "p95_latency_ms")
+PERCENTILES = (0, 50, 90, 99.9, 100)
+
+# Few places, so that many events meet at them: edges of days and hours, and just beside.
+_offsets = st.builds(
+    lambda day, hour, rest: day * DAY + hour * HOUR + rest,
+    st.integers(0, 2),
+    st.sampled_from([0, 1, 2, 22, 23]),
+    st.sampled_from([timedelta(0), TICK, HOUR / 2, HOUR - TICK]),
+)
+_changes: dict[str, st.SearchStrategy[Any]] = {
+    "time": _offsets,
+    "service": st.sampled_from(["billing", "Auth"]),
+    "endpoint": st.sampled_from(["/a", "/b"]),
+    "method": st.sampled_from(["GET", "POST"]),
+    "status_code": st.sampled_from([200, 404, 499, 500, 503]),
+    "latency_ms": st.integers(0, 3) | st.integers(0, 5000) | st.just(2**31 - 1),
+}
+_operations = st.one_of(
+    st.tuples(st.just("ingest"), st.lists(st.fixed_dictionaries(_changes), min_size=1, max_size=8)),
+    st.tuples(st.just("edit"), st.tuples(st.integers(0), st.fixed_dictionaries({}, optional=_changes))),
+    st.tuples(st.just("delete"), st.integers(0)),
+    st.tuples(st.just("refresh"), st.sampled_from(["whole", "killed"]) | st.tuples(_offsets, _offsets)),
+    st.tuples(st.just("ask"), st.none()),
+)
+_histories = st.lists(_operations, max_size=10).map(lambda history: [*history, ("ask", None)])
+_questions = st.fixed_dictionaries(
+    {
+        "window": st.tuples(_offsets, _offsets).map(sorted),
+        "filters": st.fixed_dictionaries(
+            {},
+            optional={
+                "service": st.sampled_from(["BILLING", "auth"]),
+                "endpoint": st.sampled_from(["/a", "/B"]),
+                "method": st.sampled_from(["get", "POST"]),
+            },
+        ),
+        "error_from": st.sampled_from([500, 400]),
+        "granularity": st.sampled_from(["auto", "hourly", "daily"]),
+        "approx": st.booleans(),
+        "sort_by": st.sampled_from(SORTABLE),
+        "direction": st.sampled_from(["asc", "desc"]),
+    }
+)
+
+
+class KilledError(Exception):
+    """Whoever was refreshing is gone."""
+
+
+class History:
+    """A stretch of time of its own in a service, and what should be in it.
+
+    Args:
+        client: The service.
+        start: Of the stretch.
+    """
+
+    def __init__(self, client: Client, start: datetime) -> None:
+        self._client = client
+        self._start = start
+        self._events: dict[str, dict[str, Any]] = {}
+
+    def ingest(self, given: list[dict[str, Any]]) -> None:
+        for fields in given:
+            created = self._client.post(ROOT, self._event(fields))
+            assert created.status == 201, created.content
+            self._events[created.json()["id"]] = self._event(fields)
+
+    def edit(self, given: tuple[int, dict[str, Any]]) -> None:
+        number, fields = given
+        for event_id in self._chosen(number):
+            changes = {name: self._event(fields)[name] for name in fields}
+            assert self._client.request("PATCH", f"{ROOT}{event_id}/", json=changes).status == 200
+            self._events[event_id] |= changes
+
+    def delete(self, number: int) -> None:
+        for event_id in self._chosen(number):
+            assert self._client.request("DELETE", f"{ROOT}{event_id}/").status == 204
+            del self._events[event_id]
+
+    def refresh(self, how: str | tuple[timedelta, timedelta]) -> None:
+        rollups = parts_of(self._client).rollups
+        if isinstance(how, tuple):
+            start, end = sorted(how)
+            rollups.refresh(self._start + start, self._start + end)
+        elif how == "whole":
+            rollups.refresh()
+        else:
+
+            def die(done: int, total: int) -> None:
+                if done > 0 and done * 2 >= total:
+                    raise KilledError
+
+            with contextlib.suppress(KilledError):
+                rollups.refresh(progress=die)
+
+    def ask(self, question: Mapping[str, Any]) -> None:
+        start, end = (self._start + offset for offset in question["window"])
+        given = {"start": start.isoformat(), "end": end.isoformat(), "approx": str(question["approx"]).lower()}
+        events = list(self._events.values())
+        bound = 0.01 if question["approx"] else 0.0
+        filters: dict[str, str] = question["filters"]
+        identity = {name: value for name, value in filters.items() if name != "method"}
+        shown = oracle.matching(events, start, end, identity)
+
+        daily = self._get("daily", {**given, **identity})
+        assert oracle.agrees(daily, oracle.days(shown), relative_error=bound)
+        assert oracle.agrees(self._get("hourly", {**given, **identity}), oracle.hours(shown))
+        more = {**filters, "error_from": question["error_from"], "granularity": question["granularity"]}
+        chosen = oracle.matching(events, start, end, filters)
+        self._check_kpis({**given, **more}, chosen, question, bound)
+        self._check_top({**given, **more}, chosen, question, bound)
+
+    def _check_kpis(
+        self, given: Mapping[str, Any], events: list[oracle.Event], question: Mapping[str, Any], bound: float
+    ) -> None:
+        found = self._get("kpis", {**given, "percentiles": ",".join(map(str, PERCENTILES))})
+
+        assert oracle.agrees(found, oracle.summary(events, question["error_from"]), relative_error=bound)
+        latencies = [event["latency_ms"] for event in events]
+        for percentile, each in zip(PERCENTILES, found["percentiles"], strict=True):
+            assert each["percentile"] == percentile
+            assert each["max_relative_error"] <= bound
+            assert (each["max_relative_error"] == 0) == (each["basis"] == "raw")
+            if not latencies:
+                assert each["value_ms"] is None
+                continue
+            exact = percentile_cont(latencies, percentile)
+            assert abs(each["value_ms"] - exact) <= each["max_relative_error"] * exact
+        if not question["approx"] and ("method" in given or question["error_from"] != 500):
+            assert found["source"] == "raw"
+
+    def _check_top(
+        self, given: Mapping[str, Any], events: list[oracle.Event], question: Mapping[str, Any], bound: float
+    ) -> None:
+        sort_by, direction = question["sort_by"], question["direction"]
+        found = self._get("top-endpoints", {**given, "sort_by": sort_by, "direction": direction, "with_p95": "true"})
+
+        expected = oracle.endpoints(events, question["error_from"])
+        if sort_by == "p95_latency_ms" and bound:
+            # Ranked by what is shown.
+            assert found == oracle.ranked(sorted(found, key=_name), sort_by, direction)
+            found = sorted(found, key=_name)
+        else:
+            expected = oracle.ranked(expected, sort_by, direction)
+        assert oracle.agrees(found, expected, relative_error=bound)
+
+    def _event(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        given = {**fields, "time": (self._start + fields.get("time", timedelta(0))).isoformat()}
+        return make_event(**given)
+
+    def _chosen(self, number: int) -> list[str]:
+        ids = list(self._events)
+        return [ids[number % len(ids)]] if ids else []
+
+    def _get(self, name: str, parameters: Mapping[str, Any]) -> Any:
+        answer = self._client.get(f"{ROOT}{name}/?{urlencode(parameters)}")
+        assert answer.status == 200, answer.content
+        return answer.json()
+
+
+def _name(row: Mapping[str, Any]) -> tuple[str, str]:
+    return row["service"], row["endpoint"]
+
+
+def test_every_answer_equals_a_plain_computation(engine: TestedEngine, engine_client: Client) -> None:
+    starts = (datetime(2019, 1, 1, tzinfo=UTC) + number * 4 * DAY for number in itertools.count())
+
+    @hypothesis.settings(max_examples=6 if engine.one_session else 25)
+    @hypothesis.given(_histories, st.lists(_questions, min_size=3, max_size=3))
+    def check(history: list[tuple[str, Any]], questions: list[Mapping[str, Any]]) -> None:
+        told = History(engine_client, next(starts))
+        for operation, given in history:
+            if operation == "ask":
+                for question in questions:
+                    told.ask(question)
+            else:
+                getattr(told, operation)(given)
+
+    check()
+
+
+@pytest.mark.parametrize("query", ["", "&approx=true"])
+def test_a_batch_that_crosses_days_is_counted_once_before_and_after_a_refresh(
+    engine_client: Client, query: str
+) -> None:
+    midnight = datetime(2025, 12, 14, tzinfo=UTC)
+    events = [make_event(time=(midnight + number * TICK).isoformat(), latency_ms=0) for number in range(-3, 3)]
+    window = f"start={events[1]['time'][:-6]}Z&end={events[4]['time'][:-6]}Z{query}"
+    post_ingest(engine_client, events)
+
+    before = engine_client.get(f"{ROOT}kpis/?{window}").json()
+    parts_of(engine_client).rollups.refresh()
+    after = engine_client.get(f"{ROOT}kpis/?{window}").json()
+
+    assert before["hits"] == after["hits"] == 4
+    assert before["p95_latency_ms"] == after["p95_latency_ms"] == 0.0

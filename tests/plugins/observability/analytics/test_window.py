@@ -1,0 +1,72 @@
+"""``start`` and ``end``."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from kernel import InvalidError
+from plugins.observability.analytics.window import TICK, read_window
+from plugins.observability.rollups.plan import DAY, Span
+
+NOW = datetime(2026, 3, 1, 12, 34, 56, 789, tzinfo=UTC)
+
+
+def utc(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def test_the_window_ends_now_and_begins_one_length_before() -> None:
+    assert read_window(None, None, NOW, 7 * DAY) == Span(NOW - 7 * DAY, NOW + TICK)
+
+
+def test_the_start_is_one_length_before_the_end_that_is_given() -> None:
+    assert read_window(None, "2025-12-14T10:00:00Z", NOW, DAY).start == utc("2025-12-13T10:00:00")
+
+
+@pytest.mark.parametrize("end", ["2025-12-14", " 2025-12-14 ", "20251214", "2025-W50-7", "2025W507"])
+def test_a_date_alone_is_the_end_of_that_day(end: str) -> None:
+    assert read_window("2025-12-14", end, NOW, DAY) == Span(utc("2025-12-14"), utc("2025-12-15"))
+
+
+@pytest.mark.parametrize(
+    ("end", "last"),
+    [
+        ("2025-12-14T00:00", "2025-12-14T00:00:00"),
+        ("2025-12-14T00:00:00.000001Z", "2025-12-14T00:00:00.000001"),
+        ("2025-12-14T01:00:00+02:00", "2025-12-13T23:00:00"),
+        ("2025-12-14T01:00:00 02:00", "2025-12-13T23:00:00"),
+    ],
+)
+def test_an_end_belongs_to_the_window(end: str, last: str) -> None:
+    assert read_window("2025-12-01", end, NOW, DAY).end == utc(last) + TICK
+
+
+def test_start_and_end_may_be_one_moment() -> None:
+    window = read_window("2025-12-14T10:00:00Z", "2025-12-14T10:00:00Z", NOW, DAY)
+
+    assert window.end - window.start == TICK
+
+
+@pytest.mark.parametrize(
+    "text", ["yesterday", "", "2025-13-01", "0001-01-05", "9999-12-30", "2025-12-14\x00", "1765705600"]
+)
+@pytest.mark.parametrize("name", ["start", "end"])
+def test_what_is_no_time_is_refused_by_name_and_value(name: str, text: str) -> None:
+    given = {"start": None, "end": None, name: text}
+
+    with pytest.raises(InvalidError) as caught:
+        read_window(given["start"], given["end"], NOW, 7 * DAY)
+
+    (message,) = (caught.value.errors or {})[name]
+    assert message == f"Expected an ISO 8601 date or time, got {text!r}."
+
+
+def test_a_start_after_the_end_is_refused_with_both() -> None:
+    with pytest.raises(InvalidError) as caught:
+        read_window("2025-12-15", "2025-12-14T23:00:00Z", NOW, timedelta(0))
+
+    (message,) = (caught.value.errors or {})["start"]
+    assert "2025-12-14T23:00:00" in message
+    assert "2025-12-15T00:00:00" in message

@@ -1,0 +1,181 @@
+"""The job that keeps rollups up to date, and the commands that do so at once."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from kernel import ConflictError, InvalidError, NotFoundError
+from kernel.testing import Client
+from tests.conftest import Serve
+from tests.plugins.observability.rollups.retaining import (
+    DAY,
+    HOUR,
+    kpis,
+    one_value,
+    parts_of,
+    run_command,
+    store_at,
+    today,
+)
+from tests.processes import run_tiercel
+
+JOB = "observability.rollups"
+TOUCHED = "SELECT count(DISTINCT hour) FROM observability.rollup_touched"
+OWN = {"log_own_requests": False}
+
+
+def refresh(client: Client) -> object:
+    record = client.service.shared.jobs.run_here(JOB)
+    assert record.state == "succeeded", record.error
+    return record.result
+
+
+def this_hour() -> datetime:
+    return datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+
+
+def test_the_job_computes_hours_that_are_over_at_once(serve: Serve, database: str) -> None:
+    client = serve(observability=OWN)
+    store_at(client, this_hour() - HOUR, today() - 3 * DAY, today() - 3 * DAY + HOUR)
+    before = kpis(client)
+
+    refresh(client)
+
+    assert one_value(database, TOUCHED) == 0
+    assert one_value(database, "SELECT sum(hits) FROM observability.rollup_hour") == 3
+    assert kpis(client) == before
+
+
+def test_the_running_hour_is_left_alone_while_it_is_written_to(serve: Serve, database: str) -> None:
+    client = serve(observability=OWN)
+    store_at(client, datetime.now(UTC), this_hour() - HOUR)
+
+    refresh(client)
+
+    assert one_value(database, TOUCHED) == 1
+    assert one_value(database, "SELECT sum(hits) FROM observability.rollup_hour") == 1
+    assert kpis(client)["hits"] == 2
+
+
+def test_the_running_hour_is_computed_once_it_has_waited(serve: Serve, database: str) -> None:
+    client = serve(observability={**OWN, "running_hour_wait_s": 60})
+    store_at(client, datetime.now(UTC))
+    with psycopg.connect(database) as connection:
+        connection.execute("UPDATE observability.rollup_touched SET at = at - interval '61 seconds'")
+
+    refresh(client)
+
+    assert one_value(database, TOUCHED) == 0
+
+
+def test_the_log_of_touched_hours_stays_short(serve: Serve, database: str) -> None:
+    client = serve(observability=OWN)
+    for _ in range(5):
+        store_at(client, datetime.now(UTC))
+
+    refresh(client)
+
+    assert one_value(database, "SELECT count(*) FROM observability.rollup_touched") <= 2
+    assert kpis(client)["hits"] == 5
+
+
+def test_a_run_that_is_stopped_keeps_the_days_it_did(serve: Serve, database: str) -> None:
+    client = serve(observability=OWN)
+    store_at(client, *(today() - number * DAY for number in range(1, 5)))
+
+    def stop(done: int, _total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        parts_of(client).rollups.refresh(progress=stop)
+
+    assert one_value(database, TOUCHED) == 2
+    assert kpis(client)["hits"] == 4
+    refresh(client)
+    assert one_value(database, TOUCHED) == 0
+    assert kpis(client)["hits"] == 4
+
+
+def test_the_job_gives_way_to_somebody_else_who_refreshes(serve: Serve, database: str) -> None:
+    client = serve(observability=OWN)
+    store_at(client, today() - DAY)
+    with psycopg.connect(database) as other:
+        other.execute("SELECT pg_advisory_lock(hashtext('observability.rollups'))")
+
+        assert refresh(client) is None
+
+    assert one_value(database, TOUCHED) == 1
+
+
+def test_a_command_refreshes_a_range(serve: Serve, database: str) -> None:
+    client = serve(observability=OWN)
+    day = today() - 3 * DAY
+    store_at(client, day, day + HOUR, day + 2 * HOUR, day + DAY)
+
+    ran = run_command(
+        client, "refresh", "hourly", "--start", (day + 1.5 * HOUR).isoformat(), "--end", day.date().isoformat()
+    )
+
+    assert (ran.exit_code, ran.stdout) == (0, "2 hours on 1 days refreshed.\n")
+    assert one_value(database, TOUCHED) == 2
+
+
+def test_daily_refreshes_whole_days(serve: Serve, database: str) -> None:
+    client = serve(observability=OWN)
+    day = today() - 3 * DAY
+    store_at(client, day, day + 23 * HOUR, day + DAY)
+    noon = (day + 12 * HOUR).isoformat()
+
+    run_command(client, "refresh", "daily", "--start", noon, "--end", noon)
+
+    assert one_value(database, TOUCHED) == 1
+
+
+def test_a_refresh_without_anything_to_do_says_so(serve: Serve) -> None:
+    client = serve(observability=OWN)
+    store_at(client, today() - 3 * DAY)
+
+    ran = run_command(client, "refresh", "daily", "--start", "2020-01-01", "--end", "2020-02-01")
+
+    assert isinstance(ran.exception, NotFoundError)
+    assert ran.exception.message == (
+        "There is nothing to refresh from 2020-01-01 to 2020-02-01: the rollups know every event."
+    )
+
+
+@pytest.mark.parametrize("span", [("2020-02-01", "2020-01-01"), ("yesterday", "2020-01-01")])
+def test_a_range_that_is_none_is_refused(serve: Serve, span: tuple[str, str]) -> None:
+    ran = run_command(serve(observability=OWN), "refresh", "daily", "--start", span[0], "--end", span[1])
+
+    assert isinstance(ran.exception, InvalidError)
+    assert list(ran.exception.errors or {}) == ["start"]
+
+
+def test_a_refresh_beside_another_says_so(serve: Serve, database: str) -> None:
+    client = serve(observability=OWN)
+    with psycopg.connect(database) as other:
+        other.execute("SELECT pg_advisory_lock(hashtext('observability.rollups'))")
+
+        ran = run_command(client, "refresh", "daily")
+
+    assert isinstance(ran.exception, ConflictError)
+    assert ran.exception.message == "Somebody else is refreshing the rollups."
+
+
+@pytest.mark.parametrize("alias", ["refresh_apirequest_hourly", "refresh_apirequest_daily"])
+def test_older_names_stand_right_under_tiercel(serve: Serve, database: str, tmp_path: Path, alias: str) -> None:
+    store_at(serve(observability=OWN), today() - timedelta(days=3))
+
+    done = run_tiercel(tmp_path / "home", alias, "--json", TIERCEL_DATABASE_URL=database)
+    again = run_tiercel(tmp_path / "home", alias, TIERCEL_DATABASE_URL=database)
+
+    assert (done.returncode, done.stdout.split()) == (0, ["{", '"days":', "1,", '"hours":', "1", "}"])
+    assert (again.returncode, again.stderr) == (
+        1,
+        "tiercel: There is nothing to refresh: the rollups know every event.\n",
+    )

@@ -1,0 +1,275 @@
+"""What is kept for some days only goes, and no answer is wrong because of that."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psycopg
+import pytest
+
+from plugins.observability.analytics.reading import Reader, Scope
+from plugins.observability.retention.limits import Limits
+from plugins.observability.rollups.plan import Span
+from plugins.observability.series import LOCAL_ACCOUNT
+from tests.conftest import Serve
+from tests.locks import waits_for_lock
+from tests.plugins.observability.events import ROOT, create, listed, make_event, post_ingest, stored_count
+from tests.plugins.observability.rollups.retaining import (
+    DAY,
+    HOUR,
+    apply,
+    fill,
+    full,
+    keeping,
+    kpis,
+    one_value,
+    parts_of,
+    run_command,
+    store_at,
+    today,
+)
+from tests.processes import eventually
+
+EXACT = ("hits", "errors", "error_rate", "avg_latency_ms", "max_latency_ms")
+
+
+def exact(answer: dict[str, Any]) -> dict[str, Any]:
+    return {name: answer[name] for name in EXACT}
+
+
+def test_answers_about_whole_hours_and_days_stay_the_same(engine_serve: Serve) -> None:
+    client = engine_serve(observability=keeping(raw_days=2, hourly_days=4))
+    # As if they had come in time.
+    parts_of(client).writer._horizon._limits = Limits()
+    fill(client)
+    start = today() - 6 * DAY
+    windows = [f"start={start.isoformat()}", f"start={(start + DAY).date()}&end={(start + 3 * DAY).date()}"]
+    before = [kpis(client, f"{window}&approx=true") for window in windows]
+
+    apply(client)
+
+    after = [kpis(client, f"{window}&approx=true") for window in windows]
+    assert [exact(answer) for answer in after] == [exact(answer) for answer in before]
+    assert stored_count(client) == 12
+    store_at(client, today() - 2 * DAY, today() - DAY)
+    parts_of(client).rollups.refresh()
+    assert kpis(client, f"{windows[0]}&approx=true")["hits"] == before[0]["hits"] + 2
+    assert kpis(client, f"{windows[1]}&approx=true")["hits"] == before[1]["hits"]
+    assert listed(client, "ordering=time")[0]["time"] == (today() - 2 * DAY).isoformat().replace("+00:00", "Z")
+
+
+def test_an_exact_question_says_that_its_percentiles_come_from_rollups(serve: Serve) -> None:
+    full(serve)
+    client = serve(observability=keeping(raw_days=2))
+    before = kpis(client, "start=2020-01-01&percentiles=50")
+
+    apply(client)
+
+    after = kpis(client, "start=2020-01-01&percentiles=50")
+    (median,), (exact_median,) = after["percentiles"], before["percentiles"]
+    assert (exact_median["basis"], median["basis"]) == ("raw", "rollup")
+    assert abs(median["value_ms"] / exact_median["value_ms"] - 1) <= median["max_relative_error"] == 0.01
+    assert after["hits"] == before["hits"]
+
+
+def test_a_window_that_begins_where_only_hours_are_left_says_what_it_covers(serve: Serve) -> None:
+    full(serve)
+    client = serve(observability=keeping(raw_days=2))
+    apply(client)
+    day = today() - 4 * DAY
+
+    answer = kpis(client, f"start={(day + HOUR / 8).isoformat()}&end={(day + 2 * HOUR).isoformat()}")
+
+    assert answer["hits"] == 2
+    assert answer["covered"]["start"] == day.isoformat().replace("+00:00", "Z")
+
+
+def test_every_event_that_was_taken_while_others_went_is_counted(serve: Serve) -> None:
+    unaware = full(serve)
+    client = serve(observability=keeping(raw_days=2))
+    edge = today() - 2 * DAY
+    batch = [make_event(time=(edge + at * HOUR).isoformat()) for at in range(-30, 30)]
+
+    def write(_number: int) -> int:
+        answer = post_ingest(unaware, batch)
+        return int(answer.json()["inserted"])
+
+    with ThreadPoolExecutor(4) as pool:
+        writing = pool.map(write, range(40))
+        removed = apply(client)
+        inserted = sum(writing)
+
+    assert removed.partitions == 3
+    assert kpis(client)["hits"] == 24 + inserted
+    parts_of(client).rollups.refresh()
+    assert kpis(client, "start=1970-01-01&approx=true")["hits"] == 24 + inserted
+
+
+def test_events_go_only_after_their_rollups_know_a_write_that_was_under_way(serve: Serve, database: str) -> None:
+    full(serve)
+    client = serve(observability=keeping(raw_days=2))
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(database) as writer:
+        writer.execute("UPDATE observability.event SET latency_ms = 5000 WHERE latency_ms = 7 * 20")
+        writer.execute(
+            "INSERT INTO observability.rollup_touched (hour)"
+            " SELECT DISTINCT date_trunc('hour', time, 'UTC') FROM observability.event WHERE latency_ms = 5000"
+        )
+        removing = pool.submit(apply, client)
+        assert eventually(lambda: waits_for_lock(database))
+        writer.commit()
+
+        removing.result()
+
+    assert kpis(client)["max_latency_ms"] == 5000
+
+
+def test_who_looks_at_one_moment_keeps_what_it_looks_at(serve: Serve, database: str) -> None:
+    full(serve)
+    client = serve(observability=keeping(raw_days=2))
+    window = Span(today() - 10 * DAY, today() + DAY)
+    with ThreadPoolExecutor(1) as pool:
+        with Reader(client.service.shared.db).moment(Scope(LOCAL_ACCOUNT)) as moment:
+            plan = moment.plan(window, "raw")
+            removing = pool.submit(apply, client)
+            assert eventually(lambda: waits_for_lock(database))
+
+            assert moment.totals(plan, 500).hits == 24
+        removing.result()
+
+    assert stored_count(client) == 12
+
+
+def test_writers_and_readers_are_never_held_up_for_long(serve: Serve, database: str) -> None:
+    full(serve)
+    client = serve(observability=keeping(raw_days=2), db={"statement_timeout_s": 5})
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(database) as reader:
+        reader.execute("SELECT FROM observability.event LIMIT 1")
+        removing = pool.submit(apply, client)
+        assert eventually(lambda: waits_for_lock(database))
+
+        assert create(client, time=today().isoformat())
+        assert stored_count(client) == 25
+        reader.commit()
+        removing.result()
+
+    assert stored_count(client) == 13
+
+
+def test_what_shares_a_partition_with_what_stays_is_deleted(serve: Serve, database: str) -> None:
+    # A month that was over when its first event came.
+    month = (today() - 100 * DAY).replace(day=1)
+    store_at(serve(observability=keeping()), month, month + 14 * DAY, month + 15 * DAY)
+    client = serve(observability=keeping(raw_days=(today() - month).days - 15))
+
+    removed = apply(client)
+
+    assert (removed.partitions, removed.events) == (0, 2)
+    assert [event["time"][:10] for event in listed(client)] == [(month + 15 * DAY).date().isoformat()]
+    assert kpis(client)["hits"] == 3
+
+
+@pytest.mark.parametrize("step", range(12))
+def test_whatever_a_killed_run_leaves_undone_the_next_one_does(serve: Serve, database: str, step: int) -> None:
+    full(serve)
+    client = serve(observability=keeping(raw_days=1, hourly_days=2, daily_days=4))
+    steps = iter(range(100))
+
+    def stop(_step: str) -> None:
+        if next(steps) == step:
+            raise KeyboardInterrupt
+
+    # There are at least so many.
+    with pytest.raises(KeyboardInterrupt):
+        parts_of(client).retention.apply(stop)
+    assert kpis(client, f"start={(today() - 4 * DAY).isoformat()}")["hits"] == 20
+    apply(client)
+
+    assert stored_count(client) == 8
+    # Nobody refreshed what is not due yet.
+    assert one_value(database, "SELECT sum(hits) FROM observability.rollup_hour") == 4
+    assert one_value(database, "SELECT sum(hits) FROM observability.rollup_day") == 12
+    assert kpis(client)["hits"] == 20
+
+
+def test_notes_about_moved_events_go_with_them(serve: Serve, database: str) -> None:
+    client = full(serve)
+    oldest, second, *_ = listed(client, "ordering=time")
+    newest = listed(client)[0]
+    for event, time in ((oldest, today() - 4 * DAY), (second, today()), (newest, today() - 5 * DAY)):
+        answer = client.request("PATCH", f"{ROOT}{event['id']}/", json={"time": time.isoformat()})
+        assert answer.status == 200, answer.content
+
+    apply(serve(observability=keeping(raw_days=2)))
+
+    with psycopg.connect(database) as connection:
+        kept = {str(row[0]) for row in connection.execute("SELECT id FROM observability.event_moved")}
+    # The second is found by its note; the newest must not come back at its old time.
+    assert kept == {second["id"], newest["id"]}
+
+
+def test_old_entries_of_the_ledger_are_summed_up_by_minute(serve: Serve, database: str) -> None:
+    client = serve(observability=keeping(ledger_days=2))
+    for _ in range(3):
+        post_ingest(client, [make_event(), make_event(status_code=999), make_event(status_code=998)])
+        post_ingest(client, [make_event(time="yesterday")])
+    old = "UPDATE observability.ingest_ledger SET at = date_trunc('minute', at) - interval '5 days'"
+    with psycopg.connect(database) as connection:
+        connection.execute(old.encode())
+    post_ingest(client, [make_event()])
+    query = f"/api/v1/ingest/ledger/?start={(today() - 9 * DAY).date()}"
+    before = client.get(query).json()["data"]
+
+    removed = apply(client)
+
+    assert client.get(query).json()["data"] == before
+    assert one_value(database, "SELECT count(*) FROM observability.ingest_ledger") < 7
+    assert removed.ledger >= 4
+    assert apply(client).ledger == 0
+
+
+def test_a_plan_says_what_would_go_and_removes_nothing(serve: Serve, database: str) -> None:
+    full(serve)
+    client = serve(observability=keeping(raw_days=2, hourly_days=4))
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("ANALYZE")
+
+    ran = run_command(client, "retention", "--plan")
+    raw, _ = parts_of(client).retention.plan()
+
+    assert ran.exit_code == 0
+    assert (raw.setting, raw.before, raw.oldest) == ("raw_days = 2", today() - 2 * DAY, today() - 5 * DAY)
+    assert (raw.items, raw.partitions, raw.touched_hours) == (12, 3, 9)
+    assert f"raw, before {(today() - 2 * DAY).isoformat()}: percentiles come from histograms" in ran.stdout
+    assert f"hour, before {(today() - 4 * DAY).isoformat()}: hourly rows end there" in ran.stdout
+    assert stored_count(client) == 24
+
+
+def test_without_limits_everything_is_kept(serve: Serve) -> None:
+    client = full(serve)
+
+    apply(client)
+    ran = run_command(client, "retention", "--plan")
+
+    assert ran.stdout == "Everything is kept for ever: raw_days, hourly_days and daily_days are 0.\n"
+    assert stored_count(client) == 24
+
+
+def test_the_command_says_what_went(serve: Serve) -> None:
+    full(serve)
+    client = serve(observability=keeping(raw_days=2))
+
+    ran = run_command(client, "retention")
+
+    assert ran.exit_code == 0
+    assert ran.stdout.splitlines()[1].split() == ["3", "0", "0", "0", "0"]
+    assert f"raw: kept from {(today() - 2 * DAY).isoformat()}" in ran.stdout
+
+
+def test_the_job_applies_the_limits(serve: Serve) -> None:
+    full(serve)
+    client = serve(observability=keeping(raw_days=2))
+
+    record = client.service.shared.jobs.run_here("observability.retention")
+
+    assert (record.state, stored_count(client)) == ("succeeded", 12)
