@@ -153,7 +153,7 @@ def test_every_wrong_key_and_value_is_named_at_once_with_place_and_type() -> Non
         "environment TIERCEL_DB__POOL_TIMEOUT_S: db.pool_timeout_s: Expected float > 0.0, got '0'.",
         "tiercel.toml: auth: Expected open or required, got 'closed'.",
         "tiercel.toml: server.thread: unknown key; there are bind, workers, threads, timeout_s, graceful_timeout_s, "
-        "keepalive_s, header_timeout_s",
+        "keepalive_s, header_timeout_s, send_timeout_s",
         "tiercel.toml: server.threads: Expected int, got '4'.",
         "tiercel.toml: http: Expected a table, got 5.",
         "tiercel.toml: plugins: Expected array, got 'system'.",

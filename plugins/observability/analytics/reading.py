@@ -18,7 +18,12 @@ from plugins.observability.rollups.touched import Connected, fresh_until, hold_e
 
 QUERIES = load_queries(__package__)
 Unit = Literal["hour", "day"]
-Kind = Literal["cells", "cells_coarse", "bins", "bins_coarse", "latencies"]
+Kind = Literal["cells", "cells_coarse", "bins", "bins_coarse", "bins_of_endpoint", "latencies"]
+_BINS: Mapping[Level, LiteralString] = {
+    "day": QUERIES["bins_day"],
+    "hour": QUERIES["bins_hour"],
+    "raw": QUERIES["bins_raw"],
+}
 _PARTS: Mapping[Kind, Mapping[Level, LiteralString]] = {
     "cells": {"day": QUERIES["cells_day"], "hour": QUERIES["cells_hour"], "raw": QUERIES["cells_raw"]},
     "cells_coarse": {
@@ -26,12 +31,13 @@ _PARTS: Mapping[Kind, Mapping[Level, LiteralString]] = {
         "hour": QUERIES["cells_coarse_hour"],
         "raw": QUERIES["cells_coarse_raw"],
     },
-    "bins": {"day": QUERIES["bins_day"], "hour": QUERIES["bins_hour"], "raw": QUERIES["bins_raw"]},
+    "bins": _BINS,
     "bins_coarse": {
         "day": QUERIES["bins_coarse_day"],
         "hour": QUERIES["bins_coarse_hour"],
         "raw": QUERIES["bins_coarse_raw"],
     },
+    "bins_of_endpoint": _BINS,
     "latencies": {"raw": QUERIES["latencies_raw"]},
 }
 _PLACES: Mapping[Kind, str] = {
@@ -39,6 +45,7 @@ _PLACES: Mapping[Kind, str] = {
     "cells_coarse": "cells",
     "bins": "bins",
     "bins_coarse": "bins",
+    "bins_of_endpoint": "bins",
     "latencies": "latencies",
 }
 # A part with bounds of its own reads no partition in vain; of more than these, planning costs more than it saves.
@@ -89,7 +96,7 @@ class Moment:
     def __init__(self, connection: Connected, scope: Scope) -> None:
         self._connection = connection
         self._scope = scope
-        self._values = scope.values
+        self._values: dict[str, Any] = {**scope.values, "series": None}
         self._touched: dict[Span, Collection[datetime]] = {}
         self._condition = sql.SQL(QUERIES["of_account"])
         if not scope.is_everything:
@@ -147,8 +154,7 @@ class Moment:
 
     def histogram_percentile_by_endpoint(self, plan: Plan, percentile: float) -> dict[tuple[str, str], float]:
         """Compute a percentile of each service and endpoint from histograms."""
-        self._connection.execute(QUERIES["make_room_to_group"])
-        rows = self._run("histogram_percentile_by_endpoint", plan, "bins", fraction=percentile / 100)
+        rows = self._run("histogram_percentile_by_endpoint", plan, "bins_of_endpoint", fraction=percentile / 100)
         return {(service, endpoint): between_ms(*place) for service, endpoint, *place in rows}
 
     def histogram_by_bucket(self, plan: Plan, unit: Unit) -> dict[tuple[Any, ...], dict[int, int]]:
@@ -219,8 +225,11 @@ class Moment:
     def _part(
         self, kind: Kind, level: Level, start: sql.Composable, end: sql.Composable, at: sql.Composable
     ) -> sql.Composable:
-        is_coarse = kind in ("cells_coarse", "bins_coarse") and level != "raw"
-        condition = sql.SQL(QUERIES["of_coarse"]) if is_coarse else self._condition
+        condition = self._condition
+        if kind == "bins_of_endpoint":
+            condition = sql.SQL(QUERIES["of_endpoint"])
+        elif kind in ("cells_coarse", "bins_coarse") and level != "raw":
+            condition = sql.SQL(QUERIES["of_coarse"])
         part = sql.SQL(_PARTS[kind][level])
         return part.format(start=start, end=end, scope=condition, at=at)
 

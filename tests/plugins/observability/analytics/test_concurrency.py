@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from kernel import ConflictError, UnavailableError
 from kernel.testing import Client
+from plugins.observability.rollups.refresh import Refreshed
 from tests.conftest import Serve
 from tests.plugins.observability.analytics.computing import ingest, parts_of
 from tests.plugins.observability.events import ROOT, create, make_event
@@ -20,7 +22,7 @@ from tests.processes import eventually
 
 START = datetime(2025, 12, 10, tzinfo=UTC)
 WINDOW = "start=2025-12-10&end=2025-12-12"
-BATCHES = 40
+BATCHES = 150
 PLACES = [
     timedelta(0),
     timedelta(hours=23, minutes=59),
@@ -28,6 +30,9 @@ PLACES = [
     timedelta(days=1, hours=5),
     timedelta(days=2),
 ]
+
+HELD_UP = """pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%coarse_day%'"""
 
 
 @pytest.fixture
@@ -83,6 +88,18 @@ def refresh(client: Client, done: threading.Event) -> int:
     return count
 
 
+@contextmanager
+def held_up(client: Client, database: str) -> Iterator[Future[Refreshed]]:
+    """Begin a refresh, and hold it up at the last of the tables that it writes."""
+    with psycopg.connect(database) as blocking, ThreadPoolExecutor(1) as pool:
+        blocking.execute("LOCK TABLE observability.coarse_day IN SHARE ROW EXCLUSIVE MODE")
+        refreshing = pool.submit(parts_of(client).rollups.refresh)
+        with psycopg.connect(database, autocommit=True) as watching:
+            assert eventually(lambda: bool(watching.execute(f"SELECT FROM {HELD_UP}").fetchall()))
+        yield refreshing
+        blocking.rollback()
+
+
 def test_answers_are_whole_while_others_write_move_and_refresh(client: Client) -> None:
     moving = create(client, time=START.isoformat(), latency_ms=10)
     done = threading.Event()
@@ -119,20 +136,8 @@ def test_a_refresh_whose_connection_dies_half_way_changes_no_answer(client: Clie
     ingest(client, batch())
     before = totals(client, "&approx=true")
 
-    with (
-        psycopg.connect(database) as blocking,
-        psycopg.connect(database, autocommit=True) as watching,
-        ThreadPoolExecutor(1) as pool,
-    ):
-        # The last of the tables that are written: by now, all others are.
-        blocking.execute("LOCK TABLE observability.coarse_day IN SHARE ROW EXCLUSIVE MODE")
-        refreshing = pool.submit(parts_of(client).rollups.refresh)
-        eventually(
-            lambda: watching.execute("""
-                SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%coarse_day%'
-            """).fetchall()
-        )
+    with held_up(client, database) as refreshing, psycopg.connect(database, autocommit=True) as killing:
+        killing.execute(f"SELECT pg_terminate_backend(pid) FROM {HELD_UP}")
         with pytest.raises(UnavailableError):
             refreshing.result()
 
@@ -144,19 +149,9 @@ def test_a_refresh_whose_connection_dies_half_way_changes_no_answer(client: Clie
 def test_what_is_written_during_a_refresh_is_not_forgotten(client: Client, database: str) -> None:
     ingest(client, batch())
 
-    with psycopg.connect(database) as blocking, ThreadPoolExecutor(1) as pool:
-        blocking.execute("LOCK TABLE observability.coarse_day IN SHARE ROW EXCLUSIVE MODE")
-        refreshing = pool.submit(parts_of(client).rollups.refresh)
-        with psycopg.connect(database, autocommit=True) as watching:
-            eventually(
-                lambda: watching.execute("""
-                    SELECT FROM pg_stat_activity
-                    WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%coarse_day%'
-                """).fetchall()
-            )
+    with held_up(client, database) as refreshing:
         ingest(client, batch())
-        blocking.rollback()
-        refreshing.result()
+    refreshing.result()
 
     assert totals(client, "&approx=true") == (10, 2, 10)
     parts_of(client).rollups.refresh()
