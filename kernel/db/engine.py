@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 
 import msgspec
@@ -13,8 +12,6 @@ from kernel.db.queries import load_queries
 EngineName = Literal["postgresql", "timescaledb-apache", "timescaledb"]
 
 OLDEST_POSTGRESQL = 150000
-# From this version of TimescaleDB on, continuous aggregates join, and stack one on another.
-OLDEST_AGGREGATES = (2, 13)
 
 _QUERIES = load_queries(__package__)
 
@@ -44,16 +41,6 @@ class Engine(msgspec.Struct, frozen=True):
     def has_hypertables(self) -> bool:
         """Tell whether raw events can live in a hypertable."""
         return self.timescaledb_version is not None
-
-    @property
-    def has_continuous_aggregates(self) -> bool:
-        """Tell whether the server keeps rollups itself, which only the community licence allows, since 2.13."""
-        return self.name == "timescaledb" and _number(self.timescaledb_version) >= OLDEST_AGGREGATES
-
-
-def _number(version: str | None) -> tuple[int, ...]:
-    found = re.match(r"(\d+)\.(\d+)", version or "")
-    return tuple(map(int, found.groups())) if found else ()
 
 
 def detect(connection: Connection[tuple[object, ...]], *, embedded: bool) -> Engine:

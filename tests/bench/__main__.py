@@ -6,7 +6,19 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench import analytics, datasets, ingest, jobs, lists, memory, plugins, rest_framework, routes, startup
+from tests.bench import (
+    analytics,
+    datasets,
+    ingest,
+    jobs,
+    lists,
+    memory,
+    plugins,
+    rest_framework,
+    routes,
+    startup,
+    upkeep,
+)
 from tests.bench.figures import Figure, show
 
 Bench = Callable[[bool], Iterator[Figure]]
@@ -20,6 +32,7 @@ BENCHES: dict[str, Bench] = {
     "drf": rest_framework.figures,
     "lists": lists.figures,
     "analytics": analytics.figures,
+    "upkeep": upkeep.figures,
     "jobs": jobs.figures,
     "memory": memory.figures,
 }

@@ -60,19 +60,26 @@ def fill(connection: Connected, month: Month, events: int, shares: range) -> Non
         events: How many all tenths have together.
         shares: Which of the tenths.
     """
-    days = month.days
-    connection.execute("SELECT observability.ensure_partitions(%s::date[])", [[day.date() for day in days]])
     with progress("events", total=DAYS) as bar:
-        for day in days:
-            given = {"day": day, "events": events // DAYS, "first": shares.start, "last": shares.stop - 1}
-            connection.execute(_FILL, given)
+        for day in month.days:
+            fill_span(connection, day, timedelta(days=1), events // DAYS, shares)
             bar.advance(1)
+    connection.execute("VACUUM ANALYZE observability.event")
+
+
+def fill_span(
+    connection: Connected, start: datetime, span: timedelta, events: int, shares: range = range(SHARES)
+) -> None:
+    """Store some tenths of the events of a part of a day, and say which hours they touch."""
+    connection.execute("SELECT observability.ensure_partitions(%s::date[])", [[start.date()]])
+    span_ms = span // timedelta(milliseconds=1)
+    given = {"start": start, "span_ms": span_ms, "events": events, "first": shares.start, "last": shares.stop - 1}
+    connection.execute(_FILL, given)
     connection.execute(
         """INSERT INTO observability.rollup_touched (hour)
-           SELECT %(start)s + number * interval '1 hour' FROM generate_series(0, %(hours)s - 1) AS number""",
-        {"start": month.start, "hours": DAYS * 24},
+           SELECT generate_series(%s::timestamptz, %s::timestamptz - interval '1 ms', '1 hour')""",
+        [start, start + span],
     )
-    connection.execute("VACUUM ANALYZE observability.event")
 
 
 # Most events go to few series; latencies are log-normal, slower in some services than in others.
@@ -81,8 +88,8 @@ INSERT INTO observability.event (id, time, series, status_code, latency_ms, trac
 SELECT (lpad(to_hex(ms), 12, '0') || '7' || substr(md5, 1, 3) || '8' || substr(md5, 4, 15))::uuid,
        to_timestamp(ms / 1000.0), series, (ARRAY[200, 200, 200, 200, 200, 200, 201, 204, 404, 500])[1 + n %% 10],
        exp(3 + series %% 20 / 10.0 + random_normal(0, 0.8))::integer, md5, 'user-' || n %% 500, '{"env": "prod"}'
-FROM (SELECT n, md5(n::text || %(day)s) AS md5, 1 + floor(random() * random() * 1000)::integer AS series,
-             (extract(epoch FROM %(day)s::timestamptz) * 1000)::bigint + n * 86400000::bigint / %(events)s AS ms
+FROM (SELECT n, md5(n::text || %(start)s) AS md5, 1 + floor(random() * random() * 1000)::integer AS series,
+             (extract(epoch FROM %(start)s::timestamptz) * 1000)::bigint + n * %(span_ms)s::bigint / %(events)s AS ms
       FROM generate_series(0, %(events)s::bigint - 1) AS n
       WHERE n / 7 %% 10 BETWEEN %(first)s AND %(last)s) AS numbered
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,14 +40,20 @@ class Service(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def service(command: str = "serve", **environment: str) -> Iterator[Service]:
-    """Run Tiercel on an embedded database of its own, with ``WORKERS`` workers by default and no request log."""
+def service(command: str = "serve", *, program: Sequence[str] = (TIERCEL,), **environment: str) -> Iterator[Service]:
+    """Run Tiercel on an embedded database of its own, with ``WORKERS`` workers by default and no request log.
+
+    Args:
+        command: What the program is told to do.
+        program: How Tiercel is started.
+        environment: Of its processes.
+    """
     with tempfile.TemporaryDirectory(prefix="tiercel-bench-") as folder:
         home = Path(folder) / "home"
         given = {"TIERCEL_WORKERS": str(WORKERS), "TIERCEL_LOG__REQUESTS": "false", **environment}
         workers = int(given["TIERCEL_WORKERS"])
         started = time.monotonic()
-        with serving(home, (TIERCEL, command), **given) as running:
+        with serving(home, (*program, command), **given) as running:
             ready_s = time.monotonic() - started
             # The first worker answers while the others are being forked.
             if not eventually(lambda: len(running.workers()) == workers):

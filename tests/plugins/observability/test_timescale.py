@@ -9,7 +9,7 @@ import pytest
 
 from kernel.testing import Client, make_configuration, running
 from tests.plugins.observability.engines import TestedEngine
-from tests.plugins.observability.events import ROOT, create, listed, stored_count
+from tests.plugins.observability.events import create, listed, stored_count
 
 pytestmark = pytest.mark.xdist_group("timescale")
 
@@ -85,17 +85,6 @@ def test_a_moved_event_is_deleted(client: Client) -> None:
 
     assert client.request("DELETE", url).status == 204
     assert listed(client, "service=doomed") == []
-
-
-def test_lists_filter_order_and_walk(client: Client) -> None:
-    for number in range(5):
-        create(client, service="Walk", latency_ms=number, time=f"2025-0{number + 1}-01T00:00:00Z")
-
-    first = client.get(f"{ROOT}?service=walk&ordering=latency_ms&page_size=3&cursor=").json()
-    second = client.get(first["next"].removeprefix("http://127.0.0.1")).json()
-
-    assert [event["latency_ms"] for event in first["results"] + second["results"]] == [0, 1, 2, 3, 4]
-    assert first["count"] == 5
 
 
 def test_tags_that_cannot_be_stored_are_refused(client: Client) -> None:
