@@ -19,6 +19,7 @@ from tests.bench.service import Service, service
 EVENTS = 600_000
 EVENTS_FULL = 3_000_000
 BEHIND = 3_000_000
+BEHIND_FULL = 10_000_000
 ROUNDS = 3
 BATCH = 1_000
 CONNECTIONS = 4
@@ -31,21 +32,26 @@ _QUIET = {"TIERCEL_OBSERVABILITY__LOG_OWN_REQUESTS": "false"}
 
 def figures(full: bool) -> Iterator[Figure]:
     """Measure ingest with and without upkeep, then a refresh of what piled up."""
-    content = bodies(40, BATCH, span=SPAN)
     events = EVENTS_FULL if full else EVENTS
+    with (
+        service(**_QUIET) as running,
+        service(program=UNTOUCHED, **_QUIET) as untouched,
+        rollups(running.conninfo) as kept,
+    ):
+        ratio, with_them, without = _compare(running, untouched, kept, events)
+    detail = f"{with_them:,.0f} events/s, {without:,.0f} without; a refresh in every {events:,} events"
+    yield Figure("ingest with rollups kept, against without", ratio, 0.85, detail=detail)
     with service(**_QUIET) as running, rollups(running.conninfo) as kept:
-        with service(program=UNTOUCHED, **_QUIET) as untouched:
-            for each in (running, untouched):
-                _post(each, content, events // 10)
-            ratio, with_them, without = in_turn(
-                lambda: _post_and_refresh(running, kept, content, events),
-                lambda: _post(untouched, content, events),
-                ROUNDS,
-            )
-            detail = f"{with_them:,.0f} events/s, {without:,.0f} without; a refresh in every {events:,} events"
-            yield Figure("ingest with rollups kept, against without", ratio, 0.85, detail=detail)
-    with service(**_QUIET) as running, rollups(running.conninfo) as kept:
-        yield _catch_up(running, kept, round(without * TEN_MINUTES_S), full=full)
+        yield _catch_up(running, kept, round(without * TEN_MINUTES_S), BEHIND_FULL if full else BEHIND)
+
+
+def _compare(running: Service, untouched: Service, kept: Rollups, events: int) -> tuple[float, float, float]:
+    content = bodies(40, BATCH, span=SPAN)
+    for each in (running, untouched):
+        _post(each, content, events // 10)
+    return in_turn(
+        lambda: _post_and_refresh(running, kept, content, events), lambda: _post(untouched, content, events), ROUNDS
+    )
 
 
 def _post(running: Service, content: list[bytes], events: int) -> float:
@@ -77,9 +83,9 @@ def _stored(connection: psycopg.Connection[tuple[int]]) -> int:
     return row[0]
 
 
-def _catch_up(running: Service, kept: Rollups, ten_minutes: int, *, full: bool) -> Figure:
-    """Refresh what ten minutes of ingest leave behind, or the part of it that a short run has time for."""
-    events = ten_minutes if full else min(BEHIND, ten_minutes)
+def _catch_up(running: Service, kept: Rollups, ten_minutes: int, most: int) -> Figure:
+    """Refresh what ten minutes of ingest leave behind, or the part of it that a run has time for."""
+    events = min(most, ten_minutes)
     now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     with psycopg.connect(running.conninfo, autocommit=True) as connection:
         make_series(connection)

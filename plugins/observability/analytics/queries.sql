@@ -2,7 +2,7 @@
 -- parts filled in by it.
 
 -- name: match_series
-SELECT id
+SELECT id, service, method
 FROM observability.series
 WHERE account = %(account)s
   AND (%(service)s::text IS NULL OR lower(service) = lower(%(service)s))
@@ -11,7 +11,7 @@ WHERE account = %(account)s
   AND (%(services)s::text[] IS NULL OR lower(service) IN (SELECT lower(name) FROM unnest(%(services)s::text[]) AS name))
 
 -- name: match_endpoints
-SELECT id
+SELECT id, service, method
 FROM observability.series
 JOIN unnest(%(shown_services)s::text[], %(shown_endpoints)s::text[]) AS shown (service, endpoint)
     USING (service, endpoint)
@@ -20,14 +20,18 @@ WHERE account = %(account)s AND (%(method)s::text IS NULL OR lower(method) = low
 -- name: of_series
 series = ANY(%(series)s)
 
+-- name: of_many_series
+-- Looked up one by one they cost more than all the events of an hour.
+series IN (SELECT unnest(%(series)s::integer[]))
+
 -- name: of_account
 series IN (SELECT id FROM observability.series WHERE account = %(account)s)
 
 -- name: of_coarse
+-- As they are written, not in small letters: the planner knows how many rows those have.
 account = %(account)s
-  AND (%(service)s::text IS NULL OR lower(service) = lower(%(service)s))
-  AND (%(method)s::text IS NULL OR lower(method) = lower(%(method)s))
-  AND (%(services)s::text[] IS NULL OR lower(service) IN (SELECT lower(name) FROM unnest(%(services)s::text[]) AS name))
+  AND (%(found_services)s::text[] IS NULL OR service = ANY(%(found_services)s))
+  AND (%(found_methods)s::text[] IS NULL OR method = ANY(%(found_methods)s))
 
 -- name: cells_day
 SELECT bucket AS at, series, status_code, hits, latency_sum_ms, latency_max_ms

@@ -50,6 +50,10 @@ _PLACES: Mapping[Kind, str] = {
 }
 # A part with bounds of its own reads no partition in vain; of more than these, planning costs more than it saves.
 _SINGLE_SPANS_MAX = 6
+# What a question is narrowed to: parameters, and the columns of what matches.
+_FOUND = ("series", "found_services", "found_methods")
+# Up to this, each series is looked up by itself.
+_SINGLE_SERIES_MAX = 100
 # Of an event, what it is counted under: events need no finer place than the bucket they are asked for.
 _HOUR_OF_EVENT = sql.SQL("date_trunc('hour', time, 'UTC')")
 _STEP_OF_EVENT = sql.SQL(QUERIES["step_of_event"])
@@ -96,7 +100,7 @@ class Moment:
     def __init__(self, connection: Connected, scope: Scope) -> None:
         self._connection = connection
         self._scope = scope
-        self._values: dict[str, Any] = {**scope.values, "series": None}
+        self._values: dict[str, Any] = {**scope.values, **dict.fromkeys(_FOUND)}
         self._touched: dict[Span, Collection[datetime]] = {}
         self._condition = sql.SQL(QUERIES["of_account"])
         if not scope.is_everything:
@@ -105,8 +109,9 @@ class Moment:
 
     def _narrow(self, name: Literal["match_series", "match_endpoints"], **values: Any) -> None:
         rows = self._connection.execute(QUERIES[name], {**self._values, **values}).fetchall()
-        self._values["series"] = [number for (number,) in rows]
-        self._condition = sql.SQL(QUERIES["of_series"])
+        self._values |= {name: list({row[at] for row in rows}) for at, name in enumerate(_FOUND)}
+        is_long = len(rows) > _SINGLE_SERIES_MAX
+        self._condition = sql.SQL(QUERIES["of_many_series" if is_long else "of_series"])
 
     def narrow_to(self, endpoints: Collection[tuple[str, str]]) -> None:
         """Ask about these services and endpoints only from now on, of those the question is about."""

@@ -14,7 +14,10 @@ import pytest
 
 from kernel import ConflictError, UnavailableError
 from kernel.testing import Client
+from plugins.observability.analytics.reading import Reader, Scope
+from plugins.observability.rollups.plan import DAY, Span
 from plugins.observability.rollups.refresh import Refreshed
+from plugins.observability.series import LOCAL_ACCOUNT
 from tests.conftest import Serve
 from tests.plugins.observability.analytics.computing import ingest, parts_of
 from tests.plugins.observability.events import ROOT, create, make_event
@@ -128,6 +131,19 @@ def test_answers_are_whole_while_others_write_move_and_refresh(client: Client) -
     assert totals(client, "&approx=true")[0] == BATCHES * len(PLACES) + 1
     parts_of(client).rollups.refresh()
     assert totals(client, "&approx=true")[0] == BATCHES * len(PLACES) + 1
+
+
+def test_an_answer_sees_one_moment(client: Client) -> None:
+    ingest(client, batch())
+    parts_of(client).rollups.refresh()
+
+    with Reader(client.service.shared.db).moment(Scope(LOCAL_ACCOUNT)) as moment:
+        plan = moment.plan(Span(START, START + 3 * DAY), "day")
+        ingest(client, batch())
+        parts_of(client).rollups.refresh()
+        found = moment.totals(plan, 500)
+
+    assert (plan.source, found.hits, found.errors) == ("daily", 5, 1)
 
 
 def test_a_refresh_whose_connection_dies_half_way_changes_no_answer(client: Client, database: str) -> None:

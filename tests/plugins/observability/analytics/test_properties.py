@@ -41,16 +41,19 @@ _changes: dict[str, st.SearchStrategy[Any]] = {
     "latency_ms": st.integers(0, 3) | st.integers(0, 5000) | st.just(2**31 - 1),
 }
 _operations = st.one_of(
-    st.tuples(st.just("ingest"), st.lists(st.fixed_dictionaries(_changes), min_size=1, max_size=8)),
+    st.tuples(st.just("ingest"), st.lists(st.fixed_dictionaries(_changes), min_size=1, max_size=3)),
     st.tuples(st.just("edit"), st.tuples(st.integers(0), st.fixed_dictionaries({}, optional=_changes))),
     st.tuples(st.just("delete"), st.integers(0)),
     st.tuples(st.just("refresh"), st.sampled_from(["whole", "killed"]) | st.tuples(_offsets, _offsets)),
     st.tuples(st.just("ask"), st.none()),
 )
-_histories = st.lists(_operations, max_size=10).map(lambda history: [*history, ("ask", None)])
+_batches = st.lists(st.fixed_dictionaries(_changes), min_size=2, max_size=8)
+_histories = st.builds(
+    lambda batch, history: [("ingest", batch), *history, ("ask", None)], _batches, st.lists(_operations, max_size=10)
+)
 _questions = st.fixed_dictionaries(
     {
-        "window": st.tuples(_offsets, _offsets).map(sorted),
+        "window": st.just((timedelta(0), 3 * DAY)) | st.tuples(_offsets, _offsets).map(sorted),
         "filters": st.fixed_dictionaries(
             {},
             optional={
@@ -191,7 +194,7 @@ def _name(row: Mapping[str, Any]) -> tuple[str, str]:
 def test_every_answer_equals_a_plain_computation(engine: TestedEngine, engine_client: Client) -> None:
     starts = (datetime(2019, 1, 1, tzinfo=UTC) + number * 4 * DAY for number in itertools.count())
 
-    @hypothesis.settings(max_examples=6 if engine.one_session else 25)
+    @hypothesis.settings(max_examples=6 if engine.one_session else 50)
     @hypothesis.given(_histories, st.lists(_questions, min_size=3, max_size=3))
     def check(history: list[tuple[str, Any]], questions: list[Mapping[str, Any]]) -> None:
         told = History(engine_client, next(starts))
