@@ -75,10 +75,21 @@ def service(module_database: str, tmp_path_factory: pytest.TempPathFactory) -> I
 @contextmanager
 def following(service: Service, job_id: int, last: str = "") -> Iterator[Events]:
     """Follow a job for as long as the block lasts."""
+    # The streams of the test before hold their places until the service notices that their clients have gone.
+    assert eventually(lambda: has_place(service, job_id))
     headers = {"Last-Event-ID": last} if last else {}
-    url = f"{service.url}{JOBS}{job_id}/events/"
-    with httpx.stream("GET", url, headers=headers, timeout=20) as response:
+    with httpx.stream("GET", events_of(service, job_id), headers=headers, timeout=20) as response:
         yield Events(response)
+
+
+def events_of(service: Service, job_id: int) -> str:
+    """Return where a job can be followed."""
+    return f"{service.url}{JOBS}{job_id}/events/"
+
+
+def has_place(service: Service, job_id: int) -> bool:
+    """Tell whether there is a place for one more stream."""
+    return httpx.head(events_of(service, job_id), timeout=20).status_code != 503
 
 
 def start(service: Service, name: str, **parameters: Any) -> int:
@@ -173,13 +184,7 @@ def test_streams_leave_threads_for_others_and_refuse_what_is_too_much(service: S
     assert (refused.status_code, int(refused.headers["Retry-After"]) > 0) == (503, True)
     assert others == [200] * 5
     # Both clients have gone.
-    assert eventually(lambda: can_follow(service, walk))
-
-
-def can_follow(service: Service, job_id: int) -> bool:
-    """Tell whether there is a place for one more stream."""
-    with following(service, job_id) as events:
-        return events.response.status_code == 200
+    assert eventually(lambda: has_place(service, walk))
 
 
 def test_a_stream_outlasts_an_outage_of_the_database(
