@@ -55,8 +55,8 @@ def service(command: str = "serve", *, program: Sequence[str] = (TIERCEL,), **en
         started = time.monotonic()
         with serving(home, (*program, command), **given) as running:
             ready_s = time.monotonic() - started
-            # The first worker answers while the others are being forked.
-            if not eventually(lambda: len(running.workers()) == workers):
+            # The first worker answers while the others are being forked. `up` has one more child, which runs jobs.
+            if not eventually(lambda: len(running.workers()) >= workers):
                 raise RuntimeError(f"{workers} workers did not start")
             conninfo = make_conninfo("", host=str(home / "run"), user="tiercel", dbname="tiercel")
             yield Service(running.port, conninfo, ready_s, running.workers())
