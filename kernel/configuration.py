@@ -192,7 +192,8 @@ def _converted(raw: Any, annotation: Any, *, strict: bool) -> Any:
             raise ValueError(f"Expected str, got {type(raw).__name__}.") from None
         if isinstance(raw, dict):
             # So may a table hold secrets: say where in it, and not what.
-            raise ValueError(f"{_misfit(raw, annotation, strict=strict)}.") from None  # noqa: TRY004 - wrong for whoever configures
+            reason = _misfit(raw, annotation, strict=strict)
+            raise ValueError(f"{reason}.") from None  # noqa: TRY004 - the value of a setting is wrong, not an argument
         raise
 
 

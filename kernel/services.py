@@ -13,7 +13,7 @@ from kernel.applications import Applications
 from kernel.cache import Caches
 from kernel.contracts import Dataset, Policy, Route
 from kernel.datasets.service import Datasets
-from kernel.datasets.shapes import CacheName, Derivation
+from kernel.datasets.shapes import CacheName, Derivation, Place
 from kernel.db.pool import Database
 from kernel.http.guard import Authenticator, Guard
 from kernel.http.health import Health
@@ -174,17 +174,8 @@ class Services:
         Raises:
             TypeError: The path names a field that items do not have.
         """
-        return self.datasets.route(
-            self.plugin,
-            path,
-            dataset,
-            one=one,
-            derivation=derivation,
-            policy=policy,
-            menu=menu,
-            also=also,
-            cache_name=cache_name,
-        )
+        place = Place(self.plugin, path, policy, menu, also, cache_name)
+        return self.datasets.route(place, dataset, one=one, derivation=derivation)
 
     def index_route(
         self,
@@ -214,9 +205,7 @@ class Services:
         Raises:
             ValueError: Another index has that file.
         """
-        return self.datasets.index_route(
-            self.plugin, path, datasets, file=file, policy=policy, menu=menu, also=also, cache_name=cache_name
-        )
+        return self.datasets.index_route(Place(self.plugin, path, policy, menu, also, cache_name), datasets, file)
 
     def offer_figures(self, read: Figures) -> None:
         """Offer figures of this process for ``/stats/``; a later offer of this plugin replaces an earlier one.

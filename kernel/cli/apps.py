@@ -18,7 +18,7 @@ from kernel.terminal import print_json, print_table
 @click.group(invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def apps(context: click.Context, as_json: bool) -> None:  # noqa: FBT001 - click passes flags so
+def apps(context: click.Context, *, as_json: bool) -> None:
     """List applications: features, filters, and how much each sees."""
     if context.invoked_subcommand is None:
         _list(as_json=as_json)
@@ -26,7 +26,7 @@ def apps(context: click.Context, as_json: bool) -> None:  # noqa: FBT001 - click
 
 @click.command("list_apps", hidden=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_apps(as_json: bool) -> None:  # noqa: FBT001 - click passes flags so
+def list_apps(*, as_json: bool) -> None:
     """List applications, as `tiercel apps` does."""
     _list(as_json=as_json)
 
@@ -34,7 +34,7 @@ def list_apps(as_json: bool) -> None:  # noqa: FBT001 - click passes flags so
 @apps.command("test")
 @click.option("--url", metavar="URL", help="A running service; by default one in this process.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def run_test(url: str | None, as_json: bool) -> None:  # noqa: FBT001 - click passes flags so
+def run_test(*, url: str | None, as_json: bool) -> None:
     """Request every endpoint of every application; exit with 1 if one does not answer as documented.
 
     Routes and applications are those of the configuration here, so a running service should have the same.
@@ -45,7 +45,7 @@ def run_test(url: str | None, as_json: bool) -> None:  # noqa: FBT001 - click pa
 @click.command("test_multi_app", hidden=True)
 @click.option("--url", metavar="URL", help="A running service; by default one in this process.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def test_multi_app(url: str | None, as_json: bool) -> None:  # noqa: FBT001 - click passes flags so
+def test_multi_app(*, url: str | None, as_json: bool) -> None:
     """Request every endpoint of every application, as `tiercel apps test` does."""
     _test(url, as_json=as_json)
 

@@ -21,7 +21,7 @@ def cache() -> None:
 @cache.command()
 @click.argument("pattern", default="*")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def clear(pattern: str, as_json: bool) -> None:  # noqa: FBT001 - click passes flags so
+def clear(*, pattern: str, as_json: bool) -> None:
     """Forget what is kept under names that match PATTERN, such as 'club_*'; everything by default."""
     service = Tiercel(load())
     with service.database_open():
@@ -38,7 +38,7 @@ def clear(pattern: str, as_json: bool) -> None:  # noqa: FBT001 - click passes f
 @cache.command()
 @click.option("--timeout-s", default=2.0, show_default=True, type=click.FloatRange(0), help="How long to wait.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def stats(timeout_s: float, as_json: bool) -> None:  # noqa: FBT001 - click passes flags so
+def stats(*, timeout_s: float, as_json: bool) -> None:
     """Show figures of the caches of every process that answers, and what is kept under which name."""
     service = Tiercel(load())
     with service.database_open():

@@ -30,7 +30,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(as_json: bool) -> None:  # noqa: FBT001 - click passes flags so
+def check(*, as_json: bool) -> None:
     """Verify configuration, plugins, database and migrations; exit with 1 on any problem."""
     configuration, findings = _run()
     entries = configuration.entries() if configuration is not None else ()

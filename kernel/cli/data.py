@@ -27,7 +27,7 @@ data.add_command(import_files)
 
 @data.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_datasets(as_json: bool) -> None:  # noqa: FBT001 - click passes flags so
+def list_datasets(*, as_json: bool) -> None:
     """List datasets with what serves of each."""
     service = Tiercel(load())
     datasets = service.shared.datasets
@@ -45,7 +45,7 @@ def list_datasets(as_json: bool) -> None:  # noqa: FBT001 - click passes flags s
 @click.argument("name")
 @click.option("--limit", default=HISTORY_SHOWN, show_default=True, type=click.IntRange(1), help="The most to show.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def versions(name: str, limit: int, as_json: bool) -> None:  # noqa: FBT001 - click passes flags so
+def versions(*, name: str, limit: int, as_json: bool) -> None:
     """Show the versions of dataset NAME and the attempts to publish it, newest first."""
     service = Tiercel(load())
     datasets = service.shared.datasets
@@ -66,7 +66,7 @@ def versions(name: str, limit: int, as_json: bool) -> None:  # noqa: FBT001 - cl
 @click.argument("later", metavar="[TO]", required=False)
 @click.option("--application", "slug", metavar="SLUG", help="Compare what this application sees.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def diff(name: str, earlier: str, later: str | None, slug: str | None, as_json: bool) -> None:  # noqa: FBT001 - click passes flags so
+def diff(*, name: str, earlier: str, later: str | None, slug: str | None, as_json: bool) -> None:
     """Say what differs between two versions or times; TO is what serves at the moment by default."""
     service = Tiercel(load())
     shared = service.shared
@@ -84,7 +84,7 @@ def diff(name: str, earlier: str, later: str | None, slug: str | None, as_json: 
 @click.argument("name")
 @click.argument("version", type=click.IntRange(1))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def rollback(name: str, version: int, as_json: bool) -> None:  # noqa: FBT001 - click passes flags so
+def rollback(*, name: str, version: int, as_json: bool) -> None:
     """Publish the content of an older VERSION of dataset NAME again, as a new one."""
     service = Tiercel(load())
     with service.database_open():

@@ -25,7 +25,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.command("export")
 @click.argument("folder", metavar="DIR", type=_FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def export_files(folder: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags so
+def export_files(*, folder: Path, as_json: bool) -> None:
     """Write every dataset, and every index, to files of JSON in DIR."""
     service = Tiercel(load())
     with service.database_open():
@@ -69,7 +69,7 @@ def _export(datasets: Datasets, folder: Path) -> tuple[list[Path], dict[str, str
 @click.option("--if-empty", is_flag=True, help="Only datasets that were never published.")
 @click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def import_files(folder: Path, names: Sequence[str], if_empty: bool, dry_run: bool, as_json: bool) -> None:  # noqa: FBT001 - click passes flags so
+def import_files(*, folder: Path, names: Sequence[str], if_empty: bool, dry_run: bool, as_json: bool) -> None:
     """Publish the files of JSON in DIR: everything at once, or nothing.
 
     A file holds a list, or an object with a list under `data`. Items that do not fit are kept aside with their

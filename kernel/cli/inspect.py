@@ -12,7 +12,7 @@ from kernel.terminal import print_json, print_table
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def plugins(as_json: bool) -> None:  # noqa: FBT001 - click passes flags so
+def plugins(*, as_json: bool) -> None:
     """List plugins: which are loaded, quarantined (and why) or disabled."""
     found = list(Tiercel(load()).registry.statuses.values())
     if as_json:
@@ -24,7 +24,7 @@ def plugins(as_json: bool) -> None:  # noqa: FBT001 - click passes flags so
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def routes(as_json: bool) -> None:  # noqa: FBT001 - click calls it
+def routes(*, as_json: bool) -> None:
     """List routes: method, path, who may use them, and the plugin that answers."""
     rows = [
         (method, mounted.template, mounted.route.policy, mounted.owner)

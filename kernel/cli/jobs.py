@@ -23,6 +23,7 @@ from kernel.jobs.overview import summarize_jobs
 from kernel.jobs.service import Jobs
 from kernel.terminal import print_json, print_table, progress
 
+# How often what is followed is asked for: progress is stored no more often.
 _LOOK_INTERVAL_S = 0.2
 _TITLES = ("id", "job", "state", "progress", "started", "took", "error")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -38,7 +39,7 @@ def jobs() -> None:
 @click.option("--state", type=click.Choice(get_args(JobState)), help="Only those in this state.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="How many.")
 @_JSON
-def list_(name: str | None, state: JobState | None, limit: int, as_json: bool) -> None:  # noqa: FBT001 - click calls it
+def list_(*, name: str | None, state: JobState | None, limit: int, as_json: bool) -> None:
     """List jobs that were started, newest first."""
     with _opened() as (_, found):
         records = found.list(name=name, state=state, limit=limit)
@@ -51,7 +52,7 @@ def list_(name: str | None, state: JobState | None, limit: int, as_json: bool) -
 @jobs.command()
 @click.argument("job_id", metavar="ID", type=click.IntRange(1))
 @_JSON
-def show(job_id: int, as_json: bool) -> None:  # noqa: FBT001 - click calls it
+def show(*, job_id: int, as_json: bool) -> None:
     """Show what is known of one job."""
     with _opened() as (_, found):
         record = found.get(job_id)
@@ -63,7 +64,7 @@ def show(job_id: int, as_json: bool) -> None:  # noqa: FBT001 - click calls it
 @click.option("-p", "--parameter", "given", metavar="KEY=VALUE", multiple=True, help="A parameter; may be repeated.")
 @click.option("--wait", is_flag=True, help="Wait until it is finished; exit with 1 unless it succeeded.")
 @_JSON
-def start(name: str, given: tuple[str, ...], wait: bool, as_json: bool) -> None:  # noqa: FBT001 - click calls it
+def start(*, name: str, given: tuple[str, ...], wait: bool, as_json: bool) -> None:
     """Start a job; a worker runs it. One that waits already is not started twice."""
     with _opened() as (_, found):
         record, is_new = found.start_once(name, _read_parameters(found.catalogue.find(name), given))
@@ -79,7 +80,7 @@ def start(name: str, given: tuple[str, ...], wait: bool, as_json: bool) -> None:
 @jobs.command()
 @click.argument("job_id", metavar="ID", type=click.IntRange(1))
 @_JSON
-def cancel(job_id: int, as_json: bool) -> None:  # noqa: FBT001 - click calls it
+def cancel(*, job_id: int, as_json: bool) -> None:
     """Cancel a job that waits, ask one that runs to stop."""
     with _opened() as (_, found):
         record = found.cancel(job_id)
@@ -93,7 +94,7 @@ def cancel(job_id: int, as_json: bool) -> None:  # noqa: FBT001 - click calls it
 @click.argument("job_id", metavar="ID", type=click.IntRange(1))
 @click.option("--follow", is_flag=True, help="Go on until the job is finished.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one line each.")
-def log(job_id: int, follow: bool, as_json: bool) -> None:  # noqa: FBT001 - click calls it
+def log(*, job_id: int, follow: bool, as_json: bool) -> None:
     """Show what a job logged."""
     with _opened() as (_, found):
         follower = Follower(found, job_id)
@@ -108,7 +109,7 @@ def log(job_id: int, follow: bool, as_json: bool) -> None:  # noqa: FBT001 - cli
 
 @jobs.command()
 @_JSON
-def schedules(as_json: bool) -> None:  # noqa: FBT001 - click calls it
+def schedules(*, as_json: bool) -> None:
     """List the jobs that can be started: schedule in force, next due time, last run."""
     with _opened() as (service, found):
         summaries = summarize_jobs(found, service.shared.clock.now())

@@ -13,7 +13,7 @@ from kernel.terminal import print_json
 @click.command()
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would be applied, and change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def migrate(only_plan: bool, as_json: bool) -> None:  # noqa: FBT001 - click passes flags so
+def migrate(*, only_plan: bool, as_json: bool) -> None:
     """Bring the database to where this version needs it."""
     service = Tiercel(load())
     if only_plan:

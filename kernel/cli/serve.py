@@ -56,7 +56,7 @@ class _Gunicorn(Application):
 @click.command()
 @click.option("--bind", metavar="HOST:PORT", help="Where to listen.")
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine although nobody has to sign in.")
-def serve(bind: str | None, insecure: bool) -> None:  # noqa: FBT001 - click passes flags so
+def serve(*, bind: str | None, insecure: bool) -> None:
     """Serve requests: gunicorn with config/gunicorn.conf.py, and the embedded database if none is configured."""
     service = _prepared(bind, insecure=insecure)
     _Gunicorn(service).run()
@@ -65,7 +65,7 @@ def serve(bind: str | None, insecure: bool) -> None:  # noqa: FBT001 - click pas
 @click.command()
 @click.option("--bind", metavar="HOST:PORT", help="Where to listen.")
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine although nobody has to sign in.")
-def up(bind: str | None, insecure: bool) -> None:  # noqa: FBT001 - click calls it
+def up(*, bind: str | None, insecure: bool) -> None:
     """Start everything, with demo data if there is no data yet."""
     service = _prepared(bind, insecure=insecure)
     try:

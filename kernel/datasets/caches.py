@@ -24,6 +24,7 @@ LISTENER = "tiercel watch"
 PATTERN_MAX = 1000
 # Names that one report mentions, the largest first.
 NAMES_MAX = 200
+# Reports come within milliseconds; people wait for the last of them.
 _POLL_S = 0.02
 
 

@@ -22,7 +22,7 @@ from kernel.datasets.index import Index, IndexEndpoint, IndexEntry, typed_handle
 from kernel.datasets.model import Publication, Snapshot, Version
 from kernel.datasets.publishing import Publisher
 from kernel.datasets.selection import query_struct
-from kernel.datasets.shapes import CacheName, Derivation, Shape
+from kernel.datasets.shapes import Derivation, Place, Shape
 from kernel.datasets.snapshots import Snapshots
 from kernel.datasets.views import View, Views
 from kernel.datasets.watch import Watch
@@ -170,47 +170,19 @@ class Datasets:
     # --- routes -----------------------------------------------------------------------------------------------------
 
     def route(
-        self,
-        owner: str,
-        path: str,
-        dataset: Dataset,
-        *,
-        one: bool = False,
-        derivation: Derivation | None = None,
-        policy: Policy = "public",
-        menu: str | None = None,
-        also: tuple[str, ...] = (),
-        cache_name: CacheName | None = None,
+        self, place: Place, dataset: Dataset, *, one: bool = False, derivation: Derivation | None = None
     ) -> Route:
-        """See ``Services.dataset_route``, which knows the owner."""
-        segments = tuple(_SEGMENT.findall(path))
+        """Make the route of a dataset. See ``Services.dataset_route``."""
+        segments = tuple(_SEGMENT.findall(place.path))
         pattern = file_pattern(dataset)
         plain = set(_SEGMENT.findall(pattern)) <= set(segments)
-        name = cache_name or (f"{owner}_data", pattern if plain else f"{dataset.name}.json")
+        name = place.name_for(pattern if plain else f"{dataset.name}.json")
         shape = Shape(dataset, name, segments, one, derivation)
-        endpoint = DatasetEndpoint(shape, self._snapshots, self._views, self._answers(policy), self._settings)
-        return Route(
-            path=path,
-            handler=_handler(endpoint, shape),
-            policy=policy,
-            also=also,
-            menu=menu,
-            per_application=True,
-        )
+        endpoint = DatasetEndpoint(shape, self._snapshots, self._views, self._answers(place.policy), self._settings)
+        return place.route(_handler(endpoint, shape))
 
-    def index_route(
-        self,
-        owner: str,
-        path: str,
-        datasets: Sequence[Dataset],
-        *,
-        file: str = "index.json",
-        policy: Policy = "public",
-        menu: str | None = None,
-        also: tuple[str, ...] = (),
-        cache_name: CacheName | None = None,
-    ) -> Route:
-        """See ``Services.index_route``, which knows the owner.
+    def index_route(self, place: Place, datasets: Sequence[Dataset], file: str) -> Route:
+        """Make the route of an index. See ``Services.index_route``.
 
         Raises:
             ValueError: Another index has that file.
@@ -219,15 +191,8 @@ class Datasets:
             raise ValueError(f"another index has the file {file!r}")
         index = Index(datasets, self._snapshots, self._views)
         self.indexes[file] = index.entries
-        endpoint = IndexEndpoint(index, self._answers(policy), cache_name or (f"{owner}_data", file), self._now)
-        return Route(
-            path=path,
-            handler=typed_handler(endpoint),
-            policy=policy,
-            also=also,
-            menu=menu,
-            per_application=True,
-        )
+        endpoint = IndexEndpoint(index, self._answers(place.policy), place.name_for(file), self._now)
+        return place.route(typed_handler(endpoint))
 
     def _answers(self, policy: Policy) -> Answers:
         return Answers(self._cache, self._settings, self._now, policy)

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from kernel.contracts import Application, Dataset
+from kernel.contracts import Application, Dataset, Handler, Policy, Route
 
 
 class Derived(msgspec.Struct, frozen=True):
@@ -40,6 +40,36 @@ class Derivation(msgspec.Struct, frozen=True):
 
 # Two parts of the name under which answers are kept; the slug of an application goes between them.
 CacheName = tuple[str, str]
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a route stands, and for whom.
+
+    Args:
+        owner: The plugin that returns it.
+        path: With ``/public/`` in it.
+        policy: Who may use it.
+        menu: Label under which pages list it.
+        also: Further paths.
+        cache_name: Under which its answers are kept; ``{owner}_data`` and a file by default.
+    """
+
+    owner: str
+    path: str
+    policy: Policy
+    menu: str | None
+    also: tuple[str, ...]
+    cache_name: CacheName | None
+
+    def name_for(self, file: str) -> CacheName:
+        """Return the name under which answers about a file are kept."""
+        return self.cache_name or (f"{self.owner}_data", file)
+
+    def route(self, handler: Handler) -> Route:
+        """Return the route, for everybody and for each application."""
+        return Route(
+            path=self.path, handler=handler, policy=self.policy, also=self.also, menu=self.menu, per_application=True
+        )
 
 
 class Shape(msgspec.Struct, frozen=True):

@@ -19,6 +19,7 @@ from kernel.jobs.store import JobStore
 from kernel.log import Logger
 from kernel.settings import JobSettings
 
+# Whoever waits for a job asks so often: soon enough for people, cheap enough for the database.
 _POLL_S = 0.1
 _LINES_MAX = 1000
 

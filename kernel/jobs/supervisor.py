@@ -13,6 +13,7 @@ import msgspec
 from kernel.jobs.here import make_worker_id
 from kernel.log import Logger
 
+# How soon a child that ended is noticed. A signal ends a sleep at once.
 _LOOK_S = 0.1
 _RESTART_WAIT_S = 1.0
 # Beyond the graceful timeout, for what a worker does after its job: last words, and the shutdown of plugins.

@@ -26,6 +26,7 @@ from kernel.jobs.store import Claim, JobStore
 from kernel.log import Logger
 from kernel.settings import JobSettings
 
+# How soon what could not be stored, or a database that is away, is tried again.
 _POLL_S = 1.0
 _LOOK_S = 0.1
 _LAST_WORDS_S = 3.0

@@ -17,7 +17,7 @@ def make_refresh_command(services: Services) -> Command:
 
     @click.command("refresh")
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-    def refresh(as_json: bool) -> None:  # noqa: FBT001 - click calls it
+    def refresh(*, as_json: bool) -> None:
         """Fetch every source now and publish what they say; exit with 1 if one failed.
 
         A source that fails keeps what it gave last. Needs no worker.

@@ -78,11 +78,7 @@ def _make_import(parts: Parts) -> click.Command:
     )
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     def command(
-        files: Sequence[str],
-        service: str | None,
-        format_name: str,
-        with_templates: bool,  # noqa: FBT001 - click calls it
-        as_json: bool,  # noqa: FBT001 - click calls it
+        *, files: Sequence[str], service: str | None, format_name: str, with_templates: bool, as_json: bool
     ) -> None:
         """Import access logs or JSON lines, plain or gzip; FILE - is standard input.
 

@@ -121,12 +121,14 @@ def keyset(keys: Sequence[tuple[str, bool]], values: Sequence[Any], *, backwards
     for position in reversed(range(len(keys))):
         name, descending = keys[position]
         column, value = _column(name), sql.Placeholder(f"key_{position}")
-        beyond = sql.SQL("{} {} {}").format(column, _beyond(descending != backwards), value)
+        beyond = sql.SQL("{} {} {}").format(column, _beyond(descending=descending != backwards), value)
         if condition is not None:
             beyond = sql.SQL("({} OR ({} = {} AND {}))").format(beyond, column, value, condition)
         condition = beyond
     name, descending = keys[0]
-    bound = sql.SQL("{} {}= {}").format(_column(name), _beyond(descending != backwards), sql.Placeholder("key_0"))
+    bound = sql.SQL("{} {}= {}").format(
+        _column(name), _beyond(descending=descending != backwards), sql.Placeholder("key_0")
+    )
     return Conditions([bound, condition] if condition is not None else [bound], parameters)
 
 
@@ -178,5 +180,5 @@ def _column(name: str) -> sql.SQL:
     return sql.SQL(QUERIES[f"column_{name}"])
 
 
-def _beyond(descending: bool) -> sql.SQL:  # noqa: FBT001 - one flag, private
+def _beyond(*, descending: bool) -> sql.SQL:
     return sql.SQL("<") if descending else sql.SQL(">")

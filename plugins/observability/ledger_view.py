@@ -45,7 +45,7 @@ class LedgerView:
         @click.option("--key", help="Of one sender only.")
         @click.option("--limit", default=500, show_default=True, type=click.IntRange(1, 5000), help="Minutes to list.")
         @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-        def command(start: str | None, end: str | None, key: str | None, limit: int, as_json: bool) -> None:  # noqa: FBT001 - click calls it
+        def command(*, start: str | None, end: str | None, key: str | None, limit: int, as_json: bool) -> None:
             """Show what was received and what became of it, by key and minute."""
             page = self._read(LedgerQuery(start=_time(start), end=_time(end), key=key, limit=limit))
             if as_json:

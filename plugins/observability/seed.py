@@ -49,7 +49,7 @@ def make_seed_command(parts: Parts) -> Command:
     @click.option("--random-seed", type=int, help="The same number makes the same events.")
     @click.option("--if-empty", is_flag=True, help="Only if there are no events at all.")
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-    def command(events: int, days: int, random_seed: int | None, if_empty: bool, as_json: bool) -> None:  # noqa: FBT001 - click calls it
+    def command(*, events: int, days: int, random_seed: int | None, if_empty: bool, as_json: bool) -> None:
         """Fill the store with demo data: a daily rhythm, a slow endpoint, an incident."""
         inserted = 0
         if not (if_empty and not parts.store.is_empty()):

@@ -34,7 +34,7 @@ def make_analytics_commands(analytics: Analytics) -> Iterable[Command]:
     @click.command("kpis")
     @_json
     @struct_options(KpiQuery)
-    def kpis(query: KpiQuery, as_json: bool) -> None:  # noqa: FBT001 - click calls it
+    def kpis(query: KpiQuery, *, as_json: bool) -> None:
         """Print hits, errors and latencies over a window: the last 24 hours by default."""
         answer = analytics.kpis(query)
         if as_json:
@@ -45,21 +45,21 @@ def make_analytics_commands(analytics: Analytics) -> Iterable[Command]:
     @click.command("top")
     @_json
     @struct_options(TopQuery)
-    def top(query: TopQuery, as_json: bool) -> None:  # noqa: FBT001
+    def top(query: TopQuery, *, as_json: bool) -> None:
         """Print endpoints, the busiest of the last 24 hours first by default."""
         _print(EndpointRow, analytics.top_endpoints(query), as_json=as_json)
 
     @click.command("hourly")
     @_json
     @struct_options(BucketsQuery)
-    def hourly(query: BucketsQuery, as_json: bool) -> None:  # noqa: FBT001
+    def hourly(query: BucketsQuery, *, as_json: bool) -> None:
         """Print requests by hour, service and endpoint, the newest first: of the last 24 hours by default."""
         _print(HourRow, analytics.hourly(query), as_json=as_json)
 
     @click.command("daily")
     @_json
     @struct_options(BucketsQuery)
-    def daily(query: BucketsQuery, as_json: bool) -> None:  # noqa: FBT001
+    def daily(query: BucketsQuery, *, as_json: bool) -> None:
         """Print requests by day, service and endpoint, the newest first: of the last 7 days by default."""
         _print(DayRow, analytics.daily(query), as_json=as_json)
 

@@ -21,7 +21,7 @@ def make_retention_command(retention: Retention) -> Command:
     @click.command("retention")
     @click.option("--plan", "only_plan", is_flag=True, help="Say what would go, and remove nothing.")
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-    def command(only_plan: bool, as_json: bool) -> None:  # noqa: FBT001 - click calls it
+    def command(*, only_plan: bool, as_json: bool) -> None:
         """Remove events and rollups that are older than `raw_days`, `hourly_days` and `daily_days` allow, now.
 
         A worker does so every night. Events go only after their rollups know them all.

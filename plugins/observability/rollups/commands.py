@@ -36,7 +36,7 @@ def make_refresh_commands(rollups: Rollups, now: Callable[[], datetime]) -> Iter
     @_START
     @_END
     @_JSON
-    def refresh(unit: Unit, start: str | None, end: str | None, as_json: bool) -> None:  # noqa: FBT001 - click calls it
+    def refresh(*, unit: Unit, start: str | None, end: str | None, as_json: bool) -> None:
         """Bring rollups up to date now, instead of waiting for the job.
 
         Only hours with events that rollups do not know are computed, and with them their days, whichever is asked for:
@@ -49,7 +49,7 @@ def make_refresh_commands(rollups: Rollups, now: Callable[[], datetime]) -> Iter
         @_START
         @_END
         @_JSON
-        def command(start: str | None, end: str | None, as_json: bool) -> None:  # noqa: FBT001 - click calls it
+        def command(*, start: str | None, end: str | None, as_json: bool) -> None:
             run(unit, start, end, as_json=as_json)
 
         return Command(command=command, alias=command.name)

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import msgspec
 import pytest
@@ -23,7 +23,7 @@ from psycopg.conninfo import make_conninfo
 
 from kernel.app import Tiercel
 from kernel.db.embedded import EmbeddedServer
-from kernel.testing import create_database, drop_database, make_configuration
+from kernel.testing import Client, create_database, drop_database, make_configuration, running
 
 MODULES = os.environ.get("TIERCEL_TEST_PGLITE")
 POSTGRES_URL = os.environ.get("TIERCEL_TEST_POSTGRES_URL")
@@ -216,3 +216,23 @@ def engine(request: pytest.FixtureRequest) -> TestedEngine:
     """Each engine in turn."""
     found: TestedEngine = request.getfixturevalue(request.param)
     return found
+
+
+@contextmanager
+def serving_on(engine: TestedEngine) -> Iterator[Client]:
+    """Keep a service running on a fresh database of an engine, for as long as the block lasts."""
+    with engine.database() as url:
+        configuration = make_configuration(
+            db=engine.settings(url),
+            log={"level": "error", "requests": False},
+            observability={"log_own_requests": False},
+        )
+        with running(configuration) as started:
+            yield started
+
+
+def run_statement(client: Client, statement: LiteralString) -> list[Any]:
+    """Run a statement on the database of a service; return its rows, if it has some."""
+    with client.service.shared.db.connection() as connection:
+        cursor = connection.execute(statement)
+        return cursor.fetchall() if cursor.description else []

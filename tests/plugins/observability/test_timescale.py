@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, LiteralString
+from typing import Any
 
 import pytest
 
-from kernel.testing import Client, make_configuration, running
-from tests.plugins.observability.engines import TestedEngine
+from kernel.testing import Client
+from tests.plugins.observability.engines import TestedEngine, run_statement, serving_on
 from tests.plugins.observability.events import create, listed, stored_count
 
 pytestmark = pytest.mark.xdist_group("timescale")
@@ -17,19 +17,8 @@ pytestmark = pytest.mark.xdist_group("timescale")
 @pytest.fixture(scope="module")
 def client(timescale_engine: TestedEngine) -> Iterator[Client]:
     """A service on TimescaleDB."""
-    with timescale_engine.database() as url:
-        configuration = make_configuration(
-            db=timescale_engine.settings(url),
-            log={"level": "error", "requests": False},
-            observability={"log_own_requests": False},
-        )
-        with running(configuration) as started:
-            yield started
-
-
-def rows(client: Client, query: LiteralString) -> list[Any]:
-    with client.service.shared.db.connection() as connection:
-        return connection.execute(query).fetchall()
+    with serving_on(timescale_engine) as started:
+        yield started
 
 
 def test_the_engine_is_recognised(client: Client) -> None:
@@ -44,7 +33,7 @@ def test_events_live_in_a_hypertable_with_chunks_of_a_day(client: Client) -> Non
     for time in ("2025-01-01T00:00:00Z", "2025-01-01T23:59:59Z", "2025-01-02T00:00:00Z"):
         create(client, time=time, service="chunks")
 
-    chunks = rows(
+    chunks = run_statement(
         client,
         "SELECT range_end - range_start FROM timescaledb_information.chunks"
         " WHERE hypertable_name = 'event' AND range_start BETWEEN '2025-01-01' AND '2025-01-02'",
@@ -54,7 +43,7 @@ def test_events_live_in_a_hypertable_with_chunks_of_a_day(client: Client) -> Non
 
 
 def test_a_hypertable_has_the_indexes_of_a_table(client: Client) -> None:
-    names = rows(client, "SELECT indexname FROM pg_indexes WHERE tablename = 'event' ORDER BY 1")
+    names = run_statement(client, "SELECT indexname FROM pg_indexes WHERE tablename = 'event' ORDER BY 1")
 
     assert names == [("event_series_time",), ("event_time_id",), ("event_trace_id",)]
 

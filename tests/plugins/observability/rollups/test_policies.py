@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, LiteralString
+from typing import Any
 
 import pytest
 
-from kernel.testing import Client, make_configuration, running
-from tests.plugins.observability.engines import TestedEngine
+from kernel.testing import Client
+from tests.plugins.observability.engines import TestedEngine, run_statement, serving_on
 from tests.plugins.observability.events import create, make_events, post_ingest
 from tests.plugins.observability.inserting import copy_by_statements
 
@@ -20,20 +20,8 @@ DAY = "start=2025-12-14&end=2025-12-14&granularity=daily&approx=true"
 def client(timescale_engine: TestedEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
     """A service on TimescaleDB."""
     copy_by_statements(monkeypatch)
-    with timescale_engine.database() as url:
-        configuration = make_configuration(
-            db=timescale_engine.settings(url),
-            log={"level": "error", "requests": False},
-            observability={"log_own_requests": False},
-        )
-        with running(configuration) as started:
-            yield started
-
-
-def run(client: Client, statement: LiteralString) -> list[Any]:
-    with client.service.shared.db.connection() as connection:
-        cursor = connection.execute(statement)
-        return cursor.fetchall() if cursor.description else []
+    with serving_on(timescale_engine) as started:
+        yield started
 
 
 def kpis(client: Client) -> tuple[Any, ...]:
@@ -42,7 +30,7 @@ def kpis(client: Client) -> tuple[Any, ...]:
 
 
 def test_rollups_are_continuous_aggregates_that_show_only_what_was_materialised(client: Client) -> None:
-    found = run(
+    found = run_statement(
         client,
         "SELECT view_name, materialized_only FROM timescaledb_information.continuous_aggregates ORDER BY 1",
     )
@@ -52,7 +40,7 @@ def test_rollups_are_continuous_aggregates_that_show_only_what_was_materialised(
 
 
 def test_policies_refresh_and_turn_old_chunks_into_columns(client: Client) -> None:
-    jobs = run(client, "SELECT proc_name FROM timescaledb_information.jobs WHERE job_id >= 1000 ORDER BY 1")
+    jobs = run_statement(client, "SELECT proc_name FROM timescaledb_information.jobs WHERE job_id >= 1000 ORDER BY 1")
 
     assert [name for (name,) in jobs] == ["policy_compression", "refresh_policy"]
 
@@ -60,21 +48,21 @@ def test_policies_refresh_and_turn_old_chunks_into_columns(client: Client) -> No
 def test_the_refresh_policy_refreshes_what_was_touched(client: Client) -> None:
     post_ingest(client, make_events(3))
 
-    run(client, "CALL observability.refresh_policy(0, NULL)")
+    run_statement(client, "CALL observability.refresh_policy(0, NULL)")
 
     assert kpis(client) == (3, "daily")
-    assert run(client, "SELECT FROM observability.rollup_touched") == []
+    assert run_statement(client, "SELECT FROM observability.rollup_touched") == []
 
 
 def test_events_in_columns_are_read_changed_and_joined_by_late_ones(client: Client) -> None:
     url, doomed = create(client, latency_ms=1), create(client, latency_ms=2)
     before = client.get(url).json()
-    run(client, "SELECT compress_chunk(chunk) FROM show_chunks('observability.event') AS chunk")
+    run_statement(client, "SELECT compress_chunk(chunk) FROM show_chunks('observability.event') AS chunk")
 
     moved = client.request("PATCH", url, json={"status_code": 500})
     late = create(client, latency_ms=3)
     deleted = client.request("DELETE", doomed)
-    run(client, "CALL observability.refresh_policy(0, NULL)")
+    run_statement(client, "CALL observability.refresh_policy(0, NULL)")
 
     assert (moved.status, moved.json()) == (200, {**before, "status_code": 500})
     assert (client.get(url).json(), client.get(late).status) == (moved.json(), 200)
@@ -86,9 +74,9 @@ def test_a_replay_of_events_in_columns_stores_nothing_twice(client: Client) -> N
     events = make_events(5)
     headers = {"Idempotency-Key": "once"}
     client.post("/api/requests/ingest/", events, headers=headers)
-    run(client, "SELECT compress_chunk(chunk) FROM show_chunks('observability.event') AS chunk")
+    run_statement(client, "SELECT compress_chunk(chunk) FROM show_chunks('observability.event') AS chunk")
 
     again = client.post("/api/requests/ingest/", events, headers=headers).json()
 
     assert again["inserted"] == 0
-    assert run(client, "SELECT count(*) FROM observability.event") == [(5,)]
+    assert run_statement(client, "SELECT count(*) FROM observability.event") == [(5,)]
