@@ -42,6 +42,7 @@ from kernel.jobs.overview import JobSummary, summarize_jobs
 from kernel.jobs.run import Run
 from kernel.jobs.service import Jobs
 from kernel.options import struct_options
+from kernel.retries import backoff_s, retry_after_s
 from kernel.services import PluginStatus, Services
 from kernel.settings import Secret, Table, env
 from kernel.terminal import print_json, print_table, progress
@@ -112,6 +113,7 @@ __all__ = [
     "UnsupportedMediaError",
     "Version",
     "View",
+    "backoff_s",
     "decode_cursor",
     "encode_cursor",
     "env",
@@ -127,6 +129,7 @@ __all__ = [
     "progress",
     "read_as_of",
     "require_json",
+    "retry_after_s",
     "single",
     "struct_options",
     "summarize_application",

@@ -52,6 +52,8 @@ class Dataset(Contract, frozen=True):
             and ``<name>_filter`` always do.
         file: How the file is called that ``tiercel data export`` writes; ``<name>.json`` by default. A field in braces,
             as in ``{feature}-most-present.json``, makes one file for each of its values.
+        relations: Fields that hold keys of other datasets, with the names of those: ``{"tags": "tags"}``. Such a field
+            is a text, a text or None, or a tuple of texts. Routes put the items in their place: ``?include=tags``.
     """
 
     name: str
@@ -60,6 +62,11 @@ class Dataset(Contract, frozen=True):
     order: tuple[str, ...] = ()
     filter_keys: tuple[str, ...] = ()
     file: str | None = None
+    relations: Mapping[str, str] = {}
+
+    def __hash__(self) -> int:
+        # Unique, and relations have no hash.
+        return hash(self.name)
 
 
 class Route(Contract, frozen=True):

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kernel import Dataset, Route, Services, hookimpl
-from plugins.trace.model import Feature, Gateway, Tag, Tier
+import msgspec
 
-FEATURES = Dataset(name="features", item=Feature, key="slug", order=("area", "name"), filter_keys=("feature",))
-GATEWAYS = Dataset(name="gateways", item=Gateway, key="slug", order=("name",), filter_keys=("gateway",))
-TIERS = Dataset(name="tiers", item=Tier, key="slug", order=("level",), filter_keys=("tier",))
-TAGS = Dataset(name="tags", item=Tag, key="slug", order=("name",), filter_keys=("tag",))
-DATASETS = (FEATURES, GATEWAYS, TIERS, TAGS)
+from kernel import Command, Dataset, HealthCheck, Job, Route, Services, hookimpl
+from plugins.trace.commands import make_commands
+from plugins.trace.datasets import DATASETS, FEATURES
+from plugins.trace.export.model import Certificate
+from plugins.trace.export.refresh import Refresh, export
+from plugins.trace.freshness import Freshness
+from plugins.trace.matrix import MATRIX
+from plugins.trace.settings import TraceSettings
+
 # ``trace_matrix_data`` for everybody, ``trace_matrix_skyflow_data`` for an application.
 CACHE_NAME = ("trace_matrix", "data")
+
+
+@hookimpl
+def register_settings() -> type[msgspec.Struct]:
+    """Return what to read from Notion, and how patiently."""
+    return TraceSettings
 
 
 @hookimpl
@@ -24,7 +33,7 @@ def register_datasets() -> Iterable[Dataset]:
 
 @hookimpl
 def register_routes(services: Services) -> Iterable[Route]:
-    """Return the list of each dataset, one item of each, and the index."""
+    """Return the list of each dataset, one item of each, features by tiers, and the index."""
     routes: list[Route] = []
     for dataset in DATASETS:
         path = f"/trace/public/{dataset.name}/"
@@ -33,7 +42,41 @@ def register_routes(services: Services) -> Iterable[Route]:
             services.dataset_route(path, dataset, menu=dataset.name, cache_name=CACHE_NAME),
             services.dataset_route(one, dataset, one=True, cache_name=CACHE_NAME),
         )
+    matrix = services.dataset_route(
+        "/trace/public/matrix/", FEATURES, derivation=MATRIX, menu="features by tiers", cache_name=CACHE_NAME
+    )
     index = services.index_route(
         "/trace/public/index/", DATASETS, file="fsm_index.json", menu="index of specifications", cache_name=CACHE_NAME
     )
-    return [*routes, index]
+    return [*routes, matrix, index]
+
+
+@hookimpl
+def register_jobs(services: Services) -> Iterable[Job]:
+    """Return ``trace.refresh`` and ``trace.reconcile``."""
+    return Refresh(services).jobs()
+
+
+@hookimpl
+def register_health_checks(services: Services) -> Iterable[HealthCheck]:
+    """Return a check of the exports. Not critical: what was exported last is served."""
+    return [HealthCheck(name="trace", probe=Freshness(services).check, critical=False)]
+
+
+@hookimpl
+def register_commands(services: Services) -> Iterable[Command]:
+    """Return ``refresh`` and ``check``."""
+    return make_commands(services)
+
+
+def run_full_export(services: Services) -> Certificate:
+    """Read all of Notion and publish what it has, in this process. Blocks.
+
+    Args:
+        services: Of this plugin: ``service.registry.services["trace"]``.
+
+    Raises:
+        ConflictError: An export is running already.
+        ExportError: It was refused; what serves serves on.
+    """
+    return export(services, full=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import msgspec
 
 
@@ -17,6 +20,7 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True):
         tier: Slug of the lowest tier that has it; None if none has it yet.
         gateways: Slugs of those it is reached through.
         tags: Slugs of its tags.
+        properties: Whatever else is told of it; nothing if nothing is.
     """
 
     slug: str
@@ -27,6 +31,7 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True):
     tier: str | None = None
     gateways: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    properties: Mapping[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Gateway(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +44,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
         kind: Such as ``web`` or ``api``.
         status: How far it is.
         tags: Slugs of its tags.
+        properties: Whatever else is told of it; nothing if nothing is.
     """
 
     slug: str
@@ -47,6 +53,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     kind: str = ""
     status: str = ""
     tags: tuple[str, ...] = ()
+    properties: Mapping[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Tier(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +66,7 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True):
         level: From the lowest, 0, upwards.
         features: Areas of features that it includes, such as ``flow``.
         tags: Slugs of its tags.
+        properties: Whatever else is told of it; nothing if nothing is.
     """
 
     slug: str
@@ -67,6 +75,7 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True):
     level: int = 0
     features: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    properties: Mapping[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Tag(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,9 +86,11 @@ class Tag(msgspec.Struct, frozen=True, kw_only=True):
         name: For people.
         description: What it marks.
         color: Such as ``#2a6f97``.
+        properties: Whatever else is told of it; nothing if nothing is.
     """
 
     slug: str
     name: str = ""
     description: str = ""
     color: str = ""
+    properties: Mapping[str, Any] | msgspec.UnsetType = msgspec.UNSET

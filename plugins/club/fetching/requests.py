@@ -14,11 +14,11 @@ import httpx
 import msgspec
 
 from plugins.club.fetching.bodies import read_body
+from kernel import retry_after_s
 from plugins.club.fetching.budget import Budget
 from plugins.club.fetching.headers import Headers, request_headers
 from plugins.club.fetching.hosts import HostLimits, refusal, shown
 from plugins.club.fetching.outcome import FetchError, PageValidator
-from plugins.club.fetching.retries import retry_after_s
 from plugins.club.settings import ClubSettings, is_header_value
 
 REDIRECTS_MAX = 5

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from datetime import datetime
-from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
+from kernel import backoff_s
 from plugins.club.fetching.budget import Budget
 from plugins.club.fetching.outcome import FetchError
 
@@ -16,40 +15,6 @@ T = TypeVar("T")
 
 # Whatever a server asks for, and however often it failed.
 WAIT_MAX_S = 60.0
-
-
-def retry_after_s(header: str | None, now: datetime) -> float | None:
-    """Read ``Retry-After``: seconds or a date.
-
-    Args:
-        header: Its value.
-        now: UTC.
-
-    Returns:
-        Seconds from now, at least 0; None if there is none, or it makes no sense.
-    """
-    if header is None:
-        return None
-    text = header.strip()
-    if text.isascii() and text.isdigit():
-        # More digits than these would not fit a float.
-        return float(text[:20])
-    try:
-        moment = parsedate_to_datetime(text)
-        return max(0.0, (moment - now).total_seconds())
-    except (ValueError, TypeError, OverflowError):
-        return None  # no date; or one without an offset, which HTTP does not know
-
-
-def backoff_s(attempt: int, first_s: float, jitter: float) -> float:
-    """Say how long to wait: twice as long each time, less up to half of it, so that clients do not come back as one.
-
-    Args:
-        attempt: How many have failed, from 1.
-        first_s: Before the second attempt.
-        jitter: 0 to 1.
-    """
-    return min(WAIT_MAX_S, first_s * 2.0 ** (attempt - 1)) * (1 - jitter / 2)
 
 
 class Retries:
@@ -91,5 +56,5 @@ class Retries:
             await asyncio.sleep(wait_s)
 
     def _wait_s(self, failed: int, asked_s: float | None) -> float:
-        own_s = backoff_s(failed, self._first_s, random.random())  # noqa: S311 - no secret depends on it
+        own_s = backoff_s(failed, self._first_s, WAIT_MAX_S, random.random())  # noqa: S311 - no secret depends on it
         return own_s if asked_s is None else min(WAIT_MAX_S, max(own_s, asked_s))

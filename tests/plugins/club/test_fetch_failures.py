@@ -8,11 +8,8 @@ from email.utils import format_datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from plugins.club.fetching.outcome import SourceProgress
-from plugins.club.fetching.retries import WAIT_MAX_S, backoff_s, retry_after_s
 from tests.plugins.club import fake_api
 from tests.plugins.club.fake_api import Behaviour, FakeApi, failing, fixed, metric
 from tests.plugins.club.fetches import failed, fetched, keys, members, source
@@ -160,41 +157,3 @@ def test_nobody_waits_longer_than_there_is_time(api: FakeApi) -> None:
 
     assert failure.reason.endswith("429 Too Many Requests; no time left to try again in 30 s")
     assert failure.ms < 10_000
-
-
-@pytest.mark.parametrize(
-    ("header", "wait_s"),
-    [
-        (None, None),
-        ("7", 7.0),
-        (" 7 ", 7.0),
-        ("9" * 400, 99999999999999999999.0),
-        ("Sat, 21 Nov 2026 12:00:30 GMT", 30.0),
-        ("Saturday, 21-Nov-26 12:00:30 GMT", 30.0),
-        ("Sat, 21 Nov 2026 11:00:00 GMT", 0.0),
-        ("-5", None),
-        ("1.5", None),
-        ("soon", None),
-        ("²", None),
-    ],
-)
-def test_retry_after_is_seconds_or_a_date(header: str | None, wait_s: float | None) -> None:
-    assert retry_after_s(header, NOW) == wait_s
-
-
-@given(st.text())
-def test_no_retry_after_upsets_anybody(header: str) -> None:
-    wait_s = retry_after_s(header, NOW)
-
-    assert wait_s is None or wait_s >= 0
-
-
-def test_waits_double_up_to_a_minute() -> None:
-    assert [backoff_s(attempt, 1.0, 0.0) for attempt in (1, 2, 3, 7, 20)] == [1.0, 2.0, 4.0, WAIT_MAX_S, WAIT_MAX_S]
-
-
-@given(st.integers(1, 20), st.floats(0, 1))
-def test_jitter_takes_up_to_half_of_a_wait(attempt: int, jitter: float) -> None:
-    full_s = backoff_s(attempt, 1.0, 0.0)
-
-    assert full_s / 2 <= backoff_s(attempt, 1.0, jitter) <= full_s

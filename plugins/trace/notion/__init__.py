@@ -1,0 +1,1 @@
+"""Reading from Notion, whole or not at all. Knows nothing of datasets."""

@@ -1,0 +1,67 @@
+"""The schema of a data source: its properties by name, and what tells it from an earlier one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+
+class Property(msgspec.Struct, frozen=True, order=True):
+    """A column.
+
+    Args:
+        id: Stays when the column is renamed.
+        name: As people see it.
+        type: Such as ``rich_text``.
+        target: Of a relation, the data source that it leads to.
+    """
+
+    id: str
+    name: str
+    type: str
+    target: str | None = None
+
+
+class Schema(msgspec.Struct, frozen=True):
+    """The columns of a data source.
+
+    Args:
+        data_source_id: Whose.
+        title: Of the data source, for people.
+        properties: In the order of their ids.
+    """
+
+    data_source_id: str
+    title: str
+    properties: tuple[Property, ...]
+
+    @property
+    def by_name(self) -> Mapping[str, Property]:
+        """Columns by name."""
+        return {each.name: each for each in self.properties}
+
+    @property
+    def by_id(self) -> Mapping[str, Property]:
+        """Columns by id."""
+        return {each.id: each for each in self.properties}
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of ids, names and types: another one says that a column came, went or changed."""
+        return hashlib.sha256(msgspec.json.encode(self.properties)).hexdigest()
+
+
+def read_schema(answer: Mapping[str, Any]) -> Schema:
+    """Read a data source as Notion describes it.
+
+    Source: https://developers.notion.com/reference/data-source
+    """
+    properties = [
+        Property(each["id"], name, each["type"], (each.get("relation") or {}).get("data_source_id"))
+        for name, each in answer["properties"].items()
+    ]
+    title = "".join(part.get("plain_text", "") for part in answer.get("title", ()))
+    return Schema(answer["id"], title, tuple(sorted(properties)))
