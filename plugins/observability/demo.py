@@ -12,13 +12,14 @@ import msgspec
 from plugins.observability.model import EventIn
 
 HOUR = timedelta(hours=1)
-# The incident: payments fail for this long, this long before the end; who calls them gets slow.
-INCIDENT_BEFORE_END = timedelta(hours=30)
-INCIDENT_LASTS = timedelta(minutes=40)
+# The incident: payments fail; who calls them gets slow and tries again. In the middle where there is less before it.
+INCIDENT_HOURS_BEFORE_END = 30
+INCIDENT_HOURS = 2
 INCIDENT_SERVICE = "payments"
 INCIDENT_CALLER = "checkout"
 INCIDENT_FAILURES = 0.6
 INCIDENT_SLOWDOWN = 8.0
+INCIDENT_RETRIES = 20
 # Between four in the morning and four in the afternoon traffic grows to four times as much.
 _QUIET_HOUR = 4
 _RHYTHM = 0.6
@@ -81,14 +82,15 @@ def traffic(count: int, end: datetime, days: int, random: Random) -> Iterator[Ev
     start = end - timedelta(days=days)
     hours = days * 24
     weights = [_rhythm(start + HOUR * hour) for hour in range(hours)]
-    incident = end - INCIDENT_BEFORE_END
+    incident = hours - min(INCIDENT_HOURS_BEFORE_END, hours // 2)
     done = 0
     passed = 0.0
     total = sum(weights)
     for hour, weight in enumerate(weights):
         passed += weight
         due = round(count * passed / total)
-        yield from _one_hour(start + HOUR * hour, due - done, incident, random)
+        during_incident = incident <= hour < incident + INCIDENT_HOURS
+        yield from _one_hour(start + HOUR * hour, due - done, random, during_incident=during_incident)
         done = due
 
 
@@ -96,12 +98,15 @@ def _rhythm(moment: datetime) -> float:
     return 1 - _RHYTHM * math.cos((moment.hour - _QUIET_HOUR) / 24 * 2 * math.pi)
 
 
-def _one_hour(start: datetime, count: int, incident: datetime, random: Random) -> Iterator[EventIn]:
+def _one_hour(start: datetime, count: int, random: Random, *, during_incident: bool) -> Iterator[EventIn]:
     offsets_s = sorted(random.uniform(0, 3600) for _ in range(count))
-    kinds = random.choices(CATALOGUE, [kind.weight for kind in CATALOGUE], k=count)
-    for offset_s, kind in zip(offsets_s, kinds, strict=True):
-        time = start + timedelta(seconds=offset_s)
-        yield _event(time, kind, random, during_incident=incident <= time < incident + INCIDENT_LASTS)
+    weights = [kind.weight * (_retries(kind) if during_incident else 1) for kind in CATALOGUE]
+    for offset_s, kind in zip(offsets_s, random.choices(CATALOGUE, weights, k=count), strict=True):
+        yield _event(start + timedelta(seconds=offset_s), kind, random, during_incident=during_incident)
+
+
+def _retries(kind: Endpoint) -> int:
+    return INCIDENT_RETRIES if kind.service == INCIDENT_SERVICE else 1
 
 
 def _event(time: datetime, kind: Endpoint, random: Random, *, during_incident: bool) -> EventIn:

@@ -1,11 +1,15 @@
 -- Fragments named filter_* and column_* are composed by filters.py; everything else runs as it stands.
 
 -- name: find_series
-SELECT id, service, endpoint, method
-FROM observability.series
-JOIN unnest(%(services)s::text[], %(endpoints)s::text[], %(methods)s::text[]) AS wanted (service, endpoint, method)
-    USING (service, endpoint, method)
-WHERE account = %(account)s AND site = 0
+-- With the generation, all of one moment; that alone where no series is found.
+SELECT generation.number, found.*
+FROM observability.series_generation AS generation
+LEFT JOIN (
+    SELECT id, service, endpoint, method
+    FROM observability.series
+    JOIN unnest(%(services)s::text[], %(endpoints)s::text[], %(methods)s::text[]) AS wanted (service, endpoint, method)
+        USING (service, endpoint, method)
+    WHERE account = %(account)s AND site = 0) AS found ON true
 
 -- name: lock_series
 -- Until the end of the transaction: whoever counts and then inserts must do it alone.
@@ -121,7 +125,9 @@ WITH touched AS (
     INSERT INTO observability.rollup_touched (hour)
     SELECT DISTINCT date_trunc('hour', time, 'UTC') FROM unnest(%(times)s::timestamptz[]) AS time
 )
-SELECT from_time FROM observability.retention WHERE level = 'raw' AND from_time > ANY(%(times)s::timestamptz[])
+SELECT (SELECT from_time FROM observability.retention WHERE level = 'raw' AND from_time > ANY(%(times)s::timestamptz[])),
+       number
+FROM observability.series_generation
 
 -- name: any_event
 SELECT EXISTS (SELECT FROM observability.event)
@@ -205,15 +211,18 @@ s.method COLLATE "C"
 
 -- name: append_ledger
 -- With the hours whose rollups must be computed anew, in one statement: a round trip costs as much as its rows. Returns
--- from when on there are events, if some of these are older. Whoever removes events waits for all who write some: so
--- this sees what was removed before they were written, and nothing can be removed between this and the commit.
+-- from when on there are events, if some of these are older, and the generation of the series. Whoever removes events or
+-- series waits for all who write events: so this sees what was removed before they were written, and nothing can be
+-- removed between this and the commit.
 WITH touched AS (
     INSERT INTO observability.rollup_touched (hour) SELECT unnest(%(hours)s::timestamptz[])
 ), entry AS (
     INSERT INTO observability.ingest_ledger (account, key, received, stored, duplicate, rejected, capped, reasons)
     VALUES (%(account)s, %(key)s, %(received)s, %(stored)s, %(duplicate)s, %(rejected)s, %(capped)s, %(reasons)s::jsonb)
 )
-SELECT from_time FROM observability.retention WHERE level = 'raw' AND from_time > ANY(%(hours)s::timestamptz[])
+SELECT (SELECT from_time FROM observability.retention WHERE level = 'raw' AND from_time > ANY(%(hours)s::timestamptz[])),
+       number
+FROM observability.series_generation
 
 -- name: sum_ledger
 SELECT coalesce(sum(received), 0), coalesce(sum(stored), 0), coalesce(sum(duplicate), 0), coalesce(sum(rejected), 0),

@@ -21,7 +21,7 @@ from plugins.observability.model import Event, FilterQuery
 from plugins.observability.partitions import DAY_US, Partitions
 from plugins.observability.queries import QUERIES
 from plugins.observability.retention.horizon import Horizon, TooOldError, refuse_old
-from plugins.observability.series import LOCAL_ACCOUNT, SeriesDictionary
+from plugins.observability.series import LOCAL_ACCOUNT, Numbered, SeriesDictionary, SeriesKey, refuse_removed
 from plugins.observability.templates import Templates
 
 EDIT_TRIES = 5
@@ -86,27 +86,22 @@ class EventStore:
             since = self._horizon.since
             if since is not None and changes.get("time", since) < since and changes["time"] != before.time:
                 raise TooOldError(since)
-            # Before the transaction: this may need a connection of its own.
-            after, number = self._number(msgspec.structs.replace(before, **changes), account)
-            write = partial(self._write_edit, before, after, number, account)
+            wanted = msgspec.structs.replace(before, **changes)
+            edit = partial(self._write_edit, before, wanted, account)
             with _storable():
-                if self._partitions.make_room([_day(after)], write):
-                    return after
+                after = self._series.write([_key(wanted)], edit, self._templates, account)
+            if after is not None:
+                return after
         raise _edited_by_others(event_id)
 
-    def _number(self, event: Event, account: int) -> tuple[Event, int]:
-        """Return an event as it can be stored, and the number of its series."""
-        key = (event.service, event.endpoint, event.method)
-        numbered = self._series.number([key], self._templates, account)
-        if key in numbered.changed:
-            service, endpoint, method = numbered.changed[key]
-            tags = msgspec.Raw(numbered.tags(key, bytes(event.tags)))
-            event = msgspec.structs.replace(event, service=service, endpoint=endpoint, method=method, tags=tags)
-        return event, numbered.numbers[key]
+    def _write_edit(self, before: Event, wanted: Event, account: int, numbered: Numbered) -> Event | None:
+        """Write an edit and return the event; None if somebody else's came between reading and locking."""
+        after = _stored_as(wanted, numbered)
+        values = _values(after, numbered.numbers[_key(wanted)])
+        write = partial(self._write_values, before, after, values, account, numbered.generation)
+        return after if self._partitions.make_room([_day(after)], write) else None
 
-    def _write_edit(self, before: Event, after: Event, series: int, account: int) -> bool:
-        """Write an edit; False if somebody else's came between reading and locking."""
-        values = _values(after, series)
+    def _write_values(self, before: Event, after: Event, values: dict[str, Any], account: int, generation: int) -> bool:
         with self._db.transaction() as connection:
             try:
                 if _find(connection, before.id, account, lock=True) != before:
@@ -117,7 +112,7 @@ class EventStore:
                 connection.execute(QUERIES["update_event"], values)
             else:
                 _move(connection, before, values)
-            _touch(connection, before, after)
+            refuse_removed(_touch(connection, before, after), generation)
         return True
 
     def delete(self, event_id: UUID, account: int = LOCAL_ACCOUNT) -> None:
@@ -180,6 +175,20 @@ class EventStore:
         if row is None:
             raise LookupError(name)
         return row
+
+
+def _key(event: Event) -> SeriesKey:
+    return (event.service, event.endpoint, event.method)
+
+
+def _stored_as(event: Event, numbered: Numbered) -> Event:
+    """Return an event as it can be stored."""
+    key = _key(event)
+    if key not in numbered.changed:
+        return event
+    service, endpoint, method = numbered.changed[key]
+    tags = msgspec.Raw(numbered.tags(key, bytes(event.tags)))
+    return msgspec.structs.replace(event, service=service, endpoint=endpoint, method=method, tags=tags)
 
 
 def _day(event: Event) -> int:
@@ -282,6 +291,8 @@ def _no_event(event_id: UUID) -> NotFoundError:
     return NotFoundError(detail=f"no request log has the id {event_id}")
 
 
-def _touch(connection: Connected, *events: Event) -> None:
-    """Say that the rollups of these events' hours must be computed anew."""
-    refuse_old(connection.execute(QUERIES["touch_hours"], {"times": [event.time for event in events]}).fetchone())
+def _touch(connection: Connected, *events: Event) -> tuple[Any, ...] | None:
+    """Say that the rollups of these events' hours must be computed anew; return what there is to look at."""
+    row = connection.execute(QUERIES["touch_hours"], {"times": [event.time for event in events]}).fetchone()
+    refuse_old(row)
+    return row

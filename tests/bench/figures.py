@@ -18,7 +18,7 @@ class Figure(msgspec.Struct, frozen=True):
     Args:
         name: What was measured.
         value: A ratio, unless ``unit`` says otherwise.
-        target: The bound it should keep.
+        target: The bound it should keep; None where this run is too small to tell.
         bound: Whether the value should be at least or at most the target.
         unit: ``ratio``, ``s``, ...
         detail: The absolute figures behind it, for the record only.
@@ -26,14 +26,16 @@ class Figure(msgspec.Struct, frozen=True):
 
     name: str
     value: float
-    target: float
+    target: float | None
     bound: Literal["at least", "at most"] = "at least"
     unit: str = "ratio"
     detail: str = ""
 
     @property
     def ok(self) -> bool:
-        """Whether the target is kept."""
+        """Whether the target is kept, if there is one."""
+        if self.target is None:
+            return True
         return self.value >= self.target if self.bound == "at least" else self.value <= self.target
 
 
@@ -71,8 +73,8 @@ def show(figures: Sequence[Figure], path: Path) -> None:
         (
             figure.name,
             f"{figure.value:.2f} {'' if figure.unit == 'ratio' else figure.unit}".strip(),
-            f"{figure.bound} {figure.target:g}",
-            "ok" if figure.ok else "SHORT",
+            "" if figure.target is None else f"{figure.bound} {figure.target:g}",
+            "" if figure.target is None else "ok" if figure.ok else "SHORT",
             figure.detail,
         )
         for figure in figures

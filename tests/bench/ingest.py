@@ -108,7 +108,7 @@ def _encode(running: Service, content: Sequence[bytes], batch: int) -> list[byte
     with psycopg.connect(running.conninfo) as connection:
         rows = connection.execute("SELECT service, endpoint, method, id FROM observability.series").fetchall()
     numbers: dict[SeriesKey, int] = {(service, endpoint, method): number for service, endpoint, method, number in rows}
-    numbered = Numbered(numbers, {}, frozenset())
+    numbered = Numbered(0, numbers, {}, frozenset())
     return [
         copy_data(prepared[at % len(prepared)].rows(numbered, random_tails(batch))) for at in range(EVENTS // batch)
     ]

@@ -27,7 +27,7 @@ from plugins.observability.analytics.model import (
 from plugins.observability.analytics.reading import Moment, Reader, Scope
 from plugins.observability.analytics.window import read_window
 from plugins.observability.filters import refuse_null_characters
-from plugins.observability.rollups.bins import MAX_RELATIVE_ERROR, percentile_ms
+from plugins.observability.rollups.bins import MAX_RELATIVE_ERROR, Histogram
 from plugins.observability.rollups.plan import DAY, Level, Plan, Span
 from plugins.observability.series import LOCAL_ACCOUNT
 
@@ -67,11 +67,16 @@ class Analytics:
     def kpis(self, query: KpiQuery) -> Kpis:
         """Return totals and percentiles over a window."""
         window = read_window(query.start, query.end, self._now(), DAY)
-        with self._reader.moment(self.scope(query, query.method)) as moment:
+        with self._reader.moment(self.scope(query, query.method), window) as moment:
             plan = moment.plan(window, _coarsest(query, window))
-            totals = moment.totals(plan, query.error_from)
+            fine = moment.plan(window, "day" if query.approx else "raw")
             wanted = (P95, *query.percentiles)
-            p95, *others = _percentiles(moment, window, wanted, approx=query.approx)
+            if fine == plan and plan.source != "raw":
+                totals, histogram = moment.totals_and_histogram(plan, query.error_from)
+                p95, *others = _from_histogram(histogram, wanted)
+            else:
+                totals = moment.totals(plan, query.error_from)
+                p95, *others = _percentiles(moment, fine, wanted)
             return Kpis(
                 hits=totals.hits,
                 errors=totals.errors,
@@ -91,22 +96,26 @@ class Analytics:
         window = read_window(query.start, query.end, self._now(), DAY)
         by_p95 = query.sort_by == "p95_latency_ms"
         p95 = P95s({})
-        with self._reader.moment(self.scope(query, query.method)) as moment:
+        with self._reader.moment(self.scope(query, query.method), window) as moment:
             plan = moment.plan(window, "raw" if by_p95 and not query.approx else _coarsest(query, window))
-            totals = moment.totals_by_endpoint(plan, query.error_from)
             if by_p95:
                 p95 = _p95_by_endpoint(moment, window, approx=query.approx)
-            ranked = _rank(totals, p95.values, query)[: query.limit]
-            if query.with_p95 and not by_p95 and ranked:
+                ranked = _rank(p95.values, query)
                 moment.narrow_to(ranked)
-                p95 = _p95_by_endpoint(moment, window, approx=query.approx)
+                totals = moment.totals_by_endpoint(plan, query.error_from)
+            else:
+                totals = moment.totals_by_endpoint(plan, query.error_from)
+                ranked = _rank({key: _rank_value(sums, query) for key, sums in totals.items()}, query)
+                if query.with_p95:
+                    moment.narrow_to(ranked)
+                    p95 = _p95_by_endpoint(moment, window, approx=query.approx)
         rows = [_endpoint_row(key, totals[key], p95.values.get(key)) for key in ranked]
         return Found(rows, plan.source, covered_beyond(plan, window), p95.max_relative_error)
 
     def hourly(self, query: BucketsQuery) -> Found[HourRow]:
         """Return a row for each hour, service and endpoint; the newest hour first."""
         window = read_window(query.start, query.end, self._now(), DAY)
-        with self._reader.moment(self.scope(query, None)) as moment:
+        with self._reader.moment(self.scope(query, None), window) as moment:
             # Of days whose hours are gone, no hour can tell.
             left = Span(max(window.start, moment.kept.hour), window.end)
             plan = moment.plan(left, "hour")
@@ -121,7 +130,7 @@ class Analytics:
         """Return a row for each day, service and endpoint; the newest day first."""
         window = read_window(query.start, query.end, self._now(), 7 * DAY)
         p95 = P95s({})
-        with self._reader.moment(self.scope(query, None)) as moment:
+        with self._reader.moment(self.scope(query, None), window) as moment:
             plan = moment.plan(window, "day")
             totals = moment.totals_by_bucket(plan, "day", DEFAULT_ERROR_FROM, query.limit)
             if totals:
@@ -157,20 +166,22 @@ def covered_beyond(plan: Plan, window: Span) -> Covered | None:
     return Covered(covered.start, covered.end) if covered != window else None
 
 
-def _percentiles(moment: Moment, window: Span, wanted: Sequence[float], *, approx: bool) -> list[Percentile]:
-    plan = moment.plan(window, "day" if approx else "raw")
+def _percentiles(moment: Moment, plan: Plan, wanted: Sequence[float]) -> list[Percentile]:
     if plan.source == "raw":
         values = moment.percentiles(plan, wanted)
         return [Percentile(each, value, 0.0, "raw") for each, value in zip(wanted, values, strict=True)]
-    bins = moment.histogram(plan)
-    return [Percentile(each, percentile_ms(bins, each), MAX_RELATIVE_ERROR, "rollup") for each in wanted]
+    return _from_histogram(moment.histogram(plan), wanted)
+
+
+def _from_histogram(histogram: Histogram, wanted: Sequence[float]) -> list[Percentile]:
+    return [Percentile(each, histogram.percentile_ms(each), MAX_RELATIVE_ERROR, "rollup") for each in wanted]
 
 
 def _p95_by_endpoint(moment: Moment, window: Span, *, approx: bool) -> P95s:
     plan = moment.plan(window, "day" if approx else "raw")
     if plan.source == "raw":
         return P95s(moment.percentiles_by_endpoint(plan, P95))
-    return P95s(moment.histogram_percentile_by_endpoint(plan, P95), MAX_RELATIVE_ERROR)
+    return _p95_of(moment.histogram_by_endpoint(plan))
 
 
 def _p95_by_day(moment: Moment, window: Span, *, approx: bool) -> P95s:
@@ -180,30 +191,28 @@ def _p95_by_day(moment: Moment, window: Span, *, approx: bool) -> P95s:
     return _p95_of(moment.histogram_by_bucket(plan, "day"))
 
 
-def _p95_of(histograms: Mapping[Any, Mapping[int, int]]) -> P95s:
-    return P95s({key: percentile_ms(bins, P95) for key, bins in histograms.items()}, MAX_RELATIVE_ERROR)
+def _p95_of(histograms: Mapping[Any, Histogram]) -> P95s:
+    return P95s({key: histogram.percentile_ms(P95) for key, histogram in histograms.items()}, MAX_RELATIVE_ERROR)
 
 
-def _rank(totals: Mapping[Endpoint, Totals], p95: Mapping[Any, float | None], query: TopQuery) -> Sequence[Endpoint]:
-    """Return endpoints in order; equal ones by service and name, whatever the direction."""
+def _rank(values: Mapping[Any, float | None], query: TopQuery) -> Sequence[Endpoint]:
+    """Return the endpoints to show, in order; equal ones by service and name, whatever the direction."""
+    by_value = sorted(sorted(values), key=lambda key: values[key] or 0, reverse=query.direction == "desc")
+    return by_value[: query.limit]
 
-    def value(endpoint: Endpoint) -> float:
-        sums = totals[endpoint]
-        match query.sort_by:
-            case "hits":
-                return sums.hits
-            case "errors":
-                return sums.errors
-            case "error_rate":
-                return sums.errors / sums.hits
-            case "avg_latency_ms":
-                return sums.latency_sum_ms / sums.hits
-            case "max_latency_ms":
-                return sums.latency_max_ms or 0
-            case "p95_latency_ms":
-                return p95.get(endpoint) or 0.0
 
-    return sorted(sorted(totals), key=value, reverse=query.direction == "desc")
+def _rank_value(sums: Totals, query: TopQuery) -> float:
+    match query.sort_by:
+        case "errors":
+            return sums.errors
+        case "error_rate":
+            return sums.errors / sums.hits
+        case "avg_latency_ms":
+            return sums.latency_sum_ms / sums.hits
+        case "max_latency_ms":
+            return sums.latency_max_ms or 0
+        case _:
+            return sums.hits
 
 
 def _endpoint_row(key: Endpoint, sums: Totals, p95: float | None) -> EndpointRow:

@@ -1,8 +1,13 @@
--- Fragments named cells_*, bins_*, latencies_*, of_* and each_span are composed by reading.py; everything else has its
--- parts filled in by it.
+-- Fragments named cells_*, histograms_*, latencies_*, of_* and each_span are composed by composing.py; everything else
+-- has its parts filled in by it.
+
+-- name: make_room_to_sort
+-- Histograms of many endpoints are some megabytes, and spilling them to disk costs as much as to add them up.
+SET LOCAL work_mem = '32MB'
 
 -- name: match_series
-SELECT id, service, method
+SELECT coalesce(array_agg(id), '{}'), coalesce(array_agg(DISTINCT service), '{}'),
+       coalesce(array_agg(DISTINCT method), '{}')
 FROM observability.series
 WHERE account = %(account)s
   AND (%(service)s::text IS NULL OR lower(service) = lower(%(service)s))
@@ -11,11 +16,15 @@ WHERE account = %(account)s
   AND (%(services)s::text[] IS NULL OR lower(service) IN (SELECT lower(name) FROM unnest(%(services)s::text[]) AS name))
 
 -- name: match_endpoints
-SELECT id, service, method
+SELECT coalesce(array_agg(id), '{}'), coalesce(array_agg(DISTINCT service), '{}'),
+       coalesce(array_agg(DISTINCT method), '{}')
 FROM observability.series
 JOIN unnest(%(shown_services)s::text[], %(shown_endpoints)s::text[]) AS shown (service, endpoint)
     USING (service, endpoint)
 WHERE account = %(account)s AND (%(method)s::text IS NULL OR lower(method) = lower(%(method)s))
+
+-- name: of_one_series
+series = one.number
 
 -- name: of_series
 series = ANY(%(series)s)
@@ -58,35 +67,51 @@ FROM observability.coarse_total_hour WHERE bucket >= {start} AND bucket < {end} 
 SELECT {at} AS at, status_code, count(*) AS hits, sum(latency_ms) AS latency_sum_ms, max(latency_ms) AS latency_max_ms
 FROM observability.event WHERE time >= {start} AND time < {end} AND {scope} GROUP BY 1, 2
 
--- name: bins_day
-SELECT bucket AS at, series, bin, hits
-FROM observability.histogram_bin_day WHERE bucket >= {start} AND bucket < {end} AND {scope}
+-- name: histograms_day
+SELECT bucket AS at, series, histogram
+FROM observability.histogram_day WHERE bucket >= {start} AND bucket < {end} AND {scope}
 
--- name: bins_hour
-SELECT bucket AS at, series, bin, hits
-FROM observability.histogram_bin_hour WHERE bucket >= {start} AND bucket < {end} AND {scope}
+-- name: histograms_hour
+SELECT bucket AS at, series, histogram
+FROM observability.histogram_part_hour WHERE bucket >= {start} AND bucket < {end} AND {scope}
 
--- name: bins_raw
-SELECT {at} AS at, series, observability.latency_bin(latency_ms) AS bin, count(*) AS hits
-FROM observability.event WHERE time >= {start} AND time < {end} AND {scope} GROUP BY 1, 2, 3
+-- name: histograms_raw
+SELECT at, series, observability.histogram_of(hits, bin) AS histogram
+FROM (SELECT {at} AS at, series, observability.latency_bin(latency_ms) AS bin, count(*) AS hits
+      FROM observability.event WHERE time >= {start} AND time < {end} AND {scope} GROUP BY 1, 2, 3) AS counted
 
--- name: bins_coarse_day
-SELECT bucket AS at, bin, hits
-FROM observability.coarse_bin_day WHERE bucket >= {start} AND bucket < {end} AND {scope}
+-- name: histograms_coarse_day
+SELECT bucket AS at, histogram
+FROM observability.coarse_day WHERE bucket >= {start} AND bucket < {end} AND {scope}
 
--- name: bins_coarse_hour
-SELECT bucket AS at, bin, hits
-FROM observability.coarse_bin_hour WHERE bucket >= {start} AND bucket < {end} AND {scope}
+-- name: histograms_coarse_hour
+SELECT bucket AS at, histogram
+FROM observability.coarse_part_hour WHERE bucket >= {start} AND bucket < {end} AND {scope}
 
--- name: bins_coarse_raw
-SELECT {at} AS at, observability.latency_bin(latency_ms) AS bin, count(*) AS hits
-FROM observability.event WHERE time >= {start} AND time < {end} AND {scope} GROUP BY 1, 2
+-- name: histograms_coarse_raw
+SELECT at, observability.histogram_of(hits, bin) AS histogram
+FROM (SELECT {at} AS at, observability.latency_bin(latency_ms) AS bin, count(*) AS hits
+      FROM observability.event WHERE time >= {start} AND time < {end} AND {scope} GROUP BY 1, 2) AS counted
+
+-- name: any_time
+NULL::timestamptz
+
+-- name: hour_of_event
+date_trunc('hour', time, 'UTC')
+
+-- name: step_of_event
+date_bin(%(step)s, time, timestamptz '2000-01-01 00:00Z')
 
 -- name: each_span
 -- Many spans in one part: it costs the planner as much as one. OFFSET keeps it from joining in any other way.
 SELECT part.*
 FROM unnest({starts}::timestamptz[], {ends}::timestamptz[]) AS span (start_time, end_time)
 CROSS JOIN LATERAL ({part} OFFSET 0) AS part
+
+-- name: each_series
+-- Each is looked up by itself. The planner does not know that the rollups of one lie side by side, and would rather read
+-- those of all series.
+SELECT part.* FROM unnest(%(series)s::integer[]) AS one (number) CROSS JOIN LATERAL ({part} OFFSET 0) AS part
 
 -- name: totals
 SELECT coalesce(sum(hits), 0)::bigint, coalesce(sum(hits) FILTER (WHERE status_code >= %(error_from)s), 0)::bigint,
@@ -114,32 +139,26 @@ GROUP BY 1, service, endpoint
 ORDER BY 1 DESC, service COLLATE "C", endpoint COLLATE "C"
 LIMIT %(limit)s
 
+-- name: totals_and_histogram
+SELECT coalesce(sum(hits), 0)::bigint, coalesce(sum(hits) FILTER (WHERE status_code >= %(error_from)s), 0)::bigint,
+       coalesce(sum(latency_sum_ms), 0)::bigint, max(latency_max_ms),
+       (SELECT sum(histogram)::text FROM ({histograms}) AS part)
+FROM ({cells}) AS cell
+
 -- name: histogram
-SELECT bin, sum(hits)::bigint FROM ({bins}) AS cell GROUP BY bin
+SELECT sum(histogram)::text FROM ({histograms}) AS part
 
--- name: of_endpoint
-series = ANY(endpoint.series)
-
--- name: histogram_percentile_by_endpoint
--- The bins of the two hits that a percentile lies between, and how far between. One endpoint after the other: a few
--- hundred bins fit into the cache, and those of all endpoints do not.
-SELECT endpoint.service, endpoint.endpoint, found.*
-FROM (SELECT service, endpoint, array_agg(id) AS series
-      FROM observability.series
-      WHERE account = %(account)s AND (%(series)s::integer[] IS NULL OR id = ANY(%(series)s))
-      GROUP BY service, endpoint) AS endpoint
-CROSS JOIN LATERAL (
-    SELECT min(bin), max(bin), place - floor(place)
-    FROM (SELECT bin, hits, sum(hits) OVER (ORDER BY bin) AS up_to,
-                 %(fraction)s::float8 * (sum(hits) OVER () - 1) AS place
-          FROM (SELECT bin, sum(hits)::float8 AS hits FROM ({bins}) AS cell GROUP BY bin) AS counted) AS placed
-    WHERE up_to > floor(place) AND up_to - hits <= ceil(place)
-    GROUP BY place) AS found
+-- name: histogram_by_endpoint
+-- By series first, as above.
+SELECT service, endpoint, sum(histogram)::text
+FROM (SELECT series, sum(histogram) AS histogram FROM ({histograms}) AS part GROUP BY series) AS summed
+JOIN observability.series ON id = series
+GROUP BY service, endpoint
 
 -- name: histogram_by_bucket
-SELECT date_trunc({unit}, at, 'UTC'), service, endpoint, bin, sum(hits)::bigint
-FROM ({bins}) AS cell JOIN observability.series ON id = series
-GROUP BY 1, service, endpoint, bin
+SELECT date_trunc({unit}, at, 'UTC'), service, endpoint, sum(histogram)::text
+FROM ({histograms}) AS part JOIN observability.series ON id = series
+GROUP BY 1, service, endpoint
 
 -- name: latencies_raw
 SELECT time AS at, series, latency_ms
@@ -159,9 +178,6 @@ SELECT date_trunc({unit}, at, 'UTC'), service, endpoint,
 FROM ({latencies}) AS event JOIN observability.series ON id = series
 GROUP BY 1, service, endpoint
 
--- name: step_of_event
-date_bin(%(step)s, time, timestamptz '2000-01-01 00:00Z')
-
 -- name: totals_by_step
 SELECT date_bin(%(step)s, at, timestamptz '2000-01-01 00:00Z'), sum(hits)::bigint,
        coalesce(sum(hits) FILTER (WHERE status_code >= %(error_from)s), 0)::bigint,
@@ -170,9 +186,9 @@ FROM ({cells}) AS cell
 GROUP BY 1
 
 -- name: histogram_by_step
-SELECT date_bin(%(step)s, at, timestamptz '2000-01-01 00:00Z'), bin, sum(hits)::bigint
-FROM ({bins}) AS cell
-GROUP BY 1, bin
+SELECT date_bin(%(step)s, at, timestamptz '2000-01-01 00:00Z'), sum(histogram)::text
+FROM ({histograms}) AS part
+GROUP BY 1
 
 -- name: percentiles_by_step
 SELECT date_bin(%(step)s, at, timestamptz '2000-01-01 00:00Z'),

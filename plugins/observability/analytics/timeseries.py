@@ -22,7 +22,7 @@ from plugins.observability.analytics.model import (
 from plugins.observability.analytics.reading import Moment, Reader
 from plugins.observability.analytics.steps import level_of, read_step, refuse_too_fine, steps_of
 from plugins.observability.analytics.window import read_window
-from plugins.observability.rollups.bins import MAX_RELATIVE_ERROR, percentile_ms
+from plugins.observability.rollups.bins import MAX_RELATIVE_ERROR
 from plugins.observability.rollups.plan import DAY, Plan, Span
 
 PercentilesMs = Mapping[str, float | None]
@@ -115,7 +115,7 @@ class Timeseries:
         step = read_step(query.step)
         window = read_window(query.start, query.end, self._now(), DAY)
         starts = steps_of(window, step)
-        with self._reader.moment(self._analytics.scope(query, query.method)) as moment:
+        with self._reader.moment(self._analytics.scope(query, query.method), window) as moment:
             # Rollups tell methods and states apart: totals are exact from any level.
             plan = _plan(moment, window, step)
             totals = moment.totals_by_step(plan, step, query.error_from)
@@ -155,7 +155,8 @@ def _percentiles(moment: Moment, query: TimeseriesQuery, window: Span, step: tim
         return _Percentiles({start: _named(wanted, values) for start, values in exact.items()}, "raw", 0.0)
     histograms = moment.histogram_by_step(plan, step)
     by_start: dict[datetime, PercentilesMs] = {
-        start: _named(wanted, [percentile_ms(bins, each) for each in wanted]) for (start,), bins in histograms.items()
+        start: _named(wanted, [histogram.percentile_ms(each) for each in wanted])
+        for start, histogram in histograms.items()
     }
     return _Percentiles(by_start, "rollup", MAX_RELATIVE_ERROR)
 

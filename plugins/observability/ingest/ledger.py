@@ -18,7 +18,7 @@ from kernel import Database
 from plugins.observability.model import ItemError
 from plugins.observability.queries import QUERIES
 from plugins.observability.retention.horizon import refuse_old
-from plugins.observability.series import LOCAL_ACCOUNT
+from plugins.observability.series import LOCAL_ACCOUNT, refuse_removed
 
 LOCAL_KEY = "local"
 REASON_MAX = 200
@@ -117,6 +117,7 @@ def append(
     key: str = LOCAL_KEY,
     account: int = LOCAL_ACCOUNT,
     hours: Sequence[datetime] = (),
+    generation: int | None = None,
 ) -> None:
     """Append an entry, in the caller's transaction.
 
@@ -126,13 +127,18 @@ def append(
         key: Of its sender.
         account: Of its sender.
         hours: In which the batch has events; their rollups must be computed anew.
+        generation: Of the numbers of its series; None without events.
 
     Raises:
         TooOldError: There are no events any more in some of the hours.
+        SeriesRemovedError: That is not the generation any more.
     """
     values = {name: getattr(entry, name) for name in entry.__struct_fields__}
     values |= {"reasons": msgspec.json.encode(entry.reasons).decode(), "key": key, "account": account}
-    refuse_old(connection.execute(QUERIES["append_ledger"], {**values, "hours": list(hours)}).fetchone())
+    row = connection.execute(QUERIES["append_ledger"], {**values, "hours": list(hours)}).fetchone()
+    refuse_old(row)
+    if generation is not None:
+        refuse_removed(row, generation)
 
 
 class Ledger:

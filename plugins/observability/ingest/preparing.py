@@ -12,7 +12,7 @@ import msgspec
 from plugins.observability.ids import EPOCH, HIGHEST_TAIL, LOWEST_TAIL, Tail, make_id
 from plugins.observability.ingest.decoding import decode_member
 from plugins.observability.ingest.rows import encode_rows, unix_us, unix_us_of
-from plugins.observability.ingest.validation import AHEAD_MAX, validate_event
+from plugins.observability.ingest.validation import AHEAD_MAX, utc, validate_event
 from plugins.observability.model import EventIn, ItemError, Messages
 from plugins.observability.partitions import DAY_US
 from plugins.observability.series import Numbered, SeriesKey
@@ -100,6 +100,20 @@ class Prepared(msgspec.Struct):
         if numbered.changed:
             tags = (numbered.tags(key, text) for key, text in zip(self.keys, tags, strict=True))
         return encode_rows(self.events, self.times_us, series, tags, tails)
+
+    def columns(self, numbered: Numbered, tail: Tail) -> dict[str, object]:
+        """Return the columns of an event that is the only one."""
+        (key,), (event,), (time_us,) = self.keys, self.events, self.times_us
+        return {
+            "id": make_id(time_us // 1000, tail),
+            "time": utc(event.time),
+            "series": numbered.numbers[key],
+            "status_code": event.status_code,
+            "latency_ms": event.latency_ms,
+            "trace_id": event.trace_id,
+            "user_ref": event.user_ref,
+            "tags": numbered.tags(key, bytes(event.tags)).decode(),
+        }
 
     def capped(self, numbered: Numbered) -> frozenset[int]:
         """Return the indexes of events whose own series had no room."""

@@ -10,7 +10,7 @@ import msgspec
 import psycopg
 
 from kernel import Database
-from plugins.observability.ids import Tail, make_id, random_tails
+from plugins.observability.ids import Tail, random_tails
 from plugins.observability.ingest.copying import (
     UNSTORABLE,
     Connected,
@@ -25,12 +25,11 @@ from plugins.observability.ingest.copying import (
 )
 from plugins.observability.ingest.ledger import Entry, append, count_reasons
 from plugins.observability.ingest.preparing import Prepared
-from plugins.observability.ingest.validation import utc
 from plugins.observability.model import ItemError, Messages
 from plugins.observability.partitions import Partitions
 from plugins.observability.queries import QUERIES
 from plugins.observability.retention.horizon import Horizon, TooOldError, too_old
-from plugins.observability.series import SeriesDictionary
+from plugins.observability.series import Numbered, SeriesDictionary
 from plugins.observability.templates import Templates
 
 
@@ -80,13 +79,15 @@ class _Pending(msgspec.Struct, frozen=True):
     prepared: Prepared
     rows: Sequence[bytes]
     capped: frozenset[int]
+    generation: int
     plan: _Plan
 
     def settle(self, connection: Connected, inserted: int, refused: Sequence[ItemError] = ()) -> Written:
         """Append to the ledger what became of the batch, in the transaction that decides it."""
         capped = len(self.capped.difference(error.index for error in refused))
         written = Written(inserted, len(self.rows) - len(refused) - inserted, refused, capped)
-        append(connection, _entry(written, self.plan.rejected), self.plan.sender, hours=self.prepared.hours)
+        entry, hours = _entry(written, self.plan.rejected), self.prepared.hours
+        append(connection, entry, self.plan.sender, hours=hours, generation=self.generation)
         return written
 
 
@@ -168,9 +169,13 @@ class EventWriter:
         if not prepared.events:
             self.reject(plan.sender, plan.rejected)
             return Written(0, errors=old)
-        numbered = self._series.number(prepared.keys, templates)
-        pending = _Pending(prepared, prepared.rows(numbered, tails), prepared.capped(numbered), plan)
-        written = self._partitions.make_room(prepared.days, lambda: self._write(pending))
+
+        def write(numbered: Numbered) -> Written:
+            rows, capped = prepared.rows(numbered, tails), prepared.capped(numbered)
+            pending = _Pending(prepared, rows, capped, numbered.generation, plan)
+            return self._partitions.make_room(prepared.days, lambda: self._write(pending))
+
+        written = self._series.write(prepared.keys, write, templates)
         return msgspec.structs.replace(written, errors=[*old, *written.errors])
 
     def write_one(self, prepared: Prepared, tail: Tail, sender: str, templates: Templates | None = None) -> bool:
@@ -189,28 +194,13 @@ class EventWriter:
         old = self._too_old(prepared)
         if old:
             raise RefusedError(list(old.values()))
-        (key,), (event,), (time_us,) = prepared.keys, prepared.events, prepared.times_us
-        numbered = self._series.number([key], templates)
-        values = {
-            "id": make_id(time_us // 1000, tail),
-            "time": utc(event.time),
-            "series": numbered.numbers[key],
-            "status_code": event.status_code,
-            "latency_ms": event.latency_ms,
-            "trace_id": event.trace_id,
-            "user_ref": event.user_ref,
-            "tags": numbered.tags(key, bytes(event.tags)).decode(),
-        }
 
-        def write() -> Written:
-            with self._db.transaction() as connection:
-                inserted = connection.execute(QUERIES["insert_new_event"], values).rowcount
-                written = Written(inserted, 1 - inserted, capped=len(numbered.capped))
-                append(connection, _entry(written, ()), sender, hours=prepared.hours)
-                return written
+        def write(numbered: Numbered) -> Written:
+            values = prepared.columns(numbered, tail)
+            return self._partitions.make_room(prepared.days, lambda: self._insert(values, prepared, sender, numbered))
 
         try:
-            written = self._partitions.make_room(prepared.days, write)
+            written = self._series.write(prepared.keys, write, templates)
         except UNSTORABLE as ex:
             raise RefusedError([ItemError(0, unstorable(ex))]) from ex
         except TooOldError as ex:
@@ -218,6 +208,14 @@ class EventWriter:
             raise RefusedError([ItemError(0, too_old(ex.since))]) from ex
         self._count_capped(written)
         return written.inserted == 1
+
+    def _insert(self, values: dict[str, object], prepared: Prepared, sender: str, numbered: Numbered) -> Written:
+        with self._db.transaction() as connection:
+            inserted = connection.execute(QUERIES["insert_new_event"], values).rowcount
+            written = Written(inserted, 1 - inserted, capped=len(numbered.capped))
+            entry = _entry(written, ())
+            append(connection, entry, sender, hours=prepared.hours, generation=numbered.generation)
+            return written
 
     def reject(self, sender: str, rejected: Sequence[ItemError], received: int | None = None) -> None:
         """Tell the ledger of a batch of which nothing is stored.

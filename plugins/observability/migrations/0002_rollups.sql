@@ -27,6 +27,13 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT CASE WHEN latency_ms <= 0 THEN -1 ELSE ceil(ln(latency_ms::float8) / ln(1.02::float8)) END::smallint
 $$;
 
+-- A histogram is one number, with twelve digits for each bin: sum() adds histograms up, hundreds of bins at a step, where
+-- a row for each bin would take hundreds of steps. No bin reaches 10^12 hits, so that none carries over into the next.
+CREATE FUNCTION observability.histogram_of(hits bigint, bin smallint) RETURNS numeric
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT (hits::text || 'e' || (12 * (bin + 1))::text)::numeric
+$$;
+
 -- Continuous aggregates, where the server has them: since 2.13 they join, and stack one on another. They hold only what
 -- was materialised: what is not yet, the log says, in the transaction that reads it. A real-time aggregate would look
 -- for that above a watermark instead, which knows nothing of late events, and is read at another moment than the rows.
@@ -62,18 +69,18 @@ BEGIN
                 max(latency_max_ms) AS latency_max_ms
          FROM observability.rollup_hour GROUP BY 1, 2, 3');
     EXECUTE format(aggregate, 'histogram_day',
-        'SELECT time_bucket(interval ''1 day'', bucket) AS bucket, series, bin, sum(hits)::bigint AS hits
-         FROM observability.histogram_hour GROUP BY 1, 2, 3');
+        'SELECT time_bucket(interval ''1 day'', bucket) AS bucket, series,
+                sum(observability.histogram_of(hits, bin)) AS histogram
+         FROM observability.histogram_hour GROUP BY 1, 2');
     EXECUTE format(aggregate, 'coarse_day',
-        'SELECT time_bucket(interval ''1 day'', bucket) AS bucket, account, service, method, bin,
-                sum(hits)::bigint AS hits
-         FROM observability.coarse_hour GROUP BY 1, 2, 3, 4, 5');
-    CREATE VIEW observability.histogram_bin_hour AS SELECT bucket, series, bin, hits FROM observability.histogram_hour;
-    CREATE VIEW observability.histogram_bin_day AS SELECT bucket, series, bin, hits FROM observability.histogram_day;
-    CREATE VIEW observability.coarse_bin_hour AS
-    SELECT bucket, account, service, method, bin, hits FROM observability.coarse_hour;
-    CREATE VIEW observability.coarse_bin_day AS
-    SELECT bucket, account, service, method, bin, hits FROM observability.coarse_day;
+        'SELECT time_bucket(interval ''1 day'', bucket) AS bucket, account, service, method,
+                sum(observability.histogram_of(hits, bin)) AS histogram
+         FROM observability.coarse_hour GROUP BY 1, 2, 3, 4');
+    CREATE VIEW observability.histogram_part_hour AS
+    SELECT bucket, series, observability.histogram_of(hits, bin) AS histogram FROM observability.histogram_hour;
+    CREATE VIEW observability.coarse_part_hour AS
+    SELECT bucket, account, service, method, observability.histogram_of(hits, bin) AS histogram
+    FROM observability.coarse_hour;
     CREATE VIEW observability.coarse_total_hour AS
     SELECT bucket, account, service, method, status_code, hits, latency_sum_ms, latency_max_ms
     FROM observability.rollup_hour JOIN observability.series ON id = series;
@@ -83,7 +90,7 @@ BEGIN
 END
 $$;
 
--- Elsewhere tables of the same names. Whoever reads histograms does so through views that have a row for each bin.
+-- Elsewhere tables of the same names. Whoever reads histograms of an hour does so through views whose rows add up to them.
 DO $$
 DECLARE
     unit text;
@@ -103,37 +110,40 @@ BEGIN
                 latency_max_ms integer     NOT NULL,
                 PRIMARY KEY (series, bucket, status_code));
             CREATE INDEX rollup_%1$s_bucket ON observability.rollup_%1$s (bucket);
-            -- A row holds all bins of its histogram: a tenth of the bytes of a row for each, and of the time to find them.
-            CREATE TABLE observability.histogram_%1$s (
-                bucket timestamptz NOT NULL,
-                series integer     NOT NULL,
-                bins   smallint[]  NOT NULL,
-                hits   bigint[]    NOT NULL,
-                PRIMARY KEY (series, bucket));
-            CREATE INDEX histogram_%1$s_bucket ON observability.histogram_%1$s (bucket);
             CREATE TABLE observability.coarse_%1$s (
                 bucket  timestamptz NOT NULL,
                 account integer     NOT NULL,
                 service text        NOT NULL,
                 method  text        NOT NULL,
-                bins    smallint[]  NOT NULL,
-                hits    bigint[]    NOT NULL,
+                histogram       numeric    NOT NULL,
                 -- The four below belong together: one element for each status.
                 status_codes    smallint[] NOT NULL,
                 status_hits     bigint[]   NOT NULL,
                 latency_sums_ms bigint[]   NOT NULL,
                 latency_maxs_ms integer[]  NOT NULL,
                 PRIMARY KEY (bucket, account, service, method));
-            CREATE VIEW observability.histogram_bin_%1$s AS
-            SELECT bucket, series, unnest(bins) AS bin, unnest(hits) AS hits FROM observability.histogram_%1$s;
-            CREATE VIEW observability.coarse_bin_%1$s AS
-            SELECT bucket, account, service, method, unnest(bins) AS bin, unnest(hits) AS hits
-            FROM observability.coarse_%1$s;
             CREATE VIEW observability.coarse_total_%1$s AS
             SELECT bucket, account, service, method, unnest(status_codes) AS status_code, unnest(status_hits) AS hits,
                    unnest(latency_sums_ms) AS latency_sum_ms, unnest(latency_maxs_ms) AS latency_max_ms
             FROM observability.coarse_%1$s $table$, unit);
     END LOOP;
+    -- An hour of one series has hits in few bins, far apart: as one number it would be mostly zeros.
+    CREATE TABLE observability.histogram_hour (
+        bucket timestamptz NOT NULL,
+        series integer     NOT NULL,
+        parts  numeric[]   NOT NULL,
+        PRIMARY KEY (series, bucket));
+    CREATE TABLE observability.histogram_day (
+        bucket    timestamptz NOT NULL,
+        series    integer     NOT NULL,
+        histogram numeric     NOT NULL,
+        PRIMARY KEY (series, bucket));
+    CREATE INDEX histogram_hour_bucket ON observability.histogram_hour (bucket);
+    CREATE INDEX histogram_day_bucket ON observability.histogram_day (bucket);
+    CREATE VIEW observability.histogram_part_hour AS
+    SELECT bucket, series, unnest(parts) AS histogram FROM observability.histogram_hour;
+    CREATE VIEW observability.coarse_part_hour AS
+    SELECT bucket, account, service, method, histogram FROM observability.coarse_hour;
 END
 $$;
 

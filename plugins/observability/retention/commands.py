@@ -11,7 +11,7 @@ from plugins.observability.retention.planning import Going
 from plugins.observability.retention.removing import Retention
 from plugins.observability.retention.sweeping import Removed
 
-_COUNTS = ("partitions", "events", "rollups", "moved", "ledger")
+_COUNTS = ("partitions", "events", "rollups", "series", "moved", "ledger")
 _TITLES = ("level", "setting", "before", "oldest", "items", "partitions", "touched_hours")
 
 

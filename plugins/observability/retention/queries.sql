@@ -88,6 +88,20 @@ DELETE FROM observability.coarse_day WHERE bucket >= %(start)s AND bucket < %(en
 -- its old one, as long as that is kept.
 DELETE FROM observability.event_moved WHERE time < %(before)s AND id < %(first_id)s
 
+-- name: list_unused_series
+SELECT id FROM observability.series WHERE NOT observability.is_series_used(id) ORDER BY id
+
+-- name: delete_unused_series
+-- With the generation: who has these numbers learns it from that. Looked at again, now that nobody writes.
+WITH gone AS (
+    DELETE FROM observability.series
+    WHERE id = ANY(%(ids)s) AND NOT observability.is_series_used(id)
+    RETURNING id
+), next AS (
+    UPDATE observability.series_generation SET number = number + 1 WHERE EXISTS (SELECT FROM gone)
+)
+SELECT count(*) FROM gone
+
 -- name: first_ledger_entry
 SELECT min(at) FROM observability.ingest_ledger
 WHERE at >= (SELECT from_time FROM observability.retention WHERE level = 'ledger') AND at < %(before)s

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import TypeVar
 
 import psycopg
@@ -26,6 +27,8 @@ _LOCK_TRIES = 20
 _LOCK_WAIT_MAX_S = 10.0
 # Each takes some locks of the server's table of locks.
 _PARTITIONS_AT_ONCE = 50
+# Everybody waits while these are looked at again.
+_SERIES_AT_ONCE = 500
 T = TypeVar("T")
 
 
@@ -79,6 +82,8 @@ class Retention:
         sweep = Sweep(self._db, removed, on_step)
         sweep.events()
         sweep.rollups()
+        on_step("series")
+        self._remove_series(removed)
         if self._ledger_days != FOREVER:
             sweep.ledger(floor(self._now(), DAY) - self._ledger_days * DAY)
         return removed
@@ -133,6 +138,19 @@ class Retention:
                 for table in tables:
                     dropped += one(connection, "drop_chunks", table=f"observability.{table}_{level}", before=cutoff)
         removed.partitions += dropped
+
+    def _remove_series(self, removed: Removed) -> None:
+        """Remove series that neither events nor rollups are of, also because of edits and deletes."""
+        with self._db.transaction(TIMEOUT_S) as connection:
+            unused = [number for (number,) in connection.execute(QUERIES["list_unused_series"])]
+        for start in range(0, len(unused), _SERIES_AT_ONCE):
+            batch = unused[start : start + _SERIES_AT_ONCE]
+            removed.series += self._patiently(partial(self._delete_series, batch))
+
+    def _delete_series(self, numbers: list[int]) -> int:
+        with self._db.transaction(TIMEOUT_S) as connection:
+            hold_everybody(connection)
+            return int(one(connection, "delete_unused_series", ids=numbers))
 
     def _patiently(self, step: Callable[[], T]) -> T:
         """Take a step as often as others are in its way, within reason."""

@@ -31,6 +31,7 @@ class Removed(msgspec.Struct):
         partitions: Partitions or chunks that were dropped.
         events: Events that were deleted one by one, because they shared a partition with some that stay.
         rollups: Rows of rollups.
+        series: Series that nothing was left of.
         moved: Notes about events whose time was edited.
         ledger: Entries of the ledger that were summed up with others.
         kept_from: From when on each level has everything now; none where nothing was removed ever.
@@ -39,6 +40,7 @@ class Removed(msgspec.Struct):
     partitions: int = 0
     events: int = 0
     rollups: int = 0
+    series: int = 0
     moved: int = 0
     ledger: int = 0
     kept_from: Mapping[str, datetime] = {}

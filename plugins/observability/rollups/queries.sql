@@ -1,17 +1,14 @@
 -- Fragments named read_* and cells_* are composed; everything else runs as it stands.
 
--- name: list_touched
-SELECT DISTINCT hour FROM observability.rollup_touched
-WHERE hour >= date_trunc('hour', %(start)s::timestamptz, 'UTC') AND hour < %(end)s
-
 -- name: hold_events
 LOCK TABLE ONLY observability.event IN ACCESS SHARE MODE
 
--- name: list_kept
-SELECT level, nullif(from_time, '-infinity') FROM observability.retention
-
--- name: first_touched
-SELECT min(hour) FROM observability.rollup_touched
+-- name: see_rollups
+SELECT ARRAY(SELECT DISTINCT hour FROM observability.rollup_touched
+             WHERE hour >= date_trunc('hour', %(start)s::timestamptz, 'UTC') AND hour < %(end)s),
+       (SELECT min(hour) FROM observability.rollup_touched),
+       ARRAY(SELECT nullif(from_time, '-infinity') FROM observability.retention
+             WHERE level <> 'ledger' ORDER BY array_position('{raw,hour,day}', level))
 
 -- name: list_days_to_refresh
 -- The oldest first: what is complete stays complete. Never an hour of which the events were removed.
@@ -84,7 +81,7 @@ FROM rollup_cell GROUP BY 1, 2, 3
 
 -- name: fill_histogram_hours
 INSERT INTO observability.histogram_hour
-SELECT bucket, series, array_agg(bin), array_agg(hits)
+SELECT bucket, series, array_agg(observability.histogram_of(hits, bin))
 FROM (SELECT bucket, series, bin, sum(hits)::bigint AS hits FROM rollup_cell GROUP BY 1, 2, 3) AS cell
 GROUP BY 1, 2
 
@@ -94,7 +91,7 @@ WITH cell AS (
     SELECT bucket, account, service, method, status_code, bin, rollup_cell.hits, latency_sum_ms, latency_max_ms
     FROM rollup_cell JOIN observability.series ON id = series
 ), histogram AS (
-    SELECT bucket, account, service, method, array_agg(bin) AS bins, array_agg(hits) AS hits
+    SELECT bucket, account, service, method, sum(observability.histogram_of(hits, bin)) AS histogram
     FROM (SELECT bucket, account, service, method, bin, sum(hits)::bigint AS hits
           FROM cell GROUP BY 1, 2, 3, 4, 5) AS each_bin
     GROUP BY 1, 2, 3, 4
@@ -106,7 +103,7 @@ WITH cell AS (
           FROM cell GROUP BY 1, 2, 3, 4, 5) AS each_status
     GROUP BY 1, 2, 3, 4
 )
-SELECT bucket, account, service, method, bins, hits, status_codes, status_hits, latency_sums_ms, latency_maxs_ms
+SELECT bucket, account, service, method, histogram, status_codes, status_hits, latency_sums_ms, latency_maxs_ms
 FROM histogram JOIN total USING (bucket, account, service, method)
 
 -- name: clear_rollup_day
@@ -127,21 +124,17 @@ GROUP BY series, status_code
 
 -- name: fill_histogram_day
 INSERT INTO observability.histogram_day
-SELECT %(day)s, series, array_agg(bin), array_agg(hits)
-FROM (SELECT series, bin, sum(hits)::bigint AS hits
-      FROM observability.histogram_bin_hour
-      WHERE bucket >= %(day)s AND bucket < %(day)s + interval '1 day'
-      GROUP BY series, bin) AS cell
+SELECT %(day)s, series, sum(histogram)
+FROM observability.histogram_part_hour
+WHERE bucket >= %(day)s AND bucket < %(day)s + interval '1 day'
 GROUP BY series
 
 -- name: fill_coarse_day
 INSERT INTO observability.coarse_day
 WITH histogram AS (
-    SELECT account, service, method, array_agg(bin) AS bins, array_agg(hits) AS hits
-    FROM (SELECT account, service, method, bin, sum(hits)::bigint AS hits
-          FROM observability.coarse_bin_hour
-          WHERE bucket >= %(day)s AND bucket < %(day)s + interval '1 day'
-          GROUP BY account, service, method, bin) AS each_bin
+    SELECT account, service, method, sum(histogram) AS histogram
+    FROM observability.coarse_part_hour
+    WHERE bucket >= %(day)s AND bucket < %(day)s + interval '1 day'
     GROUP BY account, service, method
 ), total AS (
     SELECT account, service, method, array_agg(status_code) AS status_codes, array_agg(hits) AS status_hits,
@@ -153,7 +146,7 @@ WITH histogram AS (
           GROUP BY account, service, method, status_code) AS each_status
     GROUP BY account, service, method
 )
-SELECT %(day)s, account, service, method, bins, hits, status_codes, status_hits, latency_sums_ms, latency_maxs_ms
+SELECT %(day)s, account, service, method, histogram, status_codes, status_hits, latency_sums_ms, latency_maxs_ms
 FROM histogram JOIN total USING (account, service, method)
 
 -- name: see_one_moment

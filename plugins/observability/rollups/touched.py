@@ -6,6 +6,7 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
+import msgspec
 from psycopg import Connection
 
 from kernel import load_queries
@@ -13,6 +14,20 @@ from plugins.observability.rollups.plan import ALWAYS, Kept, Span
 
 QUERIES = load_queries(__package__)
 Connected = Connection[tuple[Any, ...]]
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What rollups know at one moment.
+
+    Args:
+        touched: Hours of a window of which they do not know every event.
+        first_touched: The first such hour of all; None if they know every event.
+        kept: From when on each level has everything.
+    """
+
+    touched: Collection[datetime]
+    first_touched: datetime | None
+    kept: Kept
 
 
 def hold_events(connection: Connected) -> None:
@@ -24,19 +39,8 @@ def hold_events(connection: Connected) -> None:
     connection.execute(QUERIES["hold_events"])
 
 
-def touched_hours(connection: Connected, window: Span) -> Collection[datetime]:
-    """Return the hours of a window whose rollups do not know every event."""
-    rows = connection.execute(QUERIES["list_touched"], {"start": window.start, "end": window.end}).fetchall()
-    return [hour for (hour,) in rows]
-
-
-def fresh_until(connection: Connected, now: datetime) -> datetime:
-    """Return up to when rollups know every event."""
-    row = connection.execute(QUERIES["first_touched"]).fetchone()
-    return row[0] if row is not None and row[0] is not None else now
-
-
-def kept_since(connection: Connected) -> Kept:
-    """Return from when on each level still has everything."""
-    rows: dict[str, datetime | None] = dict(connection.execute(QUERIES["list_kept"]).fetchall())
-    return Kept(**{level: rows.get(level) or ALWAYS for level in ("raw", "hour", "day")})
+def read_known(connection: Connected, window: Span) -> Known:
+    """Return what rollups know of a window."""
+    given = {"start": window.start, "end": window.end}
+    ((touched, first_touched, kept),) = connection.execute(QUERIES["see_rollups"], given)
+    return Known(touched, first_touched, Kept(*(since or ALWAYS for since in kept)))

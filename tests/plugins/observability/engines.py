@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, LiteralString
 
 import msgspec
+import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
@@ -219,9 +220,17 @@ def engine(request: pytest.FixtureRequest) -> TestedEngine:
 
 
 @contextmanager
-def serving_on(engine: TestedEngine) -> Iterator[Client]:
-    """Keep a service running on a fresh database of an engine, for as long as the block lasts."""
+def serving_on(engine: TestedEngine, before: LiteralString | None = None) -> Iterator[Client]:
+    """Keep a service running on a fresh database of an engine, for as long as the block lasts.
+
+    Args:
+        engine: Which.
+        before: A statement to run before the service starts. Where there is one session, it is of the service's.
+    """
     with engine.database() as url:
+        if before is not None:
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute(before)
         configuration = make_configuration(
             db=engine.settings(url),
             log={"level": "error", "requests": False},

@@ -7,6 +7,7 @@ import json
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import psycopg
 import pytest
 
 from kernel.testing import Client
@@ -102,11 +103,27 @@ def test_count(shared: Client, query: str, count: int | None) -> None:
     assert page(shared, query)["count"] == count
 
 
-def test_an_estimated_count_is_a_number_and_changes_no_result(shared: Client) -> None:
-    estimated = page(shared, "count=estimated&page_size=2")
+def test_an_estimated_count_is_the_planners_and_changes_no_result(serve: Serve, database: str) -> None:
+    client = serve()
+    post_ingest(client, make_events(500))
+    with psycopg.connect(database) as connection:
+        connection.execute("ANALYZE observability.event")
 
-    assert estimated["count"] >= 0
-    assert estimated["results"] == page(shared, "page_size=2")["results"]
+    everything, some = (page(client, f"page_size=2&{query}&count=estimated") for query in ("", "latency_min=400"))
+
+    assert 450 <= everything["count"] <= 550
+    assert 50 <= some["count"] <= 150
+    assert everything["results"] == page(client, "page_size=2")["results"]
+
+
+def test_an_estimate_reads_no_event(serve: Serve, database: str) -> None:
+    client = serve()
+    post_ingest(client, make_events(500))
+    with psycopg.connect(database) as connection:
+        connection.execute("ANALYZE observability.event")
+        connection.execute("DELETE FROM observability.event")
+
+    assert page(client, "page_size=2&count=estimated")["count"] > 0
 
 
 @pytest.mark.parametrize("count", ["exact", "estimated", "none"])

@@ -155,7 +155,7 @@ def test_several_processes_that_write_at_once_hold_the_cap_exactly(full: Client,
     def write(writer: int) -> Iterable[int]:
         for at in range(20):
             keys = [(f"w{writer}", f"/{at}/{part}", "GET") for part in range(3)]
-            yield len(dictionaries[writer].number(keys).capped)
+            yield dictionaries[writer].write(keys, lambda numbered: len(numbered.capped))
 
     with ThreadPoolExecutor(6) as pool:
         capped = sum(pool.map(lambda writer: sum(write(writer)), range(6)))

@@ -137,8 +137,9 @@ def test_an_answer_sees_one_moment(client: Client) -> None:
     ingest(client, batch())
     parts_of(client).rollups.refresh()
 
-    with Reader(client.service.shared.db).moment(Scope(LOCAL_ACCOUNT)) as moment:
-        plan = moment.plan(Span(START, START + 3 * DAY), "day")
+    window = Span(START, START + 3 * DAY)
+    with Reader(client.service.shared.db).moment(Scope(LOCAL_ACCOUNT), window) as moment:
+        plan = moment.plan(window, "day")
         ingest(client, batch())
         parts_of(client).rollups.refresh()
         found = moment.totals(plan, 500)

@@ -7,6 +7,7 @@ import hashlib
 import io
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,11 +17,13 @@ import pytest
 
 from kernel import Database, UnavailableError
 from kernel.testing import Client
+from plugins.observability.exporting.model import ExportQuery, FormatName
+from plugins.observability.exporting.routes import Exports
 from plugins.observability.exporting.scanning import Scans
 from plugins.observability.model import FilterQuery
 from tests.conftest import Serve
 from tests.plugins.observability.analytics.computing import ingest, random_events
-from tests.plugins.observability.events import ROOT, make_event, make_events, stored_count
+from tests.plugins.observability.events import ROOT, create, make_event, make_events, stored_count
 from tests.processes import eventually
 
 URL = f"{ROOT}export/"
@@ -259,3 +262,29 @@ def test_a_scan_that_takes_too_long_ends(database_of: tuple[Client, Database]) -
     with pytest.raises(UnavailableError) as caught:
         next(batches)
     assert caught.value.detail == "the export took longer than 0.2 s"
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process had since it was asked to forget it."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+@pytest.mark.parametrize("name", ["csv", "ndjson"])
+def test_an_export_is_never_held(serve: Serve, database: str, name: FormatName) -> None:
+    client = serve(observability={"log_own_requests": False})
+    create(client)
+    with psycopg.connect(database) as connection:
+        connection.execute(
+            """INSERT INTO observability.event
+               SELECT gen_random_uuid(), time, series, 200, 1, NULL, NULL, jsonb_build_object('text', repeat('x', 2000))
+               FROM observability.event, generate_series(1, 30000)"""
+        )
+    exports = Exports(client.service.registry.services["observability"])
+    Path("/proc/self/clear_refs").write_text("5")
+    before_bytes = peak_bytes()
+
+    size_bytes = sum(map(len, exports.export(ExportQuery(format=name)).body.chunks))
+
+    assert size_bytes > 60_000_000
+    assert peak_bytes() - before_bytes < 30_000_000

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.observability.rollups.bins import GAMMA, MAX_RELATIVE_ERROR, ZERO_BIN, bin_value_ms, percentile_ms
+from plugins.observability.rollups.bins import GAMMA, MAX_RELATIVE_ERROR, ZERO_BIN, Histogram, bin_value_ms
 from tests.plugins.observability.analytics.computing import percentile_cont
 
 INT32_MAX = 2**31 - 1
@@ -20,6 +20,14 @@ _latencies = st.integers(0, 20) | st.integers(0, INT32_MAX)
 
 def bin_of(latency_ms: int) -> int:
     return math.ceil(math.log(latency_ms) / math.log(GAMMA)) if latency_ms else ZERO_BIN
+
+
+def packed(hits: Mapping[int, int]) -> str:
+    return "".join(f"{hits.get(at, 0):012}" for at in range(max(hits), ZERO_BIN - 1, -1)).lstrip("0")
+
+
+def histogram(hits: Mapping[int, int]) -> Histogram:
+    return Histogram(packed(hits))
 
 
 def test_the_database_puts_every_latency_into_a_bin_within_the_bound(database: str) -> None:
@@ -48,17 +56,29 @@ def test_latency_zero_has_a_bin_of_its_own(database: str) -> None:
 def test_a_percentile_is_within_the_bound_of_the_exact_one(latencies: Sequence[int], percentile: float) -> None:
     exact = percentile_cont(latencies, percentile)
 
-    found = percentile_ms(Counter(map(bin_of, latencies)), percentile)
+    found = histogram(Counter(map(bin_of, latencies))).percentile_ms(percentile)
 
     assert found is not None
     assert abs(found - exact) <= MAX_RELATIVE_ERROR * exact
 
 
 def test_no_hits_have_no_percentile() -> None:
-    assert percentile_ms({}, 50) is None
-    assert percentile_ms({3: 0}, 50) is None
+    assert Histogram("").percentile_ms(50) is None
 
 
 @pytest.mark.parametrize(("percentile", "expected"), [(0, 0.0), (100, bin_value_ms(10)), (50, bin_value_ms(10) / 2)])
 def test_percentiles_lie_between_neighbours(percentile: float, expected: float) -> None:
-    assert percentile_ms({ZERO_BIN: 2, 10: 2}, percentile) == pytest.approx(expected)
+    assert histogram({ZERO_BIN: 2, 10: 2}).percentile_ms(percentile) == pytest.approx(expected)
+
+
+def test_histograms_of_the_database_add_up_to_one_that_is_unpacked(database: str) -> None:
+    most = 10**12 - 1
+    hits = {ZERO_BIN: most, 0: 1, 5: most, 6: most, bin_of(INT32_MAX): 3}
+    query = """
+        SELECT sum(observability.histogram_of(hits, bin))::text
+        FROM unnest(%s::smallint[], %s::bigint[]) AS each (bin, hits)
+    """
+    with psycopg.connect(database) as connection:
+        ((found,),) = connection.execute(query, [list(hits), list(hits.values())])
+
+    assert found == packed(hits)

@@ -1,0 +1,143 @@
+"""Series that nothing uses any more are removed, and no process writes under a number that it remembers of one."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psycopg
+import pytest
+
+from kernel.testing import Client
+from tests.conftest import Serve
+from tests.locks import waits_for_lock
+from tests.plugins.observability.engines import run_statement
+from tests.plugins.observability.events import create, listed, make_event, post_ingest, stored_count
+from tests.plugins.observability.rollups.retaining import DAY, apply, keeping, kpis, parts_of, store_at, today
+from tests.processes import eventually
+
+
+def endpoints(client: Client) -> list[str]:
+    """Return the endpoints in the dictionary."""
+    return [name for (name,) in run_statement(client, "SELECT endpoint FROM observability.series ORDER BY 1")]
+
+
+def remove_all(client: Client) -> None:
+    """Delete every event, and every series with them."""
+    for event in listed(client, "page_size=500"):
+        assert client.request("DELETE", f"/api/requests/{event['id']}/").status == 204
+    apply(client)
+    assert endpoints(client) == []
+
+
+def dangling(client: Client) -> int:
+    """Count the events of series that there are not."""
+    query = "SELECT count(*) FROM observability.event WHERE series NOT IN (SELECT id FROM observability.series)"
+    return int(run_statement(client, query)[0][0])
+
+
+def test_a_series_goes_once_neither_events_nor_rollups_are_of_it(engine_serve: Serve) -> None:
+    client = engine_serve(observability=keeping())
+    create(client, endpoint="/kept")
+    deleted, edited = create(client, endpoint="/deleted"), create(client, endpoint="/edited")
+    parts_of(client).rollups.refresh()
+    client.request("DELETE", deleted)
+    client.request("PATCH", edited, json={"endpoint": "/kept"})
+
+    with_rollups = apply(client)
+    parts_of(client).rollups.refresh()
+    without = apply(client)
+
+    assert (with_rollups.series, without.series) == (0, 2)
+    assert endpoints(client) == ["/kept"]
+    assert (kpis(client)["hits"], kpis(client, "start=1970-01-01&endpoint=/deleted")["hits"]) == (2, 0)
+
+
+def test_a_series_of_which_only_rollups_are_left_stays(engine_serve: Serve) -> None:
+    client = engine_serve(observability=keeping())
+    store_at(client, today() - 5 * DAY, endpoint="/old")
+    later = engine_serve(observability=keeping(raw_days=2, hourly_days=3))
+
+    apply(later)
+
+    assert (stored_count(later), endpoints(later)) == (0, ["/old"])
+    assert kpis(later, "start=1970-01-01&endpoint=/old")["hits"] == 1
+
+
+@pytest.mark.parametrize("way", ["batch", "keyed", "one", "edit"])
+def test_who_remembers_a_series_that_went_makes_it_anew(serve: Serve, way: str) -> None:
+    client, other = serve(observability=keeping()), serve(observability=keeping())
+    create(client, endpoint="/a")
+    remove_all(other)
+    other_event = create(other, endpoint="/b")
+
+    if way == "batch":
+        post_ingest(client, [make_event(endpoint="/a")])
+    elif way == "keyed":
+        client.post("/api/requests/ingest/", [make_event(endpoint="/a")], headers={"Idempotency-Key": "once"})
+    elif way == "one":
+        create(client, endpoint="/a")
+    else:
+        assert client.request("PATCH", other_event, json={"endpoint": "/a"}).status == 200
+
+    assert dangling(client) == 0
+    assert len(listed(client, "endpoint=/a")) == kpis(client, "start=1970-01-01&endpoint=/a")["hits"] == 1
+    run = client.get("/api/v1/ingest/ledger/").json()["data"]["totals"]
+    assert run["stored"] == (2 if way == "edit" else 3)
+
+
+def test_what_goes_makes_room_for_others_in_every_process(serve: Serve) -> None:
+    settings: dict[str, Any] = {"series_max": 1, "log_own_requests": False}
+    client, other = serve(observability=settings), serve(observability=settings)
+    create(client, endpoint="/a")
+    assert post_ingest(client, [make_event(endpoint="/b")]).json()["capped"] == 1
+    remove_all(other)
+
+    answer = post_ingest(client, [make_event(endpoint="/b")])
+
+    assert answer.json()["capped"] == 0
+    assert endpoints(client) == ["/b"]
+
+
+def test_a_write_that_is_under_way_keeps_its_series(serve: Serve, database: str) -> None:
+    client = serve(observability=keeping())
+    url = create(client, endpoint="/a")
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(database) as writer:
+        writer.execute(
+            "INSERT INTO observability.event (id, time, series, status_code, latency_ms, tags)"
+            " SELECT gen_random_uuid(), time, series, status_code, latency_ms, tags FROM observability.event"
+        )
+        # Not by an edit: that would wait for the row.
+        assert client.request("DELETE", url).status == 204
+        removing = pool.submit(apply, client)
+        assert eventually(lambda: waits_for_lock(database))
+        writer.commit()
+
+        assert removing.result().series == 0
+
+    assert (dangling(client), [event["endpoint"] for event in listed(client)]) == (0, ["/a"])
+
+
+def test_whatever_goes_while_others_write_no_event_is_left_without_its_series(serve: Serve) -> None:
+    writers, remover = [serve(observability=keeping()) for _ in range(3)], serve(observability=keeping())
+
+    def write(client: Client) -> int:
+        inserted = 0
+        for at in range(40):
+            # Of each series there is an event for a moment only.
+            answer = client.post("/api/requests/", make_event(endpoint=f"/{at % 4}"))
+            assert client.request("DELETE", f"/api/requests/{answer.json()['id']}/").status == 204
+            answer = post_ingest(client, [make_event(endpoint=f"/{at % 5}/{at}")])
+            inserted += int(answer.json()["inserted"])
+        return inserted
+
+    with ThreadPoolExecutor(3) as pool:
+        writing = [pool.submit(write, client) for client in writers]
+        removed = 0
+        while not all(each.done() for each in writing):
+            removed += apply(remover).series
+        inserted = sum(each.result() for each in writing)
+
+    assert removed > 0
+    assert dangling(remover) == 0
+    assert stored_count(remover) == kpis(remover)["hits"] == inserted == 120
