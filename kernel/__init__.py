@@ -4,6 +4,7 @@ from kernel.applications import Applications
 from kernel.cache import Cache, CacheStats
 from kernel.contracts import Application, Command, Dataset, Handler, HealthCheck, Job, Method, Policy, Route
 from kernel.datasets.compare import Difference
+from kernel.datasets.differences import print_difference
 from kernel.datasets.index import IndexAttempt, IndexEntry
 from kernel.datasets.model import Publication, Rejected, Snapshot, Version
 from kernel.datasets.selection import read_as_of
@@ -37,7 +38,7 @@ from kernel.http.request import Request
 from kernel.http.request_log import RequestRecord
 from kernel.http.responses import Reply, Stream
 from kernel.jobs.follow import Follower, JobEvent
-from kernel.jobs.model import JobFigures, JobLogLine, JobRecord, JobState, Progress, RunStopped
+from kernel.jobs.model import JobError, JobFigures, JobLogLine, JobRecord, JobState, Progress, RunStopped
 from kernel.jobs.overview import JobSummary, summarize_jobs
 from kernel.jobs.run import Run
 from kernel.jobs.service import Jobs
@@ -75,6 +76,7 @@ __all__ = [
     "IndexEntry",
     "InvalidError",
     "Job",
+    "JobError",
     "JobEvent",
     "JobFigures",
     "JobLogLine",
@@ -124,6 +126,7 @@ __all__ = [
     "load_queries",
     "numbered",
     "parse_time",
+    "print_difference",
     "print_json",
     "print_table",
     "progress",

@@ -53,6 +53,7 @@ class Configuration:
         self._entries: dict[str, Entry] = {}
         self._known: set[str] = set()
         self._problems: list[str] = []
+        self._written_secrets: list[str] = []
         self.settings = self._decode(Settings, ())
         self._refuse()
 
@@ -69,6 +70,10 @@ class Configuration:
     def entries(self) -> tuple[Entry, ...]:
         """Return every decoded key with its value and the source that won, in order of decoding."""
         return tuple(self._entries.values())
+
+    def written_secrets(self) -> tuple[str, ...]:
+        """Return the keys of secrets that stand in the TOML file, each with its place."""
+        return tuple(f"{key} in {self._file.place}" for key in self._written_secrets)
 
     def plugin_tables(self) -> set[str]:
         """Return the names of tables that are not the kernel's, in the file or in variables like ``TIERCEL_X__KEY``."""
@@ -125,8 +130,8 @@ class Configuration:
                 except ValueError as ex:
                     self._problems.append(f"{origin}: {'.'.join(path)}: {ex}")
                     continue
-                if isinstance(value, Secret) and ".".join(path) == "db.url":
-                    self._check_url(value, origin)
+                if isinstance(value, Secret):
+                    self._look_at_secret(".".join(path), value, origin)
             values[field.name] = value
             self._entries[".".join(path)] = Entry(".".join(path), _shown(value), origin)
         # With problems on record nobody gets to see this object: _refuse raises first.
@@ -172,15 +177,22 @@ class Configuration:
         for name in table.keys() - struct_fields(kind).keys():
             self._problems.append(f"{where}.{name}: unknown key; there are {', '.join(struct_fields(kind))}")
 
-    def _check_url(self, url: Secret, origin: str) -> None:
+    def _look_at_secret(self, key: str, value: Secret, origin: str) -> None:
+        is_secret = self._check_url(value, origin) if key == "db.url" else True
+        if is_secret and origin == self._file.place:
+            self._written_secrets.append(key)
+
+    def _check_url(self, url: Secret, origin: str) -> bool:
+        """Refuse what is no URL; else tell whether a password is in it."""
         if url.reveal().startswith("sqlite"):
             self._problems.append(f"{origin}: there is no SQLite here; leave db.url unset for the embedded PostgreSQL")
-            return
+            return False
         try:
-            conninfo_to_dict(url.reveal())
+            return "password" in conninfo_to_dict(url.reveal())
         except psycopg.ProgrammingError:
             # psycopg's message repeats the text, password and all.
             self._problems.append(f"{origin}: db.url: Expected postgresql://user:password@host:port/database.")
+            return False
 
 
 def _converted(raw: Any, annotation: Any, *, strict: bool) -> Any:

@@ -113,7 +113,7 @@ class Job(Contract, frozen=True):
         timeout_s: After this its process is killed.
         lock: Jobs with one lock never run at the same time; the job's name by default. May name parameters in braces:
             ``refresh-{source}``. One that waits is not queued a second time.
-        retries: How often a run that failed is tried again.
+        retries: How often a run that failed is tried again; one that raised a ``JobError`` says itself whether to.
         retry_wait_s: Before the first retry; doubles with each.
     """
 

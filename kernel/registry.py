@@ -12,10 +12,11 @@ from kernel import hookspecs
 from kernel.applications import refuse_wrong_slug
 from kernel.configuration import Configuration
 from kernel.contracts import Application, Command, Contract, Dataset, HealthCheck, Job, Route
-from kernel.datasets.definition import refuse_wrong_dataset
+from kernel.datasets.definition import find_wrong_relation, refuse_wrong_dataset
 from kernel.discovery import Plugin, can_find, find, short_name
 from kernel.errors import BootError, ConfigError, DuplicateError, PluginError
 from kernel.fields import struct_fields
+from kernel.http.routing import refuse_wrong_route
 from kernel.jobs.catalogue import Catalogue
 from kernel.log import Logger
 from kernel.services import PluginStatus, Services, Shared
@@ -80,6 +81,8 @@ class Registry:
         self.services = {name: Services(name, self._tables[name], shared) for name in self.plugins}
         self._collect("register_applications", Application, lambda item: item.slug)
         self._collect("register_datasets", Dataset, lambda item: item.name)
+        while wrong := find_wrong_relation(self.datasets):
+            self.quarantine(wrong[0], "register_datasets", wrong[1])
         self._collect("register_routes", Route)
         self._collect("register_jobs", Job, lambda item: item.name)
         self._install_jobs(shared.jobs.catalogue)
@@ -281,6 +284,7 @@ def _take(_item: object) -> None:
 _REFUSALS: dict[type[Contract], Callable[[Any], None]] = {
     Application: refuse_wrong_slug,
     Dataset: refuse_wrong_dataset,
+    Route: refuse_wrong_route,
 }
 
 

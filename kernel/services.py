@@ -26,6 +26,7 @@ from kernel.settings import Settings
 T = TypeVar("T", bound=msgspec.Struct)
 P = TypeVar("P")
 Figures = Callable[[], Mapping[str, int | float]]
+Setup = Callable[[], str]
 PluginState = Literal["loaded", "quarantined", "disabled"]
 
 
@@ -89,6 +90,7 @@ class Shared(msgspec.Struct, frozen=True):
     datasets: Datasets
     started_at: datetime
     figures: dict[str, Figures] = {}
+    setups: dict[str, Setup] = {}
     stopping: Event = msgspec.field(default_factory=Event)
 
 
@@ -120,6 +122,7 @@ class Services:
         self._settings = settings
         self._guard = shared.guard
         self._figures = shared.figures
+        self._setups = shared.setups
         self._made: dict[Callable[..., Any], Any] = {}
 
     def settings(self, kind: type[T]) -> T:
@@ -158,13 +161,14 @@ class Services:
         """Make the route of a dataset, for everybody and for each application, for ``register_routes`` to return.
 
         It answers ``{"data": [...], "meta": {...}}`` and takes ``search``, the fields of its items, ``ordering``,
-        ``page``, ``page_size``, ``as_of`` and ``explain``. Answers are encoded once and kept until the data change.
+        ``page``, ``page_size``, ``as_of`` and ``explain``; with relations, ``include`` as well. Answers are encoded
+        once and kept until the data change.
 
         Args:
             path: With ``/public/`` in it. A segment ``{name}`` is a field that items must have as the path says.
             dataset: What is served.
             one: Answer the one item that the segments name, not a list.
-            derivation: Makes the items that are shown out of those of the dataset.
+            derivation: Makes the items that are shown out of those of the dataset, and of others beside it.
             policy: Who may use it.
             menu: Label under which pages list it.
             also: Further paths.
@@ -218,6 +222,14 @@ class Services:
     def figures(self) -> dict[str, Mapping[str, int | float]]:
         """Return the figures that plugins offer, by plugin."""
         return {plugin: read() for plugin, read in self._figures.items()}
+
+    def describe_setup(self, read: Setup) -> None:
+        """Offer a line for ``tiercel check``; a later offer of this plugin replaces an earlier one.
+
+        Args:
+            read: Says what this plugin is set up for, from its settings alone. Must be quick and not fail.
+        """
+        self._setups[self.plugin] = read
 
     def authenticate_with(self, authenticate: Authenticator) -> None:
         """Make this plugin the one that authenticates requests. Call it from a ``register_`` hook.

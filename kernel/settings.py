@@ -65,6 +65,14 @@ class ServerSettings(Table, frozen=True):
     header_timeout_s: Annotated[int, msgspec.Meta(ge=1)] = 10
     send_timeout_s: Annotated[int, msgspec.Meta(ge=1)] = 30
 
+    def __post_init__(self) -> None:
+        """Refuse a port that is none: the server below would fail with a traceback, or take the whole for a name."""
+        for address in map(str.strip, self.bind.split(",")):
+            _, colon, port = address.rpartition(":")
+            is_port = port.isdecimal() and int(port) < 2**16
+            if colon and not is_port and not address.startswith("unix:") and not address.endswith("]"):
+                raise ValueError(f"bind: Expected HOST:PORT or unix:PATH, got {self.bind!r:.120}.")
+
 
 class HttpSettings(Table, frozen=True):
     """What a request may ask for."""

@@ -72,8 +72,9 @@ def environment(values: Mapping[str, str], place: str = "environment") -> Enviro
     if values.get("WEB_PORT"):
         made["TIERCEL_BIND"] = f"127.0.0.1:{values['WEB_PORT']}"
         shown["TIERCEL_BIND"] = "WEB_PORT"
-    shown = {name: origin for name, origin in shown.items() if name not in values}
-    return EnvironmentSource(place, {**made, **values}, shown)
+    # An empty variable counts as unset, also beside those that stand for it.
+    made = {name: value for name, value in made.items() if not values.get(name)}
+    return EnvironmentSource(place, {**values, **made}, {name: shown[name] for name in made})
 
 
 def dotenv(directory: Path) -> EnvironmentSource:

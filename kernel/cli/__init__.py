@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import click
@@ -12,6 +13,8 @@ from kernel.errors import ApiError, ConfigError, TiercelError
 
 def main() -> None:
     """Run the command line. Exit codes: 0 well, 1 a problem (one line for each), 2 wrong usage."""
+    # Whoever just died would leave the embedded server running. gunicorn and the workers have handlers of their own.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         root(prog_name="tiercel", standalone_mode=False)
     except click.ClickException as ex:

@@ -21,11 +21,20 @@ class Finding(msgspec.Struct, frozen=True):
         check: Its name.
         ok: Whether all is well.
         detail: What is well, or what is not.
+        warning: Whether somebody should look at it although it works.
     """
 
     check: str
     ok: bool
     detail: str
+    warning: bool = False
+
+    @property
+    def mark(self) -> str:
+        """For people."""
+        if not self.ok:
+            return "PROBLEM"
+        return "warning" if self.warning else "ok"
 
 
 @click.command()
@@ -40,7 +49,7 @@ def check(*, as_json: bool) -> None:
         print_table(("setting", "value", "from"), [(entry.key, entry.value, entry.origin) for entry in entries])
         click.echo()
         for found in findings:
-            click.echo(f"[{'ok' if found.ok else 'PROBLEM'}] {found.check}: {found.detail}")
+            click.echo(f"[{found.mark}] {found.check}: {found.detail}")
     if not all(found.ok for found in findings):
         sys.exit(1)
 
@@ -57,7 +66,11 @@ def _run() -> tuple[Configuration | None, list[Finding]]:
     except BootError as ex:
         return configuration, [Finding("plugins", False, str(ex))]  # noqa: FBT003
     findings = [Finding("configuration", ok=True, detail=f"{len(configuration.entries())} settings")]
+    if written := configuration.written_secrets():
+        detail = f"{', '.join(written)}: keep secrets in the environment or in .env, not in a file that others may read"
+        findings.append(Finding("secrets", ok=True, detail=detail, warning=True))
     checks: dict[str, Callable[[], str]] = {"plugins": service.check_plugins, "access": lambda: _access(service)}
+    checks |= service.shared.setups
     findings += [_find(name, run) for name, run in checks.items()]
     try:
         with service.database_ready() as engine:

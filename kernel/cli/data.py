@@ -6,8 +6,8 @@ import click
 
 from kernel.app import Tiercel
 from kernel.cli.data_files import export_files, import_files
-from kernel.cli.differences import print_difference
 from kernel.configuration import load
+from kernel.datasets.differences import print_difference
 from kernel.datasets.selection import read_as_of
 from kernel.datasets.summary import summarize_dataset
 from kernel.terminal import print_json, print_table

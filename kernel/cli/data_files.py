@@ -8,11 +8,11 @@ from pathlib import Path
 import click
 
 from kernel.app import Tiercel
-from kernel.cli.differences import print_difference
 from kernel.configuration import load
 from kernel.contracts import Dataset
+from kernel.datasets.differences import print_difference
 from kernel.datasets.files import find_files, write_files, write_json
-from kernel.datasets.importing import Folder, preview, publish_folder, read_folder
+from kernel.datasets.importing import Folder, publish_folder, read_folder
 from kernel.datasets.model import Publication
 from kernel.datasets.service import Datasets
 from kernel.errors import BootError, UnavailableError
@@ -95,7 +95,7 @@ def never_published(datasets: Datasets, wanted: Sequence[Dataset]) -> list[Datas
 
 
 def _print_preview(datasets: Datasets, folder: Folder, *, as_json: bool) -> None:
-    found = [(each, preview(datasets, each)) for each in folder.found]
+    found = [(each, datasets.preview(each.dataset, each.items)) for each in folder.found]
     if as_json:
         print_json({each.dataset.name: {"rejected": each.rejected, "difference": diff} for each, diff in found})
         return

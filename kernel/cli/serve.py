@@ -14,7 +14,7 @@ from kernel.cli.demo import fill_with_demo_data
 from kernel.cli.worker import fork_worker, stop_worker
 from kernel.configuration import load
 from kernel.errors import BootError
-from kernel.http.routing import APPLICATION
+from kernel.http.routing import APPLICATION, MountedRoute
 from kernel.settings import Settings
 
 _PACKAGE = Path(__file__).parent.parent
@@ -99,18 +99,19 @@ def _banner(service: Tiercel) -> str:
     base = f"http://{settings.server.bind}"
     routes = [mounted.route for mounted in service.shared.inventory.routes]
     shown = {route.path: route.menu for route in routes if route.menu is not None} | _views(service)
-    lines = [f"  {base + path:<56} {label}" for path, label in shown.items()]
+    width = max(map(len, shown), default=0)
+    lines = [f"  curl -s {base}{path:<{width}}  # {label}" for path, label in shown.items()]
     return "\n".join(["", "Tiercel is up. Try:", *lines, "", "Stop with Ctrl-C.", ""])
 
 
 def _views(service: Tiercel) -> dict[str, str]:
-    # What applications are about shows in one of their routes as well as in all.
-    filtered = (mounted for mounted in service.shared.inventory.routes if mounted.is_filtered)
-    first = next((mounted for mounted in filtered if mounted.route.menu is not None), None)
-    if first is None:
-        return {}
-    path, label = f"{first.template}/", first.route.menu
+    # What applications are about shows in one route of a plugin as well as in all.
+    first: dict[str, MountedRoute] = {}
+    for mounted in service.shared.inventory.routes:
+        if mounted.is_filtered and mounted.route.menu is not None:
+            first.setdefault(mounted.owner, mounted)
     return {
-        path.replace(f"{{{APPLICATION}}}", application.slug): f"{label} of {application.name}"
+        f"{each.template}/".replace(f"{{{APPLICATION}}}", application.slug): f"{each.route.menu}: {application.name}"
+        for each in first.values()
         for application in service.shared.applications.all[:_VIEWS_SHOWN]
     }

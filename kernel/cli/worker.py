@@ -46,6 +46,8 @@ def fork_worker(service: Tiercel) -> int:
         return pid
     code = 1
     try:
+        # Until the supervisor has its own: whoever just died here would leave the embedded server running.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         if service.server is not None:
             service.server.acquire_again()
         try:

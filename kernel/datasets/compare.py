@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from kernel.contracts import Dataset
+from kernel.datasets.model import Snapshot
 from kernel.datasets.views import View
 
 
@@ -67,6 +69,26 @@ def compare(dataset: Dataset, earlier: View, later: View) -> Difference:
         changed=changed,
         unchanged=len(both) - len(changed),
     )
+
+
+def preview(dataset: Dataset, earlier: View | None, items: tuple[Any, ...]) -> Difference:
+    """Compare what serves with what would be published; the same version where nothing differs.
+
+    Args:
+        dataset: Which.
+        earlier: What serves; None if nothing does.
+        items: What would.
+    """
+    before = earlier or View(_snapshot(dataset, 0, ()), ())
+    later = View(_snapshot(dataset, before.snapshot.version + 1, items), items)
+    difference = compare(dataset, before, later)
+    if not (difference.added or difference.removed or difference.changed):
+        return msgspec.structs.replace(difference, to_version=difference.from_version)
+    return difference
+
+
+def _snapshot(dataset: Dataset, version: int, items: tuple[Any, ...]) -> Snapshot:
+    return Snapshot(dataset.name, version, "", datetime.now(UTC), items, 0)
 
 
 def _fields(before: msgspec.Struct, after: msgspec.Struct) -> dict[str, FieldChange]:

@@ -29,7 +29,10 @@ def make_content(dataset: Dataset, items: Iterable[object], aside: Sequence[Reje
         aside: What whoever gives the items has rejected already.
     """
     decoder = msgspec.json.Decoder(dataset.item)
-    good: dict[Any, tuple[Any, bytes]] = {}
+    # Of an item only what it is sorted by stays an object: there may be many, and each is here as it came already.
+    names = tuple(dict.fromkeys([*(field.removeprefix("-") for field in dataset.order), dataset.key]))
+    sortable: Any = msgspec.defstruct("Sortable", [*names, "encoded_"])
+    good: dict[Any, Any] = {}
     rejected: list[Rejected] = list(aside)
     for index, item in enumerate(items):
         try:
@@ -44,10 +47,10 @@ def make_content(dataset: Dataset, items: Iterable[object], aside: Sequence[Reje
         except _BAD_ITEM as ex:
             rejected.append(Rejected(index, _reason(dataset, item, ex), _shown(item)))
         else:
-            good[key] = (checked, _ENCODER.encode(checked))
+            good[key] = sortable(*(getattr(checked, name) for name in names), _ENCODER.encode(checked))
     # The key decides between equals.
-    ordered = ordered_by([checked for checked, _ in good.values()], (*dataset.order, dataset.key))
-    data = b"[" + b",".join(good[getattr(item, dataset.key)][1] for item in ordered) + b"]"
+    ordered = ordered_by(good.values(), (*dataset.order, dataset.key))
+    data = b"".join([b"[", b",".join([each.encoded_ for each in ordered]), b"]"])
     return Content(hashlib.sha256(data).digest(), data, len(ordered), rejected)
 
 

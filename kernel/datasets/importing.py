@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from kernel.contracts import Dataset
-from kernel.datasets.compare import Difference, compare
-from kernel.datasets.content import make_content, read_items
+from kernel.datasets.content import make_content
 from kernel.datasets.files import find_files, read_files
-from kernel.datasets.model import Content, Publication, Rejected, Snapshot
+from kernel.datasets.model import Content, Publication, Rejected
 from kernel.datasets.service import Datasets
-from kernel.datasets.views import View
-from kernel.errors import BootError, UnavailableError
+from kernel.errors import BootError
 
 
 class Found(msgspec.Struct, frozen=True, eq=False):
@@ -98,22 +95,3 @@ def publish_folder(datasets: Datasets, folder: Folder, *, source: str) -> Mappin
     if not folder.found:
         return {}
     return datasets.publish({each.dataset: each.items for each in folder.found}, source=source)
-
-
-def preview(datasets: Datasets, found: Found) -> Difference:
-    """Say what publishing would change."""
-    dataset = found.dataset
-    items = read_items(dataset, found.content.data)
-    try:
-        earlier = datasets.read(dataset.name)
-    except UnavailableError:
-        earlier = View(_snapshot(dataset, 0, ()), ())
-    later = View(_snapshot(dataset, earlier.snapshot.version + 1, items), items)
-    difference = compare(dataset, earlier, later)
-    if not (difference.added or difference.removed or difference.changed):
-        return msgspec.structs.replace(difference, to_version=difference.from_version)
-    return difference
-
-
-def _snapshot(dataset: Dataset, version: int, items: tuple[Any, ...]) -> Snapshot:
-    return Snapshot(dataset.name, version, "", datetime.now(UTC), items, 0)

@@ -70,14 +70,19 @@ class Publisher:
         aside = rejected or {}
         contents = {dataset: make_content(dataset, given, aside.get(dataset, ())) for dataset, given in items.items()}
         job_id = None if run is None else run.id
+        # In one order, so that two publishers of the same datasets cannot wait for each other.
+        ordered = sorted(contents, key=lambda each: each.name)
         with self._db.transaction() if run is None else run.transaction() as connection:
-            # In one order, so that two publishers of the same datasets cannot wait for each other.
+            for dataset in ordered:
+                store.lock(connection, dataset.name)
+            # One time for all: at no other is a part of them read without the rest.
+            at = self._now()
             published = {
-                dataset.name: self._publish_one(connection, dataset.name, contents[dataset], source, job_id, details)
-                for dataset in sorted(contents, key=lambda each: each.name)
+                each.name: self._publish_one(connection, each.name, contents[each], at, source, job_id, details)
+                for each in ordered
             }
-        for dataset in published:
-            self._remove_old(dataset)
+        for name in published:
+            self._remove_old(name)
         return published
 
     def refuse(self, dataset: str, reason: str, *, source: str, job_id: int | None = None) -> Publication:
@@ -118,7 +123,9 @@ class Publisher:
             raise ConflictError(reason, detail=str(ex)) from ex
         content = Content(found.sha256, data, len(items), ())
         with self._db.transaction() as connection:
-            attempt = self._publish_one(connection, dataset.name, content, source, None, {"rolled_back_to": version})
+            store.lock(connection, dataset.name)
+            details = {"rolled_back_to": version}
+            attempt = self._publish_one(connection, dataset.name, content, self._now(), source, None, details)
         self._remove_old(dataset.name)
         return attempt
 
@@ -132,12 +139,11 @@ class Publisher:
         connection: Connection[Any],
         dataset: str,
         content: Content,
+        at: datetime,
         source: str,
         job_id: int | None,
         details: object,
     ) -> Publication:
-        store.lock(connection, dataset)
-        at = self._now()
         head = store.find_head(connection, dataset)
         outcome = "unchanged" if head is not None and head[1] == content.sha256 else "published"
         version = (head[0] if head else 0) + (outcome == "published")

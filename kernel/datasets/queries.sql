@@ -69,6 +69,11 @@ WHERE dataset = %(dataset)s AND version < %(version)s
 ORDER BY version DESC
 LIMIT 1
 
+-- name: find_end
+SELECT min(published_at)
+FROM tiercel.dataset_version
+WHERE dataset = %(dataset)s AND version > %(version)s
+
 -- name: read_content
 SELECT items, size_bytes FROM tiercel.dataset_content WHERE sha256 = %(sha256)s
 

@@ -6,7 +6,7 @@ import typing
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import cache
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import msgspec
 
@@ -16,6 +16,7 @@ from kernel.fields import base_type, is_sequence, parse_time
 
 _SCALARS = (str, int, float, bool, datetime)
 _DATE_LENGTH = len("2026-11-21")
+_INCLUDE = "include"
 
 
 class BaseQuery(msgspec.Struct, frozen=True):
@@ -36,6 +37,11 @@ class BaseQuery(msgspec.Struct, frozen=True):
     page_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
     as_of: str = ""
     explain: bool = False
+    # A parameter where items have relations: the fields whose keys make way for what they stand for.
+    include: ClassVar[tuple[str, ...]] = ()
+
+
+_COMMON = frozenset({*BaseQuery.__struct_fields__, _INCLUDE})
 
 
 class PageOf(msgspec.Struct, frozen=True):
@@ -47,20 +53,27 @@ class PageOf(msgspec.Struct, frozen=True):
 
 
 @cache
-def query_struct(item: type[msgspec.Struct]) -> type[BaseQuery]:
+def query_struct(item: type[msgspec.Struct], includable: tuple[str, ...] = ()) -> type[BaseQuery]:
     """Return the Struct of the parameters of a route over items: the common ones, and the fields to ask for.
 
     A field that holds a list is asked for one of its members.
+
+    Args:
+        item: The Struct of the items.
+        includable: What ``include`` takes; without any there is no such parameter.
     """
     fields: list[tuple[str, Any, Any]] = []
     for field in msgspec.structs.fields(item):
         kind = base_type(field.type)
         if is_sequence(field.type):
             kind = base_type(typing.get_args(kind)[0])
-        if field.name in BaseQuery.__struct_fields__ or not _is_scalar(kind):
+        if field.name in _COMMON or not _is_scalar(kind):
             continue
         # Not None by default: that is also how the text "null" is read.
         fields.append((field.name, typing.Union[kind, msgspec.UnsetType], msgspec.UNSET))  # noqa: UP007
+    if includable:
+        choice: Any = Literal
+        fields.append((_INCLUDE, tuple[choice[includable], ...], ()))
     made: Any = msgspec.defstruct(f"{item.__name__}Query", fields, bases=(BaseQuery,), frozen=True)
     return cast("type[BaseQuery]", made)
 
@@ -72,7 +85,7 @@ def select(items: Sequence[Any], query: BaseQuery, item: type[msgspec.Struct]) -
         InvalidError: It wants an order by a field that is not there.
     """
     for name in query.__struct_fields__:
-        if name not in BaseQuery.__struct_fields__ and (wanted := getattr(query, name)) is not msgspec.UNSET:
+        if name not in _COMMON and (wanted := getattr(query, name)) is not msgspec.UNSET:
             items = [each for each in items if _matches(getattr(each, name), wanted)]
     if query.search:
         text = query.search.casefold()

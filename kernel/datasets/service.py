@@ -15,7 +15,8 @@ from kernel.cache import Caches
 from kernel.contracts import Application, Dataset, Policy, Route
 from kernel.datasets import store
 from kernel.datasets.answers import Answers
-from kernel.datasets.compare import Difference, compare
+from kernel.datasets.compare import Difference, compare, preview
+from kernel.datasets.content import make_content, read_items
 from kernel.datasets.endpoint import DatasetEndpoint
 from kernel.datasets.files import file_pattern
 from kernel.datasets.index import Index, IndexEndpoint, IndexEntry, typed_handler
@@ -27,7 +28,7 @@ from kernel.datasets.snapshots import Snapshots
 from kernel.datasets.views import View, Views
 from kernel.datasets.watch import Watch
 from kernel.db.pool import Database
-from kernel.errors import BootError
+from kernel.errors import BootError, UnavailableError
 from kernel.http.request import Request
 from kernel.log import Logger
 from kernel.settings import Settings
@@ -159,6 +160,19 @@ class Datasets:
         views = (self._views.view(dataset, self._snapshot(name, when), application) for when in (earlier, later))
         return compare(dataset, *views)
 
+    def preview(self, dataset: Dataset, items: Iterable[object]) -> Difference:
+        """Say what publishing these items would change. Nothing is stored.
+
+        Args:
+            dataset: Whose.
+            items: As for ``publish``; those that would be kept aside count for nothing.
+        """
+        try:
+            earlier = self.read(dataset.name)
+        except UnavailableError:
+            earlier = None
+        return preview(dataset, earlier, read_items(dataset, make_content(dataset, items).data))
+
     def roll_back(self, name: str, version: int, *, source: str) -> Publication:
         """Publish the content of an older version again, as a new one.
 
@@ -217,7 +231,7 @@ def _handler(endpoint: DatasetEndpoint, shape: Shape) -> Callable[..., Any]:
     annotations: dict[str, Any] = {
         "request": Request,
         "application": Application | None,
-        "query": query_struct(shape.item),
+        "query": query_struct(shape.item, tuple(shape.relations)),
         **{name: types[name] for name in shape.segments},
     }
     # The kernel reads a handler's parameters from its signature; these are known only here.

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from kernel.contracts import Application, Dataset, Handler, Policy, Route
+from kernel.datasets.relations import relations_of
 
 
 class Derived(msgspec.Struct, frozen=True):
@@ -22,8 +23,9 @@ class Derived(msgspec.Struct, frozen=True):
     meta: Mapping[str, Any] = {}
 
 
-# From what an application sees of a snapshot, and of the one before, to what it is shown. Must be pure.
-Derive = Callable[[Sequence[Any], Sequence[Any]], Derived]
+# From what an application sees of a snapshot, of the one before, and of the datasets beside it, a sequence of items
+# each, to what it is shown. Must be pure.
+Derive = Callable[..., Derived]
 
 
 class Derivation(msgspec.Struct, frozen=True):
@@ -31,11 +33,13 @@ class Derivation(msgspec.Struct, frozen=True):
 
     Args:
         item: The Struct it makes.
-        derive: From (items, items of the version before) to ``Derived``.
+        derive: From (items, items of the version before, items of each dataset beside it) to ``Derived``.
+        beside: Further datasets, as they are when those items are.
     """
 
     item: type[msgspec.Struct]
     derive: Derive
+    beside: tuple[Dataset, ...] = ()
 
 
 # Two parts of the name under which answers are kept; the slug of an application goes between them.
@@ -93,6 +97,16 @@ class Shape(msgspec.Struct, frozen=True):
     def item(self) -> type[msgspec.Struct]:
         """The Struct that is shown."""
         return self.dataset.item if self.derivation is None else self.derivation.item
+
+    @property
+    def beside(self) -> tuple[Dataset, ...]:
+        """Datasets that are needed beside it."""
+        return () if self.derivation is None else self.derivation.beside
+
+    @property
+    def relations(self) -> Mapping[str, str]:
+        """By field of what is shown, the dataset whose keys it holds."""
+        return relations_of(self.dataset, self.item)
 
 
 def cache_name(name: CacheName, application: Application | None, segments: Mapping[str, Any]) -> str:

@@ -98,8 +98,30 @@ class Snapshots:
         state = self._state if self.is_watched else None
         found = (state or self._look()).current.get(dataset)
         if found is None:
-            raise UnavailableError(self._reason(dataset), retry_after_s=_NOT_PUBLISHED_RETRY_AFTER_S)
+            raise self._unavailable(dataset)
         return found
+
+    def together(self, datasets: Sequence[str], as_of: int | datetime | None = None) -> list[Snapshot]:
+        """Return snapshots that served together: each was seen beside all the others.
+
+        Args:
+            datasets: Which ones.
+            as_of: A time, or a version of the first, which then is read with what the others were when it last
+                served; what serves at the moment by default.
+
+        Raises:
+            NotFoundError: There is no such version, or one of them was not published yet at that time.
+            UnavailableError: Nothing was published yet of one of them, or it cannot be read.
+        """
+        # One state: a new one may come with a publication of several datasets at once.
+        state = (self._state if self.is_watched else None) or self._look()
+        first, *others = datasets
+        current = state.current.get(first)
+        if as_of is None or (current is not None and current.version == as_of):
+            return [self._serving(state, each) for each in datasets]
+        found = self.as_of(first, as_of)
+        until = as_of if isinstance(as_of, datetime) else store.find_end(self._db, first, as_of)
+        return [found, *(self._serving(state, each) if until is None else self.as_of(each, until) for each in others)]
 
     def history(self, dataset: str) -> Sequence[Publication]:
         """Return the newest attempts to publish, at most ``HISTORY_KEPT``.
@@ -173,6 +195,15 @@ class Snapshots:
         elif not self._looked.wait(_FIRST_LOOK_S) or self._state is None:
             raise UnavailableError(self._failure)
         return self._state or _NOTHING
+
+    def _serving(self, state: _State, dataset: str) -> Snapshot:
+        try:
+            return state.current[dataset]
+        except KeyError:
+            raise self._unavailable(dataset) from None
+
+    def _unavailable(self, dataset: str) -> UnavailableError:
+        return UnavailableError(self._reason(dataset), retry_after_s=_NOT_PUBLISHED_RETRY_AFTER_S)
 
     def _reason(self, dataset: str) -> str:
         state = self._state or _NOTHING

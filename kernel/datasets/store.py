@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -88,6 +88,13 @@ def find_version_before(db: Database, dataset: str, version: int) -> Found | Non
         given = {"dataset": dataset, "version": version}
         found = connection.execute(QUERIES["find_version_before"], given).fetchone()
     return Found(*found) if found else None
+
+
+def find_end(db: Database, dataset: str, version: int) -> datetime | None:
+    """Return the last moment at which a version served; None if it does so still."""
+    with db.connection() as connection:
+        row = connection.execute(QUERIES["find_end"], {"dataset": dataset, "version": version}).fetchone()
+    return row[0] - timedelta(microseconds=1) if row and row[0] else None
 
 
 def read_content(db: Database, sha256: bytes) -> bytes:

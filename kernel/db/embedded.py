@@ -94,10 +94,14 @@ class EmbeddedServer:
                 if not self._answers():
                     self._start()
                 self._create_role_and_database()
-        except BaseException as ex:
+        except Exception as ex:
             self._forget_use()
             if isinstance(ex, OSError):
                 raise BootError(f"{self._home} cannot hold the embedded PostgreSQL: {ex}") from ex
+            raise
+        except BaseException:
+            # Asked to end meanwhile: the server may run already.
+            self.release()
             raise
 
     def acquire_again(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, LiteralString
@@ -68,7 +68,6 @@ class MigrationError(BootError):
     """A migration failed, or an applied one was edited: the fault of the plugin that owns it."""
 
 
-Progress = Callable[[Migration], None]
 # What the kernel itself keeps: datasets and jobs.
 KERNEL_MIGRATIONS = Path(__file__).parent.parent / "migrations"
 
@@ -105,16 +104,13 @@ def plan(conninfo: str, migrations: Sequence[Migration]) -> tuple[Migration, ...
         return _planned(connection, migrations)
 
 
-def migrate(
-    conninfo: str, migrations: Sequence[Migration], *, timeout_s: float = 300, progress: Progress | None = None
-) -> tuple[Migration, ...]:
+def migrate(conninfo: str, migrations: Sequence[Migration], *, timeout_s: float = 300) -> tuple[Migration, ...]:
     """Apply what is not applied yet. Any number of processes may call this at once.
 
     Args:
         conninfo: A role that may create schemas.
         migrations: In order.
         timeout_s: How long to wait for another process that migrates.
-        progress: Called before each file.
 
     Returns:
         What this call applied.
@@ -128,18 +124,14 @@ def migrate(
         if not _planned(connection, migrations):
             return ()
         with _lock(connection, timeout_s):
-            return _apply_all(connection, migrations, progress)
+            return _apply_all(connection, migrations)
 
 
-def _apply_all(
-    connection: Connection[Any], migrations: Sequence[Migration], progress: Progress | None
-) -> tuple[Migration, ...]:
+def _apply_all(connection: Connection[Any], migrations: Sequence[Migration]) -> tuple[Migration, ...]:
     for name in ("create_extension_timescaledb", "create_kernel_schema", "create_migration_table"):
         connection.execute(_QUERIES[name])
     pending = _pending(migrations, _applied(connection))
     for migration in pending:
-        if progress is not None:
-            progress(migration)
         try:
             _apply(connection, migration)
         except psycopg.Error as ex:

@@ -10,7 +10,11 @@ SELECT set_config('TimeZone', 'UTC', false),
        -- The functions of the job queue do not say where their tables are.
        set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), 'procrastinate'), false),
        -- Time windows decide which partitions are read: always plan with the values at hand.
-       set_config('plan_cache_mode', 'force_custom_plan', false)
+       set_config('plan_cache_mode', 'force_custom_plan', false),
+       -- Beyond this many rows TimescaleDB refuses to change what lies in columns, however often one tries. Statements
+       -- that take too long have a timeout. Versions before 2.11 have no such limit.
+       CASE WHEN current_setting('timescaledb.max_tuples_decompressed_per_dml_transaction', true) IS NOT NULL
+            THEN set_config('timescaledb.max_tuples_decompressed_per_dml_transaction', '0', false) END
 
 -- name: configure_timeouts
 SELECT set_config('statement_timeout', %(timeout_ms)s, false),

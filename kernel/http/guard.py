@@ -112,7 +112,8 @@ class Guard:
             UnauthorizedError: The route needs authentication; so may the authenticator itself.
             UnavailableError: The plugin is quarantined.
         """
-        self._check_host(request)
+        if not self._any_host:
+            self._check_host(request)
         if policy != "public" and self._mode == "required":
             if self._authenticate is None:
                 raise UnauthorizedError
@@ -121,7 +122,6 @@ class Guard:
             raise UnavailableError(self._closed[owner], retry_after_s=_CLOSED_RETRY_AFTER_S)
 
     def _check_host(self, request: Request) -> None:
-        if not self._any_host:
-            host: str = request.env.get("HTTP_HOST", "").lower()
-            if host not in self._hosts and host.rpartition(":")[0] not in self._hosts:
-                raise MalformedError("This service has another name.", detail=f"Host {host!r:.200} is not allowed")
+        host: str = request.env.get("HTTP_HOST", "").lower()
+        if host not in self._hosts and host.rpartition(":")[0] not in self._hosts:
+            raise MalformedError("This service has another name.", detail=f"Host {host!r:.200} is not allowed")

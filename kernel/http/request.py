@@ -54,7 +54,7 @@ def make_context(environ: dict[str, Any]) -> RequestContext:
     """
     # Unlike os.urandom, this does not let go of the GIL, which another thread would take. They tell requests apart and
     # keep no secret; after a fork, Python seeds it anew.
-    digits = f"{random.getrandbits(320):080x}"
+    digits = random.getrandbits(320).to_bytes(40).hex()
     given = environ.get("HTTP_X_REQUEST_ID")
     request_id = given if given is not None and _SANE_ID.fullmatch(given) else digits[:32]
     parent = environ.get("HTTP_TRACEPARENT")

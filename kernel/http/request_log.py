@@ -79,7 +79,6 @@ class RequestLog:
 
         def finish(length_bytes: int) -> None:
             if context.logged:
-                duration_ms = (time.perf_counter_ns() - started_ns) / 1e6
                 self._record(
                     RequestRecord(
                         time=arrived,
@@ -90,7 +89,8 @@ class RequestLog:
                         path=path_as_sent(environ),
                         status=status,
                         bytes=length_bytes,
-                        duration_ms=round(duration_ms, 3),
+                        # Whole microseconds; ``round`` takes longer than all else here.
+                        duration_ms=(time.perf_counter_ns() - started_ns) // 1000 / 1000,
                         application=context.application,
                     )
                 )

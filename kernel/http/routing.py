@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import falcon
 import msgspec
 
 from kernel.applications import Applications
-from kernel.contracts import Route
+from kernel.contracts import Method, Policy, Route
 from kernel.errors import BootError, DuplicateError, PluginError
 from kernel.fields import nested_struct
 from kernel.http.bodies import BodyLimits
@@ -22,6 +22,8 @@ from kernel.http.responses import Response, write
 
 App = falcon.App[Request, Response]
 Responder = Callable[..., None]
+# Takes the segments of the path as they are, and may keep the dictionary.
+_Inner = Callable[[Request, Response, dict[str, Any]], None]
 _SEGMENT = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 # Behind it stands the slug of an application, where a path has one.
 _PUBLIC = "/public/"
@@ -81,6 +83,18 @@ def _paths(owner: str, route: Route) -> list[MountedRoute]:
             raise PluginError(owner, "register_routes", reason)
     filtered = [template.replace(_PUBLIC, f"{_PUBLIC}{{{APPLICATION}}}/", 1) for template in templates]
     return [*plain, *(MountedRoute(owner, template, route, is_filtered=True) for template in filtered)]
+
+
+def refuse_wrong_route(route: Route) -> None:
+    """Refuse a policy or a method that there is not, such as a misspelt one.
+
+    Raises:
+        ValueError: It is wrong.
+    """
+    if route.policy not in get_args(Policy):
+        raise ValueError(f"{route.path}: policy {route.policy!r}: expected {', '.join(get_args(Policy))}")
+    if route.method is not None and route.method not in get_args(Method):
+        raise ValueError(f"{route.path}: method {route.method!r}: expected {', '.join(get_args(Method))}, or None")
 
 
 def refuse_shadows(routes: Sequence[MountedRoute], slugs: Sequence[str]) -> None:
@@ -152,7 +166,7 @@ def _responders(mounted: MountedRoute, entrance: Entrance) -> dict[str, Responde
     route = mounted.route
     if route.method is None:
         own = {f"on_{name.lower()}": getattr(route.handler, f"on_{name.lower()}") for name in methods_of(route)}
-        return {name: _entered(mounted, entrance, responder) for name, responder in own.items()}
+        return {name: _entered(mounted, entrance, _own(responder)) for name, responder in own.items()}
     responder = _entered(mounted, entrance, _typed(mounted, entrance.limits))
     if route.method == "GET":
         return {"on_get": responder, "on_head": _without_body(responder)}
@@ -167,7 +181,11 @@ def _without_body(respond: Responder) -> Responder:
     return responder
 
 
-def _entered(mounted: MountedRoute, entrance: Entrance, respond: Responder) -> Responder:
+def _own(respond: Responder) -> _Inner:
+    return lambda request, response, segments: respond(request, response, **segments)
+
+
+def _entered(mounted: MountedRoute, entrance: Entrance, respond: _Inner) -> Responder:
     template, owner, policy, logged = mounted.template, mounted.owner, mounted.route.policy, mounted.route.logged
     is_filtered, find = mounted.is_filtered, entrance.applications.find
     check = entrance.guard.check
@@ -177,14 +195,14 @@ def _entered(mounted: MountedRoute, entrance: Entrance, respond: Responder) -> R
         context.template, context.logged = template, logged
         check(request, owner, policy)
         if is_filtered:
-            segments[APPLICATION] = find(segments[APPLICATION])
-            context.application = segments[APPLICATION].slug
-        respond(request, response, **segments)
+            application = segments[APPLICATION] = find(segments[APPLICATION])
+            context.application = application.slug
+        respond(request, response, segments)
 
     return responder
 
 
-def _typed(mounted: MountedRoute, limits: BodyLimits) -> Responder:
+def _typed(mounted: MountedRoute, limits: BodyLimits) -> _Inner:
     handler = mounted.route.handler
     if not callable(handler):
         raise TypeError(f"{type(handler).__name__} is no function; a resource goes with method None")
@@ -193,17 +211,20 @@ def _typed(mounted: MountedRoute, limits: BodyLimits) -> Responder:
         segments_of_path.add(APPLICATION)
     wanted = _parameters(handler, segments_of_path)
     takes_application = mounted.route.per_application and wanted.pop(APPLICATION)
+    is_everybodys = takes_application and not mounted.is_filtered
     takes_request = wanted.pop("request", None) is not None
     query = wanted.pop("query", None)
     body = wanted.pop("body", None)
     decode_query = _NO_QUERY if query is None else query_decoder(_struct(query))
     decode_body = None if body is None else body_decoder(body, limits)
-    decode_path = {name: path_decoder(name, kind) for name, kind in wanted.items()}
+    decode_path = [(name, path_decoder(name, kind)) for name, kind in wanted.items()]
 
-    def responder(request: Request, response: Response, **segments: Any) -> None:
-        arguments: dict[str, Any] = {name: decode(segments[name]) for name, decode in decode_path.items()}
-        if takes_application:
-            arguments[APPLICATION] = segments.get(APPLICATION)
+    def responder(request: Request, response: Response, arguments: dict[str, Any]) -> None:
+        # The segments of the path are parameters of the handler, each of them.
+        for name, decode in decode_path:
+            arguments[name] = decode(arguments[name])
+        if is_everybodys:
+            arguments[APPLICATION] = None
         if takes_request:
             arguments["request"] = request
         values = decode_query(request)

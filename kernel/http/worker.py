@@ -9,7 +9,10 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from gunicorn.http import wsgi
 from gunicorn.workers.gthread import TConn, ThreadWorker
+
+from kernel.http.server_response import ServerResponse
 
 # A head beyond this goes to the parser as it is, which refuses it by gunicorn's own limits.
 _HEAD_MAX_BYTES = 64 * 1024
@@ -44,6 +47,7 @@ class HeadFirstWorker(ThreadWorker):
         self._waiting: dict[TConn, _Waiting] = {}
         # The request log is Tiercel's own; gunicorn would put a line together for each request, and show it to nobody.
         self.log.access = _no_access_log  # type: ignore[method-assign] # no setting does it once logging is configured
+        wsgi.Response = ServerResponse  # type: ignore[misc] # nor is there a setting for what writes answers
         super().init_process()
 
     def enqueue_req(self, conn: TConn) -> None:

@@ -11,7 +11,7 @@ from kernel.contracts import Job
 from kernel.errors import ApiError
 from kernel.jobs.catalogue import decode_parameters
 from kernel.jobs.encoding import encode_json
-from kernel.jobs.model import RunStopped, StopReason
+from kernel.jobs.model import JobError, RunStopped, StopReason
 from kernel.jobs.run import Run
 from kernel.jobs.store import Claim, JobStore
 from kernel.log import Logger
@@ -26,11 +26,13 @@ class Outcome(msgspec.Struct, frozen=True):
         result: What it returned.
         error: Why it failed; None if it did not.
         stopped: Why it stopped before its end.
+        is_final: Whether another attempt would fail as well.
     """
 
     result: Any = None
     error: str | None = None
     stopped: StopReason | None = None
+    is_final: bool = False
 
 
 def perform(job: Job, claim: Claim, run: Run) -> Outcome:
@@ -46,6 +48,8 @@ def perform(job: Job, claim: Claim, run: Run) -> Outcome:
         if run.stopped is not None:
             # The job turned the wish to stop into an error of its own.
             return Outcome(error=f"stopped: {run.stopped}", stopped=run.stopped)
+        if isinstance(ex, JobError):
+            return _failed(run, ex)
         run.log.exception("job_failed")
         return Outcome(error=_describe(ex))
     return Outcome(result=result)
@@ -77,7 +81,7 @@ def settle(store: JobStore, job: Job, claim: Claim, run: Run, outcome: Outcome, 
         store.finish(claim, "cancelled" if outcome.stopped == "shutdown" else "failed", outcome.error)
     elif outcome.stopped == "shutdown":
         store.give_back(claim, outcome.error)
-    elif claim.failures < job.retries:
+    elif claim.failures < job.retries and not outcome.is_final:
         store.give_back(claim, outcome.error, wait_s=job.retry_wait_s * 2**claim.failures, failures=1)
     else:
         store.finish(claim, "failed", outcome.error)
@@ -90,6 +94,12 @@ def log_end(log: Logger, claim: Claim, outcome: Outcome, took_s: float) -> None:
         log.info("job_done", **given)
     else:
         log.warning("job_not_done", reason=outcome.error, **given)
+
+
+def _failed(run: Run, error: JobError) -> Outcome:
+    # It says all there is to say; a traceback would add nothing.
+    run.log.error("job_failed", reason=str(error))
+    return Outcome(error=str(error)[:_ERROR_CHARACTERS_MAX], is_final=not error.retry)
 
 
 def _describe(error: Exception) -> str:

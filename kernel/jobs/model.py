@@ -105,6 +105,19 @@ class JobFigures(msgspec.Struct, frozen=True):
     oldest_waiting_s: float
 
 
+class JobError(TiercelError):
+    """A job cannot do what it should, and says why in its own words.
+
+    Args:
+        reason: For people; the error of the job.
+        retry: Whether it may work another time. If not, the job fails at once, whatever its ``retries``.
+    """
+
+    def __init__(self, reason: str, *, retry: bool = False) -> None:
+        super().__init__(reason)
+        self.retry = retry
+
+
 class RunStopped(TiercelError):  # noqa: N818 - what happened, not an error of the job
     """A run must not go on. Clean up and let it pass.
 

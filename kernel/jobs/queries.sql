@@ -15,19 +15,22 @@ FOR UPDATE OF queued SKIP LOCKED
 
 -- name: bring_forward
 WITH moved AS (
-    UPDATE procrastinate.procrastinate_jobs SET scheduled_at = NULL
-    WHERE id = %(id)s AND status = 'todo' AND scheduled_at > now() RETURNING id
+    UPDATE procrastinate.procrastinate_jobs SET scheduled_at = now() + make_interval(secs => %(delay_s)s)
+    WHERE id = %(id)s AND status = 'todo' AND scheduled_at > now() + make_interval(secs => %(delay_s)s)
+    RETURNING id, scheduled_at
 )
-UPDATE tiercel.job_run AS run SET due_at = now() FROM moved WHERE run.id = moved.id
+UPDATE tiercel.job_run AS run SET due_at = moved.scheduled_at FROM moved WHERE run.id = moved.id
 
 -- name: insert_job
 WITH queued AS (
     SELECT unnest(procrastinate.procrastinate_defer_jobs_v1(ARRAY[
-        ROW(%(queue)s, %(name)s, %(priority)s, %(lock)s, NULL, '{}', NULL)
+        ROW(%(queue)s, %(name)s, %(priority)s, %(lock)s, NULL, '{}',
+            CASE WHEN %(delay_s)s > 0 THEN now() + make_interval(secs => %(delay_s)s) END)
     ]::procrastinate.procrastinate_job_to_defer_v1[])) AS id
 )
-INSERT INTO tiercel.job_run (id, name, lock, parameters, request_id, state)
-SELECT id, %(name)s, %(lock)s, %(parameters)s, %(request_id)s, 'waiting' FROM queued
+INSERT INTO tiercel.job_run (id, name, lock, parameters, request_id, state, due_at)
+SELECT id, %(name)s, %(lock)s, %(parameters)s, %(request_id)s, 'waiting', now() + make_interval(secs => %(delay_s)s)
+FROM queued
 RETURNING id
 
 -- name: notify_workers

@@ -46,31 +46,34 @@ class Jobs:
         """The jobs that can be started, by name."""
         return self.catalogue.all()
 
-    def start(self, name: str, parameters: Parameters = None, *, request_id: str | None = None) -> JobRecord:
-        """Queue a job; a worker runs it as soon as its lock is free.
+    def start(
+        self, name: str, parameters: Parameters = None, *, request_id: str | None = None, delay_s: float = 0.0
+    ) -> JobRecord:
+        """Queue a job; a worker runs it as soon as it is due and its lock is free.
 
-        One that waits already is not queued twice: it comes back, and no longer waits for a later time. One that is
-        running does not keep the next from waiting.
+        One that waits already is not queued twice: it comes back, and no longer waits for a later time than this. One
+        that is running does not keep the next from waiting.
 
         Args:
             name: Which job.
             parameters: Its Struct, or the values for it.
             request_id: The request that wants it; its log lines carry it.
+            delay_s: Seconds until it is due, in which further starts make no further job.
 
         Raises:
             NotFoundError: There is no such job.
             InvalidError: Some parameters are wrong.
             ConflictError: One of the same lock waits, with other parameters.
         """
-        return self.start_once(name, parameters, request_id=request_id)[0]
+        return self.start_once(name, parameters, request_id=request_id, delay_s=delay_s)[0]
 
     def start_once(
-        self, name: str, parameters: Parameters = None, *, request_id: str | None = None
+        self, name: str, parameters: Parameters = None, *, request_id: str | None = None, delay_s: float = 0.0
     ) -> tuple[JobRecord, bool]:
         """As ``start``; tell as well whether the job is new, and not one that waited already."""
         job = self.catalogue.find(name)
         decoded = decode_parameters(job, parameters)
-        job_id, is_new = queue_job(self.store, job, decoded, request_id)
+        job_id, is_new = queue_job(self.store, job, decoded, request_id, delay_s)
         return self.get(job_id), is_new
 
     def get(self, job_id: int) -> JobRecord:

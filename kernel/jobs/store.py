@@ -68,9 +68,9 @@ class JobStore:
         """Return the job of that lock that waits already, with its parameters; keep workers off it."""
         return connection.execute(QUERIES["find_waiting"], {"name": name, "lock": lock}).fetchone()
 
-    def bring_forward(self, connection: Connection[Any], job_id: int) -> None:
-        """Make a waiting job due now."""
-        if connection.execute(QUERIES["bring_forward"], {"id": job_id}).rowcount:
+    def bring_forward(self, connection: Connection[Any], job_id: int, delay_s: float = 0.0) -> None:
+        """Make a waiting job due after so many seconds, unless it is so before."""
+        if connection.execute(QUERIES["bring_forward"], {"id": job_id, "delay_s": delay_s}).rowcount:
             connection.execute(QUERIES["notify_workers"], {"queue": QUEUE})
 
     def insert(
@@ -81,14 +81,16 @@ class JobStore:
         parameters: Mapping[str, Any],
         request_id: str | None,
         queue: str = QUEUE,
+        delay_s: float = 0.0,
     ) -> int:
-        """Queue a job; return its number."""
+        """Queue a job, due after so many seconds; return its number."""
         given = {
             "name": name,
             "lock": lock,
             "parameters": encode_json(parameters),
             "request_id": request_id,
             "queue": queue,
+            "delay_s": delay_s,
             "priority": 0 if queue == QUEUE else _BEFORE_OTHERS,
         }
         row = connection.execute(QUERIES["insert_job"], given).fetchone()

@@ -13,6 +13,7 @@ from tests.bench import (
     jobs,
     lists,
     memory,
+    notion,
     plugins,
     rest_framework,
     routes,
@@ -34,6 +35,7 @@ BENCHES: dict[str, Bench] = {
     "analytics": analytics.figures,
     "upkeep": upkeep.figures,
     "jobs": jobs.figures,
+    "notion": notion.figures,
     "memory": memory.figures,
 }
 RESULTS = Path(".bench.json")

@@ -103,8 +103,9 @@ def wrk(
         path: What to ask for.
         connections: Enough that every worker gets some.
         seconds: For how long.
+        headers: Further ones.
     """
-    found = re.search(r"Requests/sec:\s+([0-9.]+)", _run_wrk(port, path, connections, seconds))
+    found = re.search(r"Requests/sec:\s+([0-9.]+)", _run_wrk(port, path, connections, seconds, headers or {}))
     if found is None:
         raise RuntimeError("wrk printed no rate")
     return float(found[1])
@@ -120,19 +121,20 @@ def wrk_p50_ms(port: int, path: str, *, seconds: float = 1) -> float:
         path: What to ask for.
         seconds: For how long.
     """
-    found = re.search(r"50%\s+([0-9.]+)(us|ms|s)\b", _run_wrk(port, path, 1, seconds))
+    found = re.search(r"50%\s+([0-9.]+)(us|ms|s)\b", _run_wrk(port, path, 1, seconds, {}))
     if found is None:
         raise RuntimeError("wrk printed no median")
     return float(found[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[found[2]]
 
 
-def _run_wrk(port: int, path: str, connections: int, seconds: float) -> str:
+def _run_wrk(port: int, path: str, connections: int, seconds: float, headers: Mapping[str, str]) -> str:
     tool = shutil.which("wrk")
     if tool is None:
         raise RuntimeError("wrk is needed: apt-get install wrk")
     url = f"http://127.0.0.1:{port}{path}"
+    given = [part for name, value in headers.items() for part in ("-H", f"{name}: {value}")]
     printed = subprocess.run(
-        [tool, "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", url],
+        [tool, "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", *given, url],
         check=True,
         capture_output=True,
         text=True,

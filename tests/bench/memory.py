@@ -60,7 +60,7 @@ def _peak(running: Service) -> Figure:
         connection = HTTPConnection("127.0.0.1", running.port, timeout=60)
         send(connection, body, {})
         connection.close()
-    peaks = [_peak_bytes(worker) for worker in running.workers]
+    peaks = [peak_bytes(worker) for worker in running.workers]
     ratio = max(peak - start for peak, start in zip(peaks, before, strict=True)) / len(body)
     detail = f"from {_mb(*before)} MB to {_mb(*peaks)} MB with {_mb(len(body))} MB"
     return Figure("peak memory beyond rest, in bodies", ratio, 4.0, "at most", detail=detail)
@@ -80,7 +80,8 @@ def _forget_peak(process: psutil.Process) -> None:
     Path(f"/proc/{process.pid}/clear_refs").write_text("5", encoding="ascii")
 
 
-def _peak_bytes(process: psutil.Process) -> int:
+def peak_bytes(process: psutil.Process) -> int:
+    """Return how much was resident at most since ``_forget_peak``, or ever."""
     lines = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 

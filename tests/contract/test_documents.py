@@ -74,6 +74,14 @@ def every_default() -> dict[str, Any]:
     return found
 
 
+def aliases() -> list[str]:
+    """Return every further variable that sets a key of kernel or plugins."""
+    tables = [*(field.type for field in struct_fields(Settings).values()), Settings, *dict(plugin_settings()).values()]
+    structs = [kind for table in tables if (kind := nested_struct(table)) is not None]
+    metas = [getattr(field.type, "__metadata__", ()) for kind in structs for field in struct_fields(kind).values()]
+    return sorted({name for meta in metas for each in meta if each.extra for name in each.extra.get("env", ())})
+
+
 def test_the_configuration_file_names_every_key_and_no_other() -> None:
     expected = every_default()
 
@@ -96,6 +104,12 @@ def test_the_configuration_file_changes_nothing(tmp_path: Path) -> None:
         configuration.table(name, kind)
 
     assert [entry for entry in configuration.entries() if entry.origin != "default"] == []
+
+
+@pytest.mark.parametrize("alias", aliases())
+def test_a_further_variable_of_a_setting_is_documented(alias: str, readme: str) -> None:
+    assert f"`{alias}`" in readme
+    assert re.search(rf"^# TIERCEL_.*\b{alias}\b", TOML.read_text(), re.MULTILINE)
 
 
 def test_no_default_is_a_secret() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from kernel.configuration import load
 from plugins.observability.settings import ObservabilitySettings
+from plugins.trace.settings import TraceSettings
 from tests.conftest import Serve
 from tests.contract.tree import ROOT
 
@@ -26,6 +27,7 @@ def test_every_variable_of_the_example_sets_something(tmp_path: Path) -> None:
 
     configuration = load({}, tmp_path)
     configuration.table("observability", ObservabilitySettings)
+    configuration.table("trace", TraceSettings)
     origins = {entry.origin for entry in configuration.entries()}
 
     assert origins - {"default"} == {f".env {name}" for name in variables.keys() - parts}

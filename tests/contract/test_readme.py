@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kernel.testing import Client
-from tests.applications import is_served, publish_demo
+from tests.applications import PLUGINS, is_served, publish_demo
 from tests.commands import make_runner
 from tests.conftest import Serve
 from tests.contract.tree import ROOT
@@ -60,6 +60,23 @@ def test_the_dataset_in_the_readme_works(
     assert ran.output + ran.errors in README
     for path in ("/acme/public/orbit/planets/", "/acme/public/planets/?tags=hot", "/acme/public/planets/mars/"):
         assert shown(client, path) == example(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/trace/public/features/beacon-digest/?include=tier,gateways",
+        "/trace/public/nexus/features/beacon-digest/?include=tier,gateways",
+        "/trace/public/nexus/features/?tier=plus&include=gateways&explain=1",
+        "/trace/public/skyflow/matrix/?tier=plus",
+        "/trace/public/nexus/matrix/?search=digest",
+    ],
+)
+def test_what_the_readme_asks_of_specifications_is_answered_so(serve: Serve, path: str) -> None:
+    client = serve(plugins=PLUGINS)
+    publish_demo(client)
+
+    assert re.fullmatch(re.escape(example(path)).replace("…", ".*"), shown(client, path))
 
 
 def shown(client: Client, path: str) -> str:

@@ -110,6 +110,29 @@ def test_check_of_a_wrong_key_exits_1_and_names_file_and_key(home: Path) -> None
     assert "config/tiercel.toml: server.threads: Expected int" in ran.stdout
 
 
+@pytest.mark.parametrize(
+    ("variables", "problem"),
+    [
+        ({"TIERCEL_PLUGINS": "system,no_such"}, "plugins: no_such.import: plugin 'no_such' cannot be found"),
+        ({"TIERCEL_PLUGINS": "system,no_such", "TIERCEL_REQUIRED": "no_such"}, "plugins: no_such.import: "),
+        ({"TIERCEL_BIND": "0.0.0.0:8000"}, "access: auth is 'open' and 0.0.0.0:8000 can be reached"),
+        ({"TIERCEL_AUTH": "required"}, "access: auth is 'required', but no plugin authenticates"),
+        ({"TIERCEL_DEBUGG": "1"}, "configuration: environment TIERCEL_DEBUGG: unknown setting"),
+        (
+            {"TIERCEL_CLUB__RETRIES": "x"},
+            "configuration: environment TIERCEL_CLUB__RETRIES: club.retries: Expected int",
+        ),
+    ],
+)
+def test_check_of_a_problem_exits_1_and_names_it(
+    home: Path, migrated: str, variables: dict[str, str], problem: str
+) -> None:
+    ran = run_tiercel(home, "check", TIERCEL_DATABASE_URL=migrated, **variables)
+
+    assert ran.returncode == 1
+    assert f"[PROBLEM] {problem}" in ran.stdout
+
+
 def test_check_of_pending_migrations_exits_1_and_says_what_to_do(home: Path, empty_database: str) -> None:
     ran = run_tiercel(home, "check", TIERCEL_DATABASE_URL=empty_database)
 

@@ -16,7 +16,7 @@ from tests.conftest import Serve
 from tests.kernel.fakes import install_plugin
 from tests.processes import serving
 
-PATHS = 9  # four lists, four items, an index
+PATHS = 10  # four lists, four items, a matrix, an index
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_a_filter_that_fails_fails_its_application_alone(
     ran = tiercel("apps", "test", "--json", TIERCEL_PLUGINS=f"system,trace,skyflow,{acme}")
 
     failed = [path for path, each in outcomes(ran).items() if each["result"] == "failed"]
-    assert (ran.code, failed) == (1, ["/trace/public/acme/tiers/"])
+    assert (ran.code, failed) == (1, ["/trace/public/acme/tiers/", "/trace/public/acme/matrix/"])
 
 
 def answer(**changes: Any) -> Callable[..., Any]:

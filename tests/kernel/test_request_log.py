@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -115,6 +116,13 @@ def test_a_record_has_the_final_status_and_the_route(
     record = record_of(client, method, path)
 
     assert (record.status, record.template) == (status, template)
+
+
+def test_the_duration_is_in_ms(mount: Mount) -> None:
+    def last() -> None:
+        time.sleep(0.02)
+
+    assert 20 <= record_of(mount(public("/slow/", last)), "GET", "/slow/").duration_ms < 2000
 
 
 def test_the_time_is_that_of_arrival(mount: Mount) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import falcon
 import msgspec
 import pytest
 
-from kernel.contracts import Method, Route
+from kernel.contracts import Method, Policy, Route
 from kernel.errors import PluginError
 from kernel.http.request import Request
 from kernel.http.responses import Reply
@@ -150,6 +150,8 @@ def test_a_falcon_resource_has_full_control(mount: Mount) -> None:
         (route("/x/", wrong_query), "the annotation of 'query' is no Struct"),
         (route("x/", hello), "x"),
         (route("/x/", Resource()), "Resource is no function; a resource goes with method None"),
+        (route("/x/", method=cast("Method", "get")), "/x/: method 'get': expected GET, POST, PUT, PATCH, DELETE"),
+        (Route(path="/x/", handler=hello, policy=cast("Policy", "pubic")), "/x/: policy 'pubic': expected public, "),
     ],
 )
 def test_a_route_that_cannot_work_stops_the_boot_naming_its_plugin(wrong: Route, reason: str, mount: Mount) -> None:
@@ -158,6 +160,11 @@ def test_a_route_that_cannot_work_stops_the_boot_naming_its_plugin(wrong: Route,
 
     assert (caught.value.plugin, caught.value.hook) == ("alpha", "register_routes")
     assert reason in caught.value.reason
+
+
+def test_a_route_without_a_policy_cannot_be_made() -> None:
+    with pytest.raises(TypeError, match="policy"):
+        Route(path="/x/", handler=hello)  # type: ignore[call-arg]
 
 
 def test_routes_whose_segments_have_different_names_are_refused(mount: Mount) -> None:

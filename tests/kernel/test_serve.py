@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import time
@@ -76,6 +77,17 @@ def test_it_exits_0_on_sigterm_and_takes_the_database_with_it(home: Path) -> Non
 
     assert postmaster(home) is None
     assert not any(worker.is_running() for worker in workers)
+
+
+@pytest.mark.parametrize("arguments", [("serve",), ("up",), ("shell", "-c", "import time; time.sleep(60)")], ids=str)
+def test_a_command_that_is_ended_early_takes_the_database_with_it(home: Path, arguments: tuple[str, ...]) -> None:
+    service = Service(home, (TIERCEL, *arguments))
+    assert eventually(lambda: postmaster(home) is not None)
+
+    assert service.stop() in (0, 128 + signal.SIGTERM)
+
+    assert postmaster(home) is None
+    assert "Traceback" not in service.errors
 
 
 def test_after_kill_9_of_the_master_its_workers_go_and_the_next_start_works(home: Path) -> None:
@@ -188,9 +200,15 @@ def test_a_body_that_does_not_arrive_is_the_fault_of_the_client(impatient: Servi
 
 def test_up_prints_where_to_look_and_publishes_demo_data(home: Path) -> None:
     with serving(home, (TIERCEL, "up")) as service:
-        assert f"{service.url}/api/requests/" in service.output
-        assert f"{service.url}/trace/public/skyflow/features/" in service.output
+        assert f"  curl -s {service.url}/api/requests/" in service.output
         assert "Stop with Ctrl-C." in service.output
-        answers = [httpx.get(f"{service.url}/trace/public/{path}/tiers/") for path in ("skyflow", "nexus")]
+        of_applications = re.findall(r"  curl -s (\S+/public/(?:skyflow|nexus)/\S+)  +# ", service.output)
+        metas = [httpx.get(url).json()["meta"] for url in of_applications]
 
-    assert [(answer.status_code, answer.json()["meta"]["total_items"] > 0) for answer in answers] == [(200, True)] * 2
+    assert [(meta["endpoint"].split("/")[1], meta["application"]) for meta in metas] == [
+        ("trace", "skyflow"),
+        ("trace", "nexus"),
+        ("club", "skyflow"),
+        ("club", "nexus"),
+    ]
+    assert all(meta["total_items"] > 0 for meta in metas)

@@ -20,16 +20,22 @@ FROM_ENVIRONMENT: list[tuple[dict[str, str], str, object]] = [
     ({"TIERCEL_WORKERS": "3"}, "server.workers", 3),
     ({"TIERCEL_THREADS": "4"}, "server.threads", 4),
     ({"TIERCEL_LOG": "json"}, "log.format", "json"),
+    ({"TIERCEL_AUTH": "required"}, "auth", "required"),
+    ({"TIERCEL_JOB_PROCESSES": "5"}, "jobs.processes", 5),
     ({"TIERCEL_HOME": "/srv/t"}, "home", Path("/srv/t")),
     ({"TIERCEL_PLUGINS": "system, acme.club,"}, "plugins", ("system", "acme.club")),
     ({"TIERCEL_REQUIRED": ""}, "required", ()),
     ({"TIERCEL_DB__EMBEDDED_OPTIONS": '{"fsync": "off"}'}, "db.embedded_options", {"fsync": "off"}),
     ({"WEB_PORT": "8123"}, "server.bind", "127.0.0.1:8123"),
     ({"WEB_PORT": ""}, "server.bind", "127.0.0.1:8000"),
+    ({"WEB_PORT": "8123", "TIERCEL_BIND": ""}, "server.bind", "127.0.0.1:8123"),
     ({"DRF_PAGE_SIZE": "25"}, "http.page_size", 25),
     ({"DEBUG": "True"}, "debug", True),
     ({"DEBUG": "0"}, "debug", False),
+    ({"DJANGO_DEBUG": "1"}, "debug", True),
     ({"SECRET_KEY": "k"}, "secret_key", Secret("k")),
+    ({"DJANGO_SECRET_KEY": "k"}, "secret_key", Secret("k")),
+    ({"DJANGO_ALLOWED_HOSTS": "a.example"}, "http.allowed_hosts", ("a.example",)),
     ({"ALLOWED_HOSTS": "a.example,b.example"}, "http.allowed_hosts", ("a.example", "b.example")),
     ({"DATABASE_URL": "postgresql://u@h/d"}, "db.url", Secret("postgresql://u@h/d")),
     ({"DATABASE_URL": ""}, "db.url", None),
@@ -44,6 +50,7 @@ FROM_ENVIRONMENT: list[tuple[dict[str, str], str, object]] = [
         "db.url",
         Secret("host=h port=6432 dbname=d user=u sslmode=require"),
     ),
+    ({"POSTGRES_DB": "d", "DATABASE_URL": ""}, "db.url", Secret("dbname=d")),
     ({"POSTGRES_HOST": "h", "POSTGRES_PASSWORD": "a b'c"}, "db.url", Secret(r"host=h password='a b\'c'")),
 ]
 
@@ -117,6 +124,7 @@ def test_an_alias_in_the_environment_goes_before_the_canonical_name_in_dotenv(tm
         ({"DATABASE_URL": "host=c"}, "db.url", "environment DATABASE_URL"),
         ({"POSTGRES_HOST": "d", "POSTGRES_DB": "e"}, "db.url", "environment POSTGRES_HOST, POSTGRES_DB"),
         ({"WEB_PORT": "1"}, "server.bind", "environment WEB_PORT"),
+        ({"WEB_PORT": "1", "TIERCEL_BIND": "localhost:2"}, "server.bind", "environment TIERCEL_BIND"),
         ({}, "db.url", "default"),
     ],
 )
@@ -160,6 +168,18 @@ def test_every_wrong_key_and_value_is_named_at_once_with_place_and_type() -> Non
     }
 
 
+@pytest.mark.parametrize("bind", ["127.0.0.1:http", "127.0.0.1:65536", "127.0.0.1:", "[::1]:-1", "unix:/t.sock, :x"])
+def test_a_port_that_is_none_is_refused(bind: str) -> None:
+    problems = problems_of({"TIERCEL_BIND": bind})
+
+    assert problems == (f"environment TIERCEL_BIND: server.bind: Expected HOST:PORT or unix:PATH, got {bind!r}.",)
+
+
+@pytest.mark.parametrize("bind", ["[::1]", "[::1]:0", "localhost", "unix:/run/t.sock", "127.0.0.1:1, unix:/t.sock"])
+def test_an_address_to_listen_on_is_taken_as_it_is(bind: str) -> None:
+    assert make_configuration(server={"bind": bind}).settings.server.bind == bind
+
+
 @pytest.mark.parametrize(
     "url",
     ["sqlite:///db.sqlite3", "sqlite3:db", "mysql://u:hunter2@h/d", "postgresql+psycopg://u:hunter2@h/d", "hunter2"],
@@ -186,3 +206,21 @@ def test_secrets_show_neither_in_entries_nor_in_representations() -> None:
 
     assert "hunter2" not in f"{configuration.entries()!r} {configuration.settings!r} {configuration.settings.db.url}"
     assert entry_of(configuration, "db.url")[0] == "***"
+
+
+@pytest.mark.parametrize(
+    ("file", "environ", "written"),
+    [
+        ({"secret_key": "word"}, {}, ("secret_key in test.toml",)),
+        ({"secret_key": "word"}, {"SECRET_KEY": "other"}, ()),
+        ({}, {"SECRET_KEY": "word"}, ()),
+        ({"db": {"url": "postgresql://user:word@host/db"}}, {}, ("db.url in test.toml",)),
+        ({"db": {"url": "postgresql://user@host/db"}}, {}, ()),
+    ],
+)
+def test_secrets_in_the_file_are_known_by_their_place(
+    file: dict[str, Any], environ: dict[str, str], written: tuple[str, ...]
+) -> None:
+    configuration = Configuration((environment(environ),), FileSource("test.toml", file))
+
+    assert configuration.written_secrets() == written

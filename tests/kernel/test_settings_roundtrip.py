@@ -19,7 +19,13 @@ from kernel.sources import PREFIX, FileSource, environment
 _TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
 _PART = _TEXT.map(lambda text: text.replace(",", "").strip()).filter(bool)
 _URLS = st.sampled_from(["postgresql://u:p%20w@h:1/d", "host=h password='a b'", "postgres:///d?host=/run/pg"])
-_SPECIAL: dict[str, st.SearchStrategy[Any]] = {"TIERCEL_DB__URL": _URLS.map(Secret)}
+_BINDS = st.integers(0, 65535).map(lambda port: f"127.0.0.1:{port}") | _TEXT.map(
+    lambda text: "unix:" + text.replace(",", "")
+)
+_SPECIAL: dict[str, st.SearchStrategy[Any]] = {
+    "TIERCEL_DB__URL": _URLS.map(Secret),
+    "TIERCEL_SERVER__BIND": _BINDS,
+}
 _BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     bool: st.booleans(),
     str: _TEXT,

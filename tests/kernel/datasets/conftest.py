@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -107,6 +107,7 @@ def open_shop(serve: Serve, make_plugin: MakePlugin) -> OpenShop:
         *,
         datasets: Iterable[Dataset] = (TIERS, MEMBERS),
         routes: Routes = default_routes,
+        others: Sequence[str] = (),
         **values: Any,
     ) -> Shop:
         made = [Application(slug=slug, name=slug, filters=each) for slug, each in (applications or {}).items()]
@@ -116,7 +117,7 @@ def open_shop(serve: Serve, make_plugin: MakePlugin) -> OpenShop:
             register_applications=lambda services: made,
             register_routes=routes,
         )
-        return Shop(serve(plugins=["system", plugin], **values))
+        return Shop(serve(plugins=["system", plugin, *others], **values))
 
     return start
 

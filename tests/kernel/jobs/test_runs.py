@@ -12,7 +12,7 @@ import pytest
 from kernel.contracts import Job
 from kernel.errors import UnavailableError
 from kernel.jobs.execution import perform, settle
-from kernel.jobs.model import JobRecord, RunStopped
+from kernel.jobs.model import JobError, JobRecord, RunStopped
 from kernel.jobs.run import Run
 from kernel.jobs.store import Claim
 from kernel.jobs.takeover import take_over
@@ -53,6 +53,18 @@ def test_a_run_that_fails_is_retried(
     done = outcome(serve_jobs, working, job(failing(fails), retries=2, retry_wait_s=0.01))
 
     assert (done.state, done.attempt, done.error) == (state, attempt, error)
+
+
+@pytest.mark.parametrize(("retry", "attempts"), [(False, 1), (True, 2)])
+def test_an_error_of_a_job_says_in_its_own_words_whether_it_is_retried(
+    serve_jobs: ServeJobs, working: Working, *, retry: bool, attempts: int
+) -> None:
+    def run(run: Run) -> None:
+        raise JobError("nobody is there", retry=retry)
+
+    done = outcome(serve_jobs, working, job(run, retries=1, retry_wait_s=0.01))
+
+    assert (done.state, done.attempt, done.error) == ("failed", attempts, "nobody is there")
 
 
 def test_the_wait_before_a_retry_doubles(serve_jobs: ServeJobs, working: Working) -> None:

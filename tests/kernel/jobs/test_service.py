@@ -106,6 +106,32 @@ def test_one_that_waits_is_not_replaced_by_one_with_other_parameters(serve_jobs:
         jobs.start("alpha.add", {"left": 2})
 
 
+def test_one_that_is_started_for_later_waits_until_then(serve_jobs: ServeJobs, working: Working) -> None:
+    service = serve_jobs(ADD)
+    jobs = service.shared.jobs
+
+    started = jobs.start("alpha.add", {"left": 1}, delay_s=0.5)
+
+    assert (started.due_at - started.created_at).total_seconds() == 0.5
+    with working(service):
+        done = jobs.wait(started.id, 10)
+    assert done.started_at is not None
+    assert done.started_at >= started.due_at
+
+
+@pytest.mark.parametrize(("again_s", "due_after_s"), [(0.0, 0.0), (30.0, 30.0), (120.0, 60.0)])
+def test_one_that_waits_comes_earlier_and_never_later(
+    serve_jobs: ServeJobs, again_s: float, due_after_s: float
+) -> None:
+    jobs = serve_jobs(ADD).shared.jobs
+    first = jobs.start("alpha.add", {"left": 1}, delay_s=60.0)
+
+    again = jobs.start("alpha.add", {"left": 1}, delay_s=again_s)
+
+    assert again.id == first.id
+    assert (again.due_at - first.created_at).total_seconds() == pytest.approx(due_after_s, abs=5.0)
+
+
 def test_parameters_in_a_lock_tell_jobs_apart(serve_jobs: ServeJobs) -> None:
     jobs = serve_jobs(Job(name="alpha.add", run=add, parameters=Add, lock="add-{left}")).shared.jobs
 

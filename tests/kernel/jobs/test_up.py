@@ -40,6 +40,13 @@ def test_up_runs_workers_that_end_with_it(home: Path, end: Callable[[Service], o
         end_server(home, signal.SIGINT)  # after a kill -9 it waits for the next start
 
 
+def test_a_stop_before_the_workers_began_takes_the_database_with_it(home: Path) -> None:
+    with serving(home, (TIERCEL, "up"), **VARIABLES) as service:
+        assert service.stop() == 0
+
+    assert postmaster(home) is None
+
+
 def test_a_worker_outlives_a_restart_of_its_database(home: Path) -> None:
     with serving(home, (TIERCEL, "up"), **VARIABLES) as service:
         assert eventually(lambda: ask(home, ALIVE) == 2)

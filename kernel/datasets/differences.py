@@ -1,4 +1,4 @@
-"""What differs between two versions of a dataset, for people."""
+"""Print what differs between two versions of a dataset."""
 
 from __future__ import annotations
 

@@ -1,0 +1,78 @@
+"""Progress and tables: for people where a terminal watches, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from kernel import terminal
+from kernel.terminal import print_table, progress
+
+
+@contextmanager
+def watching(stream: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Put a terminal in place of a standard stream; afterwards the list holds what it showed."""
+    monkeypatch.setenv("TERM", "xterm")
+    seen: list[str] = []
+    near, far = os.openpty()
+    with monkeypatch.context() as patch, os.fdopen(far, "w") as file:
+        patch.setattr(f"sys.{stream}", file)
+        yield seen
+        file.flush()
+        seen.append(os.read(near, 65536).decode())
+    os.close(near)
+
+
+def work(steps: int = 4) -> None:
+    """Do something long, in steps."""
+    with progress("events", total=steps) as bar:
+        for _ in range(steps):
+            bar.advance(1)
+
+
+def test_on_a_terminal_progress_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    with watching("stderr", monkeypatch) as seen:
+        work()
+
+    assert "4/4" in seen[0]
+    assert "\x1b[" in seen[0], "it is drawn over itself"
+
+
+def test_elsewhere_progress_is_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(terminal, "LINE_INTERVAL_S", 0)
+
+    work()
+
+    lines = [f"events: {done} of 4 ({share}%)" for done, share in ((1, 25), (2, 50), (3, 75), (4, 100))]
+    assert capsys.readouterr() == ("", "\n".join(lines) + "\n")
+
+
+def test_lines_are_few(capsys: pytest.CaptureFixture[str]) -> None:
+    work(10_000)
+
+    assert capsys.readouterr() == ("", "")
+
+
+def test_without_a_total_lines_count_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(terminal, "LINE_INTERVAL_S", 0)
+
+    with progress("bytes") as bar:
+        bar.show(1_234_567, message="access.log")
+
+    assert capsys.readouterr().err == "bytes: 1,234,567, access.log\n"
+
+
+def test_a_table_has_columns_that_a_script_can_part(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("plugin", "reason"), [("system", None), ("club", "[oops]")])
+
+    assert capsys.readouterr().out == "plugin  reason\nsystem\nclub    [oops]\n"
+
+
+def test_a_table_on_a_terminal_shows_texts_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    with watching("stdout", monkeypatch) as seen:
+        print_table(("plugin", "reason"), [("club", "[oops]")])
+
+    assert "[oops]" in seen[0]
