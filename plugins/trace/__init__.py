@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 import msgspec
@@ -14,6 +15,7 @@ from plugins.trace.export.refresh import Refresh, export
 from plugins.trace.freshness import Freshness
 from plugins.trace.matrix import MATRIX
 from plugins.trace.settings import TraceSettings
+from plugins.trace.webhooks.routes import Webhook
 
 # ``trace_matrix_data`` for everybody, ``trace_matrix_skyflow_data`` for an application.
 CACHE_NAME = ("trace_matrix", "data")
@@ -33,7 +35,7 @@ def register_datasets() -> Iterable[Dataset]:
 
 @hookimpl
 def register_routes(services: Services) -> Iterable[Route]:
-    """Return the list of each dataset, one item of each, features by tiers, and the index."""
+    """Return lists of the datasets, single items, features by tiers, the index, and where Notion tells of changes."""
     routes: list[Route] = []
     for dataset in DATASETS:
         path = f"/trace/public/{dataset.name}/"
@@ -48,7 +50,7 @@ def register_routes(services: Services) -> Iterable[Route]:
     index = services.index_route(
         "/trace/public/index/", DATASETS, file="fsm_index.json", menu="index of specifications", cache_name=CACHE_NAME
     )
-    return [*routes, matrix, index]
+    return [*routes, matrix, index, Webhook(services).route()]
 
 
 @hookimpl
@@ -60,13 +62,23 @@ def register_jobs(services: Services) -> Iterable[Job]:
 @hookimpl
 def register_health_checks(services: Services) -> Iterable[HealthCheck]:
     """Return a check of the exports. Not critical: what was exported last is served."""
-    return [HealthCheck(name="trace", probe=Freshness(services).check, critical=False)]
+    freshness = Freshness(services)
+    services.describe_setup(freshness.setup)
+    return [HealthCheck(name="trace", probe=freshness.check, critical=False)]
 
 
 @hookimpl
 def register_commands(services: Services) -> Iterable[Command]:
-    """Return ``refresh`` and ``check``."""
+    """Return ``refresh``, ``check`` and ``webhook``."""
     return make_commands(services)
+
+
+@hookimpl
+def startup(services: Services) -> None:
+    """Say in the log when nothing is read although it is configured what to read."""
+    idle = Freshness(services).idle_reason()
+    if idle and services.settings(TraceSettings).sources:
+        services.log.warning("notion_not_read", reason=idle)
 
 
 def run_full_export(services: Services) -> Certificate:
@@ -80,3 +92,12 @@ def run_full_export(services: Services) -> Certificate:
         ExportError: It was refused; what serves serves on.
     """
     return export(services, full=True)
+
+
+async def run_full_export_async(services: Services) -> Certificate:
+    """Do as ``run_full_export``, without blocking the event loop.
+
+    Args:
+        services: As there.
+    """
+    return await asyncio.to_thread(run_full_export, services)

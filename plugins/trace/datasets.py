@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import msgspec
+
 from kernel import Dataset
 from plugins.trace.model import Feature, Gateway, Tag, Tier
 
@@ -21,3 +25,11 @@ TIERS = Dataset(
 )
 TAGS = Dataset(name="tags", item=Tag, key="slug", order=("name",), filter_keys=("tag",))
 DATASETS = (FEATURES, GATEWAYS, TIERS, TAGS)
+
+# What is not one value.
+_FURTHER = "properties"
+
+
+def mappable_fields(dataset: Dataset) -> Sequence[str]:
+    """Return the fields of a dataset's items that a column can be for."""
+    return [field.name for field in msgspec.structs.fields(dataset.item) if field.name != _FURTHER]

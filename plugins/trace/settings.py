@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
 from kernel import Secret, Table, env
+from plugins.trace.datasets import DATASETS, mappable_fields
+from plugins.trace.notion.ids import read_id
 
-DatasetName = Literal["features", "gateways", "tiers", "tags"]
 ApiVersion = Literal["2025-09-03", "2026-03-11"]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 
@@ -22,8 +25,10 @@ class Source(Table, frozen=True):
     properties: dict[str, str] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.databases and not self.data_sources:
-            raise ValueError("expected databases or data_sources, to read from")
+        """Write every id as Notion does; what is none stays, for whoever names what is wrong."""
+        for name in ("databases", "data_sources"):
+            ids = dict.fromkeys(read_id(each) or each for each in getattr(self, name))
+            msgspec.structs.force_setattr(self, name, tuple(ids))
 
 
 class TraceSettings(Table, frozen=True):
@@ -31,9 +36,11 @@ class TraceSettings(Table, frozen=True):
 
     token: Annotated[Secret | None, env("NOTION_TOKEN")] = None
     webhook_token: Annotated[Secret | None, env("NOTION_WEBHOOK_TOKEN")] = None
-    sources: dict[DatasetName, Source] = msgspec.field(default_factory=dict)
+    sources: dict[str, Source] = msgspec.field(default_factory=dict)
     schedule: str = "every 15m"
     full_schedule: str = "0 3 * * *"
+    full_after_s: Positive = 172800.0
+    stale_after_s: Positive = 7200.0
     webhook_wait_s: Annotated[float, msgspec.Meta(ge=0)] = 10.0
     api_url: str = "https://api.notion.com"
     api_version: ApiVersion = "2026-03-11"
@@ -45,7 +52,49 @@ class TraceSettings(Table, frozen=True):
     retry_wait_s: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     retry_wait_max_s: Positive = 300.0
 
+    def __post_init__(self) -> None:
+        if not _is_address(self.api_url):
+            raise ValueError("api_url: expected http:// or https:// and a host")
+        problems = [f"{name}{text}" for name, source in self.sources.items() for text in _problems(name, source)]
+        if problems:
+            raise ValueError(f"sources: {'; '.join(problems)}")
+
     @property
     def is_active(self) -> bool:
         """Whether there is something to read, and a token to read it with."""
         return self.token is not None and bool(self.sources)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0 and url.username is None
+    except ValueError:
+        return False
+
+
+def _problems(name: str, source: Source) -> Iterator[str]:
+    """List what is wrong with a source, as far as that can be known without Notion."""
+    dataset = next((each for each in DATASETS if each.name == name), None)
+    if dataset is None:
+        yield f": no such dataset; there are {', '.join(each.name for each in DATASETS)}"
+        return
+    if not source.databases and not source.data_sources:
+        yield ": expected databases or data_sources, to read from"
+    for key, ids in (("databases", source.databases), ("data_sources", source.data_sources)):
+        yield from (
+            f".{key}: {text!r:.120} is no id of Notion's, and no URL with one" for text in ids if not read_id(text)
+        )
+    known = mappable_fields(dataset)
+    yield from (
+        f".fields.{field}: no such field; there are {', '.join(known)}"
+        for field in sorted(source.fields.keys() - {*known})
+    )
+    yield from _nameless("fields", source.fields)
+    yield from _nameless("properties", source.properties)
+
+
+def _nameless(key: str, columns: Mapping[str, str]) -> Iterator[str]:
+    for field, column in columns.items():
+        if not field.strip() or not column.strip():
+            yield f".{key}: {field!r} = {column!r}: expected a name, and the name or id of a column"

@@ -7,55 +7,24 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote
 
-from tests.notion.querying import Querying, RefusedError
-from tests.notion.workspace import EMPTY, DataSource, Page, Workspace
+from tests.notion.calls import AnswerError, Call, Fault
+from tests.notion.filters import RefusedError
+from tests.notion.properties import property_item, shown_property
+from tests.notion.querying import Querying
+from tests.notion.workspace import DataSource, Page, Workspace, shown_time
 
 VERSIONS = ("2025-09-03", "2026-03-11")
-REFERENCES_MAX = 25
-_PAGED = frozenset({"title", "rich_text", "relation", "people"})
-
-
-class AnswerError(Exception):
-    """What leaves at once, instead of what would have."""
-
-    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.body = {"object": "error", "status": status, "code": code, "message": message}
-        self.headers = dict(headers or {})
-
-
-class Call:
-    """One request."""
-
-    def __init__(self, method: str, target: str, headers: Mapping[str, str], body: Any, number: int) -> None:
-        url = urlsplit(target)
-        self.method = method
-        self.path = [unquote(part) for part in url.path.split("/")[2:]]
-        self.query = parse_qs(url.query)
-        self.headers = headers
-        self.body = body
-        self.number = number
-        # Send so many bytes of the answer, and hang up.
-        self.cut_after_bytes: int | None = None
-
-    @property
-    def is_query(self) -> bool:
-        """Whether rows are asked for."""
-        return self.path[0] == "data_sources" and self.path[-1] == "query"
-
-
-# Looks at a request first: raises an AnswerError, changes the workspace, or does nothing.
-Fault = Callable[[Call], None]
+_HELD_MAX_S = 60.0
 
 
 class FakeNotion:
@@ -73,6 +42,8 @@ class FakeNotion:
         self.querying = Querying(workspace, rows_max)
         self.faults: list[Fault] = []
         self.calls: list[Call] = []
+        # How long each answer takes.
+        self.latency_s = 0.0
         self._lock = threading.Lock()
         self.url = ""
 
@@ -87,17 +58,22 @@ class FakeNotion:
             self._admit(call)
             for fault in tuple(self.faults):
                 fault(call)
-            match call.path:
-                case ["databases", database_id]:
-                    return self._database(database_id)
-                case ["data_sources", source_id]:
-                    return self._data_source(self._source(source_id))
-                case ["data_sources", source_id, "query"]:
-                    return self._query(self._source(source_id), call)
-                case ["pages", page_id]:
-                    return self._page(self._find(page_id), call)
-                case ["pages", page_id, "properties", property_id]:
-                    return self._property(self._find(page_id), property_id, call)
+            answer = self._answer(call)
+            call.alter(answer)
+            return answer
+
+    def _answer(self, call: Call) -> dict[str, Any]:
+        match call.path:
+            case ["databases", database_id]:
+                return self._database(database_id)
+            case ["data_sources", source_id]:
+                return self._data_source(self._source(source_id))
+            case ["data_sources", source_id, "query"]:
+                return self._query(self._source(source_id), call)
+            case ["pages", page_id]:
+                return self._page(self._find(page_id), call)
+            case ["pages", page_id, "properties", property_id]:
+                return self._property(self._find(page_id), property_id, call)
         raise AnswerError(400, "invalid_request_url", "Invalid request URL.")
 
     def _admit(self, call: Call) -> None:
@@ -147,25 +123,26 @@ class FakeNotion:
             "has_more": found.next_cursor is not None,
             "type": "page_or_data_source",
             "page_or_data_source": {},
-            "request_status": incomplete if found.incomplete else complete,
+            "request_status": incomplete if found.is_incomplete else complete,
         }
 
     def _page(self, page: Page, call: Call) -> dict[str, Any]:
         source = self.workspace.data_sources[page.data_source_id]
         wanted = call.query.get("filter_properties")
         shown = {
-            "object": "page",
+            "object": page.object,
             "id": page.id,
-            "created_time": _shown(page.created_time),
-            "last_edited_time": _shown(page.last_edited_time),
+            "created_time": shown_time(page.created_time),
+            "last_edited_time": shown_time(page.last_edited_time),
             "parent": {
                 "type": "data_source_id",
                 "data_source_id": source.id,
                 "database_id": source.database_id,
             },
             "in_trash": page.in_trash,
+            "is_archived": page.is_archived,
             "properties": {
-                column.name: _property(column.id, column.type, page)
+                column.name: shown_property(self.workspace, page, column)
                 for column in source.columns
                 if wanted is None or column.id in wanted
             },
@@ -176,47 +153,19 @@ class FakeNotion:
         return shown
 
     def _property(self, page: Page, property_id: str, call: Call) -> dict[str, Any]:
-        source = self.workspace.data_sources[page.data_source_id]
-        column = next((each for each in source.columns if each.id == property_id), None)
+        columns = self.workspace.data_sources[page.data_source_id].columns
+        # The path was decoded.
+        column = next((each for each in columns if unquote(each.id) == property_id), None)
         if column is None:
             raise AnswerError(404, "object_not_found", f"Could not find property with ID: {property_id}.")
-        value = page.values.get(column.id, EMPTY.get(column.type))
-        if column.type not in _PAGED:
-            return {"object": "property_item", "id": column.id, "type": column.type, column.type: value}
-        size = int(call.query.get("page_size", ["100"])[0])
-        start = int(call.query.get("start_cursor", ["0"])[0])
-        end = start + size
-        items = [
-            {"object": "property_item", "id": column.id, "type": column.type, column.type: each}
-            for each in (value or ())[start:end]
-        ]
-        more = end < len(value or ())
-        return {
-            "object": "list",
-            "results": items,
-            "next_cursor": str(end) if more else None,
-            "has_more": more,
-            "type": "property_item",
-            "property_item": {"id": column.id, "next_url": None, "type": column.type, column.type: {}},
-        }
-
-
-def _property(column_id: str, kind: str, page: Page) -> dict[str, Any]:
-    value = page.values.get(column_id, EMPTY.get(kind))
-    shown: dict[str, Any] = {"id": column_id, "type": kind, kind: value}
-    if kind in ("relation", "people"):
-        shown[kind] = list(value or ())[:REFERENCES_MAX]
-    if kind == "relation":
-        shown["has_more"] = len(value or ()) > REFERENCES_MAX
-    return shown
-
-
-def _shown(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.000Z")
+        return property_item(self.workspace, page, column, call.query)
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Head and body leave together: sent apart, the second waits 40 ms for word that the first arrived.
+    wbufsize = 65536
+    disable_nagle_algorithm = True
     notion: FakeNotion
 
     def do_GET(self) -> None:
@@ -229,23 +178,38 @@ class _Handler(BaseHTTPRequestHandler):
     def _handle(self, body: Any) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
         call = Call(self.command, self.path, headers, body, len(self.notion.calls) + 1)
+        time.sleep(self.notion.latency_s)
         try:
             status, answer, extra = 200, self.notion.answer(call), {}
         except AnswerError as ex:
             status, answer, extra = ex.status, ex.body, ex.headers
         content = json.dumps({**answer, "request_id": str(uuid.uuid4())}).encode()
+        extra.setdefault("Content-Type", "application/json; charset=utf-8")
+        if call.foreign is not None:
+            (status, content), extra = call.foreign, {"Content-Type": "text/html"}
+        if call.held_until is not None:
+            call.held_until.wait(_HELD_MAX_S)
+        # Whoever asked may be gone by now.
+        with suppress(OSError):
+            self._send(call, status, content, extra)
+
+    def _send(self, call: Call, status: int, content: bytes, headers: Mapping[str, str]) -> None:
+        self.close_connection = self.close_connection or call.is_dropped or call.cut_after_bytes is not None
+        if call.is_dropped:
+            return
         self.send_response_only(status)
         self.send_header("Date", format_datetime(self.notion.workspace.now.astimezone(UTC), usegmt=True))
-        self.send_header("Content-Type", "application/json; charset=utf-8")
         self.send_header("Content-Length", str(len(content)))
-        for name, value in extra.items():
+        for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        if call.cut_after_bytes is not None:
-            self.wfile.write(content[: call.cut_after_bytes])
-            self.close_connection = True
+        if call.byte_interval_s:
+            for byte in content:
+                time.sleep(call.byte_interval_s)
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
         else:
-            self.wfile.write(content)
+            self.wfile.write(content[: call.cut_after_bytes])
 
     def log_message(self, *args: Any) -> None:
         pass

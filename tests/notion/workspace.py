@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
+
+from tests.notion.values import option, rich_text
 
 Value = Any
 
@@ -26,7 +30,10 @@ class Column(msgspec.Struct):
 
 
 class Page(msgspec.Struct, eq=False):
-    """A row; values by the id of their column, as Notion has them under the name of the type."""
+    """A row; values by the id of their column, as Notion has them under the name of the type.
+
+    A wiki has data sources among its rows.
+    """
 
     id: str
     data_source_id: str
@@ -34,6 +41,8 @@ class Page(msgspec.Struct, eq=False):
     last_edited_time: datetime
     values: dict[str, Value]
     in_trash: bool = False
+    is_archived: bool = False
+    object: str = "page"
 
 
 class DataSource(msgspec.Struct, eq=False):
@@ -44,6 +53,7 @@ class DataSource(msgspec.Struct, eq=False):
     title: str
     columns: list[Column]
     pages: dict[str, Page] = {}
+    numbered: int = 0
 
     def column(self, name: str) -> Column:
         """Return a column by its name."""
@@ -61,6 +71,8 @@ class Workspace:
         self.now = now or datetime(2026, 11, 21, 12, tzinfo=UTC)
         self.data_sources: dict[str, DataSource] = {}
         self.databases: dict[str, list[str]] = {}
+        # The same in every run of a test: rows come in the order of their ids.
+        self._random = random.Random(0)
         # Grows with every change: whoever keeps something made of the pages sees that it is old.
         self.changes = 0
 
@@ -74,12 +86,14 @@ class Workspace:
             columns: Types by name, with the configuration where there is one.
             database_id: Where it belongs.
         """
-        database_id = database_id or str(uuid.uuid4())
+        database_id = database_id or self.make_id()
         made: list[Column] = []
         for name, given in columns.items():
             kind, config = given if isinstance(given, tuple) else (given, {})
-            made.append(Column("title" if kind == "title" else uuid.uuid4().hex[:4], name, kind, config))
-        source = DataSource(str(uuid.uuid4()), database_id, title, made, {})
+            # Ids are encoded for URLs, as Notion does it.
+            id_ = "title" if kind == "title" else quote(f"{self.make_id()[:4]}:", safe="")
+            made.append(Column(id_, name, kind, config))
+        source = DataSource(self.make_id(), database_id, title, made, {})
         self.data_sources[source.id] = source
         self.databases.setdefault(database_id, []).append(source.id)
         return source
@@ -93,10 +107,20 @@ class Workspace:
             created: When it was made; now by default. Rounded to the minute, as Notion does.
         """
         moment = (created or self.now).replace(second=0, microsecond=0)
-        page = Page(str(uuid.uuid4()), source.id, moment, moment, {})
+        page = Page(self.make_id(), source.id, moment, moment, {})
         source.pages[page.id] = page
+        for column in source.columns:
+            if column.type == "unique_id":
+                source.numbered += 1
+                page.values[column.id] = {"prefix": column.config.get("prefix"), "number": source.numbered}
         self._set(source, page, values)
         return page
+
+    def add_child(self, source: DataSource) -> Page:
+        """Add a data source among the rows of a wiki."""
+        child = self.add_page(source, {})
+        child.object = "data_source"
+        return child
 
     def edit(self, page: Page, values: Mapping[str, Value]) -> None:
         """Change values of a row."""
@@ -109,6 +133,53 @@ class Workspace:
         page.last_edited_time = self.now.replace(second=0, microsecond=0)
         self.changes += 1
 
+    def archive(self, page: Page) -> None:
+        """Put a row away, but not into the trash."""
+        page.is_archived = True
+        self.changes += 1
+
+    def restore(self, page: Page) -> None:
+        """Take a row out of the trash."""
+        page.in_trash = False
+        page.last_edited_time = self.now.replace(second=0, microsecond=0)
+        self.changes += 1
+
+    def remove(self, page: Page) -> None:
+        """Delete a row for good, or take it away from the connection: no trace is left."""
+        del self.data_sources[page.data_source_id].pages[page.id]
+        self.changes += 1
+
+    def move(self, page: Page, target: DataSource) -> None:
+        """Move a row to another data source; columns of the same name and type keep their values."""
+        source = self.data_sources[page.data_source_id]
+        there = {(column.name, column.type): column.id for column in target.columns}
+        values = {(column.name, column.type): page.values.get(column.id) for column in source.columns}
+        page.values = {there[each]: value for each, value in values.items() if each in there and value is not None}
+        del source.pages[page.id]
+        page.data_source_id = target.id
+        target.pages[page.id] = page
+        page.last_edited_time = self.now.replace(second=0, microsecond=0)
+        self.changes += 1
+
+    def remove_data_source(self, source: DataSource) -> None:
+        """Delete a data source with its rows."""
+        del self.data_sources[source.id]
+        self.databases[source.database_id].remove(source.id)
+        self.changes += 1
+
+    def remove_column(self, source: DataSource, name: str) -> None:
+        """Delete a column."""
+        source.columns.remove(source.column(name))
+        self.changes += 1
+
+    def change_type(self, source: DataSource, name: str, kind: str) -> None:
+        """Give a column another type; it keeps its id, and its values are gone."""
+        column = source.column(name)
+        column.type, column.config = kind, {}
+        for page in source.pages.values():
+            page.values.pop(column.id, None)
+        self.changes += 1
+
     def rename(self, source: DataSource, name: str, new: str) -> None:
         """Rename a column; its id stays."""
         source.column(name).name = new
@@ -117,6 +188,10 @@ class Workspace:
     def wait(self, **units: float) -> None:
         """Let time pass."""
         self.now += timedelta(**units)
+
+    def make_id(self) -> str:
+        """Return an id that nothing has yet."""
+        return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
 
     def find(self, page_id: str) -> Page | None:
         """Return a page."""
@@ -130,18 +205,6 @@ class Workspace:
         self.changes += 1
 
 
-def rich_text(text: str) -> list[dict[str, Any]]:
-    """Return a text as Notion has it."""
-    plain = {"bold": False, "italic": False, "strikethrough": False, "underline": False, "code": False}
-    part = {"type": "text", "text": {"content": text, "link": None}, "annotations": {**plain, "color": "default"}}
-    return [{**part, "plain_text": text, "href": None}] if text else []
-
-
-def option(name: str | None) -> dict[str, Any] | None:
-    """Return an option of a select."""
-    return None if name is None else {"id": uuid.uuid5(uuid.NAMESPACE_OID, name).hex[:4], "name": name, "color": "blue"}
-
-
 # What may be given plainly.
 _MAKE: Mapping[str, Callable[[Any], Any]] = {
     "title": lambda given: rich_text(given) if isinstance(given, str) else given,
@@ -151,7 +214,8 @@ _MAKE: Mapping[str, Callable[[Any], Any]] = {
     "multi_select": lambda given: [option(each) if isinstance(each, str) else each for each in given],
     "relation": lambda given: [{"id": each.id if isinstance(each, Page) else each} for each in given],
 }
-EMPTY: Mapping[str, Any] = {
-    **dict.fromkeys(("title", "rich_text", "multi_select", "relation", "people", "files"), ()),
-    "checkbox": False,
-}
+
+
+def shown_time(moment: datetime) -> str:
+    """Return a time as Notion writes it."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.000Z")

@@ -9,6 +9,7 @@ import msgspec
 
 from kernel import Dataset, Rejected
 from plugins.trace.export.model import Row
+from plugins.trace.export.texts import slugify
 from plugins.trace.notion.errors import NotionError
 
 _NAMED_MAX = 5
@@ -39,14 +40,8 @@ class Linker:
     """
 
     def __init__(self, rows: Mapping[Dataset, Sequence[Row]], is_trashed: Callable[[str], bool]) -> None:
-        self._rows = rows
         self._is_trashed = is_trashed
-        # By dataset, the rows that have a key of their own, by that key; and by page, that key.
-        self._good: dict[str, dict[str, Row]] = {}
-        self._rejected: dict[str, list[Rejected]] = {}
-        self._keys: dict[str, dict[str, str]] = {}
-        for dataset, given in rows.items():
-            self._sort_out(dataset, given)
+        self._sorted = {dataset.name: SortedRows(dataset, given) for dataset, given in rows.items()}
 
     def link(self, dataset: Dataset) -> Linked:
         """Make the items of a dataset.
@@ -54,37 +49,64 @@ class Linker:
         Raises:
             NotionError: A relation leads to a row that is not exported.
         """
-        linking = _Linking(dataset, self._keys, self._is_trashed)
-        items = [linking.item(row) for row in self._good[dataset.name].values()]
+        linking = _Linking(dataset, self._sorted, self._is_trashed)
+        items = [linking.item(row) for row in self._sorted[dataset.name].good.values()]
         if broken := linking.broken:
             more = f"; and {len(broken) - _NAMED_MAX:,} more" if len(broken) > _NAMED_MAX else ""
             raise NotionError("incomplete", f"relations lead nowhere: {'; '.join(broken[:_NAMED_MAX])}{more}")
-        return Linked(items, self._rejected[dataset.name], linking.links, linking.unlinked)
+        return Linked(items, self._sorted[dataset.name].rejected, linking.links, linking.unlinked)
 
-    def _sort_out(self, dataset: Dataset, rows: Sequence[Row]) -> None:
-        good: dict[str, Row] = {}
-        rejected: list[Rejected] = []
-        for index, row in enumerate(rows):
-            key = row.fields.get(dataset.key)
-            if key and key not in good:
-                good[key] = row
-                continue
-            reason = f"another row has the {dataset.key} {key!r:.80}" if key else f"it has no {dataset.key}"
-            rejected.append(Rejected(index, f"page {row.id}: {reason}", row.fields))
-        self._good[dataset.name] = good
-        self._rejected[dataset.name] = rejected
-        self._keys[dataset.name] = {row.id: key for key, row in good.items()}
+
+class SortedRows:
+    """The rows of a dataset: those that make items, and those that are kept aside.
+
+    Args:
+        dataset: Whose.
+        rows: All of them.
+    """
+
+    def __init__(self, dataset: Dataset, rows: Sequence[Row]) -> None:
+        self._key = dataset.key
+        self.good: dict[str, Row] = {}
+        self.rejected: list[Rejected] = []
+        self.keys: dict[str, str] = {}
+        self.aside: dict[str, str] = {}
+        # Of two rows with one key the older has it, in whatever order they were read.
+        for index, row in enumerate(sorted(rows, key=lambda row: (row.created_time, row.id))):
+            self._sort(index, row)
+        # Whoever names a row may do so by its key or by its name; a key counts before a name.
+        self.names: dict[str, str] = {}
+        for key in self.good:
+            self.names.setdefault(slugify(key), key)
+        for key, row in self.good.items():
+            self.names.setdefault(slugify(row.fields["name"]), key)
+
+    def _sort(self, index: int, row: Row) -> None:
+        key: str = row.fields[self._key]
+        problem = self._problem(key, row)
+        if problem is None:
+            self.good[key] = row
+            self.keys[row.id] = key
+        else:
+            self.aside[row.id] = problem
+            self.rejected.append(Rejected(index, f"{_label(row)}: {problem}", row.fields))
+
+    def _problem(self, key: str, row: Row) -> str | None:
+        if row.misfits:
+            return "; ".join(row.misfits)
+        if not key:
+            return f"it has no {self._key}, and its name nothing to make one of"
+        if key in self.good:
+            return f"the {self._key} {key!r:.80} is that of {_label(self.good[key])}"
+        return None
 
 
 class _Linking:
     """Links the rows of one dataset."""
 
-    def __init__(
-        self, dataset: Dataset, keys: Mapping[str, Mapping[str, str]], is_trashed: Callable[[str], bool]
-    ) -> None:
+    def __init__(self, dataset: Dataset, rows: Mapping[str, SortedRows], is_trashed: Callable[[str], bool]) -> None:
         self._dataset = dataset
-        self._keys = keys
-        self._names = {name: frozenset(pages.values()) for name, pages in keys.items()}
+        self._sorted = rows
         self._is_trashed = is_trashed
         self._many = {field.name for field in msgspec.structs.fields(dataset.item) if isinstance(field.default, tuple)}
         self.links = 0
@@ -100,7 +122,8 @@ class _Linking:
                 continue
             follow = self._follow_page if field in row.pages else self._follow_name
             where = f"{item[self._dataset.key]}.{field}"
-            keys = [key for each in item[field] for key in follow(where, target, each)]
+            # A rollup may show one page several times.
+            keys = list(dict.fromkeys(key for each in item[field] for key in follow(where, target, each)))
             self.links += len(keys)
             if field in self._many:
                 item[field] = keys
@@ -111,16 +134,36 @@ class _Linking:
         return item
 
     def _follow_page(self, where: str, target: str, page_id: str) -> Iterator[str]:
-        key = self._keys.get(target, {}).get(page_id)
-        if key is not None:
-            yield key
+        there = self._sorted.get(target)
+        if there is not None and page_id in there.keys:
+            yield there.keys[page_id]
+        elif (found := self._find(page_id)) is not None:
+            self.broken.append(f"{where} leads to page {page_id}, {found}")
         elif self._is_trashed(page_id):
             self.unlinked += 1
         else:
             self.broken.append(f"{where} leads to page {page_id}, which is none of the {target}")
 
+    def _find(self, page_id: str) -> str | None:
+        """Say what a page is that was read, but is no item to lead to."""
+        for name, rows in self._sorted.items():
+            if page_id in rows.aside:
+                return f"which is kept aside: {rows.aside[page_id]}"
+            if page_id in rows.keys:
+                return f"which is one of the {name}"
+        return None
+
     def _follow_name(self, where: str, target: str, name: str) -> Iterator[str]:
+        key = slugify(name)
         # Where the other dataset does not come from Notion, what it has is not ours to say.
-        if target in self._names and name not in self._names[target]:
-            self.broken.append(f"{where} names {name!r}, which is none of the {target}")
-        yield name
+        if target in self._sorted:
+            known = self._sorted[target].names.get(key) if key else None
+            if known is None:
+                self.broken.append(f"{where} names {name!r:.80}, which is none of the {target}")
+                return
+            key = known
+        yield key or name
+
+
+def _label(row: Row) -> str:
+    return f"page {row.id} {row.fields['name']!r:.80}"

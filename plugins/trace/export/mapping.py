@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
-from typing import Any, Literal, get_args
+from typing import Any, Literal
+from urllib.parse import unquote
 
 import msgspec
 
 from kernel import Dataset
+from plugins.trace.export.fitting import Kind, MisfitError, convert, fitting_types, kinds_of
 from plugins.trace.export.model import Row
-from plugins.trace.export.texts import as_number, as_text, as_texts, slugify
+from plugins.trace.export.texts import slugify
+from plugins.trace.notion.errors import NotionError
 from plugins.trace.notion.schema import Property, Schema
-from plugins.trace.notion.values import read_value
+from plugins.trace.notion.values import READABLE, read_value
 from plugins.trace.settings import Source
 
-Kind = Literal["text", "number", "texts", "any"]
-Trouble = Literal["unknown field", "missing", "renamed", "wrong type", "no source"]
-_CONVERT = {"text": as_text, "number": as_number, "texts": as_texts}
-# What a field of each kind can be made of. A formula or a rollup shows what it is only in each row.
-_CALCULATED = {"formula", "rollup"}
-_WORDS = {"title", "rich_text", "select", "status", "url", "email", "phone_number", "unique_id", "date", "number"}
-_TIMES = {"created_time", "last_edited_time"}
-_FITS: Mapping[Kind, frozenset[str]] = {
-    "text": frozenset(_WORDS | _TIMES | _CALCULATED),
-    "number": frozenset({"number", "unique_id"} | _CALCULATED),
-    "texts": frozenset({"multi_select", "select", "status", "people", "files"} | _CALCULATED),
-}
-# Relations of items lead to pages, or name what they lead to.
-_LINKS = frozenset({"relation", "multi_select", "select", "status"} | _CALCULATED)
+Trouble = Literal["missing", "renamed", "wrong type", "no source"]
+_NAMED_MAX = 30
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -47,6 +39,9 @@ class Problem(msgspec.Struct, frozen=True):
     trouble: Trouble
     detail: str
 
+    def __str__(self) -> str:
+        return f"{self.field}: {self.property!r} {self.trouble}: {self.detail}"
+
 
 class Column(msgspec.Struct, frozen=True):
     """A field and where it comes from.
@@ -55,13 +50,11 @@ class Column(msgspec.Struct, frozen=True):
         field: Of the item.
         kind: What it becomes.
         property: The column.
-        target: Of a field that holds keys of another dataset, the name of that.
     """
 
     field: str
     kind: Kind
     property: Property
-    target: str | None = None
 
 
 class Binding(msgspec.Struct, frozen=True):
@@ -70,12 +63,14 @@ class Binding(msgspec.Struct, frozen=True):
     Args:
         key: The field that identifies an item.
         columns: Bound fields.
+        named: What each name of the configuration was found to be.
         title: The column that every data source has.
         problems: What is wrong, or should be looked at.
     """
 
     key: str
     columns: tuple[Column, ...]
+    named: Mapping[str, Property]
     title: Property
     problems: tuple[Problem, ...]
 
@@ -89,9 +84,9 @@ class Binding(msgspec.Struct, frozen=True):
         """The columns that are needed."""
         return tuple(dict.fromkeys([self.title.id, *(column.property.id for column in self.columns)]))
 
-    def same_columns(self, other: Binding) -> bool:
-        """Tell whether another binding reads the same columns, of the same types."""
-        mine, theirs = ({(c.field, c.property.id, c.property.type) for c in b.columns} for b in (self, other))
+    def same_columns(self, named: Mapping[str, Property]) -> bool:
+        """Tell whether the names of the configuration were the same columns, of the same types."""
+        mine, theirs = ({(name, c.id, c.type) for name, c in each.items()} for each in (self.named, named))
         return mine == theirs
 
     def row(self, data_source_id: str, page: Mapping[str, Any]) -> Row:
@@ -104,88 +99,127 @@ class Binding(msgspec.Struct, frozen=True):
         fields: dict[str, Any] = {}
         properties: dict[str, Any] = {}
         pages: list[str] = []
+        misfits: list[str] = []
         for column in self.columns:
-            if column.property.id not in given:
-                raise ValueError(f"page {page['id']} has no property {column.property.name!r}")
-            value = read_value(given[column.property.id])
+            value = _read(page["id"], column.property, given)
+            if column.kind == "links" and _is_of_pages(given[column.property.id]):
+                pages.append(column.field)
+            try:
+                made = convert(column.kind, value)
+            except MisfitError as ex:
+                misfits.append(f"{column.field}: {column.property.name!r}: {ex}")
+                continue
             if column.kind == "any":
-                properties[column.field] = value
-            elif column.target is not None:
-                is_pages = column.property.type == "relation"
-                fields[column.field] = value if is_pages else [slugify(text) for text in as_texts(value)]
-                pages += [column.field] if is_pages else []
-            elif value is not None:
-                fields[column.field] = _CONVERT[column.kind](value)
-        title = read_value(given[self.title.id])
-        fields.setdefault("name", title)
-        if not fields.get(self.key):
-            fields[self.key] = slugify(title)
+                properties[column.field] = made
+            elif made is not None:
+                fields[column.field] = made
+        title = _read(page["id"], self.title, given)
+        fields["name"] = fields.get("name") or title
+        fields[self.key] = fields.get(self.key, "").strip() or slugify(title)
         created, edited = (datetime.fromisoformat(page[name]) for name in ("created_time", "last_edited_time"))
-        return Row(page["id"], data_source_id, created, edited, fields, properties, tuple(pages))
+        return Row(page["id"], data_source_id, created, edited, fields, properties, tuple(pages), tuple(misfits))
 
 
-def bind(dataset: Dataset, source: Source, schema: Schema, earlier: Schema | None, sources: Sequence[str]) -> Binding:
+def bind(
+    dataset: Dataset, source: Source, schema: Schema, earlier: Mapping[str, Property], sources: Collection[str]
+) -> Binding:
     """Bind a dataset's fields to the columns of a data source.
 
     Args:
         dataset: Whose items are made.
         source: Says which column is for which field.
         schema: The columns as they are.
-        earlier: As they were when it was exported last: finds those that were renamed.
+        earlier: What each name of the configuration was when it was exported last: finds those that were renamed.
         sources: Datasets that are exported, which relations can lead to.
+
+    Raises:
+        NotionError: Columns are kept from us.
     """
+    title = next((each for each in schema.properties if each.type == "title"), None)
+    if title is None:
+        where = schema.title or schema.data_source_id
+        raise NotionError("refused", f"{where} comes without its columns: the connection may not read content")
     problems: list[Problem] = []
     columns: list[Column] = []
-    kinds = dict(_kinds(dataset))
-    for field, name in source.fields.items():
-        if field not in kinds:
-            known = ", ".join(kinds)
-            problems.append(Problem(field, name, "unknown field", f"{dataset.name} have {known}"))
-            continue
-        column = _find(schema, earlier, field, name, problems)
+    named: dict[str, Property] = {}
+    kinds = dict(kinds_of(dataset))
+    wanted = [(field, name, kinds[field]) for field, name in source.fields.items()]
+    further: list[tuple[str, str, Kind]] = [(field, name, "any") for field, name in source.properties.items()]
+    for field, name, kind in (*wanted, *further):
+        column = _find(schema, earlier, (field, name, kind), problems)
         if column is not None:
-            target = dataset.relations.get(field)
-            problems += _misfits(field, kinds[field], column, target, sources)
-            columns.append(Column(field, kinds[field], column, target))
-    for field, name in source.properties.items():
-        column = _find(schema, earlier, field, name, problems)
-        if column is not None:
-            columns.append(Column(field, "any", column))
-    title = next(each for each in schema.properties if each.type == "title")
-    return Binding(dataset.key, tuple(columns), title, tuple(problems))
+            target = dataset.relations.get(field) if kind == "links" else None
+            problems += _misfits(Column(field, kind, column), name, target, sources)
+            columns.append(Column(field, kind, column))
+            named[name] = column
+    return Binding(dataset.key, tuple(columns), named, title, tuple(problems))
 
 
-def digest(source: Source) -> bytes:
+def digest(source: Source, api_version: str) -> bytes:
     """Return a digest of what a source is made of: rows that were read under another one say nothing."""
-    return hashlib.sha256(msgspec.json.encode(source, order="sorted")).digest()
+    shape = [(field.name, str(field.type)) for field in msgspec.structs.fields(Row)]
+    return hashlib.sha256(msgspec.json.encode((source, api_version, shape), order="sorted")).digest()
 
 
-def _find(schema: Schema, earlier: Schema | None, field: str, name: str, problems: list[Problem]) -> Property | None:
-    found = schema.by_name.get(name) or schema.by_id.get(name)
-    if found is not None:
-        return found
-    known = None if earlier is None else earlier.by_name.get(name)
-    found = None if known is None else schema.by_id.get(known.id)
-    if found is None:
-        there = ", ".join(sorted(schema.by_name))
-        problems.append(Problem(field, name, "missing", f"{schema.title or schema.data_source_id} has {there}"))
-    else:
-        problems.append(Problem(field, name, "renamed", f"is called {found.name!r} now"))
-    return found
+def _read(page_id: str, column: Property, given: Mapping[str, Mapping[str, Any]]) -> Any:
+    if column.id not in given:
+        raise ValueError(f"page {page_id} has no property {column.name!r}")
+    try:
+        return read_value(given[column.id])
+    except ValueError as ex:
+        raise ValueError(f"page {page_id}: property {column.name!r}: {ex}") from ex
 
 
-def _misfits(field: str, kind: Kind, column: Property, target: str | None, sources: Sequence[str]) -> Iterator[Problem]:
-    fitting = _FITS[kind] if target is None else _LINKS
-    if column.type not in fitting:
-        detail = f"is a {column.type}, expected {', '.join(sorted(fitting))}"
-        yield Problem(field, column.name, "wrong type", detail)
-    elif column.type == "relation" and target not in sources:
-        yield Problem(field, column.name, "no source", f"leads to {target}, which [trace.sources] does not have")
+def _is_of_pages(given: Mapping[str, Any]) -> bool:
+    """Tell whether a value leads to pages; a rollup does that shows a relation."""
+    parts = given["rollup"].get("array", ()) if given["type"] == "rollup" else (given,)
+    return any(each["type"] == "relation" for each in parts)
 
 
-def _kinds(dataset: Dataset) -> Iterator[tuple[str, Kind]]:
-    for field in msgspec.structs.fields(dataset.item):
-        if field.name == "properties":
-            continue
-        types = set(get_args(field.type)) or {field.type}
-        yield field.name, "number" if int in types else "text" if str in types and ... not in types else "texts"
+def _find(
+    schema: Schema, earlier: Mapping[str, Property], wanted: tuple[str, str, Kind], problems: list[Problem]
+) -> Property | None:
+    field, name, kind = wanted
+    known = schema.by_id.get(earlier[name].id) if name in earlier else None
+    found = schema.by_name.get(name) or _find_id(schema, name)
+    if found is None and known is None:
+        problems.append(Problem(field, name, "missing", f"{_instead(schema, name)}{_hint(kind)}"))
+    elif found is None and known is not None:
+        problems.append(Problem(field, name, "renamed", f"is called {known.name!r} now"))
+    elif found is not None and known is not None and known.id != found.id:
+        # Somebody may have replaced a column, or swapped two names.
+        detail = f"was another column before, which is called {known.name!r} now"
+        problems.append(Problem(field, name, "renamed", detail))
+    return found or known
+
+
+def _find_id(schema: Schema, text: str) -> Property | None:
+    # Encoded for URLs, as Notion's API shows them, or not.
+    return schema.by_id.get(text) or next((each for each in schema.properties if unquote(each.id) == text), None)
+
+
+def _instead(schema: Schema, name: str) -> str:
+    where = schema.title or schema.data_source_id
+    plain = {each.casefold(): each for each in schema.by_name}
+    if close := difflib.get_close_matches(name.casefold(), plain):
+        return f"{where} has no such column; did you mean {' or '.join(repr(plain[each]) for each in close)}?"
+    names = sorted(schema.by_name)
+    more = f" and {len(names) - _NAMED_MAX} more" if len(names) > _NAMED_MAX else ""
+    return f"{where} has {', '.join(map(repr, names[:_NAMED_MAX]))}{more}"
+
+
+def _hint(kind: Kind) -> str:
+    # Notion keeps them back.
+    return "; a relation shows only if what it leads to is shared as well" if kind == "links" else ""
+
+
+def _misfits(column: Column, name: str, target: str | None, sources: Collection[str]) -> Iterator[Problem]:
+    kind, given = column.kind, column.property.type
+    if kind == "any":
+        if given not in READABLE:
+            yield Problem(column.field, name, "wrong type", f"is a {given}, which cannot be read")
+    elif given not in fitting_types(kind):
+        detail = f"is a {given}, expected {', '.join(sorted(fitting_types(kind)))}"
+        yield Problem(column.field, name, "wrong type", detail)
+    elif given == "relation" and target not in sources:
+        yield Problem(column.field, name, "no source", f"leads to {target}, which [trace.sources] does not have")

@@ -21,7 +21,8 @@ class Row(msgspec.Struct, frozen=True):
         last_edited_time: The same.
         fields: Of the item; relations hold ids of pages.
         properties: Further ones.
-        pages: Fields that hold ids of pages, and not keys.
+        pages: Fields that hold ids of pages, and not names.
+        misfits: Why no item can be made of it.
     """
 
     id: str
@@ -31,6 +32,7 @@ class Row(msgspec.Struct, frozen=True):
     fields: Mapping[str, Any]
     properties: Mapping[str, Any] = {}
     pages: tuple[str, ...] = ()
+    misfits: tuple[str, ...] = ()
 
 
 class WindowReport(msgspec.Struct, frozen=True):
@@ -42,6 +44,8 @@ class WindowReport(msgspec.Struct, frozen=True):
         fetched: Rows that were read.
         requests: Pages it took.
         cut_off: Whether one query could not give them all, and another went on.
+        parts: Of a minute that had more rows than a query gives, how many queries gave all of it.
+        split_by: What they were told apart by.
     """
 
     start: str | None
@@ -49,6 +53,8 @@ class WindowReport(msgspec.Struct, frozen=True):
     fetched: int
     requests: int
     cut_off: bool
+    parts: int = 1
+    split_by: tuple[str, ...] = ()
 
 
 class DataSourceReport(msgspec.Struct, frozen=True):
@@ -60,9 +66,10 @@ class DataSourceReport(msgspec.Struct, frozen=True):
         fingerprint: Of its schema.
         rows: That are in it.
         read: That were read anew.
-        trashed: In the trash or archived: left out.
+        trashed: In the trash: left out; None if Notion does not tell.
         windows: Where every row was read.
         corrected: Rows that were made, edited or removed meanwhile, and read again.
+        others: Data sources among the rows, as a wiki has them: left out.
     """
 
     id: str
@@ -70,9 +77,10 @@ class DataSourceReport(msgspec.Struct, frozen=True):
     fingerprint: str
     rows: int
     read: int
-    trashed: int
+    trashed: int | None
     windows: tuple[WindowReport, ...] = ()
     corrected: int = 0
+    others: int = 0
 
 
 class SourceReport(msgspec.Struct, frozen=True):
@@ -81,8 +89,10 @@ class SourceReport(msgspec.Struct, frozen=True):
     Args:
         source: Of the configuration; the dataset that it makes.
         mode: Whether every row was read, or those that changed.
+        reconciled_at: When every row was read last.
         data_sources: What was read.
         rows: In all.
+        missing: Rows that were there the last time, and were looked for in vain: not those in the trash.
         links: Relations to other rows, all of which are there.
         unlinked: Relations to pages in the trash: left out.
         warnings: What somebody should look at.
@@ -90,8 +100,10 @@ class SourceReport(msgspec.Struct, frozen=True):
 
     source: str
     mode: Literal["full", "incremental"]
+    reconciled_at: datetime
     data_sources: tuple[DataSourceReport, ...]
     rows: int
+    missing: int = 0
     links: int = 0
     unlinked: int = 0
     warnings: tuple[str, ...] = ()
@@ -124,6 +136,7 @@ class Certificate(msgspec.Struct, frozen=True):
         sources: One certificate each.
         datasets: What became of them.
         requests: To Notion, the failed ones included.
+        retries: How many of them asked again for what had failed.
         received_bytes: Over the wire.
         duration_s: From the first request to the last.
     """
@@ -131,5 +144,6 @@ class Certificate(msgspec.Struct, frozen=True):
     sources: tuple[SourceReport, ...] = ()
     datasets: tuple[DatasetReport, ...] = ()
     requests: int = 0
+    retries: int = 0
     received_bytes: int = 0
     duration_s: float = 0.0

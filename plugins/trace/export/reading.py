@@ -1,29 +1,30 @@
-"""Read one source: every row, proven by a second count, or what has changed since the last time."""
+"""Read one source, of one or more data sources: every row, or what has changed since the last time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any, Literal
 
 import msgspec
 
 from kernel import Dataset
 from plugins.trace.export.mapping import Binding, bind, digest
-from plugins.trace.export.model import DataSourceReport, Row, SourceReport, WindowReport
+from plugins.trace.export.model import Row, SourceReport
+from plugins.trace.export.rows import DataSourceReader, Rows, find_page, parent_of
 from plugins.trace.notion.api import NotionApi
 from plugins.trace.notion.errors import NotionError
-from plugins.trace.notion.schema import Schema, read_schema
-from plugins.trace.notion.walk import Question, Walk, Window
-from plugins.trace.settings import Source
-from plugins.trace.store import Kept
+from plugins.trace.notion.schema import Property, Schema, read_schema
+from plugins.trace.settings import TraceSettings
+from plugins.trace.store import Kept, pack
 
 # Notion rounds times to the minute, and its index may be behind for a moment.
 OVERLAP = timedelta(minutes=2)
-# Rows that were made, edited or removed while they were read are asked for one by one; more than this cannot settle.
-_CORRECTED_MAX = 500
 _ROUNDS_MAX = 3
+_UNKNOWN_TRASH = "rows in the trash cannot be asked for: what is deleted is found when every row is read"
 OnProgress = Callable[[str, int], None]
+Raw = Mapping[str, Any]
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -31,22 +32,24 @@ class Reading(msgspec.Struct, frozen=True):
 
     Args:
         report: How.
+        rows: All of them.
         kept: What to keep, when it is published.
     """
 
     report: SourceReport
+    rows: tuple[Row, ...]
     kept: Kept
 
 
 class SourceReader:
-    """Reads a source.
+    """Reads a source. Use it once.
 
     Args:
         api: Asks Notion.
         dataset: What its rows become.
-        source: Its configuration.
-        sources: Names of all sources.
+        settings: Its configuration is among them.
         earlier: What was read last.
+        moved: Pages that were moved since, as they are now; None where one is not there.
         on_progress: Told how many rows of which data source there are.
     """
 
@@ -54,19 +57,27 @@ class SourceReader:
         self,
         api: NotionApi,
         dataset: Dataset,
-        source: Source,
-        sources: Sequence[str],
+        settings: TraceSettings,
         earlier: Kept | None,
+        moved: Mapping[str, Raw | None],
         on_progress: OnProgress,
     ) -> None:
         self._api = api
         self._dataset = dataset
-        self._source = source
-        self._sources = sources
-        self._mapping = digest(source)
+        self._source = settings.sources[dataset.name]
+        self._sources = list(settings.sources)
+        # Another version of Notion's API may give the same values otherwise.
+        self._mapping = digest(self._source, settings.api_version)
+        self._full_after = timedelta(seconds=settings.full_after_s)
         self._earlier = earlier
+        self._moved = moved
         self._on_progress = on_progress
         self._warnings: list[str] = []
+        self._read_at: datetime | None = None
+        # What changes can be added to; None if every row has to be read.
+        self._base: Kept | None = None
+        self._columns: dict[str, Mapping[str, Property]] = {}
+        self._readers: dict[str, DataSourceReader] = {}
 
     def read(self, *, full: bool) -> Reading:
         """Read the source.
@@ -77,30 +88,36 @@ class SourceReader:
         Raises:
             NotionError: It cannot be read whole.
         """
-        earlier = self._earlier
-        if full or earlier is None or earlier.mapping != self._mapping:
-            earlier = None
-        read_at = self._api.now() - OVERLAP
-        rows: dict[str, Row] = {}
-        schemas: dict[str, Schema] = {}
-        reports: dict[str, DataSourceReport] = {}
+        if not full and self._earlier is not None and self._earlier.mapping == self._mapping:
+            self._base = self._earlier
+        found: dict[str, Rows] = {}
         for _ in range(_ROUNDS_MAX):
             ids = self._data_sources()
-            if not (fresh := [each for each in ids if each not in reports]):
+            if not (fresh := [each for each in ids if each not in found]):
                 break
             for each in fresh:
-                reports[each], schemas[each], found = self._one(each, earlier)
-                rows |= found
+                self._begin_one(each)
+            found |= {each: self._finish_one(each) for each in fresh}
         else:
-            raise NotionError("changed", "data sources are added faster than they can be read")
-        if gone := reports.keys() - set(ids):
-            raise NotionError("changed", f"data sources went away while they were read: {', '.join(sorted(gone))}")
-        mode: Literal["full", "incremental"] = "full" if earlier is None else "incremental"
-        report = SourceReport(
-            self._dataset.name, mode, tuple(reports.values()), len(rows), warnings=tuple(dict.fromkeys(self._warnings))
-        )
-        reconciled_at = read_at if earlier is None else earlier.reconciled_at
-        return Reading(report, Kept(self._mapping, tuple(rows.values()), schemas, read_at, reconciled_at))
+            raise NotionError("changed", "data sources are added faster than they can be read", retry=True)
+        if gone := found.keys() - set(ids):
+            where = ", ".join(sorted(gone))
+            raise NotionError("changed", f"data sources went away while they were read: {where}", retry=True)
+        rows = self._join(found)
+        if any(each.trashed is None for each in found.values()):
+            self._warnings.append(_UNKNOWN_TRASH)
+        trashed = frozenset(page_id for each in found.values() for page_id in each.trashed or ())
+        missing = self._look_at_others(rows, found, trashed)
+        read_at = self._read_at or self._api.now() - OVERLAP
+        reconciled_at = read_at if self._base is None else self._base.reconciled_at
+        report = self._report(found, rows, missing, reconciled_at)
+        joined = tuple(rows.values())
+        kept = Kept(self._mapping, pack(joined), tuple(sorted(trashed)), self._columns, read_at, reconciled_at)
+        return Reading(report, joined, kept)
+
+    @cached_property
+    def _base_rows(self) -> Sequence[Row]:
+        return () if self._base is None else self._base.rows
 
     def _data_sources(self) -> Sequence[str]:
         ids = list(self._source.data_sources)
@@ -108,129 +125,92 @@ class SourceReader:
             ids += [each["id"] for each in self._api.database(database_id)["data_sources"]]
         return list(dict.fromkeys(ids))
 
-    def _one(self, data_source_id: str, earlier: Kept | None) -> tuple[DataSourceReport, Schema, dict[str, Row]]:
-        known = None if self._earlier is None else self._earlier.schemas.get(data_source_id)
+    def _begin_one(self, data_source_id: str) -> None:
+        known = {} if self._earlier is None else self._earlier.columns.get(data_source_id, {})
         schema = read_schema(self._api.data_source(data_source_id))
+        self._begin()
         binding = self._bind(schema, known)
-        reader = _DataSourceReader(self._api, schema, binding, lambda rows: self._on_progress(schema.title, rows))
-        before = None if earlier is None else earlier.schemas.get(data_source_id)
-        # Columns that are not what they were: every row may say something else.
-        if earlier is None or before is None or not self._bind(before, None).same_columns(binding):
-            report, rows = reader.full()
+        reader = DataSourceReader(self._api, schema, binding, lambda rows: self._on_progress(schema.title, rows))
+        self._columns[data_source_id], self._readers[data_source_id] = binding.named, reader
+        # A data source that is new, or columns that are not what they were: every row may say something else.
+        base = self._base
+        if base is None or data_source_id not in base.columns or not binding.same_columns(known):
+            reader.begin()
         else:
-            held = {row.id: row for row in earlier.rows if row.data_source_id == data_source_id}
-            report, rows = reader.changes(held, earlier.read_at)
-        after = read_schema(self._api.data_source(data_source_id))
-        if after.fingerprint != schema.fingerprint and not self._bind(after, schema).same_columns(binding):
-            raise NotionError("changed", f"the columns of {schema.title} changed while they were read")
-        return report, after, rows
+            held = {row.id: row for row in self._base_rows if row.data_source_id == data_source_id}
+            reader.begin(held, base.read_at)
 
-    def _bind(self, schema: Schema, earlier: Schema | None) -> Binding:
+    def _finish_one(self, data_source_id: str) -> Rows:
+        reader = self._readers[data_source_id]
+        rows = reader.finish()
+        if rows.fresh:
+            self._refuse_changed(reader.schema, reader.binding)
+        return rows
+
+    def _begin(self) -> None:
+        """Note when the first row will be read, by Notion's clock: of an answer that came before."""
+        if self._read_at is None:
+            self._read_at = self._api.now() - OVERLAP
+            if self._base is not None and self._read_at - self._base.reconciled_at > self._full_after:
+                # What leaves no trace, such as a page that was moved away, is found by reading every row alone.
+                self._base = None
+
+    def _refuse_changed(self, schema: Schema, binding: Binding) -> None:
+        after = read_schema(self._api.data_source(schema.data_source_id))
+        if after.fingerprint != schema.fingerprint and not self._bind(after, binding.named).same_columns(binding.named):
+            raise NotionError("changed", f"the columns of {schema.title} changed while they were read", retry=True)
+
+    def _bind(self, schema: Schema, earlier: Mapping[str, Property]) -> Binding:
         binding = bind(self._dataset, self._source, schema, earlier, self._sources)
-        texts = {each: f"{each.field}: {each.property!r} {each.trouble}: {each.detail}" for each in binding.problems}
         if binding.failures:
-            raise NotionError("refused", "; ".join(texts[each] for each in binding.failures))
-        self._warnings += texts.values()
+            raise NotionError("refused", "; ".join(map(str, binding.failures)))
+        self._warnings += map(str, binding.problems)
         return binding
 
+    def _join(self, found: dict[str, Rows]) -> dict[str, Row]:
+        rows: dict[str, Row] = {}
+        for each in found.values():
+            rows |= each.held
+        # A page that was moved is held where it was, and read where it is.
+        for each in found.values():
+            rows |= each.fresh
+        return rows
 
-class _DataSourceReader:
-    """Reads one data source, under one binding."""
+    def _look_at_others(self, rows: dict[str, Row], found: Mapping[str, Rows], trashed: Collection[str]) -> int:
+        """Look at each page by itself that no list tells of; return how many rows are not there any more.
 
-    def __init__(self, api: NotionApi, schema: Schema, binding: Binding, on_page: Callable[[int], None]) -> None:
-        self._api = api
-        self._schema = schema
-        self._binding = binding
-        self._on_page = on_page
-        self._whole = Question(schema.data_source_id, binding.property_ids)
-        # Rows that only need to be known by their ids come with the one column that is never long.
-        self._brief = Question(schema.data_source_id, (binding.title.id,))
-
-    def full(self) -> tuple[DataSourceReport, dict[str, Row]]:
-        walk = Walk(self._api, self._whole, self._on_page)
-        rows = {page["id"]: self._row(page) for page in walk.rows() if _is_live(page)}
-        read = len(rows)
-        counted = {page["id"]: page for page in Walk(self._api, self._brief).rows() if _is_live(page)}
-        corrected = self._correct(rows, counted)
-        trashed = sum(1 for _ in Walk(self._api, msgspec.structs.replace(self._brief, in_trash=True)).rows())
-        windows = _windows(walk.windows, [row.created_time for row in rows.values()], list(counted.values()))
-        report = self._report(rows, read, trashed)
-        return msgspec.structs.replace(report, windows=windows, corrected=corrected), rows
-
-    def changes(self, held: Mapping[str, Row], since: datetime) -> tuple[DataSourceReport, dict[str, Row]]:
-        """Return the rows that were held, with what has changed since a time."""
-        edited = {"along": "last_edited_time", "since": since.isoformat()}
-        rows = dict(held)
-        changed = Walk(self._api, msgspec.structs.replace(self._whole, **edited), self._on_page)
-        read = 0
-        for page in changed.rows():
-            if _is_live(page):
-                rows[page["id"]] = self._row(page)
-                read += 1
-        gone = Walk(self._api, msgspec.structs.replace(self._brief, in_trash=True, **edited))
-        trashed = [rows.pop(page["id"], None) for page in gone.rows()]
-        return self._report(rows, read, len(trashed)), rows
-
-    def _correct(self, rows: dict[str, Row], counted: dict[str, Any]) -> int:
-        """Read again, one by one, what the count found to be otherwise. Both know the same rows afterwards."""
-        differing = {
-            *(rows.keys() ^ counted.keys()),
-            *(id_ for id_ in rows.keys() & counted.keys() if rows[id_].last_edited_time != _edited(counted[id_])),
-        }
-        if len(differing) > _CORRECTED_MAX:
-            reason = f"two counts of {self._schema.title} differ by {len(differing):,} rows"
-            raise NotionError("incomplete", reason, retry=True)
-        for page_id in sorted(differing):
+        Rows that were held and did not come, those that were found only once, pages that left the trash, and those
+        that Notion says were moved.
+        """
+        held = set() if self._earlier is None else self._earlier.page_ids(self._readers)
+        doubtful = (held - rows.keys()).union(*(each.lost for each in found.values()))
+        if self._base is not None:
+            doubtful |= {*self._base.trashed, *self._moved}
+        doubtful.difference_update(trashed, *(each.fresh for each in found.values()))
+        missing = 0
+        for page_id in sorted(doubtful):
             rows.pop(page_id, None)
-            counted.pop(page_id, None)
-            if (page := self._find(page_id)) is not None:
-                rows[page_id] = self._row(page)
-                counted[page_id] = page
-        return len(differing)
+            page = self._moved[page_id] if page_id in self._moved else find_page(self._api, page_id)
+            reader = None if page is None else self._readers.get(parent_of(page) or "")
+            if page is not None and reader is not None:
+                rows[page_id] = reader.row(page)
+            elif page_id in held:
+                missing += 1
+        return missing
 
-    def _find(self, page_id: str) -> dict[str, Any] | None:
-        try:
-            page = self._api.page(page_id)
-        except NotionError as ex:
-            if ex.kind == "missing":
-                return None
-            raise
-        parent = page.get("parent") or {}
-        return page if _is_live(page) and parent.get("data_source_id") == self._schema.data_source_id else None
-
-    def _row(self, page: Mapping[str, Any]) -> Row:
-        try:
-            return self._binding.row(self._schema.data_source_id, page)
-        except (ValueError, KeyError, TypeError) as ex:
-            raise NotionError("changed", f"{self._schema.title}: {ex}") from ex
-
-    def _report(self, rows: Mapping[str, Row], read: int, trashed: int) -> DataSourceReport:
-        schema = self._schema
-        return DataSourceReport(schema.data_source_id, schema.title, schema.fingerprint, len(rows), read, trashed)
-
-
-def _is_live(page: Mapping[str, Any]) -> bool:
-    # Version 2026-03-11 says in_trash alone.
-    return page["object"] == "page" and not page.get("in_trash") and not page.get("archived")
-
-
-def _edited(page: Mapping[str, Any]) -> datetime:
-    return datetime.fromisoformat(page["last_edited_time"])
-
-
-def _windows(
-    windows: Sequence[Window], fetched: Sequence[datetime], counted: Sequence[Mapping[str, Any]]
-) -> tuple[WindowReport, ...]:
-    expected = [datetime.fromisoformat(page["created_time"]) for page in counted]
-    starts = [None if each.start is None else datetime.fromisoformat(each.start) for each in windows]
-    ends = [*starts[1:], None]
-    return tuple(
-        WindowReport(
-            each.start, _between(expected, start, end), _between(fetched, start, end), each.requests, each.cut_off
+    def _report(
+        self, found: dict[str, Rows], rows: dict[str, Row], missing: int, reconciled_at: datetime
+    ) -> SourceReport:
+        mode: Literal["full", "incremental"] = "full" if self._base is None else "incremental"
+        counts = dict.fromkeys(found, 0)
+        for row in rows.values():
+            counts[row.data_source_id] += 1
+        return SourceReport(
+            source=self._dataset.name,
+            mode=mode,
+            reconciled_at=reconciled_at,
+            data_sources=tuple(msgspec.structs.replace(each.report, rows=counts[id_]) for id_, each in found.items()),
+            rows=len(rows),
+            missing=missing,
+            warnings=tuple(dict.fromkeys(self._warnings)),
         )
-        for each, start, end in zip(windows, starts, ends, strict=True)
-    )
-
-
-def _between(times: Sequence[datetime], start: datetime | None, end: datetime | None) -> int:
-    return sum(1 for each in times if (start is None or each >= start) and (end is None or each < end))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,19 +9,16 @@ from typing import Any
 import msgspec
 from psycopg import Connection
 
-from kernel import Dataset, Job, JobRecord, Publication, Run, Services
-from plugins.trace.datasets import DATASETS
-from plugins.trace.export.linking import Linked, Linker
+from kernel import ApiError, Difference, Job, JobError, JobRecord, Publication, Run, RunStopped, Services
+from plugins.trace.export.exporting import Exported, Watcher, exported_datasets, read_all
 from plugins.trace.export.model import Certificate, DatasetReport
-from plugins.trace.export.reading import Reading, SourceReader
 from plugins.trace.notion.errors import NotionError
 from plugins.trace.settings import TraceSettings
-from plugins.trace.store import delete_others, find_source, save_source
+from plugins.trace.store import delete_moved, delete_others, save_source
 
 REFRESH = "trace.refresh"
 RECONCILE = "trace.reconcile"
 _LOCK = "trace"
-_WAIT_STEP_S = 0.5
 
 
 class RefreshParameters(msgspec.Struct, frozen=True):
@@ -66,101 +62,57 @@ class Refresh:
         return self.run(run, RefreshParameters(full=True))
 
     def run(self, run: Run, parameters: RefreshParameters) -> Certificate:
-        """Read and publish.
+        """Read and publish; or leave what serves alone, and have the datasets say why.
 
         Raises:
-            NotionError: It cannot be read whole, or relations do not close. Nothing is published.
+            JobError: It was refused.
             RunStopped: The run has to end. Nothing is published.
         """
         if not self._settings.is_active:
             run.log.info("nothing_to_read")
             return Certificate()
-        datasets = [each for each in DATASETS if each.name in self._settings.sources]
+        watcher = Watcher(
+            run.check,
+            lambda rows, message: run.progress(rows, None, message),
+            lambda reason: run.log.warning("notion_retrying", reason=reason),
+        )
         try:
-            export = _Export(self._services, run, datasets)
-            readings, linked = export.read(full=parameters.full)
+            return self._publish(run, read_all(self._services, watcher, full=parameters.full))
         except NotionError as ex:
-            for dataset in datasets:
-                self._services.datasets.refuse(dataset.name, ex.reason, source=f"job {run.name}", job_id=run.id)
+            self._refuse(run, ex.reason)
+            raise JobError(ex.reason, retry=ex.retry) from None
+        except RunStopped as ex:
+            if ex.reason == "soft timeout":
+                self._refuse(run, f"it was not through after {self._settings.total_timeout_s:g} s")
             raise
-        return self._publish(run, readings, linked, export.certificate(readings, linked))
+        except ApiError:
+            # Our own: the database is away, and nothing can be stored.
+            raise
+        except Exception as ex:
+            if not run.committed:
+                self._refuse(run, f"it failed: {type(ex).__name__}")
+            raise
 
-    def _publish(
-        self,
-        run: Run,
-        readings: Mapping[Dataset, Reading],
-        linked: Mapping[Dataset, Linked],
-        certificate: Certificate,
-    ) -> Certificate:
+    def _refuse(self, run: Run, reason: str) -> None:
+        for dataset in exported_datasets(self._settings):
+            self._services.datasets.refuse(dataset.name, reason, source=f"job {run.name}", job_id=run.id)
+
+    def _publish(self, run: Run, exported: Exported) -> Certificate:
         def save(connection: Connection[Any]) -> None:
-            for dataset, reading in readings.items():
-                save_source(connection, dataset.name, reading.kept)
+            for dataset, kept in exported.kept.items():
+                save_source(connection, dataset.name, kept)
             delete_others(connection, self._settings.sources.keys())
+            delete_moved(connection, exported.moved)
 
-        run.result = certificate
+        run.result = exported.certificate
         published = self._services.datasets.publish(
-            {dataset: each.items for dataset, each in linked.items()},
+            {dataset: each.items for dataset, each in exported.linked.items()},
             source=f"job {run.name}",
             run=_Together(run, save),
-            details=certificate,
-            rejected={dataset: each.rejected for dataset, each in linked.items()},
+            details=exported.certificate,
+            rejected={dataset: each.rejected for dataset, each in exported.linked.items()},
         )
-        return msgspec.structs.replace(certificate, datasets=_reports(published))
-
-
-class _Export:
-    """One export: everything that is read."""
-
-    def __init__(self, services: Services, run: Run, datasets: list[Dataset]) -> None:
-        self._services = services
-        self._settings = services.settings(TraceSettings)
-        self._run = run
-        self._datasets = datasets
-        self._started_s = time.monotonic()
-        # Imported where it is needed: it takes a tenth of a second, which a process that reads nothing need not pay.
-        from plugins.trace.notion.connect import connect
-
-        self._api = connect(services, self._wait, self._retrying)
-
-    def read(self, *, full: bool) -> tuple[Mapping[Dataset, Reading], Mapping[Dataset, Linked]]:
-        try:
-            readings = {dataset: self._read(dataset, full=full) for dataset in self._datasets}
-            linker = Linker({dataset: each.kept.rows for dataset, each in readings.items()}, self._api.is_trashed)
-            return readings, {dataset: linker.link(dataset) for dataset in readings}
-        finally:
-            self._api.close()
-
-    def certificate(self, readings: Mapping[Dataset, Reading], linked: Mapping[Dataset, Linked]) -> Certificate:
-        sources = tuple(
-            msgspec.structs.replace(each.report, links=linked[dataset].links, unlinked=linked[dataset].unlinked)
-            for dataset, each in readings.items()
-        )
-        duration_s = round(time.monotonic() - self._started_s, 3)
-        return Certificate(sources, (), self._api.requests, self._api.received_bytes, duration_s)
-
-    def _read(self, dataset: Dataset, *, full: bool) -> Reading:
-        reader = SourceReader(
-            self._api,
-            dataset,
-            self._settings.sources[dataset.name],  # type: ignore[index]
-            list(self._settings.sources),
-            find_source(self._services.db, dataset.name),
-            self._progress,
-        )
-        return reader.read(full=full)
-
-    def _progress(self, title: str, rows: int) -> None:
-        self._run.progress(rows, None, f"{title}: {rows:,} rows")
-
-    def _retrying(self, reason: str) -> None:
-        self._run.log.warning("notion_retrying", reason=reason)
-
-    def _wait(self, seconds: float) -> None:
-        until_s = time.monotonic() + seconds
-        while (left_s := until_s - time.monotonic()) > 0:
-            self._run.check()
-            time.sleep(min(left_s, _WAIT_STEP_S))
-        self._run.check()
+        return msgspec.structs.replace(exported.certificate, datasets=_reports(published))
 
 
 class _Together:
@@ -212,3 +164,33 @@ def export(
     if record.state != "succeeded":
         raise ExportError(record.error or record.state)
     return msgspec.convert(record.result, Certificate)
+
+
+class Preview(msgspec.Struct, frozen=True):
+    """What an export would change.
+
+    Args:
+        certificate: What was read.
+        differences: To what serves, of each dataset.
+    """
+
+    certificate: Certificate
+    differences: tuple[Difference, ...]
+
+
+def preview(services: Services, watcher: Watcher) -> Preview:
+    """Read every row, and publish and store nothing.
+
+    Args:
+        services: Of this plugin.
+        watcher: Hears of progress.
+
+    Raises:
+        ExportError: It would be refused.
+    """
+    try:
+        exported = read_all(services, watcher, full=True)
+    except NotionError as ex:
+        raise ExportError(ex.reason) from None
+    found = {dataset: services.datasets.preview(dataset, each.items) for dataset, each in exported.linked.items()}
+    return Preview(exported.certificate, tuple(found.values()))

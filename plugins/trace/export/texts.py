@@ -16,9 +16,9 @@ def slugify(text: str) -> str:
 
 
 def as_text(value: Any) -> str:
-    """Return a value as one text; a span of time begins with its start."""
+    """Return a value as one text; of a value with parts, what people know it by."""
     if isinstance(value, dict):
-        value = value.get("start") or value.get("name") or value.get("id")
+        value = _known_by(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):
@@ -36,4 +36,20 @@ def as_texts(value: Any) -> list[str]:
 
 def as_number(value: Any) -> Any:
     """Return a whole number as one; anything else as it is, for the item to refuse."""
+    if isinstance(value, dict) and "number" in value:
+        value = value["number"]
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _known_by(value: dict[str, Any]) -> Any:
+    """Return a part: a time, or a span as ISO 8601 writes it; of a file, the address that lasts, or else its name."""
+    if "number" in value:
+        number, prefix = value["number"], value.get("prefix")
+        return f"{prefix}-{number}" if prefix else number
+    if value.get("address") or value.get("name"):
+        return value.get("url") or value.get("name") or value["address"]
+    if "lat" in value:
+        return f"{value['lat']}, {value['lon']}"
+    if value.get("start") and value.get("end"):
+        return f"{value['start']}/{value['end']}"
+    return value.get("start") or value.get("state")

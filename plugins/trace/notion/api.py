@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,8 +39,10 @@ class NotionApi:
         self._budget = budget
         self._wait = wait
         self._on_retry = on_retry
-        self._http = CountingClient()
+        self._token = "" if settings.token is None else settings.token.reveal()
+        self._http = CountingClient(settings.timeout_s, lambda: wait(0.0))
         self._client: Client = make_client(settings, self._http)
+        self.retries = 0
 
     def close(self) -> None:
         """Close the connections."""
@@ -60,27 +62,13 @@ class NotionApi:
         """Return the time by Notion's clock, as of its latest answer; by ours before the first."""
         return self._http.date or datetime.now(UTC)
 
-    def is_trashed(self, page_id: str) -> bool:
-        """Tell whether a page is in the trash; one that is not there at all is not.
-
-        Raises:
-            NotionError: As ``database``.
-        """
-        try:
-            page = self.page(page_id)
-        except NotionError as ex:
-            if ex.kind == "missing":
-                return False
-            raise
-        return bool(page.get("in_trash") or page.get("archived"))
-
     def database(self, database_id: str) -> dict[str, Any]:
         """Return a database: which data sources it has.
 
         Raises:
             NotionError: It is not there, is not shared with the token's connection, or Notion does not answer.
         """
-        return self._ask(f"database {database_id}", lambda: self._client.databases.retrieve(database_id))
+        return self._ask(f"database {database_id}", "database", lambda: self._client.databases.retrieve(database_id))
 
     def data_source(self, data_source_id: str) -> dict[str, Any]:
         """Return a data source: its schema.
@@ -88,7 +76,11 @@ class NotionApi:
         Raises:
             NotionError: As ``database``.
         """
-        return self._ask(f"data source {data_source_id}", lambda: self._client.data_sources.retrieve(data_source_id))
+        return self._ask(
+            f"data source {data_source_id}",
+            "data_source",
+            lambda: self._client.data_sources.retrieve(data_source_id),
+        )
 
     def query(self, data_source_id: str, **asked: Any) -> dict[str, Any]:
         """Return a page of the rows of a data source.
@@ -102,6 +94,7 @@ class NotionApi:
         """
         return self._ask(
             f"rows of data source {data_source_id}",
+            "list",
             lambda: self._client.data_sources.query(data_source_id, page_size=PAGE_SIZE, **asked),
         )
 
@@ -111,10 +104,10 @@ class NotionApi:
         Raises:
             NotionError: As ``database``.
         """
-        return self._ask(f"page {page_id}", lambda: self._client.pages.retrieve(page_id))
+        return self._ask(f"page {page_id}", "page", lambda: self._client.pages.retrieve(page_id))
 
-    def property_items(self, page_id: str, property_id: str) -> Iterator[Sequence[dict[str, Any]]]:
-        """Return the whole value of a property that is too long for its page, part by part.
+    def property_items(self, page_id: str, property_id: str) -> Iterator[dict[str, Any]]:
+        """Return the whole value of a property that is too long for its page: one answer, or a list page by page.
 
         Raises:
             NotionError: As ``database``.
@@ -123,39 +116,46 @@ class NotionApi:
         while True:
             part = self._ask(
                 f"property {property_id} of page {page_id}",
+                "list",
                 lambda cursor=cursor: self._client.pages.properties.retrieve(  # type: ignore[misc]
                     page_id, property_id, start_cursor=cursor, page_size=PAGE_SIZE
                 ),
             )
-            yield part.get("results", ())
-            cursor = part.get("next_cursor")
-            if not part.get("has_more") or cursor is None:
+            yield part
+            if not part.get("has_more"):
                 return
+            cursor = part.get("next_cursor")
+            if cursor is None:
+                reason = f"property {property_id} of page {page_id}: there is more, and no cursor to ask for it"
+                raise NotionError("incomplete", reason, retry=True)
 
-    def _ask(self, what: str, call: Callable[[], Any]) -> dict[str, Any]:
+    def _ask(self, what: str, expected: str, call: Callable[[], Any]) -> dict[str, Any]:
         failed = 0
         while True:
             self._budget.take()
             try:
-                return attempt(call)
+                return attempt(call, expected)
             except NotionError as ex:
                 failed += 1
-                reason = f"{what}: {ex.reason}"
-                if not ex.retry:
-                    raise NotionError(ex.kind, reason) from ex
-                if failed > self._settings.retries:
-                    raise NotionError(ex.kind, f"{reason}; tried {failed} times", retry=True) from ex
-                self._again(ex, failed, reason)
+                error = self._explain(ex, what, failed)
+            # Outside of the handler: what is raised now must not carry along what it was made of.
+            self._wait_or_raise(error, failed)
 
-    def _again(self, error: NotionError, failed: int, reason: str) -> None:
+    def _explain(self, error: NotionError, what: str, failed: int) -> NotionError:
+        tried = f"; tried {failed} times" if error.retry and failed > self._settings.retries else ""
+        # Nobody answers with the token of whoever asked; should it be done, it ends here.
+        reason = f"{what}: {error.reason}{tried}".replace(self._token, "***")
+        return NotionError(error.kind, reason, retry=error.retry, retry_after_s=error.retry_after_s)
+
+    def _wait_or_raise(self, error: NotionError, failed: int) -> None:
         settings = self._settings
+        if not error.retry or failed > settings.retries:
+            raise error
+        self.retries += 1
+        self._on_retry(error.reason)
         own_s = backoff_s(failed, settings.retry_wait_s, settings.retry_wait_max_s, random.random())  # noqa: S311 - no secret depends on it
-        asked_s = error.retry_after_s
-        if asked_s is not None and asked_s > settings.retry_wait_max_s:
-            raise NotionError(error.kind, f"{reason}; asks to wait {asked_s:.0f} s", retry=True) from error
-        self._on_retry(reason)
-        if asked_s is None:
-            self._wait(own_s)
-        else:
+        if error.kind == "limited" or error.retry_after_s is not None:
             # Whoever else has this token would only be told the same.
-            self._budget.pause(asked_s)
+            self._budget.pause(max(own_s, error.retry_after_s or 0.0))
+        else:
+            self._wait(own_s)

@@ -26,6 +26,11 @@ def connect(services: Services, wait: Callable[[float], None], on_retry: Callabl
     if settings.token is None:
         raise NotionError("refused", "NOTION_TOKEN is not set")
     budget = RequestBudget(
-        services.db, settings.token, per_minute=settings.requests_per_minute, burst=settings.burst, wait=wait
+        services.db,
+        settings.token,
+        per_minute=settings.requests_per_minute,
+        burst=settings.burst,
+        wait=wait,
+        wait_max_s=settings.retry_wait_max_s,
     )
     return NotionApi(settings, budget, wait, on_retry)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-Kind = Literal["refused", "missing", "limited", "unavailable", "timeout", "cut", "changed", "incomplete"]
+Kind = Literal["refused", "missing", "invalid", "limited", "unavailable", "timeout", "cut", "changed", "incomplete"]
 
 
 class NotionError(Exception):

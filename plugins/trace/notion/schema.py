@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 
@@ -17,12 +18,14 @@ class Property(msgspec.Struct, frozen=True, order=True):
         name: As people see it.
         type: Such as ``rich_text``.
         target: Of a relation, the data source that it leads to.
+        over: Of a rollup, the relation that it goes over; None if that is not to be seen.
     """
 
     id: str
     name: str
     type: str
     target: str | None = None
+    over: str | None = None
 
 
 class Schema(msgspec.Struct, frozen=True):
@@ -49,6 +52,11 @@ class Schema(msgspec.Struct, frozen=True):
         return {each.id: each for each in self.properties}
 
     @property
+    def unique_id(self) -> str | None:
+        """The id of the column of unique ids; None if there is none. There cannot be two."""
+        return next((each.id for each in self.properties if each.type == "unique_id"), None)
+
+    @property
     def fingerprint(self) -> str:
         """A digest of ids, names and types: another one says that a column came, went or changed."""
         return hashlib.sha256(msgspec.json.encode(self.properties)).hexdigest()
@@ -59,9 +67,18 @@ def read_schema(answer: Mapping[str, Any]) -> Schema:
 
     Source: https://developers.notion.com/reference/data-source
     """
+    given: Mapping[str, Any] = answer["properties"]
+    # Ids are encoded for URLs, but not where one column names another.
+    ids = {unquote(each["id"]): each["id"] for each in given.values()}
     properties = [
-        Property(each["id"], name, each["type"], (each.get("relation") or {}).get("data_source_id"))
-        for name, each in answer["properties"].items()
+        Property(
+            each["id"],
+            name,
+            each["type"],
+            (each.get("relation") or {}).get("data_source_id"),
+            ids.get(unquote((each.get("rollup") or {}).get("relation_property_id", ""))),
+        )
+        for name, each in given.items()
     ]
     title = "".join(part.get("plain_text", "") for part in answer.get("title", ()))
     return Schema(answer["id"], title, tuple(sorted(properties)))

@@ -1,56 +1,45 @@
 """Walk over every row of a data source, however many there are.
 
 A query of Notion ends at 10,000 rows, with nothing but a ``request_status`` to tell. The limit holds for a query, not
-for a data source; so a walk goes along a time that rows have, and where a query was cut off starts a new one at the
-last row. Rows at the edge come twice and count once.
+for a data source; so a walk goes along the time at which rows were made, and where a query was cut off starts a new one
+at the last row. That time never changes, so nothing moves while it is read. Rows at the edge come twice and count once.
+Where one minute alone has more rows than a query gives, it is split by what tells its rows apart.
 Source: https://developers.notion.com/guides/data-apis/query-large-data-sources
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
 
 import msgspec
 
 from plugins.trace.notion.api import NotionApi
 from plugins.trace.notion.errors import NotionError
+from plugins.trace.notion.query import ALONG, ROWS_MAX, Query, Question, Raw, is_trashed
+from plugins.trace.notion.splitting import Condition, Mark, split
 
-ROWS_MAX = 10_000
-Raw = Mapping[str, Any]
-
-
-class Question(msgspec.Struct, frozen=True):
-    """Which rows of a data source, and what of them.
-
-    Args:
-        data_source_id: Which one.
-        property_ids: Columns that rows come with.
-        along: The time by which they come. ``created_time`` never changes; a row that is edited meanwhile comes again
-            along ``last_edited_time``.
-        since: Only rows of that time and later.
-        in_trash: The rows in the trash, and no others.
-    """
-
-    data_source_id: str
-    property_ids: tuple[str, ...]
-    along: Literal["created_time", "last_edited_time"] = "created_time"
-    since: str | None = None
-    in_trash: bool = False
+# Notion rounds times to it.
+_MINUTE = timedelta(minutes=1)
+_CONDITIONS_MAX = 50
 
 
 class Window(msgspec.Struct, frozen=True):
-    """What one query gave.
+    """The rows that were made in a span of time.
 
     Args:
-        start: Rows of that time and later; None from the first.
+        start: Made then or later, up to the start of the next window; None from the first.
         requests: Pages it took.
         cut_off: Whether there was more than a query can give.
+        parts: Of a minute that had to be split, how many queries gave all of it.
+        split_by: By what.
     """
 
     start: str | None
     requests: int
     cut_off: bool
+    parts: int = 1
+    split_by: tuple[str, ...] = ()
 
 
 class Walk:
@@ -67,69 +56,92 @@ class Walk:
         self._question = question
         self._on_page = on_page
         self._seen: dict[str, str] = {}
+        self._others: set[str] = set()
         self.windows: list[Window] = []
 
+    @property
+    def others(self) -> int:
+        """How many data sources were among the rows, as a wiki has them."""
+        return len(self._others)
+
     def rows(self) -> Iterator[Raw]:
-        """Return every row; one that was edited meanwhile may come again.
+        """Return every page; one that was edited meanwhile may come again.
 
         Raises:
             NotionError: They cannot be read to the end.
         """
-        start = self._question.since
+        start: str | None = None
         while True:
-            query = _Query(self._api, self._question, start)
-            for page in query.pages():
-                yield from self._new(page)
-                self._on_page(len(self._seen))
+            query = Query(self._api, self._question, () if start is None else (_made({"on_or_after": start}),))
+            yield from self._read(query)
             self.windows.append(Window(start, query.requests, query.cut_off))
             if not query.cut_off:
                 return
-            if query.last is None or query.last == start:
-                where = self._question.data_source_id
-                raise NotionError("incomplete", f"more than {ROWS_MAX:,} rows of data source {where} are of {start}")
+            if query.last is None:
+                raise NotionError("incomplete", f"{self._where} was cut off before its first row", retry=True)
             start = query.last
+            if query.first == query.last:
+                yield from self._minute(start, query.marks)
+                start = _shown(datetime.fromisoformat(start) + _MINUTE)
+
+    def _minute(self, start: str, marks: Sequence[Mark]) -> Iterator[Raw]:
+        """Return the rows of one minute, part by part. Marks are of those that came already."""
+        end = _shown(datetime.fromisoformat(start) + _MINUTE)
+        tally = _Tally(start)
+        yield from self._parts((_made({"on_or_after": start}), _made({"before": end})), marks, tally)
+        by = tuple(dict.fromkeys(tally.split_by))
+        self.windows.append(Window(start, tally.requests, cut_off=True, parts=tally.parts, split_by=by))
+
+    def _parts(self, asked: Sequence[Condition], marks: Sequence[Mark], tally: _Tally) -> Iterator[Raw]:
+        found = split(marks, self._question.unique_id, asked)
+        if found is None or len(asked) > _CONDITIONS_MAX:
+            reason = f"more than {ROWS_MAX:,} rows were made in one minute, {tally.start}"
+            raise NotionError(
+                "incomplete", f"{self._where}: {reason}, and nothing tells them apart: a column of unique ids would"
+            )
+        tally.split_by.append(found.by)
+        for condition in found.conditions:
+            query = Query(self._api, self._question, (*asked, condition))
+            yield from self._read(query)
+            tally.requests += query.requests
+            if query.cut_off:
+                yield from self._parts((*asked, condition), query.marks, tally)
+            else:
+                tally.parts += 1
+
+    def _read(self, query: Query) -> Iterator[Raw]:
+        for page in query.pages():
+            yield from self._new(page)
+            self._on_page(len(self._seen))
 
     def _new(self, page: Sequence[Raw]) -> Iterator[Raw]:
         for row in page:
-            edited = row["last_edited_time"]
-            if self._seen.get(row["id"]) != edited:
+            if row["object"] != "page":
+                self._others.add(row["id"])
+            elif self._question.in_trash and not is_trashed(row):
+                raise NotionError("invalid", f"{self._where}: rows in the trash cannot be asked for")
+            elif self._seen.get(row["id"]) != (edited := row["last_edited_time"]):
                 self._seen[row["id"]] = edited
                 yield row
 
+    @property
+    def _where(self) -> str:
+        return f"data source {self._question.data_source_id}"
 
-class _Query:
-    """One query, paged to its end."""
 
-    def __init__(self, api: NotionApi, question: Question, start: str | None) -> None:
-        self._api = api
-        self._along = question.along
-        self._id = question.data_source_id
-        self._asked: dict[str, Any] = {
-            "sorts": [{"timestamp": self._along, "direction": "ascending"}],
-            "filter_properties": list(question.property_ids),
-        }
-        if start is not None:
-            self._asked["filter"] = {"timestamp": self._along, self._along: {"on_or_after": start}}
-        if question.in_trash:
-            self._asked["in_trash"] = True
+class _Tally:
+    """How a minute was split."""
+
+    def __init__(self, start: str) -> None:
+        self.start = start
         self.requests = 0
-        self.cut_off = False
-        self.last: str | None = None
+        self.parts = 0
+        self.split_by: list[str] = []
 
-    def pages(self) -> Iterator[Sequence[Raw]]:
-        rows = 0
-        cursor: str | None = None
-        while True:
-            answer = self._api.query(self._id, start_cursor=cursor, **self._asked)
-            self.requests += 1
-            page = answer["results"]
-            rows += len(page)
-            if page:
-                self.last = page[-1][self._along]
-            status = answer.get("request_status") or {}
-            cursor = answer.get("next_cursor") if answer.get("has_more") else None
-            # Whatever it says of itself, a query that ends at the limit may have been cut off there.
-            self.cut_off = self.cut_off or status.get("type") == "incomplete" or (cursor is None and rows >= ROWS_MAX)
-            yield page
-            if cursor is None:
-                return
+
+def _made(comparison: Condition) -> Condition:
+    return {"timestamp": ALONG, ALONG: comparison}
+
+
+def _shown(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kernel import UnavailableError
 from kernel.testing import Client
 from plugins.trace import run_full_export
 from plugins.trace.export.model import Certificate, DatasetReport
@@ -108,4 +109,7 @@ def keys_of(client: Client, dataset: str) -> list[str]:
 
 
 def _serves(client: Client, dataset: DatasetReport) -> bool:
-    return client.service.shared.datasets.read(dataset.dataset).snapshot.version == dataset.version
+    try:
+        return client.service.shared.datasets.read(dataset.dataset).snapshot.version == dataset.version
+    except UnavailableError:
+        return False  # the first version was published a moment ago

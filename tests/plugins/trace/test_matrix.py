@@ -124,7 +124,7 @@ def test_tags_come_in_the_place_of_their_slugs(client: Client, name: str) -> Non
     plain, whole = (client.get(f"/trace/public/{name}/{query}").json()["data"] for query in ("", "?include=tags"))
 
     assert [item["tags"] for item in plain] == [[tag["slug"] for tag in item["tags"]] for item in whole]
-    assert {tag["name"] for item in whole for tag in item["tags"]} > {"Open"} or name != "features"
+    assert "Open" in {tag["name"] for item in whole for tag in item["tags"]}
 
 
 def test_a_feature_comes_with_its_tier_and_gateways_as_an_application_sees_them(client: Client) -> None:
@@ -135,4 +135,4 @@ def test_a_feature_comes_with_its_tier_and_gateways_as_an_application_sees_them(
     assert everybody["data"]["tier"]["name"] == "Plus"
     assert [gateway["kind"] for gateway in everybody["data"]["gateways"]] == ["mail"]
     assert (nexus["data"]["tier"], nexus["data"]["gateways"]) == (None, [])
-    assert nexus["meta"]["include"] == dict.fromkeys(("tier", "gateways"), {"items": 0, "missing": 0, "hidden": 1})
+    assert [nexus["meta"]["include"][name]["hidden"] for name in ("tier", "gateways")] == [1, 1]

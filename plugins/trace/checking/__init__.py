@@ -1,0 +1,1 @@
+"""What ``tiercel trace check`` finds: whether configuration, token and Notion go together."""

@@ -1,0 +1,1 @@
+"""What Notion sends when something changes: each event brings the next refresh forward."""

@@ -1,0 +1,113 @@
+"""Properties as pages show them, and as the endpoint of one property gives them.
+
+Source: https://developers.notion.com/reference/property-item-object
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from tests.notion.rollups import SHOW_ORIGINAL, calculate, is_calculated_alone, originals
+from tests.notion.values import EMPTY, Calculated, Shape, user
+from tests.notion.workspace import Column, Page, Workspace, shown_time
+
+REFERENCES_MAX = 25
+_LISTS = frozenset({"title", "rich_text", "relation", "people"})
+
+
+def shown_property(workspace: Workspace, page: Page, column: Column) -> Shape:
+    """Return a property as a page has it: cut off at 25 references."""
+    value = _value(page, column)
+    if column.type == "rollup":
+        related = _related(workspace, page, column)[:REFERENCES_MAX]
+        value = calculate(workspace, column, related) if value is None else value
+    elif isinstance(value, Calculated):
+        value = value.shown
+    shown: Shape = {"id": column.id, "type": column.type, column.type: value}
+    if column.type in _LISTS:
+        shown[column.type] = _cut(column.type, value or ())
+    if column.type == "relation":
+        shown["has_more"] = len(value or ()) > REFERENCES_MAX
+    return shown
+
+
+def property_item(workspace: Workspace, page: Page, column: Column, query: Mapping[str, Sequence[str]]) -> Shape:
+    """Return a property by itself: one item, or a page of a list.
+
+    Args:
+        workspace: Has the related pages.
+        page: Whose.
+        column: Which.
+        query: Of the request.
+    """
+    value = _value(page, column)
+    if column.type == "rollup":
+        return _rollup(workspace, page, column, query)
+    if column.type in _LISTS:
+        items = [_item(column.id, column.type, each) for each in value or ()]
+        return _list(page, column, items, query, {})
+    return _item(column.id, column.type, value.whole if isinstance(value, Calculated) else value)
+
+
+def _value(page: Page, column: Column) -> Any:
+    if column.type in ("created_time", "last_edited_time"):
+        return shown_time(getattr(page, column.type))
+    if column.type in ("created_by", "last_edited_by"):
+        return page.values.get(column.id, user("somebody"))
+    return page.values.get(column.id, EMPTY.get(column.type))
+
+
+def _cut(kind: str, value: Sequence[Shape]) -> list[Shape]:
+    if kind in ("relation", "people"):
+        return list(value)[:REFERENCES_MAX]
+    mentions = [index for index, part in enumerate(value) if part["type"] == "mention"]
+    return list(value)[: mentions[REFERENCES_MAX] if len(mentions) > REFERENCES_MAX else None]
+
+
+def _rollup(workspace: Workspace, page: Page, column: Column, query: Mapping[str, Sequence[str]]) -> Shape:
+    function = column.config["function"]
+    related = _related(workspace, page, column)
+    if function == SHOW_ORIGINAL:
+        items = [_item(column.id, kind, each) for kind, each in originals(workspace, column, related)]
+        return _list(page, column, items, query, {"type": "array", "array": [], "function": function})
+    over = column.config["relation_property_id"]
+    items = [_item(quote(over, safe=""), "relation", {"id": each.id}) for each in related]
+    result = {"type": "unsupported", "unsupported": {}, "function": function}
+    if is_calculated_alone(function):
+        result = calculate(workspace, column, related)
+    answer = _list(page, column, items, query, result)
+    if answer["has_more"]:
+        answer["property_item"]["rollup"] = {"type": "incomplete", "incomplete": {}, "function": function}
+    return answer
+
+
+def _related(workspace: Workspace, page: Page, column: Column) -> list[Page]:
+    over = quote(column.config.get("relation_property_id", ""), safe="")
+    found = (workspace.find(each["id"]) for each in page.values.get(over, ()))
+    return [each for each in found if each is not None]
+
+
+def _list(
+    page: Page, column: Column, items: Sequence[Shape], query: Mapping[str, Sequence[str]], result: Shape
+) -> Shape:
+    size = int(query.get("page_size", ["100"])[0])
+    start = int(query.get("start_cursor", ["0"])[0])
+    end = start + size
+    next_cursor = str(end) if end < len(items) else None
+    next_url = None
+    if next_cursor is not None:
+        next_url = f"https://api.notion.com/v1/pages/{page.id}/properties/{column.id}?start_cursor={next_cursor}"
+    return {
+        "object": "list",
+        "results": list(items[start:end]),
+        "next_cursor": next_cursor,
+        "has_more": next_cursor is not None,
+        "type": "property_item",
+        "property_item": {"id": column.id, "next_url": next_url, "type": column.type, column.type: result},
+    }
+
+
+def _item(column_id: str, kind: str, value: Any) -> Shape:
+    return {"object": "property_item", "id": column_id, "type": kind, kind: value}

@@ -1,0 +1,268 @@
+"""Workers that die and databases that go away during an export: nothing half-done is seen, and the next is whole."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import psycopg
+import pytest
+
+from kernel import ConflictError, UnavailableError
+from kernel.db.embedded import EmbeddedServer
+from kernel.jobs.service import Jobs
+from kernel.testing import Client
+from plugins.trace.export.refresh import ExportError, export
+from plugins.trace.store import find_source
+from tests.conftest import Serve
+from tests.notion.faults import held, meanwhile, once, queries
+from tests.notion.server import FakeNotion
+from tests.plugins.trace.exports import PATIENCE, PLUGINS, Specifications, refresh
+from tests.processes import TIERCEL, eventually, make_environment
+
+NAMES = ("features", "gateways", "tags", "tiers")
+DEAD_AFTER_S = 2.0
+WAITING_FOR_THE_TABLE = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%%dataset_version%%'
+"""
+
+
+class Workers:
+    """``tiercel worker`` on the test's database and Notion."""
+
+    def __init__(self, home: Path, database: str, notion: FakeNotion, sources: dict[str, Any]) -> None:
+        self._log = home / "worker.log"
+        self._home = home
+        settings = {**PATIENCE, "api_url": notion.url}
+        self._environment = make_environment(
+            home / ".tiercel",
+            TIERCEL_PLUGINS=",".join(PLUGINS),
+            TIERCEL_DATABASE_URL=database,
+            TIERCEL_JOBS__DEAD_AFTER_S=str(DEAD_AFTER_S),
+            TIERCEL_TRACE__SOURCES=msgspec.json.encode(sources).decode(),
+            NOTION_TOKEN=notion.token,
+            **{f"TIERCEL_TRACE__{name.upper()}": str(value) for name, value in settings.items()},
+        )
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def start(self, processes: int = 1) -> psutil.Process:
+        """Start a supervisor; return it once its processes are there."""
+        environment = {**self._environment, "TIERCEL_JOB_PROCESSES": str(processes)}
+        with self._log.open("ab") as log:
+            process = subprocess.Popen([TIERCEL, "worker"], cwd=self._home, env=environment, stdout=log, stderr=log)
+        self._started.append(process)
+        supervisor = psutil.Process(process.pid)
+        assert eventually(lambda: len(supervisor.children()) == processes, 30), self._log.read_text()
+        return supervisor
+
+    def end(self) -> None:
+        """Kill whatever was started."""
+        for process in self._started:
+            for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
+                child.kill()
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def workers(tmp_path: Path, database: str, notion: FakeNotion, specifications: Specifications) -> Iterator[Workers]:
+    """Workers that export the specifications."""
+    made = Workers(tmp_path, database, notion, specifications.sources())
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def client(serve: Serve, notion: FakeNotion, specifications: Specifications) -> Client:
+    """A service that looks at what they do."""
+    table = {**PATIENCE, "token": notion.token, "api_url": notion.url, "sources": specifications.sources()}
+    return serve(plugins=PLUGINS, trace=table, jobs={"dead_after_s": DEAD_AFTER_S}, db={"pool_timeout_s": 1.0})
+
+
+@pytest.fixture
+def released() -> Iterator[threading.Event]:
+    """Set at the end: answers that are held until then do not outlive the test."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def jobs_of(client: Client) -> Jobs:
+    jobs: Jobs = client.service.shared.jobs
+    return jobs
+
+
+def grow(specifications: Specifications, name: str) -> None:
+    """Let some time pass, and add a row to each table."""
+    specifications.workspace.wait(minutes=5)
+    for table in (specifications.features, specifications.gateways, specifications.tags, specifications.tiers):
+        specifications.workspace.add_page(table, {"Name": name})
+
+
+def stored(client: Client) -> dict[str, tuple[int, set[str]]]:
+    """Return the version of each dataset with the names in it; fail if what is kept of its source is not the same."""
+    datasets, db = client.service.shared.datasets, client.service.registry.services["trace"].db
+    found: dict[str, tuple[int, set[str]]] = {}
+    for name in NAMES:
+        kept, versions = find_source(db, name), datasets.versions(name, 1)
+        assert (kept is None) == (not versions)
+        if kept is not None:
+            items = {item.name for item in datasets.read(name, as_of=versions[0].version).items}
+            assert items == {row.fields["name"] for row in kept.rows}
+            found[name] = (versions[0].version, items)
+    return found
+
+
+@pytest.mark.process
+def test_a_worker_that_is_killed_while_it_reads_leaves_nothing_and_the_next_one_does_it_all(
+    client: Client, workers: Workers, notion: FakeNotion, specifications: Specifications, released: threading.Event
+) -> None:
+    chance = random.Random(6)
+    supervisor = workers.start()
+    before: dict[str, tuple[int, set[str]]] = {}
+    for number in range(4):
+        grow(specifications, f"Added {number}")
+        notion.faults = [once(held(released), after=chance.randrange(20))]
+        asked = len(notion.calls)
+        started = jobs_of(client).start("trace.refresh", {"full": number % 2 == 0})
+        assert eventually(lambda asked=asked: is_held(notion, asked), 30)  # type: ignore[misc]
+
+        supervisor.children()[0].kill()
+        left = stored(client)
+        done = jobs_of(client).wait(started.id, 30)
+
+        assert left == before
+        assert (done.state, done.attempt) == ("succeeded", 2)
+        before = stored(client)
+        assert all(f"Added {number}" in names for _, names in before.values())
+
+
+def is_held(notion: FakeNotion, after: int) -> bool:
+    """Tell whether the latest of the later requests waits for its answer."""
+    calls = notion.calls[after:]
+    return bool(calls) and calls[-1].held_until is not None
+
+
+@pytest.mark.process
+def test_a_worker_that_is_killed_while_it_publishes_leaves_nothing(
+    client: Client, workers: Workers, notion: FakeNotion, specifications: Specifications, database: str
+) -> None:
+    refresh(client)
+    before = stored(client)
+    grow(specifications, "Added")
+    supervisor = workers.start()
+
+    with psycopg.connect(database) as holding:
+        # What is kept of the sources is written by then, and the datasets are not.
+        holding.execute("LOCK TABLE tiercel.dataset_version IN EXCLUSIVE MODE")
+        started = jobs_of(client).start("trace.refresh")
+        with psycopg.connect(database, autocommit=True) as watching:
+            assert eventually(lambda: bool(watching.execute(WAITING_FOR_THE_TABLE).fetchone()[0]), 30)  # type: ignore[index]
+        supervisor.children()[0].kill()
+    left = stored(client)
+
+    done = jobs_of(client).wait(started.id, 30)
+    assert left == before
+    assert (done.state, done.attempt) == ("succeeded", 2)
+    assert {version for version, _ in stored(client).values()} == {2}
+
+
+@pytest.mark.process
+def test_of_two_workers_one_exports_at_a_time(
+    client: Client, workers: Workers, notion: FakeNotion, released: threading.Event
+) -> None:
+    notion.faults = [once(held(released))]
+    workers.start(processes=2)
+    jobs = jobs_of(client)
+    started = [jobs.start("trace.refresh"), jobs.start("trace.reconcile")]
+    assert eventually(lambda: bool(notion.calls), 30)
+
+    with pytest.raises(ConflictError, match=r"trace\.re"):
+        export(client.service.registry.services["trace"])
+    states = sorted(jobs.get(each.id).state for each in started)
+    asked = len(notion.calls)
+    released.set()
+
+    assert (states, asked) == (["running", "waiting"], 1)
+    assert [jobs.wait(each.id, 30).state for each in started] == ["succeeded", "succeeded"]
+    records = sorted((jobs.get(each.id) for each in started), key=lambda each: str(each.started_at))
+    assert str(records[0].finished_at) <= str(records[1].started_at)
+
+
+def test_a_database_that_goes_away_while_notion_is_read_keeps_what_it_had(
+    client: Client, notion: FakeNotion, specifications: Specifications, server: EmbeddedServer, database: str
+) -> None:
+    refresh(client)
+    before = stored(client)
+    grow(specifications, "Added")
+    name = psycopg.conninfo.conninfo_to_dict(database)["dbname"]
+
+    def close() -> None:
+        with psycopg.connect(server.conninfo, autocommit=True) as connection:
+            connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+
+    notion.faults = [once(meanwhile(close), queries(specifications.features.id))]
+    services = client.service.registry.services["trace"]
+    with pytest.raises((UnavailableError, ExportError)):
+        export(services)
+    with psycopg.connect(server.conninfo, autocommit=True) as connection:
+        connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+
+    assert eventually(lambda: is_up(client))
+    left = stored(client)
+    assert left == before
+    # The lock is free once the run counts as dead.
+    assert eventually(lambda: has_exported(client))
+    assert all("Added" in names for _, names in stored(client).values())
+
+
+def is_up(client: Client) -> bool:
+    """Tell whether the database answers."""
+    with suppress(UnavailableError):
+        return bool(client.service.shared.datasets.versions("features", 1))
+    return False
+
+
+def has_exported(client: Client) -> bool:
+    """Export; tell whether nothing stood in the way."""
+    try:
+        refresh(client)
+    except (ConflictError, UnavailableError):
+        time.sleep(0.1)
+        return False
+    return True
+
+
+@pytest.mark.parametrize("table", ["trace.source", "tiercel.dataset_version", "tiercel.dataset_publication"])
+def test_a_disk_that_is_full_when_it_is_published_keeps_what_was_there(
+    client: Client, specifications: Specifications, database: str, table: str
+) -> None:
+    refresh(client)
+    before = stored(client)
+    grow(specifications, "Added")
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("""
+            CREATE FUNCTION public.fill_up() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'no space left on device' USING ERRCODE = 'disk_full'; END $$
+        """)
+        trigger = f"BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION public.fill_up()"
+        connection.execute(f"CREATE TRIGGER full_disk {trigger}")
+
+        with pytest.raises((ExportError, UnavailableError)):
+            export(client.service.registry.services["trace"])
+        left = stored(client)
+        connection.execute(f"DROP TRIGGER full_disk ON {table}")
+
+    assert left == before
+    refresh(client)
+    assert all("Added" in names for _, names in stored(client).values())

@@ -1,0 +1,223 @@
+"""What cannot be exported whole is not published: who asks is told why, and what serves serves on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from kernel.services import SystemClock
+from kernel.testing import Client
+from plugins.trace.export.refresh import REFRESH
+from tests.applications import publish_demo
+from tests.conftest import Serve
+from tests.kernel.jobs.conftest import make_worker
+from tests.notion import faults
+from tests.notion.calls import Fault
+from tests.notion.server import FakeNotion
+from tests.plugins.trace.exports import (
+    PLUGINS,
+    Specifications,
+    keys_of,
+    refresh,
+    refresh_in_vain,
+    serve_trace,
+    warning_of,
+)
+from tests.processes import eventually
+
+FEATURES = "/trace/public/features/"
+REASON = "area: 'Area' missing"
+
+
+class LaterClock(SystemClock):
+    """A clock that can be moved on."""
+
+    later = timedelta(0)
+
+    def now(self) -> Any:
+        return super().now() + self.later
+
+
+@pytest.fixture
+def broken(serve: Serve, notion: FakeNotion, specifications: Specifications) -> Client:
+    """A service that has exported once, and then lost a column."""
+    client = serve_trace(serve, notion, specifications.sources())
+    refresh(client)
+    specifications.workspace.remove_column(specifications.features, "Area")
+    return client
+
+
+def health(client: Client) -> Mapping[str, Any]:
+    """Return the check of the exports; the service stays ready whatever it says."""
+    answer = client.get("/readyz?verbose")
+    assert answer.status == 200
+    [check] = [each for each in answer.json()["checks"] if each["name"] == "trace"]
+    found: Mapping[str, Any] = check
+    return found
+
+
+def test_the_data_serve_on_and_say_why_they_are_old(broken: Client) -> None:
+    before = broken.get(FEATURES).json()
+
+    reason = refresh_in_vain(broken, "features", "tags")
+
+    after = broken.get(FEATURES).json()
+    assert after["data"] == before["data"]
+    assert REASON in reason
+    assert after["meta"]["warning"] == reason
+
+
+def test_readiness_says_what_was_refused_since_when_and_what_serves(broken: Client) -> None:
+    assert health(broken)["status"] == "ok"
+
+    refresh_in_vain(broken, "features")
+
+    check = health(broken)
+    assert check["status"] == "degraded"
+    assert REASON in check["detail"]
+    assert "refused since 0 s ago; version 1 serves, confirmed" in check["detail"]
+
+
+def test_the_index_has_the_history(broken: Client) -> None:
+    reason = refresh_in_vain(broken, "features")
+
+    entry = next(each for each in broken.get("/trace/public/index/").json()["data"] if each["dataset"] == "features")
+
+    assert (entry["version"], entry["items"], entry["warning"]) == (1, 3, reason)
+    shown = [(each["outcome"], each["reason"]) for each in entry["history"]]
+    assert shown == [("refused", reason), ("published", None)]
+
+
+def test_the_certificate_stays_with_each_attempt(broken: Client) -> None:
+    refresh_in_vain(broken, "features")
+
+    refused, published = broken.get("/api/v1/datasets/features/versions/").json()["data"]["attempts"]
+
+    assert (refused["outcome"], refused["details"], refused["job_id"] > published["job_id"]) == ("refused", None, True)
+    source = next(each for each in published["details"]["sources"] if each["source"] == "features")
+    assert (source["mode"], source["rows"], source["links"]) == ("full", 3, 9)
+    assert source["reconciled_at"] == "2026-11-21T11:58:00Z"
+
+
+def test_the_next_export_that_is_whole_ends_the_warning(
+    broken: Client, serve: Serve, notion: FakeNotion, specifications: Specifications
+) -> None:
+    refresh_in_vain(broken, "features")
+    sources = specifications.sources()
+    del sources["features"]["fields"]["area"]
+    client = serve_trace(serve, notion, sources)
+
+    refresh(client)
+
+    assert eventually(lambda: warning_of(client, "features") is None)
+    assert health(client)["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("fault", "state"),
+    [(None, "failed"), (faults.failing(404, "object_not_found"), "failed"), (faults.overloaded(), "waiting")],
+    ids=["mapping", "access", "overload"],
+)
+def test_the_job_is_tried_again_where_that_may_help(
+    serve: Serve, notion: FakeNotion, specifications: Specifications, fault: Fault | None, state: str
+) -> None:
+    client = serve_trace(serve, notion, specifications.sources(), retries=0)
+    if fault is None:
+        specifications.workspace.remove_column(specifications.features, "Area")
+    else:
+        notion.faults.append(fault)
+    jobs = client.service.shared.jobs
+    started = jobs.start(REFRESH)
+    worker = make_worker(client.service)
+    worker.start()
+    try:
+        assert eventually(lambda: jobs.get(started.id).error is not None)
+    finally:
+        worker.stop()
+        assert worker.join(10)
+
+    job = jobs.get(started.id)
+    assert (job.state, job.attempt) == (state, 1)
+    attempts = client.service.shared.datasets.publications("features")
+    # In the job's own words: without the name of a class.
+    assert [each.reason for each in attempts] == [job.error]
+
+
+def test_an_export_that_takes_too_long_is_refused(
+    serve: Serve, notion: FakeNotion, specifications: Specifications
+) -> None:
+    client = serve_trace(serve, notion, specifications.sources(), total_timeout_s=0.5, retry_wait_s=30.0)
+    notion.faults.append(faults.failing(503, "service_unavailable"))
+
+    assert "soft timeout" in refresh_in_vain(client)
+    [attempt] = client.service.shared.datasets.publications("features")
+    assert attempt.reason == "it was not through after 0.5 s"
+
+
+def test_what_nobody_has_read_for_long_is_told(
+    serve: Serve, notion: FakeNotion, specifications: Specifications
+) -> None:
+    clock = LaterClock()
+    specifications.workspace.now = clock.now()
+    table = {"token": notion.token, "api_url": notion.url, "sources": specifications.sources(), "stale_after_s": 600.0}
+    client = serve(plugins=PLUGINS, trace=table, clock=clock)
+    refresh(client)
+    assert "changes were read" in health(client)["detail"]
+
+    clock.later = timedelta(hours=1)
+
+    detail = health(client)["detail"]
+    assert health(client)["status"] == "degraded"
+    assert "features: not read for 37" in detail
+
+
+def without_sources(given: dict[str, Any]) -> None:
+    given["sources"] = {}
+
+
+def without_token(given: dict[str, Any]) -> None:
+    given["token"] = None
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "detail"),
+    [
+        (without_sources, "ok", "no sources are configured"),
+        (without_token, "ok", "NOTION_TOKEN is not set"),
+        (lambda given: None, "degraded", "features: not exported yet; what was imported serves"),
+    ],
+    ids=["no sources", "no token", "not yet"],
+)
+def test_what_was_imported_serves_and_health_says_so(
+    serve: Serve,
+    notion: FakeNotion,
+    specifications: Specifications,
+    change: Callable[[dict[str, Any]], None],
+    status: str,
+    detail: str,
+) -> None:
+    table = {"token": notion.token, "api_url": notion.url, "sources": specifications.sources()}
+    change(table)
+    client = serve(plugins=PLUGINS, trace=table)
+    publish_demo(client)
+
+    check = health(client)
+
+    assert (check["status"], detail in check["detail"]) == (status, True), check
+    assert keys_of(client, "features")
+    assert notion.calls == []
+
+
+def test_without_a_token_the_log_says_that_nothing_is_read(
+    serve: Serve, notion: FakeNotion, specifications: Specifications, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve(
+        plugins=PLUGINS,
+        trace={"sources": specifications.sources()},
+        log={"level": "warning", "format": "json"},
+    )
+
+    assert "NOTION_TOKEN is not set" in capsys.readouterr().err
