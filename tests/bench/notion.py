@@ -55,7 +55,7 @@ def _times(*, hurried: bool) -> Iterator[Figure]:
         0.2,
         "at most",
         detail=f"{changes.wall_s:.1f} s, own {changes.cpu_s:.1f} s; {changes.requests} requests; "
-        f"{changes.received_bytes / 1e6:.1f} MB",
+        f"{changes.received_bytes / 1e6:.1f} MB; {changes.peak_bytes / 1e6:.0f} MB of memory",
     )
 
 
