@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -139,9 +138,10 @@ class Refresh:
         return self._services.datasets.publish(
             {dataset: union.items for dataset, union in unions.items()},
             source=ORIGIN,
-            run=_Together(run, save),
+            run=run,
             details={"sources": [msgspec.structs.asdict(each) for each in reports]},
             rejected={dataset: union.rejected for dataset, union in unions.items()},
+            also=save,
         )
 
 
@@ -170,26 +170,6 @@ class Steps:
         done = sum(each.state not in {"fetching", "retrying"} for each in self._latest.values())
         message = ", ".join(map(_describe, self._latest.values()))
         self._run.progress(done, len(self._latest), message[:_MESSAGE_CHARACTERS_MAX])
-
-
-class _Together:
-    """The transaction of a run, in which something else is stored as well.
-
-    Args:
-        run: Whose transaction.
-        save: Stores it.
-    """
-
-    def __init__(self, run: Run, save: Callable[[Connection[Any]], None]) -> None:
-        self.id = run.id
-        self._run = run
-        self._save = save
-
-    @contextmanager
-    def transaction(self) -> Iterator[Connection[Any]]:
-        with self._run.transaction() as connection:
-            self._save(connection)
-            yield connection
 
 
 def _contents(outcomes: Mapping[str, Outcome], kept: Mapping[str, Content[Item]]) -> dict[str, Content[Item]]:

@@ -13,8 +13,8 @@ from http import HTTPStatus
 import httpx
 import msgspec
 
-from plugins.club.fetching.bodies import read_body
 from kernel import retry_after_s
+from plugins.club.fetching.bodies import read_body
 from plugins.club.fetching.budget import Budget
 from plugins.club.fetching.headers import Headers, request_headers
 from plugins.club.fetching.hosts import HostLimits, refusal, shown

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -108,31 +107,12 @@ class Refresh:
         published = self._services.datasets.publish(
             {dataset: each.items for dataset, each in exported.linked.items()},
             source=f"job {run.name}",
-            run=_Together(run, save),
+            run=run,
             details=exported.certificate,
             rejected={dataset: each.rejected for dataset, each in exported.linked.items()},
+            also=save,
         )
         return msgspec.structs.replace(exported.certificate, datasets=_reports(published))
-
-
-class _Together:
-    """The transaction of a run, in which something else is stored as well.
-
-    Args:
-        run: Whose transaction.
-        save: Stores it.
-    """
-
-    def __init__(self, run: Run, save: Callable[[Connection[Any]], None]) -> None:
-        self.id = run.id
-        self._run = run
-        self._save = save
-
-    @contextmanager
-    def transaction(self) -> Iterator[Connection[Any]]:
-        with self._run.transaction() as connection:
-            self._save(connection)
-            yield connection
 
 
 def _reports(published: Mapping[str, Publication]) -> tuple[DatasetReport, ...]:
