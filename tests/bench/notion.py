@@ -40,14 +40,14 @@ def figures(full: bool) -> Iterator[Figure]:
 def _times(*, hurried: bool) -> Iterator[Figure]:
     with _exports(ROWS, LATENCY_S, _UNHURRIED if hurried else {}) as exports:
         whole, changes = exports.run("full"), exports.run("changes", EDITED)
-    pace = f"{_budget_s(whole):.0f} s at the default budget" if hurried else "at the default budget"
+    pace = f"{_budget_s(whole):.0f} s at the default budget" if hurried else "paced by the default budget"
     yield Figure(
         f"own share of the time of a full export, {ROWS:,} rows",
         whole.cpu_s / whole.wall_s,
         0.1,
         "at most",
         detail=f"{whole.cpu_s:.1f} s of {whole.wall_s:.0f} s; {LATENCY_S * 1000:.0f} ms an answer; "
-        f"{whole.requests} requests: {pace}; {whole.received_bytes / 1e6:.0f} MB",
+        f"{whole.requests} requests, {pace}; {whole.received_bytes / 1e6:.0f} MB",
     )
     yield Figure(
         f"incremental export, {EDITED} of {ROWS:,} rows edited",

@@ -13,6 +13,7 @@ from kernel import backoff_s
 from plugins.trace.notion.budget import RequestBudget
 from plugins.trace.notion.client import CountingClient, attempt, make_client
 from plugins.trace.notion.errors import NotionError
+from plugins.trace.notion.paging import Cursors
 from plugins.trace.settings import TraceSettings
 
 PAGE_SIZE = 100
@@ -112,22 +113,23 @@ class NotionApi:
         Raises:
             NotionError: As ``database``.
         """
-        cursor: str | None = None
+        what = f"property {property_id} of page {page_id}"
+        cursors, cursor = Cursors(), None
         while True:
             part = self._ask(
-                f"property {property_id} of page {page_id}",
+                what,
                 "list",
                 lambda cursor=cursor: self._client.pages.properties.retrieve(  # type: ignore[misc]
                     page_id, property_id, start_cursor=cursor, page_size=PAGE_SIZE
                 ),
             )
             yield part
-            if not part.get("has_more"):
-                return
-            cursor = part.get("next_cursor")
+            try:
+                cursor = cursors.follow(part, is_new=bool(part.get("results")))
+            except NotionError as ex:
+                raise NotionError(ex.kind, f"{what}: {ex.reason}", retry=ex.retry) from None
             if cursor is None:
-                reason = f"property {property_id} of page {page_id}: there is more, and no cursor to ask for it"
-                raise NotionError("incomplete", reason, retry=True)
+                return
 
     def _ask(self, what: str, expected: str, call: Callable[[], Any]) -> dict[str, Any]:
         failed = 0

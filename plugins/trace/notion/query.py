@@ -13,6 +13,7 @@ import msgspec
 
 from plugins.trace.notion.api import NotionApi
 from plugins.trace.notion.errors import NotionError
+from plugins.trace.notion.paging import Cursors
 from plugins.trace.notion.splitting import Condition, Mark, mark
 
 ROWS_MAX = 10_000
@@ -53,7 +54,7 @@ class Query:
         self._api = api
         self._question = question
         self._asked = _body(question, conditions)
-        self._cursors: set[str] = set()
+        self._cursors = Cursors()
         self._restarts = 0
         self.requests = 0
         self.cut_off = False
@@ -61,6 +62,7 @@ class Query:
 
     def _forget(self) -> None:
         self._rows = 0
+        self._ids: set[str] = set()
         self.first: str | None = None
         self.last: str | None = None
         # Only while all rows are of one minute, which may have to be split.
@@ -80,9 +82,9 @@ class Query:
                 continue
             self.requests += 1
             page = answer["results"]
-            self._look(page)
+            is_new = self._look(page)
             status = answer.get("request_status") or {}
-            cursor = self._next(answer)
+            cursor = self._cursors.follow(answer, is_new=is_new)
             # Whatever it says of itself, a query that ends at the limit may have been cut off there.
             ended_there = cursor is None and self._rows >= ROWS_MAX
             self.cut_off = self.cut_off or status.get("type") == "incomplete" or ended_there
@@ -101,8 +103,11 @@ class Query:
         self._forget()
         return None
 
-    def _look(self, page: Sequence[Raw]) -> None:
+    def _look(self, page: Sequence[Raw]) -> bool:
+        """Look at a page; tell whether it has rows that no earlier one had."""
+        known = len(self._ids)
         for row in page:
+            self._ids.add(row["id"])
             made = row.get(ALONG)
             if made is None:
                 raise NotionError("refused", f"page {row['id']} comes empty: the connection may not read content")
@@ -115,18 +120,7 @@ class Query:
         if self.first != self.last:
             self.marks.clear()
         self._rows += len(page)
-
-    def _next(self, answer: Raw) -> str | None:
-        cursor: str | None = answer.get("next_cursor")
-        if not cursor:
-            if answer.get("has_more"):
-                raise NotionError("incomplete", "there is more, and no cursor to ask for it", retry=True)
-            return None
-        if cursor in self._cursors:
-            raise NotionError("incomplete", "pages go round in a circle", retry=True)
-        self._cursors.add(cursor)
-        # A cursor is followed even where nothing more is promised: asking costs little.
-        return cursor if answer.get("has_more") or answer["results"] else None
+        return len(self._ids) > known
 
 
 def is_trashed(page: Raw) -> bool:

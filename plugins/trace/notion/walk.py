@@ -79,10 +79,12 @@ class Walk:
                 return
             if query.last is None:
                 raise NotionError("incomplete", f"{self._where} was cut off before its first row", retry=True)
-            start = query.last
+            before, start = start, query.last
             if query.first == query.last:
                 yield from self._minute(start, query.marks)
                 start = _shown(datetime.fromisoformat(start) + _MINUTE)
+            if before is not None and start <= before:
+                raise self._no_further(before)
 
     def _minute(self, start: str, marks: Sequence[Mark]) -> Iterator[Raw]:
         """Return the rows of one minute, part by part. Marks are of those that came already."""
@@ -99,6 +101,9 @@ class Walk:
             raise NotionError(
                 "incomplete", f"{self._where}: {reason}, and nothing tells them apart: a column of unique ids would"
             )
+        if any(condition in asked for condition in found.conditions):
+            # None of the rows meets all the conditions of a split: these were not heeded.
+            raise self._no_further(tally.start)
         tally.split_by.append(found.by)
         for condition in found.conditions:
             query = Query(self._api, self._question, (*asked, condition))
@@ -123,6 +128,10 @@ class Walk:
             elif self._seen.get(row["id"]) != (edited := row["last_edited_time"]):
                 self._seen[row["id"]] = edited
                 yield row
+
+    def _no_further(self, start: str) -> NotionError:
+        reason = f"{self._where}: rows from {start} on lead no further, though there are more"
+        return NotionError("incomplete", reason, retry=True)
 
     @property
     def _where(self) -> str:

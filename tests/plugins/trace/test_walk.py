@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -114,6 +115,7 @@ def test_a_cursor_is_followed_though_nothing_more_is_promised(notion: FakeNotion
     [
         (lambda answer: answer.update(next_cursor=None), "no cursor"),
         (lambda answer: answer.update(next_cursor="again", has_more=True, results=[]), "circle"),
+        (lambda answer: answer.update(next_cursor=str(uuid.uuid4()), has_more=True, results=[]), "circle"),
         (lambda answer: answer["results"].reverse(), "another order"),
         (lambda answer: answer["results"][0].pop("created_time"), "may not read content"),
     ],
@@ -122,9 +124,28 @@ def test_a_walk_that_cannot_be_right_is_refused(
     notion: FakeNotion, source: DataSource, change: Callable[[Answer], None], reason: str
 ) -> None:
     notion.querying.page_max = 5
-    notion.faults += [times(10, altered(change), queries()), forgetting("start_cursor")]
+    notion.faults += [times(30, altered(change), queries()), forgetting("start_cursor")]
 
     with pytest.raises(NotionError, match=reason):
+        walk_over(notion, source)
+
+
+def test_a_query_that_gives_the_same_rows_for_ever_is_refused(notion: FakeNotion, source: DataSource) -> None:
+    notion.querying.page_max = 2
+    notion.faults.append(times(30, forgetting("start_cursor"), queries()))
+
+    with pytest.raises(NotionError, match="circle"):
+        walk_over(notion, source)
+
+
+@pytest.mark.parametrize("per_minute", [2, 50])
+def test_a_walk_that_gets_no_further_is_refused(notion: FakeNotion, workspace: Workspace, per_minute: int) -> None:
+    source = workspace.add_data_source("Rows", {"Name": "title", "ID": "unique_id"})
+    fill(workspace, source, 50, per_minute)
+    notion.querying.rows_max = 20
+    notion.faults.append(times(10, forgetting("filter"), queries()))
+
+    with pytest.raises(NotionError, match="lead no further"):
         walk_over(notion, source)
 
 
