@@ -136,12 +136,14 @@ class HealthCheck(Contract, frozen=True):
         probe: Returns a word of detail or None; raises if the thing is not well.
         critical: Whether a failure makes the service not ready, or only degraded.
         timeout_s: A probe that takes longer has failed; ``health.timeout_s`` by default.
+        setup: Says what is set up, from the settings alone: a line of ``tiercel check``.
     """
 
     name: str
     probe: Probe
     critical: bool = True
     timeout_s: float | None = None
+    setup: Callable[[], str] | None = None
 
 
 class Command(Contract, frozen=True):

@@ -26,7 +26,6 @@ from kernel.settings import Settings
 T = TypeVar("T", bound=msgspec.Struct)
 P = TypeVar("P")
 Figures = Callable[[], Mapping[str, int | float]]
-Setup = Callable[[], str]
 PluginState = Literal["loaded", "quarantined", "disabled"]
 
 
@@ -90,7 +89,6 @@ class Shared(msgspec.Struct, frozen=True):
     datasets: Datasets
     started_at: datetime
     figures: dict[str, Figures] = {}
-    setups: dict[str, Setup] = {}
     stopping: Event = msgspec.field(default_factory=Event)
 
 
@@ -122,7 +120,6 @@ class Services:
         self._settings = settings
         self._guard = shared.guard
         self._figures = shared.figures
-        self._setups = shared.setups
         self._made: dict[Callable[..., Any], Any] = {}
 
     def settings(self, kind: type[T]) -> T:
@@ -222,14 +219,6 @@ class Services:
     def figures(self) -> dict[str, Mapping[str, int | float]]:
         """Return the figures that plugins offer, by plugin."""
         return {plugin: read() for plugin, read in self._figures.items()}
-
-    def describe_setup(self, read: Setup) -> None:
-        """Offer a line for ``tiercel check``; a later offer of this plugin replaces an earlier one.
-
-        Args:
-            read: Says what this plugin is set up for, from its settings alone. Must be quick and not fail.
-        """
-        self._setups[self.plugin] = read
 
     def authenticate_with(self, authenticate: Authenticator) -> None:
         """Make this plugin the one that authenticates requests. Call it from a ``register_`` hook.

@@ -70,7 +70,7 @@ def _run() -> tuple[Configuration | None, list[Finding]]:
         detail = f"{', '.join(written)}: keep secrets in the environment or in .env, not in a file that others may read"
         findings.append(Finding("secrets", ok=True, detail=detail, warning=True))
     checks: dict[str, Callable[[], str]] = {"plugins": service.check_plugins, "access": lambda: _access(service)}
-    checks |= service.shared.setups
+    checks |= {each.name: each.setup for _, each in service.registry.health_checks if each.setup is not None}
     findings += [_find(name, run) for name, run in checks.items()]
     try:
         with service.database_ready() as engine:

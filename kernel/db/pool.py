@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import Connection
+from psycopg import Connection, IsolationLevel
 from psycopg.abc import PQGen
 from psycopg.conninfo import make_conninfo
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
@@ -94,6 +94,18 @@ def _patient(connection: Connection[Row], timeout_s: float | None) -> Iterator[N
         yield
     finally:
         connection.answer_timeout_s = usual_s
+
+
+@contextmanager
+def _begun_at_one_moment(connection: Connection[Row]) -> Iterator[None]:
+    # Said with BEGIN, it costs no round trip.
+    connection.isolation_level = IsolationLevel.REPEATABLE_READ
+    try:
+        with connection.transaction():
+            yield
+    finally:
+        if not connection.closed:
+            connection.isolation_level = None
 
 
 class _Pool(ConnectionPool[Connection[Row]]):
@@ -211,9 +223,8 @@ class Database:
         Raises:
             UnavailableError: As ``connection``.
         """
-        with self.connection() as connection, _patient(connection, timeout_s), connection.transaction():
-            if at_one_moment:
-                connection.execute(QUERIES["see_one_moment"])
+        begun = _begun_at_one_moment if at_one_moment else Connection.transaction
+        with self.connection() as connection, _patient(connection, timeout_s), begun(connection):
             if timeout_s is not None:
                 milliseconds = str(round(timeout_s * 1000))
                 connection.execute(QUERIES["configure_transaction"], {"timeout_ms": milliseconds})

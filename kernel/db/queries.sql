@@ -24,9 +24,6 @@ SELECT set_config('statement_timeout', %(timeout_ms)s, false),
 SELECT set_config('statement_timeout', %(timeout_ms)s, true),
        set_config('idle_in_transaction_session_timeout', %(timeout_ms)s, true)
 
--- name: see_one_moment
-SET TRANSACTION ISOLATION LEVEL REPEATABLE READ
-
 -- name: is_read_only
 SHOW transaction_read_only
 

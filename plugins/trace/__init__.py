@@ -11,7 +11,7 @@ from kernel import Command, Dataset, HealthCheck, Job, Route, Services, hookimpl
 from plugins.trace.commands import make_commands
 from plugins.trace.datasets import DATASETS, FEATURES
 from plugins.trace.export.model import Certificate
-from plugins.trace.export.refresh import Refresh, export
+from plugins.trace.export.refresh import Refresh, run_export
 from plugins.trace.freshness import Freshness
 from plugins.trace.matrix import MATRIX
 from plugins.trace.settings import TraceSettings
@@ -63,8 +63,7 @@ def register_jobs(services: Services) -> Iterable[Job]:
 def register_health_checks(services: Services) -> Iterable[HealthCheck]:
     """Return a check of the exports. Not critical: what was exported last is served."""
     freshness = Freshness(services)
-    services.describe_setup(freshness.setup)
-    return [HealthCheck(name="trace", probe=freshness.check, critical=False)]
+    return [HealthCheck(name="trace", probe=freshness.check, critical=False, setup=freshness.setup)]
 
 
 @hookimpl
@@ -91,7 +90,7 @@ def run_full_export(services: Services) -> Certificate:
         ConflictError: An export is running already.
         ExportError: It was refused; what serves serves on.
     """
-    return export(services, full=True)
+    return run_export(services, full=True)
 
 
 async def run_full_export_async(services: Services) -> Certificate:

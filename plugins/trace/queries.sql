@@ -1,6 +1,9 @@
 -- name: find_source
 SELECT mapping, trashed, columns, read_at, reconciled_at FROM trace.source WHERE name = %(name)s
 
+-- name: find_columns
+SELECT columns -> %(id)s::text FROM trace.source WHERE name = %(name)s
+
 -- name: list_rows
 SELECT rows FROM trace.source_rows WHERE name = %(name)s ORDER BY part
 

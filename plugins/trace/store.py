@@ -79,6 +79,16 @@ def list_sources(db: Database) -> Mapping[str, SourceTimes]:
         return {row[0]: SourceTimes(*row[1:]) for row in connection.execute(QUERIES["list_sources"])}
 
 
+def find_columns(db: Database, name: str, data_source_id: str) -> Mapping[str, Property]:
+    """Return what each name of the configuration was in a data source when it was read last."""
+    with db.connection() as connection:
+        row = connection.execute(QUERIES["find_columns"], {"name": name, "id": data_source_id}).fetchone()
+    try:
+        return msgspec.convert(row[0] or {} if row else {}, dict[str, Property])
+    except msgspec.ValidationError:
+        return {}
+
+
 def find_source(db: Database, name: str) -> Kept | None:
     """Return what was read of a source last; None if nothing was, or another version of ours wrote it."""
     with db.connection() as connection:

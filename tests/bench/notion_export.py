@@ -17,7 +17,7 @@ from kernel.datasets.content import read_items
 from kernel.testing import make_configuration
 from plugins.trace import run_full_export
 from plugins.trace.datasets import FEATURES
-from plugins.trace.export.refresh import export
+from plugins.trace.export.refresh import run_export
 from tests.bench.memory import peak_bytes
 
 
@@ -57,7 +57,7 @@ def main(conninfo: str, table: str, mode: str) -> None:
 def _measure(service: Tiercel, mode: str) -> Took:
     services = service.registry.services["trace"]
     started_s, cpu_s = time.monotonic(), time.process_time()
-    certificate = run_full_export(services) if mode == "full" else export(services)
+    certificate = run_full_export(services) if mode == "full" else run_export(services)
     wall_s, cpu_s = time.monotonic() - started_s, time.process_time() - cpu_s
     peak = peak_bytes(psutil.Process())
     (features,) = (each for each in certificate.sources if each.source == "features")

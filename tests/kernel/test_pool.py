@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 
 import msgspec
 import psycopg
@@ -12,8 +12,9 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from kernel import Route, Services
+from kernel import Database, Route, Services
 from kernel.db.embedded import EmbeddedServer
+from kernel.settings import DatabaseSettings
 from kernel.testing import Answer, Client, create_database
 from tests.conftest import FAST, Serve
 from tests.kernel.fakes import MakePlugin
@@ -164,3 +165,19 @@ def test_a_read_only_database_answers_reads_and_refuses_writes_with_503(serve: S
 
     assert_unavailable(client.post(LIST, make_event(service="other")), "25006")
     assert client.get(f"{LIST}{created['id']}/").json() == created
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_one_moment_is_for_that_transaction_alone(database: str, fails: bool) -> None:
+    level = "SELECT current_setting('transaction_isolation')"
+
+    with closing(Database(DatabaseSettings(pool_min=1, pool_max=1), database, embedded=False)) as db:
+        db.open()
+        with suppress(LookupError), db.transaction(at_one_moment=True) as connection:
+            at_one_moment = connection.execute(level).fetchone()
+            if fails:
+                raise LookupError
+        with db.transaction() as connection:
+            usual = connection.execute(level).fetchone()
+
+    assert (at_one_moment, usual) == (("repeatable read",), ("read committed",))

@@ -22,7 +22,7 @@ from plugins.trace.notion.connect import connect
 from plugins.trace.notion.errors import NotionError
 from plugins.trace.notion.schema import read_schema
 from plugins.trace.settings import Source, TraceSettings
-from plugins.trace.store import find_source
+from plugins.trace.store import find_columns
 
 # About one database or data source; with anything else there is no use in asking on.
 _OF_ONE = frozenset({"missing", "invalid"})
@@ -111,8 +111,7 @@ class _Checker:
     def _data_source(self, dataset: Dataset, id_: str) -> DataSourceCheck:
         source = self._settings.sources[dataset.name]
         schema = read_schema(self._api.data_source(id_))
-        kept = find_source(self._services.db, dataset.name)
-        earlier = {} if kept is None else kept.columns.get(id_, {})
+        earlier = find_columns(self._services.db, dataset.name, id_)
         binding = bind(dataset, source, schema, earlier, self._settings.sources)
         page = self._api.query(id_, filter_properties=list(binding.property_ids))
         pages = [each for each in page["results"] if is_live(each)]

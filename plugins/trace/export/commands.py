@@ -11,7 +11,7 @@ from kernel import Command, JobRecord, Services, print_difference, print_json, p
 from plugins.trace.datasets import DATASETS
 from plugins.trace.export.exporting import Watcher
 from plugins.trace.export.model import Certificate
-from plugins.trace.export.refresh import ExportError, Preview, export, preview
+from plugins.trace.export.refresh import ExportError, Preview, preview, run_export
 from plugins.trace.freshness import Freshness
 
 _TITLE = "reading Notion"
@@ -51,7 +51,7 @@ def _export(services: Services, *, full: bool) -> Certificate:
             if record.progress is not None:
                 bar.show(record.progress.done, record.progress.total, record.progress.message)
 
-        return export(services, full=full, on_progress=show)
+        return run_export(services, full=full, on_progress=show)
 
 
 def _preview(services: Services) -> Preview:

@@ -13,6 +13,8 @@ from plugins.trace.export.texts import slugify
 from plugins.trace.notion.errors import NotionError
 
 _NAMED_MAX = 5
+# Each may have cost a request, and one is enough to refuse.
+_BROKEN_MAX = 50
 
 
 class Linked(msgspec.Struct, frozen=True):
@@ -50,10 +52,16 @@ class Linker:
             NotionError: A relation leads to a row that is not exported.
         """
         linking = _Linking(dataset, self._sorted, self._is_trashed)
-        items = [linking.item(row) for row in self._sorted[dataset.name].good.values()]
+        items: list[Mapping[str, Any]] = []
+        for row in self._sorted[dataset.name].good.values():
+            items.append(linking.item(row))
+            if len(linking.broken) > _BROKEN_MAX:
+                break
         if broken := linking.broken:
-            more = f"; and {len(broken) - _NAMED_MAX:,} more" if len(broken) > _NAMED_MAX else ""
-            raise NotionError("incomplete", f"relations lead nowhere: {'; '.join(broken[:_NAMED_MAX])}{more}")
+            more = f"; and at least {len(broken) - _NAMED_MAX} more" if len(broken) > _NAMED_MAX else ""
+            raise NotionError(
+                "incomplete", f"relations of {dataset.name} lead nowhere: {'; '.join(broken[:_NAMED_MAX])}{more}"
+            )
         return Linked(items, self._sorted[dataset.name].rejected, linking.links, linking.unlinked)
 
 

@@ -85,9 +85,12 @@ class Binding(msgspec.Struct, frozen=True):
         return tuple(dict.fromkeys([self.title.id, *(column.property.id for column in self.columns)]))
 
     def same_columns(self, named: Mapping[str, Property]) -> bool:
-        """Tell whether the names of the configuration were the same columns, of the same types."""
+        """Tell whether the names of the configuration were the same columns, and rows have the same values in them.
+
+        To rename or delete an option changes rows that nobody has edited; one that is new changes none.
+        """
         mine, theirs = ({(name, c.id, c.type) for name, c in each.items()} for each in (self.named, named))
-        return mine == theirs
+        return mine == theirs and all({*named[name].options} <= {*c.options} for name, c in self.named.items())
 
     def row(self, data_source_id: str, page: Mapping[str, Any]) -> Row:
         """Make a row of a page.

@@ -66,7 +66,7 @@ class DataSourceReport(msgspec.Struct, frozen=True):
         fingerprint: Of its schema.
         rows: That are in it.
         read: That were read anew.
-        trashed: In the trash: left out; None if Notion does not tell.
+        trashed: In the trash, or archived: left out; None if Notion does not tell.
         windows: Where every row was read.
         corrected: Rows that were made, edited or removed meanwhile, and read again.
         others: Data sources among the rows, as a wiki has them: left out.

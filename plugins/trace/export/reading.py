@@ -12,7 +12,7 @@ import msgspec
 from kernel import Dataset
 from plugins.trace.export.mapping import Binding, bind, digest
 from plugins.trace.export.model import Row, SourceReport
-from plugins.trace.export.rows import DataSourceReader, Rows, find_page, parent_of
+from plugins.trace.export.rows import DataSourceReader, Rows, parent_of
 from plugins.trace.notion.api import NotionApi
 from plugins.trace.notion.errors import NotionError
 from plugins.trace.notion.schema import Property, Schema, read_schema
@@ -22,9 +22,16 @@ from plugins.trace.store import Kept, pack
 # Notion rounds times to the minute, and its index may be behind for a moment.
 OVERLAP = timedelta(minutes=2)
 _ROUNDS_MAX = 3
+# Each costs a request: where more are in doubt than this, reading every row is quicker.
+DOUBTFUL_MAX = 300
 _UNKNOWN_TRASH = "rows in the trash cannot be asked for: what is deleted is found when every row is read"
 OnProgress = Callable[[str, int], None]
 Raw = Mapping[str, Any]
+FindPage = Callable[[str], Raw | None]
+
+
+class DoubtfulError(Exception):
+    """What has changed does not say enough: every row has to be read."""
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -49,7 +56,8 @@ class SourceReader:
         dataset: What its rows become.
         settings: Its configuration is among them.
         earlier: What was read last.
-        moved: Pages that were moved since, as they are now; None where one is not there.
+        moved: Pages that were moved since.
+        find_page: Returns a page; None where it is not there.
         on_progress: Told how many rows of which data source there are.
     """
 
@@ -59,7 +67,8 @@ class SourceReader:
         dataset: Dataset,
         settings: TraceSettings,
         earlier: Kept | None,
-        moved: Mapping[str, Raw | None],
+        moved: Collection[str],
+        find_page: FindPage,
         on_progress: OnProgress,
     ) -> None:
         self._api = api
@@ -71,6 +80,7 @@ class SourceReader:
         self._full_after = timedelta(seconds=settings.full_after_s)
         self._earlier = earlier
         self._moved = moved
+        self._find_page = find_page
         self._on_progress = on_progress
         self._warnings: list[str] = []
         self._read_at: datetime | None = None
@@ -87,6 +97,7 @@ class SourceReader:
 
         Raises:
             NotionError: It cannot be read whole.
+            DoubtfulError: Not without reading every row.
         """
         if not full and self._earlier is not None and self._earlier.mapping == self._mapping:
             self._base = self._earlier
@@ -150,10 +161,16 @@ class SourceReader:
     def _begin(self) -> None:
         """Note when the first row will be read, by Notion's clock: of an answer that came before."""
         if self._read_at is None:
-            self._read_at = self._api.now() - OVERLAP
-            if self._base is not None and self._read_at - self._base.reconciled_at > self._full_after:
-                # What leaves no trace, such as a page that was moved away, is found by reading every row alone.
+            now = self._api.now()
+            self._read_at = now - OVERLAP
+            if self._base is not None and not self._holds(self._base, now):
                 self._base = None
+
+    def _holds(self, base: Kept, now: datetime) -> bool:
+        # By a clock that was ahead, what was edited before it is right again would never be asked for.
+        was_ahead = base.read_at > now
+        # What leaves no trace, such as a page that was moved away, is found by reading every row alone.
+        return not was_ahead and now - OVERLAP - base.reconciled_at <= self._full_after
 
     def _refuse_changed(self, schema: Schema, binding: Binding) -> None:
         after = read_schema(self._api.data_source(schema.data_source_id))
@@ -163,7 +180,7 @@ class SourceReader:
     def _bind(self, schema: Schema, earlier: Mapping[str, Property]) -> Binding:
         binding = bind(self._dataset, self._source, schema, earlier, self._sources)
         if binding.failures:
-            raise NotionError("refused", "; ".join(map(str, binding.failures)))
+            raise NotionError("refused", f"{self._dataset.name}: {'; '.join(map(str, binding.failures))}")
         self._warnings += map(str, binding.problems)
         return binding
 
@@ -187,10 +204,12 @@ class SourceReader:
         if self._base is not None:
             doubtful |= {*self._base.trashed, *self._moved}
         doubtful.difference_update(trashed, *(each.fresh for each in found.values()))
+        if self._base is not None and len(doubtful) > DOUBTFUL_MAX:
+            raise DoubtfulError
         missing = 0
         for page_id in sorted(doubtful):
             rows.pop(page_id, None)
-            page = self._moved[page_id] if page_id in self._moved else find_page(self._api, page_id)
+            page = self._find_page(page_id)
             reader = None if page is None else self._readers.get(parent_of(page) or "")
             if page is not None and reader is not None:
                 rows[page_id] = reader.row(page)

@@ -89,7 +89,7 @@ class Refresh:
             raise
         except Exception as ex:
             if not run.committed:
-                self._refuse(run, f"it failed: {type(ex).__name__}")
+                self._refuse(run, f"it failed: {type(ex).__name__}; the log of job {run.id} says where")
             raise
 
     def _refuse(self, run: Run, reason: str) -> None:
@@ -126,7 +126,7 @@ class ExportError(Exception):
     """An export was refused; what serves serves on."""
 
 
-def export(
+def run_export(
     services: Services, *, full: bool = False, on_progress: Callable[[JobRecord], None] | None = None
 ) -> Certificate:
     """Run the job in this process and return what became of it.

@@ -28,7 +28,7 @@ class Rows(msgspec.Struct, frozen=True):
         report: How they were read.
         fresh: Those that were read now, by the id of their page.
         held: Those that were read earlier and have not changed.
-        trashed: Pages in the trash; None if Notion does not tell.
+        trashed: Pages in the trash, and archived ones that came; None if Notion does not tell.
         lost: Those that one reading found and that are not here now: perhaps they were moved.
     """
 
@@ -54,6 +54,7 @@ class DataSourceReader:
         self.schema = schema
         self.binding = binding
         self._on_page = on_page
+        self._put_away: set[str] = set()
         self._columns = (binding.title, *(each.property for each in binding.columns))
         ids = (*binding.property_ids, *witnesses(schema, self._columns))
         self._whole = Question(schema.data_source_id, ids, schema.unique_id)
@@ -103,7 +104,10 @@ class DataSourceReader:
             windows = _windows(self._walk.windows, [row.created_time for row in rows.values()], counted.values())
         # All of it: whether a row counts as edited when it is thrown away, or taken out again, is not documented.
         trashed = self._trashed()
-        thrown_away = trashed or frozenset()
+        away = self._put_away - rows.keys()
+        if trashed is not None:
+            trashed |= away
+        thrown_away = trashed or away
         gone = {*thrown_away, *corrected, *rows}
         return Rows(
             report=self._report(read, trashed, windows, corrected),
@@ -129,6 +133,8 @@ class DataSourceReader:
         rows: dict[str, Row] = {}
         for page in walk.rows():
             if not is_live(page):
+                # Whether lists leave out what is archived is not documented.
+                self._put_away.add(page["id"])
                 continue
             try:
                 rows[page["id"]] = self.row(page)

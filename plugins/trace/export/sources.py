@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import cache, partial
 
 import msgspec
 
@@ -11,7 +12,7 @@ from kernel import Dataset, Services
 from plugins.trace.export.exporting import Exported, Watcher, exported_datasets
 from plugins.trace.export.linking import Linked, Linker
 from plugins.trace.export.model import Certificate
-from plugins.trace.export.reading import Raw, Reading, SourceReader
+from plugins.trace.export.reading import DoubtfulError, Reading, SourceReader
 from plugins.trace.export.rows import find_page, parent_of
 from plugins.trace.notion.connect import connect
 from plugins.trace.notion.errors import NotionError
@@ -40,12 +41,13 @@ class Export:
         self._read_ids: set[str] = set()
         self._api = connect(services, self._wait, watcher.warn)
         self.close = self._api.close
+        # Each source asks for the pages that were moved.
+        self._find_page = cache(partial(find_page, self._api))
 
     def read(self, *, full: bool) -> Exported:
         """Read all sources. Raises as ``read_all``."""
         moved = list_moved(self._services.db)
-        pages = {page_id: find_page(self._api, page_id) for page_id in moved}
-        readings = {each: self._read(each, pages, full=full) for each in exported_datasets(self._settings)}
+        readings = {each: self._read(each, moved, full=full) for each in exported_datasets(self._settings)}
         for reading in readings.values():
             self._read_ids |= reading.kept.columns.keys()
             self._trashed |= dict.fromkeys(reading.kept.trashed, True)
@@ -54,9 +56,13 @@ class Export:
         kept = {dataset: each.kept for dataset, each in readings.items()}
         return Exported(kept, linked, self._certificate(readings, linked), moved)
 
-    def _read(self, dataset: Dataset, moved: Mapping[str, Raw | None], *, full: bool) -> Reading:
+    def _read(self, dataset: Dataset, moved: Collection[str], *, full: bool) -> Reading:
         kept = find_source(self._services.db, dataset.name)
-        return SourceReader(self._api, dataset, self._settings, kept, moved, self._progress).read(full=full)
+        given = (self._api, dataset, self._settings, kept, moved, self._find_page, self._progress)
+        try:
+            return SourceReader(*given).read(full=full)
+        except DoubtfulError:
+            return SourceReader(*given).read(full=True)
 
     def _is_trashed(self, page_id: str) -> bool:
         # Many rows may lead to the same page.

@@ -12,6 +12,8 @@ QUERIES = load_queries(__package__)
 _WINDOW_S = 60.0
 # Less is not worth a sleep, nor a question to the database.
 _WAIT_MIN_S = 0.001
+# A pause holds for everybody and outlives a restart: of one that is longer somebody has made a mistake.
+PAUSE_MAX_S = 86_400.0
 
 
 class RequestBudget:
@@ -63,9 +65,9 @@ class RequestBudget:
             self._wait(max(wait_s, _WAIT_MIN_S))
 
     def pause(self, seconds: float) -> None:
-        """Let nobody through for a while: Notion asked for it."""
+        """Let nobody through for a while, a day at most: Notion asked for it."""
         with self._db.connection() as connection:
-            connection.execute(QUERIES["pause"], {**self._values, "pause_s": seconds})
+            connection.execute(QUERIES["pause"], {**self._values, "pause_s": min(seconds, PAUSE_MAX_S)})
 
     def _try(self) -> float | None:
         with self._db.connection() as connection:

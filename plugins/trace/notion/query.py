@@ -109,7 +109,7 @@ class Query:
         for row in page:
             self._ids.add(row["id"])
             made = row.get(ALONG)
-            if made is None:
+            if made is None or (row["object"] == "page" and "properties" not in row):
                 raise NotionError("refused", f"page {row['id']} comes empty: the connection may not read content")
             if self.last is not None and made < self.last:
                 raise NotionError("incomplete", "rows come in another order than was asked for", retry=True)

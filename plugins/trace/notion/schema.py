@@ -9,6 +9,8 @@ from urllib.parse import unquote
 
 import msgspec
 
+_CHOSEN = frozenset({"select", "multi_select", "status"})
+
 
 class Property(msgspec.Struct, frozen=True, order=True):
     """A column.
@@ -19,6 +21,7 @@ class Property(msgspec.Struct, frozen=True, order=True):
         type: Such as ``rich_text``.
         target: Of a relation, the data source that it leads to.
         over: Of a rollup, the relation that it goes over; None if that is not to be seen.
+        options: Of a select, a multi-select or a status, the ids and names of what can be chosen.
     """
 
     id: str
@@ -26,6 +29,7 @@ class Property(msgspec.Struct, frozen=True, order=True):
     type: str
     target: str | None = None
     over: str | None = None
+    options: tuple[tuple[str, str], ...] = ()
 
 
 class Schema(msgspec.Struct, frozen=True):
@@ -58,7 +62,7 @@ class Schema(msgspec.Struct, frozen=True):
 
     @property
     def fingerprint(self) -> str:
-        """A digest of ids, names and types: another one says that a column came, went or changed."""
+        """A digest of ids, names, types and options: another one says that a column came, went or changed."""
         return hashlib.sha256(msgspec.json.encode(self.properties)).hexdigest()
 
 
@@ -77,8 +81,14 @@ def read_schema(answer: Mapping[str, Any]) -> Schema:
             each["type"],
             (each.get("relation") or {}).get("data_source_id"),
             ids.get(unquote((each.get("rollup") or {}).get("relation_property_id", ""))),
+            _options(each),
         )
         for name, each in given.items()
     ]
     title = "".join(part.get("plain_text", "") for part in answer.get("title", ()))
     return Schema(answer["id"], title, tuple(sorted(properties)))
+
+
+def _options(column: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    config = column.get(column["type"]) if column["type"] in _CHOSEN else None
+    return tuple((each["id"], each["name"]) for each in (config or {}).get("options", ()))

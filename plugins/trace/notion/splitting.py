@@ -90,14 +90,19 @@ def _by_time(marks: Sequence[Mark]) -> Split | None:
 
 
 def _by_title(marks: Sequence[Mark], asked: Sequence[Condition]) -> Split | None:
-    titles = [each.title.casefold() for each in marks]
+    titles = [each.title.casefold().strip() for each in marks]
     # What was asked for once told nothing apart then: Notion may take letters for the same that we do not.
     used = {piece for each in asked for piece in (each.get(TITLE) or {}).values()}
     shares = Counter(piece for title in titles for piece in _pieces(title) - used)
-    halving = sorted((abs(2 * count - len(titles)), piece) for piece, count in shares.items() if count < len(titles))
+    # Other titles may be made of the same pieces, but none of them contains the longest.
+    if (longest := max(titles, key=len)) and longest not in used:
+        shares[longest] = titles.count(longest)
+    halving = sorted(
+        (abs(2 * count - len(titles)), len(piece), piece) for piece, count in shares.items() if count < len(titles)
+    )
     if not halving:
         return None
-    piece = halving[0][1]
+    piece = halving[0][2]
     return Split(TITLE, _of_column(TITLE, TITLE, [{"contains": piece}, {"does_not_contain": piece}], asked))
 
 

@@ -29,7 +29,7 @@ def make_webhook_command(services: Services) -> Command:
             print_json(offers)
         elif offers:
             print_table(
-                ("came", "verification token"), [(f"{x.offered_at:%Y-%m-%d %H:%M:%S}", x.token) for x in offers]
+                ("came (UTC)", "verification token"), [(f"{x.offered_at:%Y-%m-%d %H:%M:%S}", x.token) for x in offers]
             )
         else:
             click.echo(f"no token came within a day; have Notion send one to https://<this service>{PATH}", err=True)

@@ -9,10 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from kernel.testing import Client
 from tests.commands import RunCommand, make_runner
+from tests.conftest import Serve
 from tests.notion.server import FakeNotion, running_notion
 from tests.notion.workspace import Workspace
-from tests.plugins.trace.exports import PATIENCE, PLUGINS, Specifications
+from tests.plugins.trace.exports import PATIENCE, PLUGINS, Specifications, refresh, serve_trace
 
 
 @pytest.fixture
@@ -54,3 +56,13 @@ def tiercel(
         text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
         monkeypatch.setenv(f"TIERCEL_TRACE__{name.upper()}", text)
     return made
+
+
+@pytest.fixture
+def exported(serve: Serve, notion: FakeNotion, specifications: Specifications) -> Client:
+    """A service that has exported everything, an hour ago; and nothing had been edited for an hour then."""
+    specifications.workspace.wait(hours=1)
+    client = serve_trace(serve, notion, specifications.sources())
+    refresh(client)
+    specifications.workspace.wait(hours=1)
+    return client

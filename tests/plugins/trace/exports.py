@@ -7,11 +7,11 @@ from typing import Any
 from kernel import UnavailableError
 from kernel.testing import Client
 from plugins.trace import run_full_export
-from plugins.trace.export.model import Certificate, DatasetReport
-from plugins.trace.export.refresh import ExportError, export
+from plugins.trace.export.model import Certificate, DatasetReport, SourceReport
+from plugins.trace.export.refresh import RECONCILE, ExportError, run_export
 from tests.conftest import Serve
 from tests.notion.server import FakeNotion
-from tests.notion.workspace import DataSource, Workspace
+from tests.notion.workspace import DataSource, Page, Workspace
 from tests.processes import eventually
 
 PLUGINS = ["system", "trace", "skyflow", "nexus"]
@@ -82,7 +82,7 @@ def serve_trace(serve: Serve, notion: FakeNotion, sources: dict[str, Any], **mor
 def refresh(client: Client, *, full: bool = False) -> Certificate:
     """Export, and wait until the service serves what came of it."""
     services = client.service.registry.services["trace"]
-    certificate = run_full_export(services) if full else export(services)
+    certificate = run_full_export(services) if full else run_export(services)
     for dataset in certificate.datasets:
         assert eventually(lambda each=dataset: _serves(client, each)), dataset  # type: ignore[misc]
     return certificate
@@ -91,7 +91,7 @@ def refresh(client: Client, *, full: bool = False) -> Certificate:
 def refresh_in_vain(client: Client, *refused: str, full: bool = False) -> str:
     """Export what will be refused; return why, once these datasets say so."""
     try:
-        export(client.service.registry.services["trace"], full=full)
+        run_export(client.service.registry.services["trace"], full=full)
     except ExportError as ex:
         assert eventually(lambda: all(warning_of(client, name) for name in refused))
         return str(ex)
@@ -106,6 +106,22 @@ def warning_of(client: Client, dataset: str) -> str | None:
 def keys_of(client: Client, dataset: str) -> list[str]:
     """Return what identifies the items that serve."""
     return [item.slug for item in client.service.shared.datasets.read(dataset).items]
+
+
+def report_of(certificate: Certificate, name: str = "features") -> SourceReport:
+    """Return the certificate of a source."""
+    return next(each for each in certificate.sources if each.source == name)
+
+
+def first_of(specifications: Specifications) -> Page:
+    """Return the first of the features."""
+    return next(iter(specifications.features.pages.values()))
+
+
+def reconcile(client: Client) -> None:
+    """Run the job that reads every row."""
+    record = client.service.shared.jobs.run_here(RECONCILE)
+    assert record.state == "succeeded", record.error
 
 
 def _serves(client: Client, dataset: DatasetReport) -> bool:

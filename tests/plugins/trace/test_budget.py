@@ -163,6 +163,13 @@ def test_a_pause_longer_than_we_wait_is_told_and_nobody_asks_meanwhile(
     assert (len(notion.calls), caught.value.kind, caught.value.retry) == (1, "limited", True)
 
 
+def test_no_pause_is_longer_than_a_day(db: Database, notion: FakeNotion, specifications: Specifications) -> None:
+    notion.faults.append(once(limited(10**20)))
+
+    with asking(db, notion) as api, pytest.raises(NotionError, match=r"no requests for another 86,\d\d\d s"):
+        api.data_source(specifications.tags.id)
+
+
 def test_a_cancelled_export_waits_no_longer(serve: Serve, notion: FakeNotion, specifications: Specifications) -> None:
     client = serve_trace(serve, notion, specifications.sources())
     jobs = client.service.shared.jobs

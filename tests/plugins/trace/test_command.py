@@ -85,7 +85,7 @@ def test_a_refusal_is_told_and_ends_with_1(
     ran = tiercel("trace", "refresh", *options)
 
     assert (ran.code, ran.output) == (1, "")
-    assert "tiercel: area: 'Area' missing" in ran.errors
+    assert "tiercel: features: area: 'Area' missing" in ran.errors
 
 
 def test_a_refresh_that_runs_already_is_told_and_ends_with_1(

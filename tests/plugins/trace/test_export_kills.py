@@ -20,7 +20,7 @@ from kernel import ConflictError, UnavailableError
 from kernel.db.embedded import EmbeddedServer
 from kernel.jobs.service import Jobs
 from kernel.testing import Client
-from plugins.trace.export.refresh import ExportError, export
+from plugins.trace.export.refresh import ExportError, run_export
 from plugins.trace.store import find_source
 from tests.conftest import Serve
 from tests.notion.faults import held, meanwhile, once, queries
@@ -187,7 +187,7 @@ def test_of_two_workers_one_exports_at_a_time(
     assert eventually(lambda: bool(notion.calls), 30)
 
     with pytest.raises(ConflictError, match=r"trace\.re"):
-        export(client.service.registry.services["trace"])
+        run_export(client.service.registry.services["trace"])
     states = sorted(jobs.get(each.id).state for each in started)
     asked = len(notion.calls)
     released.set()
@@ -214,7 +214,7 @@ def test_a_database_that_goes_away_while_notion_is_read_keeps_what_it_had(
     notion.faults = [once(meanwhile(close), queries(specifications.features.id))]
     services = client.service.registry.services["trace"]
     with pytest.raises((UnavailableError, ExportError)):
-        export(services)
+        run_export(services)
     with psycopg.connect(server.conninfo, autocommit=True) as connection:
         connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
 
@@ -259,7 +259,7 @@ def test_a_disk_that_is_full_when_it_is_published_keeps_what_was_there(
         connection.execute(f"CREATE TRIGGER full_disk {trigger}")
 
         with pytest.raises((ExportError, UnavailableError)):
-            export(client.service.registry.services["trace"])
+            run_export(client.service.registry.services["trace"])
         left = stored(client)
         connection.execute(f"DROP TRIGGER full_disk ON {table}")
 

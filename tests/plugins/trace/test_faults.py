@@ -53,6 +53,8 @@ TRANSIENT: dict[str, Fault] = {
     "half a JSON": foreign(200, b'{"object": "list", "results": ['),
     "another object": foreign(200, b'{"object": "error"}'),
     "no object": foreign(200, b"[]"),
+    "no rows": foreign(200, b'{"object": "list"}'),
+    "rows that are none": foreign(200, b'{"object": "list", "results": null}'),
 }
 FINAL: dict[str, tuple[Fault, str]] = {
     "401": (failing(401, "unauthorized", "API token is invalid."), "NOTION_TOKEN is wrong, or was revoked"),

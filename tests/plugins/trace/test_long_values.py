@@ -10,6 +10,7 @@ import pytest
 
 from plugins.trace.notion.errors import NotionError
 from tests.notion import values
+from tests.notion.calls import Call
 from tests.notion.faults import altered, failing, meanwhile, once, times
 from tests.notion.server import FakeNotion
 from tests.notion.workspace import DataSource, Page, Workspace
@@ -245,13 +246,23 @@ def test_a_row_whose_long_value_is_not_there_is_not_left_out(notion: FakeNotion,
         reader.full()
 
 
+def forgetting_cursors(call: Call) -> None:
+    """Let Notion begin with the first item, whichever is asked for."""
+    if is_item(call):
+        call.query.pop("start_cursor", None)
+
+
 @pytest.mark.parametrize(("cursor", "reason"), [(None, "no cursor"), ("again", "circle")])
 def test_a_list_that_leads_nowhere_is_refused(
     notion: FakeNotion, table: Table, cursor: str | None, reason: str
 ) -> None:
     table.add_row(table.add_targets(MANY))
-    notion.faults.append(times(2, altered(lambda answer: answer.update(next_cursor=cursor)), is_item))
-    notion.faults.append(lambda call: call.query.pop("start_cursor", None) if is_item(call) else None)
+
+    def forget_cursor(call: Call) -> None:
+        if is_item(call):
+            call.query.pop("start_cursor", None)
+
+    notion.faults += [times(2, altered(lambda answer: answer.update(next_cursor=cursor)), is_item), forget_cursor]
 
     with reading(notion, table.source, {"links": "Links"}) as reader, pytest.raises(NotionError, match=reason):
         reader.full()

@@ -395,5 +395,5 @@ def test_a_column_that_one_data_source_lacks_refuses_all_and_names_it(
 
     reason = refresh_in_vain(client, "tiers")
 
-    assert reason == "level: 'Level' missing: Large has 'Name', 'Rank'"
+    assert reason == "tiers: level: 'Level' missing: Large has 'Name', 'Rank'"
     assert keys_of(client, TIERS.name) == ["free"]

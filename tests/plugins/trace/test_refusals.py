@@ -29,7 +29,7 @@ from tests.plugins.trace.exports import (
 from tests.processes import eventually
 
 FEATURES = "/trace/public/features/"
-REASON = "area: 'Area' missing"
+REASON = "features: area: 'Area' missing"
 
 
 class LaterClock(SystemClock):
@@ -70,15 +70,19 @@ def test_the_data_serve_on_and_say_why_they_are_old(broken: Client) -> None:
     assert after["meta"]["warning"] == reason
 
 
-def test_readiness_says_what_was_refused_since_when_and_what_serves(broken: Client) -> None:
+def test_readiness_says_what_was_refused_since_when_and_what_serves(
+    broken: Client, specifications: Specifications
+) -> None:
     assert health(broken)["status"] == "ok"
 
-    refresh_in_vain(broken, "features")
+    refresh_in_vain(broken, *specifications.sources())
 
     check = health(broken)
     assert check["status"] == "degraded"
-    assert REASON in check["detail"]
-    assert "refused since 0 s ago; version 1 serves, confirmed" in check["detail"]
+    # Once, although no dataset was published for it.
+    assert check["detail"].count(REASON) == 1
+    for name in specifications.sources():
+        assert f"{name}: refused since 0 s ago, version 1 serves, confirmed" in check["detail"]
 
 
 def test_the_index_has_the_history(broken: Client) -> None:
@@ -146,6 +150,23 @@ def test_the_job_is_tried_again_where_that_may_help(
     assert [each.reason for each in attempts] == [job.error]
 
 
+def test_relations_that_lead_to_what_is_not_exported_are_refused_before_each_of_them_is_looked_at(
+    serve: Serve, notion: FakeNotion, specifications: Specifications
+) -> None:
+    workspace = specifications.workspace
+    other = workspace.add_data_source("Other tags", {"Name": "title"})
+    for number in range(150):
+        page = workspace.add_page(other, {"Name": f"Other {number}"})
+        workspace.add_page(specifications.features, {"Name": f"Lost {number}", "Tags": [page]})
+    client = serve_trace(serve, notion, specifications.sources())
+
+    reason = refresh_in_vain(client)
+
+    assert "relations of features lead nowhere: lost-" in reason
+    assert "which is none of the tags; and at least 46 more" in reason
+    assert sum(call.path[0] == "pages" for call in notion.calls) == 51
+
+
 def test_an_export_that_takes_too_long_is_refused(
     serve: Serve, notion: FakeNotion, specifications: Specifications
 ) -> None:
@@ -171,7 +192,8 @@ def test_what_nobody_has_read_for_long_is_told(
 
     detail = health(client)["detail"]
     assert health(client)["status"] == "degraded"
-    assert "features: not read for 37" in detail
+    assert "not read for more than 600 s (" in detail
+    assert "features: for 37" in detail
 
 
 def without_sources(given: dict[str, Any]) -> None:
@@ -187,7 +209,7 @@ def without_token(given: dict[str, Any]) -> None:
     [
         (without_sources, "ok", "no sources are configured"),
         (without_token, "ok", "NOTION_TOKEN is not set"),
-        (lambda given: None, "degraded", "features: not exported yet; what was imported serves"),
+        (lambda given: None, "degraded", "features: what was imported serves"),
     ],
     ids=["no sources", "no token", "not yet"],
 )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from plugins.trace.notion.errors import NotionError
@@ -35,6 +35,13 @@ def page_of(mark: Mark) -> Page:
     return Page(str(uuid.uuid4()), "source", NOW, datetime.fromisoformat(mark.edited), values)
 
 
+def titled(title: str) -> Mark:
+    """Return the mark of a row that has nothing but a title."""
+    return Mark(None, shown_time(NOW), title)
+
+
+@example(seen=[titled("a  a"), titled("a")], others=[])
+@example(seen=[titled("aaaa"), titled("aaa"), titled("aaaaa")], others=[])
 @given(seen=st.lists(MARKS, min_size=2, max_size=20), others=st.lists(MARKS, max_size=20))
 def test_each_row_meets_a_condition_and_none_is_met_by_all_that_were_seen(
     seen: Sequence[Mark], others: Sequence[Mark]
