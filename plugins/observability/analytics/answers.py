@@ -68,12 +68,13 @@ class Analytics:
         """Return totals and percentiles over a window."""
         window = read_window(query.start, query.end, self._now(), DAY)
         with self._reader.moment(self.scope(query, query.method), window) as moment:
-            plan = moment.plan(window, _coarsest(query, window))
-            fine = moment.plan(window, "day" if query.approx else "raw")
+            coarsest = _coarsest(query, window)
+            plan = moment.plan(window, coarsest)
+            of_percentiles: Level = "day" if query.approx else "raw"
+            fine = plan if of_percentiles == coarsest else moment.plan(window, of_percentiles)
             wanted = (P95, *query.percentiles)
-            if fine == plan and plan.source != "raw":
-                totals, histogram = moment.totals_and_histogram(plan, query.error_from)
-                p95, *others = _from_histogram(histogram, wanted)
+            if fine == plan:
+                totals, (p95, *others) = _totals_and_percentiles(moment, plan, query.error_from, wanted)
             else:
                 totals = moment.totals(plan, query.error_from)
                 p95, *others = _percentiles(moment, fine, wanted)
@@ -166,11 +167,24 @@ def covered_beyond(plan: Plan, window: Span) -> Covered | None:
     return Covered(covered.start, covered.end) if covered != window else None
 
 
+def _totals_and_percentiles(
+    moment: Moment, plan: Plan, error_from: int, wanted: Sequence[float]
+) -> tuple[Totals, list[Percentile]]:
+    if plan.source == "raw":
+        totals, values = moment.totals_and_percentiles(plan, error_from, wanted)
+        return totals, _from_events(values, wanted)
+    totals, histogram = moment.totals_and_histogram(plan, error_from)
+    return totals, _from_histogram(histogram, wanted)
+
+
 def _percentiles(moment: Moment, plan: Plan, wanted: Sequence[float]) -> list[Percentile]:
     if plan.source == "raw":
-        values = moment.percentiles(plan, wanted)
-        return [Percentile(each, value, 0.0, "raw") for each, value in zip(wanted, values, strict=True)]
+        return _from_events(moment.percentiles(plan, wanted), wanted)
     return _from_histogram(moment.histogram(plan), wanted)
+
+
+def _from_events(values: Sequence[float | None], wanted: Sequence[float]) -> list[Percentile]:
+    return [Percentile(each, value, 0.0, "raw") for each, value in zip(wanted, values, strict=True)]
 
 
 def _from_histogram(histogram: Histogram, wanted: Sequence[float]) -> list[Percentile]:

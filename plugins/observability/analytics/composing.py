@@ -14,14 +14,13 @@ from plugins.observability.rollups.plan import Level, Plan, Span
 
 QUERIES = load_queries(__package__)
 Unit = Literal["hour", "day"]
-Kind = Literal["cells", "cells_coarse", "histograms", "histograms_coarse", "latencies"]
+Kind = Literal["cells", "cells_coarse", "histograms", "histograms_coarse", "both", "both_coarse", "latencies"]
 # What an event is counted under: events need no finer place than the bucket they are asked for.
 Place = Literal["any_time", "hour_of_event", "step_of_event"]
 Condition = Literal["of_account", "of_series", "of_many_series"]
 # A part with bounds of its own reads no partition in vain; of more than these, planning costs more than it saves.
 _SINGLE_SPANS_MAX = 6
 _MANY = -1
-_OF_ROLLUPS = {"of_series": "of_one_series"}
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -29,7 +28,7 @@ class Shape(msgspec.Struct, frozen=True):
 
     Args:
         name: Of the query.
-        kinds: What it reads.
+        kind: What it reads.
         condition: Which series.
         place: What events are counted under.
         unit: What buckets are joined to, if it is by bucket.
@@ -37,7 +36,7 @@ class Shape(msgspec.Struct, frozen=True):
     """
 
     name: str
-    kinds: tuple[Kind, ...]
+    kind: Kind
     condition: Condition
     place: Place
     unit: Unit | None
@@ -72,31 +71,48 @@ def bounds_of(plan: Plan) -> Mapping[str, Any]:
 @lru_cache(maxsize=1000)
 def compose(shape: Shape) -> bytes:
     """Return the text of a query."""
-    filled: dict[str, sql.Composable] = {kind.removesuffix("_coarse"): _parts(shape, kind) for kind in shape.kinds}
-    return sql.SQL(QUERIES[shape.name]).format(**filled, unit=sql.Literal(shape.unit)).as_bytes()
+    parts = sql.SQL(" UNION ALL ").join([*_of_rollups(shape), *_of_events(shape)])
+    return sql.SQL(QUERIES[shape.name]).format(parts=parts, unit=sql.Literal(shape.unit)).as_bytes()
 
 
-def _parts(shape: Shape, kind: Kind) -> sql.Composable:
+def _of_rollups(shape: Shape) -> Sequence[sql.Composable]:
     parts: list[sql.Composable] = []
-    for level, spans in shape.parts:
-        if spans == _MANY:
-            part = _part(shape, kind, level, sql.Identifier("span", "start_time"), sql.Identifier("span", "end_time"))
-            starts, ends = sql.Placeholder(f"{level}_starts"), sql.Placeholder(f"{level}_ends")
-            parts.append(sql.SQL(QUERIES["each_span"]).format(starts=starts, ends=ends, part=part))
-            continue
-        for number in range(spans):
-            start, end = sql.Placeholder(f"{level}_start_{number}"), sql.Placeholder(f"{level}_end_{number}")
-            parts.append(_part(shape, kind, level, start, end))
-    return sql.SQL(" UNION ALL ").join(parts)
-
-
-def _part(shape: Shape, kind: Kind, level: Level, start: sql.Composable, end: sql.Composable) -> sql.Composable:
     condition: str = shape.condition
-    if level != "raw":
-        condition = "of_coarse" if kind.endswith("_coarse") else _OF_ROLLUPS.get(condition, condition)
-    scope, place = sql.SQL(QUERIES[condition]), sql.SQL(QUERIES[shape.place])
-    filled = sql.SQL(_text(kind, level)).format(start=start, end=end, scope=scope, at=place)
-    return sql.SQL(QUERIES["each_series"]).format(part=filled) if condition == "of_one_series" else filled
+    if shape.kind.endswith("_coarse"):
+        condition = "of_coarse"
+    elif condition == "of_series":
+        condition = "of_one_series"
+    for level, count in shape.parts:
+        if level != "raw":
+            parts += _each_span(_text(shape.kind, level), level, count, scope=sql.SQL(QUERIES[condition]))
+    if parts and condition == "of_one_series":
+        return [sql.SQL(QUERIES["each_series"]).format(part=sql.SQL(" UNION ALL ").join(parts))]
+    return parts
+
+
+def _of_events(shape: Shape) -> Sequence[sql.Composable]:
+    scope, place = sql.SQL(QUERIES[shape.condition]), sql.SQL(QUERIES[shape.place])
+    for level, count in shape.parts:
+        if level == "raw":
+            # Summed up over all spans at once: by span there would be as many sums again of each.
+            events = sql.SQL(" UNION ALL ").join(_each_span(QUERIES["events"], level, count, scope=scope, at=place))
+            return [sql.SQL(_text(shape.kind, level)).format(events=events)]
+    return []
+
+
+def _each_span(text: LiteralString, level: Level, count: int, **filled: sql.Composable) -> Sequence[sql.Composable]:
+    if count == _MANY:
+        part = sql.SQL(text).format(
+            start=sql.Identifier("span", "start_time"), end=sql.Identifier("span", "end_time"), **filled
+        )
+        starts, ends = sql.Placeholder(f"{level}_starts"), sql.Placeholder(f"{level}_ends")
+        return [sql.SQL(QUERIES["each_span"]).format(starts=starts, ends=ends, part=part)]
+    return [
+        sql.SQL(text).format(
+            start=sql.Placeholder(f"{level}_start_{number}"), end=sql.Placeholder(f"{level}_end_{number}"), **filled
+        )
+        for number in range(count)
+    ]
 
 
 def _text(kind: Kind, level: Level) -> LiteralString:
@@ -109,5 +125,9 @@ def _text(kind: Kind, level: Level) -> LiteralString:
             return QUERIES[f"histograms_{level}"]
         case "histograms_coarse":
             return QUERIES[f"histograms_coarse_{level}"]
+        case "both":
+            return QUERIES[f"both_{level}"]
+        case "both_coarse":
+            return QUERIES["both_raw"] if level == "raw" else QUERIES[f"both_coarse_{level}"]
         case "latencies":
             return QUERIES[f"latencies_{level}"]

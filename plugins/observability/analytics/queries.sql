@@ -15,6 +15,9 @@ WHERE account = %(account)s
   AND (%(method)s::text IS NULL OR lower(method) = lower(%(method)s))
   AND (%(services)s::text[] IS NULL OR lower(service) IN (SELECT lower(name) FROM unnest(%(services)s::text[]) AS name))
 
+-- name: see_beside
+SELECT rollups.*, series.* FROM ({rollups}) AS rollups, ({series}) AS series
+
 -- name: match_endpoints
 SELECT coalesce(array_agg(id), '{}'), coalesce(array_agg(DISTINCT service), '{}'),
        coalesce(array_agg(DISTINCT method), '{}')
@@ -51,9 +54,8 @@ SELECT bucket AS at, series, status_code, hits, latency_sum_ms, latency_max_ms
 FROM observability.rollup_hour WHERE bucket >= {start} AND bucket < {end} AND {scope}
 
 -- name: cells_raw
-SELECT {at} AS at, series, status_code, count(*) AS hits, sum(latency_ms) AS latency_sum_ms,
-       max(latency_ms) AS latency_max_ms
-FROM observability.event WHERE time >= {start} AND time < {end} AND {scope} GROUP BY 1, 2, 3
+SELECT at, series, status_code, count(*) AS hits, sum(latency_ms) AS latency_sum_ms, max(latency_ms) AS latency_max_ms
+FROM ({events}) AS event GROUP BY 1, 2, 3
 
 -- name: cells_coarse_day
 SELECT bucket AS at, status_code, hits, latency_sum_ms, latency_max_ms
@@ -64,8 +66,8 @@ SELECT bucket AS at, status_code, hits, latency_sum_ms, latency_max_ms
 FROM observability.coarse_total_hour WHERE bucket >= {start} AND bucket < {end} AND {scope}
 
 -- name: cells_coarse_raw
-SELECT {at} AS at, status_code, count(*) AS hits, sum(latency_ms) AS latency_sum_ms, max(latency_ms) AS latency_max_ms
-FROM observability.event WHERE time >= {start} AND time < {end} AND {scope} GROUP BY 1, 2
+SELECT at, status_code, count(*) AS hits, sum(latency_ms) AS latency_sum_ms, max(latency_ms) AS latency_max_ms
+FROM ({events}) AS event GROUP BY 1, 2
 
 -- name: histograms_day
 SELECT bucket AS at, series, histogram
@@ -77,8 +79,8 @@ FROM observability.histogram_part_hour WHERE bucket >= {start} AND bucket < {end
 
 -- name: histograms_raw
 SELECT at, series, observability.histogram_of(hits, bin) AS histogram
-FROM (SELECT {at} AS at, series, observability.latency_bin(latency_ms) AS bin, count(*) AS hits
-      FROM observability.event WHERE time >= {start} AND time < {end} AND {scope} GROUP BY 1, 2, 3) AS counted
+FROM (SELECT at, series, observability.latency_bin(latency_ms) AS bin, count(*) AS hits
+      FROM ({events}) AS event GROUP BY 1, 2, 3) AS counted
 
 -- name: histograms_coarse_day
 SELECT bucket AS at, histogram
@@ -90,8 +92,50 @@ FROM observability.coarse_part_hour WHERE bucket >= {start} AND bucket < {end} A
 
 -- name: histograms_coarse_raw
 SELECT at, observability.histogram_of(hits, bin) AS histogram
-FROM (SELECT {at} AS at, observability.latency_bin(latency_ms) AS bin, count(*) AS hits
-      FROM observability.event WHERE time >= {start} AND time < {end} AND {scope} GROUP BY 1, 2) AS counted
+FROM (SELECT at, observability.latency_bin(latency_ms) AS bin, count(*) AS hits
+      FROM ({events}) AS event GROUP BY 1, 2) AS counted
+
+-- name: both_day
+SELECT status_code, hits, latency_sum_ms, latency_max_ms, NULL::numeric AS histogram
+FROM observability.rollup_day WHERE bucket >= {start} AND bucket < {end} AND {scope}
+UNION ALL
+SELECT NULL, NULL, NULL, NULL, histogram
+FROM observability.histogram_day WHERE bucket >= {start} AND bucket < {end} AND {scope}
+
+-- name: both_hour
+SELECT status_code, hits, latency_sum_ms, latency_max_ms, NULL::numeric AS histogram
+FROM observability.rollup_hour WHERE bucket >= {start} AND bucket < {end} AND {scope}
+UNION ALL
+SELECT NULL, NULL, NULL, NULL, histogram
+FROM observability.histogram_part_hour WHERE bucket >= {start} AND bucket < {end} AND {scope}
+
+-- name: both_coarse_day
+SELECT status_code, hits, latency_sum_ms, latency_max_ms, NULL::numeric AS histogram
+FROM observability.coarse_total_day WHERE bucket >= {start} AND bucket < {end} AND {scope}
+UNION ALL
+SELECT NULL, NULL, NULL, NULL, histogram
+FROM observability.coarse_day WHERE bucket >= {start} AND bucket < {end} AND {scope}
+
+-- name: both_coarse_hour
+SELECT status_code, hits, latency_sum_ms, latency_max_ms, NULL::numeric AS histogram
+FROM observability.coarse_total_hour WHERE bucket >= {start} AND bucket < {end} AND {scope}
+UNION ALL
+SELECT NULL, NULL, NULL, NULL, histogram
+FROM observability.coarse_part_hour WHERE bucket >= {start} AND bucket < {end} AND {scope}
+
+-- name: both_raw
+-- The events are read once.
+SELECT status_code, hits, latency_sum_ms, latency_max_ms, observability.histogram_of(hits, bin)
+FROM (SELECT status_code, observability.latency_bin(latency_ms) AS bin, count(*) AS hits,
+             sum(latency_ms) AS latency_sum_ms, max(latency_ms) AS latency_max_ms
+      FROM ({events}) AS event GROUP BY 1, 2) AS counted
+
+-- name: latencies_raw
+SELECT at, series, status_code, latency_ms FROM ({events}) AS event
+
+-- name: events
+SELECT {at} AS at, series, status_code, latency_ms
+FROM observability.event WHERE time >= {start} AND time < {end} AND {scope}
 
 -- name: any_time
 NULL::timestamptz
@@ -116,7 +160,7 @@ SELECT part.* FROM unnest(%(series)s::integer[]) AS one (number) CROSS JOIN LATE
 -- name: totals
 SELECT coalesce(sum(hits), 0)::bigint, coalesce(sum(hits) FILTER (WHERE status_code >= %(error_from)s), 0)::bigint,
        coalesce(sum(latency_sum_ms), 0)::bigint, max(latency_max_ms)
-FROM ({cells}) AS cell
+FROM ({parts}) AS cell
 
 -- name: totals_by_endpoint
 -- By series first: numbers are compared quicker than texts, and there are fewer rows to join.
@@ -124,7 +168,7 @@ SELECT service, endpoint, sum(hits)::bigint, sum(errors)::bigint, sum(latency_su
 FROM (SELECT series, sum(hits)::bigint AS hits,
              coalesce(sum(hits) FILTER (WHERE status_code >= %(error_from)s), 0)::bigint AS errors,
              sum(latency_sum_ms)::bigint AS latency_sum_ms, max(latency_max_ms) AS latency_max_ms
-      FROM ({cells}) AS cell
+      FROM ({parts}) AS cell
       GROUP BY series) AS summed
 JOIN observability.series ON id = series
 GROUP BY service, endpoint
@@ -133,7 +177,7 @@ GROUP BY service, endpoint
 SELECT date_trunc({unit}, at, 'UTC') AS bucket, service, endpoint, sum(hits)::bigint,
        coalesce(sum(hits) FILTER (WHERE status_code >= %(error_from)s), 0)::bigint,
        sum(latency_sum_ms)::bigint, max(latency_max_ms)
-FROM ({cells}) AS cell JOIN observability.series ON id = series
+FROM ({parts}) AS cell JOIN observability.series ON id = series
 GROUP BY 1, service, endpoint
 -- The same order on every server, whatever its locale.
 ORDER BY 1 DESC, service COLLATE "C", endpoint COLLATE "C"
@@ -141,57 +185,57 @@ LIMIT %(limit)s
 
 -- name: totals_and_histogram
 SELECT coalesce(sum(hits), 0)::bigint, coalesce(sum(hits) FILTER (WHERE status_code >= %(error_from)s), 0)::bigint,
-       coalesce(sum(latency_sum_ms), 0)::bigint, max(latency_max_ms),
-       (SELECT sum(histogram)::text FROM ({histograms}) AS part)
-FROM ({cells}) AS cell
+       coalesce(sum(latency_sum_ms), 0)::bigint, max(latency_max_ms), sum(histogram)::text
+FROM ({parts}) AS part
+
+-- name: totals_and_percentiles
+SELECT count(*), count(*) FILTER (WHERE status_code >= %(error_from)s), coalesce(sum(latency_ms), 0)::bigint,
+       max(latency_ms), percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_ms)
+FROM ({parts}) AS event
 
 -- name: histogram
-SELECT sum(histogram)::text FROM ({histograms}) AS part
+SELECT sum(histogram)::text FROM ({parts}) AS part
 
 -- name: histogram_by_endpoint
 -- By series first, as above.
 SELECT service, endpoint, sum(histogram)::text
-FROM (SELECT series, sum(histogram) AS histogram FROM ({histograms}) AS part GROUP BY series) AS summed
+FROM (SELECT series, sum(histogram) AS histogram FROM ({parts}) AS part GROUP BY series) AS summed
 JOIN observability.series ON id = series
 GROUP BY service, endpoint
 
 -- name: histogram_by_bucket
 SELECT date_trunc({unit}, at, 'UTC'), service, endpoint, sum(histogram)::text
-FROM ({histograms}) AS part JOIN observability.series ON id = series
+FROM ({parts}) AS part JOIN observability.series ON id = series
 GROUP BY 1, service, endpoint
 
--- name: latencies_raw
-SELECT time AS at, series, latency_ms
-FROM observability.event WHERE time >= {start} AND time < {end} AND {scope}
-
 -- name: percentiles
-SELECT percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_ms) FROM ({latencies}) AS event
+SELECT percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_ms) FROM ({parts}) AS event
 
 -- name: percentiles_by_endpoint
 SELECT service, endpoint, percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_ms)
-FROM ({latencies}) AS event JOIN observability.series ON id = series
+FROM ({parts}) AS event JOIN observability.series ON id = series
 GROUP BY service, endpoint
 
 -- name: percentiles_by_bucket
 SELECT date_trunc({unit}, at, 'UTC'), service, endpoint,
        percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_ms)
-FROM ({latencies}) AS event JOIN observability.series ON id = series
+FROM ({parts}) AS event JOIN observability.series ON id = series
 GROUP BY 1, service, endpoint
 
 -- name: totals_by_step
 SELECT date_bin(%(step)s, at, timestamptz '2000-01-01 00:00Z'), sum(hits)::bigint,
        coalesce(sum(hits) FILTER (WHERE status_code >= %(error_from)s), 0)::bigint,
        sum(latency_sum_ms)::bigint, max(latency_max_ms)
-FROM ({cells}) AS cell
+FROM ({parts}) AS cell
 GROUP BY 1
 
 -- name: histogram_by_step
 SELECT date_bin(%(step)s, at, timestamptz '2000-01-01 00:00Z'), sum(histogram)::text
-FROM ({histograms}) AS part
+FROM ({parts}) AS part
 GROUP BY 1
 
 -- name: percentiles_by_step
 SELECT date_bin(%(step)s, at, timestamptz '2000-01-01 00:00Z'),
        percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_ms)
-FROM ({latencies}) AS event
+FROM ({parts}) AS event
 GROUP BY 1

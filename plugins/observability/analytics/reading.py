@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
+from psycopg import sql
 
 from kernel import Database
 from plugins.observability.analytics.composing import (
@@ -24,10 +25,16 @@ from plugins.observability.analytics.composing import (
 from plugins.observability.analytics.model import Totals
 from plugins.observability.rollups.bins import Histogram
 from plugins.observability.rollups.plan import Kept, Level, Plan, Span, make_plan
-from plugins.observability.rollups.touched import Connected, hold_events, read_known
+from plugins.observability.rollups.touched import SEE_ROLLUPS, Connected, hold_events, read_known
 
 # What a question is narrowed to: parameters, and the columns of what matches.
 _FOUND = ("series", "found_services", "found_methods")
+# One statement: each costs as much as a narrow answer has time for.
+_SEE_ROLLUPS_AND_SERIES = (
+    sql.SQL(QUERIES["see_beside"])
+    .format(rollups=sql.SQL(SEE_ROLLUPS), series=sql.SQL(QUERIES["match_series"]))
+    .as_bytes()
+)
 # Up to this, each series is looked up by itself.
 _SINGLE_SERIES_MAX = 100
 
@@ -75,12 +82,13 @@ class Moment:
         self._is_coarse = scope.endpoint is None
         self._values: dict[str, Any] = {**scope.values, **dict.fromkeys(_FOUND)}
         self._condition: Condition = "of_account"
-        if not scope.is_everything:
-            self._narrow("match_series")
-        self._known = read_known(connection, window)
+        if scope.is_everything:
+            self._known, _ = read_known(connection, window)
+        else:
+            self._known, found = read_known(connection, window, _SEE_ROLLUPS_AND_SERIES, self._values)
+            self._narrow(found)
 
-    def _narrow(self, name: Literal["match_series", "match_endpoints"], **values: Any) -> None:
-        (found,) = self._connection.execute(QUERIES[name], {**self._values, **values})
+    def _narrow(self, found: Sequence[Any]) -> None:
         self._values |= dict(zip(_FOUND, found, strict=True))
         is_long = len(self._values["series"]) > _SINGLE_SERIES_MAX
         self._condition = "of_many_series" if is_long else "of_series"
@@ -88,7 +96,9 @@ class Moment:
     def narrow_to(self, endpoints: Collection[tuple[str, str]]) -> None:
         """Ask about these services and endpoints only from now on, of those the question is about."""
         services, names = [service for service, _ in endpoints], [endpoint for _, endpoint in endpoints]
-        self._narrow("match_endpoints", shown_services=services, shown_endpoints=names)
+        given = {**self._values, "shown_services": services, "shown_endpoints": names}
+        (found,) = self._connection.execute(QUERIES["match_endpoints"], given)
+        self._narrow(found)
 
     @property
     def kept(self) -> Kept:
@@ -102,6 +112,10 @@ class Moment:
     @property
     def _histograms(self) -> Kind:
         return "histograms_coarse" if self._is_coarse else "histograms"
+
+    @property
+    def _both(self) -> Kind:
+        return "both_coarse" if self._is_coarse else "both"
 
     def plan(self, window: Span, coarsest: Level) -> Plan:
         """Cut the window, or a part of it, into what is read from where."""
@@ -135,8 +149,17 @@ class Moment:
 
     def totals_and_histogram(self, plan: Plan, error_from: int) -> tuple[Totals, Histogram]:
         """Return both at once."""
-        rows = self._run("totals_and_histogram", plan, self._cells, self._histograms, error_from=error_from)
+        rows = self._run("totals_and_histogram", plan, self._both, error_from=error_from)
         return (Totals(*rows[0][:4]), Histogram(rows[0][4] or "")) if rows else (Totals(), Histogram(""))
+
+    def totals_and_percentiles(
+        self, plan: Plan, error_from: int, percentiles: Sequence[float]
+    ) -> tuple[Totals, Sequence[float | None]]:
+        """Return both at once, from the events, exactly. The plan has nothing but events."""
+        fractions = _fractions(percentiles)
+        rows = self._run("totals_and_percentiles", plan, "latencies", error_from=error_from, fractions=fractions)
+        found = rows[0] if rows else (0, 0, 0, None, None)
+        return Totals(*found[:4]), found[4] or [None] * len(percentiles)
 
     def histogram_by_endpoint(self, plan: Plan) -> dict[tuple[Any, ...], Histogram]:
         """Return hits by bin of each service and endpoint."""
@@ -180,12 +203,12 @@ class Moment:
         """Compute percentiles of each step of time from the events, exactly. The plan has nothing but events."""
         return dict(self._run("percentiles_by_step", plan, "latencies", step=step, fractions=_fractions(percentiles)))
 
-    def _run(self, name: str, plan: Plan, *kinds: Kind, unit: Unit | None = None, **values: Any) -> Sequence[Any]:
+    def _run(self, name: str, plan: Plan, kind: Kind, unit: Unit | None = None, **values: Any) -> Sequence[Any]:
         parts = parts_of(plan)
         if not parts:
             return []
         place: Place = "step_of_event" if "step" in values else "hour_of_event" if unit else "any_time"
-        query = compose(Shape(name, kinds, self._condition, place, unit, parts))
+        query = compose(Shape(name, kind, self._condition, place, unit, parts))
         return self._connection.execute(query, {**self._values, **values, **bounds_of(plan)}).fetchall()
 
 

@@ -76,14 +76,17 @@ DELETE FROM observability.coarse_hour WHERE bucket = ANY(%(buckets)s)
 
 -- name: fill_rollup_hours
 INSERT INTO observability.rollup_hour
+-- In order, so that what is read of a series lies in few pages.
 SELECT bucket, series, status_code, sum(hits), sum(latency_sum_ms), min(latency_min_ms), max(latency_max_ms)
 FROM rollup_cell GROUP BY 1, 2, 3
+ORDER BY 2, 1, 3
 
 -- name: fill_histogram_hours
 INSERT INTO observability.histogram_hour
 SELECT bucket, series, array_agg(observability.histogram_of(hits, bin))
 FROM (SELECT bucket, series, bin, sum(hits)::bigint AS hits FROM rollup_cell GROUP BY 1, 2, 3) AS cell
 GROUP BY 1, 2
+ORDER BY 2, 1
 
 -- name: fill_coarse_hours
 INSERT INTO observability.coarse_hour
@@ -121,6 +124,7 @@ SELECT %(day)s, series, status_code, sum(hits), sum(latency_sum_ms), min(latency
 FROM observability.rollup_hour
 WHERE bucket >= %(day)s AND bucket < %(day)s + interval '1 day'
 GROUP BY series, status_code
+ORDER BY series, status_code
 
 -- name: fill_histogram_day
 INSERT INTO observability.histogram_day

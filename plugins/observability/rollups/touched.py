@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, LiteralString
 
 import msgspec
 from psycopg import Connection
@@ -13,6 +13,7 @@ from kernel import load_queries
 from plugins.observability.rollups.plan import ALWAYS, Kept, Span
 
 QUERIES = load_queries(__package__)
+SEE_ROLLUPS = QUERIES["see_rollups"]
 Connected = Connection[tuple[Any, ...]]
 
 
@@ -39,8 +40,20 @@ def hold_events(connection: Connected) -> None:
     connection.execute(QUERIES["hold_events"])
 
 
-def read_known(connection: Connected, window: Span) -> Known:
-    """Return what rollups know of a window."""
-    given = {"start": window.start, "end": window.end}
-    ((touched, first_touched, kept),) = connection.execute(QUERIES["see_rollups"], given)
-    return Known(touched, first_touched, Kept(*(since or ALWAYS for since in kept)))
+def read_known(
+    connection: Connected,
+    window: Span,
+    query: LiteralString | bytes = SEE_ROLLUPS,
+    values: Mapping[str, Any] | None = None,
+) -> tuple[Known, Sequence[Any]]:
+    """Return what rollups know of a window, and what else a query found.
+
+    Args:
+        connection: In a transaction that holds events.
+        window: A stretch of time.
+        query: Finds one row; its first columns are those of ``SEE_ROLLUPS``.
+        values: Further parameters of it.
+    """
+    given = {**(values or {}), "start": window.start, "end": window.end}
+    ((touched, first_touched, kept, *others),) = connection.execute(query, given)
+    return Known(touched, first_touched, Kept(*(since or ALWAYS for since in kept))), others

@@ -246,12 +246,6 @@ def test_a_row_whose_long_value_is_not_there_is_not_left_out(notion: FakeNotion,
         reader.full()
 
 
-def forgetting_cursors(call: Call) -> None:
-    """Let Notion begin with the first item, whichever is asked for."""
-    if is_item(call):
-        call.query.pop("start_cursor", None)
-
-
 @pytest.mark.parametrize(("cursor", "reason"), [(None, "no cursor"), ("again", "circle")])
 def test_a_list_that_leads_nowhere_is_refused(
     notion: FakeNotion, table: Table, cursor: str | None, reason: str
