@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ _BLOCK = re.compile(r"^```(sh|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FIRST, _BEYOND = "A tour with curl", "Retention"
 # Their answers are about the day that ends now.
 _OF_TODAY = {"Analytics", "Over time"}
+# What was sent is shown by the minute; it takes this long until all of it is.
+_SENDING_S = 25
 
 
 def walk() -> Iterator[tuple[str, str, str | None]]:
@@ -62,6 +65,7 @@ def test_every_line_of_the_tour_does_what_is_shown(initialised: Path, tmp_path: 
     home = copy_home(initialised, tmp_path)
     with serving(home, (TIERCEL, "up")) as service:
         assert eventually(lambda: service.get("/readyz").json()["status"] == "ok")
+        assert eventually(lambda: datetime.now(UTC).second < 60 - _SENDING_S, timeout_s=60)
 
         outputs = [(title, shown, run(service, commands, tmp_path)) for title, commands, shown in walk()]
 

@@ -75,14 +75,15 @@ def test_plugins_are_listed_with_their_state(serve: Serve) -> None:
 
 
 def test_caches_and_pool_are_counted(serve: Serve) -> None:
-    client = serve()
+    client = serve(observability={"log_own_requests": False})
     for _ in range(2):
         post_ingest(client, make_events(1))
 
     application = client.get("/stats/").json()["application"]
 
     series = application["caches"]["observability.series"]
-    assert (series["items"], series["hits"], series["misses"]) == (1, 1, 1)
+    assert (series["items"], series["hits"]) == (1, 1)
+    assert series["misses"] >= 1
     assert application["pool"]["pool_size"] >= 1
 
 
