@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -21,9 +21,17 @@ def watching(stream: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]
     with monkeypatch.context() as patch, os.fdopen(far, "w") as file:
         patch.setattr(f"sys.{stream}", file)
         yield seen
-        file.flush()
-        seen.append(os.read(near, 65536).decode())
+    seen.append(_read_all(near))
     os.close(near)
+
+
+def _read_all(near: int) -> str:
+    """Read a terminal whose other end was closed."""
+    parts: list[bytes] = []
+    with suppress(OSError):  # the end
+        while part := os.read(near, 65536):
+            parts.append(part)
+    return b"".join(parts).decode()
 
 
 def work(steps: int = 4) -> None:
