@@ -25,7 +25,6 @@ from plugins.observability.analytics.model import (
     WindowQuery,
 )
 from plugins.observability.analytics.reading import Moment, Reader, Scope
-from plugins.observability.analytics.selecting import percentile_among
 from plugins.observability.analytics.window import read_window
 from plugins.observability.filters import refuse_null_characters
 from plugins.observability.rollups.bins import MAX_RELATIVE_ERROR, Histogram
@@ -77,7 +76,8 @@ class Analytics:
             if fine == plan:
                 totals, (p95, *others) = _totals_and_percentiles(moment, plan, query.error_from, wanted)
             else:
-                totals, (p95, *others) = _totals_and_exact(moment, plan, fine, query.error_from, wanted)
+                totals = moment.totals(plan, query.error_from)
+                p95, *others = _percentiles(moment, fine, wanted)
             return Kpis(
                 hits=totals.hits,
                 errors=totals.errors,
@@ -175,21 +175,6 @@ def _totals_and_percentiles(
         return totals, _from_events(values, wanted)
     totals, histogram = moment.totals_and_histogram(plan, error_from)
     return totals, _from_histogram(histogram, wanted)
-
-
-def _totals_and_exact(
-    moment: Moment, plan: Plan, fine: Plan, error_from: int, wanted: Sequence[float]
-) -> tuple[Totals, list[Percentile]]:
-    """Return totals from rollups, and percentiles from the events, as far as there are any."""
-    if fine.source != "raw" or len(wanted) > 1:
-        return moment.totals(plan, error_from), _percentiles(moment, fine, wanted)
-    totals, histogram = moment.totals_and_histogram(plan, error_from)
-    # Where rollups tell about where a percentile is, the events need not be sorted to find it.
-    around = histogram.around_ms(wanted[0])
-    hits = {} if around is None else moment.hits_around(fine, *around)
-    value = percentile_among(hits, wanted[0] / 100)
-    values = moment.percentiles(fine, wanted) if value is None else [value]
-    return totals, _from_events(values, wanted)
 
 
 def _percentiles(moment: Moment, plan: Plan, wanted: Sequence[float]) -> list[Percentile]:

@@ -211,12 +211,6 @@ GROUP BY 1, service, endpoint
 -- name: percentiles
 SELECT percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_ms) FROM ({parts}) AS event
 
--- name: hits_around
--- By latency where that is told apart; -1 for what is quicker, NULL for what is slower. Nothing has to be sorted.
-SELECT CASE WHEN latency_ms < %(low_ms)s THEN -1 WHEN latency_ms <= %(high_ms)s THEN latency_ms END, count(*)
-FROM ({parts}) AS event
-GROUP BY 1
-
 -- name: percentiles_by_endpoint
 SELECT service, endpoint, percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_ms)
 FROM ({parts}) AS event JOIN observability.series ON id = series

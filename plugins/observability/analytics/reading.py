@@ -176,10 +176,6 @@ class Moment:
         rows = self._run("percentiles", plan, "latencies", fractions=_fractions(percentiles))
         return rows[0][0] if rows and rows[0][0] is not None else [None] * len(percentiles)
 
-    def hits_around(self, plan: Plan, low_ms: int, high_ms: int) -> dict[int | None, int]:
-        """Count events by latency between two, of those quicker and slower all together. The plan has only events."""
-        return dict(self._run("hits_around", plan, "latencies", low_ms=low_ms, high_ms=high_ms))
-
     def percentiles_by_endpoint(self, plan: Plan, percentile: float) -> dict[tuple[Any, ...], float]:
         """Compute a percentile of each service and endpoint from the events, exactly."""
         rows = self._run("percentiles_by_endpoint", plan, "latencies", fractions=_fractions([percentile]))

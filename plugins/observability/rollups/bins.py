@@ -9,7 +9,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
-from math import ceil, floor
 
 GAMMA = 1.02
 # (gamma - 1) / (gamma + 1) is 0.0099; the rest is room for rounding.
@@ -54,25 +53,5 @@ class Histogram:
         low_ms, high_ms = (self._value_ms(place) for place in (below, min(below + 1, last)))
         return low_ms + (high_ms - low_ms) * (rank - below)
 
-    def around_ms(self, percentile: float) -> tuple[int, int] | None:
-        """Return between which latencies a percentile and its neighbours are, in whole ms, both included.
-
-        Args:
-            percentile: From 0 to 100.
-
-        Returns:
-            None if there are no hits.
-        """
-        if not self._ends:
-            return None
-        last = self._ends[-1] - 1
-        below = int(percentile / 100 * last)
-        low, high = (self._number(place) for place in (below, min(below + 1, last)))
-        # A bin ends with its power of gamma. Rounding may put what is next to an end on either side of it.
-        return (0 if low <= 0 else floor(GAMMA ** (low - 1)) - 1), (0 if high < 0 else ceil(GAMMA**high) + 1)
-
     def _value_ms(self, place: int) -> float:
-        return bin_value_ms(self._number(place))
-
-    def _number(self, place: int) -> int:
-        return bisect_right(self._ends, place) + ZERO_BIN
+        return bin_value_ms(bisect_right(self._ends, place) + ZERO_BIN)
