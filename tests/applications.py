@@ -32,3 +32,8 @@ def publish(client: Client, dataset: str, *items: object) -> int:
     assert version is not None
     assert eventually(lambda: is_served(client, dataset, version))
     return version
+
+
+def warning_of(client: Client, dataset: str) -> str | None:
+    """Return why the last attempt to publish a dataset was refused."""
+    return client.service.shared.datasets.read(dataset).snapshot.warning

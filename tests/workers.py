@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import psycopg
 
 from tests.processes import START_TIMEOUT_S, TIERCEL, Service, eventually
@@ -33,6 +35,45 @@ def working(home: Path, database: str) -> Iterator[Service]:
         yield worker
     finally:
         worker.stop()
+
+
+class Workers:
+    """Workers in one directory, to be watched and killed.
+
+    Args:
+        directory: Where they run, and log.
+        environment: All of it.
+    """
+
+    def __init__(self, directory: Path, environment: dict[str, str]) -> None:
+        self._directory = directory
+        self._environment = environment
+        self.started: list[subprocess.Popen[bytes]] = []
+
+    def start(self, processes: int = 1) -> psutil.Process:
+        """Start a supervisor; return it once its processes are there."""
+        environment = {**self._environment, "TIERCEL_JOB_PROCESSES": str(processes)}
+        with (self._directory / "worker.log").open("ab") as log:
+            process = subprocess.Popen(
+                [TIERCEL, "worker"], cwd=self._directory, env=environment, stdout=log, stderr=log
+            )
+        self.started.append(process)
+        supervisor = psutil.Process(process.pid)
+        assert eventually(lambda: len(supervisor.children()) == processes, 30), self.log
+        return supervisor
+
+    @property
+    def log(self) -> str:
+        """What they logged."""
+        return (self._directory / "worker.log").read_text()
+
+    def end(self) -> None:
+        """Kill whatever was started."""
+        for process in self.started:
+            for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
+                child.kill()
+            process.kill()
+            process.wait()
 
 
 def _is_there(database: str) -> bool:

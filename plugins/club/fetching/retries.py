@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -56,5 +55,5 @@ class Retries:
             await asyncio.sleep(wait_s)
 
     def _wait_s(self, failed: int, asked_s: float | None) -> float:
-        own_s = backoff_s(failed, self._first_s, WAIT_MAX_S, random.random())  # noqa: S311 - no secret depends on it
+        own_s = backoff_s(failed, self._first_s, WAIT_MAX_S)
         return own_s if asked_s is None else min(WAIT_MAX_S, max(own_s, asked_s))

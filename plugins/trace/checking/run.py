@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -79,7 +80,7 @@ class _Checker:
             try:
                 inside = [each["id"] for each in self._api.database(database_id)["data_sources"]]
             except NotionError as ex:
-                problems.append(self._explain(ex, lambda id_=database_id: self._api.data_source(id_), "data_sources"))  # type: ignore[misc]
+                problems.append(self._explain(ex, partial(self._api.data_source, database_id), "data_sources"))
                 continue
             if not inside:
                 problems.append(f"database {database_id} has no data source that the connection may see")
@@ -105,7 +106,7 @@ class _Checker:
             try:
                 checks.append(self._data_source(dataset, id_))
             except NotionError as ex:
-                problems.append(self._explain(ex, lambda id_=id_: self._api.database(id_), "databases"))  # type: ignore[misc]
+                problems.append(self._explain(ex, partial(self._api.database, id_), "databases"))
         return SourceCheck(dataset.name, tuple(checks), tuple(problems))
 
     def _data_source(self, dataset: Dataset, id_: str) -> DataSourceCheck:

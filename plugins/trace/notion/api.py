@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from notion_client import Client
@@ -119,8 +119,12 @@ class NotionApi:
             part = self._ask(
                 what,
                 "list",
-                lambda cursor=cursor: self._client.pages.properties.retrieve(  # type: ignore[misc]
-                    page_id, property_id, start_cursor=cursor, page_size=PAGE_SIZE
+                partial(
+                    self._client.pages.properties.retrieve,
+                    page_id,
+                    property_id,
+                    start_cursor=cursor,
+                    page_size=PAGE_SIZE,
                 ),
             )
             yield part
@@ -155,7 +159,7 @@ class NotionApi:
             raise error
         self.retries += 1
         self._on_retry(error.reason)
-        own_s = backoff_s(failed, settings.retry_wait_s, settings.retry_wait_max_s, random.random())  # noqa: S311 - no secret depends on it
+        own_s = backoff_s(failed, settings.retry_wait_s, settings.retry_wait_max_s)
         if error.kind == "limited" or error.retry_after_s is not None:
             # Whoever else has this token would only be told the same.
             self._budget.pause(max(own_s, error.retry_after_s or 0.0))

@@ -15,6 +15,7 @@ from kernel.datasets.service import Datasets
 from kernel.services import Services
 from kernel.testing import Answer, Client
 from tests.conftest import Serve
+from tests.kernel.datasets.lab import TAGS, THINGS, Tag, Thing, lab_routes
 from tests.kernel.fakes import MakePlugin
 from tests.processes import eventually
 
@@ -126,3 +127,30 @@ def open_shop(serve: Serve, make_plugin: MakePlugin) -> OpenShop:
 def shop(open_shop: OpenShop) -> Shop:
     """A shop with one application, which sees tiers below level 3."""
     return open_shop({"skyflow": {"tier": lambda items: [item for item in items if (item.level or 0) < 3]}})
+
+
+OpenLab = Callable[..., Shop]
+
+
+@pytest.fixture
+def open_lab(open_shop: OpenShop) -> OpenLab:
+    """Open a lab, where an application sees some tags."""
+
+    def start(filters: Mapping[str, Filter] | None = None, **values: Any) -> Shop:
+        return open_shop({"skyflow": filters or {}}, datasets=(THINGS, TAGS), routes=lab_routes, **values)
+
+    return start
+
+
+@pytest.fixture
+def lab(open_lab: OpenLab) -> Shop:
+    """A lab with three things and two tags, of which the application sees one."""
+    lab = open_lab({"tags": lambda tags: [tag for tag in tags if tag.slug == "a"]})
+    lab.publish(Tag("a", "A"), Tag("b", "B"), dataset=TAGS)
+    lab.publish(
+        Thing("x", "b", "", ("b", "a", "gone")),
+        Thing("y", None, "a", ("b",)),
+        Thing("z", "lost", "lost"),
+        dataset=THINGS,
+    )
+    return lab

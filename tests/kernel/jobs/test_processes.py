@@ -5,64 +5,35 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import psutil
 import psycopg
 import pytest
 
 from kernel.jobs.model import JobRecord
 from kernel.jobs.service import Jobs
 from tests.conftest import Serve
-from tests.processes import TIERCEL, eventually, make_environment
+from tests.processes import eventually, make_environment
+from tests.workers import Workers
 
 PLUGIN = "tests.kernel.jobs.sample"
 pytestmark = pytest.mark.process
 
 
-class Workers:
-    """``tiercel worker`` on the test's database."""
-
-    def __init__(self, home: Path, database: str) -> None:
-        self._home = home
-        self._environment = make_environment(
-            home,
-            TIERCEL_PLUGINS=PLUGIN,
-            TIERCEL_REQUIRED="",
-            TIERCEL_DATABASE_URL=database,
-            TIERCEL_JOBS__DEAD_AFTER_S="2",
-            TIERCEL_JOBS__GRACEFUL_TIMEOUT_S="1",
-        )
-        self.started: list[subprocess.Popen[bytes]] = []
-
-    def start(self, processes: int = 1) -> psutil.Process:
-        with (self._home / "worker.log").open("ab") as log:
-            environment = {**self._environment, "TIERCEL_JOB_PROCESSES": str(processes)}
-            process = subprocess.Popen([TIERCEL, "worker"], cwd=self._home, env=environment, stdout=log, stderr=log)
-        self.started.append(process)
-        supervisor = psutil.Process(process.pid)
-        assert eventually(lambda: len(supervisor.children()) == processes, 30), self.log
-        return supervisor
-
-    @property
-    def log(self) -> str:
-        return (self._home / "worker.log").read_text()
-
-    def end(self) -> None:
-        for process in self.started:
-            for one in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
-                one.kill()
-            process.kill()
-            process.wait()
-
-
 @pytest.fixture
 def workers(tmp_path: Path, database: str) -> Iterator[Workers]:
-    made = Workers(tmp_path, database)
+    environment = make_environment(
+        tmp_path,
+        TIERCEL_PLUGINS=PLUGIN,
+        TIERCEL_REQUIRED="",
+        TIERCEL_DATABASE_URL=database,
+        TIERCEL_JOBS__DEAD_AFTER_S="2",
+        TIERCEL_JOBS__GRACEFUL_TIMEOUT_S="1",
+    )
+    made = Workers(tmp_path, environment)
     yield made
     made.end()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from plugins.club import run_full_export
 from plugins.club.refresh import RefreshError
 from plugins.club.report import DatasetReport, RefreshReport, SourceReport
 from plugins.club.settings import Source
+from tests.applications import warning_of
 from tests.conftest import Serve
 from tests.plugins.club.fetches import PATIENCE
 from tests.processes import eventually
@@ -35,7 +37,7 @@ def refresh(client: Client) -> RefreshReport:
     """Refresh, and wait until the service serves what came of it."""
     report = run_full_export(client.service.registry.services["club"])
     for dataset in report.datasets:
-        assert eventually(lambda each=dataset: _serves(client, each)), dataset  # type: ignore[misc]
+        assert eventually(partial(_serves, client, dataset)), dataset
     return report
 
 
@@ -47,11 +49,6 @@ def refresh_in_vain(client: Client, *refused: str) -> str:
         assert eventually(lambda: all(warning_of(client, name) for name in refused))
         return str(ex)
     raise AssertionError("the refresh succeeded")
-
-
-def warning_of(client: Client, dataset: str) -> str | None:
-    """Return why the last attempt to publish a dataset was refused."""
-    return client.service.shared.datasets.read(dataset).snapshot.warning
 
 
 def version_of(client: Client, dataset: str) -> int:

@@ -15,6 +15,7 @@ from kernel.testing import Client
 from plugins.club import run_full_export, run_full_export_async
 from plugins.club.refresh import RefreshError
 from plugins.club.settings import Source
+from tests.applications import warning_of
 from tests.conftest import Serve
 from tests.plugins.club.fake_api import Call, FakeApi, fixed, hanging, member, metric, missing, versioned
 from tests.plugins.club.fetches import members, source
@@ -26,7 +27,6 @@ from tests.plugins.club.services import (
     refresh_in_vain,
     serve_club,
     version_of,
-    warning_of,
 )
 from tests.processes import eventually
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from kernel import UnavailableError
@@ -9,6 +10,7 @@ from kernel.testing import Client
 from plugins.trace import run_full_export
 from plugins.trace.export.model import Certificate, DatasetReport, SourceReport
 from plugins.trace.export.refresh import RECONCILE, ExportError, run_export
+from tests.applications import warning_of
 from tests.conftest import Serve
 from tests.notion.server import FakeNotion
 from tests.notion.workspace import DataSource, Page, Workspace
@@ -84,7 +86,7 @@ def refresh(client: Client, *, full: bool = False) -> Certificate:
     services = client.service.registry.services["trace"]
     certificate = run_full_export(services) if full else run_export(services)
     for dataset in certificate.datasets:
-        assert eventually(lambda each=dataset: _serves(client, each)), dataset  # type: ignore[misc]
+        assert eventually(partial(_serves, client, dataset)), dataset
     return certificate
 
 
@@ -96,11 +98,6 @@ def refresh_in_vain(client: Client, *refused: str, full: bool = False) -> str:
         assert eventually(lambda: all(warning_of(client, name) for name in refused))
         return str(ex)
     raise AssertionError("the export succeeded")
-
-
-def warning_of(client: Client, dataset: str) -> str | None:
-    """Return why the last attempt to publish a dataset was refused."""
-    return client.service.shared.datasets.read(dataset).snapshot.warning
 
 
 def keys_of(client: Client, dataset: str) -> list[str]:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import random
-import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import psutil
 import psycopg
 import pytest
 
@@ -26,57 +23,31 @@ from tests.conftest import Serve
 from tests.notion.faults import held, meanwhile, once, queries
 from tests.notion.server import FakeNotion
 from tests.plugins.trace.exports import PATIENCE, PLUGINS, Specifications, refresh
-from tests.processes import TIERCEL, eventually, make_environment
+from tests.processes import eventually, make_environment
+from tests.workers import Workers
 
 NAMES = ("features", "gateways", "tags", "tiers")
 DEAD_AFTER_S = 2.0
 WAITING_FOR_THE_TABLE = """
-SELECT count(*) FROM pg_stat_activity
+SELECT 1 FROM pg_stat_activity
 WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%%dataset_version%%'
 """
-
-
-class Workers:
-    """``tiercel worker`` on the test's database and Notion."""
-
-    def __init__(self, home: Path, database: str, notion: FakeNotion, sources: dict[str, Any]) -> None:
-        self._log = home / "worker.log"
-        self._home = home
-        settings = {**PATIENCE, "api_url": notion.url}
-        self._environment = make_environment(
-            home / ".tiercel",
-            TIERCEL_PLUGINS=",".join(PLUGINS),
-            TIERCEL_DATABASE_URL=database,
-            TIERCEL_JOBS__DEAD_AFTER_S=str(DEAD_AFTER_S),
-            TIERCEL_TRACE__SOURCES=msgspec.json.encode(sources).decode(),
-            NOTION_TOKEN=notion.token,
-            **{f"TIERCEL_TRACE__{name.upper()}": str(value) for name, value in settings.items()},
-        )
-        self._started: list[subprocess.Popen[bytes]] = []
-
-    def start(self, processes: int = 1) -> psutil.Process:
-        """Start a supervisor; return it once its processes are there."""
-        environment = {**self._environment, "TIERCEL_JOB_PROCESSES": str(processes)}
-        with self._log.open("ab") as log:
-            process = subprocess.Popen([TIERCEL, "worker"], cwd=self._home, env=environment, stdout=log, stderr=log)
-        self._started.append(process)
-        supervisor = psutil.Process(process.pid)
-        assert eventually(lambda: len(supervisor.children()) == processes, 30), self._log.read_text()
-        return supervisor
-
-    def end(self) -> None:
-        """Kill whatever was started."""
-        for process in self._started:
-            for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
-                child.kill()
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture
 def workers(tmp_path: Path, database: str, notion: FakeNotion, specifications: Specifications) -> Iterator[Workers]:
     """Workers that export the specifications."""
-    made = Workers(tmp_path, database, notion, specifications.sources())
+    settings = {**PATIENCE, "api_url": notion.url}
+    environment = make_environment(
+        tmp_path / ".tiercel",
+        TIERCEL_PLUGINS=",".join(PLUGINS),
+        TIERCEL_DATABASE_URL=database,
+        TIERCEL_JOBS__DEAD_AFTER_S=str(DEAD_AFTER_S),
+        TIERCEL_TRACE__SOURCES=msgspec.json.encode(specifications.sources()).decode(),
+        NOTION_TOKEN=notion.token,
+        **{f"TIERCEL_TRACE__{name.upper()}": str(value) for name, value in settings.items()},
+    )
+    made = Workers(tmp_path, environment)
     yield made
     made.end()
 
@@ -134,7 +105,7 @@ def test_a_worker_that_is_killed_while_it_reads_leaves_nothing_and_the_next_one_
         notion.faults = [once(held(released), after=chance.randrange(20))]
         asked = len(notion.calls)
         started = jobs_of(client).start("trace.refresh", {"full": number % 2 == 0})
-        assert eventually(lambda asked=asked: is_held(notion, asked), 30)  # type: ignore[misc]
+        assert eventually(partial(is_held, notion, asked), 30)
 
         supervisor.children()[0].kill()
         left = stored(client)
@@ -166,7 +137,7 @@ def test_a_worker_that_is_killed_while_it_publishes_leaves_nothing(
         holding.execute("LOCK TABLE tiercel.dataset_version IN EXCLUSIVE MODE")
         started = jobs_of(client).start("trace.refresh")
         with psycopg.connect(database, autocommit=True) as watching:
-            assert eventually(lambda: bool(watching.execute(WAITING_FOR_THE_TABLE).fetchone()[0]), 30)  # type: ignore[index]
+            assert eventually(lambda: watching.execute(WAITING_FOR_THE_TABLE).fetchone() is not None, 30)
         supervisor.children()[0].kill()
     left = stored(client)
 
@@ -238,7 +209,6 @@ def has_exported(client: Client) -> bool:
     try:
         refresh(client)
     except (ConflictError, UnavailableError):
-        time.sleep(0.1)
         return False
     return True
 

@@ -10,6 +10,7 @@ import pytest
 
 from kernel import Database
 from plugins.trace.notion.errors import NotionError
+from tests.applications import warning_of
 from tests.conftest import Serve
 from tests.notion.calls import Fault
 from tests.notion.faults import (
@@ -29,7 +30,7 @@ from tests.notion.faults import (
 )
 from tests.notion.server import FakeNotion
 from tests.plugins.trace.asking import GaveUpError, Waits, asking
-from tests.plugins.trace.exports import Specifications, keys_of, refresh, refresh_in_vain, serve_trace, warning_of
+from tests.plugins.trace.exports import Specifications, keys_of, refresh, refresh_in_vain, serve_trace
 
 TRANSIENT: dict[str, Fault] = {
     "rate limited": limited(),

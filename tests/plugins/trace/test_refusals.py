@@ -11,7 +11,7 @@ import pytest
 from kernel.services import SystemClock
 from kernel.testing import Client
 from plugins.trace.export.refresh import REFRESH
-from tests.applications import publish_demo
+from tests.applications import publish_demo, warning_of
 from tests.conftest import Serve
 from tests.kernel.jobs.conftest import make_worker
 from tests.notion import faults
@@ -24,7 +24,6 @@ from tests.plugins.trace.exports import (
     refresh,
     refresh_in_vain,
     serve_trace,
-    warning_of,
 )
 from tests.processes import eventually
 

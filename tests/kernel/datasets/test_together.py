@@ -1,0 +1,118 @@
+"""Datasets that are read together are of one moment: now, and as of an earlier one."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.kernel.datasets.conftest import OpenLab, Shop, TestClock
+from tests.kernel.datasets.lab import (
+    PATH,
+    TAGS,
+    THINGS,
+    Tag,
+    Thing,
+    meta,
+)
+
+PUBLICATIONS = 30
+
+
+@pytest.fixture
+def history(open_lab: OpenLab) -> tuple[Shop, dict[str, str]]:
+    """A lab whose tags changed beside each version of its things, and after it; and the times of all that."""
+    clock = TestClock()
+    lab = open_lab(clock=clock)
+    moments: dict[str, str] = {}
+
+    def wait(name: str) -> None:
+        clock.ahead += timedelta(hours=1)
+        moments[name] = f"{datetime.now(UTC) + clock.ahead:%Y-%m-%dT%H:%M:%SZ}"
+        clock.ahead += timedelta(hours=1)
+
+    def publish(level: int, name: str) -> None:
+        published = lab.datasets.publish(
+            {THINGS: [Thing("x", tags=("a",), level=level)], TAGS: [Tag("a", name)]}, source="test"
+        )
+        for each in published.values():
+            lab.wait(each)
+        wait(name)
+
+    lab.publish(Thing("x", tags=("a",)), dataset=THINGS)
+    wait("nothing")
+    publish(1, "first")
+    lab.publish(Tag("a", "corrected"), dataset=TAGS)
+    wait("corrected")
+    publish(2, "second")
+    lab.publish(Tag("a", "newest"), dataset=TAGS)
+    wait("newest")
+    return lab, moments
+
+
+@pytest.mark.parametrize(("moment", "level"), [("first", 1), ("corrected", 1), ("second", 2), ("newest", 2)])
+def test_as_of_a_time_reads_what_was_included_then(
+    moment: str, level: int, history: tuple[Shop, dict[str, str]]
+) -> None:
+    lab, moments = history
+
+    (item,) = lab.data(f"{PATH}?include=tags&as_of={moments[moment]}")
+
+    assert (item["level"], item["tags"][0]["name"]) == (level, moment)
+
+
+@pytest.mark.parametrize(("version", "name"), [(2, "corrected"), (3, "newest")])
+def test_as_of_a_version_reads_what_was_included_when_it_last_served(
+    version: int, name: str, history: tuple[Shop, dict[str, str]]
+) -> None:
+    (item,) = history[0].data(f"{PATH}?include=tags&as_of={version}")
+
+    assert item["tags"][0]["name"] == name
+
+
+def test_before_its_first_version_nothing_can_be_included(history: tuple[Shop, dict[str, str]]) -> None:
+    lab, moments = history
+
+    answers = [lab.get(f"{PATH}?include=tags&as_of={as_of}") for as_of in ("1", moments["nothing"])]
+
+    assert [answer.status for answer in answers] == [404, 404]
+    assert answers[0].json()["error"].startswith("tags has no version at ")
+
+
+def test_a_derivation_reads_the_datasets_beside_it_as_of_the_same_time(history: tuple[Shop, dict[str, str]]) -> None:
+    lab, moments = history
+    lab.publish(Tag("a"), Tag("b"), dataset=TAGS)
+
+    metas = [meta(lab, f"/lab/public/beside/{query}") for query in ("", f"?as_of={moments['second']}", "?as_of=2")]
+
+    assert [each["tags"] for each in metas] == [["a", "b"], ["a"], ["a"]]
+    assert metas[0]["before"] == 1
+
+
+def test_a_derivation_gets_what_the_application_sees_beside_it(lab: Shop) -> None:
+    assert [meta(lab, f"/lab/public/{whose}beside/")["tags"] for whose in ("", "skyflow/")] == [["a", "b"], ["a"]]
+
+
+def test_what_was_published_at_once_is_read_at_once(lab: Shop) -> None:
+    published = lab.datasets.publish({THINGS: [Thing("q")], TAGS: [Tag("q")]}, source="test")
+
+    assert published["things"].at == published["tags"].at
+
+
+def test_no_part_of_a_publication_is_seen_without_the_rest(lab: Shop) -> None:
+    def publish() -> None:
+        for level in range(PUBLICATIONS):
+            lab.datasets.publish({THINGS: [Thing("x", "a", level=level)], TAGS: [Tag("a", str(level))]}, source="test")
+
+    lab.wait(lab.datasets.publish({THINGS: [Thing("x", "a")], TAGS: [Tag("a", "0")]}, source="test")["tags"])
+    seen: list[tuple[str, str]] = []
+    publisher = threading.Thread(target=publish)
+    publisher.start()
+    while publisher.is_alive():
+        (item,) = lab.data(f"{PATH}?include=main_tag")
+        seen.append((str(item["level"]), item["mainTag"]["name"]))
+    publisher.join()
+
+    assert len(set(seen)) > 1
+    assert [pair for pair in seen if pair[0] != pair[1]] == []
