@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tests.bench.figures import Figure
 from tests.bench.month import Connected
 
-ROLLUPS = ("rollup_hour", "histogram_hour", "coarse_hour", "rollup_day", "histogram_day", "coarse_day")
+ROLLUPS = ("rollup_hour", "coarse_hour", "rollup_day", "coarse_day")
 
 
 def disk(connection: Connected, events: int) -> Iterator[Figure]:

@@ -11,6 +11,7 @@ from psycopg import sql
 
 from kernel import load_queries
 from plugins.observability.rollups.plan import Level, Plan, Span
+from plugins.observability.rollups.touched import SEE_ROLLUPS
 
 QUERIES = load_queries(__package__)
 Unit = Literal["hour", "day"]
@@ -42,6 +43,11 @@ class Shape(msgspec.Struct, frozen=True):
     unit: Unit | None
     parts: tuple[tuple[Level, int], ...]
 
+    @property
+    def fragment(self) -> LiteralString:
+        """The name of what reads a part."""
+        return "both" if self.kind == "both_coarse" else self.kind
+
 
 def levels(plan: Plan) -> Sequence[tuple[Level, Sequence[Span]]]:
     """Return the levels a plan reads, with their spans."""
@@ -68,6 +74,14 @@ def bounds_of(plan: Plan) -> Mapping[str, Any]:
     return bounds
 
 
+@lru_cache
+def compose_match(names: tuple[str, ...]) -> bytes:
+    """Return the text of a query for what rollups know, and which series match by filters of these names."""
+    filters = sql.SQL(" AND ").join([sql.SQL(QUERIES[f"match_{name}"]) for name in names])
+    series = sql.SQL(QUERIES["match_series"]).format(filters=filters)
+    return sql.SQL(QUERIES["see_beside"]).format(rollups=sql.SQL(SEE_ROLLUPS), series=series).as_bytes()
+
+
 @lru_cache(maxsize=1000)
 def compose(shape: Shape) -> bytes:
     """Return the text of a query."""
@@ -76,18 +90,22 @@ def compose(shape: Shape) -> bytes:
 
 
 def _of_rollups(shape: Shape) -> Sequence[sql.Composable]:
+    condition, each = _looked_up(shape)
     parts: list[sql.Composable] = []
-    condition: str = shape.condition
-    if shape.kind.endswith("_coarse"):
-        condition = "of_coarse"
-    elif condition == "of_series":
-        condition = "of_one_series"
     for level, count in shape.parts:
         if level != "raw":
-            parts += _each_span(_text(shape.kind, level), level, count, scope=sql.SQL(QUERIES[condition]))
-    if parts and condition == "of_one_series":
-        return [sql.SQL(QUERIES["each_series"]).format(part=sql.SQL(" UNION ALL ").join(parts))]
+            view = sql.Identifier("observability", f"{shape.kind}_{level}")
+            parts += _each_span(QUERIES[shape.fragment], level, count, view=view, scope=sql.SQL(QUERIES[condition]))
+    if parts and each:
+        return [sql.SQL(QUERIES[each]).format(part=sql.SQL(" UNION ALL ").join(parts))]
     return parts
+
+
+def _looked_up(shape: Shape) -> tuple[LiteralString, LiteralString | None]:
+    """Return the condition on a part of rollups, and what the parts are repeated for."""
+    if shape.kind.endswith("_coarse"):
+        return ("of_coarse_account", None) if shape.condition == "of_account" else ("of_one_method", "each_method")
+    return ("of_one_series", "each_series") if shape.condition == "of_series" else (shape.condition, None)
 
 
 def _of_events(shape: Shape) -> Sequence[sql.Composable]:
@@ -96,7 +114,7 @@ def _of_events(shape: Shape) -> Sequence[sql.Composable]:
         if level == "raw":
             # Summed up over all spans at once: by span there would be as many sums again of each.
             events = sql.SQL(" UNION ALL ").join(_each_span(QUERIES["events"], level, count, scope=scope, at=place))
-            return [sql.SQL(_text(shape.kind, level)).format(events=events)]
+            return [sql.SQL(QUERIES[f"{shape.fragment}_raw"]).format(events=events)]
     return []
 
 
@@ -113,21 +131,3 @@ def _each_span(text: LiteralString, level: Level, count: int, **filled: sql.Comp
         )
         for number in range(count)
     ]
-
-
-def _text(kind: Kind, level: Level) -> LiteralString:
-    match kind:
-        case "cells":
-            return QUERIES[f"cells_{level}"]
-        case "cells_coarse":
-            return QUERIES[f"cells_coarse_{level}"]
-        case "histograms":
-            return QUERIES[f"histograms_{level}"]
-        case "histograms_coarse":
-            return QUERIES[f"histograms_coarse_{level}"]
-        case "both":
-            return QUERIES[f"both_{level}"]
-        case "both_coarse":
-            return QUERIES["both_raw"] if level == "raw" else QUERIES[f"both_coarse_{level}"]
-        case "latencies":
-            return QUERIES[f"latencies_{level}"]

@@ -1,26 +1,38 @@
--- Fragments named cells_*, histograms_*, latencies_*, of_* and each_span are composed by composing.py; everything else
--- has its parts filled in by it.
+-- Fragments, which composing.py puts together: cells*, histograms*, both*, latencies*, events, what they are filled with,
+-- and match_*. Everything else has its parts filled in by it.
 
 -- name: make_room_to_sort
 -- Histograms of many endpoints are some megabytes, and spilling them to disk costs as much as to add them up.
 SET LOCAL work_mem = '32MB'
 
 -- name: match_series
-SELECT coalesce(array_agg(id), '{}'), coalesce(array_agg(DISTINCT service), '{}'),
-       coalesce(array_agg(DISTINCT method), '{}')
-FROM observability.series
-WHERE account = %(account)s
-  AND (%(service)s::text IS NULL OR lower(service) = lower(%(service)s))
-  AND (%(endpoint)s::text IS NULL OR lower(endpoint) = lower(%(endpoint)s))
-  AND (%(method)s::text IS NULL OR lower(method) = lower(%(method)s))
-  AND (%(services)s::text[] IS NULL OR lower(service) IN (SELECT lower(name) FROM unnest(%(services)s::text[]) AS name))
+WITH found AS MATERIALIZED (
+    SELECT id, service, method FROM observability.series WHERE account = %(account)s AND {filters}
+)
+SELECT ARRAY(SELECT id FROM found) AS numbers, coalesce(array_agg(service), '{{}}') AS services,
+       coalesce(array_agg(method), '{{}}') AS methods
+FROM (SELECT DISTINCT service, method FROM found) AS pair
+
+-- name: match_service
+lower(service) = lower(%(service)s)
+
+-- name: match_endpoint
+lower(endpoint) = lower(%(endpoint)s)
+
+-- name: match_method
+lower(method) = lower(%(method)s)
+
+-- name: match_services
+lower(service) IN (SELECT lower(name) FROM unnest(%(services)s::text[]) AS name)
 
 -- name: see_beside
-SELECT rollups.*, series.* FROM ({rollups}) AS rollups, ({series}) AS series
+-- To plan a query about few series takes longer than to run it; and as each is looked up by itself, there is one plan.
+SELECT rollups.*, found.*, set_config('plan_cache_mode',
+    CASE WHEN cardinality(found.numbers) <= %(single_series_max)s THEN 'force_generic_plan' ELSE 'auto' END, true)
+FROM ({rollups}) AS rollups, ({series}) AS found
 
 -- name: match_endpoints
-SELECT coalesce(array_agg(id), '{}'), coalesce(array_agg(DISTINCT service), '{}'),
-       coalesce(array_agg(DISTINCT method), '{}')
+SELECT coalesce(array_agg(id), '{}')
 FROM observability.series
 JOIN unnest(%(shown_services)s::text[], %(shown_endpoints)s::text[]) AS shown (service, endpoint)
     USING (service, endpoint)
@@ -39,89 +51,49 @@ series IN (SELECT unnest(%(series)s::integer[]))
 -- name: of_account
 series IN (SELECT id FROM observability.series WHERE account = %(account)s)
 
--- name: of_coarse
--- As they are written, not in small letters: the planner knows how many rows those have.
+-- name: of_coarse_account
 account = %(account)s
-  AND (%(found_services)s::text[] IS NULL OR service = ANY(%(found_services)s))
-  AND (%(found_methods)s::text[] IS NULL OR method = ANY(%(found_methods)s))
 
--- name: cells_day
-SELECT bucket AS at, series, status_code, hits, latency_sum_ms, latency_max_ms
-FROM observability.rollup_day WHERE bucket >= {start} AND bucket < {end} AND {scope}
+-- name: of_one_method
+account = %(account)s AND service = one.service AND method = one.method
 
--- name: cells_hour
+-- name: cells
 SELECT bucket AS at, series, status_code, hits, latency_sum_ms, latency_max_ms
-FROM observability.rollup_hour WHERE bucket >= {start} AND bucket < {end} AND {scope}
+FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
+
+-- name: cells_coarse
+SELECT bucket AS at, status_code, hits, latency_sum_ms, latency_max_ms
+FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
+
+-- name: histograms
+SELECT bucket AS at, series, histogram
+FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
+
+-- name: histograms_coarse
+SELECT bucket AS at, histogram
+FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
+
+-- name: both
+SELECT status_code, hits, latency_sum_ms, latency_max_ms, histogram
+FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
 
 -- name: cells_raw
 SELECT at, series, status_code, count(*) AS hits, sum(latency_ms) AS latency_sum_ms, max(latency_ms) AS latency_max_ms
 FROM ({events}) AS event GROUP BY 1, 2, 3
 
--- name: cells_coarse_day
-SELECT bucket AS at, status_code, hits, latency_sum_ms, latency_max_ms
-FROM observability.coarse_total_day WHERE bucket >= {start} AND bucket < {end} AND {scope}
-
--- name: cells_coarse_hour
-SELECT bucket AS at, status_code, hits, latency_sum_ms, latency_max_ms
-FROM observability.coarse_total_hour WHERE bucket >= {start} AND bucket < {end} AND {scope}
-
 -- name: cells_coarse_raw
 SELECT at, status_code, count(*) AS hits, sum(latency_ms) AS latency_sum_ms, max(latency_ms) AS latency_max_ms
 FROM ({events}) AS event GROUP BY 1, 2
-
--- name: histograms_day
-SELECT bucket AS at, series, histogram
-FROM observability.histogram_day WHERE bucket >= {start} AND bucket < {end} AND {scope}
-
--- name: histograms_hour
-SELECT bucket AS at, series, histogram
-FROM observability.histogram_part_hour WHERE bucket >= {start} AND bucket < {end} AND {scope}
 
 -- name: histograms_raw
 SELECT at, series, observability.histogram_of(hits, bin) AS histogram
 FROM (SELECT at, series, observability.latency_bin(latency_ms) AS bin, count(*) AS hits
       FROM ({events}) AS event GROUP BY 1, 2, 3) AS counted
 
--- name: histograms_coarse_day
-SELECT bucket AS at, histogram
-FROM observability.coarse_day WHERE bucket >= {start} AND bucket < {end} AND {scope}
-
--- name: histograms_coarse_hour
-SELECT bucket AS at, histogram
-FROM observability.coarse_part_hour WHERE bucket >= {start} AND bucket < {end} AND {scope}
-
 -- name: histograms_coarse_raw
 SELECT at, observability.histogram_of(hits, bin) AS histogram
 FROM (SELECT at, observability.latency_bin(latency_ms) AS bin, count(*) AS hits
       FROM ({events}) AS event GROUP BY 1, 2) AS counted
-
--- name: both_day
-SELECT status_code, hits, latency_sum_ms, latency_max_ms, NULL::numeric AS histogram
-FROM observability.rollup_day WHERE bucket >= {start} AND bucket < {end} AND {scope}
-UNION ALL
-SELECT NULL, NULL, NULL, NULL, histogram
-FROM observability.histogram_day WHERE bucket >= {start} AND bucket < {end} AND {scope}
-
--- name: both_hour
-SELECT status_code, hits, latency_sum_ms, latency_max_ms, NULL::numeric AS histogram
-FROM observability.rollup_hour WHERE bucket >= {start} AND bucket < {end} AND {scope}
-UNION ALL
-SELECT NULL, NULL, NULL, NULL, histogram
-FROM observability.histogram_part_hour WHERE bucket >= {start} AND bucket < {end} AND {scope}
-
--- name: both_coarse_day
-SELECT status_code, hits, latency_sum_ms, latency_max_ms, NULL::numeric AS histogram
-FROM observability.coarse_total_day WHERE bucket >= {start} AND bucket < {end} AND {scope}
-UNION ALL
-SELECT NULL, NULL, NULL, NULL, histogram
-FROM observability.coarse_day WHERE bucket >= {start} AND bucket < {end} AND {scope}
-
--- name: both_coarse_hour
-SELECT status_code, hits, latency_sum_ms, latency_max_ms, NULL::numeric AS histogram
-FROM observability.coarse_total_hour WHERE bucket >= {start} AND bucket < {end} AND {scope}
-UNION ALL
-SELECT NULL, NULL, NULL, NULL, histogram
-FROM observability.coarse_part_hour WHERE bucket >= {start} AND bucket < {end} AND {scope}
 
 -- name: both_raw
 -- The events are read once.
@@ -156,6 +128,12 @@ CROSS JOIN LATERAL ({part} OFFSET 0) AS part
 -- Each is looked up by itself. The planner does not know that the rollups of one lie side by side, and would rather read
 -- those of all series.
 SELECT part.* FROM unnest(%(series)s::integer[]) AS one (number) CROSS JOIN LATERAL ({part} OFFSET 0) AS part
+
+-- name: each_method
+-- The same, of the coarser level.
+SELECT part.*
+FROM unnest(%(found_services)s::text[], %(found_methods)s::text[]) AS one (service, method)
+CROSS JOIN LATERAL ({part} OFFSET 0) AS part
 
 -- name: totals
 SELECT coalesce(sum(hits), 0)::bigint, coalesce(sum(hits) FILTER (WHERE status_code >= %(error_from)s), 0)::bigint,

@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from psycopg import sql
 
 from kernel import Database
 from plugins.observability.analytics.composing import (
@@ -20,21 +19,14 @@ from plugins.observability.analytics.composing import (
     Unit,
     bounds_of,
     compose,
+    compose_match,
     parts_of,
 )
 from plugins.observability.analytics.model import Totals
 from plugins.observability.rollups.bins import Histogram
 from plugins.observability.rollups.plan import Kept, Level, Plan, Span, make_plan
-from plugins.observability.rollups.touched import SEE_ROLLUPS, Connected, hold_events, read_known
+from plugins.observability.rollups.touched import Connected, hold_events, read_known
 
-# What a question is narrowed to: parameters, and the columns of what matches.
-_FOUND = ("series", "found_services", "found_methods")
-# One statement: each costs as much as a narrow answer has time for.
-_SEE_ROLLUPS_AND_SERIES = (
-    sql.SQL(QUERIES["see_beside"])
-    .format(rollups=sql.SQL(SEE_ROLLUPS), series=sql.SQL(QUERIES["match_series"]))
-    .as_bytes()
-)
 # Up to this, each series is looked up by itself.
 _SINGLE_SERIES_MAX = 100
 
@@ -57,9 +49,10 @@ class Scope(msgspec.Struct, frozen=True):
     services: tuple[str, ...] | None = None
 
     @property
-    def is_everything(self) -> bool:
-        """Whether every series of the account is meant."""
-        return all(each is None for each in (self.service, self.endpoint, self.method, self.services))
+    def filters(self) -> tuple[str, ...]:
+        """The names of what it is narrowed by; none if every series of the account is meant."""
+        given = {"service": self.service, "endpoint": self.endpoint, "method": self.method, "services": self.services}
+        return tuple(name for name, value in given.items() if value is not None)
 
     @property
     def values(self) -> dict[str, Any]:
@@ -80,25 +73,28 @@ class Moment:
     def __init__(self, connection: Connected, scope: Scope, window: Span) -> None:
         self._connection = connection
         self._is_coarse = scope.endpoint is None
-        self._values: dict[str, Any] = {**scope.values, **dict.fromkeys(_FOUND)}
+        self._values = scope.values
         self._condition: Condition = "of_account"
-        if scope.is_everything:
+        if not scope.filters:
             self._known, _ = read_known(connection, window)
-        else:
-            self._known, found = read_known(connection, window, _SEE_ROLLUPS_AND_SERIES, self._values)
-            self._narrow(found)
+            return
+        given = {**self._values, "single_series_max": _SINGLE_SERIES_MAX}
+        self._known, (series, services, methods, _) = read_known(
+            connection, window, compose_match(scope.filters), given
+        )
+        self._values |= {"found_services": services, "found_methods": methods}
+        self._narrow(series)
 
-    def _narrow(self, found: Sequence[Any]) -> None:
-        self._values |= dict(zip(_FOUND, found, strict=True))
-        is_long = len(self._values["series"]) > _SINGLE_SERIES_MAX
-        self._condition = "of_many_series" if is_long else "of_series"
+    def _narrow(self, series: Sequence[int]) -> None:
+        self._values["series"] = series
+        self._condition = "of_many_series" if len(series) > _SINGLE_SERIES_MAX else "of_series"
 
     def narrow_to(self, endpoints: Collection[tuple[str, str]]) -> None:
         """Ask about these services and endpoints only from now on, of those the question is about."""
         services, names = [service for service, _ in endpoints], [endpoint for _, endpoint in endpoints]
         given = {**self._values, "shown_services": services, "shown_endpoints": names}
-        (found,) = self._connection.execute(QUERIES["match_endpoints"], given)
-        self._narrow(found)
+        ((series,),) = self._connection.execute(QUERIES["match_endpoints"], given)
+        self._narrow(series)
 
     @property
     def kept(self) -> Kept:

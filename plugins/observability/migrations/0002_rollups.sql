@@ -45,6 +45,7 @@ DECLARE
         ELSE ceil(ln(latency_ms::float8) / ln(1.02::float8)) END::smallint';
     aggregate constant text := 'CREATE MATERIALIZED VIEW observability.%I
         WITH (timescaledb.continuous, timescaledb.materialized_only = true) AS %s WITH NO DATA';
+    unit text;
 BEGIN
     IF current_setting('timescaledb.license', true) IS DISTINCT FROM 'timescale' OR NOT EXISTS (
         SELECT FROM pg_extension
@@ -76,23 +77,39 @@ BEGIN
         'SELECT time_bucket(interval ''1 day'', bucket) AS bucket, account, service, method,
                 sum(observability.histogram_of(hits, bin)) AS histogram
          FROM observability.coarse_hour GROUP BY 1, 2, 3, 4');
-    CREATE VIEW observability.histogram_part_hour AS
-    SELECT bucket, series, observability.histogram_of(hits, bin) AS histogram FROM observability.histogram_hour;
-    CREATE VIEW observability.coarse_part_hour AS
-    SELECT bucket, account, service, method, observability.histogram_of(hits, bin) AS histogram
-    FROM observability.coarse_hour;
-    CREATE VIEW observability.coarse_total_hour AS
-    SELECT bucket, account, service, method, status_code, hits, latency_sum_ms, latency_max_ms
-    FROM observability.rollup_hour JOIN observability.series ON id = series;
-    CREATE VIEW observability.coarse_total_day AS
-    SELECT bucket, account, service, method, status_code, hits, latency_sum_ms, latency_max_ms
-    FROM observability.rollup_day JOIN observability.series ON id = series;
+    FOREACH unit IN ARRAY ARRAY['hour', 'day'] LOOP
+        EXECUTE format($view$
+            CREATE VIEW observability.cells_%1$s AS
+            SELECT bucket, series, status_code, hits, latency_sum_ms, latency_max_ms FROM observability.rollup_%1$s;
+            CREATE VIEW observability.cells_coarse_%1$s AS
+            SELECT bucket, account, service, method, status_code, hits, latency_sum_ms, latency_max_ms
+            FROM observability.rollup_%1$s JOIN observability.series ON id = series;
+            CREATE VIEW observability.histograms_%1$s AS
+            SELECT bucket, series, %2$s AS histogram FROM observability.histogram_%1$s;
+            CREATE VIEW observability.histograms_coarse_%1$s AS
+            SELECT bucket, account, service, method, %2$s AS histogram FROM observability.coarse_%1$s;
+            CREATE VIEW observability.both_%1$s AS
+            SELECT bucket, series, status_code, hits, latency_sum_ms, latency_max_ms, NULL::numeric AS histogram
+            FROM observability.cells_%1$s
+            UNION ALL
+            SELECT bucket, series, NULL, NULL, NULL, NULL, histogram FROM observability.histograms_%1$s;
+            CREATE VIEW observability.both_coarse_%1$s AS
+            SELECT bucket, account, service, method, status_code, hits, latency_sum_ms, latency_max_ms,
+                   NULL::numeric AS histogram
+            FROM observability.cells_coarse_%1$s
+            UNION ALL
+            SELECT bucket, account, service, method, NULL, NULL, NULL, NULL, histogram
+            FROM observability.histograms_coarse_%1$s $view$,
+            unit, CASE unit WHEN 'hour' THEN 'observability.histogram_of(hits, bin)' ELSE 'histogram' END);
+    END LOOP;
 END
 $$;
 
--- Elsewhere tables of the same names. Whoever reads histograms of an hour does so through views whose rows add up to them.
+-- Elsewhere tables: one row for all that is known of a series and hour. Whoever reads does so through views.
 DO $$
 DECLARE
+    kind text;
+    keys text;
     unit text;
 BEGIN
     IF to_regclass('observability.rollup_hour') IS NOT NULL THEN
@@ -101,49 +118,49 @@ BEGIN
     FOREACH unit IN ARRAY ARRAY['hour', 'day'] LOOP
         EXECUTE format($table$
             CREATE TABLE observability.rollup_%1$s (
-                bucket         timestamptz NOT NULL,
-                series         integer     NOT NULL,
-                status_code    smallint    NOT NULL,
-                hits           bigint      NOT NULL,
-                latency_sum_ms bigint      NOT NULL,
-                latency_min_ms integer     NOT NULL,
-                latency_max_ms integer     NOT NULL,
-                PRIMARY KEY (series, bucket, status_code));
+                bucket timestamptz NOT NULL,
+                series integer     NOT NULL,
+                -- The five below belong together: one element for each status.
+                status_codes    smallint[] NOT NULL,
+                status_hits     bigint[]   NOT NULL,
+                latency_sums_ms bigint[]   NOT NULL,
+                latency_mins_ms integer[]  NOT NULL,
+                latency_maxs_ms integer[]  NOT NULL,
+                -- They add up to the histogram. An hour of one series has hits in few bins, far apart: as one number it
+                -- would be mostly zeros.
+                histograms      numeric[]  NOT NULL,
+                PRIMARY KEY (series, bucket));
             CREATE INDEX rollup_%1$s_bucket ON observability.rollup_%1$s (bucket);
             CREATE TABLE observability.coarse_%1$s (
                 bucket  timestamptz NOT NULL,
                 account integer     NOT NULL,
                 service text        NOT NULL,
                 method  text        NOT NULL,
-                histogram       numeric    NOT NULL,
-                -- The four below belong together: one element for each status.
                 status_codes    smallint[] NOT NULL,
                 status_hits     bigint[]   NOT NULL,
                 latency_sums_ms bigint[]   NOT NULL,
+                latency_mins_ms integer[]  NOT NULL,
                 latency_maxs_ms integer[]  NOT NULL,
-                PRIMARY KEY (bucket, account, service, method));
-            CREATE VIEW observability.coarse_total_%1$s AS
-            SELECT bucket, account, service, method, unnest(status_codes) AS status_code, unnest(status_hits) AS hits,
-                   unnest(latency_sums_ms) AS latency_sum_ms, unnest(latency_maxs_ms) AS latency_max_ms
-            FROM observability.coarse_%1$s $table$, unit);
+                histograms      numeric[]  NOT NULL,
+                PRIMARY KEY (account, service, method, bucket));
+            CREATE INDEX coarse_%1$s_bucket ON observability.coarse_%1$s (bucket) $table$, unit);
+        FOR kind, keys IN VALUES ('', 'series'), ('_coarse', 'account, service, method') LOOP
+            -- Arrays of one row are unnested side by side, and the shorter ones filled up with NULL, which no sum counts.
+            EXECUTE format($view$
+                CREATE VIEW observability.cells%1$s_%2$s AS
+                SELECT bucket, %3$s, unnest(status_codes) AS status_code, unnest(status_hits) AS hits,
+                       unnest(latency_sums_ms) AS latency_sum_ms, unnest(latency_maxs_ms) AS latency_max_ms
+                FROM observability.%4$s_%2$s;
+                CREATE VIEW observability.histograms%1$s_%2$s AS
+                SELECT bucket, %3$s, unnest(histograms) AS histogram FROM observability.%4$s_%2$s;
+                CREATE VIEW observability.both%1$s_%2$s AS
+                SELECT bucket, %3$s, unnest(status_codes) AS status_code, unnest(status_hits) AS hits,
+                       unnest(latency_sums_ms) AS latency_sum_ms, unnest(latency_maxs_ms) AS latency_max_ms,
+                       unnest(histograms) AS histogram
+                FROM observability.%4$s_%2$s $view$,
+                kind, unit, keys, CASE kind WHEN '' THEN 'rollup' ELSE 'coarse' END);
+        END LOOP;
     END LOOP;
-    -- An hour of one series has hits in few bins, far apart: as one number it would be mostly zeros.
-    CREATE TABLE observability.histogram_hour (
-        bucket timestamptz NOT NULL,
-        series integer     NOT NULL,
-        parts  numeric[]   NOT NULL,
-        PRIMARY KEY (series, bucket));
-    CREATE TABLE observability.histogram_day (
-        bucket    timestamptz NOT NULL,
-        series    integer     NOT NULL,
-        histogram numeric     NOT NULL,
-        PRIMARY KEY (series, bucket));
-    CREATE INDEX histogram_hour_bucket ON observability.histogram_hour (bucket);
-    CREATE INDEX histogram_day_bucket ON observability.histogram_day (bucket);
-    CREATE VIEW observability.histogram_part_hour AS
-    SELECT bucket, series, unnest(parts) AS histogram FROM observability.histogram_hour;
-    CREATE VIEW observability.coarse_part_hour AS
-    SELECT bucket, account, service, method, histogram FROM observability.coarse_hour;
 END
 $$;
 

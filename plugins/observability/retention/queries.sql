@@ -68,17 +68,11 @@ SELECT min(bucket) FROM observability.rollup_day WHERE bucket < %(before)s
 -- name: delete_rollup_hour
 DELETE FROM observability.rollup_hour WHERE bucket >= %(start)s AND bucket < %(end)s
 
--- name: delete_histogram_hour
-DELETE FROM observability.histogram_hour WHERE bucket >= %(start)s AND bucket < %(end)s
-
 -- name: delete_coarse_hour
 DELETE FROM observability.coarse_hour WHERE bucket >= %(start)s AND bucket < %(end)s
 
 -- name: delete_rollup_day
 DELETE FROM observability.rollup_day WHERE bucket >= %(start)s AND bucket < %(end)s
-
--- name: delete_histogram_day
-DELETE FROM observability.histogram_day WHERE bucket >= %(start)s AND bucket < %(end)s
 
 -- name: delete_coarse_day
 DELETE FROM observability.coarse_day WHERE bucket >= %(start)s AND bucket < %(end)s

@@ -19,8 +19,8 @@ QUERIES = load_queries(__package__)
 TIMEOUT_S = 600.0
 OnStep = Callable[[str], None]
 _ROLLUPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "hour": ("first_bucket_hour", ("delete_rollup_hour", "delete_histogram_hour", "delete_coarse_hour")),
-    "day": ("first_bucket_day", ("delete_rollup_day", "delete_histogram_day", "delete_coarse_day")),
+    "hour": ("first_bucket_hour", ("delete_rollup_hour", "delete_coarse_hour")),
+    "day": ("first_bucket_day", ("delete_rollup_day", "delete_coarse_day")),
 }
 
 

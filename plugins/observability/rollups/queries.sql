@@ -1,4 +1,4 @@
--- Fragments named read_* and cells_* are composed; everything else runs as it stands.
+-- clear_*, fill_* and what is filled into them are composed by refresh.py; everything else runs as it stands.
 
 -- name: hold_events
 LOCK TABLE ONLY observability.event IN ACCESS SHARE MODE
@@ -57,7 +57,7 @@ CREATE TEMPORARY TABLE IF NOT EXISTS rollup_cell (
 ) ON COMMIT DELETE ROWS
 
 -- name: fill_cells
--- The events are read once, for all three tables.
+-- The events are read once, for both tables.
 INSERT INTO rollup_cell
 SELECT date_trunc('hour', time, 'UTC'), series, status_code, observability.latency_bin(latency_ms),
        count(*), sum(latency_ms), min(latency_ms), max(latency_ms)
@@ -65,93 +65,67 @@ FROM observability.event
 WHERE time >= %(start)s AND time < %(end)s
 GROUP BY 1, 2, 3, 4
 
--- name: clear_rollup_hours
-DELETE FROM observability.rollup_hour WHERE bucket = ANY(%(buckets)s)
+-- name: clear_hours
+DELETE FROM observability.{table} WHERE bucket = ANY(%(hours)s)
 
--- name: clear_histogram_hours
-DELETE FROM observability.histogram_hour WHERE bucket = ANY(%(buckets)s)
-
--- name: clear_coarse_hours
-DELETE FROM observability.coarse_hour WHERE bucket = ANY(%(buckets)s)
-
--- name: fill_rollup_hours
-INSERT INTO observability.rollup_hour
--- In order, so that what is read of a series lies in few pages.
-SELECT bucket, series, status_code, sum(hits), sum(latency_sum_ms), min(latency_min_ms), max(latency_max_ms)
-FROM rollup_cell GROUP BY 1, 2, 3
-ORDER BY 2, 1, 3
-
--- name: fill_histogram_hours
-INSERT INTO observability.histogram_hour
-SELECT bucket, series, array_agg(observability.histogram_of(hits, bin))
-FROM (SELECT bucket, series, bin, sum(hits)::bigint AS hits FROM rollup_cell GROUP BY 1, 2, 3) AS cell
-GROUP BY 1, 2
-ORDER BY 2, 1
-
--- name: fill_coarse_hours
-INSERT INTO observability.coarse_hour
-WITH cell AS (
-    SELECT bucket, account, service, method, status_code, bin, rollup_cell.hits, latency_sum_ms, latency_max_ms
-    FROM rollup_cell JOIN observability.series ON id = series
+-- name: fill_hours
+-- Whatever the keys are that cells are told apart by.
+INSERT INTO observability.{table}
+WITH status AS (
+    SELECT bucket, {keys}, status_code, sum(hits)::bigint AS hits, sum(latency_sum_ms)::bigint AS latency_sum_ms,
+           min(latency_min_ms) AS latency_min_ms, max(latency_max_ms) AS latency_max_ms
+    FROM {cells} GROUP BY bucket, {keys}, status_code
+), total AS (
+    SELECT bucket, {keys}, array_agg(status_code) AS status_codes, array_agg(hits) AS status_hits,
+           array_agg(latency_sum_ms) AS latency_sums_ms, array_agg(latency_min_ms) AS latency_mins_ms,
+           array_agg(latency_max_ms) AS latency_maxs_ms
+    FROM status GROUP BY bucket, {keys}
 ), histogram AS (
-    SELECT bucket, account, service, method, sum(observability.histogram_of(hits, bin)) AS histogram
-    FROM (SELECT bucket, account, service, method, bin, sum(hits)::bigint AS hits
-          FROM cell GROUP BY 1, 2, 3, 4, 5) AS each_bin
-    GROUP BY 1, 2, 3, 4
-), total AS (
-    SELECT bucket, account, service, method, array_agg(status_code) AS status_codes, array_agg(hits) AS status_hits,
-           array_agg(latency_sum_ms) AS latency_sums_ms, array_agg(latency_max_ms) AS latency_maxs_ms
-    FROM (SELECT bucket, account, service, method, status_code, sum(hits)::bigint AS hits,
-                 sum(latency_sum_ms)::bigint AS latency_sum_ms, max(latency_max_ms) AS latency_max_ms
-          FROM cell GROUP BY 1, 2, 3, 4, 5) AS each_status
-    GROUP BY 1, 2, 3, 4
+    SELECT bucket, {keys}, {histograms} AS histograms
+    FROM (SELECT bucket, {keys}, bin, sum(hits)::bigint AS hits FROM {cells} GROUP BY bucket, {keys}, bin) AS counted
+    GROUP BY bucket, {keys}
 )
-SELECT bucket, account, service, method, histogram, status_codes, status_hits, latency_sums_ms, latency_maxs_ms
-FROM histogram JOIN total USING (bucket, account, service, method)
+SELECT bucket, {keys}, status_codes, status_hits, latency_sums_ms, latency_mins_ms, latency_maxs_ms, histograms
+FROM total JOIN histogram USING (bucket, {keys})
+-- In order, so that what is read of a series lies in few pages.
+ORDER BY {keys}, bucket
 
--- name: clear_rollup_day
-DELETE FROM observability.rollup_day WHERE bucket = %(day)s
+-- name: number_for_each_bin
+array_agg(observability.histogram_of(hits, bin))
 
--- name: clear_histogram_day
-DELETE FROM observability.histogram_day WHERE bucket = %(day)s
+-- name: one_number
+ARRAY[sum(observability.histogram_of(hits, bin))]
 
--- name: clear_coarse_day
-DELETE FROM observability.coarse_day WHERE bucket = %(day)s
+-- name: cells_of_series
+rollup_cell
 
--- name: fill_rollup_day
-INSERT INTO observability.rollup_day
-SELECT %(day)s, series, status_code, sum(hits), sum(latency_sum_ms), min(latency_min_ms), max(latency_max_ms)
-FROM observability.rollup_hour
-WHERE bucket >= %(day)s AND bucket < %(day)s + interval '1 day'
-GROUP BY series, status_code
-ORDER BY series, status_code
+-- name: cells_of_methods
+(SELECT bucket, account, service, method, status_code, bin, hits, latency_sum_ms, latency_min_ms, latency_max_ms
+ FROM rollup_cell JOIN observability.series ON id = series) AS cell
 
--- name: fill_histogram_day
-INSERT INTO observability.histogram_day
-SELECT %(day)s, series, sum(histogram)
-FROM observability.histogram_part_hour
-WHERE bucket >= %(day)s AND bucket < %(day)s + interval '1 day'
-GROUP BY series
+-- name: clear_days
+DELETE FROM observability.{table} WHERE bucket = %(day)s
 
--- name: fill_coarse_day
-INSERT INTO observability.coarse_day
-WITH histogram AS (
-    SELECT account, service, method, sum(histogram) AS histogram
-    FROM observability.coarse_part_hour
-    WHERE bucket >= %(day)s AND bucket < %(day)s + interval '1 day'
-    GROUP BY account, service, method
-), total AS (
-    SELECT account, service, method, array_agg(status_code) AS status_codes, array_agg(hits) AS status_hits,
-           array_agg(latency_sum_ms) AS latency_sums_ms, array_agg(latency_max_ms) AS latency_maxs_ms
-    FROM (SELECT account, service, method, status_code, sum(hits)::bigint AS hits,
-                 sum(latency_sum_ms)::bigint AS latency_sum_ms, max(latency_max_ms) AS latency_max_ms
-          FROM observability.coarse_total_hour
-          WHERE bucket >= %(day)s AND bucket < %(day)s + interval '1 day'
-          GROUP BY account, service, method, status_code) AS each_status
-    GROUP BY account, service, method
+-- name: fill_days
+INSERT INTO observability.{table}
+WITH unnested AS (
+    SELECT {keys}, unnest(status_codes) AS status_code, unnest(status_hits) AS hits,
+           unnest(latency_sums_ms) AS latency_sum_ms, unnest(latency_mins_ms) AS latency_min_ms,
+           unnest(latency_maxs_ms) AS latency_max_ms, unnest(histograms) AS histogram
+    FROM observability.{hours} WHERE bucket >= %(day)s AND bucket < %(day)s + interval '1 day'
+), status AS (
+    SELECT {keys}, status_code, sum(hits)::bigint AS hits, sum(latency_sum_ms)::bigint AS latency_sum_ms,
+           min(latency_min_ms) AS latency_min_ms, max(latency_max_ms) AS latency_max_ms, sum(histogram) AS histogram
+    FROM unnested GROUP BY {keys}, status_code
 )
-SELECT %(day)s, account, service, method, histogram, status_codes, status_hits, latency_sums_ms, latency_maxs_ms
-FROM histogram JOIN total USING (account, service, method)
+-- What has no status is the rest of a histogram with more numbers than there were statuses.
+SELECT %(day)s, {keys}, array_agg(status_code) FILTER (WHERE status_code IS NOT NULL),
+       array_agg(hits) FILTER (WHERE status_code IS NOT NULL),
+       array_agg(latency_sum_ms) FILTER (WHERE status_code IS NOT NULL),
+       array_agg(latency_min_ms) FILTER (WHERE status_code IS NOT NULL),
+       array_agg(latency_max_ms) FILTER (WHERE status_code IS NOT NULL), ARRAY[sum(histogram)]
+FROM status GROUP BY {keys}
+ORDER BY {keys}
 
 -- name: see_one_moment
 SET TRANSACTION ISOLATION LEVEL REPEATABLE READ

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 
 import msgspec
+from psycopg import sql
 
 from kernel import ConflictError, Database
 from plugins.observability.rollups.plan import HOUR
@@ -14,8 +16,12 @@ from plugins.observability.rollups.touched import QUERIES, Connected
 
 # A statement over a day of events may take this long.
 _TIMEOUT_S = 600.0
-# Days are made of hours, so they come after them.
-_PARTS = ("rollup_hours", "histogram_hours", "coarse_hours", "rollup_day", "histogram_day", "coarse_day")
+# What their rows are told apart by, what is summed up for an hour, and how its histogram is kept.
+_TABLES = {
+    "rollup": (("series",), "cells_of_series", "number_for_each_bin"),
+    "coarse": (("account", "service", "method"), "cells_of_methods", "one_number"),
+}
+_STEPS = ("clear", "fill")
 BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 END = datetime(9999, 12, 31, tzinfo=UTC)
 
@@ -113,14 +119,35 @@ def _refresh_tables(connection: Connected, day: datetime, hours: Sequence[dateti
         connection.execute(QUERIES["create_cells"])
         for start, end in _runs(hours):
             connection.execute(QUERIES["fill_cells"], {"start": start, "end": end})
-        values = {"buckets": list(hours), "day": day}
-        for part in _PARTS:
-            connection.execute(QUERIES[f"clear_{part}"], values)
-            connection.execute(QUERIES[f"fill_{part}"], values)
+        for query in _filling():
+            connection.execute(query, {"hours": list(hours), "day": day})
 
 
 def _refresh_aggregates(connection: Connected, day: datetime, hours: Sequence[datetime]) -> None:
     connection.execute(QUERIES["refresh_day"], {"day": day, "hours": list(hours)})
+
+
+@cache
+def _filling() -> Sequence[bytes]:
+    """Return what writes the tables by hour, and then those by day, which are made of them."""
+    return [
+        _compose(f"{step}_{unit}s", table, unit) for table in _TABLES for unit in ("hour", "day") for step in _STEPS
+    ]
+
+
+def _compose(name: str, table: str, unit: str) -> bytes:
+    keys, cells, histograms = _TABLES[table]
+    return (
+        sql.SQL(QUERIES[name])
+        .format(
+            table=sql.Identifier(f"{table}_{unit}"),
+            hours=sql.Identifier(f"{table}_hour"),
+            keys=sql.SQL(", ").join(map(sql.Identifier, keys)),
+            cells=sql.SQL(QUERIES[cells]),
+            histograms=sql.SQL(QUERIES[histograms]),
+        )
+        .as_bytes()
+    )
 
 
 def _runs(hours: Sequence[datetime]) -> Iterator[tuple[datetime, datetime]]:

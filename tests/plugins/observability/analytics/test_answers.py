@@ -19,8 +19,8 @@ START = datetime(2025, 12, 10, tzinfo=UTC)
 WINDOW = "start=2025-12-10&end=2025-12-13"
 TABLES = {
     "raw": ("event",),
-    "hourly": ("rollup_hour", "histogram_hour", "coarse_hour"),
-    "daily": ("rollup_day", "histogram_day", "coarse_day"),
+    "hourly": ("rollup_hour", "coarse_hour"),
+    "daily": ("rollup_day", "coarse_day"),
 }
 
 

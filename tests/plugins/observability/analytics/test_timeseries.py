@@ -193,7 +193,7 @@ def forget(database: str, level: str, until: datetime) -> None:
         if level == "raw":
             connection.execute("DELETE FROM observability.event WHERE time < %s", [until])
         else:
-            for table in ("rollup", "histogram", "coarse"):
+            for table in ("rollup", "coarse"):
                 connection.execute(f"DELETE FROM observability.{table}_{level} WHERE bucket < %s", [until])
         connection.execute("UPDATE observability.retention SET from_time = %s WHERE level = %s", [until, level])
 

@@ -46,7 +46,7 @@ def test_the_job_computes_hours_that_are_over_at_once(serve: Serve, database: st
     refresh(client)
 
     assert one_value(database, TOUCHED) == 0
-    assert one_value(database, "SELECT sum(hits) FROM observability.rollup_hour") == 3
+    assert one_value(database, "SELECT sum(hits) FROM observability.cells_hour") == 3
     assert kpis(client) == before
 
 
@@ -57,7 +57,7 @@ def test_the_running_hour_is_left_alone_while_it_is_written_to(serve: Serve, dat
     refresh(client)
 
     assert one_value(database, TOUCHED) == 1
-    assert one_value(database, "SELECT sum(hits) FROM observability.rollup_hour") == 1
+    assert one_value(database, "SELECT sum(hits) FROM observability.cells_hour") == 1
     assert kpis(client)["hits"] == 2
 
 

@@ -187,8 +187,8 @@ def test_whatever_a_killed_run_leaves_undone_the_next_one_does(serve: Serve, dat
 
     assert stored_count(client) == 8
     # Nobody refreshed what is not due yet.
-    assert one_value(database, "SELECT sum(hits) FROM observability.rollup_hour") == 4
-    assert one_value(database, "SELECT sum(hits) FROM observability.rollup_day") == 12
+    assert one_value(database, "SELECT sum(hits) FROM observability.cells_hour") == 4
+    assert one_value(database, "SELECT sum(hits) FROM observability.cells_day") == 12
     assert kpis(client)["hits"] == 20
 
 
