@@ -94,8 +94,12 @@ def _of_rollups(shape: Shape) -> Sequence[sql.Composable]:
     parts: list[sql.Composable] = []
     for level, count in shape.parts:
         if level != "raw":
-            view = sql.Identifier("observability", f"{shape.kind}_{level}")
-            parts += _each_span(QUERIES[shape.fragment], level, count, view=view, scope=sql.SQL(QUERIES[condition]))
+            filled = {
+                "view": sql.Identifier("observability", f"{shape.kind}_{level}"),
+                "errors": sql.SQL(QUERIES["errors_of_rollups"]),
+                "scope": sql.SQL(QUERIES[condition]),
+            }
+            parts += _each_span(QUERIES[shape.fragment], level, count, **filled)
     if parts and each:
         return [sql.SQL(QUERIES[each]).format(part=sql.SQL(" UNION ALL ").join(parts))]
     return parts
@@ -114,7 +118,8 @@ def _of_events(shape: Shape) -> Sequence[sql.Composable]:
         if level == "raw":
             # Summed up over all spans at once: by span there would be as many sums again of each.
             events = sql.SQL(" UNION ALL ").join(_each_span(QUERIES["events"], level, count, scope=scope, at=place))
-            return [sql.SQL(QUERIES[f"{shape.fragment}_raw"]).format(events=events)]
+            errors = sql.SQL(QUERIES["errors_of_events"])
+            return [sql.SQL(QUERIES[f"{shape.fragment}_raw"]).format(events=events, errors=errors)]
     return []
 
 

@@ -57,33 +57,43 @@ account = %(account)s
 -- name: of_one_method
 account = %(account)s AND service = one.service AND method = one.method
 
+-- name: errors_of_rollups
+-- How many hits have a status from that on.
+hits - coalesce(status_ends[width_bucket((%(error_from)s - 1)::smallint, status_codes)], 0)
+
+-- name: errors_of_events
+count(*) FILTER (WHERE status_code >= %(error_from)s)
+
 -- name: cells
-SELECT bucket AS at, series, status_code, hits, latency_sum_ms, latency_max_ms
+SELECT bucket AS at, series, hits, {errors} AS errors, latency_sum_ms, latency_max_ms
 FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
 
 -- name: cells_coarse
-SELECT bucket AS at, status_code, hits, latency_sum_ms, latency_max_ms
+SELECT bucket AS at, hits, {errors} AS errors, latency_sum_ms, latency_max_ms
 FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
 
 -- name: histograms
-SELECT bucket AS at, series, histogram
+SELECT bucket AS at, series, unnest(histograms) AS histogram
 FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
 
 -- name: histograms_coarse
-SELECT bucket AS at, histogram
+SELECT bucket AS at, unnest(histograms) AS histogram
 FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
 
 -- name: both
-SELECT status_code, hits, latency_sum_ms, latency_max_ms, histogram
+-- Arrays of one row are unnested side by side, and the shorter ones filled up with NULL, which no sum counts.
+SELECT unnest(ARRAY[hits]) AS hits, unnest(ARRAY[{errors}]) AS errors, unnest(ARRAY[latency_sum_ms]) AS latency_sum_ms,
+       unnest(ARRAY[latency_max_ms]) AS latency_max_ms, unnest(histograms) AS histogram
 FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
 
 -- name: cells_raw
-SELECT at, series, status_code, count(*) AS hits, sum(latency_ms) AS latency_sum_ms, max(latency_ms) AS latency_max_ms
-FROM ({events}) AS event GROUP BY 1, 2, 3
+SELECT at, series, count(*) AS hits, {errors} AS errors, sum(latency_ms) AS latency_sum_ms,
+       max(latency_ms) AS latency_max_ms
+FROM ({events}) AS event GROUP BY 1, 2
 
 -- name: cells_coarse_raw
-SELECT at, status_code, count(*) AS hits, sum(latency_ms) AS latency_sum_ms, max(latency_ms) AS latency_max_ms
-FROM ({events}) AS event GROUP BY 1, 2
+SELECT at, count(*) AS hits, {errors} AS errors, sum(latency_ms) AS latency_sum_ms, max(latency_ms) AS latency_max_ms
+FROM ({events}) AS event GROUP BY 1
 
 -- name: histograms_raw
 SELECT at, series, observability.histogram_of(hits, bin) AS histogram
@@ -97,10 +107,10 @@ FROM (SELECT at, observability.latency_bin(latency_ms) AS bin, count(*) AS hits
 
 -- name: both_raw
 -- The events are read once.
-SELECT status_code, hits, latency_sum_ms, latency_max_ms, observability.histogram_of(hits, bin)
-FROM (SELECT status_code, observability.latency_bin(latency_ms) AS bin, count(*) AS hits,
+SELECT hits, errors, latency_sum_ms, latency_max_ms, observability.histogram_of(hits, bin)
+FROM (SELECT observability.latency_bin(latency_ms) AS bin, count(*) AS hits, {errors} AS errors,
              sum(latency_ms) AS latency_sum_ms, max(latency_ms) AS latency_max_ms
-      FROM ({events}) AS event GROUP BY 1, 2) AS counted
+      FROM ({events}) AS event GROUP BY 1) AS counted
 
 -- name: latencies_raw
 SELECT at, series, status_code, latency_ms FROM ({events}) AS event
@@ -136,24 +146,22 @@ FROM unnest(%(found_services)s::text[], %(found_methods)s::text[]) AS one (servi
 CROSS JOIN LATERAL ({part} OFFSET 0) AS part
 
 -- name: totals
-SELECT coalesce(sum(hits), 0)::bigint, coalesce(sum(hits) FILTER (WHERE status_code >= %(error_from)s), 0)::bigint,
-       coalesce(sum(latency_sum_ms), 0)::bigint, max(latency_max_ms)
+SELECT coalesce(sum(hits), 0)::bigint, coalesce(sum(errors), 0)::bigint, coalesce(sum(latency_sum_ms), 0)::bigint,
+       max(latency_max_ms)
 FROM ({parts}) AS cell
 
 -- name: totals_by_endpoint
 -- By series first: numbers are compared quicker than texts, and there are fewer rows to join.
 SELECT service, endpoint, sum(hits)::bigint, sum(errors)::bigint, sum(latency_sum_ms)::bigint, max(latency_max_ms)
-FROM (SELECT series, sum(hits)::bigint AS hits,
-             coalesce(sum(hits) FILTER (WHERE status_code >= %(error_from)s), 0)::bigint AS errors,
-             sum(latency_sum_ms)::bigint AS latency_sum_ms, max(latency_max_ms) AS latency_max_ms
+FROM (SELECT series, sum(hits) AS hits, sum(errors) AS errors, sum(latency_sum_ms) AS latency_sum_ms,
+             max(latency_max_ms) AS latency_max_ms
       FROM ({parts}) AS cell
       GROUP BY series) AS summed
 JOIN observability.series ON id = series
 GROUP BY service, endpoint
 
 -- name: totals_by_bucket
-SELECT date_trunc({unit}, at, 'UTC') AS bucket, service, endpoint, sum(hits)::bigint,
-       coalesce(sum(hits) FILTER (WHERE status_code >= %(error_from)s), 0)::bigint,
+SELECT date_trunc({unit}, at, 'UTC') AS bucket, service, endpoint, sum(hits)::bigint, sum(errors)::bigint,
        sum(latency_sum_ms)::bigint, max(latency_max_ms)
 FROM ({parts}) AS cell JOIN observability.series ON id = series
 GROUP BY 1, service, endpoint
@@ -162,8 +170,8 @@ ORDER BY 1 DESC, service COLLATE "C", endpoint COLLATE "C"
 LIMIT %(limit)s
 
 -- name: totals_and_histogram
-SELECT coalesce(sum(hits), 0)::bigint, coalesce(sum(hits) FILTER (WHERE status_code >= %(error_from)s), 0)::bigint,
-       coalesce(sum(latency_sum_ms), 0)::bigint, max(latency_max_ms), sum(histogram)::text
+SELECT coalesce(sum(hits), 0)::bigint, coalesce(sum(errors), 0)::bigint, coalesce(sum(latency_sum_ms), 0)::bigint,
+       max(latency_max_ms), sum(histogram)::text
 FROM ({parts}) AS part
 
 -- name: totals_and_percentiles
@@ -201,8 +209,7 @@ FROM ({parts}) AS event JOIN observability.series ON id = series
 GROUP BY 1, service, endpoint
 
 -- name: totals_by_step
-SELECT date_bin(%(step)s, at, timestamptz '2000-01-01 00:00Z'), sum(hits)::bigint,
-       coalesce(sum(hits) FILTER (WHERE status_code >= %(error_from)s), 0)::bigint,
+SELECT date_bin(%(step)s, at, timestamptz '2000-01-01 00:00Z'), sum(hits)::bigint, sum(errors)::bigint,
        sum(latency_sum_ms)::bigint, max(latency_max_ms)
 FROM ({parts}) AS cell
 GROUP BY 1

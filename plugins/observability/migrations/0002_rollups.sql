@@ -80,85 +80,65 @@ BEGIN
     FOREACH unit IN ARRAY ARRAY['hour', 'day'] LOOP
         EXECUTE format($view$
             CREATE VIEW observability.cells_%1$s AS
-            SELECT bucket, series, status_code, hits, latency_sum_ms, latency_max_ms FROM observability.rollup_%1$s;
+            SELECT bucket, series, hits, latency_sum_ms, latency_max_ms,
+                   ARRAY[status_code] AS status_codes, ARRAY[hits] AS status_ends
+            FROM observability.rollup_%1$s;
             CREATE VIEW observability.cells_coarse_%1$s AS
-            SELECT bucket, account, service, method, status_code, hits, latency_sum_ms, latency_max_ms
-            FROM observability.rollup_%1$s JOIN observability.series ON id = series;
+            SELECT bucket, account, service, method, hits, latency_sum_ms, latency_max_ms, status_codes, status_ends
+            FROM observability.cells_%1$s JOIN observability.series ON id = series;
             CREATE VIEW observability.histograms_%1$s AS
-            SELECT bucket, series, %2$s AS histogram FROM observability.histogram_%1$s;
+            SELECT bucket, series, ARRAY[%2$s] AS histograms FROM observability.histogram_%1$s;
             CREATE VIEW observability.histograms_coarse_%1$s AS
-            SELECT bucket, account, service, method, %2$s AS histogram FROM observability.coarse_%1$s;
+            SELECT bucket, account, service, method, ARRAY[%2$s] AS histograms FROM observability.coarse_%1$s;
             CREATE VIEW observability.both_%1$s AS
-            SELECT bucket, series, status_code, hits, latency_sum_ms, latency_max_ms, NULL::numeric AS histogram
-            FROM observability.cells_%1$s
+            SELECT *, NULL::numeric[] AS histograms FROM observability.cells_%1$s
             UNION ALL
-            SELECT bucket, series, NULL, NULL, NULL, NULL, histogram FROM observability.histograms_%1$s;
+            SELECT bucket, series, NULL, NULL, NULL, NULL, NULL, histograms FROM observability.histograms_%1$s;
             CREATE VIEW observability.both_coarse_%1$s AS
-            SELECT bucket, account, service, method, status_code, hits, latency_sum_ms, latency_max_ms,
-                   NULL::numeric AS histogram
-            FROM observability.cells_coarse_%1$s
+            SELECT *, NULL::numeric[] AS histograms FROM observability.cells_coarse_%1$s
             UNION ALL
-            SELECT bucket, account, service, method, NULL, NULL, NULL, NULL, histogram
+            SELECT bucket, account, service, method, NULL, NULL, NULL, NULL, NULL, histograms
             FROM observability.histograms_coarse_%1$s $view$,
             unit, CASE unit WHEN 'hour' THEN 'observability.histogram_of(hits, bin)' ELSE 'histogram' END);
     END LOOP;
 END
 $$;
 
--- Elsewhere tables: one row for all that is known of a series and hour. Whoever reads does so through views.
+-- Elsewhere tables: one row for all that is known of a series, or of a method of a service, and an hour or a day.
 DO $$
 DECLARE
-    kind text;
+    name text;
     keys text;
     unit text;
+    kind text;
 BEGIN
     IF to_regclass('observability.rollup_hour') IS NOT NULL THEN
         RETURN;
     END IF;
-    FOREACH unit IN ARRAY ARRAY['hour', 'day'] LOOP
-        EXECUTE format($table$
-            CREATE TABLE observability.rollup_%1$s (
-                bucket timestamptz NOT NULL,
-                series integer     NOT NULL,
-                -- The five below belong together: one element for each status.
-                status_codes    smallint[] NOT NULL,
-                status_hits     bigint[]   NOT NULL,
-                latency_sums_ms bigint[]   NOT NULL,
-                latency_mins_ms integer[]  NOT NULL,
-                latency_maxs_ms integer[]  NOT NULL,
-                -- They add up to the histogram. An hour of one series has hits in few bins, far apart: as one number it
-                -- would be mostly zeros.
-                histograms      numeric[]  NOT NULL,
-                PRIMARY KEY (series, bucket));
-            CREATE INDEX rollup_%1$s_bucket ON observability.rollup_%1$s (bucket);
-            CREATE TABLE observability.coarse_%1$s (
-                bucket  timestamptz NOT NULL,
-                account integer     NOT NULL,
-                service text        NOT NULL,
-                method  text        NOT NULL,
-                status_codes    smallint[] NOT NULL,
-                status_hits     bigint[]   NOT NULL,
-                latency_sums_ms bigint[]   NOT NULL,
-                latency_mins_ms integer[]  NOT NULL,
-                latency_maxs_ms integer[]  NOT NULL,
-                histograms      numeric[]  NOT NULL,
-                PRIMARY KEY (account, service, method, bucket));
-            CREATE INDEX coarse_%1$s_bucket ON observability.coarse_%1$s (bucket) $table$, unit);
-        FOR kind, keys IN VALUES ('', 'series'), ('_coarse', 'account, service, method') LOOP
-            -- Arrays of one row are unnested side by side, and the shorter ones filled up with NULL, which no sum counts.
-            EXECUTE format($view$
-                CREATE VIEW observability.cells%1$s_%2$s AS
-                SELECT bucket, %3$s, unnest(status_codes) AS status_code, unnest(status_hits) AS hits,
-                       unnest(latency_sums_ms) AS latency_sum_ms, unnest(latency_maxs_ms) AS latency_max_ms
-                FROM observability.%4$s_%2$s;
-                CREATE VIEW observability.histograms%1$s_%2$s AS
-                SELECT bucket, %3$s, unnest(histograms) AS histogram FROM observability.%4$s_%2$s;
-                CREATE VIEW observability.both%1$s_%2$s AS
-                SELECT bucket, %3$s, unnest(status_codes) AS status_code, unnest(status_hits) AS hits,
-                       unnest(latency_sums_ms) AS latency_sum_ms, unnest(latency_maxs_ms) AS latency_max_ms,
-                       unnest(histograms) AS histogram
-                FROM observability.%4$s_%2$s $view$,
-                kind, unit, keys, CASE kind WHEN '' THEN 'rollup' ELSE 'coarse' END);
+    FOR name, keys IN VALUES ('rollup', 'series'), ('coarse', 'account, service, method') LOOP
+        FOREACH unit IN ARRAY ARRAY['hour', 'day'] LOOP
+            EXECUTE format($table$
+                CREATE TABLE observability.%1$s_%2$s (
+                    bucket         timestamptz NOT NULL,
+                    %3$s,
+                    hits           bigint      NOT NULL,
+                    latency_sum_ms bigint      NOT NULL,
+                    latency_min_ms integer     NOT NULL,
+                    latency_max_ms integer     NOT NULL,
+                    -- Ascending, and how many hits have at most that status: hits from any status on are a difference.
+                    status_codes   smallint[]  NOT NULL,
+                    status_ends    bigint[]    NOT NULL,
+                    -- They add up to the histogram. An hour of one series has hits in few bins, far apart: as one
+                    -- number it would be mostly zeros.
+                    histograms     numeric[]   NOT NULL,
+                    PRIMARY KEY (%4$s, bucket));
+                CREATE INDEX %1$s_%2$s_bucket ON observability.%1$s_%2$s (bucket) $table$,
+                name, unit, CASE name WHEN 'rollup' THEN 'series integer NOT NULL' ELSE
+                'account integer NOT NULL, service text NOT NULL, method text NOT NULL' END, keys);
+            FOREACH kind IN ARRAY ARRAY['cells', 'histograms', 'both'] LOOP
+                EXECUTE format('CREATE VIEW observability.%s%s_%s AS SELECT * FROM observability.%s_%s',
+                    kind, CASE name WHEN 'coarse' THEN '_coarse' END, unit, name, unit);
+            END LOOP;
         END LOOP;
     END LOOP;
 END

@@ -73,19 +73,21 @@ DELETE FROM observability.{table} WHERE bucket = ANY(%(hours)s)
 INSERT INTO observability.{table}
 WITH status AS (
     SELECT bucket, {keys}, status_code, sum(hits)::bigint AS hits, sum(latency_sum_ms)::bigint AS latency_sum_ms,
-           min(latency_min_ms) AS latency_min_ms, max(latency_max_ms) AS latency_max_ms
+           min(latency_min_ms) AS latency_min_ms, max(latency_max_ms) AS latency_max_ms,
+           sum(sum(hits)) OVER (PARTITION BY bucket, {keys} ORDER BY status_code)::bigint AS status_end
     FROM {cells} GROUP BY bucket, {keys}, status_code
 ), total AS (
-    SELECT bucket, {keys}, array_agg(status_code) AS status_codes, array_agg(hits) AS status_hits,
-           array_agg(latency_sum_ms) AS latency_sums_ms, array_agg(latency_min_ms) AS latency_mins_ms,
-           array_agg(latency_max_ms) AS latency_maxs_ms
+    SELECT bucket, {keys}, sum(hits)::bigint AS hits, sum(latency_sum_ms)::bigint AS latency_sum_ms,
+           min(latency_min_ms) AS latency_min_ms, max(latency_max_ms) AS latency_max_ms,
+           array_agg(status_code ORDER BY status_code) AS status_codes,
+           array_agg(status_end ORDER BY status_code) AS status_ends
     FROM status GROUP BY bucket, {keys}
 ), histogram AS (
     SELECT bucket, {keys}, {histograms} AS histograms
     FROM (SELECT bucket, {keys}, bin, sum(hits)::bigint AS hits FROM {cells} GROUP BY bucket, {keys}, bin) AS counted
     GROUP BY bucket, {keys}
 )
-SELECT bucket, {keys}, status_codes, status_hits, latency_sums_ms, latency_mins_ms, latency_maxs_ms, histograms
+SELECT bucket, {keys}, hits, latency_sum_ms, latency_min_ms, latency_max_ms, status_codes, status_ends, histograms
 FROM total JOIN histogram USING (bucket, {keys})
 -- In order, so that what is read of a series lies in few pages.
 ORDER BY {keys}, bucket
@@ -108,23 +110,27 @@ DELETE FROM observability.{table} WHERE bucket = %(day)s
 
 -- name: fill_days
 INSERT INTO observability.{table}
-WITH unnested AS (
-    SELECT {keys}, unnest(status_codes) AS status_code, unnest(status_hits) AS hits,
-           unnest(latency_sums_ms) AS latency_sum_ms, unnest(latency_mins_ms) AS latency_min_ms,
-           unnest(latency_maxs_ms) AS latency_max_ms, unnest(histograms) AS histogram
-    FROM observability.{hours} WHERE bucket >= %(day)s AND bucket < %(day)s + interval '1 day'
+WITH hour AS (
+    SELECT * FROM observability.{hours} WHERE bucket >= %(day)s AND bucket < %(day)s + interval '1 day'
+), total AS (
+    SELECT {keys}, sum(hits)::bigint AS hits, sum(latency_sum_ms)::bigint AS latency_sum_ms,
+           min(latency_min_ms) AS latency_min_ms, max(latency_max_ms) AS latency_max_ms
+    FROM hour GROUP BY {keys}
 ), status AS (
-    SELECT {keys}, status_code, sum(hits)::bigint AS hits, sum(latency_sum_ms)::bigint AS latency_sum_ms,
-           min(latency_min_ms) AS latency_min_ms, max(latency_max_ms) AS latency_max_ms, sum(histogram) AS histogram
-    FROM unnested GROUP BY {keys}, status_code
+    SELECT {keys}, status_codes[number] AS status_code,
+           sum(sum(status_ends[number] - coalesce(status_ends[number - 1], 0)))
+               OVER (PARTITION BY {keys} ORDER BY status_codes[number])::bigint AS status_end
+    FROM hour, generate_subscripts(status_codes, 1) AS number
+    GROUP BY {keys}, status_codes[number]
+), statuses AS (
+    SELECT {keys}, array_agg(status_code ORDER BY status_code) AS status_codes,
+           array_agg(status_end ORDER BY status_code) AS status_ends
+    FROM status GROUP BY {keys}
+), histogram AS (
+    SELECT {keys}, ARRAY[sum(number)] AS histograms FROM hour, unnest(histograms) AS number GROUP BY {keys}
 )
--- What has no status is the rest of a histogram with more numbers than there were statuses.
-SELECT %(day)s, {keys}, array_agg(status_code) FILTER (WHERE status_code IS NOT NULL),
-       array_agg(hits) FILTER (WHERE status_code IS NOT NULL),
-       array_agg(latency_sum_ms) FILTER (WHERE status_code IS NOT NULL),
-       array_agg(latency_min_ms) FILTER (WHERE status_code IS NOT NULL),
-       array_agg(latency_max_ms) FILTER (WHERE status_code IS NOT NULL), ARRAY[sum(histogram)]
-FROM status GROUP BY {keys}
+SELECT %(day)s, {keys}, hits, latency_sum_ms, latency_min_ms, latency_max_ms, status_codes, status_ends, histograms
+FROM total JOIN statuses USING ({keys}) JOIN histogram USING ({keys})
 ORDER BY {keys}
 
 -- name: see_one_moment
