@@ -75,11 +75,14 @@ def bounds_of(plan: Plan) -> Mapping[str, Any]:
 
 
 @lru_cache
-def compose_match(names: tuple[str, ...]) -> bytes:
+def compose_see(filters: tuple[str, ...]) -> bytes:
     """Return the text of a query for what rollups know, and which series match by filters of these names."""
-    filters = sql.SQL(" AND ").join([sql.SQL(QUERIES[f"match_{name}"]) for name in names])
-    series = sql.SQL(QUERIES["match_series"]).format(filters=filters)
-    return sql.SQL(QUERIES["see_beside"]).format(rollups=sql.SQL(SEE_ROLLUPS), series=series).as_bytes()
+    rollups = sql.SQL(SEE_ROLLUPS)
+    if not filters:
+        return sql.SQL(QUERIES["see_everything"]).format(rollups=rollups).as_bytes()
+    conditions = sql.SQL(" AND ").join([sql.SQL(QUERIES[f"match_{name}"]) for name in filters])
+    series = sql.SQL(QUERIES["match_series"]).format(filters=conditions)
+    return sql.SQL(QUERIES["see_some"]).format(rollups=rollups, series=series).as_bytes()
 
 
 @lru_cache(maxsize=1000)

@@ -25,10 +25,15 @@ lower(method) = lower(%(method)s)
 -- name: match_services
 lower(service) IN (SELECT lower(name) FROM unnest(%(services)s::text[]) AS name)
 
--- name: see_beside
--- To plan a query about few series takes longer than to run it; and as each is looked up by itself, there is one plan.
-SELECT rollups.*, found.*, set_config('plan_cache_mode',
-    CASE WHEN cardinality(found.numbers) <= %(single_series_max)s THEN 'force_generic_plan' ELSE 'auto' END, true)
+-- name: see_everything
+-- Time windows decide which partitions are read: the questions themselves are planned with the values at hand.
+SELECT rollups.*, set_config('plan_cache_mode', 'force_custom_plan', true) FROM ({rollups}) AS rollups
+
+-- name: see_some
+-- But to plan a query about few series takes longer than to run it; and as each is looked up by itself, there is one plan.
+SELECT rollups.*, set_config('plan_cache_mode',
+    CASE WHEN cardinality(found.numbers) <= %(single_series_max)s THEN 'force_generic_plan' ELSE 'force_custom_plan' END,
+    true), found.*
 FROM ({rollups}) AS rollups, ({series}) AS found
 
 -- name: match_endpoints

@@ -19,7 +19,7 @@ from plugins.observability.analytics.composing import (
     Unit,
     bounds_of,
     compose,
-    compose_match,
+    compose_see,
     parts_of,
 )
 from plugins.observability.analytics.model import Totals
@@ -75,15 +75,12 @@ class Moment:
         self._is_coarse = scope.endpoint is None
         self._values = scope.values
         self._condition: Condition = "of_account"
-        if not scope.filters:
-            self._known, _ = read_known(connection, window)
-            return
         given = {**self._values, "single_series_max": _SINGLE_SERIES_MAX}
-        self._known, (series, services, methods, _) = read_known(
-            connection, window, compose_match(scope.filters), given
-        )
-        self._values |= {"found_services": services, "found_methods": methods}
-        self._narrow(series)
+        self._known, (_, *found) = read_known(connection, window, compose_see(scope.filters), given)
+        if found:
+            series, services, methods = found
+            self._values |= {"found_services": services, "found_methods": methods}
+            self._narrow(series)
 
     def _narrow(self, series: Sequence[int]) -> None:
         self._values["series"] = series

@@ -1,7 +1,9 @@
 -- clear_*, fill_* and what is filled into them are composed by refresh.py; everything else runs as it stands.
 
 -- name: hold_events
-LOCK TABLE ONLY observability.event IN ACCESS SHARE MODE
+-- What rollups know is looked up in one way only, however many questions there are. What is asked then says for itself.
+LOCK TABLE ONLY observability.event IN ACCESS SHARE MODE;
+SET LOCAL plan_cache_mode = 'auto'
 
 -- name: see_rollups
 SELECT ARRAY(SELECT DISTINCT hour FROM observability.rollup_touched

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, LiteralString
+from typing import Any
 
 import msgspec
 from psycopg import Connection
@@ -37,14 +37,15 @@ def hold_events(connection: Connected) -> None:
     The first statement of a transaction that sees one moment: partitions that are dropped are gone for those as well
     that look at an earlier moment.
     """
-    connection.execute(QUERIES["hold_events"])
+    # Two statements in one message cannot be prepared.
+    connection.execute(QUERIES["hold_events"], prepare=False)
 
 
 def read_known(
     connection: Connected,
     window: Span,
-    query: LiteralString | bytes = SEE_ROLLUPS,
-    values: Mapping[str, Any] | None = None,
+    query: bytes,
+    values: Mapping[str, Any],
 ) -> tuple[Known, Sequence[Any]]:
     """Return what rollups know of a window, and what else a query found.
 
@@ -54,6 +55,6 @@ def read_known(
         query: Finds one row; its first columns are those of ``SEE_ROLLUPS``.
         values: Further parameters of it.
     """
-    given = {**(values or {}), "start": window.start, "end": window.end}
+    given = {**values, "start": window.start, "end": window.end}
     ((touched, first_touched, kept, *others),) = connection.execute(query, given)
     return Known(touched, first_touched, Kept(*(since or ALWAYS for since in kept))), others

@@ -264,3 +264,29 @@ def test_many_scattered_touched_hours_change_no_answer(client: Client) -> None:
         assert touched["hits"] == exact["hits"] > 0
         assert touched["p95_latency_ms"] == pytest.approx(exact["p95_latency_ms"], rel=0.01)
     assert sum(row["hits"] for row in ask(client, f"hourly/?{WINDOW}").json()) == 96 + 32
+
+
+@pytest.mark.parametrize("filters", ["", "&service=a", "&service=a&endpoint=/0"])
+@pytest.mark.parametrize("error_from", [100, 199, 200, 201, 403, 404, 405, 500, 501, 599])
+def test_errors_from_any_status_on_are_counted_by_rollups(client: Client, filters: str, error_from: int) -> None:
+    given = {hour: 500 if hour % 5 == 0 else 404 if hour % 7 == 0 else 200 for hour in range(96)}
+    asked = [hour for hour in given if not filters or (hour % 2 == 0 and ("endpoint" not in filters or hour % 3 == 0))]
+
+    for granularity in ("hourly", "daily"):
+        found = ask(
+            client, f"kpis/?{WINDOW}{filters}&error_from={error_from}&granularity={granularity}&approx=true"
+        ).json()
+        assert (found["source"], found["hits"]) == (granularity, len(asked))
+        assert found["errors"] == sum(given[hour] >= error_from for hour in asked)
+
+
+def test_how_a_narrow_question_is_planned_stays_in_its_transaction(client: Client) -> None:
+    db = client.service.shared.db
+    with db.connection() as connection:
+        before = connection.execute("SHOW plan_cache_mode").fetchone()
+
+    ask(client, f"kpis/?{WINDOW}&service=a&endpoint=/0&approx=true")
+
+    for _ in range(db.stats()["pool_size"]):
+        with db.connection() as connection:
+            assert connection.execute("SHOW plan_cache_mode").fetchone() == before

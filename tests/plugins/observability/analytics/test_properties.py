@@ -62,7 +62,7 @@ _questions = st.fixed_dictionaries(
                 "method": st.sampled_from(["get", "POST"]),
             },
         ),
-        "error_from": st.sampled_from([500, 400]),
+        "error_from": st.sampled_from([500, 400]) | st.integers(100, 599),
         "granularity": st.sampled_from(["auto", "hourly", "daily"]),
         "approx": st.booleans(),
         "sort_by": st.sampled_from(SORTABLE),
