@@ -18,7 +18,7 @@ Unit = Literal["hour", "day"]
 Kind = Literal["cells", "cells_coarse", "histograms", "histograms_coarse", "both", "both_coarse", "latencies"]
 # What an event is counted under: events need no finer place than the bucket they are asked for.
 Place = Literal["any_time", "hour_of_event", "step_of_event"]
-Condition = Literal["of_account", "of_series", "of_many_series"]
+Condition = Literal["of_everyone", "of_account", "of_series", "of_many_series"]
 # A part with bounds of its own reads no partition in vain; of more than these, planning costs more than it saves.
 _SINGLE_SPANS_MAX = 6
 _MANY = -1
@@ -111,7 +111,8 @@ def _of_rollups(shape: Shape) -> Sequence[sql.Composable]:
 def _looked_up(shape: Shape) -> tuple[LiteralString, LiteralString | None]:
     """Return the condition on a part of rollups, and what the parts are repeated for."""
     if shape.kind.endswith("_coarse"):
-        return ("of_coarse_account", None) if shape.condition == "of_account" else ("of_one_method", "each_method")
+        is_whole = shape.condition in ("of_everyone", "of_account")
+        return ("of_coarse_account", None) if is_whole else ("of_one_method", "each_method")
     return ("of_one_series", "each_series") if shape.condition == "of_series" else (shape.condition, None)
 
 

@@ -74,13 +74,16 @@ class Moment:
         self._connection = connection
         self._is_coarse = scope.endpoint is None
         self._values = scope.values
-        self._condition: Condition = "of_account"
         given = {**self._values, "single_series_max": _SINGLE_SERIES_MAX}
         self._known, (_, *found) = read_known(connection, window, compose_see(scope.filters), given)
-        if found:
+        self._condition: Condition
+        if scope.filters:
             series, services, methods = found
             self._values |= {"found_services": services, "found_methods": methods}
             self._narrow(series)
+        else:
+            (is_alone,) = found
+            self._condition = "of_everyone" if is_alone else "of_account"
 
     def _narrow(self, series: Sequence[int]) -> None:
         self._values["series"] = series
