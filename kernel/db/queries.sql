@@ -9,7 +9,7 @@ SELECT current_setting('server_version'),
 SELECT set_config('TimeZone', 'UTC', false),
        -- The functions of the job queue do not say where their tables are.
        set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), 'procrastinate'), false),
-       -- Time windows decide which partitions are read: always plan with the values at hand.
+       -- Time windows decide which partitions are read: plan with the values at hand unless a transaction says otherwise.
        set_config('plan_cache_mode', 'force_custom_plan', false),
        -- Beyond this many rows TimescaleDB refuses to change what lies in columns, however often one tries. Statements
        -- that take too long have a timeout. Versions before 2.11 have no such limit.

@@ -125,7 +125,9 @@ def figures(full: bool) -> Iterator[Figure]:
         service(TIERCEL_OBSERVABILITY__LOG_OWN_REQUESTS="false") as running,
         psycopg.connect(running.conninfo, autocommit=True) as connection,
     ):
-        connection.execute(KERNEL_QUERIES["configure_session"], {"statement_timeout_ms": "0", "idle_timeout_ms": "0"})
+        connection.execute(KERNEL_QUERIES["configure_session"])
+        # As a server does it by itself.
+        connection.execute("SET plan_cache_mode = auto")
         make_series(connection)
         _fill(running, connection, month, events, range(1))
         few_ms = _kpis_ms(running.port, window, {})

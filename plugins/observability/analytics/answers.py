@@ -67,7 +67,7 @@ class Analytics:
     def kpis(self, query: KpiQuery) -> Kpis:
         """Return totals and percentiles over a window."""
         window = read_window(query.start, query.end, self._now(), DAY)
-        with self._reader.moment(self.scope(query, query.method), window) as moment:
+        with self._reader.moment(self.scope(query, query.method), window, approx=query.approx) as moment:
             coarsest = _coarsest(query, window)
             plan = moment.plan(window, coarsest)
             of_percentiles: Level = "day" if query.approx else "raw"
@@ -97,7 +97,7 @@ class Analytics:
         window = read_window(query.start, query.end, self._now(), DAY)
         by_p95 = query.sort_by == "p95_latency_ms"
         p95 = P95s({})
-        with self._reader.moment(self.scope(query, query.method), window) as moment:
+        with self._reader.moment(self.scope(query, query.method), window, approx=query.approx) as moment:
             plan = moment.plan(window, "raw" if by_p95 and not query.approx else _coarsest(query, window))
             if by_p95:
                 p95 = _p95_by_endpoint(moment, window, approx=query.approx)
@@ -116,7 +116,7 @@ class Analytics:
     def hourly(self, query: BucketsQuery) -> Found[HourRow]:
         """Return a row for each hour, service and endpoint; the newest hour first."""
         window = read_window(query.start, query.end, self._now(), DAY)
-        with self._reader.moment(self.scope(query, None), window) as moment:
+        with self._reader.moment(self.scope(query, None), window, approx=query.approx) as moment:
             # Of days whose hours are gone, no hour can tell.
             left = Span(max(window.start, moment.kept.hour), window.end)
             plan = moment.plan(left, "hour")
@@ -131,7 +131,7 @@ class Analytics:
         """Return a row for each day, service and endpoint; the newest day first."""
         window = read_window(query.start, query.end, self._now(), 7 * DAY)
         p95 = P95s({})
-        with self._reader.moment(self.scope(query, None), window) as moment:
+        with self._reader.moment(self.scope(query, None), window, approx=query.approx) as moment:
             plan = moment.plan(window, "day")
             totals = moment.totals_by_bucket(plan, "day", DEFAULT_ERROR_FROM, query.limit)
             if totals:

@@ -123,7 +123,7 @@ def _of_events(shape: Shape) -> Sequence[sql.Composable]:
             # Summed up over all spans at once: by span there would be as many sums again of each.
             events = sql.SQL(" UNION ALL ").join(_each_span(QUERIES["events"], level, count, scope=scope, at=place))
             errors = sql.SQL(QUERIES["errors_of_events"])
-            return [sql.SQL(QUERIES[f"{shape.fragment}_raw"]).format(events=events, errors=errors)]
+            return [sql.SQL(QUERIES[f"raw_{shape.fragment}"]).format(events=events, errors=errors)]
     return []
 
 

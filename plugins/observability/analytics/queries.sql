@@ -1,5 +1,5 @@
--- Fragments, which composing.py puts together: cells*, histograms*, both*, latencies*, events, what they are filled with,
--- and match_*. Everything else has its parts filled in by it.
+-- Fragments, which composing.py puts together: cells*, histograms*, both, raw_*, events, what they are filled with, and
+-- match_*. Everything else has its parts filled in by it.
 
 -- name: make_room_to_sort
 -- Histograms of many endpoints are some megabytes, and spilling them to disk costs as much as to add them up.
@@ -26,18 +26,20 @@ lower(method) = lower(%(method)s)
 lower(service) IN (SELECT lower(name) FROM unnest(%(services)s::text[]) AS name)
 
 -- name: see_everything
--- Time windows decide which partitions are read: the questions themselves are planned with the values at hand.
--- And where everything is of one account, nothing has to be told apart.
+-- Time windows decide which partitions are read: the questions themselves are planned with the values at hand. Where
+-- everything is of one account, nothing has to be told apart.
 SELECT rollups.*, set_config('plan_cache_mode', 'force_custom_plan', true),
        %(account)s = ALL (ARRAY[(SELECT min(account) FROM observability.series),
                                 (SELECT max(account) FROM observability.series)])
 FROM ({rollups}) AS rollups
 
 -- name: see_some
--- But to plan a query about few series takes longer than to run it; and as each is looked up by itself, there is one plan.
-SELECT rollups.*, set_config('plan_cache_mode',
-    CASE WHEN cardinality(found.numbers) <= %(single_series_max)s THEN 'force_generic_plan' ELSE 'force_custom_plan' END,
-    true), found.*
+-- To plan a query about the rollups of few series takes longer than to run it, and as each is looked up by itself, there
+-- is one plan. Kept, it has all partitions of the events in it, and locks them each time: good as long as they are few.
+SELECT rollups.*, set_config('plan_cache_mode', CASE
+    WHEN cardinality(found.numbers) <= %(few_series_max)s
+        AND (SELECT count(*) FROM pg_inherits WHERE inhparent = 'observability.event'::regclass) <= 60
+    THEN 'force_generic_plan' ELSE 'force_custom_plan' END, true), found.*
 FROM ({rollups}) AS rollups, ({series}) AS found
 
 -- name: match_endpoints
@@ -94,36 +96,37 @@ FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
 
 -- name: both
 -- Arrays of one row are unnested side by side, and the shorter ones filled up with NULL, which no sum counts.
-SELECT unnest(ARRAY[hits]) AS hits, unnest(ARRAY[{errors}]) AS errors, unnest(ARRAY[latency_sum_ms]) AS latency_sum_ms,
-       unnest(ARRAY[latency_max_ms]) AS latency_max_ms, unnest(histograms) AS histogram
+SELECT unnest(ARRAY[hits]) AS hits, unnest(ARRAY[{errors}]) AS errors,
+       unnest(ARRAY[latency_sum_ms]) AS latency_sum_ms, unnest(ARRAY[latency_max_ms]) AS latency_max_ms,
+       unnest(histograms) AS histogram
 FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
 
--- name: cells_raw
+-- name: raw_cells
 SELECT at, series, count(*) AS hits, {errors} AS errors, sum(latency_ms) AS latency_sum_ms,
        max(latency_ms) AS latency_max_ms
 FROM ({events}) AS event GROUP BY 1, 2
 
--- name: cells_coarse_raw
+-- name: raw_cells_coarse
 SELECT at, count(*) AS hits, {errors} AS errors, sum(latency_ms) AS latency_sum_ms, max(latency_ms) AS latency_max_ms
 FROM ({events}) AS event GROUP BY 1
 
--- name: histograms_raw
+-- name: raw_histograms
 SELECT at, series, observability.histogram_of(hits, bin) AS histogram
 FROM (SELECT at, series, observability.latency_bin(latency_ms) AS bin, count(*) AS hits
       FROM ({events}) AS event GROUP BY 1, 2, 3) AS counted
 
--- name: histograms_coarse_raw
+-- name: raw_histograms_coarse
 SELECT at, observability.histogram_of(hits, bin) AS histogram
 FROM (SELECT at, observability.latency_bin(latency_ms) AS bin, count(*) AS hits
       FROM ({events}) AS event GROUP BY 1, 2) AS counted
 
--- name: both_raw
+-- name: raw_both
 -- The events are read once, and a logarithm is taken once for each latency.
 SELECT hits, errors, latency_ms * hits AS latency_sum_ms, latency_ms AS latency_max_ms,
        observability.histogram_of(hits, observability.latency_bin(latency_ms)) AS histogram
 FROM (SELECT latency_ms, count(*) AS hits, {errors} AS errors FROM ({events}) AS event GROUP BY 1) AS counted
 
--- name: latencies_raw
+-- name: raw_latencies
 SELECT at, series, status_code, latency_ms FROM ({events}) AS event
 
 -- name: events
@@ -146,8 +149,8 @@ FROM unnest({starts}::timestamptz[], {ends}::timestamptz[]) AS span (start_time,
 CROSS JOIN LATERAL ({part} OFFSET 0) AS part
 
 -- name: each_series
--- Each is looked up by itself. The planner does not know that the rollups of one lie side by side, and would rather read
--- those of all series.
+-- Each is looked up by itself. The planner does not know that the rollups of one lie side by side, and would rather
+-- read those of all series.
 SELECT part.* FROM unnest(%(series)s::integer[]) AS one (number) CROSS JOIN LATERAL ({part} OFFSET 0) AS part
 
 -- name: each_method

@@ -29,6 +29,8 @@ from plugins.observability.rollups.touched import Connected, hold_events, read_k
 
 # Up to this, each series is looked up by itself.
 _SINGLE_SERIES_MAX = 100
+# How to find the events of a longer window is worth planning.
+_FEW_EVENTS_UP_TO = timedelta(days=2)
 
 
 class Scope(msgspec.Struct, frozen=True):
@@ -68,13 +70,15 @@ class Moment:
         connection: In a transaction that sees one moment.
         scope: What the question is about.
         window: The time it is about.
+        approx: Whether what rollups know is not read from the events.
     """
 
-    def __init__(self, connection: Connected, scope: Scope, window: Span) -> None:
+    def __init__(self, connection: Connected, scope: Scope, window: Span, *, approx: bool) -> None:
         self._connection = connection
         self._is_coarse = scope.endpoint is None
         self._values = scope.values
-        given = {**self._values, "single_series_max": _SINGLE_SERIES_MAX}
+        reads_few_events = approx or window.end - window.start <= _FEW_EVENTS_UP_TO
+        given = {**self._values, "few_series_max": _SINGLE_SERIES_MAX if reads_few_events else 0}
         self._known, (_, *found) = read_known(connection, window, compose_see(scope.filters), given)
         self._condition: Condition
         if scope.filters:
@@ -94,6 +98,7 @@ class Moment:
         services, names = [service for service, _ in endpoints], [endpoint for _, endpoint in endpoints]
         given = {**self._values, "shown_services": services, "shown_endpoints": names}
         ((series,),) = self._connection.execute(QUERIES["match_endpoints"], given)
+        self._is_coarse = False
         self._narrow(series)
 
     @property
@@ -219,11 +224,11 @@ class Reader:
         self._db = db
 
     @contextmanager
-    def moment(self, scope: Scope, window: Span) -> Iterator[Moment]:
+    def moment(self, scope: Scope, window: Span, *, approx: bool) -> Iterator[Moment]:
         """See the database at one moment: rollups, and which of them to trust, must belong together."""
         with self._db.transaction(at_one_moment=True) as connection:
             hold_events(connection)
-            yield Moment(connection, scope, window)
+            yield Moment(connection, scope, window, approx=approx)
 
 
 def _fractions(percentiles: Sequence[float]) -> list[float]:

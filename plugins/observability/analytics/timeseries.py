@@ -115,7 +115,8 @@ class Timeseries:
         step = read_step(query.step)
         window = read_window(query.start, query.end, self._now(), DAY)
         starts = steps_of(window, step)
-        with self._reader.moment(self._analytics.scope(query, query.method), window) as moment:
+        scope = self._analytics.scope(query, query.method)
+        with self._reader.moment(scope, window, approx=query.approx) as moment:
             # Rollups tell methods and states apart: totals are exact from any level.
             plan = _plan(moment, window, step)
             totals = moment.totals_by_step(plan, step, query.error_from)

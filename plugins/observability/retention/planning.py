@@ -41,7 +41,7 @@ class Going(msgspec.Struct, frozen=True):
         setting: That says so.
         before: What is older goes.
         oldest: The oldest thing that would go; None if nothing would.
-        items: How many events, about, or rows of rollups' totals.
+        items: How many events, about, or rows of rollups.
         partitions: How many partitions or chunks are dropped as a whole.
         touched_hours: How many hours must be computed before, because their rollups do not know every event.
         consequences: What changes for questions about the time before.

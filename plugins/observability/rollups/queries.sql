@@ -1,9 +1,9 @@
 -- clear_*, fill_* and what is filled into them are composed by refresh.py; everything else runs as it stands.
 
 -- name: hold_events
--- What rollups know is looked up in one way only, however many questions there are. What is asked then says for itself.
 LOCK TABLE ONLY observability.event IN ACCESS SHARE MODE;
-SET LOCAL plan_cache_mode = 'auto'
+-- What rollups know is looked up in one way, however many questions there are. That says how the question is planned.
+SET LOCAL plan_cache_mode = 'force_generic_plan'
 
 -- name: see_rollups
 SELECT ARRAY(SELECT DISTINCT hour FROM observability.rollup_touched
@@ -67,10 +67,10 @@ FROM observability.event
 WHERE time >= %(start)s AND time < %(end)s
 GROUP BY 1, 2, 3, 4
 
--- name: clear_hours
+-- name: clear_hour
 DELETE FROM observability.{table} WHERE bucket = ANY(%(hours)s)
 
--- name: fill_hours
+-- name: fill_hour
 -- Whatever the keys are that cells are told apart by.
 INSERT INTO observability.{table}
 WITH status AS (
@@ -107,10 +107,10 @@ rollup_cell
 (SELECT bucket, account, service, method, status_code, bin, hits, latency_sum_ms, latency_min_ms, latency_max_ms
  FROM rollup_cell JOIN observability.series ON id = series) AS cell
 
--- name: clear_days
+-- name: clear_day
 DELETE FROM observability.{table} WHERE bucket = %(day)s
 
--- name: fill_days
+-- name: fill_day
 INSERT INTO observability.{table}
 WITH hour AS (
     SELECT * FROM observability.{hours} WHERE bucket >= %(day)s AND bucket < %(day)s + interval '1 day'

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
+from typing import LiteralString
 
 import msgspec
 from psycopg import sql
@@ -21,7 +22,6 @@ _TABLES = {
     "rollup": (("series",), "cells_of_series", "number_for_each_bin"),
     "coarse": (("account", "service", "method"), "cells_of_methods", "one_number"),
 }
-_STEPS = ("clear", "fill")
 BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 END = datetime(9999, 12, 31, tzinfo=UTC)
 
@@ -131,14 +131,17 @@ def _refresh_aggregates(connection: Connected, day: datetime, hours: Sequence[da
 def _filling() -> Sequence[bytes]:
     """Return what writes the tables by hour, and then those by day, which are made of them."""
     return [
-        _compose(f"{step}_{unit}s", table, unit) for table in _TABLES for unit in ("hour", "day") for step in _STEPS
+        _compose(query, table, unit)
+        for table in _TABLES
+        for unit in ("hour", "day")
+        for query in (QUERIES[f"clear_{unit}"], QUERIES[f"fill_{unit}"])
     ]
 
 
-def _compose(name: str, table: str, unit: str) -> bytes:
+def _compose(query: LiteralString, table: str, unit: str) -> bytes:
     keys, cells, histograms = _TABLES[table]
     return (
-        sql.SQL(QUERIES[name])
+        sql.SQL(query)
         .format(
             table=sql.Identifier(f"{table}_{unit}"),
             hours=sql.Identifier(f"{table}_hour"),

@@ -35,7 +35,7 @@ def hold_events(connection: Connected) -> None:
     """Keep retention from removing anything for as long as this transaction lasts.
 
     The first statement of a transaction that sees one moment: partitions that are dropped are gone for those as well
-    that look at an earlier moment.
+    that look at an earlier moment. The second, until ``read_known`` says otherwise, is planned once for all times.
     """
     # Two statements in one message cannot be prepared.
     connection.execute(QUERIES["hold_events"], prepare=False)

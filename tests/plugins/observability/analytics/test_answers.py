@@ -257,7 +257,13 @@ def test_events_of_another_account_are_in_no_answer(client: Client, database: st
 def test_many_scattered_touched_hours_change_no_answer(client: Client) -> None:
     ingest(client, [event(number, latency_ms=5000) for number in range(0, 96, 3)])
 
-    for query in ("granularity=hourly", "granularity=hourly&approx=true", "approx=true&service=a&endpoint=/0"):
+    for query in (
+        "granularity=hourly",
+        "granularity=hourly&approx=true",
+        "approx=true&service=a&endpoint=/0",
+        "approx=true&service=a",
+        "approx=true&method=GET",
+    ):
         touched = ask(client, f"kpis/?{WINDOW}&{query}").json()
         exact = ask(client, f"kpis/?{WINDOW}&{query}&error_from=500".replace("&approx=true", "")).json()
         assert touched["source"] in ("hourly", "daily")
@@ -290,3 +296,22 @@ def test_how_a_narrow_question_is_planned_stays_in_its_transaction(client: Clien
     for _ in range(db.stats()["pool_size"]):
         with db.connection() as connection:
             assert connection.execute("SHOW plan_cache_mode").fetchone() == before
+
+
+@pytest.mark.parametrize("filters", ["service=many", "endpoint=/same", "service=many&endpoint=/same", "method=get"])
+def test_many_series_and_spellings_of_one_name_are_found(serve: Serve, filters: str) -> None:
+    client = serve(observability={"log_own_requests": False})
+    time = (START + timedelta(minutes=30)).isoformat()
+    many = [make_event(time=time, service="Many", endpoint=f"/{number}", method="GET") for number in range(150)]
+    same = [make_event(time=time, service=f"S{number}", endpoint="/Same", method="GET") for number in range(150)]
+    both = [make_event(time=time, service=name, endpoint=f"/{name}", method="GET") for name in ("many", "MANY", "same")]
+    both += [make_event(time=time, service="MANY", endpoint="/same", method="Get")]
+    ingest(client, [*many, *same, *both])
+    hits = {"service=many": 153, "endpoint=/same": 152, "service=many&endpoint=/same": 1, "method=get": 304}[filters]
+
+    for source in ("hourly", "daily"):
+        for question in ("", "&approx=true"):
+            found = ask(client, f"kpis/?start=2025-12-10&end=2025-12-10&granularity=daily&{filters}{question}").json()
+            assert found["hits"] == hits, (source, question)
+            assert found["source"] == ("raw" if "method" in filters and not question else source)
+        parts_of(client).rollups.refresh()

@@ -138,7 +138,7 @@ def test_an_answer_sees_one_moment(client: Client) -> None:
     parts_of(client).rollups.refresh()
 
     window = Span(START, START + 3 * DAY)
-    with Reader(client.service.shared.db).moment(Scope(LOCAL_ACCOUNT), window) as moment:
+    with Reader(client.service.shared.db).moment(Scope(LOCAL_ACCOUNT), window, approx=False) as moment:
         plan = moment.plan(window, "day")
         ingest(client, batch())
         parts_of(client).rollups.refresh()

@@ -34,7 +34,7 @@ _offsets = st.builds(
 )
 _changes: dict[str, st.SearchStrategy[Any]] = {
     "time": _offsets,
-    "service": st.sampled_from(["billing", "Auth"]),
+    "service": st.sampled_from(["billing", "Billing", "Auth"]),
     "endpoint": st.sampled_from(["/a", "/b"]),
     "method": st.sampled_from(["GET", "POST"]),
     "status_code": st.sampled_from([200, 404, 499, 500, 503]),

@@ -129,7 +129,7 @@ def test_who_looks_at_one_moment_keeps_what_it_looks_at(serve: Serve, database: 
     client = serve(observability=keeping(raw_days=2))
     window = Span(today() - 10 * DAY, today() + DAY)
     with ThreadPoolExecutor(1) as pool:
-        with Reader(client.service.shared.db).moment(Scope(LOCAL_ACCOUNT), window) as moment:
+        with Reader(client.service.shared.db).moment(Scope(LOCAL_ACCOUNT), window, approx=False) as moment:
             plan = moment.plan(window, "raw")
             removing = pool.submit(apply, client)
             assert eventually(lambda: waits_for_lock(database))
