@@ -27,6 +27,8 @@ ROUNDS = 3
 REPEATS = 1
 REPEATS_FEW = 9
 REPEATS_SHORT = 50
+# What is quick can be asked more often, against the noise.
+ROUNDS_SHORT = 9
 _FEW_SERIES_MAX = 100
 # Long enough for some of the slowest answers.
 WRK_S = 3
@@ -115,10 +117,10 @@ _TOP = {
 def figures(full: bool) -> Iterator[Figure]:
     """Measure KPIs under filters, ranked endpoints, an exact percentile, and disk.
 
-    How many times quicker than SQL rollups are grows with the events: of few, the ratio is shown for the record.
+    How many times quicker than SQL rollups are grows with the events: of few, ratios are shown for the record.
     """
     events = EVENTS_FULL if full else EVENTS
-    kpis_target, top_target = (30, 20) if full else (None, None)
+    kpis_target, top_target, exact_target, disk_target = (30, 20, 1.1, 0.5) if full else (None, None, None, None)
     month = last_month()
     window = Window(month.start + timedelta(hours=7, minutes=23), month.days[-1] + timedelta(hours=16, minutes=41))
     with (
@@ -140,8 +142,8 @@ def figures(full: bool) -> Iterator[Figure]:
             yield _kpis(running.port, bare, window, filters, kpis_target)
         for by in ("hits", "p95_latency_ms"):
             yield _top(running.port, bare, window, by, top_target)
-        yield _exact(running.port, connection, month)
-        yield from disk(connection, events)
+        yield _exact(running.port, connection, month, exact_target)
+        yield from disk(connection, events, disk_target)
 
 
 def _fill(running: Service, connection: Connected, month: Month, events: int, shares: range) -> None:
@@ -168,17 +170,17 @@ def _top(port: int, bare: Bare, window: Window, by: str, target: float | None) -
     return _faster(name, lambda: bare.top_ms(by), lambda: wrk_p50_ms(port, path, seconds=WRK_S), target)
 
 
-def _exact(port: int, connection: Connected, month: Month) -> Figure:
+def _exact(port: int, connection: Connected, month: Month, target: float | None) -> Figure:
     """Measure an answer whose percentile comes from the events themselves."""
     filters = {"service": "service-3"}
     day = Window(month.days[-3] + timedelta(hours=7), month.days[-2] + timedelta(hours=7))
     path = _path(KPIS, day, filters)
     bare = Bare(connection, day)
     ratio, ours_ms, bare_ms = in_turn(
-        lambda: wrk_p50_ms(port, path), lambda: bare.kpis_ms(filters, (0.95,), REPEATS_SHORT), ROUNDS
+        lambda: wrk_p50_ms(port, path), lambda: bare.kpis_ms(filters, (0.95,), REPEATS_SHORT), ROUNDS_SHORT
     )
     detail = f"p50 {ours_ms:.1f} ms, bare {bare_ms:.1f} ms"
-    return Figure("exact p95 of a service over 24 h, against SQL", ratio, 1.1, "at most", detail=detail)
+    return Figure("exact p95 of a service over 24 h, against SQL", ratio, target, "at most", detail=detail)
 
 
 def _faster(name: str, raw_ms: Callable[[], float], ours_ms: Callable[[], float], target: float | None) -> Figure:
