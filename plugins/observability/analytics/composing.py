@@ -117,11 +117,15 @@ def _looked_up(shape: Shape) -> tuple[LiteralString, LiteralString | None]:
 
 
 def _of_events(shape: Shape) -> Sequence[sql.Composable]:
+    is_wide = shape.condition in ("of_account", "of_many_series")
     scope, place = sql.SQL(QUERIES[shape.condition]), sql.SQL(QUERIES[shape.place])
+    inside = sql.SQL(QUERIES["of_everyone"]) if is_wide else scope
     for level, count in shape.parts:
         if level == "raw":
             # Summed up over all spans at once: by span there would be as many sums again of each.
-            events = sql.SQL(" UNION ALL ").join(_each_span(QUERIES["events"], level, count, scope=scope, at=place))
+            events = sql.SQL(" UNION ALL ").join(_each_span(QUERIES["events"], level, count, scope=inside, at=place))
+            if is_wide:
+                events = sql.SQL(QUERIES["events_of_many"]).format(events=events, scope=scope)
             errors = sql.SQL(QUERIES["errors_of_events"])
             return [sql.SQL(QUERIES[f"raw_{shape.fragment}"]).format(events=events, errors=errors)]
     return []
