@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, LiteralString, TypeVar
 
 import psycopg
-from psycopg import Connection, IsolationLevel
+from psycopg import Connection
 from psycopg.abc import PQGen
 from psycopg.conninfo import make_conninfo
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
@@ -97,15 +98,17 @@ def _patient(connection: Connection[Row], timeout_s: float | None) -> Iterator[N
 
 
 @contextmanager
-def _begun_at_one_moment(connection: Connection[Row]) -> Iterator[None]:
-    # Said with BEGIN, it costs no round trip.
-    connection.isolation_level = IsolationLevel.REPEATABLE_READ
+def _begun_at_one_moment(connection: Connection[Row], first: LiteralString) -> Iterator[None]:
+    begin = QUERIES["begin_at_one_moment"]
     try:
-        with connection.transaction():
-            yield
-    finally:
+        # In one message: one round trip for all. Several statements in one cannot be prepared.
+        connection.execute(f"{begin};\n{first}", prepare=False)
+        yield
+    except BaseException:
         if not connection.closed:
-            connection.isolation_level = None
+            connection.rollback()
+        raise
+    connection.commit()
 
 
 class _Pool(ConnectionPool[Connection[Row]]):
@@ -212,18 +215,21 @@ class Database:
                 self._set_timeouts(connection, self._settings.statement_timeout_s)
 
     @contextmanager
-    def transaction(self, timeout_s: float | None = None, *, at_one_moment: bool = False) -> Iterator[Connection[Row]]:
+    def transaction(
+        self, timeout_s: float | None = None, *, at_one_moment: bool = False, first: LiteralString = ""
+    ) -> Iterator[Connection[Row]]:
         """Borrow a connection for one transaction: committed at the end, rolled back by an exception.
 
         Args:
             timeout_s: For work that is no request: a statement, or a pause between two, may take this long instead of
                 the statement timeout.
             at_one_moment: Let all its statements see the database as it was at the first, not each as of its own start.
+            first: Statements without parameters that such a transaction begins with, at no cost of their own.
 
         Raises:
             UnavailableError: As ``connection``.
         """
-        begun = _begun_at_one_moment if at_one_moment else Connection.transaction
+        begun = partial(_begun_at_one_moment, first=first) if at_one_moment else Connection.transaction
         with self.connection() as connection, _patient(connection, timeout_s), begun(connection):
             if timeout_s is not None:
                 milliseconds = str(round(timeout_s * 1000))

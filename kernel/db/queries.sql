@@ -24,6 +24,9 @@ SELECT set_config('statement_timeout', %(timeout_ms)s, false),
 SELECT set_config('statement_timeout', %(timeout_ms)s, true),
        set_config('idle_in_transaction_session_timeout', %(timeout_ms)s, true)
 
+-- name: begin_at_one_moment
+BEGIN ISOLATION LEVEL REPEATABLE READ
+
 -- name: is_read_only
 SHOW transaction_read_only
 

@@ -168,6 +168,34 @@ def test_a_read_only_database_answers_reads_and_refuses_writes_with_503(serve: S
 
 
 @pytest.mark.parametrize("fails", [False, True])
+def test_a_transaction_at_one_moment_is_committed_or_rolled_back_whole(database: str, fails: bool) -> None:
+    with closing(Database(DatabaseSettings(pool_min=1, pool_max=1), database, embedded=False)) as db:
+        db.open()
+        first = "CREATE TABLE one (n int); SET LOCAL work_mem = '5MB'"
+        with suppress(LookupError), db.transaction(at_one_moment=True, first=first) as connection:
+            connection.execute("INSERT INTO one VALUES (1)")
+            inside = connection.execute("SHOW work_mem").fetchone()
+            if fails:
+                raise LookupError
+        with db.connection() as connection:
+            found = connection.execute("SELECT to_regclass('one') IS NULL").fetchone()
+            after = connection.execute("SHOW work_mem").fetchone()
+
+    assert found == (fails,)
+    assert inside == ("5MB",) != after
+
+
+def test_a_connection_is_as_before_where_a_transaction_at_one_moment_cannot_begin(database: str) -> None:
+    with closing(Database(DatabaseSettings(pool_min=1, pool_max=1), database, embedded=False)) as db:
+        db.open()
+        with pytest.raises(psycopg.errors.UndefinedTable), db.transaction(at_one_moment=True, first="LOCK TABLE none"):
+            pytest.fail("began")
+        with db.connection() as connection:
+            assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("fails", [False, True])
 def test_one_moment_is_for_that_transaction_alone(database: str, fails: bool) -> None:
     level = "SELECT current_setting('transaction_isolation')"
 

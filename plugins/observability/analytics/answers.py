@@ -73,11 +73,7 @@ class Analytics:
             of_percentiles: Level = "day" if query.approx else "raw"
             fine = plan if of_percentiles == coarsest else moment.plan(window, of_percentiles)
             wanted = (P95, *query.percentiles)
-            if fine == plan:
-                totals, (p95, *others) = _totals_and_percentiles(moment, plan, query.error_from, wanted)
-            else:
-                totals = moment.totals(plan, query.error_from)
-                p95, *others = _percentiles(moment, fine, wanted)
+            totals, (p95, *others) = _totals_and_percentiles(moment, plan, fine, query.error_from, wanted)
             return Kpis(
                 hits=totals.hits,
                 errors=totals.errors,
@@ -168,19 +164,19 @@ def covered_beyond(plan: Plan, window: Span) -> Covered | None:
 
 
 def _totals_and_percentiles(
-    moment: Moment, plan: Plan, error_from: int, wanted: Sequence[float]
+    moment: Moment, plan: Plan, fine: Plan, error_from: int, wanted: Sequence[float]
 ) -> tuple[Totals, list[Percentile]]:
-    if plan.source == "raw":
+    """Ask once where one question can tell both."""
+    if fine == plan and plan.source != "raw":
+        totals, histogram = moment.totals_and_histogram(plan, error_from)
+        return totals, _from_histogram(histogram, wanted)
+    if fine.source != "raw":
+        return moment.totals(plan, error_from), _from_histogram(moment.histogram(fine), wanted)
+    if fine == plan:
         totals, values = moment.totals_and_percentiles(plan, error_from, wanted)
-        return totals, _from_events(values, wanted)
-    totals, histogram = moment.totals_and_histogram(plan, error_from)
-    return totals, _from_histogram(histogram, wanted)
-
-
-def _percentiles(moment: Moment, plan: Plan, wanted: Sequence[float]) -> list[Percentile]:
-    if plan.source == "raw":
-        return _from_events(moment.percentiles(plan, wanted), wanted)
-    return _from_histogram(moment.histogram(plan), wanted)
+    else:
+        totals, values = moment.totals_beside_percentiles(plan, fine, error_from, wanted)
+    return totals, _from_events(values, wanted)
 
 
 def _from_events(values: Sequence[float | None], wanted: Sequence[float]) -> list[Percentile]:

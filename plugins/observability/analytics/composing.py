@@ -34,6 +34,7 @@ class Shape(msgspec.Struct, frozen=True):
         place: What events are counted under.
         unit: What buckets are joined to, if it is by bucket.
         parts: How many spans of each level; ``_MANY`` takes any number.
+        prefix: Of the names of their bounds, where another query stands beside it.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Shape(msgspec.Struct, frozen=True):
     place: Place
     unit: Unit | None
     parts: tuple[tuple[Level, int], ...]
+    prefix: str = ""
 
     @property
     def fragment(self) -> LiteralString:
@@ -60,17 +62,17 @@ def parts_of(plan: Plan) -> tuple[tuple[Level, int], ...]:
     return tuple((level, len(spans) if len(spans) <= _SINGLE_SPANS_MAX else _MANY) for level, spans in levels(plan))
 
 
-def bounds_of(plan: Plan) -> Mapping[str, Any]:
+def bounds_of(plan: Plan, prefix: str = "") -> Mapping[str, Any]:
     """Return the parameters of those parts."""
     bounds: dict[str, Any] = {}
     for level, spans in levels(plan):
         if len(spans) > _SINGLE_SPANS_MAX:
-            bounds[f"{level}_starts"] = [span.start for span in spans]
-            bounds[f"{level}_ends"] = [span.end for span in spans]
+            bounds[f"{prefix}{level}_starts"] = [span.start for span in spans]
+            bounds[f"{prefix}{level}_ends"] = [span.end for span in spans]
             continue
         for number, span in enumerate(spans):
-            bounds[f"{level}_start_{number}"] = span.start
-            bounds[f"{level}_end_{number}"] = span.end
+            bounds[f"{prefix}{level}_start_{number}"] = span.start
+            bounds[f"{prefix}{level}_end_{number}"] = span.end
     return bounds
 
 
@@ -88,8 +90,22 @@ def compose_see(filters: tuple[str, ...]) -> bytes:
 @lru_cache(maxsize=1000)
 def compose(shape: Shape) -> bytes:
     """Return the text of a query."""
+    return _composed(shape).as_bytes()
+
+
+def _composed(shape: Shape) -> sql.Composed:
     parts = sql.SQL(" UNION ALL ").join([*_of_rollups(shape), *_of_events(shape)])
-    return sql.SQL(QUERIES[shape.name]).format(parts=parts, unit=sql.Literal(shape.unit)).as_bytes()
+    return sql.SQL(QUERIES[shape.name]).format(parts=parts, unit=sql.Literal(shape.unit))
+
+
+@lru_cache(maxsize=1000)
+def compose_beside(totals: Shape, percentiles: Shape) -> bytes:
+    """Return the text of one query for both, which have one row each; their bounds differ by prefix."""
+    return (
+        sql.SQL(QUERIES["totals_beside_percentiles"])
+        .format(totals=_composed(totals), percentiles=_composed(percentiles))
+        .as_bytes()
+    )
 
 
 def _of_rollups(shape: Shape) -> Sequence[sql.Composable]:
@@ -102,7 +118,7 @@ def _of_rollups(shape: Shape) -> Sequence[sql.Composable]:
                 "errors": sql.SQL(QUERIES["errors_of_rollups"]),
                 "scope": sql.SQL(QUERIES[condition]),
             }
-            parts += _each_span(QUERIES[shape.fragment], level, count, **filled)
+            parts += _each_span(QUERIES[shape.fragment], shape.prefix + level, count, **filled)
     if parts and each:
         return [sql.SQL(QUERIES[each]).format(part=sql.SQL(" UNION ALL ").join(parts))]
     return parts
@@ -123,7 +139,8 @@ def _of_events(shape: Shape) -> Sequence[sql.Composable]:
     for level, count in shape.parts:
         if level == "raw":
             # Summed up over all spans at once: by span there would be as many sums again of each.
-            events = sql.SQL(" UNION ALL ").join(_each_span(QUERIES["events"], level, count, scope=inside, at=place))
+            spans = _each_span(QUERIES["events"], shape.prefix + level, count, scope=inside, at=place)
+            events = sql.SQL(" UNION ALL ").join(spans)
             if is_wide:
                 events = sql.SQL(QUERIES["events_of_many"]).format(events=events, scope=scope)
             errors = sql.SQL(QUERIES["errors_of_events"])
@@ -131,16 +148,16 @@ def _of_events(shape: Shape) -> Sequence[sql.Composable]:
     return []
 
 
-def _each_span(text: LiteralString, level: Level, count: int, **filled: sql.Composable) -> Sequence[sql.Composable]:
+def _each_span(text: LiteralString, name: str, count: int, **filled: sql.Composable) -> Sequence[sql.Composable]:
     if count == _MANY:
         part = sql.SQL(text).format(
             start=sql.Identifier("span", "start_time"), end=sql.Identifier("span", "end_time"), **filled
         )
-        starts, ends = sql.Placeholder(f"{level}_starts"), sql.Placeholder(f"{level}_ends")
+        starts, ends = sql.Placeholder(f"{name}_starts"), sql.Placeholder(f"{name}_ends")
         return [sql.SQL(QUERIES["each_span"]).format(starts=starts, ends=ends, part=part)]
     return [
         sql.SQL(text).format(
-            start=sql.Placeholder(f"{level}_start_{number}"), end=sql.Placeholder(f"{level}_end_{number}"), **filled
+            start=sql.Placeholder(f"{name}_start_{number}"), end=sql.Placeholder(f"{name}_end_{number}"), **filled
         )
         for number in range(count)
     ]

@@ -216,6 +216,9 @@ GROUP BY 1, service, endpoint
 -- name: percentiles
 SELECT percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_ms) FROM ({parts}) AS event
 
+-- name: totals_beside_percentiles
+SELECT totals.*, percentiles.* FROM ({totals}) AS totals, ({percentiles}) AS percentiles
+
 -- name: percentiles_by_endpoint
 SELECT service, endpoint, percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_ms)
 FROM ({parts}) AS event JOIN observability.series ON id = series

@@ -19,16 +19,18 @@ from plugins.observability.analytics.composing import (
     Unit,
     bounds_of,
     compose,
+    compose_beside,
     compose_see,
     parts_of,
 )
 from plugins.observability.analytics.model import Totals
 from plugins.observability.rollups.bins import Histogram
 from plugins.observability.rollups.plan import Kept, Level, Plan, Span, make_plan
-from plugins.observability.rollups.touched import Connected, hold_events, read_known
+from plugins.observability.rollups.touched import HOLD_EVENTS, Connected, read_known
 
 # Up to this, each series is looked up by itself.
 _SINGLE_SERIES_MAX = 100
+_BESIDE = "beside_"
 # How to find the events of a longer window is worth planning.
 _FEW_EVENTS_UP_TO = timedelta(days=2)
 
@@ -162,6 +164,19 @@ class Moment:
         found = rows[0] if rows else (0, 0, 0, None, None)
         return Totals(*found[:4]), found[4] or [None] * len(percentiles)
 
+    def totals_beside_percentiles(
+        self, plan: Plan, events: Plan, error_from: int, percentiles: Sequence[float]
+    ) -> tuple[Totals, Sequence[float | None]]:
+        """Return both at once: totals by one plan, percentiles by another that has nothing but events."""
+        shape = self._shape("percentiles", events, "latencies", "any_time")
+        query = compose_beside(
+            self._shape("totals", plan, self._cells, "any_time"), msgspec.structs.replace(shape, prefix=_BESIDE)
+        )
+        values = {"error_from": error_from, "fractions": _fractions(percentiles)}
+        bounds = {**bounds_of(plan), **bounds_of(events, _BESIDE)}
+        ((*sums, found),) = self._connection.execute(query, {**self._values, **values, **bounds})
+        return Totals(*sums), found or [None] * len(percentiles)
+
     def histogram_by_endpoint(self, plan: Plan) -> dict[tuple[Any, ...], Histogram]:
         """Return hits by bin of each service and endpoint."""
         self._connection.execute(QUERIES["make_room_to_sort"])
@@ -171,11 +186,6 @@ class Moment:
         """Return hits by bin of each hour or day, service and endpoint."""
         self._connection.execute(QUERIES["make_room_to_sort"])
         return _by_key(self._run("histogram_by_bucket", plan, "histograms", unit=unit))
-
-    def percentiles(self, plan: Plan, percentiles: Sequence[float]) -> Sequence[float | None]:
-        """Compute percentiles from the events, exactly. The plan has nothing but events."""
-        rows = self._run("percentiles", plan, "latencies", fractions=_fractions(percentiles))
-        return rows[0][0] if rows and rows[0][0] is not None else [None] * len(percentiles)
 
     def percentiles_by_endpoint(self, plan: Plan, percentile: float) -> dict[tuple[Any, ...], float]:
         """Compute a percentile of each service and endpoint from the events, exactly."""
@@ -205,12 +215,14 @@ class Moment:
         return dict(self._run("percentiles_by_step", plan, "latencies", step=step, fractions=_fractions(percentiles)))
 
     def _run(self, name: str, plan: Plan, kind: Kind, unit: Unit | None = None, **values: Any) -> Sequence[Any]:
-        parts = parts_of(plan)
-        if not parts:
-            return []
         place: Place = "step_of_event" if "step" in values else "hour_of_event" if unit else "any_time"
-        query = compose(Shape(name, kind, self._condition, place, unit, parts))
-        return self._connection.execute(query, {**self._values, **values, **bounds_of(plan)}).fetchall()
+        shape = self._shape(name, plan, kind, place, unit)
+        if not shape.parts:
+            return []
+        return self._connection.execute(compose(shape), {**self._values, **values, **bounds_of(plan)}).fetchall()
+
+    def _shape(self, name: str, plan: Plan, kind: Kind, place: Place, unit: Unit | None = None) -> Shape:
+        return Shape(name, kind, self._condition, place, unit, parts_of(plan))
 
 
 class Reader:
@@ -226,8 +238,7 @@ class Reader:
     @contextmanager
     def moment(self, scope: Scope, window: Span, *, approx: bool) -> Iterator[Moment]:
         """See the database at one moment: rollups, and which of them to trust, must belong together."""
-        with self._db.transaction(at_one_moment=True) as connection:
-            hold_events(connection)
+        with self._db.transaction(at_one_moment=True, first=HOLD_EVENTS) as connection:
             yield Moment(connection, scope, window, approx=approx)
 
 

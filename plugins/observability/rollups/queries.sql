@@ -1,6 +1,7 @@
 -- clear_*, fill_* and what is filled into them are composed by refresh.py; everything else runs as it stands.
 
 -- name: hold_events
+-- Keep retention from removing anything.
 LOCK TABLE ONLY observability.event IN ACCESS SHARE MODE;
 -- What rollups know is looked up in one way, however many questions there are. That says how the question is planned.
 SET LOCAL plan_cache_mode = 'force_generic_plan'

@@ -13,6 +13,9 @@ from kernel import load_queries
 from plugins.observability.rollups.plan import ALWAYS, Kept, Span
 
 QUERIES = load_queries(__package__)
+# The first of a transaction that sees one moment: partitions that are dropped are gone for those as well that look at
+# an earlier moment.
+HOLD_EVENTS = QUERIES["hold_events"]
 SEE_ROLLUPS = QUERIES["see_rollups"]
 Connected = Connection[tuple[Any, ...]]
 
@@ -29,16 +32,6 @@ class Known(msgspec.Struct, frozen=True):
     touched: Collection[datetime]
     first_touched: datetime | None
     kept: Kept
-
-
-def hold_events(connection: Connected) -> None:
-    """Keep retention from removing anything for as long as this transaction lasts.
-
-    The first statement of a transaction that sees one moment: partitions that are dropped are gone for those as well
-    that look at an earlier moment. The second, until ``read_known`` says otherwise, is planned once for all times.
-    """
-    # Two statements in one message cannot be prepared.
-    connection.execute(QUERIES["hold_events"], prepare=False)
 
 
 def read_known(
