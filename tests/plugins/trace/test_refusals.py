@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from kernel.services import SystemClock
 from kernel.testing import Client
+from plugins.trace.export.reading import OVERLAP
 from plugins.trace.export.refresh import REFRESH
 from tests.applications import publish_demo, warning_of
 from tests.conftest import Serve
@@ -17,6 +18,7 @@ from tests.kernel.jobs.conftest import make_worker
 from tests.notion import faults
 from tests.notion.calls import Fault
 from tests.notion.server import FakeNotion
+from tests.notion.workspace import Workspace
 from tests.plugins.trace.exports import (
     PLUGINS,
     Specifications,
@@ -42,7 +44,9 @@ class LaterClock(SystemClock):
 
 @pytest.fixture
 def broken(serve: Serve, notion: FakeNotion, specifications: Specifications) -> Client:
-    """A service that has exported once, and then lost a column."""
+    """A service that has exported once, a moment ago, and then lost a column."""
+    # Readiness tells how old the export is by the clock of the service.
+    specifications.workspace.now = datetime.now(UTC).replace(second=0, microsecond=0)
     client = serve_trace(serve, notion, specifications.sources())
     refresh(client)
     specifications.workspace.remove_column(specifications.features, "Area")
@@ -94,7 +98,7 @@ def test_the_index_has_the_history(broken: Client) -> None:
     assert shown == [("refused", reason), ("published", None)]
 
 
-def test_the_certificate_stays_with_each_attempt(broken: Client) -> None:
+def test_the_certificate_stays_with_each_attempt(broken: Client, workspace: Workspace) -> None:
     refresh_in_vain(broken, "features")
 
     refused, published = broken.get("/api/v1/datasets/features/versions/").json()["data"]["attempts"]
@@ -102,7 +106,7 @@ def test_the_certificate_stays_with_each_attempt(broken: Client) -> None:
     assert (refused["outcome"], refused["details"], refused["job_id"] > published["job_id"]) == ("refused", None, True)
     source = next(each for each in published["details"]["sources"] if each["source"] == "features")
     assert (source["mode"], source["rows"], source["links"]) == ("full", 3, 9)
-    assert source["reconciled_at"] == "2026-11-21T11:58:00Z"
+    assert datetime.fromisoformat(source["reconciled_at"]) == workspace.now - OVERLAP
 
 
 def test_the_next_export_that_is_whole_ends_the_warning(
