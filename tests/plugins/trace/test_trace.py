@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from kernel.testing import Client
 from tests.applications import DATASETS, PLUGINS, publish, publish_demo
 from tests.conftest import Serve
+from tests.processes import eventually
 
 
 @pytest.fixture
@@ -76,8 +79,12 @@ def test_answers_are_kept_under_the_documented_name(client: Client, application:
 
 @pytest.mark.parametrize("application", ["", "skyflow/"])
 def test_the_index_lists_every_dataset_with_its_history(client: Client, application: str) -> None:
-    entries = {entry["dataset"]: entry for entry in client.get(f"/trace/public/{application}index/").json()["data"]}
+    def listed() -> dict[str, Any]:
+        return {entry["dataset"]: entry for entry in client.get(f"/trace/public/{application}index/").json()["data"]}
 
+    # What was published serves at once; the attempt may be listed a moment later.
+    assert eventually(lambda: bool(listed()["tiers"]["history"]))
+    entries = listed()
     seen = client.get(f"/trace/public/{application}tiers/").json()["meta"]["total_items"]
     assert list(entries) == DATASETS
     assert entries["tiers"]["items"] == seen
