@@ -191,7 +191,10 @@ class Database:
 
         Raises:
             UnavailableError: As ``connection``.
+            ValueError: ``first``, and not ``at_one_moment``.
         """
+        if first and not at_one_moment:
+            raise ValueError("first goes with at_one_moment only")
         begun = partial(_begun_at_one_moment, first=first) if at_one_moment else Connection.transaction
         with self.connection() as connection, _patient(connection, timeout_s), begun(connection):
             if timeout_s is not None:

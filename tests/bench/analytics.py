@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, LiteralString
 from urllib.parse import urlencode
 
@@ -57,7 +58,7 @@ class Bare:
     """The same questions in SQL.
 
     Args:
-        connection: Set up like those of the service.
+        connection: Where statements are planned as a server does by itself.
         window: What is asked about.
     """
 
@@ -117,10 +118,10 @@ _TOP = {
 def figures(full: bool) -> Iterator[Figure]:
     """Measure KPIs under filters, ranked endpoints, an exact percentile, and disk.
 
-    How many times quicker than SQL rollups are grows with the events: of few, ratios are shown for the record.
+    How many times quicker than SQL rollups are grows with the events: of few, the ratio is shown for the record.
     """
     events = EVENTS_FULL if full else EVENTS
-    kpis_target, top_target, exact_target, disk_target = (30, 20, 1.1, 0.5) if full else (None, None, None, None)
+    kpis_target, top_target = (30, 20) if full else (None, None)
     month = last_month()
     window = Window(month.start + timedelta(hours=7, minutes=23), month.days[-1] + timedelta(hours=16, minutes=41))
     with (
@@ -142,9 +143,8 @@ def figures(full: bool) -> Iterator[Figure]:
             yield _kpis(running.port, bare, window, filters, kpis_target)
         for by in ("hits", "p95_latency_ms"):
             yield _top(running.port, bare, window, by, top_target)
-        yield _exact(running.port, connection, month, exact_target)
-        yield _exact_of_many(running.port, connection, month, 1.5 if full else None)
-        yield from disk(connection, events, disk_target)
+        yield from _exact(running.port, connection, month)
+        yield from disk(connection, events)
 
 
 def _fill(running: Service, connection: Connected, month: Month, events: int, shares: range) -> None:
@@ -171,30 +171,20 @@ def _top(port: int, bare: Bare, window: Window, by: str, target: float | None) -
     return _faster(name, lambda: bare.top_ms(by), lambda: wrk_p50_ms(port, path, seconds=WRK_S), target)
 
 
-def _exact(port: int, connection: Connected, month: Month, target: float | None) -> Figure:
-    """Measure an answer whose percentile comes from the events themselves."""
-    filters = {"service": "service-3"}
-    day = Window(month.days[-3] + timedelta(hours=7), month.days[-2] + timedelta(hours=7))
-    path = _path(KPIS, day, filters)
-    bare = Bare(connection, day)
-    ratio, ours_ms, bare_ms = in_turn(
-        lambda: wrk_p50_ms(port, path), lambda: bare.kpis_ms(filters, (0.95,), REPEATS_SHORT), ROUNDS_SHORT
-    )
-    detail = f"p50 {ours_ms:.1f} ms, bare {bare_ms:.1f} ms"
-    return Figure("exact p95 of a service over 24 h, against SQL", ratio, target, "at most", detail=detail)
-
-
-def _exact_of_many(port: int, connection: Connected, month: Month, target: float | None) -> Figure:
-    """Measure the same of half of all series, which nobody should look up one by one."""
-    filters = {"method": "GET"}
-    days = Window(month.days[-8] + timedelta(hours=7), month.days[-2] + timedelta(hours=7))
-    path = _path(KPIS, days, filters)
-    bare = Bare(connection, days)
-    ratio, ours_ms, bare_ms = in_turn(
-        lambda: wrk_p50_ms(port, path, seconds=WRK_S), lambda: bare.kpis_ms(filters, (0.95,), REPEATS), ROUNDS
-    )
-    detail = f"p50 {ours_ms:.0f} ms, bare {bare_ms:.0f} ms"
-    return Figure("exact p95 of a method over 6 days, against SQL", ratio, target, "at most", detail=detail)
+def _exact(port: int, connection: Connected, month: Month) -> Iterator[Figure]:
+    """Measure answers whose percentile comes from the events: of a service, and of half of all series."""
+    last = month.days[-2] + timedelta(hours=7)
+    for name, filters, days, repeats, rounds, seconds, target in (
+        ("a service over 24 h", {"service": "service-3"}, 1, REPEATS_SHORT, ROUNDS_SHORT, 1, 1.1),
+        # Nobody should look these up one by one.
+        ("a method over 6 days", {"method": "GET"}, 6, REPEATS, ROUNDS, WRK_S, 1.5),
+    ):
+        window = Window(last - timedelta(days=days), last)
+        ask = partial(wrk_p50_ms, port, _path(KPIS, window, filters), seconds=seconds)
+        ask_bare = partial(Bare(connection, window).kpis_ms, filters, (0.95,), repeats)
+        ratio, ours_ms, bare_ms = in_turn(ask, ask_bare, rounds)
+        detail = f"p50 {ours_ms:.1f} ms, bare {bare_ms:.1f} ms"
+        yield Figure(f"exact p95 of {name}, against SQL", ratio, target, "at most", detail=detail)
 
 
 def _faster(name: str, raw_ms: Callable[[], float], ours_ms: Callable[[], float], target: float | None) -> Figure:

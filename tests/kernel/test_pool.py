@@ -195,6 +195,13 @@ def test_a_connection_is_as_before_where_a_transaction_at_one_moment_cannot_begi
             assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
+def test_statements_that_would_not_be_run_first_are_refused() -> None:
+    db = Database(DatabaseSettings(), "", embedded=False)
+
+    with pytest.raises(ValueError, match="at_one_moment only"), db.transaction(first="SELECT 1"):
+        pytest.fail("began")
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_one_moment_is_for_that_transaction_alone(database: str, fails: bool) -> None:
     level = "SELECT current_setting('transaction_isolation')"

@@ -284,34 +284,3 @@ def test_errors_from_any_status_on_are_counted_by_rollups(client: Client, filter
         ).json()
         assert (found["source"], found["hits"]) == (granularity, len(asked))
         assert found["errors"] == sum(given[hour] >= error_from for hour in asked)
-
-
-def test_how_a_narrow_question_is_planned_stays_in_its_transaction(client: Client) -> None:
-    db = client.service.shared.db
-    with db.connection() as connection:
-        before = connection.execute("SHOW plan_cache_mode").fetchone()
-
-    ask(client, f"kpis/?{WINDOW}&service=a&endpoint=/0&approx=true")
-
-    for _ in range(db.stats()["pool_size"]):
-        with db.connection() as connection:
-            assert connection.execute("SHOW plan_cache_mode").fetchone() == before
-
-
-@pytest.mark.parametrize("filters", ["service=many", "endpoint=/same", "service=many&endpoint=/same", "method=get"])
-def test_many_series_and_spellings_of_one_name_are_found(serve: Serve, filters: str) -> None:
-    client = serve(observability={"log_own_requests": False})
-    time = (START + timedelta(minutes=30)).isoformat()
-    many = [make_event(time=time, service="Many", endpoint=f"/{number}", method="GET") for number in range(150)]
-    same = [make_event(time=time, service=f"S{number}", endpoint="/Same", method="GET") for number in range(150)]
-    both = [make_event(time=time, service=name, endpoint=f"/{name}", method="GET") for name in ("many", "MANY", "same")]
-    both += [make_event(time=time, service="MANY", endpoint="/same", method="Get")]
-    ingest(client, [*many, *same, *both])
-    hits = {"service=many": 153, "endpoint=/same": 152, "service=many&endpoint=/same": 1, "method=get": 304}[filters]
-
-    for source in ("hourly", "daily"):
-        for question in ("", "&approx=true"):
-            found = ask(client, f"kpis/?start=2025-12-10&end=2025-12-10&granularity=daily&{filters}{question}").json()
-            assert found["hits"] == hits, (source, question)
-            assert found["source"] == ("raw" if "method" in filters and not question else source)
-        parts_of(client).rollups.refresh()
