@@ -61,7 +61,8 @@ def test_plans_with_many_partitions_are_not_kept(client: Client) -> None:
     with client.service.shared.db.connection() as connection:
         # Only recent days and those to come have a partition each.
         connection.execute(
-            "SELECT observability.ensure_partitions(ARRAY(SELECT current_date + day FROM generate_series(0, 60) AS day))"
+            "SELECT observability.ensure_partitions(ARRAY("
+            "  SELECT current_date + day FROM generate_series(0, 60) AS day))"
         )
 
     assert plan_mode(client, NARROW, 2, approx=True) == "force_custom_plan"
