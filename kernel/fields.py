@@ -22,6 +22,9 @@ DecHook = Callable[[type, Any], Any]
 
 REQUIRED = "This field is required."
 UNKNOWN = "Unknown field."
+# Python takes any character between date and time; an offset right after a date would become a time of day.
+_TIME = re.compile(r"(?P<date>[0-9W-]+)(?:[Tt ](?P<time>.+))?", re.DOTALL)
+# In a URL, an unescaped "+" of an offset arrives as a blank.
 _BLANK_OFFSET = re.compile(r"(?<=\d) (?=\d\d(?::?\d\d)?$)")
 
 
@@ -97,8 +100,11 @@ def parse_time(text: str) -> datetime:
     """
     if "\x00" in text:
         raise ValueError("a null character")  # fromisoformat stops reading there, and is content
-    # In a URL, an unescaped "+" of an offset arrives as a blank.
-    moment = datetime.fromisoformat(_BLANK_OFFSET.sub("+", text.strip()))
+    match = _TIME.fullmatch(text.strip())
+    if match is None:
+        raise ValueError("neither a date nor a date and a time")
+    date, time = match.groups()
+    moment = datetime.fromisoformat(date if time is None else f"{date}T{_BLANK_OFFSET.sub('+', time)}")
     if moment.tzinfo is None:
         return moment.replace(tzinfo=UTC)
     try:

@@ -6,7 +6,7 @@ msgspec's errors are caught here and nowhere else: raised inside a handler they 
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -63,10 +63,14 @@ def _read_query(text: str, fields: Mapping[str, FieldInfo]) -> tuple[dict[str, s
         if name in raw and name in fields and is_sequence(fields[name].type):
             raw[name] = f"{raw[name]},{value}"
         elif name in raw:
-            repeated[name] = ["This parameter is given more than once."]
+            repeated.setdefault(name, [raw[name]]).append(value)
         else:
             raw[name] = value
-    return raw, repeated
+    return raw, {name: [_given_more_than_once(values)] for name, values in repeated.items()}
+
+
+def _given_more_than_once(values: Sequence[str]) -> str:
+    return f"This parameter is given more than once: {', '.join(repr(value) for value in values):.120}."
 
 
 def body_decoder(kind: Any, limits: BodyLimits) -> Callable[[Request], Any]:

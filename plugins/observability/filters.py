@@ -61,7 +61,7 @@ def search_terms(text: str | None) -> list[str]:
     Raises:
         InvalidError: There are too many.
     """
-    terms = (text or "").replace(",", " ").replace("\x00", "").split()
+    terms = (text or "").replace(",", " ").split()
     if len(terms) > SEARCH_TERMS_MAX:
         raise InvalidError(errors={"search": [f"Expected at most {SEARCH_TERMS_MAX} terms, got {len(terms)}."]})
     return [f"%{_escape(term)}%" for term in terms]
@@ -151,7 +151,7 @@ def refuse_out_of_range(query: FilterQuery) -> None:
             errors[name] = [f"Expected a number from {valid.start} to {valid.stop - 1}, got {value}."]
     if any(value not in SMALLINT for value in query.status_code__in):
         errors["status_code__in"] = [f"Expected numbers from {SMALLINT.start} to {SMALLINT.stop - 1}."]
-    texts = ("service", "endpoint", "method", "trace_id", "user_ref")
+    texts = ("service", "endpoint", "method", "trace_id", "user_ref", "search")
     errors |= _null_characters({name: getattr(query, name) for name in texts})
     if errors:
         raise InvalidError(f"Some parameters are wrong: {', '.join(errors)}.", errors=errors)
@@ -169,7 +169,11 @@ def refuse_null_characters(**texts: str | None) -> None:
 
 
 def _null_characters(texts: Mapping[str, str | None]) -> dict[str, list[str]]:
-    return {name: ["Null characters are not allowed."] for name, text in texts.items() if "\x00" in (text or "")}
+    return {
+        name: [f"Null characters are not allowed, got {text!r:.80}."]
+        for name, text in texts.items()
+        if "\x00" in (text or "")
+    }
 
 
 def _escape(term: str) -> str:

@@ -139,7 +139,7 @@ def test_every_wrong_parameter_is_named_at_once(client: Client) -> None:
     assert_errors(
         answer,
         {
-            "count": ["This parameter is given more than once."],
+            "count": ["This parameter is given more than once: '10', '2'."],
             "flag": ["Expected bool, got 'maybe'."],
             "mode": ["Expected asc or desc, got 'up'."],
             "nam": ["Unknown parameter. There are: count, mode, since, names, flag."],

@@ -106,8 +106,9 @@ class Analytics:
                 if query.with_p95:
                     moment.narrow_to(ranked)
                     p95 = _p95_by_endpoint(moment, window, approx=query.approx)
+            fresh_until = moment.fresh_until(self._now())
         rows = [_endpoint_row(key, totals[key], p95.values.get(key)) for key in ranked]
-        return Found(rows, plan.source, covered_beyond(plan, window), p95.max_relative_error)
+        return Found(rows, plan.source, fresh_until, covered_beyond(plan, window), p95.max_relative_error)
 
     def hourly(self, query: BucketsQuery) -> Found[HourRow]:
         """Return a row for each hour, service and endpoint; the newest hour first."""
@@ -117,11 +118,12 @@ class Analytics:
             left = Span(max(window.start, moment.kept.hour), window.end)
             plan = moment.plan(left, "hour")
             totals = moment.totals_by_bucket(plan, "hour", DEFAULT_ERROR_FROM, query.limit)
+            fresh_until = moment.fresh_until(self._now())
         rows = [
             HourRow(*key, sums.hits, sums.errors, sums.error_rate, sums.avg_latency_ms, sums.latency_max_ms)
             for key, sums in totals.items()
         ]
-        return Found(rows, plan.source, covered_beyond(plan, window))
+        return Found(rows, plan.source, fresh_until, covered_beyond(plan, window))
 
     def daily(self, query: BucketsQuery) -> Found[DayRow]:
         """Return a row for each day, service and endpoint; the newest day first."""
@@ -134,8 +136,9 @@ class Analytics:
                 oldest = min(day for day, _, _ in totals)
                 shown = Span(max(window.start, oldest), window.end)
                 p95 = _p95_by_day(moment, shown, approx=query.approx)
+            fresh_until = moment.fresh_until(self._now())
         rows = [_day_row(key, sums, p95.values.get(key)) for key, sums in totals.items()]
-        return Found(rows, plan.source, covered_beyond(plan, window), p95.max_relative_error)
+        return Found(rows, plan.source, fresh_until, covered_beyond(plan, window), p95.max_relative_error)
 
     def scope(self, query: WindowQuery, method: str | None) -> Scope:
         """Return which series a question is about.

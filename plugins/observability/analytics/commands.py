@@ -69,9 +69,9 @@ def make_analytics_commands(analytics: Analytics) -> Iterable[Command]:
 def _print(kind: type[msgspec.Struct], found: Found[R], *, as_json: bool) -> None:
     if as_json:
         print_json(found.rows)
-        return
-    titles = kind.__struct_fields__
-    print_table(titles, [[_cell(getattr(row, title)) for title in titles] for row in found.rows])
+    else:
+        titles = kind.__struct_fields__
+        print_table(titles, [[_cell(getattr(row, title)) for title in titles] for row in found.rows])
     for name, value in found.about.items():
         click.echo(f"{name}: {value}", err=True)
 

@@ -174,19 +174,21 @@ class Found(msgspec.Struct, Generic[R], frozen=True):
     Args:
         rows: In order.
         source: The coarsest level that was read.
+        fresh_until: Up to when rollups know every event; what is later was read from the events.
         covered: Where it is not what was asked for.
         p95_max_relative_error: By how much of themselves percentiles may be off.
     """
 
     rows: Sequence[R]
     source: Source
+    fresh_until: datetime
     covered: Covered | None = None
     p95_max_relative_error: float = 0.0
 
     @property
     def about(self) -> dict[str, str | float]:
         """What there is to say beside the rows; ``covered`` as an ISO 8601 interval."""
-        about: dict[str, str | float] = {"source": self.source}
+        about: dict[str, str | float] = {"source": self.source, "fresh_until": _iso(self.fresh_until)}
         if self.covered is not None:
             about["covered"] = f"{_iso(self.covered.start)}/{_iso(self.covered.end)}"
         if self.p95_max_relative_error:

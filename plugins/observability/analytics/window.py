@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from kernel import InvalidError, parse_time
 from plugins.observability.rollups.plan import DAY, Span
 
 # The database keeps microseconds, and an end is inclusive.
 TICK = timedelta(microseconds=1)
-# Room to both sides for a default length, and for whole buckets.
+# Room to both sides for a default length, and for whole buckets. Nothing lies out there.
 _MARGIN = timedelta(days=10)
+_FIRST = datetime.min.replace(tzinfo=UTC) + _MARGIN
+_LAST = datetime.max.replace(tzinfo=UTC) - _MARGIN
 
 
 def read_window(start: str | None, end: str | None, now: datetime, length: timedelta) -> Span:
@@ -44,8 +46,6 @@ def _is_date(text: str) -> bool:
 
 def _read(name: str, text: str) -> datetime:
     try:
-        moment = parse_time(text)
-        _ = moment - _MARGIN, moment + _MARGIN
-    except (ValueError, OverflowError):
+        return min(max(parse_time(text), _FIRST), _LAST)
+    except ValueError:
         raise InvalidError(errors={name: [f"Expected an ISO 8601 date or time, got {text!r:.80}."]}) from None
-    return moment

@@ -29,7 +29,9 @@ BEGIN
             CALL refresh_continuous_aggregate(
                 ('observability.' || kind || '_hour')::regclass, starts[number], ends[number]);
         END LOOP;
-        CALL refresh_continuous_aggregate(('observability.' || kind || '_day')::regclass, day, day + interval '1 day');
+        -- Not a day: in a session's time zone, that may have 23 hours or 25.
+        CALL refresh_continuous_aggregate(
+            ('observability.' || kind || '_day')::regclass, day, day + interval '24 hours');
     END LOOP;
     DELETE FROM observability.rollup_touched WHERE id = ANY(seen);
     COMMIT;
@@ -54,7 +56,7 @@ BEGIN
     FOREACH today IN ARRAY coalesce(days, '{}') LOOP
         SELECT array_agg(DISTINCT hour ORDER BY hour) INTO hours
         FROM observability.rollup_touched
-        WHERE hour >= today AND hour < least(today + interval '1 day', date_trunc('hour', now(), 'UTC'))
+        WHERE hour >= today AND hour < least(today + interval '24 hours', date_trunc('hour', now(), 'UTC'))
           AND hour >= (SELECT from_time FROM observability.retention WHERE level = 'raw');
         COMMIT;
         IF hours IS NOT NULL THEN

@@ -9,7 +9,7 @@ import msgspec
 
 from kernel import Database
 from plugins.observability.retention.limits import Limits
-from plugins.observability.retention.sweeping import one
+from plugins.observability.retention.sweeping import aggregates_of, one
 from plugins.observability.rollups.plan import Level
 from plugins.observability.rollups.touched import Connected
 
@@ -69,10 +69,7 @@ def make_plan(db: Database, limits: Limits, now: datetime) -> list[Going]:
 
 def _going(connection: Connected, level: Level, days: int, before: datetime, *, is_hypertable: bool) -> Going:
     first, estimate = _QUERIES[level]
-    partitions = touched = 0
-    if level == "raw":
-        partitions = one(connection, "count_chunks" if is_hypertable else "count_partitions", before=before)
-        touched = one(connection, "count_touched", before=before)
+    touched = one(connection, "count_touched", before=before) if level == "raw" else 0
     oldest = one(connection, first, before=before)
     return Going(
         level=level,
@@ -81,7 +78,14 @@ def _going(connection: Connected, level: Level, days: int, before: datetime, *, 
         oldest=oldest,
         # The planner guesses at what it never looked at.
         items=0 if oldest is None else one(connection, estimate, before=before)[0]["Plan"]["Plan Rows"],
-        partitions=partitions,
+        partitions=_count_partitions(connection, level, before, is_hypertable=is_hypertable),
         touched_hours=touched,
         consequences=_CONSEQUENCES[level],
     )
+
+
+def _count_partitions(connection: Connected, level: Level, before: datetime, *, is_hypertable: bool) -> int:
+    if level == "raw" and not is_hypertable:
+        return int(one(connection, "count_partitions", before=before))
+    tables = ["event"] if level == "raw" else aggregates_of(connection, level)
+    return sum(one(connection, "count_chunks", table=f"observability.{table}", before=before) for table in tables)

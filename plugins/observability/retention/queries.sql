@@ -35,7 +35,7 @@ DELETE FROM observability.event_partition WHERE name = %(name)s
 SELECT count(*) FROM drop_chunks(%(table)s::regclass, older_than => %(before)s::timestamptz)
 
 -- name: count_chunks
-SELECT count(*) FROM show_chunks('observability.event', older_than => %(before)s::timestamptz)
+SELECT count(*) FROM show_chunks(%(table)s::regclass, older_than => %(before)s::timestamptz)
 
 -- name: count_partitions
 SELECT count(*) FROM observability.event_partition WHERE to_time <= %(before)s

@@ -15,12 +15,11 @@ from psycopg import sql
 from kernel import ConflictError, Database, UnavailableError
 from plugins.observability.retention.limits import FOREVER, Limits
 from plugins.observability.retention.planning import Going, make_plan
-from plugins.observability.retention.sweeping import QUERIES, TIMEOUT_S, OnStep, Removed, Sweep, one
+from plugins.observability.retention.sweeping import QUERIES, TIMEOUT_S, OnStep, Removed, Sweep, aggregates_of, one
 from plugins.observability.rollups.plan import DAY, Level, floor
 from plugins.observability.rollups.refresh import Rollups, has_aggregates
 from plugins.observability.rollups.touched import Connected
 
-TABLES = ("rollup", "histogram", "coarse")
 # Whoever removes events stops everybody else for a moment: no longer than this, and then again later.
 _LOCK_TIMEOUT_MS = 300
 _LOCK_TRIES = 20
@@ -130,13 +129,12 @@ class Retention:
     def _advance_rollups(self, cutoffs: Mapping[Level, datetime], removed: Removed) -> None:
         dropped = 0
         with self._db.transaction(TIMEOUT_S) as connection:
-            tables = TABLES if has_aggregates(connection) else ()
-            if tables:
+            if has_aggregates(connection):
                 hold_everybody(connection)
             for level, cutoff in cutoffs.items():
                 connection.execute(QUERIES["advance_level"], {"level": level, "from_time": cutoff})
-                for table in tables:
-                    dropped += one(connection, "drop_chunks", table=f"observability.{table}_{level}", before=cutoff)
+                for table in aggregates_of(connection, level):
+                    dropped += one(connection, "drop_chunks", table=f"observability.{table}", before=cutoff)
         removed.partitions += dropped
 
     def _remove_series(self, removed: Removed) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,13 +11,14 @@ import msgspec
 from kernel import Database, load_queries
 from plugins.observability.ids import LOWEST_TAIL, make_id
 from plugins.observability.ingest.rows import unix_us
-from plugins.observability.rollups.plan import DAY, floor
+from plugins.observability.rollups.plan import DAY, Level, floor
 from plugins.observability.rollups.refresh import has_aggregates
 from plugins.observability.rollups.touched import Connected
 
 QUERIES = load_queries(__package__)
 TIMEOUT_S = 600.0
 OnStep = Callable[[str], None]
+_AGGREGATES = ("rollup", "histogram", "coarse")
 _ROLLUPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "hour": ("first_bucket_hour", ("delete_rollup_hour", "delete_coarse_hour")),
     "day": ("first_bucket_day", ("delete_rollup_day", "delete_coarse_day")),
@@ -104,6 +105,11 @@ class Sweep:
     def _delete(self, names: Iterable[str], start: datetime, end: datetime) -> int:
         with self._db.transaction(TIMEOUT_S) as connection:
             return sum(connection.execute(QUERIES[name], {"start": start, "end": end}).rowcount for name in names)
+
+
+def aggregates_of(connection: Connected, level: Level) -> Sequence[str]:
+    """Return the continuous aggregates of a level, whose chunks go as a whole; none where rollups are tables."""
+    return [f"{name}_{level}" for name in _AGGREGATES] if has_aggregates(connection) else []
 
 
 def one(connection: Connected, name: str, **given: Any) -> Any:

@@ -114,7 +114,7 @@ DELETE FROM observability.{table} WHERE bucket = %(day)s
 -- name: fill_day
 INSERT INTO observability.{table}
 WITH hour AS (
-    SELECT * FROM observability.{hours} WHERE bucket >= %(day)s AND bucket < %(day)s + interval '1 day'
+    SELECT * FROM observability.{hours} WHERE bucket >= %(day)s AND bucket < %(day)s + interval '24 hours'
 ), total AS (
     SELECT {keys}, sum(hits)::bigint AS hits, sum(latency_sum_ms)::bigint AS latency_sum_ms,
            min(latency_min_ms) AS latency_min_ms, max(latency_max_ms) AS latency_max_ms

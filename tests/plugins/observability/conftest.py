@@ -1,4 +1,4 @@
-"""Services to test: one that the tests of a module share, and one on each database engine."""
+"""Databases and services to test, on the engines that a test is marked with."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from kernel.db.embedded import EmbeddedServer
-from kernel.testing import Client, create_database, drop_database, make_configuration, running
+from kernel.testing import Client, make_configuration, running
 from tests.conftest import Serve
 from tests.plugins.observability.engines import (
+    DEFAULT_ENGINES,
     TestedEngine,
     apache_engine,
     embedded_engine,
@@ -20,42 +20,53 @@ from tests.plugins.observability.engines import (
     timescale_engine,
     timescale_server_engine,
 )
-from tests.plugins.observability.inserting import copy_by_statements
 
 __all__ = ["apache_engine", "embedded_engine", "engine", "oldest_engine", "timescale_engine", "timescale_server_engine"]
+QUIET = {"log": {"level": "error", "requests": False}, "observability": {"log_own_requests": False}}
 
 
-@pytest.fixture(scope="module")
-def shared(server: EmbeddedServer, template: str, request: pytest.FixtureRequest) -> Iterator[Client]:
-    """A service on a database of this module's own, for tests that do not mind what is there."""
-    name = request.module.__name__.rpartition(".")[2]
-    url = create_database(server.conninfo, name, template)
-    configuration = make_configuration(
-        db={"url": url}, log={"level": "error", "requests": False}, observability={"log_own_requests": False}
-    )
-    with running(configuration) as client:
-        yield client
-    drop_database(server.conninfo, name)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that has a database on each engine it is marked with; without a mark on the embedded one."""
+    if "engine" in metafunc.fixturenames:
+        mark = metafunc.definition.get_closest_marker("engines")
+        metafunc.parametrize("engine", mark.args if mark else DEFAULT_ENGINES, indirect=True, scope="session")
 
 
 @pytest.fixture
-def engine_serve(engine: TestedEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
-    """As ``serve``, on a fresh database of each engine in turn."""
-    if engine.one_session:
-        copy_by_statements(monkeypatch)
+def database(engine: TestedEngine) -> Iterator[str]:
+    """How to connect to a fresh, migrated database."""
+    with engine.database() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def module_database(engine: TestedEngine) -> Iterator[str]:
+    """As ``database``, but one for all tests of a file."""
+    with engine.database() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def shared(engine: TestedEngine, module_database: str) -> Iterator[Client]:
+    """A service that all tests of a file share, for those that do not mind what is there."""
+    with running(make_configuration(db=engine.settings(module_database), **QUIET)) as client:
+        yield client
+
+
+@pytest.fixture
+def serve(engine: TestedEngine, database: str) -> Iterator[Serve]:
+    """Start a service on the test's database: ``serve(plugins=[...], clock=...)``."""
     with ExitStack() as stack:
-        url = stack.enter_context(engine.database())
 
         def start(clock: Any = None, **values: Any) -> Client:
-            values.setdefault("log", {"level": "error", "requests": False})
-            values.setdefault("observability", {"log_own_requests": False})
-            db = {**engine.settings(url), **values.pop("db", {})}
+            db = {**engine.settings(database), **values.pop("db", {})}
+            values.setdefault("log", QUIET["log"])
             return stack.enter_context(running(make_configuration(db=db, **values), clock))
 
         yield start
 
 
 @pytest.fixture
-def engine_client(engine_serve: Serve) -> Client:
-    """A service on a fresh database of each engine in turn."""
-    return engine_serve()
+def client(serve: Serve) -> Client:
+    """A service on the test's database."""
+    return serve(**QUIET)

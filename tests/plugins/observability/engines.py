@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, LiteralString
 
@@ -25,6 +25,7 @@ from psycopg.conninfo import make_conninfo
 from kernel.app import Tiercel
 from kernel.db.embedded import EmbeddedServer
 from kernel.testing import Client, create_database, drop_database, make_configuration, running
+from tests.plugins.observability.inserting import copy_by_statements
 
 MODULES = os.environ.get("TIERCEL_TEST_PGLITE")
 POSTGRES_URL = os.environ.get("TIERCEL_TEST_POSTGRES_URL")
@@ -41,15 +42,23 @@ class TestedEngine(msgspec.Struct, frozen=True):
 
     Args:
         name: As the service reports it.
-        database: Gives a fresh database, migrated by every plugin, for as long as it is used; says how to connect.
+        make_database: Gives a fresh database, migrated by every plugin, for as long as it is used; says how to connect.
         one_session: Whether it serves one session at a time and knows no COPY.
     """
 
     __test__ = False
 
     name: str
-    database: Callable[[], AbstractContextManager[str]]
+    make_database: Callable[[], AbstractContextManager[str]]
     one_session: bool = False
+
+    @contextmanager
+    def database(self) -> Iterator[str]:
+        """Give a fresh database for as long as it is used; where there is one session, there is one at a time."""
+        with ExitStack() as stack:
+            if self.one_session:
+                copy_by_statements(stack.enter_context(pytest.MonkeyPatch.context()))
+            yield stack.enter_context(self.make_database())
 
     def settings(self, url: str) -> Mapping[str, Any]:
         """Return the table ``db`` of a configuration."""
@@ -119,6 +128,7 @@ class NodeTimescale:
             pytest.skip("TIERCEL_TEST_PGLITE names no directory with node_modules, or there is no node")
         assert node is not None
         assert MODULES, "TIERCEL_TEST_PGLITE names no directory with node_modules"
+        self._is_used = False
         self._process = subprocess.Popen(
             [node, SCRIPT, MODULES, licence], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -146,8 +156,15 @@ class NodeTimescale:
     @contextmanager
     def database(self) -> Iterator[str]:
         """Begin anew."""
+        assert not self._is_used, (
+            "there is one database at a time: a test has either a service of its own or a shared one"
+        )
         self.command("fresh")
-        yield self.url
+        self._is_used = True
+        try:
+            yield self.url
+        finally:
+            self._is_used = False
 
     def _line(self) -> str:
         assert self._process.stdout is not None
@@ -203,18 +220,20 @@ def timescale_server_engine() -> TestedEngine:
 
 
 # Each Node takes long to start, so that one worker has it.
-ENGINES = [
-    "embedded_engine",
-    "oldest_engine",
+_IN_NODE = [
     pytest.param("timescale_engine", marks=pytest.mark.xdist_group("timescale")),
     pytest.param("apache_engine", marks=pytest.mark.xdist_group("timescale_apache")),
-    *(["timescale_server_engine"] if TIMESCALE_URL else []),
 ]
+_SERVERS = ["embedded_engine", "oldest_engine", *(["timescale_server_engine"] if TIMESCALE_URL else [])]
+DEFAULT_ENGINES = _SERVERS[:1]
+# What needs neither COPY nor two sessions nor a server's commands, and what needs some of those but nothing else.
+every_engine = pytest.mark.engines(*_SERVERS, *_IN_NODE)
+every_server = pytest.mark.engines(*_SERVERS)
 
 
-@pytest.fixture(scope="session", params=ENGINES)
+@pytest.fixture(scope="session")
 def engine(request: pytest.FixtureRequest) -> TestedEngine:
-    """Each engine in turn."""
+    """The embedded server, or each engine that the test is marked with in turn."""
     found: TestedEngine = request.getfixturevalue(request.param)
     return found
 
@@ -244,4 +263,4 @@ def run_statement(client: Client, statement: LiteralString) -> list[Any]:
     """Run a statement on the database of a service; return its rows, if it has some."""
     with client.service.shared.db.connection() as connection:
         cursor = connection.execute(statement)
-        return cursor.fetchall() if cursor.description else []
+        return cursor.fetchall() if cursor.description is not None else []

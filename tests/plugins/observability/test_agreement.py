@@ -14,8 +14,11 @@ from plugins.observability.ingest.decoding import decode_batch, decode_item
 from plugins.observability.ingest.preparing import prepare
 from plugins.observability.ingest.rows import unix_us
 from plugins.observability.ingest.validation import validate_event
+from tests.plugins.observability.engines import every_engine
 from tests.plugins.observability.events import ROOT, make_event, post_bytes
 from tests.plugins.observability.strategies import NOW, any_events, any_items, good_events
+
+pytestmark = every_engine
 
 
 def by_the_batch(content: bytes) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from kernel.testing import Client
+from tests.plugins.observability.engines import every_engine
 from tests.plugins.observability.events import (
     ROOT,
     create,
@@ -18,6 +19,8 @@ from tests.plugins.observability.events import (
     stored_count,
     unix_ms,
 )
+
+pytestmark = every_engine
 
 NOBODY = "019b1cbb-5e00-7ccf-a012-cd546f9c0d88"
 

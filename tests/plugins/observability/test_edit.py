@@ -13,8 +13,11 @@ import pytest
 from kernel.testing import Answer, Client
 from tests.conftest import Serve
 from tests.locks import waits_for_lock
+from tests.plugins.observability.engines import every_engine, every_server
 from tests.plugins.observability.events import create, listed
 from tests.processes import eventually
+
+pytestmark = every_engine
 
 Edit = Callable[[], Answer]
 
@@ -147,6 +150,7 @@ def test_patches_of_one_field_at_once_leave_one_event_with_one_of_the_values(sha
     assert shared.get(url).json() == event
 
 
+@every_server
 def test_an_event_is_found_though_it_moves_between_two_looks(serve: Serve, database: str) -> None:
     client = serve()
     create(client, time="2016-02-03T00:00:00Z")

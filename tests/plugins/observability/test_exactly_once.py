@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 
 from kernel.testing import Answer, Client
 from tests.conftest import Serve
+from tests.plugins.observability.engines import every_engine, every_server
 from tests.plugins.observability.events import ROOT, create, listed, make_event, make_events, stored_count
+
+pytestmark = every_engine
 
 KEY = {"Idempotency-Key": "batch-1"}
 
@@ -178,6 +181,7 @@ def test_replays_at_the_same_time_store_once(serve: Serve) -> None:
     assert stored_count(client) == 200
 
 
+@every_server
 @given(data=st.data())
 def test_whatever_is_replayed_every_event_is_there_once(shared: Client, data: st.DataObject) -> None:
     key = f"property-{uuid4()}"

@@ -11,6 +11,7 @@ import pytest
 
 from kernel.testing import Client
 from tests.conftest import Serve
+from tests.plugins.observability.engines import every_engine, every_server
 from tests.plugins.observability.events import (
     listed,
     make_event,
@@ -21,6 +22,8 @@ from tests.plugins.observability.events import (
     stored_count,
 )
 from tests.processes import serving
+
+pytestmark = every_engine
 
 BAD_STATUS = "status_code must be a valid HTTP status (100..599)."
 BAD = make_event(status_code=99)
@@ -45,6 +48,7 @@ BAD_ITEMS = {
 }
 
 
+@every_server
 @pytest.mark.parametrize("wrap", [lambda events: events, lambda events: {"events": events}], ids=["list", "object"])
 def test_both_forms_store_every_event(serve: Serve, wrap: Any) -> None:
     client = serve()
@@ -56,6 +60,7 @@ def test_both_forms_store_every_event(serve: Serve, wrap: Any) -> None:
     assert [event["latency_ms"] for event in listed(client)] == [2, 1, 0]
 
 
+@every_server
 def test_a_thousand_events_go_in_one_request(serve: Serve) -> None:
     client = serve()
 
@@ -115,6 +120,7 @@ def test_what_is_no_json_stores_nothing(shared: Client, content: bytes) -> None:
     assert stored_count(shared) == before
 
 
+@every_server
 @pytest.mark.parametrize("wrapped", [False, True], ids=["list", "object"])
 @pytest.mark.parametrize("bad", BAD_ITEMS.values(), ids=BAD_ITEMS)
 def test_a_bad_item_costs_no_other(serve: Serve, bad: bytes, wrapped: bool) -> None:
@@ -186,6 +192,7 @@ def test_max_events_refuses_the_whole_request(shared: Client, bad: dict[str, Any
         assert stored_count(shared) == before
 
 
+@every_server
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5])
 def test_any_batch_size_stores_every_event(serve: Serve, batch_size: int) -> None:
     client = serve()
@@ -195,6 +202,7 @@ def test_any_batch_size_stores_every_event(serve: Serve, batch_size: int) -> Non
     assert stored_count(client) == 5
 
 
+@every_server
 def test_one_item_the_server_refuses_costs_none_of_another_chunk(serve: Serve) -> None:
     client = serve()
     items = [raw_event(latency_ms=str(number)) for number in range(9)]
@@ -206,6 +214,7 @@ def test_one_item_the_server_refuses_costs_none_of_another_chunk(serve: Serve) -
     assert sorted(event["latency_ms"] for event in listed(client)) == [0, 1, 2, 3, 5, 6, 7, 8]
 
 
+@every_server
 @pytest.mark.parametrize("name", ["batch_size", "max_events", "max_errors"])
 def test_a_parameter_may_only_lower_its_setting(serve: Serve, name: str) -> None:
     client = serve(observability={f"ingest_{name}": 10})
@@ -250,6 +259,7 @@ def test_only_json_is_taken(shared: Client, media_type: str, status: int) -> Non
     assert answer.status == status
 
 
+@every_server
 def test_a_body_over_the_limit_is_refused(serve: Serve) -> None:
     client = serve(http={"max_body_bytes": 2048})
     fits = json.dumps(make_events(2)).encode()
@@ -260,6 +270,7 @@ def test_a_body_over_the_limit_is_refused(serve: Serve) -> None:
     assert stored_count(client) == 2
 
 
+@every_server
 @pytest.mark.process
 def test_a_body_over_the_limit_is_refused_in_chunks_too(database: str, tmp_path: Path) -> None:
     variables = {"TIERCEL_DATABASE_URL": database, "TIERCEL_HTTP__MAX_BODY_BYTES": "2048"}

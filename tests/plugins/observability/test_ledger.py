@@ -11,8 +11,11 @@ import pytest
 from kernel.testing import Client
 from tests.conftest import Serve
 from tests.locks import waits_for_lock
+from tests.plugins.observability.engines import every_engine, every_server
 from tests.plugins.observability.events import ROOT, create, listed, make_event, make_events, post_ingest, stored_count
 from tests.processes import run_tiercel
+
+pytestmark = every_engine
 
 LEDGER = "/api/v1/ingest/ledger/"
 BAD = make_event(status_code=999)
@@ -118,6 +121,7 @@ def test_odd_parameters_are_no_failure(serve: Serve, query: str) -> None:
     assert serve().get(f"{LEDGER}?{query}").status in {200, 400}
 
 
+@every_server
 def test_events_and_ledger_are_one_transaction(serve: Serve, database: str) -> None:
     client = serve(db={"statement_timeout_s": 0.5})
     with psycopg.connect(database) as other:

@@ -13,8 +13,11 @@ import psycopg
 from hypothesis import strategies as st
 
 from kernel.testing import Client
+from tests.plugins.observability.engines import every_engine
 from tests.plugins.observability.events import ROOT, post_ingest
 from tests.plugins.observability.strategies import good_events
+
+pytestmark = every_engine
 
 SORTABLE = ["time", "latency_ms", "status_code", "service", "endpoint", "method"]
 Event = dict[str, Any]

@@ -12,7 +12,10 @@ import pytest
 
 from kernel.testing import Client
 from tests.conftest import Serve
+from tests.plugins.observability.engines import every_engine, every_server
 from tests.plugins.observability.events import ROOT, make_events, post_ingest
+
+pytestmark = every_engine
 
 COUNT = 7
 
@@ -89,6 +92,7 @@ def test_the_last_full_page_has_no_next(shared: Client) -> None:
     assert page(shared, f"page_size={COUNT}")["next"] is None
 
 
+@every_server
 def test_sizes_come_from_the_settings(serve: Serve) -> None:
     client = serve(http={"page_size": 2, "page_size_max": 3})
     post_ingest(client, make_events(4))
@@ -103,6 +107,7 @@ def test_count(shared: Client, query: str, count: int | None) -> None:
     assert page(shared, query)["count"] == count
 
 
+@every_server
 def test_an_estimated_count_is_the_planners_and_changes_no_result(serve: Serve, database: str) -> None:
     client = serve()
     post_ingest(client, make_events(500))
@@ -116,6 +121,7 @@ def test_an_estimated_count_is_the_planners_and_changes_no_result(serve: Serve, 
     assert everything["results"] == page(client, "page_size=2")["results"]
 
 
+@every_server
 def test_an_estimate_reads_no_event(serve: Serve, database: str) -> None:
     client = serve()
     post_ingest(client, make_events(500))
@@ -144,6 +150,7 @@ def test_cursors_lead_forward_and_back(shared: Client) -> None:
     assert (first["previous"], third["next"], home["previous"]) == (None, None, None)
 
 
+@every_server
 def test_a_cursor_is_not_shifted_by_new_events(serve: Serve) -> None:
     client = serve()
     post_ingest(client, make_events(4))
@@ -154,6 +161,7 @@ def test_a_cursor_is_not_shifted_by_new_events(serve: Serve) -> None:
     assert (latencies(first), latencies(follow(client, first["next"]))) == ([3, 2], [1, 0])
 
 
+@every_server
 def test_a_cursor_survives_that_its_event_goes(serve: Serve) -> None:
     client = serve()
     post_ingest(client, make_events(4))

@@ -12,8 +12,11 @@ import pytest
 from kernel.testing import Client
 from tests.conftest import Serve
 from tests.locks import waits_for_lock
+from tests.plugins.observability.engines import every_server
 from tests.plugins.observability.events import ROOT, create, listed, make_event, make_events, post_ingest, stored_count
 from tests.processes import eventually
+
+pytestmark = every_server
 
 DAY = timedelta(days=1)
 

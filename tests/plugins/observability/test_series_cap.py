@@ -16,7 +16,10 @@ from kernel.testing import Client
 from plugins.observability.series import METHODS_MAX, OTHER, SeriesDictionary
 from tests.conftest import Serve
 from tests.plugins.observability.accesslogs import combined_line, import_text
+from tests.plugins.observability.engines import every_server
 from tests.plugins.observability.events import ROOT, create, listed, make_event, post_ingest
+
+pytestmark = every_server
 
 CAP = 3
 OF_SERVICES_MAX = 100

@@ -10,7 +10,10 @@ import pytest
 
 from kernel.testing import Client
 from tests.conftest import Serve
+from tests.plugins.observability.engines import every_engine, every_server
 from tests.plugins.observability.events import ROOT, listed, make_event, post_bytes, raw_event, stored_count
+
+pytestmark = every_engine
 
 TEXTS = {"service": 100, "endpoint": 255, "method": 20, "trace_id": 128, "user_ref": 128}
 REQUIRED = ("service", "endpoint", "method", "time", "status_code", "latency_ms")
@@ -187,6 +190,10 @@ def test_times_taken(shared: Client, text: str, time: str) -> None:
                 '"2025-12-14T24:00:00Z"',
                 '"2025-12-14T12:00:60Z"',
                 '"2025-12-14T12:00:00+24:00"',
+                # An offset is not a time of day.
+                '"2025-12-14-05:00"',
+                '"2025-12-14+02:00"',
+                '"2025-12-14x05:00"',
                 '"2025-12-14T12:00:00\\u0000"',
                 f'"2025-12-14T12:00:00{LONE}"',
                 '"0001-01-01T00:00:00+10:00"',
@@ -209,6 +216,7 @@ class FixedClock:
         return datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
+@every_server
 @pytest.mark.parametrize(("ahead", "taken"), [(timedelta(days=1), True), (timedelta(days=1, microseconds=1), False)])
 def test_events_may_be_a_day_ahead(serve: Serve, ahead: timedelta, taken: bool) -> None:
     client = serve(clock=FixedClock())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from plugins.observability.rollups.plan import DAY, HOUR, floor
@@ -70,6 +70,12 @@ def days(events: Sequence[Event]) -> list[Row]:
     return _buckets(events, lambda moment: floor(moment, DAY))
 
 
+def steps(events: Sequence[Event], step: timedelta, error_from: int = 500) -> list[Row]:
+    """Return the figures of each step of time that has hits."""
+    groups = _grouped(events, lambda event: (floor(time_of(dict(event)), step),))
+    return [{"start": _iso(start), **summary(group, error_from)} for (start,), group in sorted(groups.items())]
+
+
 def agrees(found: Any, expected: Any, *, relative_error: float = 0.0) -> bool:
     """Tell whether rows or figures are what they should be.
 
@@ -99,7 +105,7 @@ def _buckets(events: Sequence[Event], bucket_of: Callable[[datetime], datetime])
     groups = _grouped(events, lambda event: (bucket_of(time_of(dict(event))), event["service"], event["endpoint"]))
     rows = [
         {
-            "bucket": bucket.isoformat().replace("+00:00", "Z"),
+            "bucket": _iso(bucket),
             "service": service,
             "endpoint": endpoint,
             **summary(group),
@@ -107,6 +113,10 @@ def _buckets(events: Sequence[Event], bucket_of: Callable[[datetime], datetime])
         for (bucket, service, endpoint), group in sorted(groups.items())
     ]
     return sorted(rows, key=lambda row: str(row["bucket"]), reverse=True)
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")
 
 
 def _grouped(events: Sequence[Event], key_of: Callable[[Event], tuple[Any, ...]]) -> Mapping[Any, Sequence[Event]]:

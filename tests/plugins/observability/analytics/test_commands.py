@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from kernel.testing import Client
 from tests.commands import RunCommand, make_runner
 from tests.conftest import Serve
-from tests.plugins.observability.analytics.computing import ingest, random_events
+from tests.plugins.observability.analytics.computing import ingest, parts_of, random_events
+from tests.plugins.observability.engines import run_statement
+from tests.plugins.observability.events import make_event
 
 WINDOW = {"start": "2025-12-12", "end": "2025-12-14"}
 ROUTES = {"kpis": "kpis", "top": "top-endpoints", "hourly": "hourly", "daily": "daily"}
@@ -70,7 +73,50 @@ def test_tables_show_the_same_rows(serve: Serve, run: RunCommand) -> None:
     titles, *lines = printed.output.splitlines()
     assert titles.split()[:3] == ["service", "endpoint", "hits"]
     assert [line.split()[:3] for line in lines] == [[row["service"], row["endpoint"], str(row["hits"])] for row in rows]
-    assert printed.errors == f"source: {answer.headers['x-source']}\n"
+    assert printed.errors == f"source: {answer.headers['x-source']}\nfresh_until: {answer.headers['x-fresh-until']}\n"
+
+
+@pytest.fixture
+def client_without_first_day(serve: Serve) -> Client:
+    """A service whose retention has removed the first of three days."""
+    client = serve(observability={"log_own_requests": False})
+    ingest(client, random_events(100))
+    parts_of(client).rollups.refresh()
+    run_statement(client, "UPDATE observability.retention SET from_time = '2025-12-13 00:00Z'")
+    # An hour that rollups do not know, so that this is not the time of each question.
+    ingest(client, [make_event(time="2025-12-14T10:20:00Z")])
+    return client
+
+
+@pytest.mark.parametrize(
+    ("arguments", "within"),
+    [
+        (["top", "--with-p95", "--approx"], "p95_max_relative_error: 0.01\n"),
+        (["hourly"], ""),
+        (["daily", "--approx"], "p95_max_relative_error: 0.01\n"),
+    ],
+)
+@pytest.mark.parametrize("options", [[], ["--json"]])
+@pytest.mark.usefixtures("client_without_first_day")
+def test_what_there_is_to_say_about_rows_stands_beside_them(
+    run: RunCommand, arguments: list[str], within: str, options: list[str]
+) -> None:
+    printed = run(*arguments, "--start", "2025-12-12", "--end", "2025-12-14", *options)
+
+    source = "hourly" if arguments == ["hourly"] else "daily"
+    assert printed.errors == (
+        f"source: {source}\n"
+        "fresh_until: 2025-12-14T10:00:00Z\n"
+        "covered: 2025-12-13T00:00:00Z/2025-12-15T00:00:00Z\n" + within
+    )
+
+
+@pytest.mark.usefixtures("client_without_first_day")
+def test_kpis_say_what_they_cover(run: RunCommand) -> None:
+    printed = run("kpis", "--start", "2025-12-12", "--end", "2025-12-14")
+
+    figures = dict(line.split(maxsplit=1) for line in printed.output.splitlines())
+    assert figures["covered"] == "2025-12-13T00:00:00Z to 2025-12-15T00:00:00Z"
 
 
 def test_kpis_are_a_table_of_figures(serve: Serve, run: RunCommand) -> None:

@@ -20,8 +20,11 @@ from plugins.observability.rollups.refresh import Refreshed
 from plugins.observability.series import LOCAL_ACCOUNT
 from tests.conftest import Serve
 from tests.plugins.observability.analytics.computing import ingest, parts_of
+from tests.plugins.observability.engines import every_server
 from tests.plugins.observability.events import ROOT, create, make_event
 from tests.processes import eventually
+
+pytestmark = every_server
 
 START = datetime(2025, 12, 10, tzinfo=UTC)
 WINDOW = "start=2025-12-10&end=2025-12-12"

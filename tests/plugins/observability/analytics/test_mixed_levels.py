@@ -8,7 +8,10 @@ import pytest
 
 from tests.conftest import Serve
 from tests.plugins.observability.analytics.computing import FIRST_DAY, ingest, parts_of
+from tests.plugins.observability.engines import every_engine
 from tests.plugins.observability.events import ROOT, make_event
+
+pytestmark = every_engine
 
 HOURS = 72
 LATE = (30, 33, 36, 39, 42, 45, 48, 51, 54)

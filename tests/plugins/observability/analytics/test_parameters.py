@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from kernel.testing import Client
+from tests.plugins.observability.engines import every_engine
 from tests.plugins.observability.events import ROOT, make_event, post_ingest
 
-ENDPOINTS = ("hourly", "daily", "kpis", "top-endpoints")
+pytestmark = every_engine
+
+LISTS = ("hourly", "daily", "top-endpoints")
+ENDPOINTS = (*LISTS, "kpis", "timeseries")
+# Those that ask for a method, and say what is an error.
+WITH_METHOD = ("top-endpoints", "kpis", "timeseries")
+WITH_PERCENTILES = ("kpis", "timeseries")
+NULL_REFUSED = (r"Null characters are not allowed, got 'a\x00'.",)
 AGES = {"now": 0, "23 h": 23, "25 h": 25, "6 days": 6 * 24 + 23, "8 days": 7 * 24 + 1}
 
 
@@ -25,10 +34,21 @@ def client(shared: Client) -> Client:
     return shared
 
 
+def percentiles(count: int) -> str:
+    """Return a parameter that asks for so many percentiles."""
+    return f"percentiles={','.join(map(str, range(count)))}"
+
+
 def ask(client: Client, name: str, query: str) -> Any:
     answer = client.get(f"{ROOT}{name}/?{query}")
     assert answer.status == 200, answer.content
     return answer.json()
+
+
+def hits_of(found: Any) -> int:
+    """Sum up the hits of any of the answers."""
+    rows = found if isinstance(found, list) else found.get("steps", [found])
+    return sum(row["hits"] for row in rows)
 
 
 def errors_of(client: Client, name: str, query: str) -> dict[str, list[str]]:
@@ -38,11 +58,11 @@ def errors_of(client: Client, name: str, query: str) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.parametrize(("name", "hits"), [("kpis", 2), ("top-endpoints", 2), ("hourly", 2), ("daily", 4)])
-def test_the_window_is_the_last_day_or_week_by_default(client: Client, name: str, hits: int) -> None:
+@pytest.mark.parametrize("name", ENDPOINTS)
+def test_the_window_is_the_last_day_or_week_by_default(client: Client, name: str) -> None:
     found = ask(client, name, "service=aged")
 
-    assert sum(row["hits"] for row in (found if isinstance(found, list) else [found])) == hits
+    assert hits_of(found) == (4 if name == "daily" else 2)
 
 
 @pytest.mark.parametrize("name", ENDPOINTS)
@@ -51,7 +71,7 @@ def test_an_end_alone_moves_the_start_as_well(client: Client, name: str) -> None
 
     found = ask(client, name, f"service=aged&end={end}")
 
-    assert sum(row["hits"] for row in (found if isinstance(found, list) else [found])) == (3 if name == "daily" else 1)
+    assert hits_of(found) == (3 if name == "daily" else 1)
 
 
 @pytest.mark.parametrize(
@@ -69,27 +89,35 @@ def test_rows_are_limited(client: Client, name: str, default: int, most: int) ->
     ("name", "query", "parameter", "parts"),
     [
         *((name, "start=soon", "start", ("'soon'", "ISO 8601")) for name in ENDPOINTS),
-        *((name, "end=2025-02-30", "end", ("'2025-02-30'", "ISO 8601")) for name in ENDPOINTS),
+        *(
+            (name, f"end={quote(end)}", "end", (repr(end), "ISO 8601"))
+            for end in ("2025-02-30", "2026-11-20+02:00", "2026-11-20x05:00")
+            for name in ENDPOINTS
+        ),
         *((name, "start=2025-12-15&end=2025-12-14", "start", ("2025-12-15", "2025-12-14")) for name in ENDPOINTS),
-        *((name, "limit=0", "limit", (">= 1", "'0'")) for name in ENDPOINTS if name != "kpis"),
+        *((name, "limit=0", "limit", (">= 1", "'0'")) for name in LISTS),
         *((name, "limit=5001", "limit", ("<= 5000", "'5001'")) for name in ("hourly", "daily")),
         ("top-endpoints", "limit=201", "limit", ("<= 200", "'201'")),
-        *((name, "service=%00", "service", ("Null",)) for name in ENDPOINTS),
+        *((name, "service=a%00", "service", NULL_REFUSED) for name in ENDPOINTS),
+        *((name, "endpoint=a%00", "endpoint", NULL_REFUSED) for name in ENDPOINTS),
+        *((name, "method=a%00", "method", NULL_REFUSED) for name in WITH_METHOD),
         *(
             (name, "granularity=weekly", "granularity", ("auto or hourly or daily", "'weekly'"))
-            for name in ENDPOINTS[2:]
+            for name in ("kpis", "top-endpoints")
         ),
-        *((name, "error_from=99", "error_from", (">= 100", "'99'")) for name in ENDPOINTS[2:]),
-        *((name, "error_from=600", "error_from", ("<= 599", "'600'")) for name in ENDPOINTS[2:]),
+        *((name, "error_from=99", "error_from", (">= 100", "'99'")) for name in WITH_METHOD),
+        *((name, "error_from=600", "error_from", ("<= 599", "'600'")) for name in WITH_METHOD),
         *((name, "approx=perhaps", "approx", ("bool", "'perhaps'")) for name in ENDPOINTS),
         ("top-endpoints", "sort_by=name", "sort_by", ("hits or errors or error_rate", "'name'")),
         ("top-endpoints", "direction=up", "direction", ("asc or desc", "'up'")),
         ("top-endpoints", "with_p95=2", "with_p95", ("bool", "'2'")),
-        ("kpis", "percentiles=101", "percentiles", ("<= 100", "'101'")),
-        ("kpis", "percentiles=-1", "percentiles", (">= 0", "'-1'")),
-        ("kpis", "percentiles=nan", "percentiles", ("'nan'",)),
-        ("kpis", f"percentiles={','.join(['50'] * 21)}", "percentiles", ("20",)),
+        *((name, "percentiles=101", "percentiles", ("<= 100", "'101'")) for name in WITH_PERCENTILES),
+        *((name, "percentiles=-1", "percentiles", (">= 0", "'-1'")) for name in WITH_PERCENTILES),
+        *((name, "percentiles=nan", "percentiles", ("'nan'",)) for name in WITH_PERCENTILES),
+        *((name, percentiles(21), "percentiles", ("20",)) for name in WITH_PERCENTILES),
         *((name, "method=GET", "method", ("Unknown parameter", "service")) for name in ("hourly", "daily")),
+        *((name, "limit=1", "limit", ("Unknown parameter", "service")) for name in ("kpis", "timeseries")),
+        ("timeseries", "granularity=daily", "granularity", ("Unknown parameter", "service")),
         *((name, "servce=x", "servce", ("Unknown parameter", "service")) for name in ENDPOINTS),
     ],
 )
@@ -102,6 +130,14 @@ def test_a_wrong_value_is_refused_by_name_with_what_is_allowed(
     assert all(part in errors[parameter][0] for part in parts), errors
 
 
+@pytest.mark.parametrize("name", WITH_PERCENTILES)
+def test_up_to_twenty_percentiles_are_answered(client: Client, name: str) -> None:
+    found = ask(client, name, f"{percentiles(20)}&start=2025-12-14&end=2025-12-14")
+
+    answered = found["percentiles"] if name == "kpis" else found["steps"][0]["percentiles_ms"]
+    assert len(answered) == 20
+
+
 @pytest.mark.parametrize("name", ENDPOINTS)
 def test_an_unknown_application_is_not_found_and_the_known_are_listed(client: Client, name: str) -> None:
     answer = client.get(f"{ROOT}{name}/?application=nowhere")
@@ -112,14 +148,22 @@ def test_an_unknown_application_is_not_found_and_the_known_are_listed(client: Cl
 
 @pytest.mark.parametrize("name", ENDPOINTS)
 def test_both_roots_answer(client: Client, name: str) -> None:
-    query = "service=many&start=2025-12-14&end=2025-12-14&limit=3" if name != "kpis" else "service=many"
+    query = "service=many&start=2025-12-14&end=2025-12-14"
 
-    answers = [client.get(f"{root}{name}/?{query}").json() for root in (ROOT, "/api/v1/requests/")]
+    ours = ask(client, name, query)
+    answer = client.get(f"/api/v1/requests/{name}/?{query}")
 
-    for answer in answers:
-        if isinstance(answer, dict):
-            answer.pop("fresh_until")
-    assert answers[0] == answers[1]
+    assert (answer.status, answer.json()) == (200, ours)
+    assert hits_of(ours) > 0
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_says_up_to_when_rollups_know_every_event(client: Client, name: str) -> None:
+    known = ask(client, "kpis", "")["fresh_until"]
+
+    answer = client.get(f"{ROOT}{name}/")
+
+    assert answer.headers["x-fresh-until"] == known == "2025-12-14T12:00:00Z"
 
 
 def test_nothing_in_a_window_is_zero_hits_and_no_latencies(client: Client) -> None:
@@ -138,25 +182,26 @@ def test_nothing_in_a_window_is_zero_hits_and_no_latencies(client: Client) -> No
     }
 
 
-@pytest.mark.parametrize("name", ["hourly", "daily", "top-endpoints"])
+@pytest.mark.parametrize("name", LISTS)
 def test_nothing_in_a_window_is_an_empty_list(client: Client, name: str) -> None:
     assert ask(client, name, "start=2001-01-01&end=2001-01-02") == []
 
 
-@pytest.mark.parametrize("name", ENDPOINTS)
+@pytest.mark.parametrize("name", [*LISTS, "kpis"])
 @pytest.mark.parametrize("approx", ["true", "false"])
-def test_a_window_of_two_thousand_years_is_answered(client: Client, name: str, approx: str) -> None:
-    found = ask(
-        client,
-        name,
-        f"start=0100-01-01&end=2100-01-01&service=many&approx={approx}&limit=200".replace(
-            "&limit=200", "" if name == "kpis" else "&limit=200"
-        ),
-    )
+@pytest.mark.parametrize("window", ["start=0100-01-01&end=2100-01-01", "start=0001-01-01&end=9999-12-31"])
+def test_a_window_of_thousands_of_years_is_answered(client: Client, name: str, approx: str, window: str) -> None:
+    limit = "" if name == "kpis" else "&limit=200"
 
-    assert sum(row["hits"] for row in (found if isinstance(found, list) else [found])) == (
-        600 if name == "kpis" else 200
-    )
+    found = ask(client, name, f"{window}&service=many&approx={approx}{limit}")
+
+    assert hits_of(found) == (600 if name == "kpis" else 200)
+
+
+@pytest.mark.parametrize("name", ENDPOINTS)
+@pytest.mark.parametrize("window", ["end=0001-01-01", "start=9999-12-31&end=9999-12-31"])
+def test_the_first_and_the_last_day_of_all_are_answered(client: Client, name: str, window: str) -> None:
+    assert hits_of(ask(client, name, window)) == 0
 
 
 @pytest.mark.parametrize(

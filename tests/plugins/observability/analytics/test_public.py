@@ -9,7 +9,10 @@ import pytest
 
 from kernel.testing import Client, make_configuration, running
 from tests.plugins.observability.analytics.computing import ingest, parts_of
+from tests.plugins.observability.engines import TestedEngine, every_engine
 from tests.plugins.observability.events import make_event
+
+pytestmark = every_engine
 
 ROOT = "/observability/public/"
 HERE = "tests.plugins.observability.analytics.applications"
@@ -17,13 +20,14 @@ WINDOW = "start=2025-12-14&end=2025-12-14"
 SERVICES = {"billing": 3, "STORE": 2, "other": 4}
 LISTS = ("hourly", "daily", "top-endpoints")
 ONES = ("kpis", "timeseries")
+ABOUT = ("source", "fresh_until")
 
 
 @pytest.fixture(scope="module")
-def client(module_database: str) -> Iterator[Client]:
+def client(engine: TestedEngine, module_database: str) -> Iterator[Client]:
     """A service with two applications; half of what they own is in rollups."""
     configuration = make_configuration(
-        db={"url": module_database},
+        db=engine.settings(module_database),
         plugins=["system", "observability", HERE],
         log={"level": "error", "requests": False},
         observability={"log_own_requests": False},
@@ -67,12 +71,12 @@ def test_meta_says_whose_view_it_is(client: Client, name: str, application: str)
 
     count = len(answer["data"]) if name in LISTS else 1
     theirs = client.get(f"/api/requests/{name}/?{WINDOW}")
-    source = {"source": theirs.headers["x-source"]} if name in LISTS else {}
+    about = {part: theirs.headers[f"x-{part.replace('_', '-')}"] for part in ABOUT} if name in LISTS else {}
     assert answer["meta"] == {
         "application": application,
         "endpoint": f"{ROOT}{path}/",
         "total_items": count,
-        **source,
+        **about,
     }
 
 
@@ -113,3 +117,11 @@ def test_an_unknown_application_is_404_and_the_known_are_named(client: Client, p
     answer = client.get(path)
 
     assert (answer.status, answer.json()["available_apps"]) == (404, ["shop", "idle"])
+
+
+def test_only_those_who_may_read_are_answered(client: Client) -> None:
+    policies = {mounted.template: mounted.route.policy for mounted in client.service.shared.inventory.routes}
+
+    roots = ("/api/requests/", "/api/v1/requests/", ROOT, f"{ROOT}{{application}}/")
+    paths = [f"{root}{name}" for root in roots for name in (*LISTS, *ONES)]
+    assert {path: policies[path] for path in paths} == dict.fromkeys(paths, "read")

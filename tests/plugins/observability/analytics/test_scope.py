@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from kernel.testing import Client
-from plugins.observability.analytics.reading import Reader, Scope
+from plugins.observability.analytics.reading import Moment, Reader, Scope
 from plugins.observability.rollups.plan import DAY, Span
 from plugins.observability.series import LOCAL_ACCOUNT
 from tests.conftest import Serve
 from tests.plugins.observability.analytics.computing import ingest, parts_of
+from tests.plugins.observability.engines import every_server
 from tests.plugins.observability.events import ROOT, make_event
+
+pytestmark = every_server
 
 START = datetime(2025, 12, 10, tzinfo=UTC)
 NARROW = Scope(LOCAL_ACCOUNT, "a", "/0")
@@ -98,3 +102,30 @@ def test_many_series_and_spellings_of_one_name_are_found(serve: Serve, filters: 
             assert found["hits"] == hits, (source, question)
             assert found["source"] == ("raw" if "method" in filters and not question else source)
         parts_of(client).rollups.refresh()
+
+
+@pytest.mark.parametrize(
+    ("query", "counted"),
+    [
+        ("with_p95=true", "percentiles_by_endpoint"),
+        ("with_p95=true&approx=true", "histogram_by_endpoint"),
+        ("sort_by=p95_latency_ms", "totals_by_endpoint"),
+        ("sort_by=p95_latency_ms&approx=true", "totals_by_endpoint"),
+    ],
+)
+def test_what_does_not_rank_is_read_of_the_endpoints_that_are_shown_only(
+    client: Client, monkeypatch: pytest.MonkeyPatch, query: str, counted: str
+) -> None:
+    read: list[tuple[str, str]] = []
+    ask = getattr(Moment, counted)
+
+    def ask_and_note(*arguments: Any) -> Any:
+        found = ask(*arguments)
+        read.extend(found)
+        return found
+
+    monkeypatch.setattr(Moment, counted, ask_and_note)
+
+    rows = client.get(f"{ROOT}top-endpoints/?start=2025-12-10&end=2025-12-10&limit=1&{query}").json()
+
+    assert read == [(row["service"], row["endpoint"]) for row in rows] == [("a", "/0")]

@@ -19,7 +19,10 @@ from tests.plugins.observability.analytics.computing import (
     random_events,
     time_of,
 )
+from tests.plugins.observability.engines import every_engine, every_server
 from tests.plugins.observability.events import make_event
+
+pytestmark = every_engine
 
 URL = "/api/requests/timeseries/"
 EVENTS = random_events(500)
@@ -108,6 +111,7 @@ def test_a_step_without_hits_is_zero(client: Client) -> None:
     assert answer["steps"] == [{"start": f"2025-11-01T{hour}:00:00Z", **empty} for hour in ("00", "12")]
 
 
+@every_server
 def test_the_error_rate_has_four_places(serve: Serve) -> None:
     client = serve(observability={"log_own_requests": False})
     ingest(client, [make_event(status_code=status) for status in (200, 200, 500)])
@@ -146,6 +150,7 @@ def test_without_percentiles_nothing_is_said_of_them(client: Client) -> None:
     assert all(step["percentiles_ms"] == {} for step in answer["steps"])
 
 
+@every_server
 @pytest.mark.parametrize(("step", "source"), [("30m", "raw"), ("1h", "hourly"), ("1d", "daily")])
 def test_the_source_is_what_was_read(serve: Serve, step: str, source: str) -> None:
     client = serve(observability={"log_own_requests": False})
@@ -179,9 +184,10 @@ def test_too_many_steps_are_refused_and_the_limit_is_named(client: Client) -> No
     ]
 
 
-def test_the_window_is_the_last_day_by_default(client: Client) -> None:
+def test_the_window_is_the_last_day_by_default_and_a_step_an_hour(client: Client) -> None:
     answer = ask(client, "")
 
+    assert answer["step_s"] == 3600
     first, last = (datetime.fromisoformat(answer["steps"][place]["start"]) for place in (0, -1))
     assert last - first == timedelta(hours=24)
     assert last <= datetime.now(UTC) < last + timedelta(hours=2)
@@ -198,6 +204,7 @@ def forget(database: str, level: str, until: datetime) -> None:
         connection.execute("UPDATE observability.retention SET from_time = %s WHERE level = %s", [until, level])
 
 
+@every_server
 def test_where_events_are_gone_whole_hours_serve_and_a_finer_step_is_refused(serve: Serve, database: str) -> None:
     client = serve(observability={"log_own_requests": False})
     ingest(client, EVENTS)
@@ -207,18 +214,20 @@ def test_where_events_are_gone_whole_hours_serve_and_a_finer_step_is_refused(ser
 
     answer = ask(client, "start=2025-12-12&end=2025-12-14&step=1h&percentiles=95")
     cut = ask(client, "start=2025-12-12T00:30&end=2025-12-14&step=1h")
-    refused = client.get(f"{URL}?start=2025-12-12&end=2025-12-14&step=30m")
+    refused = [client.get(f"{URL}?start=2025-12-12&end=2025-12-14&step={step}") for step in ("30m", "90m")]
 
     assert steps_answered(answer) == steps_answered(whole)
     assert (answer["basis"], "covered" in answer) == ("rollup", False)
     assert steps_answered(cut) == steps_answered(whole)
     assert cut["covered"] == {"start": "2025-12-12T00:00:00Z", "end": "2025-12-15T00:00:00Z"}
-    assert refused.status == 400
-    assert refused.json()["errors"]["step"] == [
-        "Expected a multiple of 1h: nothing finer is left of a part of the window."
-    ]
+    for each in refused:
+        assert each.status == 400
+        assert each.json()["errors"]["step"] == [
+            "Expected a multiple of 1h: nothing finer is left of a part of the window."
+        ]
 
 
+@every_server
 def test_where_hours_are_gone_days_serve_and_hours_are_refused(serve: Serve, database: str) -> None:
     client = serve(observability={"log_own_requests": False})
     ingest(client, EVENTS)
@@ -233,13 +242,3 @@ def test_where_hours_are_gone_days_serve_and_hours_are_refused(serve: Serve, dat
     assert steps_answered(answer) == steps_answered(whole)
     assert refused.status == 400
     assert "Expected a multiple of 1d" in refused.json()["errors"]["step"][0]
-
-
-def test_steps_are_the_same_on_every_engine(engine_client: Client) -> None:
-    ingest(engine_client, EVENTS)
-    parts_of(engine_client).rollups.refresh()
-    ingest(engine_client, LATE)
-
-    for step in ("30m", "6h", "1d"):
-        answer = ask(engine_client, f"{WINDOW}&step={step}&percentiles=95&approx=true")
-        assert steps_answered(answer) == steps_by_hand(EVENTS + LATE, timedelta(minutes=MINUTES[step]))

@@ -9,7 +9,10 @@ import pytest
 
 from kernel.testing import Client
 from tests.plugins.observability.analytics.computing import ingest
-from tests.plugins.observability.events import NOON, make_event
+from tests.plugins.observability.engines import every_engine, run_statement
+from tests.plugins.observability.events import NOON, make_event, make_events
+
+pytestmark = every_engine
 
 ROOT = "/api/requests/traces/"
 
@@ -68,7 +71,34 @@ def test_a_trace_is_there_under_v1(client: Client) -> None:
     assert client.get("/api/v1/requests/traces/other/").json()["count"] == 1
 
 
-def test_a_trace_is_found_on_every_engine(engine_client: Client) -> None:
-    ingest(engine_client, [make_event(trace_id="t", latency_ms=number) for number in range(3)])
+def test_a_trace_has_a_thousand_events_by_default(client: Client) -> None:
+    ingest(client, make_events(1001, trace_id="long"))
 
-    assert engine_client.get(f"{ROOT}t/").json()["count"] == 3
+    trace = client.get(f"{ROOT}long/").json()
+
+    assert (trace["count"], trace["truncated"]) == (1000, True)
+
+
+def test_events_of_one_time_are_in_order_of_id(client: Client) -> None:
+    ingest(client, [make_event(trace_id="at once") for _ in range(50)])
+
+    events = client.get(f"{ROOT}{quote('at once')}/").json()["events"]
+
+    ids = [event["id"] for event in events]
+    assert ids == sorted(ids)
+
+
+def test_a_trace_has_no_events_of_another_account(client: Client) -> None:
+    ingest(client, [make_event(trace_id="shared")])
+    run_statement(
+        client,
+        """WITH theirs AS (
+               INSERT INTO observability.series (account, service, endpoint, method)
+               VALUES (7, 'theirs', '/', 'GET') RETURNING id
+           )
+           INSERT INTO observability.event
+           SELECT gen_random_uuid(), time, theirs.id, status_code, latency_ms, trace_id, user_ref, tags
+           FROM observability.event, theirs WHERE trace_id = 'shared'""",
+    )
+
+    assert client.get(f"{ROOT}shared/").json()["services"] == ["billing"]

@@ -49,8 +49,15 @@ def test_start_and_end_may_be_one_moment() -> None:
     assert window.end - window.start == TICK
 
 
+def test_a_window_may_be_all_time_there_is() -> None:
+    window = read_window("0001-01-01", "9999-12-31", NOW, DAY)
+
+    assert window.start < utc("0002-01-01")
+    assert window.end > utc("9999-01-01")
+
+
 @pytest.mark.parametrize(
-    "text", ["yesterday", "", "2025-13-01", "0001-01-05", "9999-12-30", "2025-12-14\x00", "1765705600"]
+    "text", ["yesterday", "", "2025-13-01", "2025-12-14-05:00", "10000-01-01", "2025-12-14\x00", "1765705600"]
 )
 @pytest.mark.parametrize("name", ["start", "end"])
 def test_what_is_no_time_is_refused_by_name_and_value(name: str, text: str) -> None:

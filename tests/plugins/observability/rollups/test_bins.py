@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 
 from plugins.observability.rollups.bins import GAMMA, MAX_RELATIVE_ERROR, ZERO_BIN, Histogram, bin_value_ms
 from tests.plugins.observability.analytics.computing import percentile_cont
+from tests.plugins.observability.engines import every_engine
+
+pytestmark = every_engine
 
 INT32_MAX = 2**31 - 1
 _latencies = st.integers(0, 20) | st.integers(0, INT32_MAX)

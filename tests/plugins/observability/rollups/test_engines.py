@@ -9,8 +9,10 @@ import pytest
 
 from kernel.testing import Client
 from plugins.observability.parts import Parts, make_parts
-from tests.plugins.observability.engines import TestedEngine
+from tests.plugins.observability.engines import TestedEngine, every_engine
 from tests.plugins.observability.events import create, make_event, make_events, post_ingest
+
+pytestmark = every_engine
 
 WINDOW = "start=2025-12-14&end=2025-12-14"
 
@@ -37,34 +39,34 @@ def figures(client: Client) -> tuple[Any, ...]:
     return tuple(found[name] for name in ("hits", "errors", "avg_latency_ms", "max_latency_ms", "source"))
 
 
-def test_the_service_says_which_engine_it_is_on(engine: TestedEngine, engine_client: Client) -> None:
-    assert engine_client.get("/stats/").json()["engine"]["name"] == engine.name
+def test_the_service_says_which_engine_it_is_on(engine: TestedEngine, client: Client) -> None:
+    assert client.get("/stats/").json()["engine"]["name"] == engine.name
 
 
-def test_a_refresh_turns_answers_over_to_rollups(engine_client: Client) -> None:
-    post_ingest(engine_client, make_events(5))
-    before = kpis(engine_client)
+def test_a_refresh_turns_answers_over_to_rollups(client: Client) -> None:
+    post_ingest(client, make_events(5))
+    before = kpis(client)
 
-    refreshed = parts_of(engine_client).rollups.refresh()
+    refreshed = parts_of(client).rollups.refresh()
 
-    after = kpis(engine_client)
+    after = kpis(client)
     assert (before["source"], after["source"], refreshed.hours) == ("hourly", "daily", 1)
     for name in ("hits", "errors", "avg_latency_ms", "max_latency_ms"):
         assert after[name] == before[name], name
     assert after["p95_latency_ms"] == pytest.approx(before["p95_latency_ms"], rel=0.01)
 
 
-def test_late_events_show_before_and_after_the_next_refresh(engine_client: Client) -> None:
-    rollups = parts_of(engine_client).rollups
-    post_ingest(engine_client, make_events(2))
+def test_late_events_show_before_and_after_the_next_refresh(client: Client) -> None:
+    rollups = parts_of(client).rollups
+    post_ingest(client, make_events(2))
     rollups.refresh()
-    post_ingest(engine_client, [make_event(latency_ms=3, status_code=503)])
+    post_ingest(client, [make_event(latency_ms=3, status_code=503)])
 
-    late = figures(engine_client)
+    late = figures(client)
     rollups.refresh()
 
     assert late == (3, 1, 4 / 3, 3, "hourly")
-    assert figures(engine_client) == (3, 1, 4 / 3, 3, "daily")
+    assert figures(client) == (3, 1, 4 / 3, 3, "daily")
 
 
 @pytest.mark.parametrize(
@@ -77,47 +79,47 @@ def test_late_events_show_before_and_after_the_next_refresh(engine_client: Clien
     ids=["edited", "moved away", "deleted"],
 )
 def test_a_change_shows_before_and_after_the_next_refresh(
-    engine_client: Client, changes: dict[str, Any] | None, expected: tuple[Any, ...]
+    client: Client, changes: dict[str, Any] | None, expected: tuple[Any, ...]
 ) -> None:
-    rollups = parts_of(engine_client).rollups
-    url = create(engine_client, latency_ms=100)
-    create(engine_client, latency_ms=50, time="2025-12-14T15:00:00Z")
+    rollups = parts_of(client).rollups
+    url = create(client, latency_ms=100)
+    create(client, latency_ms=50, time="2025-12-14T15:00:00Z")
     rollups.refresh()
     method = "DELETE" if changes is None else "PATCH"
-    assert engine_client.request(method, url, json=changes).status in (200, 204)
+    assert client.request(method, url, json=changes).status in (200, 204)
 
-    changed = figures(engine_client)
+    changed = figures(client)
     rollups.refresh()
 
     assert changed == (*expected, "hourly")
-    assert figures(engine_client) == (*expected, "daily")
+    assert figures(client) == (*expected, "daily")
 
 
-def test_a_refresh_of_some_hours_leaves_the_others_to_the_events(engine_client: Client) -> None:
-    rollups = parts_of(engine_client).rollups
+def test_a_refresh_of_some_hours_leaves_the_others_to_the_events(client: Client) -> None:
+    rollups = parts_of(client).rollups
     for hour in ("03", "05", "20"):
-        create(engine_client, time=f"2025-12-14T{hour}:30:00Z", latency_ms=int(hour))
-    (at,) = (hour for (hour,) in rows_of(engine_client, "SELECT max(hour) FROM observability.rollup_touched"))
+        create(client, time=f"2025-12-14T{hour}:30:00Z", latency_ms=int(hour))
+    (at,) = (hour for (hour,) in rows_of(client, "SELECT max(hour) FROM observability.rollup_touched"))
 
     refreshed = rollups.refresh(end=at)
 
     assert refreshed.hours == 2
-    assert figures(engine_client) == (3, 0, 28 / 3, 20, "hourly")
-    assert [hour for (hour,) in rows_of(engine_client, "SELECT hour FROM observability.rollup_touched")] == [at]
+    assert figures(client) == (3, 0, 28 / 3, 20, "hourly")
+    assert [hour for (hour,) in rows_of(client, "SELECT hour FROM observability.rollup_touched")] == [at]
 
 
-def test_filters_and_percentiles_are_answered_from_rollups(engine_client: Client) -> None:
+def test_filters_and_percentiles_are_answered_from_rollups(client: Client) -> None:
     events = [
         make_event(service=service, endpoint=f"/{service}/{number % 2}", method=method, latency_ms=number)
         for number in range(40)
         for service in ("a", "b")
         for method in ("GET", "POST")
     ]
-    post_ingest(engine_client, events)
-    parts_of(engine_client).rollups.refresh()
+    post_ingest(client, events)
+    parts_of(client).rollups.refresh()
 
     for query in ("service=A", "service=b&method=POST", "endpoint=/a/1", "endpoint=/b/0&method=get"):
-        exact, approx = kpis(engine_client, query), kpis(engine_client, f"{query}&approx=true&percentiles=50,99")
+        exact, approx = kpis(client, query), kpis(client, f"{query}&approx=true&percentiles=50,99")
         assert approx["source"] == "daily"
         assert approx["hits"] == exact["hits"] > 0
         assert approx["p95_latency_ms"] == pytest.approx(exact["p95_latency_ms"], rel=0.01)

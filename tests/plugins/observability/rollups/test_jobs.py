@@ -8,9 +8,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from kernel import ConflictError, InvalidError, NotFoundError
+from kernel import ConflictError, InvalidError, NotFoundError, terminal
 from kernel.testing import Client
 from tests.conftest import Serve
+from tests.plugins.observability.engines import every_server
 from tests.plugins.observability.rollups.retaining import (
     DAY,
     HOUR,
@@ -22,6 +23,8 @@ from tests.plugins.observability.rollups.retaining import (
     today,
 )
 from tests.processes import run_tiercel
+
+pytestmark = every_server
 
 JOB = "observability.rollups"
 TOUCHED = "SELECT count(DISTINCT hour) FROM observability.rollup_touched"
@@ -36,6 +39,11 @@ def refresh(client: Client) -> object:
 
 def this_hour() -> datetime:
     return datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+
+
+@pytest.mark.parametrize(("job", "schedule"), [(JOB, "every 1m"), ("observability.retention", "20 0 * * *")])
+def test_jobs_run_by_themselves(client: Client, job: str, schedule: str) -> None:
+    assert client.service.shared.jobs.catalogue.schedules[job].text == schedule
 
 
 def test_the_job_computes_hours_that_are_over_at_once(serve: Serve, database: str) -> None:
@@ -123,6 +131,16 @@ def test_a_command_refreshes_a_range(serve: Serve, database: str) -> None:
 
     assert (ran.exit_code, ran.stdout) == (0, "2 hours on 1 days refreshed.\n")
     assert one_value(database, TOUCHED) == 2
+
+
+def test_a_command_shows_how_far_it_is(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = serve(observability=OWN)
+    store_at(client, today() - 3 * DAY, today() - 2 * DAY)
+    monkeypatch.setattr(terminal, "LINE_INTERVAL_S", 0)
+
+    ran = run_command(client, "refresh", "hourly")
+
+    assert ran.stderr.splitlines() == ["days: 0 of 2 (0%)", "days: 1 of 2 (50%)", "days: 2 of 2 (100%)"]
 
 
 def test_daily_refreshes_whole_days(serve: Serve, database: str) -> None:

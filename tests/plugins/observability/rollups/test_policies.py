@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -10,24 +11,31 @@ import pytest
 
 from kernel.testing import Client
 from tests.plugins.observability.engines import TestedEngine, migrate, run_statement, serving_on
-from tests.plugins.observability.events import create, make_events, post_ingest
-from tests.plugins.observability.inserting import copy_by_statements
+from tests.plugins.observability.events import create, make_event, make_events, post_ingest
+from tests.plugins.observability.rollups.retaining import HOUR, store_at
 
 pytestmark = pytest.mark.xdist_group("timescale")
 DAY = "start=2025-12-14&end=2025-12-14&granularity=daily&approx=true"
 
 
 @pytest.fixture
-def client(timescale_engine: TestedEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+def client(timescale_engine: TestedEngine) -> Iterator[Client]:
     """A service on TimescaleDB."""
-    copy_by_statements(monkeypatch)
     with serving_on(timescale_engine) as started:
         yield started
 
 
-def kpis(client: Client) -> tuple[Any, ...]:
-    found = client.get(f"/api/requests/kpis/?{DAY}").json()
+def kpis(client: Client, query: str = DAY) -> tuple[Any, ...]:
+    found = client.get(f"/api/requests/kpis/?{query}").json()
     return found["hits"], found["source"]
+
+
+def touched(client: Client) -> list[Any]:
+    return run_statement(client, "SELECT hour FROM observability.rollup_touched ORDER BY 1")
+
+
+def run_policy(client: Client) -> None:
+    run_statement(client, "CALL observability.refresh_policy(0, NULL)")
 
 
 def test_rollups_are_continuous_aggregates_that_show_only_what_was_materialised(client: Client) -> None:
@@ -64,18 +72,98 @@ def test_aggregates_are_used_from_the_version_on_that_can_join_and_stack_them(
 
 
 def test_policies_refresh_and_turn_old_chunks_into_columns(client: Client) -> None:
-    jobs = run_statement(client, "SELECT proc_name FROM timescaledb_information.jobs WHERE job_id >= 1000 ORDER BY 1")
+    jobs = run_statement(
+        client,
+        "SELECT proc_name, coalesce(config ->> 'compress_after', schedule_interval::text)"
+        " FROM timescaledb_information.jobs WHERE job_id >= 1000 ORDER BY 1",
+    )
 
-    assert [name for (name,) in jobs] == ["policy_compression", "refresh_policy"]
+    assert jobs == [("policy_compression", "7 days"), ("refresh_policy", "00:05:00")]
+
+
+def test_columns_hold_the_events_of_a_series_together_the_newest_first(client: Client) -> None:
+    columns = run_statement(
+        client,
+        "SELECT attname, segmentby_column_index, orderby_column_index, orderby_asc"
+        " FROM timescaledb_information.compression_settings WHERE hypertable_name = 'event'"
+        " ORDER BY segmentby_column_index, orderby_column_index",
+    )
+
+    assert columns == [("series", 1, None, None), ("time", None, 1, False), ("id", None, 2, True)]
 
 
 def test_the_refresh_policy_refreshes_what_was_touched(client: Client) -> None:
     post_ingest(client, make_events(3))
 
-    run_statement(client, "CALL observability.refresh_policy(0, NULL)")
+    run_policy(client)
 
     assert kpis(client) == (3, "daily")
-    assert run_statement(client, "SELECT FROM observability.rollup_touched") == []
+    assert touched(client) == []
+    assert run_statement(client, "SELECT objid FROM pg_locks WHERE locktype = 'advisory'") == []
+
+
+def test_the_refresh_policy_leaves_the_running_hour_alone(client: Client) -> None:
+    now = datetime.now(UTC)
+    this_hour = now.replace(minute=0, second=0, microsecond=0)
+    store_at(client, now, this_hour - HOUR)
+
+    run_policy(client)
+
+    assert touched(client) == [(this_hour,)]
+    assert run_statement(client, "SELECT bucket FROM observability.rollup_hour") == [(this_hour - HOUR,)]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [("2025-10-26T01:30:00Z", "2025-10-27T00:30:00Z"), ("2026-03-29T00:30:00Z", "2026-03-29T23:30:00Z")],
+    ids=["25 hours", "23 hours"],
+)
+def test_a_day_has_24_hours_in_whatever_time_zone_the_policy_runs(client: Client, times: tuple[str, str]) -> None:
+    post_ingest(client, [make_event(time=time) for time in times])
+    # A service has UTC, the server's own workers have what it is configured to.
+    run_statement(client, "SET TimeZone = 'Europe/Berlin'")
+
+    run_policy(client)
+
+    run_statement(client, "SET TimeZone = 'UTC'")
+    days = f"start={times[0][:10]}&end={times[1][:10]}&granularity=daily&approx=true"
+    assert kpis(client, days) == (2, "daily")
+    assert touched(client) == []
+
+
+def test_no_answer_is_wrong_after_a_refresh_that_failed_half_way(client: Client) -> None:
+    post_ingest(client, make_events(3))
+    path = f"/api/requests/kpis/?{DAY}&service=billing"
+    before = client.get(path).json()
+    run_statement(client, "ALTER MATERIALIZED VIEW observability.coarse_day RENAME TO away")
+
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        run_policy(client)
+    failed = client.get(path).json()
+    run_statement(client, "ALTER MATERIALIZED VIEW observability.away RENAME TO coarse_day")
+    run_policy(client)
+
+    assert failed == before
+    repaired = client.get(path).json()
+    assert (repaired["hits"], repaired["source"]) == (3, "daily")
+    assert repaired["p95_latency_ms"] == pytest.approx(before["p95_latency_ms"], rel=0.01)
+
+
+def test_the_refresh_policy_does_nothing_while_somebody_else_refreshes(client: Client) -> None:
+    post_ingest(client, make_events(3))
+    # There is one session, which has a lock as often as it likes.
+    run_statement(client, "CREATE SCHEMA pretended")
+    run_statement(
+        client,
+        "CREATE FUNCTION pretended.pg_try_advisory_lock(key integer) RETURNS boolean LANGUAGE sql AS"
+        " $$ SELECT key <> hashtext('observability.rollups') $$",
+    )
+    run_statement(client, "SET search_path = pretended, pg_catalog, public")
+
+    run_policy(client)
+
+    assert len(touched(client)) == 1
+    assert kpis(client) == (3, "hourly")
 
 
 def test_events_in_columns_are_read_changed_and_joined_by_late_ones(client: Client) -> None:
@@ -86,7 +174,7 @@ def test_events_in_columns_are_read_changed_and_joined_by_late_ones(client: Clie
     moved = client.request("PATCH", url, json={"status_code": 500})
     late = create(client, latency_ms=3)
     deleted = client.request("DELETE", doomed)
-    run_statement(client, "CALL observability.refresh_policy(0, NULL)")
+    run_policy(client)
 
     assert (moved.status, moved.json()) == (200, {**before, "status_code": 500})
     assert (client.get(url).json(), client.get(late).status) == (moved.json(), 200)

@@ -8,12 +8,14 @@ from typing import Any
 import psycopg
 import pytest
 
+from kernel import terminal
 from plugins.observability.analytics.reading import Reader, Scope
 from plugins.observability.retention.limits import Limits
 from plugins.observability.rollups.plan import Span
 from plugins.observability.series import LOCAL_ACCOUNT
 from tests.conftest import Serve
 from tests.locks import waits_for_lock
+from tests.plugins.observability.engines import every_engine, every_server
 from tests.plugins.observability.events import ROOT, create, listed, make_event, post_ingest, stored_count
 from tests.plugins.observability.rollups.retaining import (
     DAY,
@@ -31,6 +33,8 @@ from tests.plugins.observability.rollups.retaining import (
 )
 from tests.processes import eventually
 
+pytestmark = every_server
+
 EXACT = ("hits", "errors", "error_rate", "avg_latency_ms", "max_latency_ms")
 
 
@@ -38,8 +42,9 @@ def exact(answer: dict[str, Any]) -> dict[str, Any]:
     return {name: answer[name] for name in EXACT}
 
 
-def test_answers_about_whole_hours_and_days_stay_the_same(engine_serve: Serve) -> None:
-    client = engine_serve(observability=keeping(raw_days=2, hourly_days=4))
+@every_engine
+def test_answers_about_whole_hours_and_days_stay_the_same(serve: Serve) -> None:
+    client = serve(observability=keeping(raw_days=2, hourly_days=4))
     # As if they had come in time.
     parts_of(client).writer._horizon._limits = Limits()
     fill(client)
@@ -245,6 +250,23 @@ def test_a_plan_says_what_would_go_and_removes_nothing(serve: Serve, database: s
     assert stored_count(client) == 24
 
 
+def test_a_plan_says_what_it_means_for_each_level(serve: Serve) -> None:
+    client = serve(observability=keeping(raw_days=2, hourly_days=4, daily_days=6))
+    levels = {"raw": 2, "hour": 4, "day": 6}
+    raw, hour, day = (f"{level}, before {(today() - days * DAY).isoformat()}" for level, days in levels.items())
+
+    ran = run_command(client, "retention", "--plan")
+
+    assert ran.stdout.splitlines()[4:] == [
+        f"{raw}: lists, traces, exports and single events end there",
+        f"{raw}: percentiles come from histograms, at most 1 % off",
+        f"{raw}: a window that begins within an hour is answered by the whole hour; `covered` says so",
+        f"{hour}: hourly rows end there",
+        f"{hour}: a window that begins within a day is answered by the whole day; `covered` says so",
+        f"{day}: nothing is known",
+    ]
+
+
 def test_without_limits_everything_is_kept(serve: Serve) -> None:
     client = full(serve)
 
@@ -264,6 +286,16 @@ def test_the_command_says_what_went(serve: Serve) -> None:
     assert ran.exit_code == 0
     assert ran.stdout.splitlines()[1].split() == ["3", "0", "0", "0", "0", "0"]
     assert f"raw: kept from {(today() - 2 * DAY).isoformat()}" in ran.stdout
+
+
+def test_the_command_shows_what_it_is_at(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = serve(observability=keeping(raw_days=2, hourly_days=4))
+    monkeypatch.setattr(terminal, "LINE_INTERVAL_S", 0)
+
+    ran = run_command(client, "retention")
+
+    steps = [f"retention: 0, {step}" for step in ("refresh", "events", "rollups", "series", "ledger")]
+    assert list(dict.fromkeys(ran.stderr.splitlines())) == steps
 
 
 def test_the_job_applies_the_limits(serve: Serve) -> None:

@@ -11,10 +11,12 @@ import pytest
 from kernel.testing import Client
 from tests.conftest import Serve
 from tests.locks import waits_for_lock
-from tests.plugins.observability.engines import run_statement
+from tests.plugins.observability.engines import every_engine, every_server, run_statement
 from tests.plugins.observability.events import create, listed, make_event, post_ingest, stored_count
 from tests.plugins.observability.rollups.retaining import DAY, apply, keeping, kpis, parts_of, store_at, today
 from tests.processes import eventually
+
+pytestmark = every_server
 
 
 def endpoints(client: Client) -> list[str]:
@@ -36,8 +38,9 @@ def dangling(client: Client) -> int:
     return int(run_statement(client, query)[0][0])
 
 
-def test_a_series_goes_once_neither_events_nor_rollups_are_of_it(engine_serve: Serve) -> None:
-    client = engine_serve(observability=keeping())
+@every_engine
+def test_a_series_goes_once_neither_events_nor_rollups_are_of_it(serve: Serve) -> None:
+    client = serve(observability=keeping())
     create(client, endpoint="/kept")
     deleted, edited = create(client, endpoint="/deleted"), create(client, endpoint="/edited")
     parts_of(client).rollups.refresh()
@@ -53,10 +56,10 @@ def test_a_series_goes_once_neither_events_nor_rollups_are_of_it(engine_serve: S
     assert (kpis(client)["hits"], kpis(client, "start=1970-01-01&endpoint=/deleted")["hits"]) == (2, 0)
 
 
-def test_a_series_of_which_only_rollups_are_left_stays(engine_serve: Serve) -> None:
-    client = engine_serve(observability=keeping())
+def test_a_series_of_which_only_rollups_are_left_stays(serve: Serve) -> None:
+    client = serve(observability=keeping())
     store_at(client, today() - 5 * DAY, endpoint="/old")
-    later = engine_serve(observability=keeping(raw_days=2, hourly_days=3))
+    later = serve(observability=keeping(raw_days=2, hourly_days=3))
 
     apply(later)
 

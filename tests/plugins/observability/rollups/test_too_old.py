@@ -10,6 +10,7 @@ import pytest
 
 from plugins.observability.retention.limits import Limits
 from tests.conftest import Serve
+from tests.plugins.observability.engines import every_server
 from tests.plugins.observability.events import ROOT, create, listed, make_event, post_ingest, stored_count
 from tests.plugins.observability.rollups.retaining import (
     DAY,
@@ -22,6 +23,8 @@ from tests.plugins.observability.rollups.retaining import (
     run_command,
     today,
 )
+
+pytestmark = every_server
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,67 @@
+"""Retention on TimescaleDB, where events and rollups lie in chunks: of a day, and of ten."""
+
+from __future__ import annotations
+
+import pytest
+
+from kernel.testing import Client
+from plugins.observability.retention.limits import Limits
+from tests.conftest import Serve
+from tests.plugins.observability.engines import run_statement
+from tests.plugins.observability.events import stored_count
+from tests.plugins.observability.rollups.retaining import DAY, apply, keeping, kpis, parts_of, store_at, today
+
+pytestmark = [pytest.mark.xdist_group("timescale"), pytest.mark.engines("timescale_engine")]
+KINDS = ("rollup", "histogram", "coarse")
+
+
+def with_events(serve: Serve, *days_ago: int) -> Client:
+    """Start a service that has not applied its limits yet to events of some days, all of which its rollups know."""
+    client = serve(observability=keeping(raw_days=10, hourly_days=30, daily_days=100))
+    # As if they had come in time.
+    parts_of(client).writer._horizon._limits = Limits()
+    store_at(client, *(today() - days * DAY for days in days_ago))
+    parts_of(client).rollups.refresh()
+    return client
+
+
+def days_of(client: Client, aggregate: str) -> set[int]:
+    """Return of how many days ago an aggregate has something."""
+    rows = run_statement(client, f"SELECT bucket FROM observability.{aggregate}")
+    return {(today() - bucket).days for (bucket,) in rows}
+
+
+def test_a_plan_counts_the_chunks_of_every_level_that_go(serve: Serve) -> None:
+    client = with_events(serve, 5, 20, 50, 150)
+
+    plan = parts_of(client).retention.plan()
+    removed = apply(client)
+
+    assert {going.level: going.partitions for going in plan} == {"raw": 3, "hour": 2 * len(KINDS), "day": len(KINDS)}
+    assert (removed.partitions, removed.events, stored_count(client)) == (3 + 3 * len(KINDS), 0, 1)
+
+
+def test_chunks_of_rollups_go_as_a_whole_and_out_of_answers_by_the_day(serve: Serve) -> None:
+    client = with_events(serve, 5, 20, 50, 100, 101, 150)
+
+    apply(client)
+
+    for kind in KINDS:
+        assert days_of(client, f"{kind}_hour") == {5, 20}
+        # Whether these two share a chunk depends on the date.
+        assert days_of(client, f"{kind}_day") - {101} == {5, 20, 50, 100}
+    found = kpis(client)
+    assert (found["hits"], found["covered"]["start"]) == (4, f"{(today() - 100 * DAY).date()}T00:00:00Z")
+
+
+def test_the_refresh_policy_never_computes_what_has_no_events_any_more(serve: Serve) -> None:
+    client = with_events(serve, 5, 20)
+    apply(client)
+    run_statement(
+        client, "INSERT INTO observability.rollup_touched (hour) SELECT bucket FROM observability.rollup_hour"
+    )
+
+    run_statement(client, "CALL observability.refresh_policy(0, NULL)")
+
+    assert days_of(client, "rollup_hour") == {5, 20}
+    assert kpis(client)["hits"] == 2
