@@ -16,11 +16,8 @@ import pytest
 from kernel.testing import Answer, Client
 from tests.conftest import Serve
 from tests.outage import outage
-from tests.plugins.observability.engines import every_engine, every_server
 from tests.plugins.observability.events import ROOT, listed, make_event, make_events, raw_event, stored_count
 from tests.processes import Service, eventually, serving
-
-pytestmark = every_engine
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -53,7 +50,6 @@ def counts(answer: Answer) -> tuple[int, int, int]:
     return body["inserted"], body["duplicates"], body["rejected"]
 
 
-@every_server
 @pytest.mark.parametrize("kind", [NDJSON, "application/jsonlines", "Application/X-NDJSON; charset=utf-8"])
 def test_every_line_is_an_event(kind: str, serve: Serve) -> None:
     client = serve()
@@ -64,7 +60,6 @@ def test_every_line_is_an_event(kind: str, serve: Serve) -> None:
     assert [event["latency_ms"] for event in listed(client)] == [2, 1, 0]
 
 
-@every_server
 @pytest.mark.parametrize("coding", ENCODE)
 def test_a_stream_may_be_encoded(coding: str, serve: Serve) -> None:
     answer = post(serve(), ENCODE[coding](as_lines(make_events(5))), TWO_A_BATCH, Content_Encoding=coding)
@@ -91,7 +86,6 @@ def test_a_stream_of_nothing_is_no_error(content: bytes, shared: Client) -> None
     assert counts(post(shared, content)) == (0, 0, 0)
 
 
-@every_server
 @pytest.mark.parametrize(
     "bad",
     [
@@ -142,7 +136,6 @@ def test_errors_are_counted_over_all_batches_and_listed_up_to_the_limit(shared: 
     assert [error["index"] for error in answer.json()["errors"]] == [1, 2, 4]
 
 
-@every_server
 @pytest.mark.parametrize("coding", ENCODE)
 def test_a_stream_that_breaks_off_stores_whole_batches_and_says_where_it_stopped(coding: str, serve: Serve) -> None:
     client = serve()
@@ -157,7 +150,6 @@ def test_a_stream_that_breaks_off_stores_whole_batches_and_says_where_it_stopped
     assert stored_count(client) == 3
 
 
-@every_server
 @pytest.mark.parametrize(
     ("spoilt", "settings"),
     [
@@ -176,7 +168,6 @@ def test_a_limit_stops_a_stream_where_it_is_reached(spoilt: bytes, settings: dic
     assert stored_count(client) == settled
 
 
-@every_server
 def test_a_sender_goes_on_from_the_line_it_is_told(serve: Serve) -> None:
     client = serve()
     lines = as_lines(make_events(5)).splitlines(keepends=True)
@@ -187,14 +178,12 @@ def test_a_sender_goes_on_from_the_line_it_is_told(serve: Serve) -> None:
     assert sorted(event["latency_ms"] for event in listed(client)) == [0, 1, 2, 3, 4]
 
 
-@every_server
 def test_a_stream_may_be_longer_than_a_batch_of_json(serve: Serve) -> None:
     client = serve(observability={"ingest_max_events": 3})
 
     assert counts(post(client, as_lines(make_events(7)))) == (7, 0, 0)
 
 
-@every_server
 @pytest.mark.parametrize(
     ("query", "headers", "settled"),
     [("?max_events=3&batch_size=2", {}, 2), ("?strict=true", {}, 0), (TWO_A_BATCH, {"Idempotency_Key": "k"}, 4)],
@@ -208,7 +197,6 @@ def test_some_streams_have_a_most(query: str, headers: dict[str, str], settled: 
     assert (answer.status, counts(answer), answer.json()["lines"]) == (413, (settled, 0, 0), settled)
 
 
-@every_server
 def test_strict_stores_all_lines_or_none(serve: Serve) -> None:
     client = serve()
 
@@ -221,7 +209,6 @@ def test_strict_stores_all_lines_or_none(serve: Serve) -> None:
     assert counts(taken) == (5, 0, 0)
 
 
-@every_server
 def test_a_stream_sent_again_with_its_key_stores_nothing_twice(serve: Serve) -> None:
     client = serve()
     # The same event five times, in more than one batch: each is an event of its own.
@@ -233,7 +220,6 @@ def test_a_stream_sent_again_with_its_key_stores_nothing_twice(serve: Serve) -> 
     assert (counts(first), counts(again)) == ((5, 0, 0), (0, 5, 0))
 
 
-@every_server
 def test_a_database_that_is_away_is_told_with_the_place(serve: Serve, database: str) -> None:
     client = serve(db={"pool_timeout_s": 0.2})
     with outage(database):

@@ -8,11 +8,8 @@ import pytest
 from kernel.testing import Client
 from tests.conftest import Serve
 from tests.outage import outage
-from tests.plugins.observability.engines import every_server
 from tests.plugins.observability.events import ROOT, create, listed, make_event
 from tests.processes import eventually
-
-pytestmark = every_server
 
 OWN = "service=tiercel&ordering=time"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

@@ -20,10 +20,7 @@ from plugins.observability.demo import traffic
 from plugins.observability.model import EventIn
 from plugins.observability.seed import DEMO_DAYS, DEMO_EVENTS
 from tests.conftest import Serve
-from tests.plugins.observability.engines import every_server
 from tests.plugins.observability.events import create, stored_count
-
-pytestmark = every_server
 
 END = datetime(2026, 3, 1, 12, 34, 56, tzinfo=UTC)
 

@@ -16,10 +16,7 @@ from plugins.observability.settings import ObservabilitySettings
 from plugins.observability.templates import DEFAULT_TEMPLATES, Templates
 from tests.conftest import Serve
 from tests.plugins.observability.accesslogs import combined_line, import_text, stored
-from tests.plugins.observability.engines import every_server
 from tests.plugins.observability.events import create, make_event, make_events, post_bytes, post_ingest, raw_event
-
-pytestmark = every_server
 
 DEFAULT = Templates(DEFAULT_TEMPLATES)
 UUID = "0190163d-8694-739b-aea5-966c26f8ad91"
