@@ -75,10 +75,13 @@ def _begun_at_one_moment(connection: Connection[Row], first: LiteralString) -> I
 
 
 class _Pool(ConnectionPool[Connection[Row]]):
-    """Hands out live connections only.
+    """Hands out live connections only, and the one that came back last.
 
     psycopg_pool has a check of its own, but waits a second after each connection that fails it, then two, then four:
     after a restart of the server, a pool full of dead ones would be out of service for longer than requests wait.
+
+    Left alone it hands out the one that has been idle for longest, whose server process has the least of what it needs
+    in the caches of the processor.
     """
 
     def getconn(self, timeout: float | None = None) -> Connection[Row]:
@@ -89,6 +92,11 @@ class _Pool(ConnectionPool[Connection[Row]]):
                 return connection
             connection.close()
             self.putconn(connection)
+
+    def _get_ready_connection(self, timeout: float | None) -> Connection[Row] | None:
+        # It takes the leftmost; those that come back stand at the right.
+        self._pool.rotate(1)
+        return super()._get_ready_connection(timeout)
 
 
 def _is_alive(connection: Connection[Row]) -> bool:

@@ -216,3 +216,20 @@ def test_one_moment_is_for_that_transaction_alone(database: str, fails: bool) ->
             usual = connection.execute(level).fetchone()
 
     assert (at_one_moment, usual) == (("repeatable read",), ("read committed",))
+
+
+def test_the_connection_that_came_back_last_is_handed_out_first(database: str) -> None:
+    db = Database(DatabaseSettings(), database, embedded=False)
+    with closing(db):
+        db.open()
+        with db.connection() as last, db.connection() as first:
+            assert first is not last
+
+        handed_out = [borrowed(db) for _ in range(3)]
+
+    assert handed_out == [last, last, last]
+
+
+def borrowed(db: Database) -> psycopg.Connection[tuple[object, ...]]:
+    with db.connection() as connection:
+        return connection
