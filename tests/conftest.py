@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
@@ -74,12 +74,18 @@ def empty_database(server: EmbeddedServer) -> Iterator[str]:
 
 
 @pytest.fixture
-def serve(database: str) -> Iterator[Serve]:
+def db_settings(database: str) -> Mapping[str, Any]:
+    """The table ``db`` of a configuration that uses the test's database."""
+    return {"url": database}
+
+
+@pytest.fixture
+def serve(db_settings: Mapping[str, Any]) -> Iterator[Serve]:
     """Start a service on the test's database: ``serve(plugins=[...], clock=...)``."""
     with ExitStack() as stack:
 
         def start(clock: Any = None, **values: Any) -> Client:
-            db = {"url": database, **values.pop("db", {})}
+            db = {**db_settings, **values.pop("db", {})}
             values.setdefault("log", {"level": "error", "requests": False})
             started: AbstractContextManager[Client] = running(make_configuration(db=db, **values), clock)
             return stack.enter_context(started)

@@ -70,7 +70,7 @@ def _read_query(text: str, fields: Mapping[str, FieldInfo]) -> tuple[dict[str, s
 
 
 def _given_more_than_once(values: Sequence[str]) -> str:
-    return f"This parameter is given more than once: {', '.join(repr(value) for value in values):.120}."
+    return f"This parameter is given more than once: {', '.join(map(repr, values)):.120}."
 
 
 def body_decoder(kind: Any, limits: BodyLimits) -> Callable[[Request], Any]:

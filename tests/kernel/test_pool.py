@@ -219,17 +219,11 @@ def test_one_moment_is_for_that_transaction_alone(database: str, fails: bool) ->
 
 
 def test_the_connection_that_came_back_last_is_handed_out_first(database: str) -> None:
-    db = Database(DatabaseSettings(), database, embedded=False)
-    with closing(db):
+    with closing(Database(DatabaseSettings(), database, embedded=False)) as db:
         db.open()
         with db.connection() as last, db.connection() as first:
             assert first is not last
 
-        handed_out = [borrowed(db) for _ in range(3)]
-
-    assert handed_out == [last, last, last]
-
-
-def borrowed(db: Database) -> psycopg.Connection[tuple[object, ...]]:
-    with db.connection() as connection:
-        return connection
+        for _ in range(3):
+            with db.connection() as handed_out:
+                assert handed_out is last

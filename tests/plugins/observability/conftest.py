@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -54,16 +53,9 @@ def shared(engine: TestedEngine, module_database: str) -> Iterator[Client]:
 
 
 @pytest.fixture
-def serve(engine: TestedEngine, database: str) -> Iterator[Serve]:
-    """Start a service on the test's database: ``serve(plugins=[...], clock=...)``."""
-    with ExitStack() as stack:
-
-        def start(clock: Any = None, **values: Any) -> Client:
-            db = {**engine.settings(database), **values.pop("db", {})}
-            values.setdefault("log", QUIET["log"])
-            return stack.enter_context(running(make_configuration(db=db, **values), clock))
-
-        yield start
+def db_settings(engine: TestedEngine, database: str) -> Mapping[str, Any]:
+    """The table ``db`` of a configuration that uses the test's database."""
+    return engine.settings(database)
 
 
 @pytest.fixture
