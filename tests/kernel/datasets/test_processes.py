@@ -142,8 +142,11 @@ def test_every_process_tells_its_figures(two: tuple[Shop, Shop], database: str) 
 
 
 def test_a_process_that_does_not_answer_is_not_waited_for(shop: Shop, database: str) -> None:
+    db = shop.client.service.shared.db
+    assert eventually(lambda: len(collect_stats(db)) == 1)
+
     with psycopg.connect(database, application_name=LISTENER):
-        found = collect_stats(shop.client.service.shared.db, 0.3)
+        found = collect_stats(db)
 
     assert len(found) == 1
 
