@@ -13,7 +13,7 @@ from plugins.observability.rollups.plan import DAY, Span
 from plugins.observability.series import LOCAL_ACCOUNT
 from tests.conftest import Serve
 from tests.plugins.observability.analytics.computing import ingest, parts_of
-from tests.plugins.observability.engines import every_server
+from tests.plugins.observability.engines import every_server, run_statement
 from tests.plugins.observability.events import ROOT, make_event
 
 pytestmark = every_server
@@ -36,6 +36,16 @@ def plan_mode(client: Client, scope: Scope, days: int, *, approx: bool) -> str:
         ((mode,),) = moment._connection.execute("SHOW plan_cache_mode")
         assert isinstance(mode, str)
         return mode
+
+
+def rows_read(moment: Moment) -> int:
+    """Return how many rows of the events' tables the session has read of late."""
+    ((count,),) = moment._connection.execute(
+        "SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_xact_user_tables"
+        " WHERE relid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'observability.event'::regclass)"
+    )
+    assert isinstance(count, int)
+    return count
 
 
 @pytest.mark.parametrize(
@@ -82,6 +92,22 @@ def test_how_a_narrow_question_is_planned_stays_in_its_transaction(client: Clien
     for _ in range(db.stats()["pool_size"]):
         with db.connection() as connection:
             assert connection.execute("SHOW plan_cache_mode").fetchone() == before
+
+
+def test_exact_percentiles_of_few_series_are_read_from_an_index_alone(client: Client) -> None:
+    window = Span(START, START + DAY)
+    times = [(START + timedelta(seconds=number)).isoformat() for number in range(5000)]
+    ingest(client, [make_event(time=time, service=f"s{number % 50}") for number, time in enumerate(times)])
+    parts_of(client).rollups.refresh()
+    run_statement(client, "VACUUM ANALYZE")
+
+    with Reader(client.service.shared.db).moment(Scope(LOCAL_ACCOUNT, "s7"), window, approx=False) as moment:
+        by_hour, events = moment.plan(window, "hour"), moment.plan(window, "raw")
+        before = rows_read(moment)
+        totals, percentiles = moment.totals_beside_percentiles(by_hour, events, 500, [95.0])
+        read = rows_read(moment) - before
+
+    assert (totals.hits, percentiles, read) == (100, [123.0], 0)
 
 
 @pytest.mark.parametrize("filters", ["service=many", "endpoint=/same", "service=many&endpoint=/same", "method=get"])
