@@ -88,14 +88,22 @@ SELECT bucket AS at, hits, {errors} AS errors, latency_sum_ms, latency_max_ms
 FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
 
 -- name: histograms
+SELECT bucket AS at, series, histograms[1] AS histogram
+FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
+
+-- name: histograms_in_parts
 SELECT bucket AS at, series, unnest(histograms) AS histogram
 FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
 
 -- name: histograms_coarse
-SELECT bucket AS at, unnest(histograms) AS histogram
+SELECT bucket AS at, histograms[1] AS histogram
 FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
 
 -- name: both
+SELECT hits, {errors} AS errors, latency_sum_ms, latency_max_ms, histograms[1] AS histogram
+FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
+
+-- name: both_in_parts
 -- Arrays of one row are unnested side by side, and the shorter ones filled up with NULL, which no sum counts.
 SELECT unnest(ARRAY[hits]) AS hits, unnest(ARRAY[{errors}]) AS errors,
        unnest(ARRAY[latency_sum_ms]) AS latency_sum_ms, unnest(ARRAY[latency_max_ms]) AS latency_max_ms,

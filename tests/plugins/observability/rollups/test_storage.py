@@ -1,0 +1,32 @@
+"""How rollups lie in tables of our own."""
+
+from __future__ import annotations
+
+import pytest
+
+from kernel.testing import Client
+from tests.plugins.observability.analytics.computing import ingest, parts_of
+from tests.plugins.observability.engines import run_statement
+from tests.plugins.observability.events import make_event
+
+pytestmark = pytest.mark.engines("embedded_engine", "oldest_engine")
+
+INT32_MAX = 2**31 - 1
+
+
+def test_the_longest_histogram_lies_in_its_row_uncompressed(client: Client) -> None:
+    # All of the more than a thousand digits between are zeros: what compresses best.
+    ingest(client, [make_event(latency_ms=latency_ms) for latency_ms in (0, INT32_MAX)])
+    parts_of(client).rollups.refresh()
+
+    stored = run_statement(
+        client,
+        "SELECT pg_column_size(histograms), pg_column_compression(histograms) FROM observability.rollup_day"
+        " UNION ALL SELECT pg_column_size(histograms), pg_column_compression(histograms) FROM observability.coarse_day"
+        " UNION ALL SELECT pg_column_size(histograms), pg_column_compression(histograms) FROM observability.coarse_hour",
+    )
+
+    assert len(stored) == 3
+    for size_bytes, compression in stored:
+        assert size_bytes > 6000
+        assert compression is None
