@@ -11,6 +11,9 @@ SELECT set_config('TimeZone', 'UTC', false),
        set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), 'procrastinate'), false),
        -- Time windows decide which partitions are read: plan with the values at hand unless a transaction says otherwise.
        set_config('plan_cache_mode', 'force_custom_plan', false),
+       -- Ten times what PostgreSQL takes by default: to start workers takes milliseconds, of every core, while others
+       -- wait for one.
+       set_config('parallel_setup_cost', '10000', false),
        -- Beyond this many rows TimescaleDB refuses to change what lies in columns, however often one tries. Statements
        -- that take too long have a timeout. Versions before 2.11 have no such limit.
        CASE WHEN current_setting('timescaledb.max_tuples_decompressed_per_dml_transaction', true) IS NOT NULL

@@ -227,3 +227,16 @@ def test_the_connection_that_came_back_last_is_handed_out_first(database: str) -
         for _ in range(3):
             with db.connection() as handed_out:
                 assert handed_out is last
+
+
+def test_what_is_over_in_milliseconds_starts_no_workers(database: str) -> None:
+    with closing(Database(DatabaseSettings(), database, embedded=True)) as db:
+        db.open()
+        with db.transaction() as connection:
+            connection.execute("CREATE TABLE public.number AS SELECT generate_series(1, 300_000) AS number")
+            connection.execute("ANALYZE public.number")
+            ours = connection.execute("EXPLAIN SELECT sum(number) FROM public.number").fetchall()
+            connection.execute("SET LOCAL parallel_setup_cost TO DEFAULT")
+            usual = connection.execute("EXPLAIN SELECT sum(number) FROM public.number").fetchall()
+
+    assert ("Gather" in str(ours), "Gather" in str(usual)) == (False, True)
