@@ -45,13 +45,10 @@ class Shape(msgspec.Struct, frozen=True):
     parts: tuple[tuple[Level, int], ...]
     prefix: str = ""
 
-    def fragment(self, level: Level) -> LiteralString:
-        """Return the name of what reads a part."""
-        kind: LiteralString = "both" if self.kind == "both_coarse" else self.kind
-        if level == "raw":
-            return f"raw_{kind}"
-        # The histogram of an hour of a series is kept in parts.
-        return f"{kind}_in_parts" if level == "hour" and self.kind in ("both", "histograms") else kind
+    @property
+    def fragment(self) -> LiteralString:
+        """The name of what reads a part."""
+        return "both" if self.kind == "both_coarse" else self.kind
 
 
 def levels(plan: Plan) -> Sequence[tuple[Level, Sequence[Span]]]:
@@ -121,10 +118,17 @@ def _of_rollups(shape: Shape) -> Sequence[sql.Composable]:
                 "errors": sql.SQL(QUERIES["errors_of_rollups"]),
                 "scope": sql.SQL(QUERIES[condition]),
             }
-            parts += _each_span(QUERIES[shape.fragment(level)], shape.prefix + level, count, **filled)
+            parts += _each_span(_text_of(shape, level), shape.prefix + level, count, **filled)
     if parts and each:
         return [sql.SQL(QUERIES[each]).format(part=sql.SQL(" UNION ALL ").join(parts))]
     return parts
+
+
+def _text_of(shape: Shape, level: Level) -> LiteralString:
+    # The histogram of an hour of one series is split into several numbers.
+    if level == "hour" and shape.kind in ("both", "histograms"):
+        return QUERIES[f"split_{shape.kind}"]
+    return QUERIES[shape.fragment]
 
 
 def _looked_up(shape: Shape) -> tuple[LiteralString, LiteralString | None]:
@@ -147,7 +151,7 @@ def _of_events(shape: Shape) -> Sequence[sql.Composable]:
             if is_wide:
                 events = sql.SQL(QUERIES["events_of_many"]).format(events=events, scope=scope)
             errors = sql.SQL(QUERIES["errors_of_events"])
-            return [sql.SQL(QUERIES[shape.fragment(level)]).format(events=events, errors=errors)]
+            return [sql.SQL(QUERIES[f"raw_{shape.fragment}"]).format(events=events, errors=errors)]
     return []
 
 

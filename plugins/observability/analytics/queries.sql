@@ -1,5 +1,5 @@
--- Fragments, which composing.py puts together: cells*, histograms*, both, raw_*, events, what they are filled with, and
--- match_*. Everything else has its parts filled in by it.
+-- Fragments, which composing.py puts together: cells*, histograms*, both, split_*, raw_*, events, what they are filled
+-- with, and match_*. Everything else has its parts filled in by it.
 
 -- name: make_room_to_sort
 -- Histograms of many endpoints are some megabytes, and spilling them to disk costs as much as to add them up.
@@ -91,7 +91,7 @@ FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
 SELECT bucket AS at, series, histograms[1] AS histogram
 FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
 
--- name: histograms_in_parts
+-- name: split_histograms
 SELECT bucket AS at, series, unnest(histograms) AS histogram
 FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
 
@@ -103,7 +103,7 @@ FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
 SELECT hits, {errors} AS errors, latency_sum_ms, latency_max_ms, histograms[1] AS histogram
 FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
 
--- name: both_in_parts
+-- name: split_both
 -- Arrays of one row are unnested side by side, and the shorter ones filled up with NULL, which no sum counts.
 SELECT unnest(ARRAY[hits]) AS hits, unnest(ARRAY[{errors}]) AS errors,
        unnest(ARRAY[latency_sum_ms]) AS latency_sum_ms, unnest(ARRAY[latency_max_ms]) AS latency_max_ms,

@@ -7,7 +7,14 @@ from datetime import timedelta
 import pytest
 
 from tests.conftest import Serve
-from tests.plugins.observability.analytics.computing import FIRST_DAY, ingest, parts_of
+from tests.plugins.observability.analytics.computing import (
+    FIRST_DAY,
+    ingest,
+    parts_of,
+    percentile_cont,
+    random_events,
+    time_of,
+)
 from tests.plugins.observability.engines import every_engine
 from tests.plugins.observability.events import ROOT, make_event
 
@@ -49,3 +56,28 @@ def test_a_window_that_cuts_hours_has_each_latency_once(serve: Serve, filters: s
     assert found["max_latency_ms"] == max(expected)
     extremes = [each["value_ms"] for each in found["percentiles"]]
     assert extremes == pytest.approx([min(expected), max(expected)], rel=0.01)
+
+
+def test_percentiles_are_within_their_bound_whatever_they_are_read_from(serve: Serve) -> None:
+    # A series has several latencies in an hour.
+    client = serve(observability={"log_own_requests": False})
+    sent = random_events(1500)
+    ingest(client, sent)
+    parts_of(client).rollups.refresh()
+    start, end = FIRST_DAY + timedelta(hours=6, minutes=10), FIRST_DAY + timedelta(days=2, hours=20, minutes=20)
+    window = f"start={start.isoformat()[:-6]}Z&end={end.isoformat()[:-6]}Z"
+
+    for filters in ({}, {"service": "billing"}, {"endpoint": "/a"}, {"service": "billing", "endpoint": "/a"}):
+        given = "".join(f"&{name}={value}" for name, value in filters.items())
+        latencies = [
+            event["latency_ms"]
+            for event in sent
+            if start <= time_of(event) <= end and all(event[name] == value for name, value in filters.items())
+        ]
+        for granularity in ("hourly", "daily"):
+            asked = f"{window}{given}&granularity={granularity}&approx=true&percentiles=25,50,75,90,99.9"
+            found = client.get(f"{ROOT}kpis/?{asked}").json()
+            assert (found["source"], found["hits"]) == (granularity, len(latencies))
+            for each in found["percentiles"]:
+                exact = percentile_cont(latencies, each["percentile"])
+                assert each["value_ms"] == pytest.approx(exact, rel=0.01), (filters, granularity)
