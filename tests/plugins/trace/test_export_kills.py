@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,6 @@ import psycopg
 import pytest
 
 from kernel import ConflictError, UnavailableError
-from kernel.db.embedded import EmbeddedServer
 from kernel.jobs.service import Jobs
 from kernel.testing import Client
 from plugins.trace.export.refresh import ExportError, run_export
@@ -22,6 +21,7 @@ from plugins.trace.store import find_source
 from tests.conftest import Serve
 from tests.notion.faults import held, meanwhile, once, queries
 from tests.notion.server import FakeNotion
+from tests.outage import outage
 from tests.plugins.trace.exports import PATIENCE, PLUGINS, Specifications, refresh
 from tests.processes import eventually, make_environment
 from tests.workers import Workers
@@ -170,24 +170,19 @@ def test_of_two_workers_one_exports_at_a_time(
 
 
 def test_a_database_that_goes_away_while_notion_is_read_keeps_what_it_had(
-    client: Client, notion: FakeNotion, specifications: Specifications, server: EmbeddedServer, database: str
+    client: Client, notion: FakeNotion, specifications: Specifications, database: str
 ) -> None:
     refresh(client)
     before = stored(client)
     grow(specifications, "Added")
-    name = psycopg.conninfo.conninfo_to_dict(database)["dbname"]
-
-    def close() -> None:
-        with psycopg.connect(server.conninfo, autocommit=True) as connection:
-            connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
-            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
-
-    notion.faults = [once(meanwhile(close), queries(specifications.features.id))]
     services = client.service.registry.services["trace"]
-    with pytest.raises((UnavailableError, ExportError)):
-        run_export(services)
-    with psycopg.connect(server.conninfo, autocommit=True) as connection:
-        connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+
+    with ExitStack() as stack:
+        notion.faults = [
+            once(meanwhile(lambda: stack.enter_context(outage(database))), queries(specifications.features.id))
+        ]
+        with pytest.raises((UnavailableError, ExportError)):
+            run_export(services)
 
     assert eventually(lambda: is_up(client))
     left = stored(client)

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import psycopg
 import pytest
 
+from tests.outage import outage
 from tests.plugins.observability.events import make_events
 from tests.processes import Service, eventually, serving
 
@@ -60,15 +60,11 @@ def test_an_export_is_whole_and_ends_with_its_summary(service: Service) -> None:
 
 
 def test_an_export_that_breaks_on_the_way_does_not_look_whole(service: Service, module_database: str) -> None:
-    end = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-        WHERE datname = current_database() AND pid <> pg_backend_pid()"""
     content: list[bytes] = []
     with httpx.stream("GET", service.url + URL, timeout=30) as response:
         pieces = response.iter_bytes()
         content.append(next(pieces))
-        with psycopg.connect(module_database, autocommit=True) as connection:
-            connection.execute(end)
-        with pytest.raises(httpx.RemoteProtocolError):
+        with outage(module_database), pytest.raises(httpx.RemoteProtocolError):
             content.extend(pieces)
 
     assert response.status_code == 200
