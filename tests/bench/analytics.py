@@ -139,7 +139,7 @@ def figures(full: bool) -> Iterator[Figure]:
     ):
         connection.execute(KERNEL_QUERIES["configure_session"])
         # As a server does it by itself.
-        connection.execute("SET plan_cache_mode = auto")
+        connection.execute("SET plan_cache_mode = auto; SET parallel_setup_cost TO DEFAULT")
         make_series(connection)
         yield from _growth(running, connection, month, events, window)
         bare = Bare(connection, window)

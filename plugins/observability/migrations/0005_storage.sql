@@ -1,6 +1,6 @@
--- How events and rollups lie on disk, for who asks questions.
+-- How events and rollups lie on disk, as questions want it.
 
--- Exact percentiles are read from the index alone: in a third of the time, for 16 bytes an event. How many hits and errors
+-- Exact percentiles are read from the index alone: in a third of the time, for 15 bytes an event. How many hits and errors
 -- there are, rollups know.
 DROP INDEX observability.event_series_time;
 
