@@ -1,16 +1,16 @@
 """gunicorn, as ``tiercel serve`` runs it. Values come from config/tiercel.toml and the environment (``[server]``)."""
 
-from kernel.configuration import load
-from kernel.log import stdlib_config
-from kernel.wsgi import on_exit, post_worker_init, pre_fork, worker_exit  # noqa: F401 - gunicorn calls them by name
+from kernel.config import load
+from kernel.logging import stdlib_config
+from kernel.server.wsgi import on_exit, post_worker_init, pre_fork, worker_exit  # noqa: F401 - gunicorn calls them by name
 
 _settings = load().settings
 
-wsgi_app = "kernel.wsgi:create()"
+wsgi_app = "kernel.server.wsgi:create()"
 bind = _settings.server.bind
 
 # Threads wait for the database side by side; connections that are idle or half way through a head hold none of them.
-worker_class = "kernel.http.worker.HeadFirstWorker"
+worker_class = "kernel.server.worker.HeadFirstWorker"
 workers = _settings.server.workers
 threads = _settings.server.threads
 keepalive = _settings.server.keepalive_s

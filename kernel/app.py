@@ -11,27 +11,27 @@ import falcon
 
 from kernel.applications import Applications
 from kernel.cache import Caches
-from kernel.configuration import Configuration
+from kernel.config import Configuration
 from kernel.datasets.service import Datasets
-from kernel.db.embedded import EmbeddedServer
 from kernel.db.engine import Engine
 from kernel.db.migrate import Migration, MigrationError, find_migrations, migrate, plan
 from kernel.db.pool import Database, wait_for_server
-from kernel.db.watch import EmbeddedWatch
+from kernel.embedded.server import EmbeddedServer
+from kernel.embedded.watchdog import EmbeddedWatch
 from kernel.errors import BootError, PluginError
+from kernel.http.access_log import RequestLog, StartResponse
+from kernel.http.auth import Authorizer, ensure_safe_bind
 from kernel.http.bodies import BodyLimits
 from kernel.http.compression import Compression
-from kernel.http.guard import Guard, refuse_open_doors
+from kernel.http.errors import ErrorHandlers
 from kernel.http.health import KERNEL, Health, Probes
-from kernel.http.problems import ErrorHandlers
 from kernel.http.request import Request
 from kernel.http.request_feed import RequestFeed
-from kernel.http.request_log import RequestLog, StartResponse
-from kernel.http.responses import Response
-from kernel.http.routing import App, Entrance, mount, refuse_shadows, spread
+from kernel.http.response import FalconResponse
+from kernel.http.routing import App, RequestPipeline, ensure_no_shadowing, expand_routes, mount
 from kernel.jobs.schema import base_migrations
 from kernel.jobs.service import Jobs
-from kernel.log import Logger, make_logger
+from kernel.logging import Logger, make_logger
 from kernel.registry import Registry
 from kernel.services import Clock, Inventory, Shared, SystemClock
 
@@ -40,7 +40,7 @@ class Tiercel:
     """One service: made without a database, prepared once a machine, started once a process.
 
     Args:
-        configuration: From ``kernel.configuration.load``.
+        configuration: From ``kernel.config.load``.
         clock: For tests.
         log: For tests.
 
@@ -144,14 +144,14 @@ class Tiercel:
 
     # --- steps ------------------------------------------------------------------------------------------------------
 
-    def refuse_unsafe(self) -> None:
+    def ensure_safe(self) -> None:
         """Refuse to listen where a wrong setting would leave the door open.
 
         Raises:
             BootError: Mode ``open`` beyond loopback, or ``required`` with nothing that authenticates.
         """
-        refuse_open_doors(self.settings)
-        self.shared.guard.refuse_unguarded()
+        ensure_safe_bind(self.settings)
+        self.shared.authorizer.ensure_authenticator()
 
     def migrations(self) -> tuple[Migration, ...]:
         """List the migrations of the kernel and of every loaded plugin, in configured order."""
@@ -210,7 +210,7 @@ class Tiercel:
             clock=clock,
             requests=RequestFeed(self.log),
             health=Health(self.settings.health.timeout_s),
-            guard=Guard(self.settings),
+            authorizer=Authorizer(self.settings),
             inventory=Inventory(),
             applications=applications,
             jobs=Jobs(database, self.settings.jobs, self.log),
@@ -241,17 +241,17 @@ class Tiercel:
 
     def _falcon_app(self) -> App:
         probes = Probes(self.shared.health, startup=("startup",))
-        routes = spread([*((KERNEL, route) for route in probes.routes()), *self.registry.routes])
+        routes = expand_routes([*((KERNEL, route) for route in probes.routes()), *self.registry.routes])
         self.shared.inventory.routes = routes
-        app: App = falcon.App(request_type=Request, response_type=Response, middleware=[Compression()])
+        app: App = falcon.App(request_type=Request, response_type=FalconResponse, middleware=[Compression()])
         app.req_options.strip_url_path_trailing_slash = True
         app.set_error_serializer(lambda *_: None)
         ErrorHandlers(self.log, debug=self.settings.debug).install(app)
         http = self.settings.http
         limits = BodyLimits(http.max_body_bytes, http.max_decoded_bytes)
         self._install_what_plugins_offer()
-        refuse_shadows(routes, self.shared.applications.slugs)
-        mount(app, routes, Entrance(self.shared.guard, limits, self.shared.applications))
+        ensure_no_shadowing(routes, self.shared.applications.slugs)
+        mount(app, routes, RequestPipeline(self.shared.authorizer, limits, self.shared.applications))
         return app
 
     def _install_what_plugins_offer(self) -> None:

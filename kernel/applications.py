@@ -49,7 +49,7 @@ class Applications:
             ) from None
 
 
-def refuse_wrong_slug(application: Application) -> None:
+def validate_slug(application: Application) -> None:
     """Refuse a slug that is no segment of a URL, or stands for everybody's view.
 
     Raises:

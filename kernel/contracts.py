@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
@@ -15,6 +15,8 @@ Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Handler = Callable[..., Any]
 Filter = Callable[[Sequence[Any]], Sequence[Any]]
 Probe = Callable[[], str | None]
+H = TypeVar("H", bound=Handler)
+_ROUTE = "__tiercel_route__"
 
 
 class Contract(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,14 +76,14 @@ class Route(Contract, frozen=True):
 
     The handler is a plain function. Its annotations say what it gets: ``request: Request``, ``query`` and ``body``
     with the Structs they are decoded into (or ``body: RawBody``), and one parameter for each ``{name}`` of the path.
-    What it returns is encoded as JSON; ``Reply`` sets status and headers. Errors are raised, as ``ApiError``.
+    What it returns is encoded as JSON; ``Response`` sets status and headers. Errors are raised, as ``ApiError``.
 
     Args:
         method: GET answers HEAD as well.
         path: Such as ``/api/requests/{id}/``. Works with and without the last slash.
         handler: See above; or, with method None, a Falcon resource for full control.
         policy: Who may use it: everybody, senders, readers, writers or staff.
-        also: Further paths of the same resource.
+        aliases: Further paths of the same resource.
         menu: Label under which pages list it; none by default.
         logged: False leaves it out of the request log and its subscribers; meant for probes.
         per_application: Mount it for each application as well, the slug behind ``/public/``:
@@ -93,10 +95,56 @@ class Route(Contract, frozen=True):
     handler: Handler | object
     policy: Policy
     method: Method | None = "GET"
-    also: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
     menu: str | None = None
     logged: bool = True
     per_application: bool = False
+
+
+def route(
+    path: str,
+    *,
+    policy: Policy,
+    method: Method = "GET",
+    aliases: tuple[str, ...] = (),
+    menu: str | None = None,
+    logged: bool = True,
+    per_application: bool = False,
+) -> Callable[[H], H]:
+    """Declare where a handler is served; decorates a function or a method. Arguments as of ``Route``.
+
+    It only marks the handler. ``register_routes`` returns what ``collect_routes`` makes of marked handlers.
+    """
+    declared = {
+        "path": path,
+        "policy": policy,
+        "method": method,
+        "aliases": aliases,
+        "menu": menu,
+        "logged": logged,
+        "per_application": per_application,
+    }
+
+    def decorate(handler: H) -> H:
+        setattr(handler, _ROUTE, declared)
+        return handler
+
+    return decorate
+
+
+def collect_routes(*handlers: Handler) -> list[Route]:
+    """Return the routes of handlers that are decorated with ``route``, in the order given.
+
+    Args:
+        handlers: Functions, or bound methods.
+
+    Raises:
+        TypeError: One of them is not decorated.
+    """
+    for handler in handlers:
+        if not hasattr(handler, _ROUTE):
+            raise TypeError(f"{getattr(handler, '__qualname__', repr(handler))} is not decorated with @route")
+    return [Route(handler=handler, **getattr(handler, _ROUTE)) for handler in handlers]
 
 
 class Job(Contract, frozen=True):

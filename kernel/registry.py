@@ -9,16 +9,16 @@ import msgspec
 import pluggy
 
 from kernel import hookspecs
-from kernel.applications import refuse_wrong_slug
-from kernel.configuration import Configuration
+from kernel.applications import validate_slug
+from kernel.config import Configuration
 from kernel.contracts import Application, Command, Contract, Dataset, HealthCheck, Job, Route
-from kernel.datasets.definition import find_wrong_relation, refuse_wrong_dataset
+from kernel.conversion import struct_fields
+from kernel.datasets.definition import find_wrong_relation, validate_dataset
 from kernel.discovery import Plugin, can_find, find, short_name
 from kernel.errors import BootError, ConfigError, DuplicateError, PluginError
-from kernel.fields import struct_fields
-from kernel.http.routing import refuse_wrong_route
+from kernel.http.routing import validate_route
 from kernel.jobs.catalogue import Catalogue
-from kernel.log import Logger
+from kernel.logging import Logger
 from kernel.services import PluginStatus, Services, Shared
 from kernel.settings import Settings
 
@@ -149,7 +149,7 @@ class Registry:
         full = f"{name}.{hook}: {reason}"
         self.statuses[name] = msgspec.structs.replace(self.statuses[name], state="quarantined", reason=full)
         if self._shared is not None:
-            self._shared.guard.withdraw(name, full)
+            self._shared.authorizer.withdraw(name, full)
             self._shared.health.withdraw(name)
             self._shared.jobs.catalogue.withdraw(name)
 
@@ -282,9 +282,9 @@ def _take(_item: object) -> None:
 
 
 _REFUSALS: dict[type[Contract], Callable[[Any], None]] = {
-    Application: refuse_wrong_slug,
-    Dataset: refuse_wrong_dataset,
-    Route: refuse_wrong_route,
+    Application: validate_slug,
+    Dataset: validate_dataset,
+    Route: validate_route,
 }
 
 

@@ -15,12 +15,12 @@ from kernel.contracts import Dataset, Policy, Route
 from kernel.datasets.service import Datasets
 from kernel.datasets.shapes import CacheName, Derivation, Place
 from kernel.db.pool import Database
-from kernel.http.guard import Authenticator, Guard
+from kernel.http.auth import Authenticator, Authorizer
 from kernel.http.health import Health
 from kernel.http.request_feed import RequestFeed
 from kernel.http.routing import MountedRoute
 from kernel.jobs.service import Jobs
-from kernel.log import Logger
+from kernel.logging import Logger
 from kernel.settings import Settings
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -82,7 +82,7 @@ class Shared(msgspec.Struct, frozen=True):
     clock: Clock
     requests: RequestFeed
     health: Health
-    guard: Guard
+    authorizer: Authorizer
     inventory: Inventory
     applications: Applications
     jobs: Jobs
@@ -118,7 +118,7 @@ class Services:
         self.stopping = shared.stopping
         self.log: Logger = shared.log.bind(plugin=plugin)
         self._settings = settings
-        self._guard = shared.guard
+        self._guard = shared.authorizer
         self._figures = shared.figures
         self._made: dict[Callable[..., Any], Any] = {}
 
@@ -152,7 +152,7 @@ class Services:
         derivation: Derivation | None = None,
         policy: Policy = "public",
         menu: str | None = None,
-        also: tuple[str, ...] = (),
+        aliases: tuple[str, ...] = (),
         cache_name: CacheName | None = None,
     ) -> Route:
         """Make the route of a dataset, for everybody and for each application, for ``register_routes`` to return.
@@ -168,14 +168,14 @@ class Services:
             derivation: Makes the items that are shown out of those of the dataset, and of others beside it.
             policy: Who may use it.
             menu: Label under which pages list it.
-            also: Further paths.
+            aliases: Further paths.
             cache_name: Two parts, between which an application's slug goes; by default ``{plugin}_data`` and the
                 dataset's file.
 
         Raises:
             TypeError: The path names a field that items do not have.
         """
-        place = Place(self.plugin, path, policy, menu, also, cache_name)
+        place = Place(self.plugin, path, policy, menu, aliases, cache_name)
         return self.datasets.route(place, dataset, one=one, derivation=derivation)
 
     def index_route(
@@ -186,7 +186,7 @@ class Services:
         file: str = "index.json",
         policy: Policy = "public",
         menu: str | None = None,
-        also: tuple[str, ...] = (),
+        aliases: tuple[str, ...] = (),
         cache_name: CacheName | None = None,
     ) -> Route:
         """Make the route of an index of datasets, for everybody and for each application.
@@ -200,13 +200,13 @@ class Services:
             file: How the file is called that ``tiercel data export`` writes.
             policy: Who may use it.
             menu: Label under which pages list it.
-            also: Further paths.
+            aliases: Further paths.
             cache_name: Two parts, between which an application's slug goes; by default ``{plugin}_data`` and the file.
 
         Raises:
             ValueError: Another index has that file.
         """
-        return self.datasets.index_route(Place(self.plugin, path, policy, menu, also, cache_name), datasets, file)
+        return self.datasets.index_route(Place(self.plugin, path, policy, menu, aliases, cache_name), datasets, file)
 
     def offer_figures(self, read: Figures) -> None:
         """Offer figures of this process for ``/stats/``; a later offer of this plugin replaces an earlier one.

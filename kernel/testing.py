@@ -14,7 +14,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from kernel.app import Tiercel
-from kernel.configuration import Configuration
+from kernel.config import Configuration
 from kernel.db.queries import load_queries
 from kernel.services import Clock
 from kernel.sources import EnvironmentSource, FileSource

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from kernel.cli import main
+from kernel.cli.main import main
 
 
 class Ran(msgspec.Struct, frozen=True):

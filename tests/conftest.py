@@ -14,7 +14,7 @@ import hypothesis
 import pytest
 
 from kernel.app import Tiercel
-from kernel.db.embedded import EmbeddedServer
+from kernel.embedded.server import EmbeddedServer
 from kernel.testing import Client, create_database, drop_database, make_configuration, running
 from tests.processes import run_tiercel
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from kernel import Job, Run, Services, hookimpl
+from kernel import Job, Services, hookimpl
+from kernel.jobs import Run
 
 GATE_TIMEOUT_S = 20.0
 

@@ -9,10 +9,10 @@ import click
 import msgspec
 
 from kernel.app import Tiercel
-from kernel.configuration import load
+from kernel.cli.output import print_json, print_table
+from kernel.config import load
 from kernel.datasets.summary import ApplicationSummary, FilterSummary, ItemCount, summarize_application
-from kernel.log import make_logger
-from kernel.terminal import print_json, print_table
+from kernel.logging import make_logger
 
 
 @click.group(invoke_without_command=True)

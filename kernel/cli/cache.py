@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import click
 
 from kernel.app import Tiercel
-from kernel.configuration import load
+from kernel.cli.output import print_json, print_table
+from kernel.config import load
 from kernel.datasets.caches import ProcessStats, clear_everywhere, collect_stats
-from kernel.terminal import print_json, print_table
 
 
 @click.group()

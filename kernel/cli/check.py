@@ -9,9 +9,9 @@ import click
 import msgspec
 
 from kernel.app import Tiercel
-from kernel.configuration import Configuration, load
+from kernel.cli.output import print_json, print_table
+from kernel.config import Configuration, load
 from kernel.errors import BootError, ConfigError, TiercelError
-from kernel.terminal import print_json, print_table
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -89,7 +89,7 @@ def _find(name: str, run: Callable[[], str]) -> Finding:
 
 
 def _access(service: Tiercel) -> str:
-    service.refuse_unsafe()
+    service.ensure_safe()
     return f"auth is {service.settings.auth} on {service.settings.server.bind}"
 
 

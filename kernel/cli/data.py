@@ -6,11 +6,10 @@ import click
 
 from kernel.app import Tiercel
 from kernel.cli.data_files import export_files, import_files
-from kernel.configuration import load
-from kernel.datasets.differences import print_difference
+from kernel.cli.output import print_difference, print_json, print_table
+from kernel.config import load
 from kernel.datasets.selection import read_as_of
 from kernel.datasets.summary import summarize_dataset
-from kernel.terminal import print_json, print_table
 
 HISTORY_SHOWN = 20
 _HISTORY_TITLES = ("at", "outcome", "version", "items", "rejected", "source", "reason")

@@ -8,15 +8,14 @@ from pathlib import Path
 import click
 
 from kernel.app import Tiercel
-from kernel.configuration import load
+from kernel.cli.output import print_difference, print_json, print_table
+from kernel.config import load
 from kernel.contracts import Dataset
-from kernel.datasets.differences import print_difference
 from kernel.datasets.files import find_files, write_files, write_json
 from kernel.datasets.importing import Folder, publish_folder, read_folder
 from kernel.datasets.model import Publication
 from kernel.datasets.service import Datasets
 from kernel.errors import BootError, UnavailableError
-from kernel.terminal import print_json, print_table
 
 REASONS_MAX = 20
 _FOLDER = click.Path(file_okay=False, path_type=Path)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from kernel.app import Tiercel
-from kernel.configuration import load
+from kernel.cli.output import print_json, print_table
+from kernel.config import load
 from kernel.http.routing import methods_of
-from kernel.terminal import print_json, print_table
 
 
 @click.command()

@@ -13,15 +13,15 @@ import click
 import msgspec
 
 from kernel.app import Tiercel
-from kernel.configuration import load
+from kernel.cli.output import print_json, print_table, progress
+from kernel.config import load
 from kernel.contracts import Job
+from kernel.conversion import convert_one, struct_fields
 from kernel.errors import UnavailableError
-from kernel.fields import convert_one, struct_fields
 from kernel.jobs.follow import Follower
 from kernel.jobs.model import JobLogLine, JobRecord, JobState, Progress
 from kernel.jobs.overview import summarize_jobs
 from kernel.jobs.service import Jobs
-from kernel.terminal import print_json, print_table, progress
 
 # How often what is followed is asked for: progress is stored no more often.
 _LOOK_INTERVAL_S = 0.2

@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from kernel.app import Tiercel
-from kernel.configuration import load
+from kernel.cli.output import print_json
+from kernel.config import load
 from kernel.db.migrate import Migration
-from kernel.terminal import print_json
 
 
 @click.command()

@@ -12,7 +12,7 @@ from gunicorn.app.base import Application
 from kernel.app import Tiercel
 from kernel.cli.demo import fill_with_demo_data
 from kernel.cli.worker import fork_worker, stop_worker
-from kernel.configuration import load
+from kernel.config import load
 from kernel.errors import BootError
 from kernel.http.routing import APPLICATION, MountedRoute
 from kernel.settings import Settings
@@ -89,7 +89,7 @@ def _prepared(bind: str | None, *, insecure: bool) -> Tiercel:
     if insecure:
         os.environ["TIERCEL_INSECURE"] = "true"
     service = Tiercel(load())
-    service.refuse_unsafe()
+    service.ensure_safe()
     service.prepare()
     return service
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from kernel.app import Tiercel
-from kernel.configuration import load
+from kernel.config import load
 
 _BANNER = "service, db and services['<plugin>'] are here; db.connection() borrows a connection."
 

@@ -11,7 +11,7 @@ import msgspec
 
 from kernel.app import Tiercel
 from kernel.applications import DEFAULT
-from kernel.http.request_log import StartResponse
+from kernel.http.access_log import StartResponse
 from kernel.http.routing import APPLICATION, MountedRoute, methods_of
 
 TIMEOUT_S = 30.0

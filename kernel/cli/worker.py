@@ -11,7 +11,7 @@ from collections.abc import Callable
 import click
 
 from kernel.app import Tiercel
-from kernel.configuration import load
+from kernel.config import load
 from kernel.jobs.chores import Chores
 from kernel.jobs.scheduler import Scheduler
 from kernel.jobs.supervisor import Supervisor

@@ -15,7 +15,7 @@ from kernel.contracts import Policy
 from kernel.http.compression import MIN_BYTES, Preference, preference
 from kernel.http.encodings import encode
 from kernel.http.request import Request
-from kernel.http.responses import Prepared
+from kernel.http.response import PreparedResponse
 from kernel.settings import Settings
 
 _ENCODER = msgspec.json.Encoder(enc_hook=str)
@@ -100,7 +100,7 @@ class Answers:
         self._cache.set(key, answer, len(answer.content) + len(request.query_string) + _OVERHEAD_BYTES, name)
         return answer
 
-    def send(self, request: Request, answer: Answer, confirmed_at: datetime) -> Prepared:
+    def send(self, request: Request, answer: Answer, confirmed_at: datetime) -> PreparedResponse:
         """Return what leaves: the answer, or a 304 for a client that has it.
 
         Args:
@@ -115,8 +115,8 @@ class Answers:
         if tags and _is_among(answer.etag, tags):
             # Of what a 304 does not send, it does not tell the coding either.
             headers.pop("content-encoding", None)
-            return Prepared(falcon.HTTP_304, headers, None)
-        return Prepared(falcon.HTTP_200, headers, answer.content)
+            return PreparedResponse(falcon.HTTP_304, headers, None)
+        return PreparedResponse(falcon.HTTP_200, headers, answer.content)
 
 
 def wanted_coding(request: Request) -> Preference:

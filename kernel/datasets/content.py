@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from kernel.contracts import Dataset
+from kernel.conversion import UNKNOWN, convert_each
 from kernel.datasets.model import Content, Rejected
 from kernel.datasets.ordering import ordered_by
-from kernel.fields import UNKNOWN, convert_each
 
 # Keys of dictionaries in one order, so that equal items make equal bytes.
 _ENCODER = msgspec.json.Encoder(order="deterministic")

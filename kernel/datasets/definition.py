@@ -10,13 +10,13 @@ from typing import Any
 import msgspec
 
 from kernel.contracts import Dataset
+from kernel.conversion import allowed, base_type, is_sequence, struct_fields
 from kernel.datasets.files import file_fields
-from kernel.fields import allowed, base_type, is_sequence, struct_fields
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
-def refuse_wrong_dataset(dataset: Dataset) -> None:
+def validate_dataset(dataset: Dataset) -> None:
     """Refuse a dataset that cannot work.
 
     Raises:

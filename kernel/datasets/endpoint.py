@@ -19,7 +19,7 @@ from kernel.datasets.snapshots import Snapshots
 from kernel.datasets.views import View, Views
 from kernel.errors import NotFoundError
 from kernel.http.request import Request
-from kernel.http.responses import Prepared
+from kernel.http.response import PreparedResponse
 from kernel.settings import Settings
 
 Segments = Mapping[str, Any]
@@ -50,7 +50,7 @@ class DatasetEndpoint:
 
     def answer(
         self, request: Request, application: Application | None, query: BaseQuery, segments: Segments
-    ) -> Prepared:
+    ) -> PreparedResponse:
         """Answer a request.
 
         Raises:

@@ -18,7 +18,7 @@ from kernel.datasets.snapshots import Snapshots
 from kernel.datasets.views import Views
 from kernel.errors import UnavailableError
 from kernel.http.request import Request
-from kernel.http.responses import Prepared
+from kernel.http.response import PreparedResponse
 
 
 class IndexAttempt(msgspec.Struct, frozen=True):
@@ -144,7 +144,7 @@ class IndexEndpoint:
         self._name = name
         self._now = now
 
-    def answer(self, request: Request, application: Application | None) -> Prepared:
+    def answer(self, request: Request, application: Application | None) -> PreparedResponse:
         """Answer a request.
 
         Raises:
@@ -179,8 +179,8 @@ def _last_id(part: _Part) -> int:
 def typed_handler(endpoint: IndexEndpoint) -> Any:
     """Return the function that the kernel mounts."""
 
-    def handler(request: Request, application: Application | None) -> Prepared:
+    def handler(request: Request, application: Application | None) -> PreparedResponse:
         return endpoint.answer(request, application)
 
-    handler.__annotations__ = {"request": Request, "application": Application | None, "return": Prepared}
+    handler.__annotations__ = {"request": Request, "application": Application | None, "return": PreparedResponse}
     return handler

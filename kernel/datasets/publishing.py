@@ -51,7 +51,7 @@ class Publisher:
         run: Guard | None = None,
         details: object = None,
         rejected: Mapping[Dataset, Sequence[Rejected]] | None = None,
-        also: Callable[[Connection[Any]], None] | None = None,
+        on_commit: Callable[[Connection[Any]], None] | None = None,
     ) -> dict[str, Publication]:
         """Publish several datasets at once: all become visible, or none does.
 
@@ -61,7 +61,7 @@ class Publisher:
             run: The run of the job that publishes. A run that was taken over by another cannot publish any more.
             details: Kept with each attempt.
             rejected: Of each dataset, what the publisher itself has kept aside already.
-            also: Stores whatever else belongs to it, in the same transaction.
+            on_commit: Stores whatever else belongs to it, in the same transaction.
 
         Returns:
             What became of each dataset, by name.
@@ -75,8 +75,8 @@ class Publisher:
         # In one order, so that two publishers of the same datasets cannot wait for each other.
         ordered = sorted(contents, key=lambda each: each.name)
         with self._db.transaction() if run is None else run.transaction() as connection:
-            if also is not None:
-                also(connection)
+            if on_commit is not None:
+                on_commit(connection)
             for dataset in ordered:
                 store.lock(connection, dataset.name)
             # One time for all: at no other is a part of them read without the rest.

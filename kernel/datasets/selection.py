@@ -10,9 +10,9 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 
 import msgspec
 
+from kernel.conversion import base_type, is_sequence, parse_time
 from kernel.datasets.ordering import ordered_by
 from kernel.errors import InvalidError, NotFoundError
-from kernel.fields import base_type, is_sequence, parse_time
 
 _SCALARS = (str, int, float, bool, datetime)
 _DATE_LENGTH = len("2026-11-21")

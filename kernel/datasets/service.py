@@ -30,7 +30,7 @@ from kernel.datasets.watch import Watch
 from kernel.db.pool import Database
 from kernel.errors import BootError, UnavailableError
 from kernel.http.request import Request
-from kernel.log import Logger
+from kernel.logging import Logger
 from kernel.settings import Settings
 
 _SEGMENT = re.compile(r"\{([a-z_][a-z0-9_]*)\}")

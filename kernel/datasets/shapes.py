@@ -54,7 +54,7 @@ class Place(msgspec.Struct, frozen=True):
         path: With ``/public/`` in it.
         policy: Who may use it.
         menu: Label under which pages list it.
-        also: Further paths.
+        aliases: Further paths.
         cache_name: Under which its answers are kept; ``{owner}_data`` and a file by default.
     """
 
@@ -62,7 +62,7 @@ class Place(msgspec.Struct, frozen=True):
     path: str
     policy: Policy
     menu: str | None
-    also: tuple[str, ...]
+    aliases: tuple[str, ...]
     cache_name: CacheName | None
 
     def name_for(self, file: str) -> CacheName:
@@ -72,7 +72,12 @@ class Place(msgspec.Struct, frozen=True):
     def route(self, handler: Handler) -> Route:
         """Return the route, for everybody and for each application."""
         return Route(
-            path=self.path, handler=handler, policy=self.policy, also=self.also, menu=self.menu, per_application=True
+            path=self.path,
+            handler=handler,
+            policy=self.policy,
+            aliases=self.aliases,
+            menu=self.menu,
+            per_application=True,
         )
 
 

@@ -14,7 +14,7 @@ from kernel.cache import SizedCache
 from kernel.contracts import Application, Dataset, Filter
 from kernel.datasets.model import Snapshot
 from kernel.errors import UnavailableError
-from kernel.log import Logger
+from kernel.logging import Logger
 
 _RETRY_AFTER_S = 60
 # Of the items that a filter hid, this many are named; all are counted.

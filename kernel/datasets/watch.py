@@ -20,7 +20,7 @@ from kernel.datasets.caches import CLEAR_CHANNEL, LISTENER, REPORT_CHANNEL, writ
 from kernel.datasets.store import QUERIES
 from kernel.db.pool import Database
 from kernel.errors import UnavailableError
-from kernel.log import Logger
+from kernel.logging import Logger
 
 # How soon a lost connection is tried again.
 _RETRY_S = 1.0

@@ -9,7 +9,7 @@ import msgspec
 
 from kernel.http.encodings import CODINGS, canonical, encode
 from kernel.http.request import Request
-from kernel.http.responses import Response
+from kernel.http.response import FalconResponse
 
 # Below this, headers cost more than the body saves.
 MIN_BYTES = 1024
@@ -56,7 +56,7 @@ class Compression:
     def process_response(
         self,
         request: Request,
-        response: Response,
+        response: FalconResponse,
         _resource: object,
         _succeeded: bool,  # noqa: FBT001 - Falcon calls it
     ) -> None:
@@ -74,7 +74,7 @@ class Compression:
             _compress(response, content, preference(accept))
 
 
-def _can_be_encoded(response: Response) -> bool:
+def _can_be_encoded(response: FalconResponse) -> bool:
     # A range is one of the bytes that were named, not of those that a coding would make.
     if response.get_header("Content-Encoding") is not None or response.get_header("Content-Range") is not None:
         return False
@@ -83,7 +83,7 @@ def _can_be_encoded(response: Response) -> bool:
     return _COMPRESSED_ALREADY.match((response.content_type or "").lower()) is None
 
 
-def _compress(response: Response, content: bytes, wanted: Preference) -> None:
+def _compress(response: FalconResponse, content: bytes, wanted: Preference) -> None:
     if wanted.coding is None or (wanted.plain and len(content) <= MIN_BYTES):
         return
     encoded = encode(content, wanted.coding)

@@ -11,7 +11,7 @@ import msgspec
 
 from kernel.contracts import HealthCheck, Probe, Route
 from kernel.errors import DuplicateError
-from kernel.http.responses import Reply
+from kernel.http.response import Response
 
 KERNEL = "kernel"
 State = Literal["ok", "degraded", "failed"]
@@ -169,15 +169,15 @@ class Probes:
         self._health = health
         self._startup = startup
 
-    def livez(self, query: HealthQuery) -> Reply[HealthReport]:
+    def livez(self, query: HealthQuery) -> Response[HealthReport]:
         """Say that the process answers. Checks nothing else: a restart mends no database."""
         return self._report((), query)
 
-    def readyz(self, query: HealthQuery) -> Reply[HealthReport]:
+    def readyz(self, query: HealthQuery) -> Response[HealthReport]:
         """Say whether requests can be served."""
         return self._report(None, query)
 
-    def startupz(self, query: HealthQuery) -> Reply[HealthReport]:
+    def startupz(self, query: HealthQuery) -> Response[HealthReport]:
         """Say whether the service finished starting."""
         return self._report(self._startup, query)
 
@@ -188,7 +188,7 @@ class Probes:
             Route(path=path, handler=handler, policy="public", logged=False) for path, handler in handlers.items()
         )
 
-    def _report(self, only: Collection[str] | None, query: HealthQuery) -> Reply[HealthReport]:
+    def _report(self, only: Collection[str] | None, query: HealthQuery) -> Response[HealthReport]:
         results = self._health.run(query.exclude, only)
         status = worst(results)
         verbose = query.verbose in {"", "1", "true"}
@@ -198,4 +198,4 @@ class Probes:
             excluded=tuple(name for name in query.exclude if name in self._health.names),
             unknown=tuple(name for name in query.exclude if name not in self._health.names),
         )
-        return Reply(report, 503 if status == "failed" else 200, {"Cache-Control": "no-store"})
+        return Response(report, 503 if status == "failed" else 200, {"Cache-Control": "no-store"})

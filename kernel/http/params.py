@@ -13,8 +13,8 @@ from urllib.parse import parse_qsl
 import msgspec
 from msgspec.structs import FieldInfo
 
+from kernel.conversion import allowed, convert_each, is_sequence, struct_fields
 from kernel.errors import ApiError, InvalidError, MalformedError, NotFoundError
-from kernel.fields import allowed, convert_each, is_sequence, struct_fields
 from kernel.http.bodies import BodyLimits, RawBody, StreamBody, media_type, read_body, require_json
 from kernel.http.request import Request
 

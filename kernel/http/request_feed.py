@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from kernel.errors import UnavailableError
-from kernel.http.request_log import RequestRecord
-from kernel.log import Logger
+from kernel.http.access_log import RequestRecord
+from kernel.logging import Logger
 
 Subscriber = Callable[[Sequence[RequestRecord]], None]
 QUEUE_MAX = 20_000

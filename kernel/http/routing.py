@@ -12,18 +12,18 @@ import msgspec
 
 from kernel.applications import Applications
 from kernel.contracts import Method, Policy, Route
+from kernel.conversion import nested_struct
 from kernel.errors import BootError, DuplicateError, PluginError
-from kernel.fields import nested_struct
+from kernel.http.auth import Authorizer
 from kernel.http.bodies import BodyLimits
-from kernel.http.guard import Guard
 from kernel.http.params import body_decoder, handler_types, path_decoder, query_decoder
 from kernel.http.request import Request
-from kernel.http.responses import Response, write
+from kernel.http.response import FalconResponse, write
 
-App = falcon.App[Request, Response]
+App = falcon.App[Request, FalconResponse]
 Responder = Callable[..., None]
 # Takes the segments of the path as they are, and may keep the dictionary.
-_Inner = Callable[[Request, Response, dict[str, Any]], None]
+_Inner = Callable[[Request, FalconResponse, dict[str, Any]], None]
 _SEGMENT = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 # Behind it stands the slug of an application, where a path has one.
 _PUBLIC = "/public/"
@@ -52,7 +52,7 @@ def template_of(path: str) -> str:
     return path.rstrip("/") or "/"
 
 
-def spread(owned: Sequence[tuple[str, Route]]) -> tuple[MountedRoute, ...]:
+def expand_routes(owned: Sequence[tuple[str, Route]]) -> tuple[MountedRoute, ...]:
     """List every route once for each of its paths, and refuse two for one method and path.
 
     Falcon would silently let the second replace the first.
@@ -73,7 +73,7 @@ def spread(owned: Sequence[tuple[str, Route]]) -> tuple[MountedRoute, ...]:
 
 
 def _paths(owner: str, route: Route) -> list[MountedRoute]:
-    templates = [template_of(path) for path in (route.path, *route.also)]
+    templates = [template_of(path) for path in (route.path, *route.aliases)]
     plain = [MountedRoute(owner, template, route) for template in templates]
     if not route.per_application:
         return plain
@@ -85,7 +85,7 @@ def _paths(owner: str, route: Route) -> list[MountedRoute]:
     return [*plain, *(MountedRoute(owner, template, route, is_filtered=True) for template in filtered)]
 
 
-def refuse_wrong_route(route: Route) -> None:
+def validate_route(route: Route) -> None:
     """Refuse a policy or a method that there is not, such as a misspelt one.
 
     Raises:
@@ -97,7 +97,7 @@ def refuse_wrong_route(route: Route) -> None:
         raise ValueError(f"{route.path}: method {route.method!r}: expected {', '.join(get_args(Method))}, or None")
 
 
-def refuse_shadows(routes: Sequence[MountedRoute], slugs: Sequence[str]) -> None:
+def ensure_no_shadowing(routes: Sequence[MountedRoute], slugs: Sequence[str]) -> None:
     """Refuse applications whose slug is a segment of a route where slugs stand: one could not be reached.
 
     Raises:
@@ -117,27 +117,27 @@ def methods_of(route: Route) -> tuple[str, ...]:
     return tuple(name for name in falcon.HTTP_METHODS if hasattr(route.handler, f"on_{name.lower()}"))
 
 
-class Entrance(msgspec.Struct, frozen=True):
+class RequestPipeline(msgspec.Struct, frozen=True):
     """What every request passes before its handler.
 
     Args:
-        guard: Checks policies.
+        authorizer: Checks policies.
         limits: How large a body may be.
         applications: Those that a path may name.
     """
 
-    guard: Guard
+    authorizer: Authorizer
     limits: BodyLimits
     applications: Applications
 
 
-def mount(app: App, routes: Sequence[MountedRoute], entrance: Entrance) -> None:
+def mount(app: App, routes: Sequence[MountedRoute], pipeline: RequestPipeline) -> None:
     """Add routes to a Falcon application.
 
     Args:
         app: Gets one resource a template.
-        routes: From ``spread``.
-        entrance: What requests pass.
+        routes: From ``expand_routes``.
+        pipeline: What requests pass.
 
     Raises:
         PluginError: A handler's annotations or a path do not fit; names the plugin.
@@ -146,7 +146,7 @@ def mount(app: App, routes: Sequence[MountedRoute], entrance: Entrance) -> None:
     for mounted in routes:
         resource = resources.setdefault(mounted.template, _Resource())
         try:
-            for name, responder in _responders(mounted, entrance).items():
+            for name, responder in _responders(mounted, pipeline).items():
                 setattr(resource, name, responder)
         except TypeError as ex:
             raise PluginError(mounted.owner, "register_routes", f"{mounted.route.path}: {ex}") from ex
@@ -162,19 +162,19 @@ class _Resource:
     """Holds the responders of one template as ``on_get`` and the like, where Falcon looks for them."""
 
 
-def _responders(mounted: MountedRoute, entrance: Entrance) -> dict[str, Responder]:
+def _responders(mounted: MountedRoute, pipeline: RequestPipeline) -> dict[str, Responder]:
     route = mounted.route
     if route.method is None:
         own = {f"on_{name.lower()}": getattr(route.handler, f"on_{name.lower()}") for name in methods_of(route)}
-        return {name: _entered(mounted, entrance, _own(responder)) for name, responder in own.items()}
-    responder = _entered(mounted, entrance, _typed(mounted, entrance.limits))
+        return {name: _entered(mounted, pipeline, _own(responder)) for name, responder in own.items()}
+    responder = _entered(mounted, pipeline, _typed(mounted, pipeline.limits))
     if route.method == "GET":
         return {"on_get": responder, "on_head": _without_body(responder)}
     return {f"on_{route.method.lower()}": responder}
 
 
 def _without_body(respond: Responder) -> Responder:
-    def responder(request: Request, response: Response, **segments: Any) -> None:
+    def responder(request: Request, response: FalconResponse, **segments: Any) -> None:
         respond(request, response, **segments)
         response.close_stream()
 
@@ -185,12 +185,12 @@ def _own(respond: Responder) -> _Inner:
     return lambda request, response, segments: respond(request, response, **segments)
 
 
-def _entered(mounted: MountedRoute, entrance: Entrance, respond: _Inner) -> Responder:
+def _entered(mounted: MountedRoute, pipeline: RequestPipeline, respond: _Inner) -> Responder:
     template, owner, policy, logged = mounted.template, mounted.owner, mounted.route.policy, mounted.route.logged
-    is_filtered, find = mounted.is_filtered, entrance.applications.find
-    check = entrance.guard.check
+    is_filtered, find = mounted.is_filtered, pipeline.applications.find
+    check = pipeline.authorizer.check
 
-    def responder(request: Request, response: Response, **segments: Any) -> None:
+    def responder(request: Request, response: FalconResponse, **segments: Any) -> None:
         context = request.log_context
         context.template, context.logged = template, logged
         check(request, owner, policy)
@@ -219,7 +219,7 @@ def _typed(mounted: MountedRoute, limits: BodyLimits) -> _Inner:
     decode_body = None if body is None else body_decoder(body, limits)
     decode_path = [(name, path_decoder(name, kind)) for name, kind in wanted.items()]
 
-    def responder(request: Request, response: Response, arguments: dict[str, Any]) -> None:
+    def responder(request: Request, response: FalconResponse, arguments: dict[str, Any]) -> None:
         # The segments of the path are parameters of the handler, each of them.
         for name, decode in decode_path:
             arguments[name] = decode(arguments[name])

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from kernel.contracts import Job
+from kernel.conversion import UNKNOWN, convert_each, struct_fields
 from kernel.errors import ConfigError, InvalidError, NotFoundError
-from kernel.fields import UNKNOWN, convert_each, struct_fields
 from kernel.jobs.schedules import Schedule, parse_schedule
 
 OFF = "off"

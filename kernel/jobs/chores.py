@@ -8,7 +8,7 @@ from kernel.db.pool import Database
 from kernel.jobs.scheduler import Scheduler
 from kernel.jobs.store import JobStore
 from kernel.jobs.takeover import take_over
-from kernel.log import Logger
+from kernel.logging import Logger
 from kernel.settings import JobSettings
 
 _CLEAN_INTERVAL_S = 600.0

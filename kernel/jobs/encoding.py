@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 from psycopg.types.json import Jsonb
 
+from kernel.conversion import strip_nul
+
 
 def encode_json(value: Any) -> Jsonb | None:
     """Make a value that a ``jsonb`` column takes; None stays none.
@@ -14,13 +16,4 @@ def encode_json(value: Any) -> Jsonb | None:
     Raises:
         TypeError: It cannot be JSON.
     """
-    return None if value is None else Jsonb(without_nul(msgspec.to_builtins(value, str_keys=True)))
-
-
-def without_nul(value: Any) -> Any:
-    """Return a value without null characters: PostgreSQL's text has none."""
-    if isinstance(value, str):
-        return value.replace("\x00", "")
-    if isinstance(value, dict):
-        return {without_nul(key): without_nul(inner) for key, inner in value.items()}
-    return [without_nul(inner) for inner in value] if isinstance(value, list | tuple) else value
+    return None if value is None else Jsonb(strip_nul(msgspec.to_builtins(value, str_keys=True)))

@@ -14,7 +14,7 @@ from kernel.jobs.encoding import encode_json
 from kernel.jobs.model import JobError, RunStopped, StopReason
 from kernel.jobs.run import Run
 from kernel.jobs.store import Claim, JobStore
-from kernel.log import Logger
+from kernel.logging import Logger
 
 _ERROR_CHARACTERS_MAX = 2000
 

@@ -17,7 +17,7 @@ from kernel.jobs.queueing import plain_parameters
 from kernel.jobs.run import Run
 from kernel.jobs.store import OWN_QUEUE_PREFIX, Claim, JobStore
 from kernel.jobs.takeover import take_over
-from kernel.log import Logger
+from kernel.logging import Logger
 from kernel.settings import JobSettings
 
 

@@ -13,7 +13,7 @@ from kernel.errors import ApiError
 
 if TYPE_CHECKING:
     from kernel.jobs.store import Claim, JobStore
-    from kernel.log import Logger
+    from kernel.logging import Logger
 
 # Of one attempt; a job that logs in a loop must not fill the disk.
 LINES_MAX = 5000

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from kernel.errors import UnavailableError
 from kernel.jobs.run import Run
 from kernel.jobs.store import Claim, JobStore
-from kernel.log import Logger
+from kernel.logging import Logger
 
 _INTERVAL_S = 1.0
 _HEARTBEAT_INTERVAL_S = 5.0

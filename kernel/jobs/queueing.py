@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 
 from kernel.contracts import Job
+from kernel.conversion import strip_nul
 from kernel.errors import ConflictError
 from kernel.jobs.catalogue import lock_of
-from kernel.jobs.encoding import without_nul
 from kernel.jobs.store import JobStore
 
 
@@ -17,7 +17,7 @@ def plain_parameters(parameters: msgspec.Struct | None) -> dict[str, Any]:
     """Return parameters as they come back out of the database."""
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode({} if parameters is None else parameters))
     # Else they would differ from those that wait already.
-    stored: dict[str, Any] = without_nul(plain)
+    stored: dict[str, Any] = strip_nul(plain)
     return stored
 
 

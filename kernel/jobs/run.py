@@ -14,7 +14,7 @@ from kernel.contracts import Job
 from kernel.jobs.joblog import make_run_logger
 from kernel.jobs.model import Progress, RunStopped, StopReason
 from kernel.jobs.store import Claim, JobStore
-from kernel.log import Logger
+from kernel.logging import Logger
 
 _PROGRESS_INTERVAL_S = 0.2
 

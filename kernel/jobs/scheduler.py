@@ -10,7 +10,7 @@ from kernel.jobs.catalogue import Catalogue, decode_parameters, lock_of
 from kernel.jobs.queueing import plain_parameters
 from kernel.jobs.schedules import Schedule
 from kernel.jobs.store import QUERIES, JobStore
-from kernel.log import Logger
+from kernel.logging import Logger
 
 
 class Scheduler:

@@ -16,7 +16,7 @@ from kernel.jobs.here import run_in_this_process
 from kernel.jobs.model import JobFigures, JobLogLine, JobRecord, JobState
 from kernel.jobs.queueing import queue_job
 from kernel.jobs.store import JobStore
-from kernel.log import Logger
+from kernel.logging import Logger
 from kernel.settings import JobSettings
 
 # Whoever waits for a job asks so often: soon enough for people, cheap enough for the database.

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from kernel.jobs.here import make_worker_id
-from kernel.log import Logger
+from kernel.logging import Logger
 
 # How soon a child that ended is noticed. A signal ends a sleep at once.
 _LOOK_S = 0.1

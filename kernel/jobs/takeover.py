@@ -8,7 +8,7 @@ from psycopg import Connection
 
 from kernel.db.pool import Database
 from kernel.jobs.store import OWN_QUEUE_PREFIX, QUERIES, JobStore
-from kernel.log import Logger
+from kernel.logging import Logger
 
 DEATHS_MAX = 3
 _NOBODY = -1

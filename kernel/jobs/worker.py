@@ -23,7 +23,7 @@ from kernel.jobs.listener import Listener
 from kernel.jobs.run import Run
 from kernel.jobs.service import Jobs
 from kernel.jobs.store import Claim, JobStore
-from kernel.log import Logger
+from kernel.logging import Logger
 from kernel.settings import JobSettings
 
 # How soon what could not be stored, or a database that is away, is tried again.

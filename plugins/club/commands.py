@@ -6,7 +6,9 @@ import sys
 
 import click
 
-from kernel import Command, JobRecord, Services, print_json, print_table
+from kernel import Command, Services
+from kernel.cli import print_json, print_table
+from kernel.jobs import JobRecord
 from plugins.club.freshness import NOTHING_CONFIGURED, Freshness
 from plugins.club.refresh import RefreshError, export
 from plugins.club.settings import ClubSettings

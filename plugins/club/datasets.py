@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from kernel import Dataset, Derivation, Derived
+from kernel import Dataset
+from kernel.datasets import Derivation, Derived
 from plugins.club.model import FeatureSummary, HeroMetric, MostPresent, RankedMember, RankedMetric
 from plugins.club.ranking import rank_members, rank_metrics, summarize
 

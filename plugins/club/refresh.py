@@ -10,7 +10,9 @@ from typing import Any
 import msgspec
 from psycopg import Connection
 
-from kernel import Job, Publication, Run, Services
+from kernel import Job, Services
+from kernel.datasets import Publication
+from kernel.jobs import Run
 from plugins.club.datasets import DATASETS
 from plugins.club.fetching.outcome import Fetched, Outcome, SourceProgress
 from plugins.club.model import Item
@@ -141,7 +143,7 @@ class Refresh:
             run=run,
             details={"sources": [msgspec.structs.asdict(each) for each in reports]},
             rejected={dataset: union.rejected for dataset, union in unions.items()},
-            also=save,
+            on_commit=save,
         )
 
 

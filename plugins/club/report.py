@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from kernel import Publication
+from kernel.datasets import Publication
 from plugins.club.fetching.outcome import Fetched, Outcome, SourceFailure
 from plugins.club.model import DatasetName, Item
 from plugins.club.settings import Source

@@ -12,7 +12,8 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from kernel import CacheStats, DatasetSummary, Reply, Request, Route, Services, UnavailableError, summarize_dataset
+from kernel import CacheStats, Request, Response, Route, Services, UnavailableError
+from kernel.datasets import DatasetSummary, summarize_dataset
 from plugins.club.datasets import DATASETS
 from plugins.club.freshness import NOTHING_CONFIGURED, Freshness, SourceFreshness, describe
 from plugins.club.store import Figures, read_figures
@@ -100,7 +101,7 @@ class ServiceHealthRoute:
         """Return the route."""
         return Route(path="/club/admin/service-health/", handler=self.show, policy="staff", menu="health of club")
 
-    def show(self, request: Request) -> Reply[ServiceHealthAnswer]:
+    def show(self, request: Request) -> Response[ServiceHealthAnswer]:
         """Look at everything. What cannot be seen is a problem in the answer, not an error."""
         problems: list[str] = []
         storage = self._storage(problems)
@@ -118,7 +119,7 @@ class ServiceHealthRoute:
             sources=sources,
         )
         meta = ServiceHealthMeta("default", request.path_as_sent, 1, self._services.clock.now())
-        return Reply(ServiceHealthAnswer(health, meta), headers={"Cache-Control": "no-store"})
+        return Response(ServiceHealthAnswer(health, meta), headers={"Cache-Control": "no-store"})
 
     def _storage(self, problems: list[str]) -> StorageHealth:
         home = self._services.kernel.home.absolute()

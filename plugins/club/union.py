@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from kernel import Rejected
+from kernel.datasets import Rejected
 from plugins.club.model import Item
 from plugins.club.store import Content
 

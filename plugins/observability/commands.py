@@ -12,7 +12,8 @@ from typing import Any, BinaryIO
 import click
 import msgspec
 
-from kernel import Command, print_json, print_table, progress
+from kernel import Command
+from kernel.cli import print_json, print_table, progress
 from plugins.observability.importing.importer import FileReport, Importer, OnRead
 from plugins.observability.importing.lineformats import AUTO, check_format
 from plugins.observability.model import SERVICE_MAX

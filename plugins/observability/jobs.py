@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kernel import ConflictError, Job, Run
+from kernel import ConflictError, Job
+from kernel.jobs import Run
 from plugins.observability.retention.removing import Retention
 from plugins.observability.retention.sweeping import Removed
 from plugins.observability.rollups.refresh import Refreshed, Rollups

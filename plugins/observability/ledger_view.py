@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 
 import click
 
-from kernel import Command, Envelope, Request, Route, envelope, parse_time, print_json, print_table
+from kernel import Command, Envelope, Request, Route, envelope, parse_time
+from kernel.cli import print_json, print_table
 from plugins.observability.ids import EPOCH
 from plugins.observability.ingest.ledger import Ledger, LedgerPage, LedgerQuery, Totals
 

@@ -13,8 +13,8 @@ from kernel import (
     Page,
     Policy,
     RawBody,
-    Reply,
     Request,
+    Response,
     Route,
     StreamBody,
     require_json,
@@ -60,7 +60,7 @@ class RequestLogs:
         """List request logs, newest first."""
         return self._listing.page(request, query)
 
-    def create(self, request: Request, body: RawBody) -> Reply[Event]:
+    def create(self, request: Request, body: RawBody) -> Response[Event]:
         """Store one request log."""
         require_json(request)
         event, messages = validate_event(decode_item(body.content), self._now())
@@ -69,7 +69,7 @@ class RequestLogs:
         event_id, is_new = self._ingest.take_one(event, _key(request))
         # A replay finds what is there, also when it was edited since.
         location = {"Location": f"{request.path}/{event_id}/"}
-        return Reply(self._store.find(event_id), 201 if is_new else 200, location)
+        return Response(self._store.find(event_id), 201 if is_new else 200, location)
 
     def show(self, id: UUID) -> Event:  # noqa: A002 - the name of the segment
         """Show one request log."""
@@ -91,10 +91,10 @@ class RequestLogs:
             raise _invalid(messages)
         return self._store.replace(id, {name: value for name, value in values.items() if name in EDITABLE})
 
-    def delete(self, id: UUID) -> Reply[None]:  # noqa: A002
+    def delete(self, id: UUID) -> Response[None]:  # noqa: A002
         """Delete a request log for good."""
         self._store.delete(id)
-        return Reply(None, 204)
+        return Response(None, 204)
 
     def take(self, request: Request, query: IngestQuery, body: StreamBody) -> IngestResult:
         """Store a batch of request logs, or a stream of them with one a line."""
@@ -111,7 +111,7 @@ class RequestLogs:
             path: str, handler: Handler, policy: Policy, method: Method = "GET", menu: str | None = None
         ) -> Route:
             first, *others = (root + path for root in ROOTS)
-            return Route(path=first, also=tuple(others), handler=handler, policy=policy, method=method, menu=menu)
+            return Route(path=first, aliases=tuple(others), handler=handler, policy=policy, method=method, menu=menu)
 
         return [
             route("", self.list_events, "read", menu="request logs, newest first"),

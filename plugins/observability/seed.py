@@ -8,7 +8,8 @@ from random import Random
 
 import click
 
-from kernel import Command, print_json, progress
+from kernel import Command
+from kernel.cli import print_json, progress
 from plugins.observability.demo import traffic
 from plugins.observability.ingest.preparing import prepare
 from plugins.observability.ingest.writing import EventWriter

@@ -76,4 +76,4 @@ class Traces:
     def routes(self) -> list[Route]:
         """Return the route, under both roots."""
         first, *others = (f"{root}traces/{{trace_id}}/" for root in ROOTS)
-        return [Route(path=first, also=tuple(others), handler=self.show, policy="read")]
+        return [Route(path=first, aliases=tuple(others), handler=self.show, policy="read")]

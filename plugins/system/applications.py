@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kernel import ApplicationSummary, Envelope, Request, Route, Services, envelope, summarize_application
+from kernel import Envelope, Request, Route, Services, envelope
+from kernel.datasets import ApplicationSummary, summarize_application
 
 
 class ApplicationRoutes:

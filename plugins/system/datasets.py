@@ -7,19 +7,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from kernel import (
-    DatasetSummary,
-    Difference,
-    Envelope,
-    Publication,
-    Request,
-    Route,
-    Services,
-    Version,
-    envelope,
-    read_as_of,
-    summarize_dataset,
-)
+from kernel import Envelope, Request, Route, Services, envelope
+from kernel.datasets import DatasetSummary, Difference, Publication, Version, read_as_of, summarize_dataset
 
 LIMIT_MAX = 100
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from kernel import CheckResult, Reply, Request, Route, Services, link
+from kernel import CheckResult, Request, Response, Route, Services, link
 
 
 class HealthQuery(msgspec.Struct, frozen=True):
@@ -56,24 +56,24 @@ class HealthRoutes:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    def basic(self) -> Reply[BasicHealth]:
+    def basic(self) -> Response[BasicHealth]:
         """Check database and cache. 503 if the database is away."""
         results = {result.name: result for result in self._services.health.run(only=("database", "cache"))}
         database, cache = results["database"], results["cache"]
         status = "failed" if database.status != "ok" else cache.status
         engine = database.detail if database.status == "ok" else None
         body = BasicHealth(status, _word(database), _word(cache), engine)
-        return Reply(body, 200 if database.status == "ok" else 503, {"Cache-Control": "no-store"})
+        return Response(body, 200 if database.status == "ok" else 503, {"Cache-Control": "no-store"})
 
-    def api(self, query: HealthQuery) -> Reply[ApiHealth]:
+    def api(self, query: HealthQuery) -> Response[ApiHealth]:
         """Say ok; with ``db=1``, only if the database answers."""
         headers = {"Cache-Control": "no-store"}
         if not query.db:
-            return Reply(ApiHealth("ok"), 200, headers)
+            return Response(ApiHealth("ok"), 200, headers)
         (database,) = self._services.health.run(only=("database",))
         if database.status == "ok":
-            return Reply(ApiHealth("ok", "ok"), 200, headers)
-        return Reply(ApiHealth("error", _word(database)), 503, headers)
+            return Response(ApiHealth("ok", "ok"), 200, headers)
+        return Response(ApiHealth("error", _word(database)), 503, headers)
 
     def root(self, request: Request) -> ApiRoot:
         """List what the API has."""
@@ -86,7 +86,7 @@ class HealthRoutes:
         return [
             Route(path="/health/", handler=self.basic, policy="public", logged=False, menu="health"),
             Route(path="/api/health/", handler=self.api, policy="public", logged=False),
-            Route(path="/api/", also=("/api/v1/",), handler=self.root, policy="public", menu="this list"),
+            Route(path="/api/", aliases=("/api/v1/",), handler=self.root, policy="public", menu="this list"),
         ]
 
 

@@ -13,18 +13,16 @@ from typing import Annotated
 import msgspec
 
 from kernel import (
-    Follower,
+    ConcurrencyLimit,
     InvalidError,
-    JobEvent,
-    JobRecord,
     NotFoundError,
-    Places,
-    Reply,
     Request,
+    Response,
     Services,
-    Stream,
+    StreamingResponse,
     UnavailableError,
 )
+from kernel.jobs import Follower, JobEvent, JobRecord
 
 ID_MAX = 2**63 - 1
 JobId = Annotated[int, msgspec.Meta(ge=1, le=ID_MAX)]
@@ -53,18 +51,20 @@ class JobEventRoute:
         # A stream takes a thread: the others are for everybody else.
         number = services.kernel.server.threads // 2
         limit = f"this process keeps {number} streams at most, half as many as it has threads"
-        self._places = Places(number, limit)
+        self._places = ConcurrencyLimit(number, limit)
 
-    def stream(self, request: Request, id: JobId) -> Reply[Stream | None]:  # noqa: A002 - the segment's name
+    def stream(self, request: Request, id: JobId) -> Response[StreamingResponse | None]:  # noqa: A002 - the segment's name
         """Send ``state``, ``log`` and ``progress`` events of a job until it is finished."""
         after, is_over = _read_last_event_id(request.get_header("Last-Event-ID") or "")
         follower = Follower(self._jobs, id, after)
         first = follower.look()
         if is_over and follower.is_finished:
             # What the standard has for telling a client to come back no more.
-            return Reply(None, 204, _HEADERS)
+            return Response(None, 204, _HEADERS)
         leave = self._places.take()
-        return Reply(Stream(_Events(follower, first, self._stopping, leave), "text/event-stream"), 200, _HEADERS)
+        return Response(
+            StreamingResponse(_Events(follower, first, self._stopping, leave), "text/event-stream"), 200, _HEADERS
+        )
 
 
 class _Events:

@@ -11,21 +11,17 @@ from kernel import (
     Cursor,
     Envelope,
     InvalidError,
-    JobLogLine,
-    JobRecord,
-    JobState,
-    JobSummary,
     Page,
-    Reply,
     Request,
+    Response,
     Route,
     Services,
     decode_cursor,
     encode_cursor,
     envelope,
     link,
-    summarize_jobs,
 )
+from kernel.jobs import JobLogLine, JobRecord, JobState, JobSummary, summarize_jobs
 from plugins.system.job_events import ID_MAX, JobEventRoute, JobId
 
 BASE = "/api/v1/jobs/"
@@ -119,16 +115,16 @@ class JobRoutes:
         """List the jobs that can be started, with parameters and schedules."""
         return envelope(request, summarize_jobs(self._jobs, self._services.clock.now()))
 
-    def start(self, request: Request, body: Start) -> Reply[Envelope[JobRecord]]:
+    def start(self, request: Request, body: Start) -> Response[Envelope[JobRecord]]:
         """Start a job; 202, or 200 if one of its lock waits already."""
         record, is_new = self._jobs.start_once(body.name, body.parameters, request_id=request.request_id)
         headers = {"Location": f"{BASE}{record.id}/"}
-        return Reply(envelope(request, record), 202 if is_new else 200, headers)
+        return Response(envelope(request, record), 202 if is_new else 200, headers)
 
-    def cancel(self, request: Request, id: JobId) -> Reply[Envelope[JobRecord]]:  # noqa: A002 - the segment's name
+    def cancel(self, request: Request, id: JobId) -> Response[Envelope[JobRecord]]:  # noqa: A002 - the segment's name
         """Cancel a job that waits (200), ask one that runs to stop (202)."""
         record = self._jobs.cancel(id)
-        return Reply(envelope(request, record), 200 if record.is_finished else 202)
+        return Response(envelope(request, record), 200 if record.is_finished else 202)
 
     def routes(self) -> Sequence[Route]:
         """Return the routes."""

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import msgspec
 import psutil
 
-from kernel import CacheStats, Engine, JobFigures, PluginStatus, Route, Services, UnavailableError
+from kernel import CacheStats, Engine, PluginStatus, Route, Services, UnavailableError
+from kernel.jobs import JobFigures
 
 T = TypeVar("T")
 

@@ -6,7 +6,8 @@ from datetime import datetime
 
 import msgspec
 
-from kernel import Publication, Services, UnavailableError
+from kernel import Services, UnavailableError
+from kernel.datasets import Publication
 from plugins.trace.settings import TraceSettings
 from plugins.trace.store import SourceTimes, list_sources
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from kernel import Derivation, Derived
+from kernel.datasets import Derivation, Derived
 from plugins.trace.datasets import TIERS
 from plugins.trace.model import Feature, Tier
 

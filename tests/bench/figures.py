@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from kernel.terminal import print_table
+from kernel.cli.output import print_table
 
 
 class Figure(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 
 from kernel.app import Tiercel
-from kernel.db.embedded import EmbeddedServer
+from kernel.embedded.server import EmbeddedServer
 from kernel.testing import make_configuration
 from tests.bench.figures import Figure
 from tests.processes import TIERCEL, eventually, make_environment

@@ -14,8 +14,8 @@ import msgspec
 import psycopg
 from psycopg import sql
 
+from kernel.cli.output import progress
 from kernel.db.pool import QUERIES as KERNEL_QUERIES
-from kernel.terminal import progress
 from plugins.observability.filters import order_by, parse_ordering, with_tie_breaker
 from plugins.observability.ids import time_range
 from plugins.observability.queries import QUERIES

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from kernel.terminal import progress
+from kernel.cli.output import progress
 from tests.bench.figures import Figure
 from tests.bench.load import bodies, make_events, post, send
 from tests.bench.service import Service, service

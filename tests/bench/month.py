@@ -11,8 +11,8 @@ import msgspec
 import psycopg
 
 from kernel import Database
+from kernel.cli.output import progress
 from kernel.settings import DatabaseSettings
-from kernel.terminal import progress
 from plugins.observability.rollups.refresh import Rollups
 
 DAYS = 30

@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
-from kernel.db.embedded import EmbeddedServer
-from kernel.terminal import progress
+from kernel.cli.output import progress
+from kernel.embedded.server import EmbeddedServer
 from plugins.trace.settings import TraceSettings
 from tests.bench.figures import Figure
 from tests.bench.notion_export import Took

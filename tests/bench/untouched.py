@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from kernel.cli import main
+from kernel.cli.main import main
 from plugins.observability.ingest.preparing import Prepared
 
 

@@ -14,8 +14,8 @@ import msgspec
 import pytest
 
 from kernel import errors, hookspecs
-from kernel.configuration import Configuration, load
-from kernel.fields import nested_struct, struct_fields
+from kernel.config import Configuration, load
+from kernel.conversion import nested_struct, struct_fields
 from kernel.settings import Secret, Settings
 from tests.contract.tree import ROOT
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from kernel.configuration import load
+from kernel.config import load
 from plugins.observability.settings import ObservabilitySettings
 from plugins.trace.settings import TraceSettings
 from tests.conftest import Serve

@@ -14,7 +14,7 @@ from structlog.testing import LogCapture
 
 from kernel.app import Tiercel
 from kernel.hookspecs import hookimpl
-from kernel.log import Logger
+from kernel.logging import Logger
 from kernel.testing import Client, make_configuration
 
 # Nobody listens there: what these tests look at needs no database.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from kernel import Reply, Route, Services, Stream, hookimpl
+from kernel import Response, Route, Services, StreamingResponse, hookimpl
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -34,8 +34,8 @@ class Pieces:
         (self._folder / "closed").touch()
 
 
-def stream(query: Place) -> Reply[Stream]:
-    return Reply(Stream(Pieces(Path(query.folder)), "text/x-pieces"), 203, {"X-Own": "yes"})
+def stream(query: Place) -> Response[StreamingResponse]:
+    return Response(StreamingResponse(Pieces(Path(query.folder)), "text/x-pieces"), 203, {"X-Own": "yes"})
 
 
 @hookimpl

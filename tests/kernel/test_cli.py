@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from kernel.db.embedded import EmbeddedServer
+from kernel.embedded.server import EmbeddedServer
 from kernel.testing import create_database, drop_database
 from tests.processes import ROOT, run_tiercel
 

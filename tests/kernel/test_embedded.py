@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from kernel.db.embedded import EmbeddedServer
+from kernel.embedded.server import EmbeddedServer
 from kernel.errors import BootError
 from tests.conftest import FAST
 from tests.processes import postmaster, python_as, python_environment
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.process
 HOLD = """
 import sys
 from pathlib import Path
-from kernel.db.embedded import EmbeddedServer
+from kernel.embedded.server import EmbeddedServer
 with EmbeddedServer(Path(sys.argv[1])):
     print("running", flush=True)
     sys.stdin.read()

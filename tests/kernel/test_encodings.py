@@ -17,7 +17,7 @@ from kernel.contracts import Method, Route
 from kernel.errors import ConflictError
 from kernel.http.bodies import RawBody, StreamBody
 from kernel.http.encodings import CHUNK_BYTES, decoded
-from kernel.http.responses import Reply
+from kernel.http.response import Response
 from kernel.testing import Answer, Client
 
 if sys.version_info >= (3, 14):
@@ -51,9 +51,9 @@ def lines(body: StreamBody) -> list[int]:
     return [len(line) for line in body.lines(max_line_bytes=5000)]
 
 
-def answer(query: Size) -> Reply[str]:
+def answer(query: Size) -> Response[str]:
     """Answer with a long text."""
-    return Reply("x" * query.size, headers={"ETag": '"strong"'})
+    return Response("x" * query.size, headers={"ETag": '"strong"'})
 
 
 def refuse() -> None:

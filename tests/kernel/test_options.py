@@ -9,8 +9,8 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+from kernel.cli.click_options import struct_options
 from kernel.errors import InvalidError
-from kernel.options import struct_options
 
 
 class Base(msgspec.Struct, frozen=True, kw_only=True):

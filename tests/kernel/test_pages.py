@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from kernel.contracts import Route
 from kernel.errors import InvalidError
-from kernel.http.pages import Cursor, Page, decode_cursor, encode_cursor, link, numbered
+from kernel.http.pagination import Cursor, Page, decode_cursor, encode_cursor, link, numbered
 from kernel.http.request import Request
 from kernel.testing import Client
 

@@ -16,7 +16,7 @@ from kernel.contracts import Method, Route
 from kernel.http.bodies import RawBody
 from kernel.http.params import PARAMETERS_MAX
 from kernel.http.request import Request
-from kernel.http.responses import Reply
+from kernel.http.response import Response
 from kernel.testing import Answer, Client
 
 Mount = Callable[..., Client]
@@ -80,9 +80,9 @@ def show_raw(body: RawBody) -> dict[str, Any]:
     return {"bytes": len(body.content), "media_type": body.media_type}
 
 
-def show_path(number: int, key: UUID, request: Request) -> Reply[list[str]]:
+def show_path(number: int, key: UUID, request: Request) -> Response[list[str]]:
     """Say what came."""
-    return Reply([str(number), str(key), request.method], 202, {"X-Extra": "yes"})
+    return Response([str(number), str(key), request.method], 202, {"X-Extra": "yes"})
 
 
 def get(path: str, handler: Callable[..., Any]) -> Route:

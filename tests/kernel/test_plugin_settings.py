@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from kernel.app import Tiercel
-from kernel.configuration import Configuration, load
+from kernel.config import Configuration, load
 from kernel.errors import ConfigError, DuplicateError
 from kernel.settings import Secret, Table, env
 from kernel.testing import make_configuration

@@ -13,7 +13,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from kernel import Database, Route, Services
-from kernel.db.embedded import EmbeddedServer
+from kernel.embedded.server import EmbeddedServer
 from kernel.settings import DatabaseSettings
 from kernel.testing import Answer, Client, create_database
 from tests.conftest import FAST, Serve

@@ -9,7 +9,7 @@ import click
 import msgspec
 import pytest
 
-from kernel.cli.root import root
+from kernel.cli.main import root
 from kernel.contracts import Application, Command, Dataset, HealthCheck, Job, Route
 from kernel.errors import BootError, ConfigError, DuplicateError, PluginError
 from kernel.registry import KERNEL_COMMANDS
@@ -55,7 +55,7 @@ DUPLICATES: list[tuple[str, str, Callable[[], Any], Callable[[], Any]]] = [
         "register_routes",
         r"route 'GET /y' is claimed by both alpha and beta",
         lambda: Route(path="/y/", handler=hello, policy="read"),
-        lambda: Route(path="/x/", also=("/y/",), handler=hello, policy="read"),
+        lambda: Route(path="/x/", aliases=("/y/",), handler=hello, policy="read"),
     ),
     (
         "register_jobs",

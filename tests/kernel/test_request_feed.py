@@ -11,8 +11,8 @@ from itertools import chain
 import pytest
 
 from kernel.errors import UnavailableError
+from kernel.http.access_log import RequestRecord
 from kernel.http.request_feed import BATCH_MAX, QUEUE_MAX, FeedStats, RequestFeed
-from kernel.http.request_log import RequestRecord
 from tests.kernel.fakes import CapturedLog
 
 NOON = datetime(2025, 12, 14, 12, tzinfo=UTC)

@@ -14,9 +14,9 @@ import pytest
 
 from kernel.contracts import Route
 from kernel.errors import NotFoundError
+from kernel.http.access_log import RequestLog, RequestRecord
 from kernel.http.request import Request
-from kernel.http.request_log import RequestLog, RequestRecord
-from kernel.log import make_logger
+from kernel.logging import make_logger
 from kernel.settings import LogSettings
 from kernel.testing import Client
 from tests.kernel.fakes import CapturedLog, raise_oops

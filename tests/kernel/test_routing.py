@@ -9,10 +9,11 @@ import falcon
 import msgspec
 import pytest
 
-from kernel.contracts import Method, Policy, Route
+from kernel.contracts import Method, Policy, Route, collect_routes
+from kernel.contracts import route as route_decorator
 from kernel.errors import PluginError
 from kernel.http.request import Request
-from kernel.http.responses import Reply
+from kernel.http.response import Response
 from kernel.testing import Client
 from tests.kernel.fakes import Boot, MakePlugin
 
@@ -43,9 +44,9 @@ def show(name: str) -> str:
     return name
 
 
-def remove(name: str) -> Reply[None]:
+def remove(name: str) -> Response[None]:
     """Answer with nothing."""
-    return Reply(None, 204)
+    return Response(None, 204)
 
 
 def path_of(request: Request) -> str:
@@ -75,7 +76,7 @@ def test_a_path_works_with_and_without_its_last_slash(mounted: str, asked: str, 
 
 
 def test_a_route_answers_under_its_further_paths(mount: Mount) -> None:
-    client = mount(route("/api/v1/hello/", also=("/api/hello/",)))
+    client = mount(route("/api/v1/hello/", aliases=("/api/hello/",)))
 
     assert [client.get(path).status for path in ("/api/v1/hello/", "/api/hello", "/hello/")] == [200, 200, 404]
 
@@ -180,3 +181,36 @@ def test_a_literal_path_goes_before_a_segment(order: Iterable[str], mount: Mount
     client = mount(*(route(path, show if "{" in path else hello) for path in order))
 
     assert (client.get("/x/special/").json(), client.get("/x/other/").json()) == ("hello", "other")
+
+
+class Greetings:
+    def __init__(self, greeting: str) -> None:
+        self._greeting = greeting
+
+    @route_decorator("/greetings/{name}/", policy="read", aliases=("/hi/{name}/",), menu="greetings")
+    def show(self, name: str) -> str:
+        return f"{self._greeting}, {name}!"
+
+    @route_decorator("/greetings/", policy="write", method="POST", logged=False)
+    def create(self) -> str:
+        return self._greeting
+
+
+def test_a_decorated_handler_says_where_it_is_served() -> None:
+    greetings = Greetings("Hello")
+
+    show, create = collect_routes(greetings.show, greetings.create)
+
+    assert show == Route(
+        path="/greetings/{name}/", handler=greetings.show, policy="read", aliases=("/hi/{name}/",), menu="greetings"
+    )
+    assert create == Route(path="/greetings/", handler=greetings.create, policy="write", method="POST", logged=False)
+
+
+def test_a_handler_that_is_not_decorated_is_not_collected() -> None:
+    with pytest.raises(TypeError, match="expand is not decorated with @route"):
+        collect_routes(expand)
+
+
+def expand() -> None:
+    """Nothing that is served."""

@@ -11,7 +11,7 @@ import pytest
 from gunicorn.config import Config
 from gunicorn.http.errors import InvalidHeader, InvalidHeaderName
 
-from kernel.http.server_response import ServerResponse
+from kernel.server.response import ServerResponse
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kernel.configuration import Configuration, load
+from kernel.config import Configuration, load
 from kernel.errors import ConfigError
 from kernel.settings import Secret
 from kernel.sources import FileSource, environment

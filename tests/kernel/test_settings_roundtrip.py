@@ -11,8 +11,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernel.configuration import Configuration
-from kernel.fields import base_type, nested_struct, struct_fields
+from kernel.config import Configuration
+from kernel.conversion import base_type, nested_struct, struct_fields
 from kernel.settings import Secret, Settings
 from kernel.sources import PREFIX, FileSource, environment
 

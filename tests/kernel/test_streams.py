@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from kernel.contracts import Route
-from kernel.http.responses import Reply, Stream
+from kernel.http.response import Response, StreamingResponse
 from kernel.testing import Client
 from tests.processes import Service, eventually, serving
 
@@ -82,14 +82,14 @@ def logged_bytes(service: Service, request_id: str) -> int | None:
     return next((line["bytes"] for line in lines if line.get("request_id") == request_id), None)
 
 
-def show() -> Stream:
-    """Stream without a Reply around it."""
-    return Stream([b"a" * 2000, b"b"], "text/plain")
+def show() -> StreamingResponse:
+    """Stream without a Response around it."""
+    return StreamingResponse([b"a" * 2000, b"b"], "text/plain")
 
 
-def show_with_status() -> Reply[Stream]:
+def show_with_status() -> Response[StreamingResponse]:
     """Stream with one."""
-    return Reply(show(), 202)
+    return Response(show(), 202)
 
 
 @pytest.mark.parametrize(("handler", "status"), [(show, 200), (show_with_status, 202)])

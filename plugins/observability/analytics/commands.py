@@ -8,7 +8,8 @@ from datetime import datetime
 import click
 import msgspec
 
-from kernel import Command, print_json, print_table, struct_options
+from kernel import Command
+from kernel.cli import print_json, print_table, struct_options
 from plugins.observability.analytics.answers import Analytics
 from plugins.observability.analytics.model import (
     BucketsQuery,

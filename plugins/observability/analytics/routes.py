@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kernel import Handler, Reply, Route
+from kernel import Handler, Response, Route
 from plugins.observability.analytics.answers import Analytics
 from plugins.observability.analytics.model import (
     BucketsQuery,
@@ -33,11 +33,11 @@ class AnalyticsRoutes:
         self._analytics = analytics
         self._timeseries = timeseries
 
-    def hourly(self, query: BucketsQuery) -> Reply[Sequence[HourRow]]:
+    def hourly(self, query: BucketsQuery) -> Response[Sequence[HourRow]]:
         """Requests by hour, service and endpoint; the newest first."""
         return _reply(self._analytics.hourly(query))
 
-    def daily(self, query: BucketsQuery) -> Reply[Sequence[DayRow]]:
+    def daily(self, query: BucketsQuery) -> Response[Sequence[DayRow]]:
         """Requests by day, service and endpoint; the newest first."""
         return _reply(self._analytics.daily(query))
 
@@ -45,7 +45,7 @@ class AnalyticsRoutes:
         """Hits, errors and latencies over a window."""
         return self._analytics.kpis(query)
 
-    def top_endpoints(self, query: TopQuery) -> Reply[Sequence[EndpointRow]]:
+    def top_endpoints(self, query: TopQuery) -> Response[Sequence[EndpointRow]]:
         """Endpoints, ranked."""
         return _reply(self._analytics.top_endpoints(query))
 
@@ -58,7 +58,7 @@ class AnalyticsRoutes:
 
         def route(path: str, handler: Handler, menu: str) -> Route:
             first, *others = (f"{root}{path}/" for root in ROOTS)
-            return Route(path=first, also=tuple(others), handler=handler, policy="read", menu=menu)
+            return Route(path=first, aliases=tuple(others), handler=handler, policy="read", menu=menu)
 
         return [
             route("hourly", self.hourly, "requests by hour"),
@@ -69,7 +69,7 @@ class AnalyticsRoutes:
         ]
 
 
-def _reply(found: Found[R]) -> Reply[Sequence[R]]:
+def _reply(found: Found[R]) -> Response[Sequence[R]]:
     """Answer with a bare list; what there is to say about it goes into headers."""
     headers = {f"X-{name.replace('_', '-').title()}": str(value) for name, value in found.about.items()}
-    return Reply(found.rows, headers=headers)
+    return Response(found.rows, headers=headers)

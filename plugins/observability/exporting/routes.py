@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from threading import Event as Flag
 
-from kernel import Places, Reply, Route, Services, Stream, UnavailableError
+from kernel import ConcurrencyLimit, Response, Route, Services, StreamingResponse, UnavailableError
 from plugins.observability.exporting.formats import Csv, Format, Ndjson
 from plugins.observability.exporting.model import ExportQuery, FormatName, Summary
 from plugins.observability.exporting.parquet import Parquet
@@ -28,11 +28,13 @@ class Exports:
     def __init__(self, services: Services) -> None:
         settings = services.settings(ObservabilitySettings)
         self._scans = Scans(services.db, settings.export_timeout_s, settings.export_pause_s)
-        self._places = Places(settings.exports_max, f"this process runs {settings.exports_max} exports at most")
+        self._places = ConcurrencyLimit(
+            settings.exports_max, f"this process runs {settings.exports_max} exports at most"
+        )
         self._stopping = services.stopping
         self._log = services.log
 
-    def export(self, query: ExportQuery) -> Reply[Stream]:
+    def export(self, query: ExportQuery) -> Response[StreamingResponse]:
         """Export every request log that meets some filters, in order, as it is at this moment."""
         file = _FORMATS[query.format]()
         batches = self._scans.scan(query)
@@ -48,12 +50,12 @@ class Exports:
             "Content-Disposition": f'attachment; filename="requests.{query.format}"',
             "Cache-Control": "no-store",
         }
-        return Reply(Stream(pieces, file.media_type), headers=headers)
+        return Response(StreamingResponse(pieces, file.media_type), headers=headers)
 
     def routes(self) -> list[Route]:
         """Return the route, under both roots."""
         first, *others = (f"{root}export/" for root in ROOTS)
-        return [Route(path=first, also=tuple(others), handler=self.export, policy="read")]
+        return [Route(path=first, aliases=tuple(others), handler=self.export, policy="read")]
 
 
 class _File:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import click
 
-from kernel import Command, print_json, print_table, progress
+from kernel import Command
+from kernel.cli import print_json, print_table, progress
 from plugins.observability.retention.planning import Going
 from plugins.observability.retention.removing import Retention
 from plugins.observability.retention.sweeping import Removed

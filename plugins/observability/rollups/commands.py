@@ -8,7 +8,8 @@ from typing import Literal
 
 import click
 
-from kernel import Command, NotFoundError, print_json, progress
+from kernel import Command, NotFoundError
+from kernel.cli import print_json, progress
 from plugins.observability.analytics.window import read_window
 from plugins.observability.rollups.plan import DAY, HOUR, floor
 from plugins.observability.rollups.refresh import Refreshed, Rollups

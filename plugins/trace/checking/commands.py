@@ -6,7 +6,8 @@ import sys
 
 import click
 
-from kernel import Command, Services, print_json, print_table
+from kernel import Command, Services
+from kernel.cli import print_json, print_table
 from plugins.trace.checking.model import Check, DataSourceCheck, list_problems
 
 

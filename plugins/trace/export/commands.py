@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import click
 
-from kernel import Command, JobRecord, Services, print_difference, print_json, print_table, progress
+from kernel import Command, Services
+from kernel.cli import print_difference, print_json, print_table, progress
+from kernel.jobs import JobRecord
 from plugins.trace.datasets import DATASETS
 from plugins.trace.export.exporting import Watcher
 from plugins.trace.export.model import Certificate

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from kernel import Dataset, Rejected
+from kernel import Dataset
+from kernel.datasets import Rejected
 from plugins.trace.export.model import Row
 from plugins.trace.export.texts import slugify
 from plugins.trace.notion.errors import NotionError

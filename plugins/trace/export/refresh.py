@@ -8,7 +8,9 @@ from typing import Any
 import msgspec
 from psycopg import Connection
 
-from kernel import ApiError, Difference, Job, JobError, JobRecord, Publication, Run, RunStopped, Services
+from kernel import ApiError, Job, Services
+from kernel.datasets import Difference, Publication
+from kernel.jobs import JobError, JobRecord, Run, RunStopped
 from plugins.trace.export.exporting import Exported, Watcher, exported_datasets, read_all
 from plugins.trace.export.model import Certificate, DatasetReport
 from plugins.trace.notion.errors import NotionError
@@ -110,7 +112,7 @@ class Refresh:
             run=run,
             details=exported.certificate,
             rejected={dataset: each.rejected for dataset, each in exported.linked.items()},
-            also=save,
+            on_commit=save,
         )
         return msgspec.structs.replace(exported.certificate, datasets=_reports(published))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from kernel import Command, Services, print_json, print_table
+from kernel import Command, Services
+from kernel.cli import print_json, print_table
 from plugins.trace.settings import TraceSettings
 from plugins.trace.webhooks.offers import delete_offers, list_offers
 from plugins.trace.webhooks.routes import PATH

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kernel.configuration import load
+from kernel.config import load
 from kernel.errors import ConfigError
 from plugins.club.settings import ClubSettings, Source
 from tests.contract.tree import ROOT

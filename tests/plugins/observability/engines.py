@@ -23,7 +23,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from kernel.app import Tiercel
-from kernel.db.embedded import EmbeddedServer
+from kernel.embedded.server import EmbeddedServer
 from kernel.testing import Client, create_database, drop_database, make_configuration, running
 from tests.plugins.observability.inserting import copy_by_statements
 

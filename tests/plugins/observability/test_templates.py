@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kernel.configuration import load
+from kernel.config import load
 from kernel.errors import ConfigError
 from kernel.testing import Client
 from plugins.observability.settings import ObservabilitySettings

@@ -61,7 +61,7 @@ def test_a_refresh_prints_its_certificate_as_json(tiercel: RunCommand) -> None:
 
 
 def test_how_far_it_is_stands_on_standard_error(tiercel: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kernel.terminal.LINE_INTERVAL_S", 0.0)
+    monkeypatch.setattr("kernel.cli.output.LINE_INTERVAL_S", 0.0)
 
     assert "reading Notion: 3, Features: 3 rows" in tiercel("trace", "refresh").errors
 

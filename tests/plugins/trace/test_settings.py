@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kernel.configuration import load
+from kernel.config import load
 from kernel.errors import ConfigError
 from plugins.trace.settings import Source, TraceSettings
 from tests.contract.tree import ROOT

@@ -8,7 +8,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from kernel import ConflictError, InvalidError, NotFoundError, terminal
+from kernel import ConflictError, InvalidError, NotFoundError
+from kernel.cli import output
 from kernel.testing import Client
 from tests.conftest import Serve
 from tests.plugins.observability.engines import every_server
@@ -136,7 +137,7 @@ def test_a_command_refreshes_a_range(serve: Serve, database: str) -> None:
 def test_a_command_shows_how_far_it_is(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     client = serve(observability=OWN)
     store_at(client, today() - 3 * DAY, today() - 2 * DAY)
-    monkeypatch.setattr(terminal, "LINE_INTERVAL_S", 0)
+    monkeypatch.setattr(output, "LINE_INTERVAL_S", 0)
 
     ran = run_command(client, "refresh", "hourly")
 

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from kernel import terminal
+from kernel.cli import output
 from plugins.observability.analytics.reading import Reader, Scope
 from plugins.observability.retention.limits import Limits
 from plugins.observability.rollups.plan import Span
@@ -290,7 +290,7 @@ def test_the_command_says_what_went(serve: Serve) -> None:
 
 def test_the_command_shows_what_it_is_at(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     client = serve(observability=keeping(raw_days=2, hourly_days=4))
-    monkeypatch.setattr(terminal, "LINE_INTERVAL_S", 0)
+    monkeypatch.setattr(output, "LINE_INTERVAL_S", 0)
 
     ran = run_command(client, "retention")
 

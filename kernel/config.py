@@ -11,8 +11,8 @@ import msgspec
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from kernel.conversion import allowed, base_type, convert_one, is_sequence, nested_struct, struct_fields
 from kernel.errors import ConfigError
-from kernel.fields import allowed, base_type, convert_one, is_sequence, nested_struct, struct_fields
 from kernel.settings import Secret, Settings, dec_hook
 from kernel.sources import PREFIX, EnvironmentSource, FileSource, dotenv, environment, toml
 

@@ -12,8 +12,8 @@ import click
 import msgspec
 from msgspec.structs import FieldInfo
 
+from kernel.conversion import allowed, base_type, convert_each, struct_fields
 from kernel.errors import InvalidError
-from kernel.fields import allowed, base_type, convert_each, struct_fields
 
 T = TypeVar("T", bound=msgspec.Struct)
 Function = Callable[..., Any]

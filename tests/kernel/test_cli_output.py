@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from kernel import terminal
-from kernel.terminal import print_table, progress
+from kernel.cli import output
+from kernel.cli.output import print_table, progress
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def test_on_a_terminal_progress_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_elsewhere_progress_is_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(terminal, "LINE_INTERVAL_S", 0)
+    monkeypatch.setattr(output, "LINE_INTERVAL_S", 0)
 
     work()
 
@@ -65,7 +65,7 @@ def test_lines_are_few(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_without_a_total_lines_count_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(terminal, "LINE_INTERVAL_S", 0)
+    monkeypatch.setattr(output, "LINE_INTERVAL_S", 0)
 
     with progress("bytes") as bar:
         bar.show(1_234_567, message="access.log")

@@ -1,4 +1,4 @@
-"""What handlers return: a value, or a Reply where the status or headers differ from 200 and none."""
+"""What handlers return: a value, or a Response where the status or headers differ from 200 and none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _encode(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be encoded as JSON")
 
 
-class Reply(msgspec.Struct, Generic[T], frozen=True):
+class Response(msgspec.Struct, Generic[T], frozen=True):
     """An answer with a status or headers of its own.
 
     Args:
@@ -32,8 +32,8 @@ class Reply(msgspec.Struct, Generic[T], frozen=True):
     headers: Mapping[str, str] = {}
 
 
-class Stream(msgspec.Struct, frozen=True):
-    """A body that leaves piece by piece, each as soon as it is there: return it in a ``Reply``, or as it is.
+class StreamingResponse(msgspec.Struct, frozen=True):
+    """A body that leaves piece by piece, each as soon as it is there: return it in a ``Response``, or as it is.
 
     It holds a thread of the server for as long as it lasts.
 
@@ -46,7 +46,7 @@ class Stream(msgspec.Struct, frozen=True):
     media_type: str
 
 
-class Prepared(msgspec.Struct, frozen=True):
+class PreparedResponse(msgspec.Struct, frozen=True):
     """An answer that is ready to leave: kept from an earlier one, coded as the client wants it.
 
     Args:
@@ -60,13 +60,13 @@ class Prepared(msgspec.Struct, frozen=True):
     content: bytes | None
 
 
-class Response(falcon.Response):
+class FalconResponse(falcon.Response):
     """A Falcon response that can be given as a whole."""
 
     # Whether nothing is to be done to it any more, such as compressing it.
     is_prepared = False
 
-    def prepare(self, prepared: Prepared) -> None:
+    def prepare(self, prepared: PreparedResponse) -> None:
         """Take status, headers and body at once, unchecked: what ``set_header`` does to each was done before."""
         self.status = prepared.status
         self._headers.update(prepared.headers)
@@ -83,19 +83,19 @@ class Response(falcon.Response):
 _JSON = msgspec.json.Encoder(enc_hook=_encode)
 
 
-def write(response: Response, value: object) -> None:
+def write(response: FalconResponse, value: object) -> None:
     """Write what a handler returned into a response."""
-    if isinstance(value, Prepared):
+    if isinstance(value, PreparedResponse):
         response.prepare(value)
         return
-    if isinstance(value, Reply):
+    if isinstance(value, Response):
         response.status = falcon.code_to_http_status(value.status)
         for name, text in value.headers.items():
             response.set_header(name, text)
         value = value.body
         if value is None:
             return
-    if isinstance(value, Stream):
+    if isinstance(value, StreamingResponse):
         response.content_type = value.media_type
         response.stream = value.chunks
         return

@@ -8,7 +8,7 @@ import pytest
 
 from kernel.contracts import Policy, Route
 from kernel.errors import BootError, ForbiddenError, UnauthorizedError
-from kernel.http.guard import Authenticator, is_loopback
+from kernel.http.auth import Authenticator, is_loopback
 from kernel.http.request import Request
 from kernel.services import Services
 from kernel.testing import Client
@@ -66,21 +66,21 @@ def test_loopback_is_what_other_machines_cannot_reach(bind: str, expected: bool)
 @pytest.mark.parametrize("bind", ["0.0.0.0:8000", "127.0.0.1:8000,0.0.0.0"])
 def test_open_beyond_loopback_is_refused(bind: str, boot: Boot) -> None:
     with pytest.raises(BootError, match=r"auth is 'open' and .* can be reached from other machines"):
-        boot(server={"bind": bind}).service.refuse_unsafe()
+        boot(server={"bind": bind}).service.ensure_safe()
 
 
 @pytest.mark.parametrize("values", [{"insecure": True, "server": {"bind": "0.0.0.0:8000"}}, {}])
 def test_open_is_fine_on_loopback_or_where_it_is_meant(values: dict[str, object], boot: Boot) -> None:
-    boot(**values).service.refuse_unsafe()
+    boot(**values).service.ensure_safe()
 
 
 def test_required_refuses_to_start_while_nothing_authenticates(boot: Boot) -> None:
     with pytest.raises(BootError, match="auth is 'required', but no plugin authenticates"):
-        boot(auth="required").service.refuse_unsafe()
+        boot(auth="required").service.ensure_safe()
 
 
 def test_required_starts_anywhere_with_a_plugin_that_authenticates(boot: Boot, make_plugin: MakePlugin) -> None:
-    boot(authenticating(make_plugin), auth="required", server={"bind": "0.0.0.0:80"}).service.refuse_unsafe()
+    boot(authenticating(make_plugin), auth="required", server={"bind": "0.0.0.0:80"}).service.ensure_safe()
 
 
 @pytest.mark.parametrize(

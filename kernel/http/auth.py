@@ -34,7 +34,7 @@ def is_loopback(bind: str) -> bool:
         return False
 
 
-def refuse_open_doors(settings: Settings) -> None:
+def ensure_safe_bind(settings: Settings) -> None:
     """Refuse to serve without authentication where others can reach it.
 
     Raises:
@@ -47,7 +47,7 @@ def refuse_open_doors(settings: Settings) -> None:
         )
 
 
-class Guard:
+class Authorizer:
     """Checks the policy of a route, and in mode ``open`` that the request was meant for this machine.
 
     Without a check of ``Host``, a web page could point a name of its own at 127.0.0.1 and read a local service.
@@ -88,7 +88,7 @@ class Guard:
         if self._owner == owner:
             self._owner = self._authenticate = None
 
-    def refuse_unguarded(self) -> None:
+    def ensure_authenticator(self) -> None:
         """Refuse to start in mode ``required`` while nothing authenticates.
 
         Raises:

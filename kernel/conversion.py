@@ -158,3 +158,12 @@ def convert_each(
         except ValueError as ex:
             errors[name] = [str(ex)]
     return values, errors
+
+
+def strip_nul(value: Any) -> Any:
+    """Return a value without null characters: PostgreSQL's text has none."""
+    if isinstance(value, str):
+        return value.replace("\x00", "")
+    if isinstance(value, dict):
+        return {strip_nul(key): strip_nul(inner) for key, inner in value.items()}
+    return [strip_nul(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -26,10 +26,10 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from kernel.db.queries import load_queries
-from kernel.db.unprivileged import Runner, make_runner
+from kernel.embedded.privileges import Runner, make_runner
 from kernel.errors import BootError
 
-_QUERIES = load_queries(__package__)
+_QUERIES = load_queries("kernel.db")
 ROLE = "tiercel"
 _SUPERUSER = "postgres"
 # sun_path holds 108 bytes; the server adds "/.s.PGSQL.5432.lock".

@@ -10,7 +10,7 @@ from kernel.errors import UnavailableError
 _RETRY_AFTER_S = 5
 
 
-class Places:
+class ConcurrencyLimit:
     """A number of places in this process.
 
     Args:

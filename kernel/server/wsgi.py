@@ -1,4 +1,4 @@
-"""The gunicorn entry: ``gunicorn -c config/gunicorn.conf.py "kernel.wsgi:create()"``, and its hooks."""
+"""The gunicorn entry: ``gunicorn -c config/gunicorn.conf.py "kernel.server.wsgi:create()"``, and its hooks."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import struct
 from typing import Any
 
 from kernel.app import Tiercel
-from kernel.configuration import load
+from kernel.config import load
 
 
 def create() -> Tiercel:
     """Boot the service in gunicorn's master, before it forks. Needs ``preload_app``."""
     service = Tiercel(load())
-    service.refuse_unsafe()
+    service.ensure_safe()
     service.prepare()
     return service
 

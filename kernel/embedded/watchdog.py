@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from kernel.db.embedded import EmbeddedServer
+from kernel.embedded.server import EmbeddedServer
 from kernel.errors import BootError
 
 _INTERVAL_S = 1.0

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from kernel.errors import UnavailableError
-from kernel.http.places import Places
+from kernel.http.limits import ConcurrencyLimit
 
 
 @pytest.mark.parametrize("number", [0, 1, 3])
 def test_there_are_so_many_places_and_no_more(number: int) -> None:
-    places = Places(number, "the limit in words")
+    places = ConcurrencyLimit(number, "the limit in words")
     for _ in range(number):
         places.take()
 
@@ -21,7 +21,7 @@ def test_there_are_so_many_places_and_no_more(number: int) -> None:
 
 
 def test_who_leaves_twice_leaves_one_place() -> None:
-    places = Places(2, "")
+    places = ConcurrencyLimit(2, "")
     leave, _ = places.take(), places.take()
     leave()
     leave()

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from kernel.http.request import CONTEXT, make_context, path_as_sent
-from kernel.log import Logger
+from kernel.logging import Logger
 
 StartResponse = Callable[..., Any]
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]

@@ -12,7 +12,7 @@ from functools import partial
 from gunicorn.http import wsgi
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from kernel.http.server_response import ServerResponse
+from kernel.server.response import ServerResponse
 
 # A head beyond this goes to the parser as it is, which refuses it by gunicorn's own limits.
 _HEAD_MAX_BYTES = 64 * 1024

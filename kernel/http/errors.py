@@ -10,8 +10,8 @@ import msgspec
 
 from kernel.errors import ApiError, InternalError, MethodNotAllowedError, NotFoundError, OtherClientError
 from kernel.http.request import Request
-from kernel.http.responses import Response
-from kernel.log import Logger
+from kernel.http.response import FalconResponse
+from kernel.logging import Logger
 
 PROBLEM_JSON = "application/problem+json"
 
@@ -42,7 +42,7 @@ def problem(error: ApiError, request_id: str) -> dict[str, Any]:
     }
 
 
-def respond(request: Request, response: Response, error: ApiError) -> None:
+def respond(request: Request, response: FalconResponse, error: ApiError) -> None:
     """Write an error into a response. The only place that does."""
     wants_problem = PROBLEM_JSON in (request.accept or "")
     shape = problem if wants_problem else body
@@ -66,17 +66,19 @@ class ErrorHandlers:
         self._log = log
         self._debug = debug
 
-    def install(self, app: falcon.App[Request, Response]) -> None:
+    def install(self, app: falcon.App[Request, FalconResponse]) -> None:
         """Register with a Falcon application."""
         app.add_error_handler(Exception, self.unexpected)
         app.add_error_handler(falcon.HTTPError, self.framework)
         app.add_error_handler(ApiError, self.api)
 
-    def api(self, request: Request, response: Response, error: ApiError, _params: dict[str, Any]) -> None:
+    def api(self, request: Request, response: FalconResponse, error: ApiError, _params: dict[str, Any]) -> None:
         """Answer with an error of our own tree."""
         respond(request, response, error)
 
-    def framework(self, request: Request, response: Response, error: falcon.HTTPError, _params: dict[str, Any]) -> None:
+    def framework(
+        self, request: Request, response: FalconResponse, error: falcon.HTTPError, _params: dict[str, Any]
+    ) -> None:
         """Answer with an error that Falcon raised: no route, wrong method, malformed header ..."""
         own: ApiError = InternalError()
         if error.status_code == http.HTTPStatus.NOT_FOUND:
@@ -89,7 +91,7 @@ class ErrorHandlers:
         own.headers.update(dict(error.headers or {}))
         respond(request, response, own)
 
-    def unexpected(self, request: Request, response: Response, error: Exception, _params: dict[str, Any]) -> None:
+    def unexpected(self, request: Request, response: FalconResponse, error: Exception, _params: dict[str, Any]) -> None:
         """Answer with a 500 that says nothing of its cause, and log everything."""
         self._log.error("request_failed", request_id=request.request_id, path=request.path, exc_info=error)
         respond(request, response, InternalError(detail=repr(error) if self._debug else None))

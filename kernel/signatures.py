@@ -1,0 +1,39 @@
+"""The parameters of functions that the kernel calls by name: handlers, jobs, derivations, filters."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Collection
+from typing import Any
+
+
+def parameter_types(function: Callable[..., Any], known: Collection[str] | None = None) -> dict[str, Any]:
+    """Return the types of a function's parameters by name; ``Any`` where one has no annotation.
+
+    Parameters that the kernel does not know and that have a default are left out.
+
+    Args:
+        function: A function, a bound method, or a callable object.
+        known: The names that the kernel can give; None for any.
+
+    Raises:
+        TypeError: A parameter is not known, cannot be given by name, or has an annotation that cannot be resolved.
+    """
+    name = getattr(function, "__qualname__", repr(function))
+    try:
+        hints = typing.get_type_hints(function, include_extras=True)
+    except NameError as ex:
+        raise TypeError(f"the annotations of {name} cannot be resolved at run time: {ex}") from ex
+    types: dict[str, Any] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+            continue
+        if known is not None and parameter.name not in known:
+            if parameter.default is not inspect.Parameter.empty:
+                continue
+            raise TypeError(f"{name} takes {parameter.name!r}; it can be given {', '.join(sorted(known)) or 'nothing'}")
+        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+            raise TypeError(f"{name} takes {parameter.name!r} by position only; it is called by name")
+        types[parameter.name] = hints.get(parameter.name, Any)
+    return types

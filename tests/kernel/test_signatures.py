@@ -1,0 +1,41 @@
+"""Functions that are called by name: what they may take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kernel.signatures import parameter_types
+
+
+class Greeting:
+    def show(self, name: str, count: int) -> None:
+        """Take two parameters."""
+
+
+def by_position(items: list[int], /) -> None:
+    """Take one that cannot be named."""
+
+
+def with_default(items: list[int], limit: int = 3) -> None:
+    """Take one that need not be given."""
+
+
+def unresolvable(items: Missing) -> None:  # type: ignore[name-defined]  # noqa: F821
+    """Take something that is not there."""
+
+
+def test_parameters_have_the_types_of_their_annotations() -> None:
+    assert parameter_types(Greeting().show) == {"name": str, "count": int}
+    assert parameter_types(lambda items: None) == {"items": Any}
+    assert parameter_types(with_default, {"items"}) == {"items": list[int]}
+
+
+def test_a_parameter_that_cannot_be_given_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match=r"Greeting.show takes 'count'; it can be given name$"):
+        parameter_types(Greeting().show, {"name"})
+    with pytest.raises(TypeError, match="by_position takes 'items' by position only"):
+        parameter_types(by_position, {"items"})
+    with pytest.raises(TypeError, match="the annotations of unresolvable cannot be resolved"):
+        parameter_types(unresolvable)
