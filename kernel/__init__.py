@@ -36,13 +36,12 @@ from kernel.errors import (
 )
 from kernel.hookspecs import hookimpl
 from kernel.http.access_log import RequestRecord
-from kernel.http.bodies import RawBody, StreamBody, require_json
-from kernel.http.envelopes import Envelope, Listing, Single, envelope, listing, single
+from kernel.http.compression import DecompressionError, Decompressor, decompress
 from kernel.http.health import CheckResult
 from kernel.http.limits import ConcurrencyLimit
-from kernel.http.pagination import Cursor, Page, decode_cursor, encode_cursor, link, numbered
-from kernel.http.request import Request
-from kernel.http.response import Response, StreamingResponse
+from kernel.http.pagination import Cursor, Page, cursor_page, numbered_page, page_size_of, read_cursor
+from kernel.http.request import RawBody, Request, StreamBody, require_json
+from kernel.http.response import Envelope, Listing, Response, Single, StreamingResponse, envelope, listing, single
 from kernel.retries import backoff_s, retry_after_s
 from kernel.services import PluginStatus, Services
 from kernel.settings import Secret, Table, env
@@ -60,6 +59,8 @@ __all__ = [
     "Cursor",
     "Database",
     "Dataset",
+    "DecompressionError",
+    "Decompressor",
     "Engine",
     "Envelope",
     "ForbiddenError",
@@ -91,16 +92,17 @@ __all__ = [
     "UnsupportedMediaError",
     "backoff_s",
     "collect_routes",
-    "decode_cursor",
-    "encode_cursor",
+    "cursor_page",
+    "decompress",
     "env",
     "envelope",
     "hookimpl",
-    "link",
     "listing",
     "load_queries",
-    "numbered",
+    "numbered_page",
+    "page_size_of",
     "parse_time",
+    "read_cursor",
     "require_json",
     "retry_after_s",
     "route",

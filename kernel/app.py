@@ -19,14 +19,12 @@ from kernel.db.pool import Database, wait_for_server
 from kernel.embedded.server import EmbeddedServer
 from kernel.embedded.watchdog import EmbeddedWatch
 from kernel.errors import BootError, PluginError
-from kernel.http.access_log import RequestLog, StartResponse
+from kernel.http.access_log import AccessLog, RequestFeed, StartResponse
 from kernel.http.auth import Authorizer, ensure_safe_bind
-from kernel.http.bodies import BodyLimits
-from kernel.http.compression import Compression
+from kernel.http.compression import CompressionMiddleware
 from kernel.http.errors import ErrorHandlers
-from kernel.http.health import KERNEL, Health, Probes
-from kernel.http.request import Request
-from kernel.http.request_feed import RequestFeed
+from kernel.http.health import KERNEL, Health, HealthRoutes
+from kernel.http.request import BodyLimits, Request
 from kernel.http.response import FalconResponse
 from kernel.http.routing import App, RequestPipeline, ensure_no_shadowing, expand_routes, mount
 from kernel.jobs.schema import base_migrations
@@ -229,7 +227,7 @@ class Tiercel:
         for owner, check in self.registry.health_checks:
             health.install(owner, check)
 
-    def _mount_routes(self) -> RequestLog:
+    def _mount_routes(self) -> AccessLog:
         while True:
             try:
                 app = self._falcon_app()
@@ -237,13 +235,13 @@ class Tiercel:
             except PluginError as ex:
                 # A handler that does not fit its route. Without that plugin the others can be mounted.
                 self.registry.quarantine(ex.plugin, ex.hook, ex)
-        return RequestLog(app, self.log if self.settings.log.requests else None, self.shared.requests)
+        return AccessLog(app, self.log if self.settings.log.requests else None, self.shared.requests)
 
     def _falcon_app(self) -> App:
-        probes = Probes(self.shared.health, startup=("startup",))
+        probes = HealthRoutes(self.shared.health, startup=("startup",))
         routes = expand_routes([*((KERNEL, route) for route in probes.routes()), *self.registry.routes])
         self.shared.inventory.routes = routes
-        app: App = falcon.App(request_type=Request, response_type=FalconResponse, middleware=[Compression()])
+        app: App = falcon.App(request_type=Request, response_type=FalconResponse, middleware=[CompressionMiddleware()])
         app.req_options.strip_url_path_trailing_slash = True
         app.set_error_serializer(lambda *_: None)
         ErrorHandlers(self.log, debug=self.settings.debug).install(app)

@@ -72,23 +72,34 @@ class Dataset(Contract, frozen=True):
 
 
 class Route(Contract, frozen=True):
-    """An HTTP route.
+    """An HTTP route: a path, a policy and the handler that serves it. ``@route`` declares it at the handler.
 
-    The handler is a plain function. Its annotations say what it gets: ``request: Request``, ``query`` and ``body``
-    with the Structs they are decoded into (or ``body: RawBody``), and one parameter for each ``{name}`` of the path.
-    What it returns is encoded as JSON; ``Response`` sets status and headers. Errors are raised, as ``ApiError``.
+    The kernel calls a handler with what its parameters ask for, by name and type:
+
+    - ``request: Request``, the request itself.
+    - ``query``, a Struct: the query string. Unknown, repeated and wrong parameters are answered with one 400 that names
+      all of them.
+    - ``body``, any type: the body, decoded from JSON, likewise. ``RawBody`` and ``StreamBody`` take other media types.
+    - a parameter for each ``{name}`` of the path. A text that its type does not fit is answered with 404.
+    - ``application: Application | None``, on a route ``per_application``; None is the unfiltered view.
+
+    A handler returns what is encoded as JSON, such as a Struct, an ``envelope`` or a ``Page``; a ``Response`` to set
+    status or headers; or a ``StreamingResponse``. It raises an ``ApiError`` to answer with an error.
 
     Args:
+        path: Such as ``/api/requests/{id}/``. It works with and without the trailing slash.
+        handler: A function or bound method; or, with method None, a Falcon resource for full control.
+        policy: Who may use it: everybody, senders of events, readers, writers or staff.
         method: GET answers HEAD as well.
-        path: Such as ``/api/requests/{id}/``. Works with and without the last slash.
-        handler: See above; or, with method None, a Falcon resource for full control.
-        policy: Who may use it: everybody, senders, readers, writers or staff.
-        aliases: Further paths of the same resource.
-        menu: Label under which pages list it; none by default.
-        logged: False leaves it out of the request log and its subscribers; meant for probes.
-        per_application: Mount it for each application as well, the slug behind ``/public/``:
-            ``/trace/public/tiers/`` and ``/trace/public/{application}/tiers/``. The handler's parameter
-            ``application: Application | None`` says which; None is everybody's unfiltered view.
+        aliases: Further paths of the same route.
+        menu: Label under which it is listed; None leaves it out.
+        logged: False leaves it out of the access log and its subscribers; meant for probes.
+        per_application: Serve it for each application as well, whose slug follows ``/public/``:
+            ``/trace/public/tiers/`` and ``/trace/public/{application}/tiers/``.
+        query: The Struct of the query string, for a handler that serves several routes and annotates ``query`` with a
+            base class of theirs. By default that annotation.
+        path_types: The types of path parameters by name, for a handler that serves several routes and takes those that
+            it does not name as ``**path_parameters``. By default the annotations of its parameters.
     """
 
     path: str
@@ -99,6 +110,8 @@ class Route(Contract, frozen=True):
     menu: str | None = None
     logged: bool = True
     per_application: bool = False
+    query: type[msgspec.Struct] | None = None
+    path_types: Mapping[str, Any] = {}
 
 
 def route(
@@ -111,9 +124,24 @@ def route(
     logged: bool = True,
     per_application: bool = False,
 ) -> Callable[[H], H]:
-    """Declare where a handler is served; decorates a function or a method. Arguments as of ``Route``.
+    """Declare where a function or method is served. Arguments, and what it may take and return, as of ``Route``.
 
-    It only marks the handler. ``register_routes`` returns what ``collect_routes`` makes of marked handlers.
+    Example::
+
+        class OrderRoutes:
+            @route("/api/v1/orders/{id}/", policy="read")
+            def show(self, request: Request, id: int) -> Envelope[Order]:
+                return envelope(request, self._store.find(id))
+
+            @route("/api/v1/orders/", policy="write", method="POST")
+            def create(self, body: NewOrder) -> Response[Order]:
+                return Response(self._store.insert(body), 201)
+
+
+        @hookimpl
+        def register_routes(services: Services) -> Iterable[Route]:
+            orders = OrderRoutes(OrderStore(services.db))
+            return collect_routes(orders.show, orders.create)
     """
     declared = {
         "path": path,
@@ -133,10 +161,10 @@ def route(
 
 
 def collect_routes(*handlers: Handler) -> list[Route]:
-    """Return the routes of handlers that are decorated with ``route``, in the order given.
+    """Return the routes of handlers that are decorated with ``@route``, in the order given.
 
     Args:
-        handlers: Functions, or bound methods.
+        handlers: Functions or bound methods.
 
     Raises:
         TypeError: One of them is not decorated.
@@ -177,14 +205,14 @@ class Job(Contract, frozen=True):
 
 
 class HealthCheck(Contract, frozen=True):
-    """A probe of something the plugin needs.
+    """A health check of something that the plugin needs.
 
     Args:
-        name: Unique over all plugins; what ``?exclude=`` takes.
-        probe: Returns a word of detail or None; raises if the thing is not well.
+        name: Unique over all plugins; as ``?exclude=`` takes it.
+        probe: Returns a detail to show, or None; raises if the check fails.
         critical: Whether a failure makes the service not ready, or only degraded.
         timeout_s: A probe that takes longer has failed; ``health.timeout_s`` by default.
-        setup: Says what is set up, from the settings alone: a line of ``tiercel check``.
+        setup: Describes what is configured, from the settings alone: a line of ``tiercel check``.
     """
 
     name: str

@@ -149,8 +149,8 @@ class Registry:
         full = f"{name}.{hook}: {reason}"
         self.statuses[name] = msgspec.structs.replace(self.statuses[name], state="quarantined", reason=full)
         if self._shared is not None:
-            self._shared.authorizer.withdraw(name, full)
-            self._shared.health.withdraw(name)
+            self._shared.authorizer.quarantine(name, full)
+            self._shared.health.uninstall(name)
             self._shared.jobs.catalogue.withdraw(name)
 
     def _loaded(self) -> list[str]:

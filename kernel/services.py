@@ -15,9 +15,9 @@ from kernel.contracts import Dataset, Policy, Route
 from kernel.datasets.service import Datasets
 from kernel.datasets.shapes import CacheName, Derivation, Place
 from kernel.db.pool import Database
+from kernel.http.access_log import RequestFeed
 from kernel.http.auth import Authenticator, Authorizer
 from kernel.http.health import Health
-from kernel.http.request_feed import RequestFeed
 from kernel.http.routing import MountedRoute
 from kernel.jobs.service import Jobs
 from kernel.logging import Logger
@@ -118,7 +118,7 @@ class Services:
         self.stopping = shared.stopping
         self.log: Logger = shared.log.bind(plugin=plugin)
         self._settings = settings
-        self._guard = shared.authorizer
+        self._authorizer = shared.authorizer
         self._figures = shared.figures
         self._made: dict[Callable[..., Any], Any] = {}
 
@@ -230,4 +230,4 @@ class Services:
         Raises:
             DuplicateError: Another plugin does that already.
         """
-        self._guard.provide(self.plugin, authenticate)
+        self._authorizer.set_authenticator(self.plugin, authenticate)

@@ -37,3 +37,9 @@ def parameter_types(function: Callable[..., Any], known: Collection[str] | None 
             raise TypeError(f"{name} takes {parameter.name!r} by position only; it is called by name")
         types[parameter.name] = hints.get(parameter.name, Any)
     return types
+
+
+def accepts_any_keyword(function: Callable[..., Any]) -> bool:
+    """Tell whether a function takes ``**names`` beside its own parameters."""
+    kinds = (parameter.kind for parameter in inspect.signature(function).parameters.values())
+    return inspect.Parameter.VAR_KEYWORD in kinds

@@ -59,7 +59,7 @@ class FileSource(msgspec.Struct, frozen=True):
 
 
 def environment(values: Mapping[str, str], place: str = "environment") -> EnvironmentSource:
-    """Wrap environment variables and make up the ones that older deployments expand_routes over several.
+    """Wrap environment variables and make up the ones that older deployments spread over several.
 
     ``POSTGRES_HOST`` and its siblings become a connection string, ``WEB_PORT`` an address to bind.
     """

@@ -12,8 +12,7 @@ import msgspec
 
 from kernel.cache import SizedCache
 from kernel.contracts import Policy
-from kernel.http.compression import MIN_BYTES, Preference, preference
-from kernel.http.encodings import encode
+from kernel.http.compression import accepted_coding, compress
 from kernel.http.request import Request
 from kernel.http.response import PreparedResponse
 from kernel.settings import Settings
@@ -81,8 +80,7 @@ class Answers:
             body: Encoded as JSON.
         """
         content = _ENCODER.encode(body)
-        wanted = wanted_coding(request)
-        coding = wanted.coding if len(content) > MIN_BYTES or not wanted.plain else None
+        coding = accepted_coding(request).choose(len(content))
         # The coding belongs to the validator: other bytes, another strong ETag (RFC 9110, 8.8.3.3).
         digest = hashlib.sha256(content).hexdigest()[:32]
         etag = f'"{digest}"' if coding is None else f'"{digest}-{coding}"'
@@ -96,7 +94,7 @@ class Answers:
             headers["x-data-version"] = str(stamp.version)
         if coding is not None:
             headers["content-encoding"] = coding
-        answer = Answer(content if coding is None else encode(content, coding), etag, headers)
+        answer = Answer(content if coding is None else compress(content, coding), etag, headers)
         self._cache.set(key, answer, len(answer.content) + len(request.query_string) + _OVERHEAD_BYTES, name)
         return answer
 
@@ -117,11 +115,6 @@ class Answers:
             headers.pop("content-encoding", None)
             return PreparedResponse(falcon.HTTP_304, headers, None)
         return PreparedResponse(falcon.HTTP_200, headers, answer.content)
-
-
-def wanted_coding(request: Request) -> Preference:
-    """Return what a client takes."""
-    return preference(request.env.get("HTTP_ACCEPT_ENCODING", ""))
 
 
 def _is_among(etag: str, tags: str) -> bool:

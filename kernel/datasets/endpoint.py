@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode
 
 import msgspec
 
 from kernel.applications import slug_of
 from kernel.contracts import Application
-from kernel.datasets.answers import Answer, Answers, Stamp, wanted_coding
+from kernel.datasets.answers import Answer, Answers, Stamp
 from kernel.datasets.model import Snapshot
 from kernel.datasets.relations import Related, include
 from kernel.datasets.selection import BaseQuery, paged, read_as_of, select
@@ -18,6 +17,8 @@ from kernel.datasets.shapes import Derived, Shape, cache_name
 from kernel.datasets.snapshots import Snapshots
 from kernel.datasets.views import View, Views
 from kernel.errors import NotFoundError
+from kernel.http.compression import accepted_coding
+from kernel.http.pagination import page_link
 from kernel.http.request import Request
 from kernel.http.response import PreparedResponse
 from kernel.settings import Settings
@@ -71,7 +72,7 @@ class DatasetEndpoint:
             env.get("SCRIPT_NAME"),
             env["PATH_INFO"],
             request.query_string,
-            wanted_coding(request),
+            accepted_coding(request),
             snapshot.version,
             snapshot.sha256,
             snapshot.warning,
@@ -137,8 +138,9 @@ class DatasetEndpoint:
         shown, place = paged(items, query, self._http.page_size, self._http.page_size_max)
         if place is not None:
             meta |= msgspec.structs.asdict(place)
-            meta["next"] = _link(request, place.page + 1) if place.page < place.pages else None
-            meta["previous"] = _link(request, place.page - 1) if place.page > 1 else None
+            page = place.page
+            meta["next"] = page_link(request, absolute=False, page=str(page + 1)) if page < place.pages else None
+            meta["previous"] = page_link(request, absolute=False, page=str(page - 1)) if page > 1 else None
         return shown
 
     def _derived(
@@ -170,8 +172,3 @@ def _warning(snapshots: Sequence[Snapshot]) -> str:
     first, *others = snapshots
     named = {each.dataset: f"{each.dataset}: {each.warning}" for each in others if each.warning}
     return "; ".join([*([first.warning] if first.warning else ()), *named.values()])
-
-
-def _link(request: Request, page: int) -> str:
-    pairs = [(name, value) for name, value in parse_qsl(request.query_string, keep_blank_values=True) if name != "page"]
-    return f"{quote(request.path_as_sent)}?{urlencode([*pairs, ('page', str(page))])}"

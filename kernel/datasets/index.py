@@ -10,13 +10,14 @@ import msgspec
 
 from kernel.applications import slug_of
 from kernel.contracts import Application, Dataset
-from kernel.datasets.answers import Answers, Stamp, wanted_coding
+from kernel.datasets.answers import Answers, Stamp
 from kernel.datasets.files import file_pattern
 from kernel.datasets.model import Outcome, Publication, Snapshot
 from kernel.datasets.shapes import CacheName, cache_name
 from kernel.datasets.snapshots import Snapshots
 from kernel.datasets.views import Views
 from kernel.errors import UnavailableError
+from kernel.http.compression import accepted_coding
 from kernel.http.request import Request
 from kernel.http.response import PreparedResponse
 
@@ -153,7 +154,7 @@ class IndexEndpoint:
         parts = self._index.parts()
         env = request.env
         state = tuple((part.snapshot and part.snapshot.sha256, part.warning, _last_id(part)) for part in parts)
-        key = (self, env.get("SCRIPT_NAME"), env["PATH_INFO"], wanted_coding(request), state)
+        key = (self, env.get("SCRIPT_NAME"), env["PATH_INFO"], accepted_coding(request), state)
         answer = self._answers.find(key)
         if answer is None:
             entries = [self._index.entry(part, application) for part in parts]

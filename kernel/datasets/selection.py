@@ -12,7 +12,8 @@ import msgspec
 
 from kernel.conversion import base_type, is_sequence, parse_time
 from kernel.datasets.ordering import ordered_by
-from kernel.errors import InvalidError, NotFoundError
+from kernel.errors import InvalidError
+from kernel.http.pagination import count_pages, page_not_found, page_size_of
 
 _SCALARS = (str, int, float, bool, datetime)
 _DATE_LENGTH = len("2026-11-21")
@@ -102,13 +103,11 @@ def paged(items: Sequence[Any], query: BaseQuery, size: int, size_max: int) -> t
     """
     if query.page is None and query.page_size is None:
         return items, None
-    size = query.page_size or size
-    if size > size_max:
-        raise InvalidError(errors={"page_size": [f"Expected int <= {size_max}, got {size}."]})
+    size = page_size_of(query.page_size, size, size_max)
     number = query.page or 1
-    pages = max(1, -(-len(items) // size))
+    pages = count_pages(len(items), size)
     if number > pages:
-        raise NotFoundError("Invalid page.", detail=f"page {number} of {pages}")
+        raise page_not_found(number, pages)
     return items[(number - 1) * size : number * size], PageOf(number, size, pages)
 
 

@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 from kernel.datasets.model import Content, Head, Publication, Version
 from kernel.db.pool import Database
 from kernel.db.queries import load_queries
-from kernel.http.encodings import decoded, encode
+from kernel.http.compression import compress, decompress
 
 QUERIES = load_queries(__package__)
 # Of the items that were kept aside, this many are shown; all are counted.
@@ -108,7 +108,7 @@ def read_content(db: Database, sha256: bytes) -> bytes:
     if row is None:
         raise LookupError(f"there is no content {sha256.hex()}")
     packed, size_bytes = row
-    return b"".join(decoded([packed], _CODING, size_bytes))
+    return b"".join(decompress([packed], _CODING, size_bytes))
 
 
 def lock(connection: Connection[Any], dataset: str) -> None:
@@ -124,7 +124,7 @@ def find_head(connection: Connection[Any], dataset: str) -> tuple[int, bytes] | 
 
 def insert_version(connection: Connection[Any], dataset: str, version: int, content: Content, at: datetime) -> None:
     """Store a version and, unless it is there already, its content."""
-    packed = encode(content.data, _CODING)
+    packed = compress(content.data, _CODING)
     connection.execute(
         QUERIES["insert_content"],
         {

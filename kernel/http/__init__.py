@@ -1,1 +1,1 @@
-"""The way of a request: log, routes, parameters, responses, problems, health."""
+"""HTTP: a request passes access_log, routing, auth, request, then its handler, response and compression; or errors."""

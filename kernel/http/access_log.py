@@ -1,19 +1,30 @@
-"""The request log: a WSGI wrapper outside Falcon, because only there the final status is known."""
+"""The access log: one line and one record for each request, and subscribers that receive the records in batches.
+
+``AccessLog`` wraps the WSGI application outside Falcon, because only there the final status is known. It gives records
+to a ``RequestFeed``, which delivers them from a thread of its own, so that no request waits for a subscriber.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
-from kernel.http.request import CONTEXT, make_context, path_as_sent
+from kernel.errors import UnavailableError
+from kernel.http.request import CONTEXT_KEY, make_context, path_as_sent
 from kernel.logging import Logger
+from kernel.threads import BackgroundThread
 
 StartResponse = Callable[..., Any]
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
+QUEUE_MAX = 20_000
+BATCH_MAX = 1_000
+INTERVAL_S = 1.0
 
 
 class RequestRecord(msgspec.Struct, frozen=True):
@@ -21,15 +32,15 @@ class RequestRecord(msgspec.Struct, frozen=True):
 
     Args:
         time: When it arrived, UTC.
-        request_id: As answered in ``X-Request-ID``.
+        request_id: As in the response's ``X-Request-ID``.
         trace_id: 32 hexadecimal digits.
-        method: In capitals.
-        template: The route that answered, or empty.
-        path: As the client sent it, without the query.
-        status: The status that left.
-        bytes: Length of the body that left.
+        method: In upper case.
+        template: The route that answered, such as ``/api/requests/{id}``; empty if none did.
+        path: As the client sent it, without the query string.
+        status: The final status.
+        bytes: Length of the body as sent.
         duration_ms: From arrival to the last byte handed to the server.
-        application: Whose view it was, where the path named one.
+        application: Slug of the application whose view it was, if the path named one.
     """
 
     time: datetime
@@ -44,31 +55,27 @@ class RequestRecord(msgspec.Struct, frozen=True):
     application: str | None = None
 
 
-class Sink(Protocol):
-    """Takes records; must not block."""
-
-    def put(self, record: RequestRecord) -> None:
-        """Take one record."""
+# --- logging requests -------------------------------------------------------------------------------------------------
 
 
-class RequestLog:
-    """Give every request an id, time it, log it and hand the record on.
+class AccessLog:
+    """WSGI middleware that identifies, times and logs every request.
 
     Args:
         application: The Falcon application.
-        log: Writes one line a request; None writes none.
-        sink: Hands records to subscribers.
+        log: Gets one line for each request; None for no lines.
+        feed: Gets one record for each request.
     """
 
-    def __init__(self, application: Application, log: Logger | None, sink: Sink) -> None:
+    def __init__(self, application: Application, log: Logger | None, feed: RequestFeed) -> None:
         self._application = application
         self._log = log
-        self._sink = sink
+        self._feed = feed
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Serve a request (PEP 3333)."""
         arrived, started_ns = datetime.now(UTC), time.perf_counter_ns()
-        context = environ[CONTEXT] = make_context(environ)
+        context = environ[CONTEXT_KEY] = make_context(environ)
         status = 0
 
         def start(line: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
@@ -89,7 +96,7 @@ class RequestLog:
                         path=path_as_sent(environ),
                         status=status,
                         bytes=length_bytes,
-                        # Whole microseconds; ``round`` takes longer than all else here.
+                        # Whole microseconds; ``round`` takes longer than everything else here.
                         duration_ms=(time.perf_counter_ns() - started_ns) // 1000 / 1000,
                         application=context.application,
                     )
@@ -99,11 +106,11 @@ class RequestLog:
         if isinstance(body, list):
             finish(sum(map(len, body)))
             return body
-        return _Counted(body, finish)
+        return _CountingBody(body, finish)
 
     def _record(self, record: RequestRecord) -> None:
         if self._log is not None:
-            named = {} if record.application is None else {"application": record.application}
+            application = {} if record.application is None else {"application": record.application}
             self._log.info(
                 "request",
                 request_id=record.request_id,
@@ -114,12 +121,12 @@ class RequestLog:
                 status=record.status,
                 bytes=record.bytes,
                 duration_ms=record.duration_ms,
-                **named,
+                **application,
             )
-        self._sink.put(record)
+        self._feed.put(record)
 
 
-class _Counted:
+class _CountingBody:
     """A streamed body that reports its length once it is closed (PEP 3333)."""
 
     def __init__(self, body: Iterable[bytes], finish: Callable[[int], None]) -> None:
@@ -139,3 +146,112 @@ class _Counted:
                 close()
         finally:
             self._finish(self._length_bytes)
+
+
+# --- delivering records -----------------------------------------------------------------------------------------------
+
+Subscriber = Callable[[Sequence[RequestRecord]], None]
+
+
+class FeedStats(msgspec.Struct, frozen=True):
+    """Records of one subscriber since the process started."""
+
+    delivered: int
+    dropped: int
+    waiting: int
+
+
+class RequestFeed:
+    """Queues the records of requests and delivers them to subscribers, once a second and in batches.
+
+    Args:
+        log: For failures of subscribers.
+    """
+
+    def __init__(self, log: Logger) -> None:
+        self._log = log
+        self._subscriptions: list[_Subscription] = []
+        self._thread = BackgroundThread("request-feed", self._run)
+
+    def subscribe(self, name: str, deliver: Subscriber) -> None:
+        """Deliver every record from now on. Call it from the hook ``startup``.
+
+        Args:
+            name: For logs and statistics.
+            deliver: Called with up to 1,000 records, in the order in which they were served. If it raises
+                ``UnavailableError``, the same records are delivered again later; if it raises anything else, they are
+                dropped.
+        """
+        self._subscriptions.append(_Subscription(name, deliver, self._log))
+
+    def put(self, record: RequestRecord) -> None:
+        """Queue a record for every subscriber; never blocks."""
+        for subscription in self._subscriptions:
+            subscription.put(record)
+
+    def start(self) -> None:
+        """Start delivering. After the fork."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Deliver what is queued, then stop and forget the subscribers."""
+        self._thread.stop()
+        self._subscriptions.clear()
+
+    def flush(self) -> None:
+        """Deliver what is queued, now."""
+        for subscription in self._subscriptions:
+            subscription.flush()
+
+    def stats(self) -> dict[str, FeedStats]:
+        """Return statistics by subscriber."""
+        return {each.name: FeedStats(each.delivered, each.dropped, each.waiting) for each in self._subscriptions}
+
+    def _run(self, stopping: threading.Event) -> None:
+        while not stopping.wait(INTERVAL_S):
+            self.flush()
+        self.flush()
+
+
+class _Subscription:
+    """The queue of one subscriber."""
+
+    def __init__(self, name: str, deliver: Subscriber, log: Logger) -> None:
+        self.name = name
+        self._deliver = deliver
+        self._log = log
+        self._queue: deque[RequestRecord] = deque()
+        self._delivering = threading.Lock()
+        self.delivered = 0
+        self.dropped = 0
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    def put(self, record: RequestRecord) -> None:
+        # A full queue means that the subscriber fails or is slow: drop the newest, so that the rest has no gaps.
+        if len(self._queue) >= QUEUE_MAX:
+            self.dropped += 1
+        else:
+            self._queue.append(record)
+
+    def flush(self) -> None:
+        with self._delivering:
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._queue:
+            batch = [self._queue[index] for index in range(min(BATCH_MAX, len(self._queue)))]
+            try:
+                self._deliver(batch)
+            except UnavailableError as ex:
+                self._log.warning("request_feed_waits", subscriber=self.name, reason=ex.detail, waiting=self.waiting)
+                return
+            except Exception:
+                self._log.exception("request_feed_failed", subscriber=self.name, dropped=len(batch))
+                self.dropped += len(batch)
+            else:
+                self.delivered += len(batch)
+            for _ in batch:
+                self._queue.popleft()

@@ -1,4 +1,4 @@
-"""Who may come in: the policy of each route, checked before its handler."""
+"""Authorize requests: the policy of a route is checked before its handler, and so is the host that was meant."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from kernel.errors import BootError, DuplicateError, MalformedError, Unauthorize
 from kernel.http.request import Request
 from kernel.settings import Settings
 
-# Raises UnauthorizedError or ForbiddenError; returns when the request may use a route of that policy.
+# Returns if the request may use a route of that policy; raises UnauthorizedError or ForbiddenError if not.
 Authenticator = Callable[[Request, Policy], None]
 # Only a restart brings a quarantined plugin back.
-_CLOSED_RETRY_AFTER_S = 60
+_QUARANTINE_RETRY_AFTER_S = 60
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 def is_loopback(bind: str) -> bool:
-    """Tell whether an address to listen on can be reached from this machine only: ``127.0.0.1:8000``, ``unix:...``."""
+    """Tell whether an address to listen on can be reached from this machine only: ``127.0.0.1:8000``, ``unix:...``.
+
+    Args:
+        bind: As gunicorn takes it; several addresses are separated by commas.
+    """
     if "," in bind:
-        # gunicorn listens on each of them.
         return all(is_loopback(part.strip()) for part in bind.split(","))
     if bind.startswith("unix:"):
         return True
@@ -35,7 +38,7 @@ def is_loopback(bind: str) -> bool:
 
 
 def ensure_safe_bind(settings: Settings) -> None:
-    """Refuse to serve without authentication where others can reach it.
+    """Ensure that a service without authentication can be reached from this machine only.
 
     Raises:
         BootError: Mode ``open`` on an address beyond loopback, without ``insecure``.
@@ -48,80 +51,82 @@ def ensure_safe_bind(settings: Settings) -> None:
 
 
 class Authorizer:
-    """Checks the policy of a route, and in mode ``open`` that the request was meant for this machine.
+    """Authorizes requests: mode ``open`` allows all that are meant for this machine, ``required`` authenticates them.
 
-    Without a check of ``Host``, a web page could point a name of its own at 127.0.0.1 and read a local service.
+    ``Host`` is checked against DNS rebinding: a web page could resolve a name of its own to 127.0.0.1, and so make a
+    browser read a local service.
 
     Args:
-        settings: ``auth``, ``insecure`` and ``http.allowed_hosts`` count.
+        settings: Of these, ``auth``, ``insecure`` and ``http.allowed_hosts``.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._mode: Literal["open", "required"] = settings.auth
-        named = frozenset(host.lower() for host in settings.http.allowed_hosts)
+        allowed = frozenset(host.lower() for host in settings.http.allowed_hosts)
         local_only = settings.auth == "open" and not settings.insecure
-        self._any_host = "*" in named or not (named or local_only)
-        # Probes come from the machine itself; a web page of another site cannot use these names.
-        self._hosts = named | _LOOPBACK_NAMES
+        self._any_host = "*" in allowed or not (allowed or local_only)
+        # For probes from the machine itself; the page of another site cannot have these names.
+        self._hosts = allowed | _LOOPBACK_NAMES
         self._owner: str | None = None
         self._authenticate: Authenticator | None = None
-        self._closed: dict[str, str] = {}
+        self._quarantined: dict[str, str] = {}
 
-    def provide(self, owner: str, authenticate: Authenticator) -> None:
-        """Take a plugin's way to authenticate; there is one for the whole service.
+    def set_authenticator(self, owner: str, authenticate: Authenticator) -> None:
+        """Set how requests are authenticated; one plugin does it for the whole service.
 
         Raises:
-            DuplicateError: Another plugin provides one.
+            DuplicateError: Another plugin does it already.
         """
         if self._owner is not None:
             raise DuplicateError("authentication", "authenticate", (self._owner, owner))
         self._owner, self._authenticate = owner, authenticate
 
-    def withdraw(self, owner: str, reason: str) -> None:
-        """Close the routes of a plugin and forget how it authenticates, because it is quarantined.
+    def quarantine(self, owner: str, reason: str) -> None:
+        """Refuse every request for the routes of a plugin, and no longer authenticate with it.
 
         Args:
             owner: The plugin.
-            reason: What its routes answer from now on.
+            reason: What clients are told.
         """
-        self._closed[owner] = reason
+        self._quarantined[owner] = reason
         if self._owner == owner:
             self._owner = self._authenticate = None
 
     def ensure_authenticator(self) -> None:
-        """Refuse to start in mode ``required`` while nothing authenticates.
+        """Ensure that a plugin authenticates, in mode ``required``.
 
         Raises:
-            BootError: That is so.
+            BootError: No plugin does.
         """
         if self._mode == "required" and self._authenticate is None:
             raise BootError(
                 "auth is 'required', but no plugin authenticates; enable one or use auth = 'open' on loopback"
             )
 
-    def check(self, request: Request, owner: str, policy: Policy) -> None:
-        """Let a request in or raise.
+    def authorize(self, request: Request, owner: str, policy: Policy) -> None:
+        """Return if a request may use a route, else raise.
 
         Args:
             request: The request.
-            owner: The plugin whose route it wants.
-            policy: Of that route.
+            owner: The plugin that owns the route.
+            policy: The policy of the route.
 
         Raises:
-            MalformedError: The request names a host that this service is not.
-            UnauthorizedError: The route needs authentication; so may the authenticator itself.
+            MalformedError: ``Host`` is none of the names of this service.
+            UnauthorizedError: The request is not authenticated; also raised by the authenticator.
+            ForbiddenError: Raised by the authenticator.
             UnavailableError: The plugin is quarantined.
         """
         if not self._any_host:
-            self._check_host(request)
+            self._ensure_allowed_host(request)
         if policy != "public" and self._mode == "required":
             if self._authenticate is None:
                 raise UnauthorizedError
             self._authenticate(request, policy)
-        if owner in self._closed:
-            raise UnavailableError(self._closed[owner], retry_after_s=_CLOSED_RETRY_AFTER_S)
+        if owner in self._quarantined:
+            raise UnavailableError(self._quarantined[owner], retry_after_s=_QUARANTINE_RETRY_AFTER_S)
 
-    def _check_host(self, request: Request) -> None:
+    def _ensure_allowed_host(self, request: Request) -> None:
         host: str = request.env.get("HTTP_HOST", "").lower()
         if host not in self._hosts and host.rpartition(":")[0] not in self._hosts:
-            raise MalformedError("This service has another name.", detail=f"Host {host!r:.200} is not allowed")
+            raise MalformedError("This host is not allowed.", detail=f"Host {host!r:.200} is not allowed")

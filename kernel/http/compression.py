@@ -1,57 +1,260 @@
-"""Compress answers for clients that ask for it (RFC 9110, 12.5.3)."""
+"""Content codings in both directions: compress responses as clients accept it, decompress streams within a limit.
+
+Source: https://www.rfc-editor.org/rfc/rfc9110#section-8.4 (codings) and #section-12.5.3 (``Accept-Encoding``).
+"""
 
 from __future__ import annotations
 
 import re
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
-from kernel.http.encodings import CODINGS, canonical, encode
-from kernel.http.request import Request
-from kernel.http.response import FalconResponse
+from kernel.errors import TiercelError
+
+if TYPE_CHECKING:
+    from kernel.http.request import Request
+    from kernel.http.response import FalconResponse
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 # Below this, headers cost more than the body saves.
 MIN_BYTES = 1024
+# The most that one step of a decoder may give: a few bytes can stand for gigabytes.
+STEP_BYTES = 256 * 1024
+# Higher levels spend more time than a local network saves.
+_GZIP_LEVEL = 1
+_ZSTD_LEVEL = 1
+_GZIP_WBITS = 16 + zlib.MAX_WBITS
+# 8 MiB, the largest window that RFC 9659 allows: the sender decides how much memory a decoder takes, up to this.
+_ZSTD_OPTIONS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 23}
+_ALIASES = {"x-gzip": "gzip"}
+
+
+def _canonical_name(coding: str) -> str:
+    name = coding.strip().lower()
+    return _ALIASES.get(name, name)
+
+
+# --- decompression ----------------------------------------------------------------------------------------------------
+
+
+class DecompressionError(TiercelError):
+    """A stream cannot be decompressed.
+
+    Args:
+        message: For people.
+        reason: The stream is no such coding or damaged; it ends early; or more comes out than is allowed.
+    """
+
+    def __init__(self, message: str, reason: Literal["corrupt", "truncated", "too_large"]) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Decompressor:
+    """Decompresses a stream that arrives in chunks; members of gzip and frames of zstd may follow one another.
+
+    Args:
+        coding: ``gzip`` or ``zstd``.
+        limit_bytes: The most that may come out; None for any amount.
+        allow_padding: Whether zeros may follow a member, as in files that are padded to whole blocks.
+    """
+
+    def __init__(self, coding: str, limit_bytes: int | None = None, *, allow_padding: bool = False) -> None:
+        self._coding = coding
+        self._limit_bytes = limit_bytes
+        self._allow_padding = allow_padding
+        self._total_bytes = 0
+        # None between members.
+        self._decoder: _Decoder | None = _DECODERS[coding]()
+
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """Decompress a chunk in steps of at most 256 KiB. Iterate to the end before the next chunk.
+
+        Raises:
+            DecompressionError: The stream is corrupt, or more than the limit comes out.
+        """
+        rest = chunk
+        while rest:
+            if self._decoder is None:
+                if self._allow_padding and not (rest := rest.lstrip(b"\0")):
+                    return
+                self._decoder = _DECODERS[self._coding]()
+            for piece in self._steps(self._decoder, rest):
+                self._total_bytes += len(piece)
+                if self._limit_bytes is not None and self._total_bytes > self._limit_bytes:
+                    message = f"the {self._coding} stream decompresses to more than {self._limit_bytes} bytes"
+                    raise DecompressionError(message, "too_large")
+                yield piece
+            rest = self._decoder.unused_data
+            if self._decoder.eof:
+                self._decoder = None
+
+    def finish(self) -> None:
+        """Check, after the last chunk, that the stream is complete.
+
+        Raises:
+            DecompressionError: It ends early.
+        """
+        if self._decoder is not None:
+            raise DecompressionError(f"the {self._coding} stream is cut off", "truncated")
+
+    def _steps(self, decoder: _Decoder, content: bytes) -> Iterator[bytes]:
+        try:
+            piece = decoder.decompress(content, STEP_BYTES)
+            while piece or not (decoder.eof or decoder.needs_input):
+                if piece:
+                    yield piece
+                if decoder.eof or decoder.needs_input:
+                    return
+                piece = decoder.decompress(b"", STEP_BYTES)
+        except (zlib.error, zstd.ZstdError) as ex:
+            raise DecompressionError(str(ex), "corrupt") from ex
+
+
+def decompress(
+    chunks: Iterable[bytes], coding: str, limit_bytes: int | None = None, *, allow_padding: bool = False
+) -> Iterator[bytes]:
+    """Decompress a stream as it arrives. Arguments as of ``Decompressor``.
+
+    Raises:
+        DecompressionError: The stream is corrupt, ends early, or more than the limit comes out.
+    """
+    decompressor = Decompressor(coding, limit_bytes, allow_padding=allow_padding)
+    for chunk in chunks:
+        yield from decompressor.feed(chunk)
+    decompressor.finish()
+
+
+def parse_content_encoding(header: str) -> str | None:
+    """Return the coding that a ``Content-Encoding`` names; None if the content is not encoded.
+
+    Raises:
+        ValueError: It is unknown, or there are several.
+    """
+    codings = [name for name in map(_canonical_name, header.split(",")) if name not in {"", "identity"}]
+    if not codings:
+        return None
+    if len(codings) == 1 and codings[0] in CODINGS:
+        return codings[0]
+    raise ValueError(f"unknown content coding: {header!r:.80}")
+
+
+class _Decoder(Protocol):
+    """Decodes one member of gzip, or one frame of zstd, as the decoders of the standard library do."""
+
+    @property
+    def eof(self) -> bool:
+        """Whether the member is complete."""
+
+    @property
+    def unused_data(self) -> bytes:
+        """Input beyond the end of the member."""
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether there is no more output without more input."""
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        """Take input and return at most so many bytes."""
+
+
+class _GzipDecoder:
+    """zlib's decoder with the interface of the other decoders."""
+
+    def __init__(self) -> None:
+        self._decoder = zlib.decompressobj(_GZIP_WBITS)
+        self.needs_input = True
+
+    @property
+    def eof(self) -> bool:
+        return self._decoder.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._decoder.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        decoded = self._decoder.decompress(self._decoder.unconsumed_tail + data, max_length)
+        # zlib may have taken all input and still hold output, if that filled the step.
+        self.needs_input = not self._decoder.unconsumed_tail and len(decoded) < max_length
+        return decoded
+
+
+_DECODERS: dict[str, Callable[[], _Decoder]] = {
+    "gzip": _GzipDecoder,
+    "zstd": lambda: zstd.ZstdDecompressor(options=_ZSTD_OPTIONS),
+}
+
+
+# --- compression ------------------------------------------------------------------------------------------------------
+
+_ENCODERS: dict[str, Callable[[bytes], bytes]] = {
+    "zstd": lambda content: zstd.compress(content, _ZSTD_LEVEL),
+    "gzip": lambda content: zlib.compress(content, _GZIP_LEVEL, _GZIP_WBITS),
+}
+# In order of our preference, for clients that like several equally.
+CODINGS = tuple(_ENCODERS)
 _COMPRESSED_ALREADY = re.compile(
     r"(?:image/(?!svg)|video/|audio/|font/|text/event-stream|application/(?:zip|gzip|zstd|octet-stream))"
 )
-# The weight of a coding that is acceptable without being named.
-_LEAST = 0.0001
+# The weight of identity where a client does not name it: acceptable, but less than anything that is named.
+_UNNAMED_WEIGHT = 0.0001
 _WEIGHT = re.compile(r"[ \t]*q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)[ \t]*", re.IGNORECASE)
 
 
-class Preference(msgspec.Struct, frozen=True):
-    """What a client wants.
+def compress(content: bytes, coding: str) -> bytes:
+    """Compress bytes, for speed, with one of ``CODINGS``."""
+    return _ENCODERS[coding](content)
+
+
+class AcceptedCoding(msgspec.Struct, frozen=True):
+    """The content coding that a client prefers.
 
     Args:
-        coding: The coding it likes best of ours; None if it likes the plain body better.
-        plain: Whether it takes a plain body at all.
+        coding: One of ``CODINGS``; None if the client prefers identity, which is the plain body.
+        identity: Whether it accepts identity at all.
     """
 
     coding: str | None
-    plain: bool
+    identity: bool
+
+    def choose(self, size_bytes: int) -> str | None:
+        """Return the coding for a body of that size; None for identity."""
+        return None if self.identity and size_bytes <= MIN_BYTES else self.coding
+
+
+def accepted_coding(request: Request) -> AcceptedCoding:
+    """Return the content coding that a client prefers."""
+    return parse_accept_encoding(request.env.get("HTTP_ACCEPT_ENCODING", ""))
 
 
 @lru_cache(maxsize=256)
-def preference(accept_encoding: str) -> Preference:
-    """Read an ``Accept-Encoding``. Members that make no sense are ignored."""
+def parse_accept_encoding(header: str) -> AcceptedCoding:
+    """Parse an ``Accept-Encoding``. Malformed members are ignored."""
     weights: dict[str, float] = {}
-    for member in accept_encoding.split(","):
-        name, parted, parameter = member.partition(";")
+    for member in header.split(","):
+        name, separator, parameter = member.partition(";")
         weight = _WEIGHT.fullmatch(parameter)
-        if weight is not None or not parted:
-            weights[canonical(name)] = 1.0 if weight is None else float(weight[1])
+        if weight is not None or not separator:
+            weights[_canonical_name(name)] = 1.0 if weight is None else float(weight[1])
     others = weights.get("*", 0.0)
-    # The first of equals.
     coding = max(CODINGS, key=lambda name: weights.get(name, others))
-    plain = weights.get("identity", weights.get("*", _LEAST))
-    wanted = weights.get(coding, others)
-    return Preference(coding if wanted > 0 and wanted >= plain else None, plain > 0)
+    identity = weights.get("identity", weights.get("*", _UNNAMED_WEIGHT))
+    weight_of_coding = weights.get(coding, others)
+    return AcceptedCoding(coding if weight_of_coding > 0 and weight_of_coding >= identity else None, identity > 0)
 
 
-class Compression:
-    """Falcon's middleware that every answer passes, errors too."""
+class CompressionMiddleware:
+    """Falcon middleware that compresses responses, of errors too. Streams and prepared responses are left alone."""
 
     def process_response(
         self,
@@ -60,22 +263,23 @@ class Compression:
         _resource: object,
         _succeeded: bool,  # noqa: FBT001 - Falcon calls it
     ) -> None:
-        """Compress the body of an answer if it is worth while and wanted. Streams are left alone."""
+        """Compress the body of a response if the client accepts it and that makes it smaller."""
         if response.is_prepared:
             return
         content = response.render_body()
         accept: str = request.env.get("HTTP_ACCEPT_ENCODING", "")
-        if content is None or (len(content) <= MIN_BYTES and "=0" not in accept):
+        # Only a client that excludes identity (``q=0``) has small bodies compressed.
+        if not content or (len(content) <= MIN_BYTES and "=0" not in accept):
             return
-        if not content or not _can_be_encoded(response):
+        if not _is_compressible(response):
             return
         response.append_header("Vary", "Accept-Encoding")
         if accept:
-            _compress(response, content, preference(accept))
+            _compress_response(response, content, parse_accept_encoding(accept))
 
 
-def _can_be_encoded(response: FalconResponse) -> bool:
-    # A range is one of the bytes that were named, not of those that a coding would make.
+def _is_compressible(response: FalconResponse) -> bool:
+    # Content-Range counts the bytes of the plain body.
     if response.get_header("Content-Encoding") is not None or response.get_header("Content-Range") is not None:
         return False
     if response.status_code in {204, 304}:
@@ -83,16 +287,17 @@ def _can_be_encoded(response: FalconResponse) -> bool:
     return _COMPRESSED_ALREADY.match((response.content_type or "").lower()) is None
 
 
-def _compress(response: FalconResponse, content: bytes, wanted: Preference) -> None:
-    if wanted.coding is None or (wanted.plain and len(content) <= MIN_BYTES):
+def _compress_response(response: FalconResponse, content: bytes, accepted: AcceptedCoding) -> None:
+    coding = accepted.choose(len(content))
+    if coding is None:
         return
-    encoded = encode(content, wanted.coding)
-    if wanted.plain and len(encoded) >= len(content):
+    encoded = compress(content, coding)
+    if accepted.identity and len(encoded) >= len(content):
         return
     response.text = response.media = None
     response.data = encoded
-    response.set_header("Content-Encoding", wanted.coding)
+    response.set_header("Content-Encoding", coding)
     etag = response.get_header("ETag")
     if etag is not None and not etag.startswith("W/"):
-        # Other bytes than those that the strong validator stands for.
+        # A strong validator stands for the exact bytes, which are others now.
         response.set_header("ETag", f"W/{etag}")

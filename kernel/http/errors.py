@@ -1,4 +1,13 @@
-"""Errors as answers: one body for all, and the same facts as RFC 9457 for clients that ask for them."""
+"""Errors as responses: one body for all of them, or RFC 9457 for clients that ask for it.
+
+Where an error gets its words: ``kernel.errors`` has the class of each status with its ``code`` and default message.
+Whoever raises it may pass a better ``message`` and a ``detail``: for bodies that is ``request.py``, for JSON, query and
+path ``routing.py``, for pages ``pagination.py``, for hosts and policies ``auth.py``. Errors that Falcon raises are
+translated here. ``body`` and ``problem`` turn each of them into what the client reads::
+
+    413 {"success": false, "error": "The request is too large.", "detail": "the body has more than 1024 bytes",
+         "code": "too_large", "request_id": "..."}
+"""
 
 from __future__ import annotations
 
@@ -17,7 +26,7 @@ PROBLEM_JSON = "application/problem+json"
 
 
 def body(error: ApiError, request_id: str) -> dict[str, Any]:
-    """Return the body every error has: success, error, detail, code, errors by field if any, request_id."""
+    """Return the body of an error: success, error, detail, code, errors by field if there are any, request_id."""
     members: dict[str, Any] = {
         "success": False,
         "error": error.message,
@@ -42,24 +51,38 @@ def problem(error: ApiError, request_id: str) -> dict[str, Any]:
     }
 
 
-def respond(request: Request, response: FalconResponse, error: ApiError) -> None:
-    """Write an error into a response. The only place that does."""
+def translate(error: falcon.HTTPError, request: Request) -> ApiError:
+    """Return an error of our own for one that Falcon raised: no route, wrong method, malformed header ..."""
+    own: ApiError = InternalError()
+    if error.status_code == http.HTTPStatus.NOT_FOUND:
+        own = NotFoundError(detail=f"no route for {request.path_as_sent}")
+    elif error.status_code == http.HTTPStatus.METHOD_NOT_ALLOWED:
+        own = MethodNotAllowedError(detail=f"{request.method} {request.path_as_sent}")
+    elif error.status_code < http.HTTPStatus.INTERNAL_SERVER_ERROR:
+        message = error.description or http.HTTPStatus(error.status_code).phrase
+        own = OtherClientError(error.status_code, message, detail=error.title)
+    own.headers.update(dict(error.headers or {}))
+    return own
+
+
+def write_error(request: Request, response: FalconResponse, error: ApiError) -> None:
+    """Write an error into a response. Every error passes here."""
     wants_problem = PROBLEM_JSON in (request.accept or "")
-    shape = problem if wants_problem else body
+    make_body = problem if wants_problem else body
     response.status = falcon.code_to_http_status(error.status)
     response.content_type = PROBLEM_JSON if wants_problem else falcon.MEDIA_JSON
-    response.data = msgspec.json.encode(shape(error, request.request_id))
+    response.data = msgspec.json.encode(make_body(error, request.request_id))
     response.set_header("Vary", "Accept")
     for name, value in error.headers.items():
         response.set_header(name, value)
 
 
 class ErrorHandlers:
-    """Falcon's error handlers: everything that is raised leaves through here.
+    """Falcon's error handlers, for everything that a handler or Falcon itself raises.
 
     Args:
-        log: Gets the traceback of what is our own fault.
-        debug: Show the exception in ``detail``.
+        log: Gets the traceback of exceptions that are no errors of the client.
+        debug: Whether ``detail`` shows such an exception.
     """
 
     def __init__(self, log: Logger, *, debug: bool) -> None:
@@ -67,31 +90,26 @@ class ErrorHandlers:
         self._debug = debug
 
     def install(self, app: falcon.App[Request, FalconResponse]) -> None:
-        """Register with a Falcon application."""
-        app.add_error_handler(Exception, self.unexpected)
-        app.add_error_handler(falcon.HTTPError, self.framework)
-        app.add_error_handler(ApiError, self.api)
+        """Register the handlers with a Falcon application."""
+        app.add_error_handler(Exception, self.handle_unexpected)
+        app.add_error_handler(falcon.HTTPError, self.handle_falcon_error)
+        app.add_error_handler(ApiError, self.handle_api_error)
 
-    def api(self, request: Request, response: FalconResponse, error: ApiError, _params: dict[str, Any]) -> None:
-        """Answer with an error of our own tree."""
-        respond(request, response, error)
+    def handle_api_error(
+        self, request: Request, response: FalconResponse, error: ApiError, _params: dict[str, Any]
+    ) -> None:
+        """Write an error of our own."""
+        write_error(request, response, error)
 
-    def framework(
+    def handle_falcon_error(
         self, request: Request, response: FalconResponse, error: falcon.HTTPError, _params: dict[str, Any]
     ) -> None:
-        """Answer with an error that Falcon raised: no route, wrong method, malformed header ..."""
-        own: ApiError = InternalError()
-        if error.status_code == http.HTTPStatus.NOT_FOUND:
-            own = NotFoundError(detail=f"no route for {request.path_as_sent}")
-        elif error.status_code == http.HTTPStatus.METHOD_NOT_ALLOWED:
-            own = MethodNotAllowedError(detail=f"{request.method} {request.path_as_sent}")
-        elif error.status_code < http.HTTPStatus.INTERNAL_SERVER_ERROR:
-            message = error.description or http.HTTPStatus(error.status_code).phrase
-            own = OtherClientError(error.status_code, message, detail=error.title)
-        own.headers.update(dict(error.headers or {}))
-        respond(request, response, own)
+        """Write an error that Falcon raised."""
+        write_error(request, response, translate(error, request))
 
-    def unexpected(self, request: Request, response: FalconResponse, error: Exception, _params: dict[str, Any]) -> None:
-        """Answer with a 500 that says nothing of its cause, and log everything."""
+    def handle_unexpected(
+        self, request: Request, response: FalconResponse, error: Exception, _params: dict[str, Any]
+    ) -> None:
+        """Log any other exception, and write a 500 that does not reveal it."""
         self._log.error("request_failed", request_id=request.request_id, path=request.path, exc_info=error)
-        respond(request, response, InternalError(detail=repr(error) if self._debug else None))
+        write_error(request, response, InternalError(detail=repr(error) if self._debug else None))

@@ -1,4 +1,4 @@
-"""Health: run probes side by side, each with a time limit, and say which failed and why."""
+"""Health checks, run in parallel and each with a timeout, and the probe endpoints that report them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from kernel.contracts import HealthCheck, Probe, Route
+from kernel.contracts import HealthCheck, Probe, Route, collect_routes, route
 from kernel.errors import DuplicateError
 from kernel.http.response import Response
 
@@ -18,13 +18,13 @@ State = Literal["ok", "degraded", "failed"]
 
 
 class CheckResult(msgspec.Struct, frozen=True):
-    """How one check went.
+    """The result of one check.
 
     Args:
-        name: What ``?exclude=`` takes.
+        name: As ``?exclude=`` takes it.
         status: ``ok``, ``degraded`` (it failed, but is not critical) or ``failed``.
         duration_ms: How long it took, or for how long it has been hanging.
-        detail: A word from the probe, or the reason of the failure.
+        detail: What the probe returned, or why it failed.
     """
 
     name: str
@@ -34,13 +34,13 @@ class CheckResult(msgspec.Struct, frozen=True):
 
 
 class HealthReport(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a probe answers.
+    """The body of a probe endpoint.
 
     Args:
-        status: The worst of the checks.
-        checks: Every check with ``?verbose``; else those that are not ok.
-        excluded: Names left out on request.
-        unknown: Names that were to be left out but do not exist.
+        status: The worst status of all checks.
+        checks: With ``?verbose`` all results, else those that are not ok.
+        excluded: Checks that were excluded by ``?exclude=``.
+        unknown: Names in ``?exclude=`` that no check has.
     """
 
     status: State
@@ -50,19 +50,19 @@ class HealthReport(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class HealthQuery(msgspec.Struct, frozen=True):
-    """Parameters of a probe.
+    """Query parameters of a probe endpoint.
 
     Args:
-        verbose: Show every check, also as a bare ``?verbose``.
-        exclude: Names of checks to leave out.
+        verbose: Show every check; a bare ``?verbose`` does as well.
+        exclude: Names of checks that are not run.
     """
 
     verbose: Annotated[str, msgspec.Meta(pattern="^(|0|1|true|false)$")] = "false"
     exclude: tuple[str, ...] = ()
 
 
-class _Running:
-    """One check and the thread that may still be hanging in it."""
+class _Runner:
+    """Runs one check, in a thread that may hang beyond the timeout."""
 
     def __init__(self, owner: str, check: HealthCheck, timeout_s: float) -> None:
         self.owner = owner
@@ -77,8 +77,8 @@ class _Running:
         self._took_s = 0.0
 
     def start(self) -> None:
-        # One thread a check at most: callers that come while it runs wait for the same run, so that a probe that
-        # hangs for ever costs one thread, not one a request.
+        # At most one thread for each check: requests that come while it runs wait for the same run, so that a probe
+        # that hangs for ever costs one thread, not one for each request.
         with self._lock:
             if not self._done.is_set():
                 return
@@ -108,33 +108,33 @@ class _Running:
 
 
 class Health:
-    """The checks of one process.
+    """The health checks of one process.
 
     Args:
-        timeout_s: For checks that name none.
+        timeout_s: For checks that have no timeout of their own.
     """
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
-        self._checks: dict[str, _Running] = {}
+        self._checks: dict[str, _Runner] = {}
 
     def add(self, name: str, probe: Probe, *, critical: bool = True, timeout_s: float | None = None) -> None:
-        """Add a check of the kernel's own."""
+        """Add a check of the kernel."""
         self.install(KERNEL, HealthCheck(name=name, probe=probe, critical=critical, timeout_s=timeout_s))
 
     def install(self, owner: str, check: HealthCheck) -> None:
-        """Add a check.
+        """Add a check of a plugin.
 
         Raises:
-            DuplicateError: There is one of that name; names both owners.
+            DuplicateError: There is another check of that name; names both owners.
         """
         if check.name in self._checks:
             raise DuplicateError("health check", check.name, (self._checks[check.name].owner, owner))
-        self._checks[check.name] = _Running(owner, check, self._timeout_s)
+        self._checks[check.name] = _Runner(owner, check, self._timeout_s)
 
-    def withdraw(self, owner: str) -> None:
-        """Forget the checks of a plugin, because it is quarantined."""
-        self._checks = {name: running for name, running in self._checks.items() if running.owner != owner}
+    def uninstall(self, owner: str) -> None:
+        """Remove the checks of a plugin."""
+        self._checks = {name: runner for name, runner in self._checks.items() if runner.owner != owner}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -142,23 +142,28 @@ class Health:
         return tuple(self._checks)
 
     def run(self, exclude: Collection[str] = (), only: Collection[str] | None = None) -> tuple[CheckResult, ...]:
-        """Run checks side by side. Takes as long as the longest time limit at most."""
-        chosen = [
-            running for name, running in self._checks.items() if name not in exclude and (only is None or name in only)
+        """Run checks in parallel. Takes no longer than the longest timeout.
+
+        Args:
+            exclude: Names of checks that are not run.
+            only: Names of the checks that are run; None for all.
+        """
+        runners = [
+            runner for name, runner in self._checks.items() if name not in exclude and (only is None or name in only)
         ]
-        for running in chosen:
-            running.start()
-        return tuple(running.result() for running in chosen)
+        for runner in runners:
+            runner.start()
+        return tuple(runner.result() for runner in runners)
 
 
-def worst(results: Sequence[CheckResult]) -> State:
-    """Return the worst status of some checks; ok of none."""
+def worst_status(results: Sequence[CheckResult]) -> State:
+    """Return the worst status of some results; ok if there are none."""
     states = {result.status for result in results}
     return "failed" if "failed" in states else "degraded" if "degraded" in states else "ok"
 
 
-class Probes:
-    """The routes an orchestrator asks.
+class HealthRoutes:
+    """The probe endpoints for orchestrators, with the names that Kubernetes gave them.
 
     Args:
         health: The checks of this process.
@@ -169,28 +174,28 @@ class Probes:
         self._health = health
         self._startup = startup
 
+    def routes(self) -> Sequence[Route]:
+        """Return the routes. Probes are not logged."""
+        return collect_routes(self.livez, self.readyz, self.startupz)
+
+    @route("/livez", policy="public", logged=False)
     def livez(self, query: HealthQuery) -> Response[HealthReport]:
-        """Say that the process answers. Checks nothing else: a restart mends no database."""
+        """Report that the process answers. Runs no check: a restart would not repair a database."""
         return self._report((), query)
 
+    @route("/readyz", policy="public", logged=False)
     def readyz(self, query: HealthQuery) -> Response[HealthReport]:
-        """Say whether requests can be served."""
+        """Report whether requests can be served."""
         return self._report(None, query)
 
+    @route("/startupz", policy="public", logged=False)
     def startupz(self, query: HealthQuery) -> Response[HealthReport]:
-        """Say whether the service finished starting."""
+        """Report whether the service has started."""
         return self._report(self._startup, query)
-
-    def routes(self) -> tuple[Route, ...]:
-        """Return the routes; none of them is logged."""
-        handlers = {"/livez": self.livez, "/readyz": self.readyz, "/startupz": self.startupz}
-        return tuple(
-            Route(path=path, handler=handler, policy="public", logged=False) for path, handler in handlers.items()
-        )
 
     def _report(self, only: Collection[str] | None, query: HealthQuery) -> Response[HealthReport]:
         results = self._health.run(query.exclude, only)
-        status = worst(results)
+        status = worst_status(results)
         verbose = query.verbose in {"", "1", "true"}
         report = HealthReport(
             status=status,

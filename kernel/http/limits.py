@@ -1,4 +1,4 @@
-"""A limited number of places for answers that take long, so that they never hold every thread."""
+"""Limits on how many requests of a kind are served at the same time, so that they never occupy every thread."""
 
 from __future__ import annotations
 
@@ -11,30 +11,37 @@ _RETRY_AFTER_S = 5
 
 
 class ConcurrencyLimit:
-    """A number of places in this process.
+    """At most ``limit`` holders at the same time in this process, such as streaming responses.
+
+    Example::
+
+        release = self._limit.acquire()
+        return StreamingResponse(Export(rows, on_close=release), "text/csv")
 
     Args:
-        number: How many there are; none at all is possible.
-        limit: The limit in words, for whoever finds no place.
+        limit: How many; 0 refuses everybody.
+        detail: What a client is told when the limit is reached.
     """
 
-    def __init__(self, number: int, limit: str) -> None:
-        self._limit = limit
-        self._free = threading.BoundedSemaphore(number) if number > 0 else None
+    def __init__(self, limit: int, detail: str) -> None:
+        self._detail = detail
+        self._slots = threading.BoundedSemaphore(limit) if limit > 0 else None
 
-    def take(self) -> Callable[[], None]:
-        """Take a place; return what leaves it again, which may be called more than once.
+    def acquire(self) -> Callable[[], None]:
+        """Acquire a slot, without waiting, and return the function that releases it.
+
+        It may be called more than once, from any thread.
 
         Raises:
-            UnavailableError: Every place is taken.
+            UnavailableError: The limit is reached (503).
         """
-        free = self._free
-        if free is None or not free.acquire(blocking=False):
-            raise UnavailableError(self._limit, retry_after_s=_RETRY_AFTER_S)
-        taken = [free]
+        slots = self._slots
+        if slots is None or not slots.acquire(blocking=False):
+            raise UnavailableError(self._detail, retry_after_s=_RETRY_AFTER_S)
+        held = [slots]
 
-        def leave() -> None:
-            if taken:
-                taken.pop().release()
+        def release() -> None:
+            if held:
+                held.pop().release()
 
-        return leave
+        return release

@@ -1,35 +1,44 @@
-"""The request as handlers see it."""
+"""The request as handlers see it: its identifiers, and its body, read whole or as a stream and within limits."""
 
 from __future__ import annotations
 
+import io
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
 import falcon
 import msgspec
 
+from kernel.errors import ApiError, MalformedError, OtherClientError, TooLargeError, UnsupportedMediaError
+from kernel.http.compression import CODINGS, DecompressionError, decompress, parse_content_encoding
+
 # Version 00 ends after the flags; later ones may go on.
 _TRACEPARENT = re.compile(
     r"(?:00(?=.{53}\Z)|(?!00|ff)[0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(?:-.*)?"
 )
-_SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _SAMPLED = 0x01
-CONTEXT = "tiercel.context"
+_READ_BYTES = 64 * 1024
+# The key of the request's context in the WSGI environment.
+CONTEXT_KEY = "tiercel.context"
+
+
+# --- identifiers ------------------------------------------------------------------------------------------------------
 
 
 class RequestContext(msgspec.Struct):
-    """What the request log knows about a request before and after Falcon.
+    """What the access log knows about a request, outside Falcon as well.
 
     Args:
-        request_id: The client's ``X-Request-ID`` if it is sane, else a new one.
+        request_id: The client's ``X-Request-ID`` if it is well-formed, else a new one.
         trace_id: 32 hexadecimal digits of W3C Trace Context.
-        span_id: 16 hexadecimal digits; ours.
-        sampled: ``01`` if the trace is sampled, else ``00``. Flags we do not know are not handed on.
+        span_id: 16 hexadecimal digits; our own span.
+        sampled: ``01`` if the trace is sampled, else ``00``. Other flags are not propagated.
         template: The route that answered, such as ``/api/requests/{id}``; empty if none did.
-        logged: False leaves the request out of the log and its subscribers, as for probes.
+        logged: False leaves the request out of the access log and its subscribers, as for probes.
         application: Slug of the application whose view was asked for, if the path named one.
     """
 
@@ -43,20 +52,20 @@ class RequestContext(msgspec.Struct):
 
     @property
     def traceparent(self) -> str:
-        """The header that hands this trace on, with our own span as parent."""
+        """The header that propagates this trace, with our own span as parent."""
         return f"00-{self.trace_id}-{self.span_id}-{self.sampled}"
 
 
-def make_context(environ: dict[str, Any]) -> RequestContext:
+def make_context(environ: Mapping[str, Any]) -> RequestContext:
     """Read the identifiers of a request, or make new ones.
 
-    Sources: https://www.w3.org/TR/trace-context/ for ``traceparent``. A malformed one is ignored, as it asks.
+    Source: https://www.w3.org/TR/trace-context/ for ``traceparent``. A malformed one is ignored, as it demands.
     """
-    # Unlike os.urandom, this does not let go of the GIL, which another thread would take. They tell requests apart and
-    # keep no secret; after a fork, Python seeds it anew.
+    # Unlike os.urandom, this does not release the GIL, for which this thread would have to wait again. Identifiers tell
+    # requests apart and are no secrets; after a fork, Python seeds the generator anew.
     digits = random.getrandbits(320).to_bytes(40).hex()
     given = environ.get("HTTP_X_REQUEST_ID")
-    request_id = given if given is not None and _SANE_ID.fullmatch(given) else digits[:32]
+    request_id = given if given is not None and _REQUEST_ID.fullmatch(given) else digits[:32]
     parent = environ.get("HTTP_TRACEPARENT")
     trace = None if parent is None else _TRACEPARENT.fullmatch(parent)
     if trace is None:
@@ -65,34 +74,246 @@ def make_context(environ: dict[str, Any]) -> RequestContext:
 
 
 def path_as_sent(environ: Mapping[str, Any]) -> str:
-    """Return the path of a request with its trailing slash, as text: WSGI has it as bytes in disguise (PEP 3333)."""
+    """Return the path of a request with its trailing slash, as text: WSGI has its bytes as Latin-1 (PEP 3333)."""
     path: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "/")
     return path if path.isascii() else path.encode("latin-1", "replace").decode("utf-8", "replace")
 
 
 class Request(falcon.Request):
-    """A Falcon request with the identifiers of the request log."""
+    """A Falcon request with the identifiers of the access log."""
 
     __slots__ = ()
 
     @property
     def log_context(self) -> RequestContext:
         """Identifiers and route of this request."""
-        context: RequestContext = self.env[CONTEXT]
+        context: RequestContext = self.env[CONTEXT_KEY]
         return context
 
     @property
     def request_id(self) -> str:
-        """The id that ``X-Request-ID`` answers with."""
+        """The id that the response has as ``X-Request-ID``."""
         return self.log_context.request_id
 
     @property
     def path_as_sent(self) -> str:
-        """The path with its trailing slash, which ``path`` has lost."""
+        """The path with its trailing slash, which Falcon strips from ``path``."""
         return path_as_sent(self.env)
 
     @property
-    def url_as_sent(self) -> str:
-        """The URL without its query, for links to further pages."""
-        # Not what X-Forwarded-Host says: anybody can send that, and nobody checked it. A proxy hands Host on.
-        return f"{self.scheme}://{self.netloc}{quote(self.path_as_sent)}"
+    def origin(self) -> str:
+        """Scheme and host, such as ``https://api.example``: what absolute links begin with."""
+        # Not X-Forwarded-Host: any client can send that, and nothing checks it. A proxy passes Host on.
+        return f"{self.scheme}://{self.netloc}"
+
+    @property
+    def url_path(self) -> str:
+        """The path as sent, quoted for use in a link."""
+        return quote(self.path_as_sent)
+
+
+# --- bodies -----------------------------------------------------------------------------------------------------------
+
+
+class BodyLimits(msgspec.Struct, frozen=True):
+    """How large a body may be.
+
+    Args:
+        sent_bytes: As it is sent.
+        decoded_bytes: What a compressed one may decompress to.
+    """
+
+    sent_bytes: int
+    decoded_bytes: int
+
+
+class RawBody(msgspec.Struct, frozen=True):
+    """A body that the handler decodes itself: annotate the parameter ``body`` with it.
+
+    Args:
+        content: The bytes, decompressed, at most ``http.max_body_bytes`` as sent.
+        media_type: Without parameters, in lower case; empty if the client named none.
+    """
+
+    content: bytes
+    media_type: str
+
+
+class StreamBody:
+    """A body that the handler reads while it arrives, once: annotate the parameter ``body`` with it.
+
+    Read it with one of ``read``, ``chunks`` and ``lines``. All raise ``MalformedError`` if the body ends early or is
+    corrupt, ``OtherClientError`` (408) if the client stops sending, and ``TooLargeError`` beyond a limit.
+
+    Args:
+        request: Whose body it is.
+        limits: How large it may be.
+    """
+
+    def __init__(self, request: Request, limits: BodyLimits) -> None:
+        self._request = request
+        self._limits = limits
+        self.media_type = media_type(request)
+
+    def read(self) -> bytes:
+        """Read the whole body."""
+        return read_body(self._request, self._limits)
+
+    def chunks(self) -> Iterator[bytes]:
+        """Read the body chunk by chunk, decompressed."""
+        return read_chunks(self._request, self._limits)
+
+    def lines(self, max_line_bytes: int) -> Iterator[bytes]:
+        """Read the body line by line, without line ends.
+
+        Args:
+            max_line_bytes: The longest line allowed; no more than this and a chunk is held in memory.
+
+        Raises:
+            TooLargeError: A line is longer.
+        """
+        parts: list[bytes] = []
+        held_bytes = 0
+        for chunk in self.chunks():
+            *ended, rest = chunk.split(b"\n")
+            if ended:
+                ended[0] = b"".join((*parts, ended[0]))
+                for line in ended:
+                    if len(line) > max_line_bytes:
+                        raise _line_too_long(max_line_bytes)
+                    yield line
+                parts, held_bytes = [], 0
+            if rest:
+                parts.append(rest)
+                held_bytes += len(rest)
+            if held_bytes > max_line_bytes:
+                raise _line_too_long(max_line_bytes)
+        if parts:
+            yield b"".join(parts)
+
+
+def _line_too_long(max_line_bytes: int) -> TooLargeError:
+    return TooLargeError("A line is too long.", detail=f"it has more than {max_line_bytes} bytes")
+
+
+def media_type(request: Request) -> str:
+    """Return the media type of the body without parameters, in lower case; empty if the client named none."""
+    return (request.content_type or "").partition(";")[0].strip().lower()
+
+
+def require_json(request: Request) -> None:
+    """Ensure that the body is declared as JSON.
+
+    A page of another site can post forms and plain text without a preflight request; JSON it cannot.
+
+    Raises:
+        UnsupportedMediaError: The media type is not JSON.
+    """
+    kind = media_type(request)
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise UnsupportedMediaError(detail=f"expected application/json, got {kind or 'no Content-Type'}")
+
+
+def read_body(request: Request, limits: BodyLimits) -> bytes:
+    """Read the whole body, decompressed.
+
+    Raises:
+        UnsupportedMediaError: The content coding is unknown; nothing is read.
+        TooLargeError: It is larger than a limit; nothing beyond the limit is read.
+        MalformedError: It ends before ``Content-Length``, its chunks are wrong, or what is compressed is corrupt.
+        OtherClientError: The client stopped sending (408).
+    """
+    coding = _content_coding(request)
+    expected_bytes = _expected_bytes(request, limits)
+    if coding is None and expected_bytes is not None:
+        content = _read(request, expected_bytes)
+        _ensure_complete(len(content), expected_bytes)
+        return content
+    # BytesIO hands out its buffer without a copy.
+    buffer = io.BytesIO()
+    for chunk in read_chunks(request, limits):
+        buffer.write(chunk)
+    return buffer.getvalue()
+
+
+def read_chunks(request: Request, limits: BodyLimits) -> Iterator[bytes]:
+    """Read the body while it arrives, decompressed. Raises as ``read_body`` does, also after the first chunks."""
+    coding = _content_coding(request)
+    sent = _chunks_as_sent(request, limits)
+    return sent if coding is None else _decompressed(sent, coding, limits)
+
+
+def _content_coding(request: Request) -> str | None:
+    header = request.get_header("Content-Encoding")
+    if header is None:
+        return None
+    try:
+        return parse_content_encoding(header)
+    except ValueError as ex:
+        known = ", ".join(CODINGS)
+        raise UnsupportedMediaError(
+            "The Content-Encoding of the body is not supported.",
+            detail=f"expected one Content-Encoding of {known}; got {header!r:.80}",
+            headers={"Accept-Encoding": known},
+        ) from ex
+
+
+def _decompressed(chunks: Iterator[bytes], coding: str, limits: BodyLimits) -> Iterator[bytes]:
+    try:
+        yield from decompress(chunks, coding, limits.decoded_bytes)
+    except DecompressionError as ex:
+        raise _decompression_failed(ex, coding, limits) from ex
+
+
+def _decompression_failed(error: DecompressionError, coding: str, limits: BodyLimits) -> ApiError:
+    if error.reason == "too_large":
+        return TooLargeError(detail=f"the body decodes to more than {limits.decoded_bytes} bytes")
+    if error.reason == "truncated":
+        return MalformedError("The body ended early.", detail=f"its {coding} stream is not complete")
+    return MalformedError(f"The body is no valid {coding}.", detail=str(error))
+
+
+def _chunks_as_sent(request: Request, limits: BodyLimits) -> Iterator[bytes]:
+    expected_bytes = _expected_bytes(request, limits)
+    limit_bytes = limits.sent_bytes if expected_bytes is None else expected_bytes
+    arrived_bytes = 0
+    # Without Content-Length, one byte beyond the limit tells that the body is larger.
+    beyond_bytes = 1 if expected_bytes is None else 0
+    while chunk := _read(request, min(_READ_BYTES, limit_bytes + beyond_bytes - arrived_bytes)):
+        arrived_bytes += len(chunk)
+        if arrived_bytes > limit_bytes:
+            raise TooLargeError(detail=f"the body has more than {limit_bytes} bytes")
+        yield chunk
+    if expected_bytes is not None:
+        _ensure_complete(arrived_bytes, expected_bytes)
+
+
+def _expected_bytes(request: Request, limits: BodyLimits) -> int | None:
+    """Return the length of the body as sent; None if it is chunked and only its end will tell."""
+    expected_bytes: int | None = request.content_length
+    if expected_bytes is None:
+        chunked = "chunked" in request.get_header("Transfer-Encoding", default="").lower()
+        return None if chunked else 0
+    if expected_bytes > limits.sent_bytes:
+        raise TooLargeError(detail=f"the body has {expected_bytes} bytes; the limit is {limits.sent_bytes}")
+    return expected_bytes
+
+
+def _read(request: Request, size_bytes: int) -> bytes:
+    if size_bytes == 0:
+        return b""
+    # Without a length, the WSGI server ends the stream after the last chunk.
+    stream = request.bounded_stream if request.content_length is not None else request.stream
+    try:
+        content: bytes = stream.read(size_bytes)
+    except BlockingIOError as ex:
+        raise OtherClientError(408, "The body did not arrive in time.") from ex
+    except Exception as ex:
+        # WSGI servers have exceptions of their own for each way in which a client can get chunks wrong.
+        raise MalformedError("The body cannot be read.", detail=str(ex)) from ex
+    return content
+
+
+def _ensure_complete(arrived_bytes: int, expected_bytes: int) -> None:
+    if arrived_bytes < expected_bytes:
+        raise MalformedError("The body ended early.", detail=f"{arrived_bytes} of {expected_bytes} bytes arrived")

@@ -1,28 +1,29 @@
-"""What handlers return: a value, or a Response where the status or headers differ from 200 and none."""
+"""What handlers return: a value, an envelope around it, or a response with a status or headers of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Generic, TypeVar
 
 import falcon
 import msgspec
 
+from kernel.applications import slug_of
+from kernel.contracts import Application
+from kernel.http.request import Request
+
 T = TypeVar("T")
 
 
-def _encode(value: Any) -> Any:
-    if isinstance(value, PurePath):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} cannot be encoded as JSON")
+# --- responses --------------------------------------------------------------------------------------------------------
 
 
 class Response(msgspec.Struct, Generic[T], frozen=True):
-    """An answer with a status or headers of its own.
+    """A response with a status or headers of its own.
 
     Args:
-        body: Encoded as JSON; None with status 204 sends nothing.
+        body: Encoded as JSON; None for no body, with status 204.
         status: HTTP status.
         headers: Further response headers.
     """
@@ -33,13 +34,14 @@ class Response(msgspec.Struct, Generic[T], frozen=True):
 
 
 class StreamingResponse(msgspec.Struct, frozen=True):
-    """A body that leaves piece by piece, each as soon as it is there: return it in a ``Response``, or as it is.
+    """A body that is sent chunk by chunk. Return it as it is, or as the body of a ``Response``.
 
-    It holds a thread of the server for as long as it lasts.
+    It occupies a thread of the server until its end; see ``ConcurrencyLimit``.
 
     Args:
-        chunks: The pieces. Its ``close()``, if it has one, is called in the end, also when the client has gone.
-        media_type: For the header ``Content-Type``.
+        chunks: The chunks, each sent as soon as it is there. If they have a method ``close``, it is called in the end,
+            also when the client has disconnected.
+        media_type: The header ``Content-Type``.
     """
 
     chunks: Iterable[bytes]
@@ -47,12 +49,12 @@ class StreamingResponse(msgspec.Struct, frozen=True):
 
 
 class PreparedResponse(msgspec.Struct, frozen=True):
-    """An answer that is ready to leave: kept from an earlier one, coded as the client wants it.
+    """A response that is ready to be sent, such as a cached one: encoded, and compressed as the client accepts it.
 
     Args:
-        status: The whole line, such as ``200 OK``.
-        headers: By name in small letters. It becomes the response's own.
-        content: The bytes, JSON unless a header says otherwise; None sends nothing.
+        status: The status line, such as ``200 OK``.
+        headers: By name in lower case. The response takes over the dictionary.
+        content: The bytes, JSON unless a header says otherwise; None for no body.
     """
 
     status: str
@@ -61,30 +63,36 @@ class PreparedResponse(msgspec.Struct, frozen=True):
 
 
 class FalconResponse(falcon.Response):
-    """A Falcon response that can be given as a whole."""
+    """A Falcon response that can take a ``PreparedResponse`` as a whole."""
 
-    # Whether nothing is to be done to it any more, such as compressing it.
+    # Whether middleware must leave it alone.
     is_prepared = False
 
     def prepare(self, prepared: PreparedResponse) -> None:
-        """Take status, headers and body at once, unchecked: what ``set_header`` does to each was done before."""
+        """Take over status, headers and body, without the checks that ``set_header`` makes on each."""
         self.status = prepared.status
         self._headers.update(prepared.headers)
         self.data = prepared.content
         self.is_prepared = True
 
     def close_stream(self) -> None:
-        """Close a stream that will not be sent: Falcon answers HEAD without looking at it."""
+        """Close a stream that is not going to be sent, as after HEAD."""
         close = getattr(self.stream, "close", None)
         if close is not None:
             close()
 
 
+def _encode(value: Any) -> Any:
+    if isinstance(value, PurePath):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be encoded as JSON")
+
+
 _JSON = msgspec.json.Encoder(enc_hook=_encode)
 
 
-def write(response: FalconResponse, value: object) -> None:
-    """Write what a handler returned into a response."""
+def write_response(response: FalconResponse, value: object) -> None:
+    """Write what a handler returned into Falcon's response."""
     if isinstance(value, PreparedResponse):
         response.prepare(value)
         return
@@ -100,3 +108,84 @@ def write(response: FalconResponse, value: object) -> None:
         response.stream = value.chunks
         return
     response.data = _JSON.encode(value)
+
+
+# --- envelopes --------------------------------------------------------------------------------------------------------
+
+
+class Envelope(msgspec.Struct, Generic[T], frozen=True):
+    """The body of a successful response of ``/api/v1``.
+
+    Args:
+        success: Always true; the body of an error has false.
+        data: What was asked for.
+        request_id: As in ``X-Request-ID``.
+    """
+
+    success: bool
+    data: T
+    request_id: str
+
+
+def envelope(request: Request, data: T) -> Envelope[T]:
+    """Return the body of a successful response of ``/api/v1``.
+
+    Example::
+
+        def show(self, request: Request, id: int) -> Envelope[Order]:
+            return envelope(request, self._orders.find(id))
+    """
+    return Envelope(success=True, data=data, request_id=request.request_id)
+
+
+class Listing(msgspec.Struct, Generic[T], frozen=True):
+    """The body of a list on a route per application.
+
+    Args:
+        data: The items.
+        meta: ``application``, ``endpoint``, ``total_items`` and further members.
+    """
+
+    data: Sequence[T]
+    meta: dict[str, Any]
+
+
+class Single(msgspec.Struct, Generic[T], frozen=True):
+    """The body of one item on a route per application.
+
+    Args:
+        data: The item.
+        meta: ``application``, ``endpoint``, ``total_items``, which is 1, and further members.
+    """
+
+    data: T
+    meta: dict[str, Any]
+
+
+def listing(request: Request, application: Application | None, items: Sequence[T], **meta: Any) -> Listing[T]:
+    """Return the body of a list on a route per application.
+
+    Args:
+        request: Its path becomes ``meta.endpoint``.
+        application: Whose view it is; None for the unfiltered view.
+        items: All items of that view.
+        meta: Further members of ``meta``.
+    """
+    return Listing(items, envelope_meta(request, application, len(items)) | meta)
+
+
+def single(request: Request, application: Application | None, item: T, **meta: Any) -> Single[T]:
+    """Return the body of one item on a route per application.
+
+    Args:
+        request: Its path becomes ``meta.endpoint``.
+        application: Whose view it is; None for the unfiltered view.
+        item: The item.
+        meta: Further members of ``meta``.
+    """
+    return Single(item, envelope_meta(request, application, 1) | meta)
+
+
+def envelope_meta(request: Request, application: Application | None, total_items: int) -> dict[str, Any]:
+    """Return the members of ``meta`` that every route per application has."""
+    return {"application": slug_of(application), "endpoint": request.path_as_sent, "total_items": total_items}

@@ -1,34 +1,52 @@
-"""Mount typed routes on Falcon: policy, parameters, handler, answer."""
+"""Serve routes with their handlers.
+
+``expand_routes`` lists every route at each of its paths, and ``mount`` puts a responder on Falcon for each of them. A
+responder authorizes the request, finds the application that the path names, decodes path, query string and body into
+the types that the handler asks for, calls the handler and writes what it returns.
+
+msgspec's errors are caught where a request is decoded, and nowhere else: raised inside a handler they mean data of our
+own, not the client's.
+"""
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
+from urllib.parse import parse_qsl
 
 import falcon
 import msgspec
+from msgspec.structs import FieldInfo
 
 from kernel.applications import Applications
-from kernel.contracts import Method, Policy, Route
-from kernel.conversion import nested_struct
-from kernel.errors import BootError, DuplicateError, PluginError
+from kernel.contracts import Handler, Method, Policy, Route
+from kernel.conversion import allowed, convert_each, is_sequence, nested_struct, struct_fields
+from kernel.errors import (
+    ApiError,
+    BootError,
+    DuplicateError,
+    InvalidError,
+    MalformedError,
+    NotFoundError,
+    PluginError,
+)
 from kernel.http.auth import Authorizer
-from kernel.http.bodies import BodyLimits
-from kernel.http.params import body_decoder, handler_types, path_decoder, query_decoder
-from kernel.http.request import Request
-from kernel.http.response import FalconResponse, write
+from kernel.http.request import BodyLimits, RawBody, Request, StreamBody, media_type, read_body, require_json
+from kernel.http.response import FalconResponse, write_response
+from kernel.signatures import accepts_any_keyword, parameter_types
 
 App = falcon.App[Request, FalconResponse]
 Responder = Callable[..., None]
-# Takes the segments of the path as they are, and may keep the dictionary.
-_Inner = Callable[[Request, FalconResponse, dict[str, Any]], None]
-_SEGMENT = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
-# Behind it stands the slug of an application, where a path has one.
-_PUBLIC = "/public/"
+# The path parameter of the application's slug, and the handler's parameter for the application itself.
 APPLICATION = "application"
-_NO_QUERY = query_decoder(msgspec.defstruct("NoQuery", []))
+# The slug of an application follows this, in paths that have one.
+_PUBLIC = "/public/"
+_PATH_PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
+QUERY_PARAMETERS_MAX = 200
+
+
+# --- routes and their paths -------------------------------------------------------------------------------------------
 
 
 class MountedRoute(msgspec.Struct, frozen=True):
@@ -36,7 +54,7 @@ class MountedRoute(msgspec.Struct, frozen=True):
 
     Args:
         owner: The plugin.
-        template: The path without its last slash; what the request log calls the route.
+        template: The path without its trailing slash; the access log's name for the route.
         route: As the plugin returned it.
         is_filtered: Whether this path names an application.
     """
@@ -47,49 +65,11 @@ class MountedRoute(msgspec.Struct, frozen=True):
     is_filtered: bool = False
 
 
-def template_of(path: str) -> str:
-    """Return a path without its last slash."""
-    return path.rstrip("/") or "/"
-
-
-def expand_routes(owned: Sequence[tuple[str, Route]]) -> tuple[MountedRoute, ...]:
-    """List every route once for each of its paths, and refuse two for one method and path.
-
-    Falcon would silently let the second replace the first.
-
-    Raises:
-        DuplicateError: Two routes answer the same; names both owners.
-    """
-    mounted = [each for owner, route in owned for each in _paths(owner, route)]
-    seen: dict[tuple[str, str], str] = {}
-    for each in mounted:
-        for method in methods_of(each.route):
-            # Names of segments do not tell two routes apart.
-            key = (method, _SEGMENT.sub("{}", each.template))
-            if key in seen:
-                raise DuplicateError("route", f"{method} {each.template}", (seen[key], each.owner))
-            seen[key] = each.owner
-    return tuple(mounted)
-
-
-def _paths(owner: str, route: Route) -> list[MountedRoute]:
-    templates = [template_of(path) for path in (route.path, *route.aliases)]
-    plain = [MountedRoute(owner, template, route) for template in templates]
-    if not route.per_application:
-        return plain
-    for template in templates:
-        if _PUBLIC not in template:
-            reason = f"{template}: a route per application needs a segment 'public' before the one of the application"
-            raise PluginError(owner, "register_routes", reason)
-    filtered = [template.replace(_PUBLIC, f"{_PUBLIC}{{{APPLICATION}}}/", 1) for template in templates]
-    return [*plain, *(MountedRoute(owner, template, route, is_filtered=True) for template in filtered)]
-
-
 def validate_route(route: Route) -> None:
-    """Refuse a policy or a method that there is not, such as a misspelt one.
+    """Check policy and method of a route.
 
     Raises:
-        ValueError: It is wrong.
+        ValueError: There is no such policy or method.
     """
     if route.policy not in get_args(Policy):
         raise ValueError(f"{route.path}: policy {route.policy!r}: expected {', '.join(get_args(Policy))}")
@@ -97,24 +77,64 @@ def validate_route(route: Route) -> None:
         raise ValueError(f"{route.path}: method {route.method!r}: expected {', '.join(get_args(Method))}, or None")
 
 
-def ensure_no_shadowing(routes: Sequence[MountedRoute], slugs: Sequence[str]) -> None:
-    """Refuse applications whose slug is a segment of a route where slugs stand: one could not be reached.
+def expand_routes(owned: Sequence[tuple[str, Route]]) -> tuple[MountedRoute, ...]:
+    """List every route once for each of its paths: aliases, and the path that names an application.
+
+    Args:
+        owned: Routes with the plugins that own them.
 
     Raises:
-        BootError: There is one; names application and route.
+        DuplicateError: Two routes have the same method and path, of which Falcon would silently drop the first.
+        PluginError: A route per application has no segment ``public``.
+    """
+    mounted = [each for owner, route in owned for each in _expand(owner, route)]
+    owners: dict[tuple[str, str], str] = {}
+    for each in mounted:
+        for method in methods_of(each.route):
+            # Two templates that differ in the names of their parameters only match the same paths.
+            key = (method, _PATH_PARAMETER.sub("{}", each.template))
+            if key in owners:
+                raise DuplicateError("route", f"{method} {each.template}", (owners[key], each.owner))
+            owners[key] = each.owner
+    return tuple(mounted)
+
+
+def _expand(owner: str, route: Route) -> list[MountedRoute]:
+    templates = [path.rstrip("/") or "/" for path in (route.path, *route.aliases)]
+    unfiltered = [MountedRoute(owner, template, route) for template in templates]
+    if not route.per_application:
+        return unfiltered
+    for template in templates:
+        if _PUBLIC not in template:
+            reason = f"{template}: a route per application needs a segment 'public' before the one of the application"
+            raise PluginError(owner, "register_routes", reason)
+    filtered = [template.replace(_PUBLIC, f"{_PUBLIC}{{{APPLICATION}}}/", 1) for template in templates]
+    return [*unfiltered, *(MountedRoute(owner, template, route, is_filtered=True) for template in filtered)]
+
+
+def ensure_no_shadowing(routes: Sequence[MountedRoute], slugs: Sequence[str]) -> None:
+    """Check that no application has the slug of a route's own segment after ``/public/``.
+
+    Raises:
+        BootError: One has, so that one of them could not be reached; names application and route.
     """
     for each in routes:
         if each.route.per_application and not each.is_filtered:
-            taken = each.template.partition(_PUBLIC)[2].partition("/")[0]
-            if taken in slugs:
-                raise BootError(f"application {taken!r} and the route {each.template} of {each.owner} hide each other")
+            segment = each.template.partition(_PUBLIC)[2].partition("/")[0]
+            if segment in slugs:
+                raise BootError(
+                    f"application {segment!r} and the route {each.template} of {each.owner} hide each other"
+                )
 
 
 def methods_of(route: Route) -> tuple[str, ...]:
-    """Return the methods a route answers, HEAD and OPTIONS aside."""
+    """Return the methods that a route answers, without HEAD and OPTIONS."""
     if route.method is not None:
         return (route.method,)
     return tuple(name for name in falcon.HTTP_METHODS if hasattr(route.handler, f"on_{name.lower()}"))
+
+
+# --- mounting ---------------------------------------------------------------------------------------------------------
 
 
 class RequestPipeline(msgspec.Struct, frozen=True):
@@ -130,23 +150,45 @@ class RequestPipeline(msgspec.Struct, frozen=True):
     limits: BodyLimits
     applications: Applications
 
+    def admit(self, request: Request, mounted: MountedRoute, path_parameters: dict[str, Any]) -> None:
+        """Authorize a request, and replace the slug of an application by the application.
+
+        Args:
+            request: The request.
+            mounted: The route that matches its path.
+            path_parameters: Those of the path, as text. ``application`` becomes the ``Application``, or None where a
+                route per application is mounted without one.
+
+        Raises:
+            ApiError: The request may not use the route (see ``Authorizer``), or there is no such application.
+        """
+        context = request.log_context
+        context.template, context.logged = mounted.template, mounted.route.logged
+        self.authorizer.authorize(request, mounted.owner, mounted.route.policy)
+        if mounted.is_filtered:
+            application = self.applications.find(path_parameters[APPLICATION])
+            path_parameters[APPLICATION] = application
+            context.application = application.slug
+        elif mounted.route.per_application:
+            path_parameters[APPLICATION] = None
+
 
 def mount(app: App, routes: Sequence[MountedRoute], pipeline: RequestPipeline) -> None:
     """Add routes to a Falcon application.
 
     Args:
-        app: Gets one resource a template.
+        app: Gets one resource for each template.
         routes: From ``expand_routes``.
-        pipeline: What requests pass.
+        pipeline: What requests pass before the handlers.
 
     Raises:
-        PluginError: A handler's annotations or a path do not fit; names the plugin.
+        PluginError: A handler does not fit its route, or a path is wrong; names the plugin.
     """
     resources: dict[str, Any] = {}
     for mounted in routes:
         resource = resources.setdefault(mounted.template, _Resource())
         try:
-            for name, responder in _responders(mounted, pipeline).items():
+            for name, responder in _make_responders(mounted, pipeline).items():
                 setattr(resource, name, responder)
         except TypeError as ex:
             raise PluginError(mounted.owner, "register_routes", f"{mounted.route.path}: {ex}") from ex
@@ -162,98 +204,229 @@ class _Resource:
     """Holds the responders of one template as ``on_get`` and the like, where Falcon looks for them."""
 
 
-def _responders(mounted: MountedRoute, pipeline: RequestPipeline) -> dict[str, Responder]:
+def _make_responders(mounted: MountedRoute, pipeline: RequestPipeline) -> dict[str, Responder]:
     route = mounted.route
     if route.method is None:
-        own = {f"on_{name.lower()}": getattr(route.handler, f"on_{name.lower()}") for name in methods_of(route)}
-        return {name: _entered(mounted, pipeline, _own(responder)) for name, responder in own.items()}
-    responder = _entered(mounted, pipeline, _typed(mounted, pipeline.limits))
+        names = [f"on_{method.lower()}" for method in methods_of(route)]
+        return {name: _resource_responder(mounted, pipeline, getattr(route.handler, name)) for name in names}
+    responder = _handler_responder(mounted, pipeline)
     if route.method == "GET":
-        return {"on_get": responder, "on_head": _without_body(responder)}
+        return {"on_get": responder, "on_head": _without_stream(responder)}
     return {f"on_{route.method.lower()}": responder}
 
 
-def _without_body(respond: Responder) -> Responder:
-    def responder(request: Request, response: FalconResponse, **segments: Any) -> None:
-        respond(request, response, **segments)
-        response.close_stream()
+def _resource_responder(mounted: MountedRoute, pipeline: RequestPipeline, responder: Responder) -> Responder:
+    """Return the responder of a Falcon resource, which reads the request and writes the response itself."""
 
-    return responder
+    def respond(request: Request, response: FalconResponse, **path_parameters: Any) -> None:
+        pipeline.admit(request, mounted, path_parameters)
+        responder(request, response, **path_parameters)
 
-
-def _own(respond: Responder) -> _Inner:
-    return lambda request, response, segments: respond(request, response, **segments)
+    return respond
 
 
-def _entered(mounted: MountedRoute, pipeline: RequestPipeline, respond: _Inner) -> Responder:
-    template, owner, policy, logged = mounted.template, mounted.owner, mounted.route.policy, mounted.route.logged
-    is_filtered, find = mounted.is_filtered, pipeline.applications.find
-    check = pipeline.authorizer.check
+def _handler_responder(mounted: MountedRoute, pipeline: RequestPipeline) -> Responder:
+    """Return the responder of a handler: a function that takes decoded parameters and returns the body.
 
-    def responder(request: Request, response: FalconResponse, **segments: Any) -> None:
-        context = request.log_context
-        context.template, context.logged = template, logged
-        check(request, owner, policy)
-        if is_filtered:
-            application = segments[APPLICATION] = find(segments[APPLICATION])
-            context.application = application.slug
-        respond(request, response, segments)
-
-    return responder
-
-
-def _typed(mounted: MountedRoute, limits: BodyLimits) -> _Inner:
-    handler = mounted.route.handler
+    Raises:
+        TypeError: The handler's parameters do not fit the route.
+    """
+    route, handler = mounted.route, mounted.route.handler
     if not callable(handler):
         raise TypeError(f"{type(handler).__name__} is no function; a resource goes with method None")
-    segments_of_path = set(_SEGMENT.findall(mounted.template))
-    if mounted.route.per_application:
-        segments_of_path.add(APPLICATION)
-    wanted = _parameters(handler, segments_of_path)
-    takes_application = mounted.route.per_application and wanted.pop(APPLICATION)
-    is_everybodys = takes_application and not mounted.is_filtered
-    takes_request = wanted.pop("request", None) is not None
-    query = wanted.pop("query", None)
-    body = wanted.pop("body", None)
-    decode_query = _NO_QUERY if query is None else query_decoder(_struct(query))
-    decode_body = None if body is None else body_decoder(body, limits)
-    decode_path = [(name, path_decoder(name, kind)) for name, kind in wanted.items()]
+    # ``application`` is no text to decode, and has no place in the path where the unfiltered view is mounted.
+    application = {APPLICATION} if route.per_application else set()
+    path_names = [name for name in _PATH_PARAMETER.findall(mounted.template) if name not in application]
+    types = parameter_types(handler, {"request", "query", "body", *path_names, *application})
+    _ensure_taken(handler, route, types, [*path_names, *application])
+    path_types = {**types, **route.path_types}
+    path_decoders = [(name, _path_decoder(name, path_types[name])) for name in path_names]
+    decode_query = _query_decoder(_query_type(route, types))
+    decode_body = _body_decoder(types["body"], pipeline.limits) if "body" in types else None
+    takes_request, takes_query = "request" in types, "query" in types
 
-    def responder(request: Request, response: FalconResponse, arguments: dict[str, Any]) -> None:
-        # The segments of the path are parameters of the handler, each of them.
-        for name, decode in decode_path:
+    def respond(request: Request, response: FalconResponse, **arguments: Any) -> None:
+        pipeline.admit(request, mounted, arguments)
+        for name, decode in path_decoders:
             arguments[name] = decode(arguments[name])
-        if is_everybodys:
-            arguments[APPLICATION] = None
-        if takes_request:
-            arguments["request"] = request
-        values = decode_query(request)
-        if query is not None:
-            arguments["query"] = values
+        # Also where the handler takes none: an unknown parameter is an error on every route.
+        query = decode_query(request)
+        if takes_query:
+            arguments["query"] = query
         if decode_body is not None:
             arguments["body"] = decode_body(request)
-        write(response, handler(**arguments))
+        if takes_request:
+            arguments["request"] = request
+        write_response(response, handler(**arguments))
 
-    return responder
+    return respond
 
 
-def _struct(annotation: Any) -> type[msgspec.Struct]:
-    kind = nested_struct(annotation)
-    if kind is None:
+def _without_stream(responder: Responder) -> Responder:
+    """Return the responder of HEAD: Falcon sends no body, but does not close a stream either."""
+
+    def respond(request: Request, response: FalconResponse, **path_parameters: Any) -> None:
+        responder(request, response, **path_parameters)
+        response.close_stream()
+
+    return respond
+
+
+# --- what a handler asks for ------------------------------------------------------------------------------------------
+
+
+def _ensure_taken(handler: Handler, route: Route, types: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Check that a handler takes every parameter of the path.
+
+    Raises:
+        TypeError: It does not, or the route states types of others.
+    """
+    if unknown := sorted(route.path_types.keys() - set(names)):
+        raise TypeError(f"path_types has {', '.join(map(repr, unknown))}, which the path does not have")
+    taken = {*types, *(route.path_types if accepts_any_keyword(handler) else ())}
+    if missing := [name for name in names if name not in taken]:
+        raise TypeError(f"{_name_of(handler)} does not take {', '.join(map(repr, missing))}, which the path has")
+    for name in names:
+        if types.get(name) is Any and name not in route.path_types:
+            raise TypeError(f"parameter {name!r} of {_name_of(handler)} has no annotation")
+
+
+def _name_of(handler: Handler) -> str:
+    return getattr(handler, "__qualname__", repr(handler))
+
+
+def _query_type(route: Route, types: Mapping[str, Any]) -> type[msgspec.Struct]:
+    """Return the Struct of the query string: the one that the route states, or else the handler's annotation.
+
+    Raises:
+        TypeError: The handler does not take such a query.
+    """
+    if "query" not in types:
+        if route.query is not None:
+            raise TypeError("the route has a query, but its handler does not take 'query'")
+        return NoQuery
+    annotated = nested_struct(types["query"])
+    if annotated is None:
         raise TypeError("the annotation of 'query' is no Struct")
-    return kind
+    if route.query is not None and not issubclass(route.query, annotated):
+        raise TypeError(f"the handler takes {annotated.__name__}, of which {route.query.__name__} is no subclass")
+    return route.query or annotated
 
 
-def _parameters(handler: Callable[..., Any], segments: set[str]) -> dict[str, Any]:
-    hints = handler_types(handler)
-    found: dict[str, Any] = {}
-    for name in inspect.signature(handler).parameters:
-        if name not in hints:
-            raise TypeError(f"parameter {name!r} of {handler.__qualname__} has no annotation")
-        found[name] = hints[name]
-    extra: Mapping[str, str] = dict.fromkeys(found.keys() - {"request", "query", "body"} - segments, "is no segment")
-    missing = dict.fromkeys(segments - found.keys(), "is no parameter of the handler")
-    if extra or missing:
-        problems = ", ".join(f"{name!r} {what}" for name, what in sorted({**extra, **missing}.items()))
-        raise TypeError(problems)
-    return found
+# --- decoding a request -----------------------------------------------------------------------------------------------
+
+
+class NoQuery(msgspec.Struct, frozen=True):
+    """The query string of a route that takes no parameters."""
+
+
+def _path_decoder(name: str, kind: Any) -> Callable[[str], Any]:
+    """Return the function that converts a parameter of the path. One of another type is a 404: no such resource."""
+    if kind is str:
+        return lambda text: text
+
+    def decode(text: str) -> Any:
+        try:
+            return msgspec.convert(text, kind, strict=False)
+        except msgspec.ValidationError as ex:
+            raise NotFoundError(detail=f"{name} is no {allowed(kind)}: {text!r:.80}") from ex
+
+    return decode
+
+
+def _query_decoder(kind: type[msgspec.Struct]) -> Callable[[Request], msgspec.Struct]:
+    """Return the function that decodes a query string.
+
+    It raises ``InvalidError``, which names every unknown, repeated or wrong parameter.
+    """
+    fields = struct_fields(kind)
+    defaults = None if any(field.required for field in fields.values()) else kind()
+
+    def decode(request: Request) -> msgspec.Struct:
+        text = request.query_string
+        if not text and defaults is not None:
+            return defaults
+        raw, repeated = _read_query(text, fields)
+        values, errors = convert_each(raw, kind, strict=False)
+        errors |= repeated
+        for name in raw.keys() - fields.keys():
+            errors[name] = [f"Unknown parameter. There are: {', '.join(fields) or 'none'}."]
+        if errors:
+            names = ", ".join(sorted(errors))
+            raise InvalidError(f"Some parameters are wrong: {names}.", errors=dict(sorted(errors.items())))
+        try:
+            return kind(**values)
+        except (ValueError, TypeError) as ex:
+            # ``__post_init__`` raises these where values contradict each other, as msgspec documents.
+            raise InvalidError("The parameters contradict each other.", detail=str(ex)) from ex
+
+    return decode
+
+
+def _read_query(text: str, fields: Mapping[str, FieldInfo]) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Split a query string into values by name, and messages by name of what is given more than once."""
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=QUERY_PARAMETERS_MAX, errors="strict")
+    except ValueError as ex:
+        raise MalformedError("The query string could not be understood.", detail=str(ex)) from ex
+    raw: dict[str, str] = {}
+    repeated: dict[str, list[str]] = {}
+    for name, value in pairs:
+        if name in raw and name in fields and is_sequence(fields[name].type):
+            raw[name] = f"{raw[name]},{value}"
+        elif name in raw:
+            repeated.setdefault(name, [raw[name]]).append(value)
+        else:
+            raw[name] = value
+    message = "This parameter is given more than once: {:.120}."
+    return raw, {name: [message.format(", ".join(map(repr, values)))] for name, values in repeated.items()}
+
+
+def _body_decoder(kind: Any, limits: BodyLimits) -> Callable[[Request], Any]:
+    """Return the function that decodes a body: JSON into a type; ``RawBody`` and ``StreamBody`` are not decoded."""
+    if kind is RawBody:
+        return lambda request: RawBody(read_body(request, limits), media_type(request))
+    if kind is StreamBody:
+        return lambda request: StreamBody(request, limits)
+    decoder = msgspec.json.Decoder(kind)
+
+    def decode(request: Request) -> Any:
+        require_json(request)
+        content = read_body(request, limits)
+        try:
+            return decoder.decode(content)
+        except msgspec.ValidationError as ex:
+            raise _invalid_body(content, kind, ex) from ex
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as ex:
+            raise _malformed_json(ex) from ex
+
+    return decode
+
+
+def _malformed_json(error: Exception) -> MalformedError:
+    return MalformedError("The body is not valid JSON.", detail=str(error))
+
+
+def _invalid_body(content: bytes, kind: Any, error: msgspec.ValidationError) -> ApiError:
+    """Return the error that names every wrong field of a body.
+
+    Args:
+        content: JSON that does not fit.
+        kind: The type that it should have.
+        error: The first problem, which is all that msgspec reports; used where the type is no Struct.
+    """
+    try:
+        raw = msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as ex:
+        # msgspec stopped at a wrong value before it reached the place where the JSON breaks.
+        return _malformed_json(ex)
+    first_problem = InvalidError("The body is wrong.", detail=str(error).replace("`", ""))
+    if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+        return first_problem
+    if not isinstance(raw, dict):
+        message = f"Invalid data. Expected an object, got {type(raw).__name__}."
+        return InvalidError("The body is wrong.", errors={"non_field_errors": [message]})
+    _, errors = convert_each(raw, kind)
+    if not errors:
+        return first_problem
+    return InvalidError(f"Some fields are wrong: {', '.join(sorted(errors))}.", errors=errors)

@@ -122,7 +122,7 @@ def decode_parameters(job: Job, given: msgspec.Struct | Mapping[str, Any] | None
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as ex:
-        raise InvalidError("The parameters do not go together.", detail=str(ex)) from ex
+        raise InvalidError("The parameters contradict each other.", detail=str(ex)) from ex
 
 
 def lock_of(job: Job, parameters: msgspec.Struct | None) -> str:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
-import msgspec
-
-from kernel import Cursor, InvalidError, Page, Request, decode_cursor, encode_cursor, link, numbered
+from kernel import (
+    Cursor,
+    InvalidError,
+    Page,
+    Request,
+    cursor_page,
+    numbered_page,
+    page_size_of,
+    read_cursor,
+)
 from plugins.observability.filters import (
     Conditions,
     key_values,
@@ -45,7 +51,7 @@ class Listing:
     def __init__(self, store: EventStore, page_size: int, page_size_max: int) -> None:
         self._store = store
         self._page_size = page_size
-        self._page_size_max = max(page_size, page_size_max)
+        self._page_size_max = page_size_max
 
     def page(self, request: Request, query: ListQuery) -> Page[Event]:
         """Return the page a client asks for: by number, or by cursor if the parameter ``cursor`` is there.
@@ -55,9 +61,7 @@ class Listing:
             NotFoundError: A page beyond the last.
         """
         refuse_out_of_range(query)
-        size = query.page_size or self._page_size
-        if size > self._page_size_max:
-            raise InvalidError(errors={"page_size": [f"Expected at most {self._page_size_max}, got {size}."]})
+        size = page_size_of(query.page_size, self._page_size, self._page_size_max)
         ordering = parse_ordering(query.ordering)
         conditions = self._store.conditions(query)
         count = self._count(query, conditions)
@@ -84,7 +88,9 @@ class Listing:
         order = order_by(with_tie_breaker(ordering))
         # One more than the page holds tells whether there is a next one, whatever the count says.
         events = self._store.list(conditions, order, size + 1, (page - 1) * size)
-        return numbered(request, events[:size], page=page, page_size=size, count=count, more=len(events) > size)
+        return numbered_page(
+            request, events[:size], page=page, page_size=size, count=count, has_next=len(events) > size
+        )
 
     def _by_cursor(
         self,
@@ -96,40 +102,28 @@ class Listing:
         count: int | None,
     ) -> Page[Event]:
         keys = with_tie_breaker(ordering)
-        cursor = _read(text, ordering, keys) if text else None
+        cursor = _read(text, ordering, keys)
         backwards = cursor is not None and cursor.backwards
         if cursor is not None:
             after = keyset(keys, cursor.values, backwards=backwards)
             conditions = Conditions(conditions.parts + after.parts, conditions.values | after.values)
         events = self._store.list(conditions, order_by(keys, backwards=backwards), size + 1)
-        more, events = len(events) > size, events[:size]
         if backwards:
             events.reverse()
 
-        def beside(event: Event, *, before: bool) -> str:
-            made = Cursor(",".join(ordering), key_values(event, keys), backwards=before)
-            return link(request, cursor=encode_cursor(made))
-
-        has_next = bool(events) and (more or backwards)
-        has_previous = bool(events) and (more if backwards else cursor is not None)
-        return Page(
+        return cursor_page(
+            request,
+            events,
+            cursor=cursor,
+            page_size=size,
+            ordering=",".join(ordering),
+            keys_of=lambda event: key_values(event, keys),
             count=count,
-            next=beside(events[-1], before=False) if has_next else None,
-            previous=beside(events[0], before=True) if has_previous else None,
-            results=events,
         )
 
 
-def _read(text: str, ordering: Sequence[str], keys: Sequence[tuple[str, bool]]) -> Cursor:
-    cursor = decode_cursor(text)
-    if cursor.ordering != ",".join(ordering) or len(cursor.values) != len(keys):
-        raise InvalidError(errors={"cursor": ["This cursor belongs to another ordering."]})
-    try:
-        values: tuple[Any, ...] = tuple(
-            msgspec.convert(value, _KEY_TYPES[name]) for value, (name, _) in zip(cursor.values, keys, strict=True)
-        )
-    except msgspec.ValidationError as ex:
-        raise InvalidError(errors={"cursor": ["This is no cursor that a page was given with."]}) from ex
-    if any(isinstance(value, str) and "\x00" in value for value in values):
+def _read(text: str, ordering: Sequence[str], keys: Sequence[tuple[str, bool]]) -> Cursor | None:
+    cursor = read_cursor(text, ",".join(ordering), [_KEY_TYPES[name] for name, _ in keys])
+    if cursor is not None and any(isinstance(value, str) and "\x00" in value for value in cursor.values):
         raise InvalidError(errors={"cursor": ["Null characters are not allowed."]})
-    return msgspec.structs.replace(cursor, values=values)
+    return cursor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from kernel import CheckResult, Request, Response, Route, Services, link
+from kernel import CheckResult, Request, Response, Route, Services
 
 
 class HealthQuery(msgspec.Struct, frozen=True):
@@ -77,9 +77,8 @@ class HealthRoutes:
 
     def root(self, request: Request) -> ApiRoot:
         """List what the API has."""
-        base = link(request).removesuffix(request.path_as_sent)
         routes = [mounted.route for mounted in self._services.inventory.routes]
-        return ApiRoot({route.menu: base + route.path for route in routes if route.menu is not None})
+        return ApiRoot({route.menu: request.origin + route.path for route in routes if route.menu is not None})
 
     def routes(self) -> list[Route]:
         """Return the routes. Probes are not logged."""

@@ -49,9 +49,9 @@ class JobEventRoute:
         self._jobs = services.jobs
         self._stopping = services.stopping
         # A stream takes a thread: the others are for everybody else.
-        number = services.kernel.server.threads // 2
-        limit = f"this process keeps {number} streams at most, half as many as it has threads"
-        self._places = ConcurrencyLimit(number, limit)
+        streams_max = services.kernel.server.threads // 2
+        detail = f"this process keeps {streams_max} streams at most, half as many as it has threads"
+        self._limit = ConcurrencyLimit(streams_max, detail)
 
     def stream(self, request: Request, id: JobId) -> Response[StreamingResponse | None]:  # noqa: A002 - the segment's name
         """Send ``state``, ``log`` and ``progress`` events of a job until it is finished."""
@@ -61,20 +61,20 @@ class JobEventRoute:
         if is_over and follower.is_finished:
             # What the standard has for telling a client to come back no more.
             return Response(None, 204, _HEADERS)
-        leave = self._places.take()
+        release = self._limit.acquire()
         return Response(
-            StreamingResponse(_Events(follower, first, self._stopping, leave), "text/event-stream"), 200, _HEADERS
+            StreamingResponse(_Events(follower, first, self._stopping, release), "text/event-stream"), 200, _HEADERS
         )
 
 
 class _Events:
-    """The pieces of a stream. Its place is free again once it is closed, whether or not it was ever begun."""
+    """The chunks of a stream. Closing it releases its slot, whether or not it was ever begun."""
 
-    def __init__(self, follower: Follower, first: list[JobEvent], stopping: Event, leave: Callable[[], None]) -> None:
+    def __init__(self, follower: Follower, first: list[JobEvent], stopping: Event, release: Callable[[], None]) -> None:
         self._follower = follower
         self._first = first
         self._stopping = stopping
-        self._leave = leave
+        self._release = release
 
     def __iter__(self) -> Iterator[bytes]:
         yield f"retry: {_RECONNECT_MS}\n\n".encode() + b"".join(map(_encode, self._first))
@@ -94,7 +94,7 @@ class _Events:
 
     def close(self) -> None:
         """Leave the place to the next."""
-        self._leave()
+        self._release()
 
 
 def _encode(event: JobEvent) -> bytes:

@@ -8,18 +8,16 @@ from typing import Annotated, Any
 import msgspec
 
 from kernel import (
-    Cursor,
     Envelope,
-    InvalidError,
     Page,
     Request,
     Response,
     Route,
     Services,
-    decode_cursor,
-    encode_cursor,
+    cursor_page,
     envelope,
-    link,
+    page_size_of,
+    read_cursor,
 )
 from kernel.jobs import JobLogLine, JobRecord, JobState, JobSummary, summarize_jobs
 from plugins.system.job_events import ID_MAX, JobEventRoute, JobId
@@ -90,20 +88,21 @@ class JobRoutes:
     def list(self, request: Request, query: JobsQuery) -> Envelope[Page[JobRecord]]:
         """List jobs, newest first."""
         http = self._services.kernel.http
-        size, size_max = query.page_size or http.page_size, max(http.page_size, http.page_size_max)
-        if size > size_max:
-            raise InvalidError(errors={"page_size": [f"Expected at most {size_max}, got {size}."]})
-        name, cursor = query.name or None, _read_cursor(query.cursor)
+        size = page_size_of(query.page_size, http.page_size, http.page_size_max)
+        cursor = read_cursor(query.cursor, _NEWEST_FIRST, (JobId,))
         backwards = cursor is not None and cursor.backwards
-        beside = None if cursor is None else cursor.values[0]
-        found = self._jobs.list(
-            name=name,
+        id_of_cursor = None if cursor is None else cursor.values[0]
+        jobs = self._jobs.list(
+            name=query.name or None,
             state=query.state,
             limit=size + 1,
-            before=None if backwards else beside,
-            after=beside if backwards else None,
+            before=None if backwards else id_of_cursor,
+            after=id_of_cursor if backwards else None,
         )
-        return envelope(request, _page(request, cursor, found, size))
+        page = cursor_page(
+            request, jobs, cursor=cursor, page_size=size, ordering=_NEWEST_FIRST, keys_of=lambda job: (job.id,)
+        )
+        return envelope(request, page)
 
     def show(self, request: Request, id: JobId, query: JobQuery) -> Envelope[JobDetail]:  # noqa: A002 - the segment's name
         """Return one job with its log."""
@@ -137,35 +136,3 @@ class JobRoutes:
             Route(method="POST", path=BASE, handler=self.start, policy="write"),
             Route(method="POST", path=f"{one}cancel/", handler=self.cancel, policy="write"),
         ]
-
-
-def _read_cursor(text: str) -> Cursor | None:
-    if not text:
-        return None
-    cursor = decode_cursor(text)
-    try:
-        number = msgspec.convert(cursor.values, tuple[JobId])
-    except msgspec.ValidationError as ex:
-        raise InvalidError(errors={"cursor": ["This is no cursor that a page was given with."]}) from ex
-    if cursor.ordering != _NEWEST_FIRST:
-        raise InvalidError(errors={"cursor": ["This cursor belongs to another ordering."]})
-    return msgspec.structs.replace(cursor, values=number)
-
-
-def _page(request: Request, cursor: Cursor | None, found: Sequence[JobRecord], size: int) -> Page[JobRecord]:
-    # One more than the page holds was asked for: it lies at the far end.
-    backwards = cursor is not None and cursor.backwards
-    more = len(found) > size
-    shown = found[-size:] if backwards else found[:size]
-
-    def beside(record: JobRecord, *, before: bool) -> str:
-        return link(request, cursor=encode_cursor(Cursor(_NEWEST_FIRST, (record.id,), backwards=before)))
-
-    has_next = bool(shown) and (more or backwards)
-    has_previous = bool(shown) and (more if backwards else cursor is not None)
-    return Page(
-        count=None,
-        next=beside(shown[-1], before=False) if has_next else None,
-        previous=beside(shown[0], before=True) if has_previous else None,
-        results=shown,
-    )

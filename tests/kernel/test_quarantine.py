@@ -197,4 +197,4 @@ def test_a_plugin_whose_handler_does_not_fit_its_route_is_left_out(boot: Boot, m
 
     assert client.get("/alpha/").status == 200
     assert client.get("/x/1/").status == 404
-    assert "'name' is no parameter of the handler" in str(readiness(client))
+    assert "hello does not take 'name', which the path has" in str(readiness(client))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kernel.signatures import parameter_types
+from kernel.signatures import accepts_any_keyword, parameter_types
 
 
 class Greeting:
@@ -39,3 +39,12 @@ def test_a_parameter_that_cannot_be_given_is_refused_by_name() -> None:
         parameter_types(by_position, {"items"})
     with pytest.raises(TypeError, match="the annotations of unresolvable cannot be resolved"):
         parameter_types(unresolvable)
+
+
+def test_a_function_may_take_any_keyword() -> None:
+    def any_keyword(name: str, **others: int) -> None:
+        """Take more than one parameter."""
+
+    assert accepts_any_keyword(any_keyword)
+    assert parameter_types(any_keyword) == {"name": str}
+    assert not accepts_any_keyword(Greeting().show)

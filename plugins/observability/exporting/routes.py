@@ -28,7 +28,7 @@ class Exports:
     def __init__(self, services: Services) -> None:
         settings = services.settings(ObservabilitySettings)
         self._scans = Scans(services.db, settings.export_timeout_s, settings.export_pause_s)
-        self._places = ConcurrencyLimit(
+        self._limit = ConcurrencyLimit(
             settings.exports_max, f"this process runs {settings.exports_max} exports at most"
         )
         self._stopping = services.stopping
@@ -38,8 +38,8 @@ class Exports:
         """Export every request log that meets some filters, in order, as it is at this moment."""
         file = _FORMATS[query.format]()
         batches = self._scans.scan(query)
-        leave = self._places.take()
-        pieces = _File(file, batches, leave, self._stopping)
+        release = self._limit.acquire()
+        pieces = _File(file, batches, release, self._stopping)
         try:
             # What is wrong by now still has a status to say so.
             pieces.look()
@@ -61,10 +61,12 @@ class Exports:
 class _File:
     """The pieces of a file. An error on the way ends the connection without the end that HTTP knows."""
 
-    def __init__(self, file: Format, batches: Iterator[list[Event]], leave: Callable[[], None], stopping: Flag) -> None:
+    def __init__(
+        self, file: Format, batches: Iterator[list[Event]], release: Callable[[], None], stopping: Flag
+    ) -> None:
         self._file = file
         self._batches = batches
-        self._leave = leave
+        self._release = release
         self._stopping = stopping
         self._first: list[Event] = []
 
@@ -91,9 +93,9 @@ class _File:
         yield self._file.rest(), 0
 
     def close(self) -> None:
-        """Give the connection back, and leave the place to the next."""
+        """Return the connection to the pool, and release the slot."""
         try:
             if isinstance(self._batches, Generator):
                 self._batches.close()
         finally:
-            self._leave()
+            self._release()

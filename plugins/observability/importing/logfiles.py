@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import BinaryIO
+
+from kernel import DecompressionError, decompress
 
 CHUNK_BYTES = 256 * 1024
 # Of a longer line only so much is kept, which is enough to refuse it.
 LINE_KEPT_BYTES = 2 * 1024 * 1024
 _GZIP_MAGIC = b"\x1f\x8b"
-_GZIP_WINDOW = 16 + zlib.MAX_WBITS
 
 
 class LogFile:
@@ -41,7 +41,7 @@ class LogFile:
                 rest = lines.pop()[:LINE_KEPT_BYTES]
                 for line in lines:
                     yield line.removesuffix(b"\r")
-        except (OSError, EOFError, zlib.error) as ex:
+        except (OSError, DecompressionError) as ex:
             self.problem = f"reading stopped early: {ex}"
         if rest:
             self.complete = False
@@ -51,7 +51,8 @@ class LogFile:
         chunks = self._chunks()
         first = next(chunks, b"")
         if first.startswith(_GZIP_MAGIC):
-            yield from _gunzip(first, chunks)
+            # Log files are put together of several members, and padded with zeros.
+            yield from decompress(chain((first,), chunks), "gzip", allow_padding=True)
         else:
             yield first
             yield from chunks
@@ -60,21 +61,3 @@ class LogFile:
         while chunk := self._stream.read(CHUNK_BYTES):
             self._on_read(len(chunk))
             yield chunk
-
-
-def _gunzip(first: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Unpack as far as it goes. Not by the standard library's reader: what that has in hand at an error is lost."""
-    decompressor = zlib.decompressobj(_GZIP_WINDOW)
-    for chunk in chain((first,), chunks):
-        left = chunk
-        while left:
-            if decompressor.eof:
-                # Files put together, or written in several goes, are several streams, perhaps padded with zeros.
-                left = left.lstrip(b"\0")
-                decompressor = zlib.decompressobj(_GZIP_WINDOW) if left else decompressor
-                continue
-            yield decompressor.decompress(left, CHUNK_BYTES)
-            left = decompressor.unconsumed_tail or decompressor.unused_data
-    if not decompressor.eof:
-        yield decompressor.flush()
-        raise EOFError("the gzip stream is cut off")

@@ -1,4 +1,4 @@
-"""Bodies that arrive encoded, with limits on what they decode to; answers that leave encoded."""
+"""Compressed request bodies, within limits; compressed responses."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 
 from kernel.contracts import Method, Route
 from kernel.errors import ConflictError
-from kernel.http.bodies import RawBody, StreamBody
-from kernel.http.encodings import CHUNK_BYTES, decoded
+from kernel.http.compression import STEP_BYTES, DecompressionError, decompress
+from kernel.http.request import RawBody, StreamBody
 from kernel.http.response import Response
 from kernel.testing import Answer, Client
 
@@ -52,12 +52,12 @@ def lines(body: StreamBody) -> list[int]:
 
 
 def answer(query: Size) -> Response[str]:
-    """Answer with a long text."""
+    """Return a long text."""
     return Response("x" * query.size, headers={"ETag": '"strong"'})
 
 
-def refuse() -> None:
-    """Answer with a long error."""
+def fail() -> None:
+    """Raise a long error."""
     raise ConflictError(detail=LONG)
 
 
@@ -66,7 +66,7 @@ class Size(msgspec.Struct, frozen=True):
 
 
 class Special:
-    """Answers that no coding would help."""
+    """Responses that are not to be compressed."""
 
     def on_get(self, request: falcon.Request, response: falcon.Response, kind: str) -> None:
         response.data = TEXT
@@ -97,38 +97,38 @@ def client(mount: Mount) -> Client:
         route("/size/", size, "POST"),
         route("/lines/", lines, "POST"),
         route("/answer/", answer, "GET"),
-        route("/refuse/", refuse, "GET"),
+        route("/fail/", fail, "GET"),
         route("/special/{kind}/", Special(), None),
         http={"max_body_bytes": LIMIT_BYTES, "max_decoded_bytes": LIMIT_BYTES},
     )
 
 
 def post(client: Client, path: str, content: bytes, coding: str) -> Answer:
-    """Post an encoded body."""
+    """Post a compressed body."""
     return client.post(path, content=content, headers={"Content-Encoding": coding})
 
 
 def get(client: Client, path: str, accept: str, method: str = "GET") -> Answer:
-    """Ask for an encoded answer."""
+    """Request a response with this ``Accept-Encoding``."""
     return client.request(method, path, headers={"Accept-Encoding": accept})
 
 
 @CODED
-def test_an_encoded_body_is_decoded(coding: str, client: Client) -> None:
+def test_a_compressed_body_is_decompressed(coding: str, client: Client) -> None:
     assert post(client, "/echo/", ENCODE[coding](TEXT), coding).json().encode() == TEXT[1:-1]
 
 
 @pytest.mark.parametrize("header", ["GZIP", "x-gzip", "identity, gzip"])
-def test_a_coding_may_be_named_in_other_ways(header: str, client: Client) -> None:
+def test_aliases_case_and_identity_are_understood_in_content_encoding(header: str, client: Client) -> None:
     assert post(client, "/size/", gzip.compress(TEXT), header).json() == len(TEXT)
 
 
-def test_identity_is_no_coding(client: Client) -> None:
+def test_a_body_with_coding_identity_is_read_as_it_is(client: Client) -> None:
     assert post(client, "/size/", TEXT, "identity").json() == len(TEXT)
 
 
 @pytest.mark.parametrize("header", ["br", "deflate", "gzip, zstd", "gzip, gzip"])
-def test_an_unknown_coding_is_refused_with_those_that_are_known(header: str, client: Client) -> None:
+def test_an_unknown_coding_is_a_415_that_lists_the_known_ones(header: str, client: Client) -> None:
     refused = post(client, "/echo/", TEXT, header)
 
     assert (refused.status, refused.json()["code"]) == (415, "unsupported_media_type")
@@ -137,7 +137,7 @@ def test_an_unknown_coding_is_refused_with_those_that_are_known(header: str, cli
 
 
 @CODED
-def test_members_may_follow_one_another(coding: str, client: Client) -> None:
+def test_concatenated_members_are_decompressed(coding: str, client: Client) -> None:
     content = b"".join(ENCODE[coding](part) for part in (TEXT, b"", TEXT * 30, b"x"))
 
     assert post(client, "/size/", content, coding).json() == 31 * len(TEXT) + 1
@@ -146,7 +146,7 @@ def test_members_may_follow_one_another(coding: str, client: Client) -> None:
 @CODED
 @pytest.mark.parametrize("path", ["/size/", "/lines/"])
 @pytest.mark.parametrize(
-    "spoil",
+    "damage",
     [
         lambda content: content[:-1],
         lambda content: content[:20],
@@ -157,8 +157,8 @@ def test_members_may_follow_one_another(coding: str, client: Client) -> None:
     ],
     ids=["one byte short", "cut", "second member cut", "garbage after", "garbage before", "nothing"],
 )
-def test_a_spoilt_stream_is_malformed(spoil: Any, path: str, coding: str, client: Client) -> None:
-    refused = post(client, path, spoil(ENCODE[coding](TEXT)), coding)
+def test_a_damaged_stream_is_malformed(damage: Any, path: str, coding: str, client: Client) -> None:
+    refused = post(client, path, damage(ENCODE[coding](TEXT)), coding)
 
     assert (refused.status, refused.json()["code"]) == (400, "malformed")
 
@@ -172,28 +172,54 @@ def test_a_wrong_checksum_is_malformed(client: Client) -> None:
 
 @CODED
 @pytest.mark.parametrize(("length", "status"), [(LIMIT_BYTES, 200), (LIMIT_BYTES + 1, 413)])
-def test_a_body_may_decode_up_to_the_limit(length: int, status: int, coding: str, client: Client) -> None:
+def test_a_body_may_decompress_up_to_the_limit(length: int, status: int, coding: str, client: Client) -> None:
     assert post(client, "/size/", ENCODE[coding](b"x" * length), coding).status == status
 
 
-def test_an_encoded_body_is_limited_as_it_is_sent_too(client: Client) -> None:
+def test_a_compressed_body_is_also_limited_as_sent(client: Client) -> None:
     assert post(client, "/size/", gzip.compress(b"") * 6000, "gzip").status == 413
 
 
 @CODED
-def test_a_bomb_is_never_held(coding: str) -> None:
+def test_a_decompression_bomb_is_never_held_in_memory(coding: str) -> None:
     bomb = ENCODE[coding](bytes(BOMB_BYTES))
     tracemalloc.start()
 
-    given_bytes = sum(len(piece) for piece in decoded([bomb], coding, BOMB_BYTES))
+    given_bytes = sum(len(piece) for piece in decompress([bomb], coding, BOMB_BYTES))
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
     assert given_bytes == BOMB_BYTES
-    assert peak_bytes < 8 * CHUNK_BYTES
+    assert peak_bytes < 8 * STEP_BYTES
 
 
-def test_a_window_beyond_what_the_standard_allows_is_refused(client: Client) -> None:
+@CODED
+@pytest.mark.parametrize(
+    ("change", "reason", "message"),
+    [
+        (lambda content: content[:-1], "truncated", "the {} stream is cut off"),
+        (lambda content: b"", "truncated", "the {} stream is cut off"),
+        (lambda content: content + b"garbage", "corrupt", "."),
+        (lambda content: content + bytes(512), "corrupt", "."),
+        (lambda content: content * 2, "too_large", "the {} stream decompresses to more than 2603 bytes"),
+    ],
+)
+def test_a_stream_that_cannot_be_decompressed_says_why(
+    change: Callable[[bytes], bytes], reason: str, message: str, coding: str
+) -> None:
+    with pytest.raises(DecompressionError, match=message.format(coding)) as caught:
+        list(decompress([change(ENCODE[coding](TEXT))], coding, 2603))
+
+    assert caught.value.reason == reason
+
+
+def test_padding_after_a_member_is_skipped_where_it_is_allowed() -> None:
+    chunks = [gzip.compress(TEXT), bytes(512), bytes(512) + gzip.compress(b"x"), bytes(1)]
+
+    assert b"".join(decompress(chunks, "gzip", allow_padding=True)) == TEXT + b"x"
+
+
+def test_a_zstd_window_beyond_8_mib_is_refused(client: Client) -> None:
     compressor = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 27})
     content = compressor.compress(TEXT) + compressor.flush()
 
@@ -201,12 +227,12 @@ def test_a_window_beyond_what_the_standard_allows_is_refused(client: Client) -> 
 
 
 @pytest.mark.parametrize("content", [b"a\nbc\n\ndef", b"a\nbc\n\ndef\n"])
-def test_a_stream_is_read_by_line(content: bytes, client: Client) -> None:
+def test_a_streamed_body_is_read_by_line(content: bytes, client: Client) -> None:
     assert client.post("/lines/", content=content).json() == [1, 2, 0, 3]
 
 
 @CODED
-def test_lines_go_over_the_ends_of_chunks(coding: str, client: Client) -> None:
+def test_lines_may_cross_chunks(coding: str, client: Client) -> None:
     expected = [number % 4999 for number in range(0, 90_000, 997)]
     content = b"\n".join(b"x" * length for length in expected)[:LIMIT_BYTES]
 
@@ -216,7 +242,7 @@ def test_lines_go_over_the_ends_of_chunks(coding: str, client: Client) -> None:
 
 
 @pytest.mark.parametrize("content", [b"x" * 5001, b"x" * 5001 + b"\n", b"\n" + b"x" * 90_000])
-def test_a_line_may_not_be_too_long(content: bytes, client: Client) -> None:
+def test_a_line_beyond_the_limit_is_a_413(content: bytes, client: Client) -> None:
     assert client.post("/lines/", content=content).status == 413
 
 
@@ -261,38 +287,40 @@ def test_head_has_the_headers_of_get(client: Client) -> None:
 
 
 def test_an_error_is_compressed_too(client: Client) -> None:
-    refused = get(client, "/refuse/", "gzip")
+    refused = get(client, "/fail/", "gzip")
 
     assert (refused.status, refused.headers["vary"]) == (409, "Accept, Accept-Encoding")
     assert LONG.encode() in gzip.decompress(refused.content)
 
 
 @pytest.mark.parametrize(("accept", "expected"), [("gzip", None), ("gzip, identity;q=0", "gzip")])
-def test_a_small_answer_is_compressed_only_where_it_must_be(accept: str, expected: str | None, client: Client) -> None:
+def test_a_small_response_is_compressed_only_if_identity_is_excluded(
+    accept: str, expected: str | None, client: Client
+) -> None:
     assert get(client, "/answer/?size=1000", accept).headers.get("content-encoding") == expected
 
 
-def test_a_client_that_does_not_ask_gets_plain_bytes(client: Client) -> None:
+def test_a_client_without_accept_encoding_gets_an_uncompressed_body(client: Client) -> None:
     given = client.get("/answer/")
 
     assert (len(given.content), given.headers["vary"]) == (8002, "Accept-Encoding")
     assert (given.headers["etag"], given.headers.get("content-encoding")) == ('"strong"', None)
 
 
-def test_the_tag_of_encoded_bytes_is_weak(client: Client) -> None:
+def test_the_etag_of_a_compressed_response_is_weak(client: Client) -> None:
     assert get(client, "/answer/", "gzip").headers["etag"] == 'W/"strong"'
 
 
 @pytest.mark.parametrize(
     ("kind", "expected"), [("encoded", "br"), *dict.fromkeys(["events", "image", "range", "204", "304"]).items()]
 )
-def test_some_answers_are_left_as_they_are(kind: str, expected: str | None, client: Client) -> None:
+def test_some_responses_are_never_compressed(kind: str, expected: str | None, client: Client) -> None:
     given = get(client, f"/special/{kind}/", "gzip")
 
     assert (given.headers.get("content-encoding"), given.headers.get("vary")) == (expected, None)
     assert given.content in {TEXT, b""}
 
 
-def test_bytes_that_do_not_get_smaller_stay_as_they_are(client: Client) -> None:
+def test_a_body_that_does_not_shrink_is_sent_uncompressed(client: Client) -> None:
     assert "content-encoding" not in get(client, "/special/noise/", "zstd").headers
     assert get(client, "/special/plain/", "zstd").headers["content-encoding"] == "zstd"

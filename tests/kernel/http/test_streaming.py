@@ -1,4 +1,4 @@
-"""Bodies that leave piece by piece."""
+"""Streaming responses, through gunicorn and in process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def service(module_database: str, tmp_path_factory: pytest.TempPathFactory) -> I
     """A service that streams; none of the tests harms it."""
     environment = {
         "TIERCEL_DATABASE_URL": module_database,
-        "TIERCEL_PLUGINS": "tests.kernel.streaming",
+        "TIERCEL_PLUGINS": "tests.kernel.http.streaming",
         "TIERCEL_REQUIRED": "",
         "TIERCEL_LOG": "json",
     }
@@ -31,12 +31,12 @@ def service(module_database: str, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 def url(service: Service, folder: Path) -> str:
-    """Return where to find the stream of a test."""
+    """Return the URL of a stream whose gate is a file in this folder."""
     return f"{service.url}/stream/?folder={folder}"
 
 
 @pytest.mark.process
-def test_a_piece_arrives_before_the_next_is_there(service: Service, tmp_path: Path) -> None:
+def test_a_chunk_is_sent_before_the_next_one_exists(service: Service, tmp_path: Path) -> None:
     with httpx.stream("GET", url(service, tmp_path), timeout=10) as response:
         lines = response.iter_lines()
         first = next(lines)
@@ -50,7 +50,7 @@ def test_a_piece_arrives_before_the_next_is_there(service: Service, tmp_path: Pa
 
 
 @pytest.mark.process
-def test_a_client_that_goes_away_ends_the_stream(service: Service, tmp_path: Path) -> None:
+def test_a_disconnected_client_closes_the_stream(service: Service, tmp_path: Path) -> None:
     with httpx.stream("GET", url(service, tmp_path), timeout=10) as response:
         next(response.iter_lines())
 
@@ -58,7 +58,7 @@ def test_a_client_that_goes_away_ends_the_stream(service: Service, tmp_path: Pat
 
 
 @pytest.mark.process
-def test_head_answers_as_get_would_and_ends_the_stream(service: Service, tmp_path: Path) -> None:
+def test_head_has_the_headers_of_get_and_closes_the_stream(service: Service, tmp_path: Path) -> None:
     answer = httpx.head(url(service, tmp_path))
 
     assert (answer.status_code, answer.headers["Content-Type"], answer.content) == (203, "text/x-pieces", b"")
@@ -66,7 +66,7 @@ def test_head_answers_as_get_would_and_ends_the_stream(service: Service, tmp_pat
 
 
 @pytest.mark.process
-def test_the_request_log_knows_how_much_left(service: Service, tmp_path: Path) -> None:
+def test_the_access_log_counts_the_bytes_of_a_stream(service: Service, tmp_path: Path) -> None:
     (tmp_path / "gate").touch()
 
     answer = httpx.get(url(service, tmp_path))
@@ -77,7 +77,7 @@ def test_the_request_log_knows_how_much_left(service: Service, tmp_path: Path) -
 
 
 def logged_bytes(service: Service, request_id: str) -> int | None:
-    """Return what the request log says of a request; None if it says nothing yet."""
+    """Return the length that the access log has of a request; None if it has none yet."""
     lines = [json.loads(line) for line in service.errors.splitlines()]
     return next((line["bytes"] for line in lines if line.get("request_id") == request_id), None)
 
@@ -93,7 +93,7 @@ def show_with_status() -> Response[StreamingResponse]:
 
 
 @pytest.mark.parametrize(("handler", "status"), [(show, 200), (show_with_status, 202)])
-def test_a_stream_leaves_as_it_is_however_long(mount: Mount, handler: Callable[..., object], status: int) -> None:
+def test_a_stream_is_not_compressed(mount: Mount, handler: Callable[..., object], status: int) -> None:
     client = mount(Route(path="/stream/", handler=handler, policy="public"))
 
     answer = client.get("/stream/", headers={"Accept-Encoding": "gzip"})

@@ -1,4 +1,4 @@
-"""Paths, slashes and methods; and routes that cannot work are refused at boot."""
+"""Paths, slashes and methods; wrong routes are refused at boot."""
 
 from __future__ import annotations
 
@@ -34,6 +34,14 @@ class Query(msgspec.Struct, frozen=True):
     size: int = 1
 
 
+class WiderQuery(Query, frozen=True):
+    colour: str = ""
+
+
+class Path(msgspec.Struct, frozen=True):
+    """No parameters of a handler here."""
+
+
 def hello() -> str:
     """Answer."""
     return "hello"
@@ -64,6 +72,16 @@ def wrong_query(query: int) -> int:
     return query
 
 
+def size_of(query: Query) -> int:
+    """Return a parameter."""
+    return query.size
+
+
+def show_all(query: Query, **path_parameters: Any) -> list[Any]:
+    """Serve several routes: return the arguments."""
+    return [query, path_parameters]
+
+
 def route(path: str, handler: object = hello, method: Method | None = "GET", **given: Any) -> Route:
     """Return a public route."""
     return Route(path=path, handler=handler, method=method, policy="public", **given)
@@ -71,11 +89,11 @@ def route(path: str, handler: object = hello, method: Method | None = "GET", **g
 
 @pytest.mark.parametrize("mounted", ["/hello/", "/hello"])
 @pytest.mark.parametrize("asked", ["/hello/", "/hello"])
-def test_a_path_works_with_and_without_its_last_slash(mounted: str, asked: str, mount: Mount) -> None:
+def test_a_path_works_with_and_without_its_trailing_slash(mounted: str, asked: str, mount: Mount) -> None:
     assert mount(route(mounted)).get(asked).json() == "hello"
 
 
-def test_a_route_answers_under_its_further_paths(mount: Mount) -> None:
+def test_a_route_is_served_at_its_aliases(mount: Mount) -> None:
     client = mount(route("/api/v1/hello/", aliases=("/api/hello/",)))
 
     assert [client.get(path).status for path in ("/api/v1/hello/", "/api/hello", "/hello/")] == [200, 200, 404]
@@ -85,7 +103,7 @@ def test_the_root_can_be_a_route(mount: Mount) -> None:
     assert mount(route("/")).get("/").json() == "hello"
 
 
-def test_a_segment_arrives_decoded(mount: Mount) -> None:
+def test_a_path_parameter_is_percent_decoded(mount: Mount) -> None:
     assert mount(route("/x/{name}/", show)).get("/x/caf%C3%A9%20au%20lait/").json() == "café au lait"
 
 
@@ -115,7 +133,7 @@ def test_options_lists_the_methods(mount: Mount) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
-def test_a_wrong_method_is_refused_with_those_that_are_right(method: str, mount: Mount) -> None:
+def test_a_wrong_method_is_a_405_that_lists_the_allowed_ones(method: str, mount: Mount) -> None:
     client = mount(route("/x/{name}/", show), route("/x/{name}/", remove, "DELETE"))
 
     answer = client.request(method, "/x/1/")
@@ -134,7 +152,7 @@ def test_two_plugins_may_share_a_path_with_different_methods(boot: Boot, make_pl
     assert (client.get("/x/1/").status, client.request("DELETE", "/x/1/").status) == (200, 204)
 
 
-def test_a_falcon_resource_has_full_control(mount: Mount) -> None:
+def test_a_falcon_resource_can_be_a_route(mount: Mount) -> None:
     client = mount(route("/x/{name}/", Resource(), None))
 
     assert client.get("/x/you/").content == b"hello you"
@@ -145,17 +163,21 @@ def test_a_falcon_resource_has_full_control(mount: Mount) -> None:
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        (route("/x/{name}/", hello), "'name' is no parameter of the handler"),
-        (route("/x/", show), "'name' is no segment"),
+        (route("/x/{name}/", hello), "hello does not take 'name', which the path has"),
+        (route("/x/", show), "show takes 'name'; it can be given body, query, request"),
         (route("/x/{name}/", without_annotation), "'name' of without_annotation has no annotation"),
         (route("/x/", wrong_query), "the annotation of 'query' is no Struct"),
+        (route("/x/", hello, query=Query), "the route has a query, but its handler does not take 'query'"),
+        (route("/x/", size_of, query=Path), "the handler takes Query, of which Path is no subclass"),
+        (route("/x/{name}/", show_all), "show_all does not take 'name', which the path has"),
+        (route("/x/{name}/", show, path_types={"id": int}), "path_types has 'id', which the path does not have"),
         (route("x/", hello), "x"),
         (route("/x/", Resource()), "Resource is no function; a resource goes with method None"),
         (route("/x/", method=cast("Method", "get")), "/x/: method 'get': expected GET, POST, PUT, PATCH, DELETE"),
         (Route(path="/x/", handler=hello, policy=cast("Policy", "pubic")), "/x/: policy 'pubic': expected public, "),
     ],
 )
-def test_a_route_that_cannot_work_stops_the_boot_naming_its_plugin(wrong: Route, reason: str, mount: Mount) -> None:
+def test_a_wrong_route_stops_the_boot_and_names_its_plugin(wrong: Route, reason: str, mount: Mount) -> None:
     with pytest.raises(PluginError) as caught:
         mount(wrong, required=["alpha"])
 
@@ -163,12 +185,29 @@ def test_a_route_that_cannot_work_stops_the_boot_naming_its_plugin(wrong: Route,
     assert reason in caught.value.reason
 
 
-def test_a_route_without_a_policy_cannot_be_made() -> None:
+def test_a_handler_of_several_routes_gets_the_query_and_path_types_of_each(mount: Mount) -> None:
+    path_types = {"name": str, "number": int}
+    client = mount(
+        route("/x/{name}/{number}/", show_all, query=WiderQuery, path_types=path_types),
+        route("/y/{name}/", show_all, path_types={"name": str}),
+    )
+
+    assert client.get("/x/a/5/?colour=red").json() == [{"size": 1, "colour": "red"}, {"name": "a", "number": 5}]
+    assert client.get("/x/a/five/").status == 404
+    assert client.get("/y/a/?size=2").json() == [{"size": 2}, {"name": "a"}]
+    assert client.get("/y/a/?colour=red").status == 400
+
+
+def test_path_types_override_annotations(mount: Mount) -> None:
+    assert mount(route("/x/{name}/", show, path_types={"name": int})).get("/x/5/").json() == 5
+
+
+def test_a_route_needs_a_policy() -> None:
     with pytest.raises(TypeError, match="policy"):
         Route(path="/x/", handler=hello)  # type: ignore[call-arg] # that is what is tested
 
 
-def test_routes_whose_segments_have_different_names_are_refused(mount: Mount) -> None:
+def test_path_parameters_of_one_path_must_have_the_same_names(mount: Mount) -> None:
     def show_other(other: str) -> str:
         return other
 
@@ -177,7 +216,7 @@ def test_routes_whose_segments_have_different_names_are_refused(mount: Mount) ->
 
 
 @pytest.mark.parametrize("order", [("/x/{name}/", "/x/special/"), ("/x/special/", "/x/{name}/")])
-def test_a_literal_path_goes_before_a_segment(order: Iterable[str], mount: Mount) -> None:
+def test_a_literal_segment_takes_precedence_over_a_parameter(order: Iterable[str], mount: Mount) -> None:
     client = mount(*(route(path, show if "{" in path else hello) for path in order))
 
     assert (client.get("/x/special/").json(), client.get("/x/other/").json()) == ("hello", "other")
@@ -196,7 +235,7 @@ class Greetings:
         return self._greeting
 
 
-def test_a_decorated_handler_says_where_it_is_served() -> None:
+def test_collect_routes_returns_what_the_decorator_declared() -> None:
     greetings = Greetings("Hello")
 
     show, create = collect_routes(greetings.show, greetings.create)
@@ -207,10 +246,10 @@ def test_a_decorated_handler_says_where_it_is_served() -> None:
     assert create == Route(path="/greetings/", handler=greetings.create, policy="write", method="POST", logged=False)
 
 
-def test_a_handler_that_is_not_decorated_is_not_collected() -> None:
-    with pytest.raises(TypeError, match="expand is not decorated with @route"):
-        collect_routes(expand)
+def test_collect_routes_refuses_a_handler_that_is_not_decorated() -> None:
+    with pytest.raises(TypeError, match="undecorated is not decorated with @route"):
+        collect_routes(undecorated)
 
 
-def expand() -> None:
-    """Nothing that is served."""
+def undecorated() -> None:
+    """Lack the decorator."""

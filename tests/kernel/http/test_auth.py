@@ -1,4 +1,4 @@
-"""Who may come in: addresses, modes, hosts and policies."""
+"""Authorization: bind addresses, modes, hosts and policies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.kernel.fakes import Boot, MakePlugin
 Mount = Callable[..., Client]
 POLICIES: list[Policy] = ["public", "ingest", "read", "write", "staff"]
 LOOPBACK = ["127.0.0.1:8000", "127.9.9.9:80", "localhost:8000", "[::1]:8000", "unix:/run/t.sock", "127.0.0.1:1,[::1]:2"]
-BEYOND = [
+REACHABLE = [
     "0.0.0.0:8000",
     "[::]:8000",
     ":8000",
@@ -40,16 +40,16 @@ def routes() -> list[Route]:
     return [Route(path=f"/{policy}/", handler=hello, policy=policy) for policy in POLICIES]
 
 
-def by_key(request: Request, policy: Policy) -> None:
-    """Let keys in, but not staff."""
+def authenticate_by_key(request: Request, policy: Policy) -> None:
+    """Accept any key, for everything but staff routes."""
     if request.get_header("X-Key") is None:
         raise UnauthorizedError
     if policy == "staff":
         raise ForbiddenError
 
 
-def authenticating(make_plugin: MakePlugin, authenticate: Authenticator = by_key) -> str:
-    """Make a plugin that authenticates."""
+def make_authenticating_plugin(make_plugin: MakePlugin, authenticate: Authenticator = authenticate_by_key) -> str:
+    """Make a plugin with an authenticator and a route for each policy."""
 
     def register_routes(services: Services) -> list[Route]:
         services.authenticate_with(authenticate)
@@ -58,29 +58,29 @@ def authenticating(make_plugin: MakePlugin, authenticate: Authenticator = by_key
     return make_plugin("keys", register_routes=register_routes)
 
 
-@pytest.mark.parametrize(("bind", "expected"), [*((b, True) for b in LOOPBACK), *((b, False) for b in BEYOND)])
-def test_loopback_is_what_other_machines_cannot_reach(bind: str, expected: bool) -> None:
+@pytest.mark.parametrize(("bind", "expected"), [*((b, True) for b in LOOPBACK), *((b, False) for b in REACHABLE)])
+def test_loopback_addresses_are_recognised(bind: str, expected: bool) -> None:
     assert is_loopback(bind) is expected
 
 
 @pytest.mark.parametrize("bind", ["0.0.0.0:8000", "127.0.0.1:8000,0.0.0.0"])
-def test_open_beyond_loopback_is_refused(bind: str, boot: Boot) -> None:
+def test_mode_open_is_refused_beyond_loopback(bind: str, boot: Boot) -> None:
     with pytest.raises(BootError, match=r"auth is 'open' and .* can be reached from other machines"):
         boot(server={"bind": bind}).service.ensure_safe()
 
 
 @pytest.mark.parametrize("values", [{"insecure": True, "server": {"bind": "0.0.0.0:8000"}}, {}])
-def test_open_is_fine_on_loopback_or_where_it_is_meant(values: dict[str, object], boot: Boot) -> None:
+def test_mode_open_is_allowed_on_loopback_or_if_insecure_is_set(values: dict[str, object], boot: Boot) -> None:
     boot(**values).service.ensure_safe()
 
 
-def test_required_refuses_to_start_while_nothing_authenticates(boot: Boot) -> None:
+def test_mode_required_does_not_start_without_an_authenticator(boot: Boot) -> None:
     with pytest.raises(BootError, match="auth is 'required', but no plugin authenticates"):
         boot(auth="required").service.ensure_safe()
 
 
-def test_required_starts_anywhere_with_a_plugin_that_authenticates(boot: Boot, make_plugin: MakePlugin) -> None:
-    boot(authenticating(make_plugin), auth="required", server={"bind": "0.0.0.0:80"}).service.ensure_safe()
+def test_mode_required_starts_on_any_address_with_an_authenticator(boot: Boot, make_plugin: MakePlugin) -> None:
+    boot(make_authenticating_plugin(make_plugin), auth="required", server={"bind": "0.0.0.0:80"}).service.ensure_safe()
 
 
 @pytest.mark.parametrize(
@@ -90,22 +90,22 @@ def test_required_starts_anywhere_with_a_plugin_that_authenticates(boot: Boot, m
         ({"X-Key": "k"}, {"public": 200, "ingest": 200, "read": 200, "write": 200, "staff": 403}),
     ],
 )
-def test_required_asks_the_authenticator_for_every_route_that_is_not_public(
+def test_mode_required_authenticates_every_route_that_is_not_public(
     headers: dict[str, str], expected: dict[str, int], boot: Boot, make_plugin: MakePlugin
 ) -> None:
-    client = boot(authenticating(make_plugin), auth="required")
+    client = boot(make_authenticating_plugin(make_plugin), auth="required")
 
     assert {policy: client.get(f"/{policy}/", headers=headers).status for policy in POLICIES} == expected
 
 
-def test_required_lets_nobody_in_while_nothing_authenticates(mount: Mount) -> None:
+def test_mode_required_without_an_authenticator_serves_public_routes_only(mount: Mount) -> None:
     client = mount(*routes(), auth="required")
 
     assert [client.get(f"/{policy}/").status for policy in POLICIES] == [200, 401, 401, 401, 401]
 
 
-def test_open_asks_nobody(boot: Boot, make_plugin: MakePlugin) -> None:
-    client = boot(authenticating(make_plugin))
+def test_mode_open_does_not_authenticate(boot: Boot, make_plugin: MakePlugin) -> None:
+    client = boot(make_authenticating_plugin(make_plugin))
 
     assert {client.get(f"/{policy}/").status for policy in POLICIES} == {200}
 
@@ -123,7 +123,7 @@ def test_open_asks_nobody(boot: Boot, make_plugin: MakePlugin) -> None:
         ("127.0.0.1.evil.example:8000", 400),
     ],
 )
-def test_open_answers_only_to_names_of_this_machine(host: str, status: int, mount: Mount) -> None:
+def test_mode_open_allows_loopback_hosts_only(host: str, status: int, mount: Mount) -> None:
     answer = mount(*routes()).get("/read/", headers={"Host": host})
 
     assert answer.status == status
@@ -142,10 +142,10 @@ def test_open_answers_only_to_names_of_this_machine(host: str, status: int, moun
         ({"auth": "required"}, 200),
     ],
 )
-def test_allowed_hosts_say_which_names_this_service_has(values: dict[str, object], status: int, mount: Mount) -> None:
+def test_allowed_hosts_decide_which_hosts_are_served(values: dict[str, object], status: int, mount: Mount) -> None:
     assert mount(*routes(), **values).get("/public/", headers={"Host": "api.example:443"}).status == status
 
 
-def test_probes_from_the_machine_itself_need_no_allowed_host(mount: Mount) -> None:
+def test_loopback_hosts_are_always_allowed(mount: Mount) -> None:
     client = mount(*routes(), insecure=True, http={"allowed_hosts": ["api.example"]})
     assert client.get("/public/", headers={"Host": "127.0.0.1:8000"}).status == 200

@@ -1,15 +1,19 @@
-"""Request ids, and W3C Trace Context in and out."""
+"""Identifiers of requests: request ids, W3C Trace Context; and bodies, read to their end and within limits."""
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable
+from typing import Any
 
+import falcon.testing
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernel.http.request import make_context
+from kernel.errors import MalformedError, TooLargeError
+from kernel.http.request import BodyLimits, Request, make_context, read_body
 from kernel.testing import Client
 
 Mount = Callable[..., Client]
@@ -48,7 +52,7 @@ MALFORMED = [
         (f"cc-{TRACE_ID}-{SPAN_ID}-01-what-the-future-brings", "01"),
     ],
 )
-def test_a_trace_is_continued_with_a_span_of_our_own(sent: str, flags: str) -> None:
+def test_a_trace_is_continued_with_a_new_span(sent: str, flags: str) -> None:
     context = make_context({"HTTP_TRACEPARENT": sent})
 
     assert context.traceparent == f"00-{TRACE_ID}-{context.span_id}-{flags}"
@@ -64,7 +68,7 @@ def test_a_malformed_traceparent_is_ignored(sent: str) -> None:
 
 
 @given(st.text(max_size=80) | st.from_regex(r"[0-9a-f]{2}-[0-9a-f]{31,33}-[0-9a-f]{15,17}-[0-9a-f]{1,3}(-x)?"))
-def test_whatever_comes_in_a_valid_traceparent_goes_out(sent: str) -> None:
+def test_any_traceparent_is_answered_with_a_valid_one(sent: str) -> None:
     context = make_context({"HTTP_TRACEPARENT": sent})
 
     assert VALID.fullmatch(context.traceparent)
@@ -72,19 +76,19 @@ def test_whatever_comes_in_a_valid_traceparent_goes_out(sent: str) -> None:
 
 
 @given(st.text(max_size=80))
-def test_a_request_id_that_goes_out_is_sane(sent: str) -> None:
+def test_every_request_id_is_well_formed(sent: str) -> None:
     made = make_context({"HTTP_X_REQUEST_ID": sent}).request_id
 
     assert re.fullmatch(r"[!-~]{1,128}", made)
 
 
 @given(st.from_regex(r"[A-Za-z0-9._:/+=@-]{1,128}", fullmatch=True))
-def test_a_sane_request_id_is_kept(sent: str) -> None:
+def test_a_well_formed_request_id_is_kept(sent: str) -> None:
     assert make_context({"HTTP_X_REQUEST_ID": sent}).request_id == sent
 
 
 @pytest.mark.parametrize("sent", ["", "a b", "a" * 129, 'x"y', "<script>", "é", "a\n"])
-def test_another_request_id_is_replaced(sent: str) -> None:
+def test_a_malformed_request_id_is_replaced(sent: str) -> None:
     assert re.fullmatch(r"[0-9a-f]{32}", make_context({"HTTP_X_REQUEST_ID": sent}).request_id)
 
 
@@ -96,8 +100,68 @@ def test_two_requests_share_no_identifiers() -> None:
 
 
 @pytest.mark.parametrize("path", ["/livez", "/nowhere"])
-def test_every_answer_carries_both_headers(path: str, mount: Mount) -> None:
+def test_every_response_has_request_id_and_traceparent(path: str, mount: Mount) -> None:
     answer = mount().get(path, headers={"X-Request-ID": "my-id", "traceparent": f"00-{TRACE_ID}-{SPAN_ID}-01"})
 
     assert answer.headers["x-request-id"] == "my-id"
     assert answer.headers["traceparent"].startswith(f"00-{TRACE_ID}-")
+
+
+# --- bodies -----------------------------------------------------------------------------------------------------------
+
+LIMIT_BYTES = 10
+LIMITS = BodyLimits(LIMIT_BYTES, LIMIT_BYTES)
+
+
+class Stream(io.BytesIO):
+    """Counts what is read from it."""
+
+    taken_bytes = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        content = super().read(size)
+        self.taken_bytes += len(content)
+        return content
+
+
+def make_request(content: bytes, **variables: Any) -> tuple[Request, Stream]:
+    """Make a request whose body comes from a stream."""
+    stream = Stream(content)
+    environ = falcon.testing.create_environ(method="POST")
+    return Request({**environ, "wsgi.input": stream, **variables}), stream
+
+
+@pytest.mark.parametrize("variables", [{"CONTENT_LENGTH": "3"}, {"HTTP_TRANSFER_ENCODING": "chunked"}])
+def test_a_body_is_read_to_its_end(variables: dict[str, str]) -> None:
+    request, _ = make_request(b"abc", **variables)
+
+    assert read_body(request, LIMITS) == b"abc"
+
+
+def test_a_request_without_a_body_has_an_empty_one() -> None:
+    request, stream = make_request(b"of the next request")
+
+    assert (read_body(request, LIMITS), stream.taken_bytes) == (b"", 0)
+
+
+def test_a_body_whose_content_length_is_too_large_is_not_read() -> None:
+    request, stream = make_request(b"x" * 100, CONTENT_LENGTH="100")
+
+    with pytest.raises(TooLargeError):
+        read_body(request, LIMITS)
+    assert stream.taken_bytes == 0
+
+
+def test_a_chunked_body_is_read_up_to_the_limit() -> None:
+    request, stream = make_request(b"x" * 100, HTTP_TRANSFER_ENCODING="Chunked")
+
+    with pytest.raises(TooLargeError):
+        read_body(request, LIMITS)
+    assert stream.taken_bytes == LIMIT_BYTES + 1
+
+
+def test_a_body_that_ends_early_is_malformed() -> None:
+    request, _ = make_request(b"abc", CONTENT_LENGTH="5")
+
+    with pytest.raises(MalformedError, match=r"^The body ended early\.$"):
+        read_body(request, LIMITS)

@@ -11,14 +11,14 @@ import msgspec
 from kernel import Response, Route, Services, StreamingResponse, hookimpl
 
 
-class Place(msgspec.Struct, frozen=True):
-    """Where the file ``gate`` lets the second piece out, and ``closed`` tells the end."""
+class StreamQuery(msgspec.Struct, frozen=True):
+    """The folder in which the file ``gate`` releases the second chunk, and ``closed`` appears at the end."""
 
     folder: str
 
 
-class Pieces:
-    """Two pieces, and a heartbeat between them."""
+class Chunks:
+    """Two chunks, and heartbeats between them."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -34,8 +34,8 @@ class Pieces:
         (self._folder / "closed").touch()
 
 
-def stream(query: Place) -> Response[StreamingResponse]:
-    return Response(StreamingResponse(Pieces(Path(query.folder)), "text/x-pieces"), 203, {"X-Own": "yes"})
+def stream(query: StreamQuery) -> Response[StreamingResponse]:
+    return Response(StreamingResponse(Chunks(Path(query.folder)), "text/x-pieces"), 203, {"X-Own": "yes"})
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""Path, query and body arrive typed, or the answer names every part that is wrong."""
+"""Path, query and body are decoded into the types of the handler, or everything that is wrong is named."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kernel.contracts import Method, Route
-from kernel.http.bodies import RawBody
-from kernel.http.params import PARAMETERS_MAX
-from kernel.http.request import Request
+from kernel.http.request import RawBody, Request
 from kernel.http.response import Response
+from kernel.http.routing import QUERY_PARAMETERS_MAX
 from kernel.testing import Answer, Client
 
 Mount = Callable[..., Client]
@@ -76,12 +75,12 @@ def echo_post_init(body: Span) -> Span:
 
 
 def show_raw(body: RawBody) -> dict[str, Any]:
-    """Say what came."""
+    """Return what was received."""
     return {"bytes": len(body.content), "media_type": body.media_type}
 
 
 def show_path(number: int, key: UUID, request: Request) -> Response[list[str]]:
-    """Say what came."""
+    """Return what was received."""
     return Response([str(number), str(key), request.method], 202, {"X-Extra": "yes"})
 
 
@@ -129,11 +128,11 @@ def assert_errors(answer: Answer, errors: dict[str, list[str]]) -> None:
         ("flag=false", "flag", False),
     ],
 )
-def test_a_query_arrives_typed(query: str, field: str, expected: object, client: Client) -> None:
+def test_a_query_is_decoded_into_its_types(query: str, field: str, expected: object, client: Client) -> None:
     assert client.get(f"/query/?{query}").json()[field] == expected
 
 
-def test_every_wrong_parameter_is_named_at_once(client: Client) -> None:
+def test_all_wrong_parameters_are_named_in_one_response(client: Client) -> None:
     answer = client.get("/query/?count=10&mode=up&since=noon&flag=maybe&nam=x&count=2")
 
     assert_errors(
@@ -153,7 +152,7 @@ def test_a_missing_parameter_is_named(client: Client) -> None:
     assert_errors(client.get("/span/"), {"start": ["This field is required."]})
 
 
-def test_an_unknown_parameter_is_refused_where_a_route_takes_none(client: Client) -> None:
+def test_a_route_without_a_query_refuses_every_parameter(client: Client) -> None:
     answer = client.get("/path/1/0192aa6e-0000-7000-8000-000000000000/?verbose=1")
 
     assert_errors(answer, {"verbose": ["Unknown parameter. There are: none."]})
@@ -166,20 +165,20 @@ def test_an_unknown_parameter_is_refused_where_a_route_takes_none(client: Client
         lambda client: client.post("/post-init/", {"start": 5, "end": 4}),
     ],
 )
-def test_values_that_do_not_go_together_are_refused(send: Callable[[Client], Answer], client: Client) -> None:
+def test_values_that_contradict_each_other_are_invalid(send: Callable[[Client], Answer], client: Client) -> None:
     answer = send(client)
 
     assert (answer.status, answer.json()["detail"]) == (400, "end lies before start")
 
 
-@pytest.mark.parametrize("query", ["names=%ff", "&".join(f"a{n}=1" for n in range(PARAMETERS_MAX + 1))])
-def test_a_query_string_nobody_can_read_is_malformed(query: str, client: Client) -> None:
+@pytest.mark.parametrize("query", ["names=%ff", "&".join(f"a{n}=1" for n in range(QUERY_PARAMETERS_MAX + 1))])
+def test_a_query_string_that_cannot_be_parsed_is_malformed(query: str, client: Client) -> None:
     answer = client.get(f"/query/?{query}")
 
     assert (answer.status, answer.json()["code"]) == (400, "malformed")
 
 
-def test_segments_of_the_path_arrive_typed_and_the_reply_sets_status_and_headers(client: Client) -> None:
+def test_path_parameters_are_decoded_into_their_types(client: Client) -> None:
     answer = client.get("/path/5/0192aa6e-0000-7000-8000-000000000000/")
 
     assert (answer.status, answer.headers["x-extra"]) == (202, "yes")
@@ -193,20 +192,20 @@ def test_segments_of_the_path_arrive_typed_and_the_reply_sets_status_and_headers
         ("/path/5/nonsense/", "key is no UUID: 'nonsense'"),
     ],
 )
-def test_a_segment_of_the_wrong_type_is_not_found(path: str, detail: str, client: Client) -> None:
+def test_a_path_parameter_of_the_wrong_type_is_a_404(path: str, detail: str, client: Client) -> None:
     answer = client.get(path)
 
     assert (answer.status, answer.json()["detail"]) == (404, detail)
 
 
 @pytest.mark.parametrize("media_type", ["application/json", "application/json; charset=utf-8", "Application/LD+JSON"])
-def test_a_body_arrives_typed(media_type: str, client: Client) -> None:
+def test_a_body_is_decoded_into_its_type(media_type: str, client: Client) -> None:
     body = {"name": "abc", "size": 1, "tags": [1], "inner": {"depth": 2}}
 
     assert client.post("/body/", body, headers={"Content-Type": media_type}).json() == body
 
 
-def test_every_wrong_field_of_a_body_is_named_at_once(client: Client) -> None:
+def test_all_wrong_fields_of_a_body_are_named_in_one_response(client: Client) -> None:
     answer = client.post("/body/", {"name": "abcd", "tags": [1, "x"], "inner": {"depth": "deep"}, "colour": 1})
 
     assert_errors(
@@ -221,13 +220,13 @@ def test_every_wrong_field_of_a_body_is_named_at_once(client: Client) -> None:
     )
 
 
-def test_a_body_that_is_no_object_is_refused(client: Client) -> None:
+def test_a_body_that_is_no_object_is_invalid(client: Client) -> None:
     message = "Invalid data. Expected an object, got list."
 
     assert_errors(client.post("/body/", [1]), {"non_field_errors": [message]})
 
 
-def test_a_wrong_item_of_a_list_is_pointed_at(client: Client) -> None:
+def test_a_wrong_item_of_a_list_is_located(client: Client) -> None:
     answer = client.post("/list/", [1, 2, "x"])
 
     assert (answer.status, answer.json()["detail"]) == (400, "Expected int, got str - at $[2]")
@@ -246,14 +245,14 @@ def test_a_wrong_item_of_a_list_is_pointed_at(client: Client) -> None:
         b'{"name": 1, "deep": ' + b"[" * 1500 + b"]" * 400,
     ],
 )
-def test_what_is_no_json_is_malformed_even_after_a_wrong_value(content: bytes, client: Client) -> None:
+def test_invalid_json_is_malformed_even_after_a_wrong_value(content: bytes, client: Client) -> None:
     answer = client.post("/body/", content=content[:2000])
 
     assert (answer.status, answer.json()["code"]) == (400, "malformed")
 
 
 @pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
-def test_a_body_of_another_media_type_is_refused(media_type: str, client: Client) -> None:
+def test_a_body_of_another_media_type_is_a_415(media_type: str, client: Client) -> None:
     answer = client.post("/body/", content=b"{}", headers={"Content-Type": media_type})
 
     assert (answer.status, answer.json()["detail"]) == (415, f"expected application/json, got {media_type}")
@@ -261,13 +260,13 @@ def test_a_body_of_another_media_type_is_refused(media_type: str, client: Client
 
 @pytest.mark.parametrize("size", [2000, 2001])
 @pytest.mark.parametrize("path", ["/body/", "/raw/"])
-def test_a_body_over_the_limit_is_too_large(path: str, size: int, client: Client) -> None:
+def test_a_body_over_the_limit_is_a_413(path: str, size: int, client: Client) -> None:
     answer = client.post(path, content=b'"' + b"x" * (size - 2) + b'"')
 
     assert (answer.status == 413) is (size > 2000)
 
 
-def test_a_raw_body_arrives_as_it_is(client: Client) -> None:
+def test_a_raw_body_is_not_decoded(client: Client) -> None:
     answer = client.post("/raw/", content=b"\x00\xff", headers={"Content-Type": "Text/Plain; charset=x"})
 
     assert answer.json() == {"bytes": 2, "media_type": "text/plain"}
@@ -277,11 +276,11 @@ def test_a_raw_body_arrives_as_it_is(client: Client) -> None:
 @given(content=st.binary(max_size=60) | st.from_regex(rb'\A\{"(name|size|tags|inner)": .{0,20}\}\Z'))
 @example(content=b'{"size":\x000}')
 @example(content=b'{"size":"\x80"')
-def test_no_body_is_our_fault(content: bytes, client: Client) -> None:
+def test_no_body_causes_a_500(content: bytes, client: Client) -> None:
     assert client.post("/body/", content=content).status in {200, 400}
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(query=st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters="#?"), max_size=40))
-def test_no_query_is_our_fault(query: str, client: Client) -> None:
+def test_no_query_string_causes_a_500(query: str, client: Client) -> None:
     assert client.get(f"/query/?{query}").status in {200, 400}
