@@ -1,23 +1,28 @@
-"""The boot, as a visible list of steps, and the WSGI application it makes."""
+"""The boot as a list of steps, ``BOOT_STEPS`` at the end of this file, and the service that it makes.
+
+A service is booted once, without a database; prepared once per machine, which starts and migrates the database; and
+started once per process, after the fork.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 import falcon
 
-from kernel.applications import Applications
+from kernel.applications import Applications, validate_slug
 from kernel.cache import Caches
 from kernel.config import Configuration
+from kernel.contracts import Application, Command, Dataset, HealthCheck, Job, Route
+from kernel.datasets.definition import find_wrong_relation, validate_dataset
 from kernel.datasets.service import Datasets
 from kernel.db.engine import Engine
-from kernel.db.migrate import Migration, MigrationError, find_migrations, migrate, plan
-from kernel.db.pool import Database, wait_for_server
+from kernel.db.migrations import Migration, MigrationError, find_migrations, migrate, pending_migrations
+from kernel.db.pool import Database
 from kernel.embedded.server import EmbeddedServer
-from kernel.embedded.watchdog import EmbeddedWatch
+from kernel.embedded.watchdog import EmbeddedWatchdog
 from kernel.errors import BootError, PluginError
 from kernel.http.access_log import AccessLog, RequestFeed, StartResponse
 from kernel.http.auth import Authorizer, ensure_safe_bind
@@ -26,51 +31,73 @@ from kernel.http.errors import ErrorHandlers
 from kernel.http.health import KERNEL, Health, HealthRoutes
 from kernel.http.request import BodyLimits, Request
 from kernel.http.response import FalconResponse
-from kernel.http.routing import App, RequestPipeline, ensure_no_shadowing, expand_routes, mount
+from kernel.http.routing import (
+    App,
+    MountedRoute,
+    RequestPipeline,
+    ensure_no_shadowing,
+    expand_routes,
+    mount,
+    validate_route,
+)
 from kernel.jobs.schema import base_migrations
 from kernel.jobs.service import Jobs
 from kernel.logging import Logger, make_logger
 from kernel.registry import Registry
-from kernel.services import Clock, Inventory, Shared, SystemClock
+from kernel.services import Clock, SharedServices, SystemClock
+from kernel.settings import Settings
 
 
 class Tiercel:
-    """One service: made without a database, prepared once a machine, started once a process.
+    """A service: a WSGI application, and what belongs to it.
 
     Args:
         configuration: From ``kernel.config.load``.
-        clock: For tests.
-        log: For tests.
+        clock: Replaces the system's clock, for tests.
+        log: Replaces the configured logger.
 
     Raises:
-        BootError: The configuration or a plugin is wrong.
+        BootError: The configuration is wrong, a required plugin fails, or two plugins register the same name.
     """
+
+    configuration: Configuration
+    settings: Settings
+    log: Logger
+    clock: Clock
+    # Set by the boot steps, in this order.
+    server: EmbeddedServer | None
+    watchdog: EmbeddedWatchdog | None
+    db: Database
+    shared: SharedServices
+    registry: Registry
+    falcon_app: App
+    wsgi_app: AccessLog
 
     def __init__(self, configuration: Configuration, clock: Clock | None = None, log: Logger | None = None) -> None:
         self.configuration = configuration
         self.settings = configuration.settings
         self.log = log or make_logger(self.settings.log)
-        self.server = self._embedded_server()
-        self._watch = EmbeddedWatch(self.server, self.log.warning) if self.server is not None else None
-        self.shared = self._make_services(clock or SystemClock())
-        self.registry = Registry(configuration, self.log)
-        self.registry.provide(self.shared)
-        self.shared.inventory.plugins = self.registry.statuses
-        self._prepared = False
-        self._started = False
-        self._install_health_checks()
-        self._application = self._mount_routes()
+        self.clock = clock or SystemClock()
+        self.is_prepared = False
+        self.is_started = False
+        for step in BOOT_STEPS:
+            step(self)
 
-    # --- once a machine ---------------------------------------------------------------------------------------------
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        """Serve a request (PEP 3333)."""
+        return self.wsgi_app(environ, start_response)
+
+    # --- once per machine -------------------------------------------------------------------------------------------
 
     def prepare(self) -> tuple[Migration, ...]:
-        """Bring the database to where this version needs it: server, capabilities, migrations.
+        """Start the database server if it is embedded, wait for it, and apply pending migrations.
 
         Returns:
             The migrations that were applied.
 
         Raises:
-            BootError: The server cannot be started or reached, or a required plugin's migration failed.
+            BootError: The server cannot be started or reached, or a migration of the kernel or of a required plugin
+                failed.
         """
         self._connect()
         try:
@@ -78,12 +105,17 @@ class Tiercel:
         except BaseException:
             self.close()
             raise
-        self._prepared = True
+        self.is_prepared = True
         return applied
+
+    def close(self) -> None:
+        """Undo ``prepare``: stop the embedded server unless another process uses it."""
+        if self.server is not None:
+            self.server.release()
 
     @contextmanager
     def database_ready(self) -> Iterator[Engine]:
-        """Keep the database server running, without migrating it, for as long as the block lasts."""
+        """Keep the database server running, without migrating, until the block ends."""
         engine = self._connect()
         try:
             yield engine
@@ -92,87 +124,24 @@ class Tiercel:
 
     @contextmanager
     def database_open(self) -> Iterator[None]:
-        """Keep the database running, migrated and its pool open for as long as the block lasts. What commands need."""
+        """Keep the database running, migrated, and the pool open until the block ends; for commands."""
         self.prepare()
         try:
-            self.shared.db.open()
+            self.db.open()
             yield
         finally:
-            self.shared.db.close()
+            self.db.close()
             self.close()
 
-    def close(self) -> None:
-        """Undo ``prepare``: stop the embedded server if nobody else uses it."""
-        if self.server is not None:
-            self.server.release()
-
-    # --- once a process ---------------------------------------------------------------------------------------------
-
-    def start(self) -> None:
-        """Open the pool and start the plugins. After the fork."""
-        self.shared.stopping.clear()
-        self.shared.db.open()
-        if self._watch is not None:
-            self._watch.start()
-        self.shared.datasets.start()
-        self.registry.start()
-        self.shared.requests.start()
-        self._started = True
-
-    def announce_stop(self) -> None:
-        """Say that ``stop`` comes once the requests of this moment are through."""
-        self.shared.stopping.set()
-
-    def stop(self) -> None:
-        """Undo ``start``: the plugins in reverse, then the pool."""
-        self.announce_stop()
-        self._started = False
-        self.shared.requests.stop()
-        self.registry.stop()
-        self.shared.datasets.stop()
-        if self._watch is not None:
-            self._watch.stop()
-        self.shared.db.close()
-
-    # --- a request --------------------------------------------------------------------------------------------------
-
-    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        """Serve a request (PEP 3333)."""
-        return self._application(environ, start_response)
-
-    # --- steps ------------------------------------------------------------------------------------------------------
-
-    def ensure_safe(self) -> None:
-        """Refuse to listen where a wrong setting would leave the door open.
-
-        Raises:
-            BootError: Mode ``open`` beyond loopback, or ``required`` with nothing that authenticates.
-        """
-        ensure_safe_bind(self.settings)
-        self.shared.authorizer.ensure_authenticator()
-
     def migrations(self) -> tuple[Migration, ...]:
-        """List the migrations of the kernel and of every loaded plugin, in configured order."""
-        found = list(base_migrations())
-        for name, plugin in self.registry.plugins.items():
-            if plugin.migrations is not None:
-                found += find_migrations(name, plugin.migrations)
-        return tuple(found)
+        """Return the migrations of the kernel and of every imported plugin, in configured order."""
+        plugins = self.registry.plugins.items()
+        found = [find_migrations(name, plugin.migrations) for name, plugin in plugins if plugin.migrations is not None]
+        return (*base_migrations(), *(migration for each in found for migration in each))
 
     def pending_migrations(self) -> tuple[Migration, ...]:
-        """List the migrations that are not applied yet. The database must be ready."""
-        return plan(self.shared.db.conninfo, self.migrations())
-
-    def check_plugins(self) -> str:
-        """Say how many plugins are loaded.
-
-        Raises:
-            BootError: Some are quarantined; gives their reasons.
-        """
-        bad = [str(status.reason) for status in self.registry.statuses.values() if status.state == "quarantined"]
-        if bad:
-            raise BootError("; ".join(bad))
-        return f"{len(self.registry.plugins)} loaded"
+        """Return the migrations that are not applied yet. The database must be running."""
+        return pending_migrations(self.db.conninfo, self.migrations())
 
     def _connect(self) -> Engine:
         try:
@@ -182,103 +151,257 @@ class Tiercel:
         if self.server is not None:
             self.server.acquire()
         try:
-            return wait_for_server(self.shared.db, self.settings.db.startup_timeout_s)
+            return self.db.wait_for_server(self.settings.db.startup_timeout_s)
         except BaseException:
             self.close()
             raise
 
-    def _embedded_server(self) -> EmbeddedServer | None:
-        db = self.settings.db
-        if db.url is not None:
-            return None
-        return EmbeddedServer(self.settings.home, user=db.embedded_user, options=db.embedded_options)
-
-    def _make_services(self, clock: Clock) -> Shared:
-        db = self.settings.db
-        conninfo = db.url.reveal() if db.url is not None else ""
-        if self.server is not None:
-            conninfo = self.server.conninfo
-        database = Database(db, conninfo, embedded=self.server is not None)
-        caches, applications = Caches(), Applications()
-        return Shared(
-            kernel=self.settings,
-            db=database,
-            cache=caches,
-            log=self.log,
-            clock=clock,
-            requests=RequestFeed(self.log),
-            health=Health(self.settings.health.timeout_s),
-            authorizer=Authorizer(self.settings),
-            inventory=Inventory(),
-            applications=applications,
-            jobs=Jobs(database, self.settings.jobs, self.log),
-            datasets=Datasets(database, self.settings, applications, caches, self.log, clock.now),
-            started_at=datetime.now(UTC),
-        )
-
-    def _install_health_checks(self) -> None:
-        health = self.shared.health
-        health.add("startup", self._check_startup)
-        health.add("database", self._check_database)
-        health.add("writes", self._check_writes, critical=False)
-        health.add("plugins", self.check_plugins, critical=False)
-        health.add("jobs", self.shared.jobs.check_health, critical=False)
-        health.add("datasets", self.shared.datasets.check, critical=False)
-        for owner, check in self.registry.health_checks:
-            health.install(owner, check)
-
-    def _mount_routes(self) -> AccessLog:
-        while True:
-            try:
-                app = self._falcon_app()
-                break
-            except PluginError as ex:
-                # A handler that does not fit its route. Without that plugin the others can be mounted.
-                self.registry.quarantine(ex.plugin, ex.hook, ex)
-        return AccessLog(app, self.log if self.settings.log.requests else None, self.shared.requests)
-
-    def _falcon_app(self) -> App:
-        probes = HealthRoutes(self.shared.health, startup=("startup",))
-        routes = expand_routes([*((KERNEL, route) for route in probes.routes()), *self.registry.routes])
-        self.shared.inventory.routes = routes
-        app: App = falcon.App(request_type=Request, response_type=FalconResponse, middleware=[CompressionMiddleware()])
-        app.req_options.strip_url_path_trailing_slash = True
-        app.set_error_serializer(lambda *_: None)
-        ErrorHandlers(self.log, debug=self.settings.debug).install(app)
-        http = self.settings.http
-        limits = BodyLimits(http.max_body_bytes, http.max_decoded_bytes)
-        self._install_what_plugins_offer()
-        ensure_no_shadowing(routes, self.shared.applications.slugs)
-        mount(app, routes, RequestPipeline(self.shared.authorizer, limits, self.shared.applications))
-        return app
-
-    def _install_what_plugins_offer(self) -> None:
-        self.shared.applications.install(application for _, application in self.registry.applications)
-        self.shared.datasets.install(dataset for _, dataset in self.registry.datasets)
-
     def _migrate(self) -> tuple[Migration, ...]:
-        conninfo = self.shared.db.conninfo
+        conninfo = self.db.conninfo
         applied = list(migrate(conninfo, base_migrations()))
         for name, plugin in self.registry.plugins.items():
-            if plugin.migrations is None:
-                continue
-            try:
-                applied += migrate(conninfo, find_migrations(name, plugin.migrations))
-            except MigrationError as ex:
-                self.registry.quarantine(name, "migrations", ex)
+            if plugin.migrations is not None:
+                try:
+                    applied += migrate(conninfo, find_migrations(name, plugin.migrations))
+                except MigrationError as ex:
+                    self.registry.quarantine(name, "migrations", ex)
         return tuple(applied)
 
-    def _check_startup(self) -> str:
-        if not self._prepared or not self._started:
+    # --- once per process -------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Open the pool and start background threads and plugins. After the fork."""
+        self.shared.stopping.clear()
+        self.db.open()
+        if self.watchdog is not None:
+            self.watchdog.start()
+        self.shared.datasets.start()
+        self.registry.start()
+        self.shared.requests.start()
+        self.is_started = True
+
+    def announce_stop(self) -> None:
+        """Announce that ``stop`` follows once the current requests are served: long responses should end."""
+        self.shared.stopping.set()
+
+    def stop(self) -> None:
+        """Undo ``start``, in reverse order."""
+        self.announce_stop()
+        self.is_started = False
+        self.shared.requests.stop()
+        self.registry.stop()
+        self.shared.datasets.stop()
+        if self.watchdog is not None:
+            self.watchdog.stop()
+        self.db.close()
+
+    # --- checks -----------------------------------------------------------------------------------------------------
+
+    def ensure_safe(self) -> None:
+        """Ensure that authentication is configured before listening.
+
+        Raises:
+            BootError: ``auth`` is ``open`` on an address beyond this machine, or ``required`` and no plugin
+                authenticates.
+        """
+        ensure_safe_bind(self.settings)
+        self.shared.authorizer.ensure_authenticator()
+
+    def check_startup(self) -> str:
+        """Check that the service is prepared and started.
+
+        Raises:
+            BootError: It is not.
+        """
+        if not self.is_prepared or not self.is_started:
             raise BootError("the service is still starting")
         return "migrated and started"
 
-    def _check_database(self) -> str:
-        self.shared.db.ping()
-        engine = self.shared.db.engine
+    def check_database(self) -> str:
+        """Check that the database answers.
+
+        Raises:
+            UnavailableError: It does not.
+        """
+        self.db.ping()
+        engine = self.db.engine
         return f"{engine.name} {engine.version}"
 
-    def _check_writes(self) -> None:
-        # Not critical: what is stored can be read meanwhile.
-        if self.shared.db.is_read_only():
+    def check_writes(self) -> None:
+        """Check that the database accepts writes.
+
+        Raises:
+            BootError: It is read-only.
+            UnavailableError: It does not answer.
+        """
+        if self.db.is_read_only():
             raise BootError("the database is read-only")
+
+
+# --- boot steps, in order -------------------------------------------------------------------------------------------
+
+
+def configure_database(service: Tiercel) -> None:
+    """Use the configured server, or else an embedded one with a watchdog. Nothing is started or connected yet."""
+    settings = service.settings.db
+    if settings.url is not None:
+        service.server = service.watchdog = None
+        service.db = Database(settings, settings.url.reveal(), embedded=False)
+    else:
+        service.server = EmbeddedServer(
+            service.settings.home, user=settings.embedded_user, options=settings.embedded_options
+        )
+        service.watchdog = EmbeddedWatchdog(service.server, service.log)
+        service.db = Database(settings, service.server.conninfo, embedded=True)
+
+
+def create_shared_services(service: Tiercel) -> None:
+    """Create what all plugins share. No thread is started yet."""
+    settings, log, db = service.settings, service.log, service.db
+    caches, applications = Caches(), Applications()
+    service.shared = SharedServices(
+        settings=settings,
+        db=db,
+        cache=caches,
+        log=log,
+        clock=service.clock,
+        requests=RequestFeed(log),
+        health=Health(settings.health.timeout_s),
+        authorizer=Authorizer(settings),
+        applications=applications,
+        jobs=Jobs(db, settings.jobs, log),
+        datasets=Datasets(db, settings, applications, caches, log, service.clock.now),
+    )
+
+
+def load_plugins(service: Tiercel) -> None:
+    """Import the enabled plugins."""
+    service.registry = Registry(service.configuration, service.shared, service.log)
+    service.registry.load()
+
+
+def decode_plugin_settings(service: Tiercel) -> None:
+    """Decode each plugin's table of the configuration, and reject keys that belong to none."""
+    service.registry.decode_settings()
+
+
+def register_applications(service: Tiercel) -> None:
+    """Collect the applications of the plugins."""
+    service.registry.collect(
+        "register_applications", Application, unique_name=lambda _, each: each.slug, validate=validate_slug
+    )
+
+
+def register_datasets(service: Tiercel) -> None:
+    """Collect the datasets of the plugins, and quarantine those that relate theirs to a dataset that does not exist."""
+    registry = service.registry
+    registry.collect("register_datasets", Dataset, unique_name=lambda _, each: each.name, validate=validate_dataset)
+    # A quarantined plugin takes its datasets with it, to which others may be related.
+    while wrong := find_wrong_relation(registry.contributions(Dataset)):
+        plugin, error = wrong
+        registry.quarantine(plugin, "register_datasets", error)
+
+
+def register_routes(service: Tiercel) -> None:
+    """Collect the routes of the plugins."""
+    service.registry.collect("register_routes", Route, validate=validate_route)
+
+
+def register_jobs(service: Tiercel) -> None:
+    """Collect the jobs of the plugins, and validate them and the configured schedules."""
+    registry, catalogue = service.registry, service.shared.jobs.catalogue
+    for plugin, job in registry.collect("register_jobs", Job, unique_name=lambda _, each: each.name):
+        try:
+            if plugin in registry.loaded:
+                catalogue.install(plugin, job)
+        except ValueError as ex:
+            registry.quarantine(plugin, "register_jobs", ex)
+    # The configuration may have schedules for jobs of plugins that are not loaded at the moment.
+    catalogue.refuse_unknown(registry.statuses.keys() - set(registry.loaded))
+
+
+def register_health_checks(service: Tiercel) -> None:
+    """Add the kernel's health checks, then those of the plugins."""
+    shared, registry = service.shared, service.registry
+    shared.health.add("startup", service.check_startup)
+    shared.health.add("database", service.check_database)
+    # What is stored can be read while the database is read-only.
+    shared.health.add("writes", service.check_writes, critical=False)
+    shared.health.add("plugins", registry.check_health, critical=False)
+    shared.health.add("jobs", shared.jobs.check_health, critical=False)
+    shared.health.add("datasets", shared.datasets.check, critical=False)
+    for plugin, check in registry.collect("register_health_checks", HealthCheck, unique_name=lambda _, each: each.name):
+        shared.health.install(plugin, check)
+
+
+def register_commands(service: Tiercel) -> None:
+    """Collect the commands of the plugins. Each plugin has a group, so only its own commands can have the same name."""
+    service.registry.collect(
+        "register_commands", Command, unique_name=lambda plugin, each: f"{plugin} {each.command.name}"
+    )
+    service.registry.ensure_unique_aliases()
+
+
+def mount_routes(service: Tiercel) -> None:
+    """Mount the kernel's routes and those of the plugins; quarantine plugins whose routes cannot be mounted."""
+    probes = HealthRoutes(service.shared.health, startup=("startup",)).routes()
+    while True:
+        routes = [*((KERNEL, route) for route in probes), *service.registry.contributions(Route)]
+        try:
+            mounted = expand_routes(routes)
+            service.falcon_app = _create_falcon_app(service, mounted)
+        except PluginError as ex:
+            # Mount the routes of the other plugins, on a new app.
+            service.registry.quarantine(ex.plugin, ex.hook, ex)
+        else:
+            service.shared.routes = mounted
+            return
+
+
+def _create_falcon_app(service: Tiercel, routes: tuple[MountedRoute, ...]) -> App:
+    app: App = falcon.App(request_type=Request, response_type=FalconResponse, middleware=[CompressionMiddleware()])
+    app.req_options.strip_url_path_trailing_slash = True
+    app.set_error_serializer(lambda *_: None)
+    ErrorHandlers(service.log, debug=service.settings.debug).install(app)
+    http = service.settings.http
+    limits = BodyLimits(http.max_body_bytes, http.max_decoded_bytes)
+    mount(app, routes, RequestPipeline(service.shared.authorizer, limits, service.shared.applications))
+    return app
+
+
+def install_applications(service: Tiercel) -> None:
+    """Make the applications of the loaded plugins available, unless a route hides one."""
+    applications = [application for _, application in service.registry.contributions(Application)]
+    ensure_no_shadowing(service.shared.routes, [application.slug for application in applications])
+    service.shared.applications.install(applications)
+
+
+def install_datasets(service: Tiercel) -> None:
+    """Make the datasets of the loaded plugins available."""
+    service.shared.datasets.install(dataset for _, dataset in service.registry.contributions(Dataset))
+
+
+def add_request_log(service: Tiercel) -> None:
+    """Wrap the Falcon app in the request log, which sees the final status of every response."""
+    log = service.log if service.settings.log.requests else None
+    service.wsgi_app = AccessLog(service.falcon_app, log, service.shared.requests)
+
+
+BOOT_STEPS: tuple[Callable[[Tiercel], None], ...] = (
+    configure_database,
+    create_shared_services,
+    load_plugins,
+    decode_plugin_settings,
+    # Each step calls one hook of every loaded plugin. A plugin that fails is quarantined: the next steps leave it out.
+    register_applications,
+    register_datasets,
+    register_routes,
+    register_jobs,
+    register_health_checks,
+    register_commands,
+    # Every plugin has registered or is quarantined: put the service together.
+    mount_routes,
+    install_applications,
+    install_datasets,
+    add_request_log,
+)

@@ -1,4 +1,4 @@
-"""Bounded caches of one process, each with a name and figures."""
+"""Bounded in-memory caches of one process, each with a name and statistics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ V = TypeVar("V")
 
 
 class CacheStats(msgspec.Struct, frozen=True):
-    """Figures of one cache since the process started."""
+    """Statistics of a cache since the process started. A cache is bounded either in items or in bytes."""
 
     items: int
     items_max: int | None
@@ -26,14 +26,14 @@ class CacheStats(msgspec.Struct, frozen=True):
 
 
 class Cache(Generic[K, V]):
-    """Keep the most recently used values, safe for threads.
+    """A least-recently-used cache that is bounded in items; thread-safe.
 
     Args:
-        items_max: Values beyond this number push out the least recently used.
+        items_max: The most values; a further one evicts the least recently used.
     """
 
     def __init__(self, items_max: int) -> None:
-        # In order of use, the latest last.
+        # Least recently used first.
         self._items: OrderedDict[K, V] = OrderedDict()
         self._items_max = items_max
         self._lock = threading.Lock()
@@ -45,7 +45,7 @@ class Cache(Generic[K, V]):
         return self.get_many((key,)).get(key)
 
     def get_many(self, keys: Iterable[K]) -> dict[K, V]:
-        """Return the values of the keys that are here."""
+        """Return the cached values of some keys, by key."""
         items = self._items
         found: dict[K, V] = {}
         misses = 0
@@ -62,7 +62,7 @@ class Cache(Generic[K, V]):
         return found
 
     def set(self, key: K, value: V) -> None:
-        """Keep a value."""
+        """Store a value."""
         with self._lock:
             self._items[key] = value
             self._items.move_to_end(key)
@@ -70,25 +70,26 @@ class Cache(Generic[K, V]):
                 self._items.popitem(last=False)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all values."""
         with self._lock:
             self._items.clear()
 
     def stats(self) -> CacheStats:
-        """Return the figures of this cache."""
+        """Return the statistics of this cache."""
         with self._lock:
             return CacheStats(len(self._items), self._items_max, self._hits, self._misses)
 
 
 class SizedCache:
-    """Keep the most recently used values, as many as fit into a number of bytes; safe for threads.
+    """A least-recently-used cache that is bounded in bytes; thread-safe.
 
     Args:
-        bytes_max: Values beyond this size in all push out the least recently used. One that is larger is not kept.
+        bytes_max: The most bytes; a further value evicts the least recently used. A value larger than this is not
+            cached.
     """
 
     def __init__(self, bytes_max: int) -> None:
-        # In order of use, the latest last: value, size and name. cachetools would take thrice the time for a look.
+        # Value, size and name; least recently used first. A look-up in a cache of cachetools takes three times as long.
         self._items: OrderedDict[Hashable, tuple[Any, int, str]] = OrderedDict()
         self._bytes_max = bytes_max
         self._size_bytes = 0
@@ -108,13 +109,14 @@ class SizedCache:
             return found[0]
 
     def set(self, key: Hashable, value: object, size_bytes: int, name: str) -> None:
-        """Keep a value.
+        """Store a value.
 
         Args:
-            key: Finds it again.
-            value: What to keep.
-            size_bytes: What it takes, key included, near enough.
-            name: Under which people know it, such as ``club_data_skyflow_hero-metrics.json``. Need not be unique.
+            key: Key of the value.
+            value: The value.
+            size_bytes: Approximate size of key and value.
+            name: Name for people, such as ``shop_data_acme_products.json``, by which ``clear`` finds it. Need not be
+                unique.
         """
         with self._lock:
             self._remove(key)
@@ -126,15 +128,15 @@ class SizedCache:
                 self._remove(next(iter(self._items)))
 
     def clear(self, pattern: str = "*") -> int:
-        """Forget values whose names match a pattern, as ``club_*``; return how many."""
+        """Remove the values whose names match a shell pattern, such as ``shop_*``; return how many."""
         with self._lock:
-            gone = [key for key, (_, _, name) in self._items.items() if fnmatchcase(name, pattern)]
-            for key in gone:
+            matching = [key for key, (_, _, name) in self._items.items() if fnmatchcase(name, pattern)]
+            for key in matching:
                 self._remove(key)
-            return len(gone)
+            return len(matching)
 
     def names(self) -> dict[str, int]:
-        """Return how many bytes are kept under each name."""
+        """Return the bytes that are cached under each name."""
         sizes: dict[str, int] = {}
         with self._lock:
             for _, size_bytes, name in self._items.values():
@@ -142,65 +144,73 @@ class SizedCache:
         return sizes
 
     def stats(self) -> CacheStats:
-        """Return the figures of this cache."""
+        """Return the statistics of this cache."""
         with self._lock:
             return CacheStats(len(self._items), None, self._hits, self._misses, self._size_bytes, self._bytes_max)
 
     def _remove(self, key: Hashable) -> None:
-        gone = self._items.pop(key, None)
-        if gone is not None:
-            self._size_bytes -= gone[1]
+        removed = self._items.pop(key, None)
+        if removed is not None:
+            self._size_bytes -= removed[1]
 
 
 class Caches:
-    """The caches of one process by name."""
+    """The caches of one process, by name."""
 
     def __init__(self) -> None:
         self._caches: dict[str, Cache[Hashable, object] | SizedCache] = {}
 
     def create(self, name: str, items_max: int) -> Cache[K, V]:
-        """Make a cache.
-
-        Raises:
-            ValueError: There is one of that name.
-        """
-        if name in self._caches:
-            raise ValueError(f"cache {name!r} exists")
-        made: Cache[K, V] = Cache(items_max)
-        self._caches[name] = made  # type: ignore[assignment]
-        return made
-
-    def create_sized(self, name: str, bytes_max: int) -> SizedCache:
-        """Make a cache that is bounded in bytes.
-
-        Raises:
-            ValueError: There is one of that name.
-        """
-        if name in self._caches:
-            raise ValueError(f"cache {name!r} exists")
-        made = self._caches[name] = SizedCache(bytes_max)
-        return made
-
-    def clear(self, pattern: str = "*") -> int:
-        """Forget values by name: whole caches whose name matches, and named values in sized ones.
+        """Create a cache that is bounded in items.
 
         Args:
-            pattern: As ``club_*``.
+            name: Name of the cache, in statistics and for ``clear``.
+            items_max: The most values.
+
+        Raises:
+            ValueError: There is a cache of this name.
+        """
+        if name in self._caches:
+            raise ValueError(f"cache {name!r} exists")
+        created: Cache[K, V] = Cache(items_max)
+        self._caches[name] = created  # type: ignore[assignment]
+        return created
+
+    def create_sized(self, name: str, bytes_max: int) -> SizedCache:
+        """Create a cache that is bounded in bytes.
+
+        Args:
+            name: Name of the cache, in statistics and for ``clear``.
+            bytes_max: The most bytes.
+
+        Raises:
+            ValueError: There is a cache of this name.
+        """
+        if name in self._caches:
+            raise ValueError(f"cache {name!r} exists")
+        created = self._caches[name] = SizedCache(bytes_max)
+        return created
+
+    def clear(self, pattern: str = "*") -> int:
+        """Remove all values of the caches whose name matches, and in sized caches the values whose name matches.
+
+        Args:
+            pattern: Shell pattern, such as ``shop_*``.
 
         Returns:
-            How many values went.
+            How many values were removed.
         """
-        gone = 0
+        removed = 0
         for name, cache in self._caches.items():
             if isinstance(cache, SizedCache):
-                gone += cache.clear("*" if fnmatchcase(name, pattern) else pattern)
+                removed += cache.clear("*" if fnmatchcase(name, pattern) else pattern)
             elif fnmatchcase(name, pattern):
-                gone += cache.stats().items
+                removed += cache.stats().items
                 cache.clear()
-        return gone
+        return removed
 
     def names(self) -> dict[str, int]:
-        """Return how many bytes the sized caches keep under each name."""
+        """Return the bytes that are cached under each name in sized caches."""
         sizes: dict[str, int] = {}
         for cache in self._caches.values():
             if isinstance(cache, SizedCache):
@@ -208,14 +218,14 @@ class Caches:
         return sizes
 
     def stats(self) -> dict[str, CacheStats]:
-        """Return the figures of every cache by name."""
+        """Return the statistics of every cache, by name."""
         return {name: cache.stats() for name, cache in self._caches.items()}
 
     def check(self) -> None:
-        """Write and read back one value in every cache's mechanism.
+        """Check that a value which is stored in a cache can be read back.
 
         Raises:
-            RuntimeError: What was written did not come back.
+            RuntimeError: It cannot.
         """
         probe: Cache[str, float] = Cache(1)
         probe.set("probe", 1.0)

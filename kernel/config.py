@@ -1,34 +1,178 @@
-"""Decode every source of settings into Structs, and remember which source won."""
+"""Configuration: read the environment, ``.env`` and the TOML files, and decode them into Structs of settings.
+
+A key has the value of the first of these sources that sets it: an environment variable, a variable in ``.env``, the
+user's TOML file, the ``tiercel.toml`` that ships with the package (which lists the plugins), the default of its Struct.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+import tomllib
+from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import msgspec
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
+from dotenv import dotenv_values
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from kernel.conversion import allowed, base_type, convert_one, is_sequence, nested_struct, struct_fields
+from kernel.conversion import base_type, convert_value, describe_type, is_sequence, nested_struct, struct_fields
 from kernel.errors import ConfigError
 from kernel.settings import Secret, Settings, dec_hook
-from kernel.sources import PREFIX, EnvironmentSource, FileSource, dotenv, environment, toml
 
 T = TypeVar("T", bound=msgspec.Struct)
 KeyPath = tuple[str, ...]
-KERNEL = "kernel"
+
+PREFIX = "TIERCEL_"
+CONFIG_VARIABLE = "TIERCEL_CONFIG"
+CONFIG_FILE = Path("config/tiercel.toml")
 MASK = "***"
+DEFAULT_ORIGIN = "default"
+# With the prefix, but no settings: the path of the TOML file, and what configures the project's own tests.
+_NOT_SETTINGS = (CONFIG_VARIABLE, "TIERCEL_TEST_")
+
+_PACKAGE = Path(__file__).parent
+# A wheel carries a copy of config/ inside the package; a source checkout has it beside.
+_SHIPPED_FOLDERS = (_PACKAGE / "_config", _PACKAGE.parent / "config")
+# The keys that the shipped file sets. All others are commented out there: their Structs have the defaults.
+_SHIPPED_KEYS = ("plugins", "required")
+
+_POSTGRES_VARIABLES = {
+    "POSTGRES_HOST": "host",
+    "POSTGRES_PORT": "port",
+    "POSTGRES_DB": "dbname",
+    "POSTGRES_USER": "user",
+    "POSTGRES_PASSWORD": "password",
+    "DB_SSLMODE": "sslmode",
+}
+
+
+# --- sources --------------------------------------------------------------------------------------------------------
+
+
+class EnvironmentSource(msgspec.Struct, frozen=True):
+    """Variables of the process or of ``.env``, and those that are composed of several others.
+
+    Args:
+        place: ``environment``, or the path of the file.
+        values: Text by variable name.
+        composed_of: For a composed variable, the names of the variables that were set.
+    """
+
+    place: str
+    values: Mapping[str, str]
+    composed_of: Mapping[str, str] = {}
+
+    def origin(self, name: str) -> str:
+        """Return where the value of a variable comes from, for people."""
+        return f"{self.place} {self.composed_of.get(name, name)}"
+
+    def own_names(self) -> list[str]:
+        """Return the names that can only be meant for Tiercel."""
+        return [name for name in self.values if name.startswith(PREFIX) and not name.startswith(_NOT_SETTINGS)]
+
+
+class FileSource(msgspec.Struct, frozen=True):
+    """Values of a TOML file.
+
+    Args:
+        place: The path of the file as people write it.
+        values: Its keys and tables.
+    """
+
+    place: str
+    values: Mapping[str, Any]
+
+    def find(self, path: KeyPath) -> Any:
+        """Return the value at a path of keys; None if the file does not set it."""
+        value: Any = self.values
+        for part in path:
+            if not isinstance(value, Mapping) or part not in value:
+                return None
+            value = value[part]
+        return value
+
+
+def read_environment(values: Mapping[str, str], place: str = "environment") -> EnvironmentSource:
+    """Make a source of environment variables.
+
+    Where older deployments spread a setting over several variables, it is composed of them: ``POSTGRES_HOST`` and its
+    siblings make ``DATABASE_URL``, ``WEB_PORT`` makes ``TIERCEL_BIND``.
+    """
+    composed: dict[str, str] = {}
+    composed_of: dict[str, str] = {}
+    if values.get("POSTGRES_HOST") or values.get("POSTGRES_DB"):
+        names = [name for name in _POSTGRES_VARIABLES if values.get(name)]
+        composed["DATABASE_URL"] = make_conninfo("", **{_POSTGRES_VARIABLES[name]: values[name] for name in names})
+        composed_of["DATABASE_URL"] = ", ".join(names)
+    if values.get("WEB_PORT"):
+        composed["TIERCEL_BIND"] = f"127.0.0.1:{values['WEB_PORT']}"
+        composed_of["TIERCEL_BIND"] = "WEB_PORT"
+    # A variable that is set wins over the composed one; an empty one counts as unset.
+    composed = {name: value for name, value in composed.items() if not values.get(name)}
+    return EnvironmentSource(place, {**values, **composed}, {name: composed_of[name] for name in composed})
+
+
+def read_dotenv(directory: Path) -> EnvironmentSource:
+    """Read the ``.env`` of a directory; an empty source if there is none."""
+    path = directory / ".env"
+    if not path.is_file():
+        return EnvironmentSource(str(path), {})
+    pairs = dotenv_values(path, interpolate=False)
+    return read_environment({name: value for name, value in pairs.items() if value is not None}, ".env")
+
+
+def read_user_file(environments: Sequence[EnvironmentSource], directory: Path) -> FileSource:
+    """Read the TOML file that ``TIERCEL_CONFIG`` names, or ``config/tiercel.toml`` of a directory if it exists.
+
+    Raises:
+        ConfigError: The named file is missing, or the file cannot be read or parsed.
+    """
+    named = next((name for source in environments if (name := source.values.get(CONFIG_VARIABLE))), None)
+    path = directory / (named or CONFIG_FILE)
+    if not named and not path.is_file():
+        return FileSource(str(CONFIG_FILE), {})
+    return _read_toml(path, place=named or str(CONFIG_FILE))
+
+
+@cache
+def read_shipped_file() -> FileSource:
+    """Read from the ``tiercel.toml`` that ships with the package which plugins are enabled and required by default.
+
+    Raises:
+        ConfigError: The installation is damaged: the file is missing, or cannot be parsed.
+    """
+    path = shipped_folder() / CONFIG_FILE.name
+    values = _read_toml(path, place=str(path)).values
+    return FileSource(DEFAULT_ORIGIN, {key: values[key] for key in _SHIPPED_KEYS if key in values})
+
+
+def shipped_folder() -> Path:
+    """Return the folder of the configuration files that ship with the package."""
+    return next((folder for folder in _SHIPPED_FOLDERS if folder.is_dir()), _SHIPPED_FOLDERS[-1])
+
+
+def _read_toml(path: Path, place: str) -> FileSource:
+    try:
+        return FileSource(place, tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError) as ex:
+        raise ConfigError([f"{place}: cannot be read: {ex}"]) from ex
+    except tomllib.TOMLDecodeError as ex:
+        raise ConfigError([f"{place}: is not valid TOML: {ex}"]) from ex
+
+
+# --- decoding -------------------------------------------------------------------------------------------------------
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One key of the settings as it came out.
+    """The effective value of a key.
 
     Args:
         key: Dotted path, such as ``db.pool_max``.
         value: For people; secrets are masked.
-        origin: The source that won: ``environment DATABASE_URL``, ``config/tiercel.toml``, ``default`` ...
+        origin: The source that set it: ``environment DATABASE_URL``, ``config/tiercel.toml``, ``default`` ...
     """
 
     key: str
@@ -36,109 +180,123 @@ class Entry(msgspec.Struct, frozen=True):
     origin: str
 
 
+class _Found(msgspec.Struct, frozen=True):
+    """A value that a source has for a key. Text of the environment is converted leniently, values of TOML strictly."""
+
+    raw: Any
+    origin: str
+    strict: bool
+
+
 class Configuration:
-    """All sources of settings. Decodes the kernel's keys at once and a plugin's table on demand.
+    """All sources of settings. Decodes the kernel's settings at once, and the table of a plugin on demand.
 
     Args:
-        environments: Variables, the most important source first.
-        file: The TOML file.
+        environments: Sources of variables, in order of precedence.
+        file: The user's TOML file.
+        defaults: The keys that the shipped TOML file sets.
 
     Raises:
-        ConfigError: Keys or values of the kernel are wrong; each is named with its place and type.
+        ConfigError: Keys or values of the kernel's settings are wrong; each is named with its place and expected type.
     """
 
-    def __init__(self, environments: tuple[EnvironmentSource, ...], file: FileSource) -> None:
+    def __init__(
+        self, environments: Sequence[EnvironmentSource], file: FileSource, defaults: FileSource | None = None
+    ) -> None:
         self._environments = environments
         self._file = file
+        self._defaults = defaults or FileSource(DEFAULT_ORIGIN, {})
         self._entries: dict[str, Entry] = {}
-        self._known: set[str] = set()
+        self._known_variables: set[str] = set()
         self._problems: list[str] = []
         self._written_secrets: list[str] = []
         self.settings = self._decode(Settings, ())
-        self._refuse()
+        self._raise_problems()
 
     def table(self, name: str, kind: type[T]) -> T:
-        """Decode the table of a plugin with the plugin's own Struct.
+        """Decode the table of a plugin into the plugin's own Struct.
 
         Raises:
             ConfigError: Keys or values are wrong.
         """
         table = self._decode(kind, (name,))
-        self._refuse()
+        self._raise_problems()
         return table
 
     def entries(self) -> tuple[Entry, ...]:
-        """Return every decoded key with its value and the source that won, in order of decoding."""
+        """Return every decoded key with its value and origin, in order of decoding."""
         return tuple(self._entries.values())
 
     def written_secrets(self) -> tuple[str, ...]:
-        """Return the keys of secrets that stand in the TOML file, each with its place."""
+        """Return the secrets that the TOML file contains, as ``key in file``."""
         return tuple(f"{key} in {self._file.place}" for key in self._written_secrets)
 
     def plugin_tables(self) -> set[str]:
         """Return the names of tables that are not the kernel's, in the file or in variables like ``TIERCEL_X__KEY``."""
-        variables = [variable for source in self._environments for variable in source.canonical()]
-        return self._file_tables() | ({_table_of(name) for name in variables} - {""} - struct_fields(Settings).keys())
+        variables = [variable for source in self._environments for variable in source.own_names()]
+        in_environment = {_table_of(variable) for variable in variables} - {""} - struct_fields(Settings).keys()
+        return self._tables_in_file() | in_environment
 
-    def refuse_unknown(self, tables: Collection[str], problems: Collection[str] = ()) -> None:
-        """Refuse keys that no Struct decoded, except in the given tables of plugins that are switched off.
+    def ensure_known_keys(self, tables: Collection[str], problems: Collection[str] = ()) -> None:
+        """Ensure that every key was decoded or belongs to one of some tables.
 
         Args:
-            tables: Names of tables that are known or tolerated.
-            problems: What else is wrong, so that one error names everything.
+            tables: Names of tables that plugins decoded, or that belong to plugins which are not loaded.
+            problems: Further problems, so that one error names all of them.
 
         Raises:
-            ConfigError: There are such keys or problems; each is named with its place.
+            ConfigError: There are unknown keys or further problems; each is named with its place.
         """
         self._problems += problems
-        for name in sorted(self._file_tables() - set(tables)):
-            self._problems.append(f"{self._file.place}: {name}: unknown key; no plugin takes a table of that name")
+        for name in sorted(self._tables_in_file() - set(tables)):
+            self._problems.append(f"{self._file.place}: {name}: unknown key; no plugin has a table of this name")
         for source in self._environments:
-            for variable in source.canonical():
-                if variable not in self._known and _table_of(variable) not in tables:
+            for variable in source.own_names():
+                if variable not in self._known_variables and _table_of(variable) not in tables:
                     self._problems.append(f"{source.place} {variable}: unknown setting")
-        self._refuse()
+        self._raise_problems()
 
-    def _file_tables(self) -> set[str]:
+    def _tables_in_file(self) -> set[str]:
         return set(self._file.values) - struct_fields(Settings).keys()
 
-    def _refuse(self) -> None:
+    def _raise_problems(self) -> None:
         problems, self._problems = self._problems, []
         if problems:
             raise ConfigError(problems)
 
     def _decode(self, kind: type[T], prefix: KeyPath) -> T:
-        self._unknown_in_file(kind, prefix)
+        self._collect_unknown_in_file(kind, prefix)
         values: dict[str, Any] = {}
         for name, field in struct_fields(kind).items():
             path = (*prefix, name)
+            key = ".".join(path)
             inner = nested_struct(field.type)
             if inner is not None:
                 values[field.name] = self._decode(inner, path)
                 continue
             found = self._find(path, field.type)
-            if found is None:
-                if field.required:
-                    self._problems.append(f"{'.'.join(path)}: is needed ({allowed(field.type)})")
-                    continue
-                value = field.default_factory() if callable(field.default_factory) else field.default
-                origin = "default"
-            else:
-                raw, origin, strict = found
+            if found is not None:
+                origin = found.origin
                 try:
-                    value = _converted(raw, field.type, strict=strict)
+                    value = _convert(found, field.type)
                 except ValueError as ex:
-                    self._problems.append(f"{origin}: {'.'.join(path)}: {ex}")
+                    self._problems.append(f"{origin}: {key}: {ex}")
                     continue
                 if isinstance(value, Secret):
-                    self._look_at_secret(".".join(path), value, origin)
+                    self._note_secret(key, value, origin)
+            elif field.required:
+                self._problems.append(f"{key}: is required ({describe_type(field.type)})")
+                continue
+            else:
+                origin = DEFAULT_ORIGIN
+                value = field.default_factory() if callable(field.default_factory) else field.default
             values[field.name] = value
-            self._entries[".".join(path)] = Entry(".".join(path), _shown(value), origin)
-        # With problems on record nobody gets to see this object: _refuse raises first.
-        return self._make(kind, values, prefix) if not self._problems else cast("T", None)
+            self._entries[key] = Entry(key, _display(value), origin)
+        # If there are problems, the caller raises them instead of returning this object.
+        return self._construct(kind, values, prefix) if not self._problems else cast("T", None)
 
-    def _make(self, kind: type[T], values: Mapping[str, Any], prefix: KeyPath) -> T:
-        """Make a table; one that checks itself in ``__post_init__`` begins its message with the key it is about."""
+    def _construct(self, kind: type[T], values: Mapping[str, Any], prefix: KeyPath) -> T:
+        """Make a table; the message of one that validates itself in ``__post_init__`` starts with the key at fault."""
         try:
             return kind(**values)
         except ValueError as ex:
@@ -148,28 +306,27 @@ class Configuration:
             self._problems.append(f"{entry.origin}: {path}: {reason}" if entry else f"{'.'.join(prefix)}: {ex}")
             return cast("T", None)
 
-    def _find(self, path: KeyPath, annotation: Any) -> tuple[Any, str, bool] | None:
-        names = (PREFIX + "__".join(path).upper(), *_aliases(annotation))
-        self._known.update(names)
+    def _find(self, path: KeyPath, annotation: Any) -> _Found | None:
+        names = (PREFIX + "__".join(path).upper(), *_alias_variables(annotation))
+        self._known_variables.update(names)
         for source in self._environments:
             for name in names:
-                # Compose files and templates of .env set to nothing what they mean to leave alone.
+                # Compose files and templates of .env set variables to nothing that they mean to leave unset; only a
+                # list can be empty.
                 if source.values.get(name) or (name in source.values and is_sequence(annotation)):
-                    return source.values[name], source.origin(name), False
-        table: Any = self._file.values
-        for part in path[:-1]:
-            table = table.get(part, {})
-            if not isinstance(table, Mapping):
-                return None
-        return (table[path[-1]], self._file.place, True) if path[-1] in table else None
+                    return _Found(source.values[name], source.origin(name), strict=False)
+        for file in (self._file, self._defaults):
+            raw = file.find(path)
+            if raw is not None:
+                return _Found(raw, file.place, strict=True)
+        return None
 
-    def _unknown_in_file(self, kind: type[msgspec.Struct], path: KeyPath) -> None:
+    def _collect_unknown_in_file(self, kind: type[msgspec.Struct], path: KeyPath) -> None:
         if not path:
-            return  # the top level also holds tables of plugins; see refuse_unknown
-        table: Any = self._file.values
-        for part in path:
-            # What is no table is named where it stands, once.
-            table = table.get(part, {}) if isinstance(table, Mapping) else {}
+            return  # the top level also holds the tables of plugins; see ensure_known_keys
+        table = self._file.find(path)
+        if table is None:
+            return
         where = f"{self._file.place}: {'.'.join(path)}"
         if not isinstance(table, Mapping):
             self._problems.append(f"{where}: Expected a table, got {table!r:.120}.")
@@ -177,80 +334,76 @@ class Configuration:
         for name in table.keys() - struct_fields(kind).keys():
             self._problems.append(f"{where}.{name}: unknown key; there are {', '.join(struct_fields(kind))}")
 
-    def _look_at_secret(self, key: str, value: Secret, origin: str) -> None:
-        is_secret = self._check_url(value, origin) if key == "db.url" else True
+    def _note_secret(self, key: str, value: Secret, origin: str) -> None:
+        is_secret = self._has_password(value, origin) if key == "db.url" else True
         if is_secret and origin == self._file.place:
             self._written_secrets.append(key)
 
-    def _check_url(self, url: Secret, origin: str) -> bool:
-        """Refuse what is no URL; else tell whether a password is in it."""
+    def _has_password(self, url: Secret, origin: str) -> bool:
         if url.reveal().startswith("sqlite"):
-            self._problems.append(f"{origin}: there is no SQLite here; leave db.url unset for the embedded PostgreSQL")
+            self._problems.append(f"{origin}: SQLite is not supported; leave db.url unset for the embedded PostgreSQL")
             return False
         try:
             return "password" in conninfo_to_dict(url.reveal())
         except psycopg.ProgrammingError:
-            # psycopg's message repeats the text, password and all.
+            # psycopg's message contains the whole text, password included.
             self._problems.append(f"{origin}: db.url: Expected postgresql://user:password@host:port/database.")
             return False
 
 
-def _converted(raw: Any, annotation: Any, *, strict: bool) -> Any:
+def load(environ: Mapping[str, str] | None = None, directory: Path | None = None) -> Configuration:
+    """Load the configuration of a service.
+
+    Args:
+        environ: Environment variables; those of the process by default.
+        directory: Where to look for ``.env`` and ``config/``; the working directory by default.
+
+    Raises:
+        ConfigError: A source cannot be read, or holds a wrong key or value.
+    """
+    folder = directory or Path.cwd()
+    environments = (read_environment(os.environ if environ is None else environ), read_dotenv(folder))
+    return Configuration(environments, read_user_file(environments, folder), read_shipped_file())
+
+
+def _convert(found: _Found, annotation: Any) -> Any:
     try:
-        return convert_one(raw, annotation, strict=strict, dec_hook=dec_hook)
+        return convert_value(found.raw, annotation, strict=found.strict, dec_hook=dec_hook)
     except ValueError:
         if base_type(annotation) is Secret:
-            # The usual message repeats the value.
-            raise ValueError(f"Expected str, got {type(raw).__name__}.") from None
-        if isinstance(raw, dict):
-            # So may a table hold secrets: say where in it, and not what.
-            reason = _misfit(raw, annotation, strict=strict)
+            # The usual message contains the value.
+            raise ValueError(f"Expected str, got {type(found.raw).__name__}.") from None
+        if isinstance(found.raw, dict):
+            # A table may contain secrets: name the place inside it, and not the value.
+            reason = _describe_misfit(found, annotation)
             raise ValueError(f"{reason}.") from None  # noqa: TRY004 - the value of a setting is wrong, not an argument
         raise
 
 
-def _misfit(raw: Mapping[str, Any], annotation: Any, *, strict: bool) -> str:
+def _describe_misfit(found: _Found, annotation: Any) -> str:
     try:
-        msgspec.convert(raw, annotation, strict=strict, dec_hook=dec_hook)
+        msgspec.convert(found.raw, annotation, strict=found.strict, dec_hook=dec_hook)
     except msgspec.ValidationError as ex:
         return str(ex).replace("`", "")
     return "Expected another table"
 
 
 def _table_of(variable: str) -> str:
-    head, parts, _ = variable.removeprefix(PREFIX).lower().partition("__")
-    return head if parts else ""
+    head, separator, _ = variable.removeprefix(PREFIX).lower().partition("__")
+    return head if separator else ""
 
 
-def _aliases(annotation: Any) -> tuple[str, ...]:
+def _alias_variables(annotation: Any) -> tuple[str, ...]:
+    """Return the further variables that ``env(...)`` names for a key."""
     for meta in getattr(annotation, "__metadata__", ()):
         if isinstance(meta, msgspec.Meta) and meta.extra and "env" in meta.extra:
             return tuple(meta.extra["env"])
     return ()
 
 
-def _shown(value: object) -> str:
+def _display(value: object) -> str:
     if isinstance(value, Secret):
         return MASK
     if isinstance(value, tuple):
         return ", ".join(str(part) for part in value)
     return str(value)
-
-
-def load(
-    environ: Mapping[str, str] | None = None,
-    directory: Path | None = None,
-) -> Configuration:
-    """Read the environment, ``.env`` and the TOML file, in that order of importance.
-
-    Args:
-        environ: The process's environment by default.
-        directory: Where ``.env`` and ``config/`` are looked for; the working directory by default.
-
-    Raises:
-        ConfigError: A source cannot be read, or holds a wrong key or value.
-    """
-    here = directory or Path.cwd()
-    process = environment(os.environ if environ is None else environ)
-    local = dotenv(here)
-    return Configuration((process, local), toml(process, local, here))

@@ -1,4 +1,4 @@
-"""The frozen Structs that plugins return from their hooks."""
+"""The frozen Structs that plugins return from their hooks, and the ``route`` decorator."""
 
 from __future__ import annotations
 
@@ -10,29 +10,32 @@ import msgspec
 if TYPE_CHECKING:
     import click
 
+# Who may use a route: everybody, senders of events, readers, writers, or staff.
 Policy = Literal["public", "ingest", "read", "write", "staff"]
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Handler = Callable[..., Any]
+# A pure function that returns the items which an application may see.
 Filter = Callable[[Sequence[Any]], Sequence[Any]]
+# Raises if something is not healthy; returns a detail for people, or None.
 Probe = Callable[[], str | None]
 H = TypeVar("H", bound=Handler)
 _ROUTE = "__tiercel_route__"
 
 
 class Contract(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of what hooks return: frozen, given by name."""
+    """Base of the Structs that hooks return: frozen, with keyword arguments only."""
 
 
 class Application(Contract, frozen=True):
-    """An application: a filtered view of the data everybody shares.
+    """An application: a filtered view of the shared data.
 
     Args:
-        slug: Its segment in URLs, such as ``skyflow``.
-        name: For people.
-        features: The features it knows.
-        filters: By name of a dataset, or another of its filter keys, a pure function from items to items. A missing one
-            shows everything.
-        services: The services whose request logs belong to it.
+        slug: Its segment in URLs, such as ``acme``.
+        name: Name for people.
+        features: Slugs of the features it has.
+        filters: By name of a dataset, or another of its filter keys, a pure function from items to items. Without one,
+            the application sees all items.
+        services: Services whose request logs belong to the application.
     """
 
     slug: str
@@ -43,19 +46,19 @@ class Application(Contract, frozen=True):
 
 
 class Dataset(Contract, frozen=True):
-    """A kind of data that a plugin publishes.
+    """A kind of data that a plugin publishes as a whole, in versions.
 
     Args:
         name: Unique over all plugins.
-        item: The Struct of one item.
+        item: The Struct of an item.
         key: The field that identifies an item.
-        order: Fields by which items are sorted; a leading ``-`` turns one around. The key decides between equals.
-        filter_keys: Further names under which an application's filters may speak of it, such as ``tier``. Its name
-            and ``<name>_filter`` always do.
-        file: How the file is called that ``tiercel data export`` writes; ``<name>.json`` by default. A field in braces,
-            as in ``{feature}-most-present.json``, makes one file for each of its values.
-        relations: Fields that hold keys of other datasets, with the names of those: ``{"tags": "tags"}``. Such a field
-            is a text, a text or None, or a tuple of texts. Routes put the items in their place: ``?include=tags``.
+        order: Fields to sort items by; a leading ``-`` sorts descending. Ties are broken by the key.
+        filter_keys: Further keys by which an application's filters may refer to the dataset, such as ``product``. Its
+            name and ``<name>_filter`` always work.
+        file: File name for ``tiercel data export``; ``<name>.json`` by default. A field in braces, as in
+            ``{shop}-products.json``, writes one file for each value of the field.
+        relations: Fields that hold keys of items in other datasets, with the names of those datasets: ``{"tags":
+            "tags"}``. Such a field is a str, a str or None, or a tuple of str. ``?include=tags`` embeds the items.
     """
 
     name: str
@@ -67,7 +70,7 @@ class Dataset(Contract, frozen=True):
     relations: Mapping[str, str] = {}
 
     def __hash__(self) -> int:
-        # Unique, and relations have no hash.
+        # The name is unique; relations are not hashable.
         return hash(self.name)
 
 
@@ -87,7 +90,7 @@ class Route(Contract, frozen=True):
     status or headers; or a ``StreamingResponse``. It raises an ``ApiError`` to answer with an error.
 
     Args:
-        path: Such as ``/api/requests/{id}/``. It works with and without the trailing slash.
+        path: Such as ``/api/products/{id}/``. It works with and without the trailing slash.
         handler: A function or bound method; or, with method None, a Falcon resource for full control.
         policy: Who may use it: everybody, senders of events, readers, writers or staff.
         method: GET answers HEAD as well.
@@ -95,7 +98,7 @@ class Route(Contract, frozen=True):
         menu: Label under which it is listed; None leaves it out.
         logged: False leaves it out of the access log and its subscribers; meant for probes.
         per_application: Serve it for each application as well, whose slug follows ``/public/``:
-            ``/trace/public/tiers/`` and ``/trace/public/{application}/tiers/``.
+            ``/shop/public/products/`` and ``/shop/public/{application}/products/``.
         query: The Struct of the query string, for a handler that serves several routes and annotates ``query`` with a
             base class of theirs. By default that annotation.
         path_types: The types of path parameters by name, for a handler that serves several routes and takes those that
@@ -167,7 +170,7 @@ def collect_routes(*handlers: Handler) -> list[Route]:
         handlers: Functions or bound methods.
 
     Raises:
-        TypeError: One of them is not decorated.
+        TypeError: A handler is not decorated.
     """
     for handler in handlers:
         if not hasattr(handler, _ROUTE):
@@ -179,18 +182,17 @@ class Job(Contract, frozen=True):
     """Work that runs outside requests: an export, a refresh, maintenance.
 
     Args:
-        name: Unique over all plugins, such as ``club.refresh``.
-        run: Called with the ``Run`` and, if it has parameters, the decoded Struct of them. What it returns is kept as
-            JSON.
-        parameters: The Struct of its parameters; None if it has none.
-        schedule: Cron expression of five fields, UTC, or ``every 15m`` (s, m, h, d); None runs it on demand only.
-            ``[jobs.schedules]`` of the configuration overrides it.
-        soft_timeout_s: After this the run is asked to stop: its next ``check`` or ``progress`` raises.
-        timeout_s: After this its process is killed.
-        lock: Jobs with one lock never run at the same time; the job's name by default. May name parameters in braces:
-            ``refresh-{source}``. One that waits is not queued a second time.
-        retries: How often a run that failed is tried again; one that raised a ``JobError`` says itself whether to.
-        retry_wait_s: Before the first retry; doubles with each.
+        name: Unique over all plugins, such as ``shop.refresh``.
+        run: Called with the ``Run`` and, if the job has parameters, their Struct. Its result is stored as JSON.
+        parameters: The Struct of the parameters; None if there are none.
+        schedule: Cron expression of five fields, UTC, or an interval such as ``every 15m`` (s, m, h, d); None runs the
+            job on demand only. ``[jobs.schedules]`` in the configuration overrides it.
+        soft_timeout_s: Run time after which the run is asked to stop: its next ``check`` or ``progress`` raises.
+        timeout_s: Run time after which the process of the run is killed.
+        lock: Jobs with the same lock never run at the same time; the name of the job by default. May contain parameters
+            in braces: ``refresh-{source}``. While a job is queued, another of the same lock is not queued again.
+        retries: How often a failed run is tried again; a ``JobError`` decides for itself.
+        retry_wait_s: Wait before the first retry; doubles with each.
     """
 
     name: str
@@ -226,9 +228,9 @@ class Command(Contract, frozen=True):
     """A command under ``tiercel <plugin>``.
 
     Args:
-        command: Runs with the database open and migrated.
-        demo: Arguments with which ``tiercel up`` runs it to fill an empty service; None leaves it alone.
-        alias: A further name, right under ``tiercel`` and not listed: for scripts that are older than the plugin.
+        command: The command. It runs with the database open and migrated.
+        demo: Arguments with which ``tiercel up`` runs it to create demo data; None if it creates none.
+        alias: A further name directly under ``tiercel``, not listed in help; for scripts that predate the plugin.
     """
 
     command: click.Command

@@ -1,6 +1,6 @@
-"""Convert field by field, so that one answer names every wrong field.
+"""Convert values to the types of Struct fields, one field at a time, so that one error names every wrong field.
 
-msgspec stops at the first problem. That is what the fast path wants; whoever made the mistakes wants all of them.
+msgspec stops at the first problem. That suits the fast path; whoever has to correct the input wants to see all of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DecHook = Callable[[type, Any], Any]
 
 REQUIRED = "This field is required."
 UNKNOWN = "Unknown field."
-# Python takes any character between date and time; an offset right after a date would become a time of day.
+# Python accepts any character between date and time; an offset directly after a date would become a time of day.
 _TIME = re.compile(r"(?P<date>[0-9W-]+)(?:[Tt ](?P<time>.+))?", re.DOTALL)
 # In a URL, an unescaped "+" of an offset arrives as a blank.
 _BLANK_OFFSET = re.compile(r"(?<=\d) (?=\d\d(?::?\d\d)?$)")
@@ -30,12 +30,12 @@ _BLANK_OFFSET = re.compile(r"(?<=\d) (?=\d\d(?::?\d\d)?$)")
 
 @cache
 def struct_fields(kind: type[msgspec.Struct]) -> dict[str, FieldInfo]:
-    """Return the fields of a Struct by the name they have on the wire."""
+    """Return the fields of a Struct by their encoded names."""
     return {field.encode_name: field for field in msgspec.structs.fields(kind)}
 
 
 def base_type(annotation: Any) -> Any:
-    """Return the type behind ``Annotated`` and ``X | None``."""
+    """Return the type inside ``Annotated`` and ``X | None``."""
     if typing.get_origin(annotation) is typing.Annotated:
         return base_type(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
@@ -46,41 +46,41 @@ def base_type(annotation: Any) -> Any:
 
 
 def is_sequence(annotation: Any) -> bool:
-    """Tell whether a field holds a list or a tuple of values."""
+    """Tell whether a type is a list or a tuple."""
     return typing.get_origin(base_type(annotation)) in (list, tuple)
 
 
 def nested_struct(annotation: Any) -> type[msgspec.Struct] | None:
-    """Return the Struct a field holds, if it holds one."""
+    """Return the Struct that a type is, inside ``Annotated`` and ``X | None``; None if it is none."""
     kind = base_type(annotation)
     return kind if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else None
 
 
-def allowed(annotation: Any) -> str:
-    """Say in a few words what a field takes: ``int``, ``asc or desc``, ``list of str``."""
+def describe_type(annotation: Any) -> str:
+    """Describe in a few words the values that a type allows: ``int``, ``asc or desc``, ``list of str``."""
     kind = base_type(annotation)
     if typing.get_origin(kind) is typing.Literal:
         return " or ".join(str(choice) for choice in typing.get_args(kind))
     if is_sequence(annotation):
-        return f"list of {allowed(typing.get_args(kind)[0])}"
+        return f"list of {describe_type(typing.get_args(kind)[0])}"
     return str(getattr(kind, "__name__", kind))
 
 
-def explain(error: msgspec.ValidationError, annotation: Any, value: object) -> str:
-    """Turn msgspec's message about one value into one that names the value and what is allowed."""
+def _describe_error(error: msgspec.ValidationError, annotation: Any, value: object) -> str:
+    """Return msgspec's message about one value with that value and what is allowed in its place."""
     reason, _, place = str(error).replace("`", "").partition(" - at ")
     reason = reason.partition(", got ")[0].replace(" | null", "")
     if reason.startswith("Invalid enum value"):
-        reason = f"Expected {allowed(annotation)}"
+        reason = f"Expected {describe_type(annotation)}"
     inside = place.removeprefix("$")
     return f"{reason}{f' at {inside}' if inside else ''}, got {value!r:.120}."
 
 
-def from_text(text: str, annotation: Any) -> Any:
-    """Prepare text from a URL or the environment: commas part a list, times need no offset (UTC), JSON makes a dict.
+def _parse_text(text: str, annotation: Any) -> Any:
+    """Parse text of a URL or the environment: commas separate the items of a list, a dict is JSON, a time is ISO 8601.
 
     Raises:
-        ValueError: The text is no ISO 8601 time where one is expected.
+        ValueError: A time is expected, and the text is not one.
     """
     if is_sequence(annotation):
         return [part.strip() for part in text.split(",") if part.strip()]
@@ -93,13 +93,13 @@ def from_text(text: str, annotation: Any) -> Any:
 
 
 def parse_time(text: str) -> datetime:
-    """Read an ISO 8601 date or time; without an offset it is UTC.
+    """Parse an ISO 8601 date, or date and time; without an offset it is UTC.
 
     Raises:
-        ValueError: The text is no ISO 8601 time, or lies outside the years 1 to 9999 in UTC.
+        ValueError: The text is neither, or outside the years 1 to 9999 in UTC.
     """
     if "\x00" in text:
-        raise ValueError("a null character")  # fromisoformat stops reading there, and is content
+        raise ValueError("a null character")  # fromisoformat ignores the rest of the text
     match = _TIME.fullmatch(text.strip())
     if match is None:
         raise ValueError("neither a date nor a date and a time")
@@ -113,35 +113,46 @@ def parse_time(text: str) -> datetime:
         raise ValueError("out of range") from ex
 
 
-def convert_one(value: Any, annotation: Any, *, strict: bool, dec_hook: DecHook | None = None) -> Any:
-    """Convert one value, or raise ``ValueError`` with a message that names the value and what is allowed."""
+def convert_value(value: Any, annotation: Any, *, strict: bool, dec_hook: DecHook | None = None) -> Any:
+    """Convert a value to a type.
+
+    Args:
+        value: Plain data, as JSON or TOML has it, or text.
+        annotation: The type of a field.
+        strict: False accepts text for any type, as in a URL or the environment.
+        dec_hook: Converts types that msgspec does not know.
+
+    Raises:
+        ValueError: The value does not fit; the message contains the value and what is allowed.
+    """
     raw = value
     if not strict and isinstance(value, str):
         try:
-            raw = from_text(value, annotation)
+            raw = _parse_text(value, annotation)
         except ValueError:
             raise ValueError(f"Expected an ISO 8601 date or time, got {value!r:.120}.") from None
     try:
         return msgspec.convert(raw, annotation, strict=strict, dec_hook=dec_hook)
     except msgspec.ValidationError as ex:
-        raise ValueError(explain(ex, annotation, value)) from None
+        raise ValueError(_describe_error(ex, annotation, value)) from None
 
 
-def convert_each(
+def convert_fields(
     raw: Mapping[str, Any],
     kind: type[T],
     *,
     strict: bool = True,
 ) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """Convert a mapping to the values of a Struct, one field at a time.
+    """Convert a mapping to the field values of a Struct, and collect the errors of all fields.
 
     Args:
-        raw: Values by wire name.
-        kind: The Struct whose fields they are.
-        strict: False takes numbers and booleans out of text, as in a URL or the environment.
+        raw: Values by encoded name.
+        kind: The Struct.
+        strict: As for ``convert_value``.
 
     Returns:
-        Converted values and messages, both by wire name. No messages means every field is right.
+        Converted values by field name, and messages by encoded name. Without messages, ``kind(**values)`` is valid as
+        far as single fields go.
     """
     values: dict[str, Any] = {}
     errors: dict[str, list[str]] = {}
@@ -154,14 +165,14 @@ def convert_each(
                 errors[name] = [REQUIRED]
             continue
         try:
-            values[field.name] = convert_one(raw[name], field.type, strict=strict)
+            values[field.name] = convert_value(raw[name], field.type, strict=strict)
         except ValueError as ex:
             errors[name] = [str(ex)]
     return values, errors
 
 
 def strip_nul(value: Any) -> Any:
-    """Return a value without null characters: PostgreSQL's text has none."""
+    """Return a copy of plain data without NUL characters, which PostgreSQL's text and jsonb cannot hold."""
     if isinstance(value, str):
         return value.replace("\x00", "")
     if isinstance(value, dict):

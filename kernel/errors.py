@@ -1,6 +1,6 @@
-"""One tree of errors: what stops the boot, and what a client is told.
+"""One tree of errors: those that stop the boot, and those that are answered to clients.
 
-The docstring of an API error is its default message for people.
+The first line of an API error's docstring is its default message.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ FieldErrors = Mapping[str, Sequence[str]]
 
 
 class TiercelError(Exception):
-    """Something went wrong inside Tiercel."""
+    """Base of all errors that Tiercel raises."""
 
 
 class BootError(TiercelError):
-    """The service cannot start as it is configured."""
+    """The service cannot start as it is configured and installed."""
 
 
 class ConfigError(BootError):
-    """The configuration is wrong. One line for every wrong key.
+    """The configuration is wrong.
 
     Args:
-        problems: Each names file (or environment variable), key and expected type.
+        problems: One line for every wrong key; names the file or environment variable, the key and the expected type.
     """
 
     def __init__(self, problems: Sequence[str]) -> None:
@@ -38,7 +38,7 @@ class PluginError(BootError):
     Args:
         plugin: Name of the plugin.
         hook: The hook it failed in, or ``import``.
-        reason: What happened, for people.
+        reason: What went wrong, for people.
     """
 
     def __init__(self, plugin: str, hook: str, reason: str) -> None:
@@ -49,12 +49,12 @@ class PluginError(BootError):
 
 
 class DuplicateError(BootError):
-    """Two owners claim the same name.
+    """Two owners register the same name.
 
     Args:
-        kind: What was claimed twice: route, command, job, application, dataset, settings table ...
-        name: The name both claim.
-        owners: The two claimants, in order of configuration.
+        kind: What is registered twice: route, command, job, application, dataset, settings table ...
+        name: The name.
+        owners: The two plugins, or one and the kernel, in the order in which they registered it.
     """
 
     def __init__(self, kind: str, name: str, owners: tuple[str, str]) -> None:
@@ -69,10 +69,10 @@ class ApiError(TiercelError):
     """The request could not be served.
 
     Args:
-        message: For people; the docstring of the class by default.
-        detail: Technical detail for whoever debugs the client. Never a secret.
-        errors: Messages by field, where fields of the request are wrong.
-        headers: Response headers this error needs.
+        message: For people; the first line of the class's docstring by default.
+        detail: Technical detail for developers of the client. Never a secret.
+        errors: Messages by field, if fields of the request are wrong.
+        headers: Response headers of this error.
         extra: Further members of the body, such as ``available_apps``.
     """
 
@@ -163,7 +163,7 @@ class OtherClientError(ApiError):
     """The request could not be served.
 
     Args:
-        status: A 4xx status for which there is no class of its own.
+        status: A 4xx status without a class of its own.
         message: For people.
         detail: Technical detail.
     """
@@ -186,7 +186,7 @@ class UnavailableError(ApiError):
 
     Args:
         detail: What is unavailable.
-        retry_after_s: Seconds after which a retry is worth while.
+        retry_after_s: Seconds after which to try again; sent as ``Retry-After``.
     """
 
     status = 503

@@ -1,7 +1,7 @@
 """Every extension point of Tiercel.
 
-Hooks run at boot, plugin after plugin in configured order, and return frozen data. The request path calls none.
-An implementation names the arguments it wants and is marked with ``kernel.hookimpl``::
+Hooks run at boot, plugin after plugin in configured order, and return frozen data. No request calls a hook.
+An implementation declares the arguments it needs and is marked with ``kernel.hookimpl``::
 
     @hookimpl
     def register_routes(services: Services) -> Iterable[Route]:
@@ -30,7 +30,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 def register_settings() -> type[msgspec.Struct]:  # type: ignore[empty-body]
     """Return the Struct that decodes this plugin's table in the configuration.
 
-    Runs first, before there are services. The table has the plugin's name; fields need defaults to be optional.
+    Runs first, before there are services. The table has the plugin's name. A field without a default is required.
     """
 
 
@@ -41,22 +41,22 @@ def register_applications(services: Services) -> Iterable[Application]:  # type:
 
 @hookspec
 def register_datasets(services: Services) -> Iterable[Dataset]:  # type: ignore[empty-body]
-    """Return the kinds of data this plugin publishes."""
+    """Return datasets: the kinds of data this plugin publishes."""
 
 
 @hookspec
 def register_routes(services: Services) -> Iterable[Route]:  # type: ignore[empty-body]
-    """Return HTTP routes. A method and path that another plugin has stops the boot."""
+    """Return HTTP routes. Two plugins with a route for the same method and path stop the boot."""
 
 
 @hookspec
 def register_jobs(services: Services) -> Iterable[Job]:  # type: ignore[empty-body]
-    """Return exports, refreshes and maintenance."""
+    """Return jobs: exports, refreshes and maintenance, run by ``tiercel worker``."""
 
 
 @hookspec
 def register_health_checks(services: Services) -> Iterable[HealthCheck]:  # type: ignore[empty-body]
-    """Return probes of what this plugin needs."""
+    """Return health checks of what this plugin needs."""
 
 
 @hookspec
@@ -66,9 +66,9 @@ def register_commands(services: Services) -> Iterable[Command]:  # type: ignore[
 
 @hookspec
 def startup(services: Services) -> None:
-    """Begin work, once per process, after the pool opened. The database may be away: do not wait for it."""
+    """Start background work, once per process, after the pool opened. Do not wait for the database: it may be down."""
 
 
 @hookspec
 def shutdown(services: Services) -> None:
-    """End work, once per process, before the pool closes. Last started, first stopped."""
+    """Stop background work, once per process, before the pool closes. Plugins are stopped in reverse order."""

@@ -1,190 +1,294 @@
-"""Load plugins, call their hooks one plugin at a time, name the culprit, refuse duplicates."""
+"""The plugins of a process: find and load them, call their hooks, collect what they return, quarantine those that fail.
+
+pluggy alone would call all implementations of a hook at once, and not say which of them failed. Here each plugin is
+called alone, in configured order, and every error names plugin and hook.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 import msgspec
 import pluggy
 
 from kernel import hookspecs
-from kernel.applications import validate_slug
 from kernel.config import Configuration
-from kernel.contracts import Application, Command, Contract, Dataset, HealthCheck, Job, Route
+from kernel.contracts import Command, Contract
 from kernel.conversion import struct_fields
-from kernel.datasets.definition import find_wrong_relation, validate_dataset
-from kernel.discovery import Plugin, can_find, find, short_name
 from kernel.errors import BootError, ConfigError, DuplicateError, PluginError
-from kernel.http.routing import validate_route
-from kernel.jobs.catalogue import Catalogue
 from kernel.logging import Logger
-from kernel.services import PluginStatus, Services, Shared
+from kernel.services import PluginState, PluginStatus, Services, SharedServices
 from kernel.settings import Settings
 
 C = TypeVar("C", bound=Contract)
+# A contribution, with the name of the plugin that returned it from a hook.
 Owned = tuple[str, C]
-# A plugin's commands live in a group of its name, beside these.
-KERNEL_COMMANDS = frozenset(
-    {
-        "apps",
-        "cache",
-        "check",
-        "data",
-        "jobs",
-        "list_apps",
-        "migrate",
-        "plugins",
-        "routes",
-        "serve",
-        "shell",
-        "test_multi_app",
-        "up",
-        "worker",
-    }
-)
+
+ENTRY_POINT_GROUP = "tiercel"
+# Packages of the source tree whose modules are plugins under their bare names.
+PLUGIN_PACKAGES = ("plugins", "contrib")
+# The kernel's own commands, and where each is defined: from here the command line loads them. A plugin has a group of
+# commands with its own name beside them, so these names are taken.
+KERNEL_COMMANDS = {
+    "up": "kernel.cli.serve:up",
+    "serve": "kernel.cli.serve:serve",
+    "worker": "kernel.cli.worker:worker",
+    "migrate": "kernel.cli.admin:migrate",
+    "check": "kernel.cli.admin:check",
+    "plugins": "kernel.cli.admin:plugins",
+    "routes": "kernel.cli.admin:routes",
+    "apps": "kernel.cli.apps:apps",
+    "list_apps": "kernel.cli.apps:list_apps",
+    "test_multi_app": "kernel.cli.apps:test_multi_app",
+    "data": "kernel.cli.data:data",
+    "cache": "kernel.cli.admin:cache",
+    "jobs": "kernel.cli.jobs:jobs",
+    "shell": "kernel.cli.admin:shell",
+}
+
+
+class Plugin(msgspec.Struct, frozen=True):
+    """An imported plugin.
+
+    Args:
+        name: The last part of its name in the configuration.
+        module: The module with its hook implementations.
+        origin: The module's name, with the distribution that provides it.
+        version: Version of that distribution.
+    """
+
+    name: str
+    module: ModuleType
+    origin: str
+    version: str | None = None
+
+    @property
+    def migrations(self) -> Path | None:
+        """The folder with its migrations; None if it has none."""
+        if not hasattr(self.module, "__path__"):
+            return None
+        folder = Path(self.module.__path__[0]) / "migrations"
+        return folder if folder.is_dir() else None
 
 
 class Registry:
-    """The plugins of one process.
+    """The plugins that the configuration enables, and what they contribute.
+
+    The boot calls ``load``, ``decode_settings``, and ``collect`` for each ``register_`` hook. A plugin that fails is
+    quarantined, and the following calls leave it out.
 
     Args:
-        configuration: Names the plugins and holds their tables.
-        log: Hears of quarantined plugins.
-
-    Raises:
-        BootError: A required plugin failed, a hook is misspelt, two plugins claim one name, or a table is wrong.
+        configuration: Names the plugins, and holds their tables.
+        shared: What the plugins share.
+        log: Gets the plugins that fail.
     """
 
-    def __init__(self, configuration: Configuration, log: Logger) -> None:
+    def __init__(self, configuration: Configuration, shared: SharedServices, log: Logger) -> None:
         self._configuration = configuration
-        self._required = frozenset(short_name(name) for name in configuration.settings.required)
+        self._shared = shared
         self._log = log
+        self._required = frozenset(short_name(name) for name in configuration.settings.required)
+        self._disabled = frozenset(short_name(name) for name in configuration.settings.disabled)
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
-        self.services: dict[str, Services] = {}
-        self._collected: dict[str, list[Owned[Any]]] = {}
-        self._tables: dict[str, msgspec.Struct | None] = {}
-        self._shared: Shared | None = None
+        self._contributions: dict[type[Contract], list[Owned[Any]]] = {}
+        self.statuses = shared.plugins
         self.plugins: dict[str, Plugin] = {}
-        self.statuses: dict[str, PluginStatus] = {}
-        self._load_all()
-        self._register_settings()
+        self.services: dict[str, Services] = {}
 
-    def provide(self, shared: Shared) -> None:
-        """Give every plugin its services, then collect what it registers.
+    # --- boot -------------------------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Import the enabled plugins, in configured order.
 
         Raises:
-            BootError: As the class says.
+            BootError: A required plugin failed or is not enabled, a hook is misspelt, or a name is taken.
         """
-        self._shared = shared
-        self.services = {name: Services(name, self._tables[name], shared) for name in self.plugins}
-        self._collect("register_applications", Application, lambda item: item.slug)
-        self._collect("register_datasets", Dataset, lambda item: item.name)
-        while wrong := find_wrong_relation(self.datasets):
-            self.quarantine(wrong[0], "register_datasets", wrong[1])
-        self._collect("register_routes", Route)
-        self._collect("register_jobs", Job, lambda item: item.name)
-        self._install_jobs(shared.jobs.catalogue)
-        self._collect("register_health_checks", HealthCheck, lambda item: item.name)
-        # Commands live in a group of their plugin, so only that plugin can repeat a name.
-        self._collect("register_commands", Command, lambda item: str(item.command.name), by_owner=True)
-        self._refuse_aliases()
+        for configured in self._configuration.settings.plugins:
+            name = short_name(configured)
+            self._ensure_free_name(name, configured)
+            state: PluginState = "disabled" if name in self._disabled else "loaded"
+            self.statuses[name] = PluginStatus(name, configured, state, required=name in self._required)
+            if state == "loaded":
+                self._import(name, configured)
+        for name in self._required - self.statuses.keys():
+            raise ConfigError([f"required: plugin {name!r} is not among plugins"])
+        try:
+            self._manager.check_pending()
+        except pluggy.PluginValidationError as ex:
+            # A function that is marked as a hook, and has the name of none.
+            raise BootError(f"{self._manager.get_name(ex.plugin)}: {str(ex).partition(chr(10))[0]}") from ex
 
-    @property
-    def applications(self) -> tuple[Owned[Application], ...]:
-        """Every application with the plugin that returned it."""
-        return self._of("register_applications")
+    def decode_settings(self) -> None:
+        """Decode the table of each plugin, and create its services.
 
-    @property
-    def datasets(self) -> tuple[Owned[Dataset], ...]:
-        """Every dataset with the plugin that returned it."""
-        return self._of("register_datasets")
+        Raises:
+            ConfigError: Tables are wrong, or belong to no plugin; names every problem of all plugins.
+            PluginError: ``register_settings`` of a required plugin failed.
+        """
+        problems: list[str] = []
+        decoded: set[str] = set()
+        for name in self.plugins:
+            settings: msgspec.Struct | None = None
+            try:
+                kinds = [_as_struct(result) for result in self._call_hook(name, "register_settings")]
+            except Exception as ex:
+                self.quarantine(name, "register_settings", ex)
+                continue
+            for kind in kinds:
+                decoded.add(name)
+                try:
+                    settings = self._configuration.table(name, kind)
+                except ConfigError as ex:
+                    problems += ex.problems
+            self.services[name] = Services(name, settings, self._shared)
+        self._configuration.ensure_known_keys(decoded | self._tolerated_tables(), problems)
 
-    @property
-    def routes(self) -> tuple[Owned[Route], ...]:
-        """Every route with the plugin that returned it."""
-        return self._of("register_routes")
+    def collect(
+        self,
+        hook: str,
+        kind: type[C],
+        *,
+        unique_name: Callable[[str, C], str] | None = None,
+        validate: Callable[[C], None] | None = None,
+    ) -> Sequence[Owned[C]]:
+        """Call a ``register_`` hook of each loaded plugin, and keep what it returns as its contributions.
 
-    @property
-    def jobs(self) -> tuple[Owned[Job], ...]:
-        """Every job with the plugin that returned it."""
-        return self._of("register_jobs")
+        Args:
+            hook: Name of the hook.
+            kind: The Struct that the hook must return.
+            unique_name: Returns a name that no two contributions may share, of a plugin and its contribution.
+            validate: Raises if a contribution is invalid.
 
-    @property
-    def health_checks(self) -> tuple[Owned[HealthCheck], ...]:
-        """Every health check with the plugin that returned it."""
-        return self._of("register_health_checks")
+        Returns:
+            The contributions of the plugins that did not fail, each with the name of its plugin.
 
-    @property
-    def commands(self) -> tuple[Owned[Command], ...]:
-        """Every command with the plugin that returned it."""
-        return self._of("register_commands")
+        Raises:
+            DuplicateError: Two contributions have the same name.
+            PluginError: A required plugin failed.
+        """
+        owned: list[Owned[C]] = []
+        owners: dict[str, str] = {}
+        for plugin in self.loaded:
+            try:
+                items = self._call_register_hook(plugin, hook, kind, validate)
+            except Exception as ex:
+                self.quarantine(plugin, hook, ex)
+                continue
+            for item in items:
+                if unique_name is not None:
+                    name = unique_name(plugin, item)
+                    if name in owners:
+                        what = hook.removeprefix("register_").removesuffix("s").replace("_", " ")
+                        raise DuplicateError(what, name, (owners[name], plugin))
+                    owners[name] = plugin
+                owned.append((plugin, item))
+        self._contributions[kind] = list(owned)
+        return owned
+
+    def contributions(self, kind: type[C]) -> tuple[Owned[C], ...]:
+        """Return the contributions of a kind that loaded plugins made, each with the name of its plugin.
+
+        Args:
+            kind: Such as ``Route``.
+        """
+        loaded = set(self.loaded)
+        return tuple((plugin, item) for plugin, item in self._contributions.get(kind, ()) if plugin in loaded)
+
+    def ensure_unique_aliases(self) -> None:
+        """Ensure that no alias of a command is the name of a command, of a plugin, or another alias.
+
+        Raises:
+            DuplicateError: One is; names both owners.
+        """
+        owners = {**dict.fromkeys(KERNEL_COMMANDS, "kernel"), **{name: name for name in self.statuses}}
+        for plugin, command in self.contributions(Command):
+            if command.alias is not None:
+                if command.alias in owners:
+                    raise DuplicateError("command", command.alias, (owners[command.alias], plugin))
+                owners[command.alias] = plugin
+
+    # --- a process --------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Call ``startup`` in configured order."""
-        for name in self._loaded():
-            self._call(name, "startup", services=self.services[name])
+        """Call ``startup`` of each loaded plugin, in configured order; quarantine those that fail."""
+        for name in self.loaded:
+            try:
+                self._call_hook(name, "startup", services=self.services[name])
+            except Exception as ex:
+                self.quarantine(name, "startup", ex)
 
     def stop(self) -> None:
-        """Call ``shutdown`` in reverse order. One that fails is logged and does not keep the others."""
-        for name in reversed(self._loaded()):
+        """Call ``shutdown`` of each loaded plugin, in reverse order; log those that fail."""
+        for name in reversed(self.loaded):
             try:
-                self._alone(name, "shutdown", services=self.services[name])
+                self._call_hook(name, "shutdown", services=self.services[name])
             except Exception:
                 self._log.exception("plugin_shutdown_failed", plugin=name)
 
+    # --- failures ---------------------------------------------------------------------------------------------------
+
+    @property
+    def loaded(self) -> Sequence[str]:
+        """The names of the plugins that are neither disabled nor quarantined, in configured order."""
+        return [name for name, status in self.statuses.items() if status.state == "loaded"]
+
     def quarantine(self, name: str, hook: str, error: BaseException) -> None:
-        """Leave a plugin out from now on, or stop if it is required.
+        """Leave a plugin out from now on: its contributions are gone, and its mounted routes answer 503.
+
+        Args:
+            name: Name of the plugin.
+            hook: Where it failed: a hook, ``import`` or ``migrations``.
+            error: How it failed.
 
         Raises:
+            DuplicateError: The error is one: it is not the fault of this plugin alone.
             PluginError: The plugin is required.
         """
+        if isinstance(error, DuplicateError):
+            raise error
         reason = error.reason if isinstance(error, PluginError) else str(error) or type(error).__name__
         if not isinstance(error, BootError):
             reason = f"{type(error).__name__}: {reason}"
         if name in self._required:
             raise PluginError(name, hook, reason) from error
         self._log.error("plugin_quarantined", plugin=name, hook=hook, reason=reason, exc_info=error)
-        full = f"{name}.{hook}: {reason}"
-        self.statuses[name] = msgspec.structs.replace(self.statuses[name], state="quarantined", reason=full)
-        if self._shared is not None:
-            self._shared.authorizer.quarantine(name, full)
-            self._shared.health.uninstall(name)
-            self._shared.jobs.catalogue.withdraw(name)
+        reason = f"{name}.{hook}: {reason}"
+        self.statuses[name] = msgspec.structs.replace(self.statuses[name], state="quarantined", reason=reason)
+        self._shared.authorizer.quarantine(name, reason)
+        self._shared.health.uninstall(name)
+        self._shared.jobs.catalogue.withdraw(name)
 
-    def _loaded(self) -> list[str]:
-        return [name for name, status in self.statuses.items() if status.state == "loaded"]
+    def check_health(self) -> str:
+        """Return how many plugins are loaded.
 
-    def _of(self, hook: str) -> tuple[Owned[Any], ...]:
-        loaded = set(self._loaded())
-        return tuple((owner, item) for owner, item in self._collected.get(hook, ()) if owner in loaded)
+        Raises:
+            BootError: Some are quarantined; contains the reasons.
+        """
+        reasons = [str(status.reason) for status in self.statuses.values() if status.state == "quarantined"]
+        if reasons:
+            raise BootError("; ".join(reasons))
+        return f"{len(self.plugins)} loaded"
 
-    def _load_all(self) -> None:
-        settings = self._configuration.settings
-        disabled = {short_name(name) for name in settings.disabled}
-        for configured in settings.plugins:
-            name = short_name(configured)
-            if name in self.statuses:
-                raise DuplicateError("plugin", name, (self.statuses[name].origin, configured))
-            if name in struct_fields(Settings):
-                raise DuplicateError("settings table", name, ("kernel", configured))
-            if name in KERNEL_COMMANDS:
-                raise DuplicateError("command", name, ("kernel", configured))
-            required = name in self._required
-            self.statuses[name] = PluginStatus(name, configured, "disabled", required)
-            if name not in disabled:
-                self._load(name, configured)
-        for name in self._required - self.statuses.keys():
-            raise ConfigError([f"required: plugin {name!r} is not among plugins"])
-        self._refuse_misspelt()
+    # --- one plugin -------------------------------------------------------------------------------------------------
 
-    def _load(self, name: str, configured: str) -> None:
-        self.statuses[name] = msgspec.structs.replace(self.statuses[name], state="loaded")
+    def _ensure_free_name(self, name: str, configured: str) -> None:
+        if name in self.statuses:
+            raise DuplicateError("plugin", name, (self.statuses[name].origin, configured))
+        if name in struct_fields(Settings):
+            raise DuplicateError("settings table", name, ("kernel", configured))
+        if name in KERNEL_COMMANDS:
+            raise DuplicateError("command", name, ("kernel", configured))
+
+    def _import(self, name: str, configured: str) -> None:
         try:
-            plugin = find(configured)
-        except DuplicateError:
-            raise
+            plugin = import_plugin(configured)
         except Exception as ex:
             self.quarantine(name, "import", ex)
             return
@@ -193,108 +297,96 @@ class Registry:
         try:
             self._manager.register(plugin.module, name)
         except pluggy.PluginValidationError as ex:
-            # An argument that the specification does not have: as wrong as a misspelt hook.
+            # An argument that the hook does not have: as wrong as a misspelt hook.
             raise BootError(f"{name}: {ex}") from ex
         self.plugins[name] = plugin
 
-    def _refuse_misspelt(self) -> None:
-        try:
-            self._manager.check_pending()
-        except pluggy.PluginValidationError as ex:
-            culprit = self._manager.get_name(ex.plugin)
-            raise BootError(f"{culprit}: {str(ex).partition(chr(10))[0]}") from ex
+    def _tolerated_tables(self) -> set[str]:
+        """Return the names of tables that may be in the configuration although no loaded plugin decodes them."""
+        quarantined = {name for name, status in self.statuses.items() if status.state == "quarantined"}
+        not_enabled = {name for name in self._configuration.plugin_tables() - self.plugins.keys() if is_plugin(name)}
+        return quarantined | not_enabled | self._disabled
 
-    def _register_settings(self) -> None:
-        tables: set[str] = {short_name(name) for name in self._configuration.settings.disabled}
-        problems: list[str] = []
-        for name in self.plugins:
-            self._tables[name] = None
-            for kind in self._call(name, "register_settings"):
-                tables.add(name)
-                try:
-                    self._tables[name] = self._configuration.table(name, kind)
-                except ConfigError as ex:
-                    problems += ex.problems
-        tables |= {name for name in self._configuration.plugin_tables() if name not in self.plugins and can_find(name)}
-        tables |= {name for name, status in self.statuses.items() if status.state == "quarantined"}
-        self._configuration.refuse_unknown(tables, problems)
-
-    def _collect(
-        self, hook: str, kind: type[C], key: Callable[[C], str] | None = None, *, by_owner: bool = False
-    ) -> None:
-        collected: list[Owned[C]] = []
-        seen: dict[str, str] = {}
-        for name in self._loaded():
-            for item in self._call(name, hook, kind, services=self.services[name]):
-                if key is not None:
-                    unique = f"{name} {key(item)}" if by_owner else key(item)
-                    if unique in seen:
-                        what = hook.removeprefix("register_").removesuffix("s").replace("_", " ")
-                        raise DuplicateError(what, unique, (seen[unique], name))
-                    seen[unique] = name
-                collected.append((name, item))
-        self._collected[hook] = list(collected)
-
-    def _refuse_aliases(self) -> None:
-        taken = {**dict.fromkeys(KERNEL_COMMANDS, "kernel"), **{name: name for name in self.statuses}}
-        for owner, command in self.commands:
-            if command.alias is not None:
-                if command.alias in taken:
-                    raise DuplicateError("command", command.alias, (taken[command.alias], owner))
-                taken[command.alias] = owner
-
-    def _install_jobs(self, catalogue: Catalogue) -> None:
-        for owner, job in self.jobs:
-            try:
-                catalogue.install(owner, job)
-            except ValueError as ex:
-                self.quarantine(owner, "register_jobs", ex)
-        # A job of a plugin that is left out at the moment may keep its schedule in the configuration.
-        catalogue.refuse_unknown(self.statuses.keys() - set(self._loaded()))
-
-    def _call(self, name: str, hook: str, kind: type[C] | None = None, **given: Any) -> list[Any]:
-        try:
-            answers = self._alone(name, hook, **given)
-            if hook == "register_settings":
-                return [_struct(answer) for answer in answers]
-            if kind is None:
-                return answers
-            items = [item for answer in answers for item in _iterate(answer)]
-            for item in items:
-                if not isinstance(item, kind):
-                    raise TypeError(f"returned {type(item).__name__}, not {kind.__name__}")  # noqa: TRY301
-                _REFUSALS.get(kind, _take)(item)
-        except DuplicateError:
-            raise
-        except Exception as ex:
-            self.quarantine(name, hook, ex)
-            return []
+    def _call_register_hook(
+        self, plugin: str, hook: str, kind: type[C], validate: Callable[[C], None] | None
+    ) -> Sequence[C]:
+        results = self._call_hook(plugin, hook, services=self.services[plugin])
+        # Generators run here, so that their errors are those of this plugin.
+        items = [item for result in results for item in _as_iterable(result)]
+        for item in items:
+            if not isinstance(item, kind):
+                raise TypeError(f"returned {type(item).__name__}, not {kind.__name__}")
+            if validate is not None:
+                validate(item)
         return items
 
-    def _alone(self, name: str, hook: str, **given: Any) -> list[Any]:
-        others = [plugin.module for other, plugin in self.plugins.items() if other != name]
-        caller = self._manager.subset_hook_caller(hook, others)
-        return list(caller(**given))
+    def _call_hook(self, plugin: str, hook: str, **arguments: Any) -> Sequence[Any]:
+        """Call a hook of one plugin alone; return its result in a list, which is empty if it does not implement it."""
+        others = [other.module for name, other in self.plugins.items() if name != plugin]
+        return list(self._manager.subset_hook_caller(hook, others)(**arguments))
 
 
-def _take(_item: object) -> None:
-    """Have nothing against what a hook returned."""
+def short_name(configured: str) -> str:
+    """Return the name of a plugin: the last part of a dotted path, or the whole if it has no dots."""
+    return configured.rpartition(".")[2]
 
 
-_REFUSALS: dict[type[Contract], Callable[[Any], None]] = {
-    Application: validate_slug,
-    Dataset: validate_dataset,
-    Route: validate_route,
-}
+def import_plugin(configured: str) -> Plugin:
+    """Find and import a plugin.
+
+    Args:
+        configured: A bare name, such as ``shop``, of a module in the source tree or of an entry point; or the dotted
+            path of a module, such as ``acme.shop``.
+
+    Raises:
+        BootError: There is no such plugin.
+        DuplicateError: There are several, in the source tree and in installed distributions.
+        Exception: Whatever importing the module raises.
+    """
+    candidates: dict[str, EntryPoint | str] = {module: module for module in _find_modules(configured)}
+    candidates |= {_origin(found): found for found in entry_points(group=ENTRY_POINT_GROUP, name=configured)}
+    if not candidates:
+        places = " or ".join(f"{package}/{configured}" for package in PLUGIN_PACKAGES)
+        raise BootError(
+            f"plugin {configured!r} cannot be found: no {places}, no entry point {ENTRY_POINT_GROUP!r}, no module"
+        )
+    if len(candidates) > 1:
+        first, second, *_ = candidates
+        raise DuplicateError("plugin", configured, (first, second))
+    ((origin, found),) = candidates.items()
+    if isinstance(found, EntryPoint):
+        return Plugin(short_name(configured), found.load(), origin, found.dist.version if found.dist else None)
+    return Plugin(short_name(configured), importlib.import_module(found), origin)
 
 
-def _struct(answer: Any) -> type[msgspec.Struct]:
-    if not (isinstance(answer, type) and issubclass(answer, msgspec.Struct)):
-        raise TypeError(f"returned {answer!r:.80}, not a Struct")
-    return answer
+def is_plugin(configured: str) -> bool:
+    """Tell whether a plugin can be found, without importing it."""
+    return bool(_find_modules(configured) or entry_points(group=ENTRY_POINT_GROUP, name=configured))
 
 
-def _iterate(answer: Any) -> Iterable[Any]:
-    if not isinstance(answer, Iterable):
-        raise TypeError(f"returned {type(answer).__name__}, not a list")
-    return answer
+def _find_modules(configured: str) -> list[str]:
+    names = [configured] if "." in configured else [f"{package}.{configured}" for package in PLUGIN_PACKAGES]
+    return [name for name in names if _module_exists(name)]
+
+
+def _module_exists(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ModuleNotFoundError, ValueError):
+        return False
+
+
+def _origin(found: EntryPoint) -> str:
+    return f"{found.value} ({found.dist.name})" if found.dist else found.value
+
+
+def _as_struct(result: Any) -> type[msgspec.Struct]:
+    if not (isinstance(result, type) and issubclass(result, msgspec.Struct)):
+        raise TypeError(f"returned {result!r:.80}, not a Struct")
+    return result
+
+
+def _as_iterable(result: Any) -> Iterable[Any]:
+    if not isinstance(result, Iterable):
+        raise TypeError(f"returned {type(result).__name__}, not a list")
+    return result

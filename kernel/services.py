@@ -1,4 +1,4 @@
-"""What a plugin may touch: settings, database, caches, log, clock, the feed of requests, health."""
+"""What the kernel offers to plugins: every hook gets the ``Services`` of its plugin."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ from kernel.settings import Settings
 
 T = TypeVar("T", bound=msgspec.Struct)
 P = TypeVar("P")
-Figures = Callable[[], Mapping[str, int | float]]
+# Returns numbers by name, with the unit as a suffix unless they are counts: ``rows``, ``wait_ms``.
+Statistics = Callable[[], Mapping[str, int | float]]
 PluginState = Literal["loaded", "quarantined", "disabled"]
 
 
 class Clock(Protocol):
-    """Tells the time, so that tests can tell another."""
+    """A clock, which tests can replace."""
 
     def now(self) -> datetime:
         """Return the time, UTC."""
 
 
 class SystemClock:
-    """The clock of the machine."""
+    """The clock of the operating system."""
 
     def now(self) -> datetime:
         """Return the time, UTC."""
@@ -45,14 +46,14 @@ class SystemClock:
 
 
 class PluginStatus(msgspec.Struct, frozen=True):
-    """A plugin as the registry knows it.
+    """State of a plugin.
 
     Args:
-        name: Its name in the configuration and in URLs of commands.
-        origin: The module it was loaded from, or the distribution that offers it.
-        state: ``quarantined`` failed and is left out; ``disabled`` was switched off by ``disabled = [...]``.
-        required: Whether a failure would have stopped the boot.
-        version: Of its distribution, if it has one of its own.
+        name: Name of the plugin, of its settings table and of its group of commands.
+        origin: The module it was loaded from, with the distribution that provides it.
+        state: ``quarantined`` if it failed and is left out; ``disabled`` if the configuration disables it.
+        required: Whether a failure stops the boot instead.
+        version: Version of its distribution; None if it is part of Tiercel's.
         reason: Why it is quarantined.
     """
 
@@ -64,18 +65,28 @@ class PluginStatus(msgspec.Struct, frozen=True):
     reason: str | None = None
 
 
-class Inventory:
-    """What this process is made of; complete once the boot is through."""
+class SharedServices(msgspec.Struct):
+    """What all plugins of a process share. The boot creates it; plugins see it through their ``Services``.
 
-    def __init__(self) -> None:
-        self.plugins: dict[str, PluginStatus] = {}
-        self.routes: tuple[MountedRoute, ...] = ()
+    Args:
+        settings: The kernel's settings.
+        db: Connection pool.
+        cache: Caches by name.
+        log: Logger without a plugin's name.
+        clock: Tells the time.
+        requests: Feed of served requests.
+        health: Health checks.
+        authorizer: Enforces the policies of routes.
+        applications: Applications of all plugins; complete after the boot.
+        jobs: Jobs of all plugins; complete after the boot.
+        datasets: Datasets of all plugins; complete after the boot.
+        plugins: State of each plugin, in configured order.
+        routes: Mounted routes; complete after the boot.
+        statistics: Statistics that plugins provide, by plugin.
+        stopping: Set when the process begins to stop.
+    """
 
-
-class Shared(msgspec.Struct, frozen=True):
-    """The services that all plugins share."""
-
-    kernel: Settings
+    settings: Settings
     db: Database
     cache: Caches
     log: Logger
@@ -83,65 +94,95 @@ class Shared(msgspec.Struct, frozen=True):
     requests: RequestFeed
     health: Health
     authorizer: Authorizer
-    inventory: Inventory
     applications: Applications
     jobs: Jobs
     datasets: Datasets
-    started_at: datetime
-    figures: dict[str, Figures] = {}
+    plugins: dict[str, PluginStatus] = {}
+    routes: tuple[MountedRoute, ...] = ()
+    statistics: dict[str, Statistics] = {}
     stopping: Event = msgspec.field(default_factory=Event)
 
 
 class Services:
-    """The services as one plugin sees them.
+    """The services of one plugin: what its hooks, handlers and jobs may use.
+
+    ``register_`` hooks run before the pool opens and before the other plugins have registered everything: store the
+    services in handlers, and use them when requests come.
+
+    Attributes:
+        plugin: Name of this plugin.
+        kernel_settings: The kernel's settings, such as ``kernel_settings.http.page_size``.
+        db: Connection pool: ``with services.db.transaction() as connection``.
+        cache: Creates bounded caches with statistics.
+        clock: Tells the time; use it instead of ``datetime.now`` so that tests can replace it.
+        log: Logger that adds the plugin's name to each line.
+        requests: Feed of served requests, to subscribe to in ``startup``.
+        health: Runs health checks.
+        applications: Finds applications by slug.
+        jobs: Starts jobs, watches and cancels them.
+        datasets: Publishes and reads datasets.
+        stopping: Set when the process begins to stop: long responses, such as streams, should end.
 
     Args:
-        plugin: Its name.
-        settings: Its own table of the configuration, decoded; None if it has none.
-        shared: What it shares with the others.
+        plugin: Name of the plugin.
+        settings: Its decoded table of the configuration; None if it has none.
+        shared: What it shares with the other plugins.
     """
 
-    def __init__(self, plugin: str, settings: msgspec.Struct | None, shared: Shared) -> None:
+    def __init__(self, plugin: str, settings: msgspec.Struct | None, shared: SharedServices) -> None:
         self.plugin = plugin
-        self.kernel = shared.kernel
+        self.kernel_settings = shared.settings
         self.db = shared.db
         self.cache = shared.cache
         self.clock = shared.clock
+        self.log: Logger = shared.log.bind(plugin=plugin)
         self.requests = shared.requests
         self.health = shared.health
-        self.inventory = shared.inventory
         self.applications = shared.applications
         self.jobs = shared.jobs
         self.datasets = shared.datasets
-        self.started_at = shared.started_at
-        # Set when this process begins to stop: what takes long, such as a stream, should end.
         self.stopping = shared.stopping
-        self.log: Logger = shared.log.bind(plugin=plugin)
         self._settings = settings
-        self._authorizer = shared.authorizer
-        self._figures = shared.figures
-        self._made: dict[Callable[..., Any], Any] = {}
+        self._shared = shared
+        self._singletons: dict[Callable[..., Any], Any] = {}
 
     def settings(self, kind: type[T]) -> T:
-        """Return this plugin's table of the configuration.
+        """Return the settings of this plugin.
 
         Args:
             kind: The Struct that ``register_settings`` returned.
+
+        Raises:
+            TypeError: The plugin registered another Struct, or none.
         """
         if not isinstance(self._settings, kind):
             raise TypeError(f"{self.plugin} registered {type(self._settings).__name__}, not {kind.__name__}")
         return self._settings
 
-    def once(self, make: Callable[[Services], P]) -> P:
-        """Make something once for this process and return the same one ever after.
+    def once(self, factory: Callable[[Services], P]) -> P:
+        """Return the singleton that a factory makes: created at the first call in a process, and returned by all later.
+
+        Hooks use it to share objects::
+
+            store = services.once(make_store)
 
         Args:
-            make: Called with these services the first time. Hooks share what it makes.
+            factory: Called with these services.
         """
-        if make not in self._made:
-            self._made[make] = make(self)
-        made: P = self._made[make]
-        return made
+        if factory not in self._singletons:
+            self._singletons[factory] = factory(self)
+        singleton: P = self._singletons[factory]
+        return singleton
+
+    @property
+    def plugins(self) -> Sequence[PluginStatus]:
+        """The state of every plugin, in configured order."""
+        return tuple(self._shared.plugins.values())
+
+    @property
+    def routes(self) -> Sequence[MountedRoute]:
+        """Every mounted route, with the plugin that owns it; empty during the boot."""
+        return self._shared.routes
 
     def dataset_route(
         self,
@@ -208,26 +249,26 @@ class Services:
         """
         return self.datasets.index_route(Place(self.plugin, path, policy, menu, aliases, cache_name), datasets, file)
 
-    def offer_figures(self, read: Figures) -> None:
-        """Offer figures of this process for ``/stats/``; a later offer of this plugin replaces an earlier one.
+    def provide_statistics(self, read: Statistics) -> None:
+        """Provide statistics of this process for ``/stats/``. A second call replaces the first.
 
         Args:
-            read: Returns numbers by name, with the unit at its end where it is no count. Must be quick and not fail.
+            read: Returns numbers by name, with the unit as a suffix unless they are counts. Must be fast and not raise.
         """
-        self._figures[self.plugin] = read
+        self._shared.statistics[self.plugin] = read
 
-    def figures(self) -> dict[str, Mapping[str, int | float]]:
-        """Return the figures that plugins offer, by plugin."""
-        return {plugin: read() for plugin, read in self._figures.items()}
+    def statistics(self) -> dict[str, Mapping[str, int | float]]:
+        """Return the statistics of all plugins that provide some, by plugin."""
+        return {plugin: read() for plugin, read in self._shared.statistics.items()}
 
     def authenticate_with(self, authenticate: Authenticator) -> None:
         """Make this plugin the one that authenticates requests. Call it from a ``register_`` hook.
 
         Args:
-            authenticate: Called with request and policy for every route that is not public, in mode ``required``.
-                Raises ``UnauthorizedError`` or ``ForbiddenError`` to refuse.
+            authenticate: Called with request and policy for every route that is not public, if ``auth`` is
+                ``required``. Raises ``UnauthorizedError`` or ``ForbiddenError`` to reject the request.
 
         Raises:
-            DuplicateError: Another plugin does that already.
+            DuplicateError: Another plugin authenticates already.
         """
-        self._authorizer.set_authenticator(self.plugin, authenticate)
+        self._shared.authorizer.set_authenticator(self.plugin, authenticate)

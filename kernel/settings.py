@@ -1,7 +1,7 @@
 """The kernel's settings: frozen Structs with their defaults.
 
-Every key stands in ``config/tiercel.toml`` with its meaning. ``env(...)`` names further environment variables that set
-a key, beside the ``TIERCEL_`` name every key has; a plugin's Struct may use it as well.
+``config/tiercel.toml`` documents every key. ``env(...)`` names further environment variables that set a key, besides
+the ``TIERCEL_`` variable that every key has; Structs of plugins may use it as well.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class Secret:
-    """A text that does not print itself.
+    """A text that its representation does not show.
 
     Args:
-        text: What to keep out of logs, representations and error messages.
+        text: Text to keep out of logs, representations and error messages.
     """
 
     __slots__ = ("_text",)
@@ -29,7 +29,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """Return the text. The one call to look for when secrets leak."""
+        """Return the text. A search for this name finds every place that could leak a secret."""
         return self._text
 
     def __repr__(self) -> str:
@@ -45,7 +45,7 @@ class Secret:
 
 
 def env(*names: str) -> msgspec.Meta:
-    """Name further environment variables that set this key, most important first."""
+    """Name further environment variables that set a key, in order of precedence."""
     return msgspec.Meta(extra={"env": names})
 
 
@@ -54,7 +54,7 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class ServerSettings(Table, frozen=True):
-    """How gunicorn listens and works."""
+    """gunicorn: addresses, processes, threads and timeouts."""
 
     bind: Annotated[str, env("TIERCEL_BIND")] = "127.0.0.1:8000"
     workers: Annotated[int, env("TIERCEL_WORKERS"), msgspec.Meta(ge=1, le=256)] = 2
@@ -66,7 +66,7 @@ class ServerSettings(Table, frozen=True):
     send_timeout_s: Annotated[int, msgspec.Meta(ge=1)] = 30
 
     def __post_init__(self) -> None:
-        """Refuse a port that is none: the server below would fail with a traceback, or take the whole for a name."""
+        """Validate the port: gunicorn would fail with a traceback, or take the whole address for a host name."""
         for address in map(str.strip, self.bind.split(",")):
             _, colon, port = address.rpartition(":")
             is_port = port.isdecimal() and int(port) < 2**16
@@ -75,7 +75,7 @@ class ServerSettings(Table, frozen=True):
 
 
 class HttpSettings(Table, frozen=True):
-    """What a request may ask for."""
+    """Limits of requests, and the host names that are served."""
 
     max_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 64 * 1024 * 1024
     max_decoded_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 256 * 1024 * 1024
@@ -85,7 +85,7 @@ class HttpSettings(Table, frozen=True):
 
 
 class DatabaseSettings(Table, frozen=True):
-    """Which database, and how long to wait for it."""
+    """The database, its connection pool and timeouts."""
 
     url: Annotated[Secret | None, env("TIERCEL_DATABASE_URL", "DATABASE_URL")] = None
     pool_min: Annotated[int, msgspec.Meta(ge=0)] = 1
@@ -100,7 +100,7 @@ class DatabaseSettings(Table, frozen=True):
 
 
 class LogSettings(Table, frozen=True):
-    """How the service logs."""
+    """Logging."""
 
     format: Annotated[LogFormat, env("TIERCEL_LOG")] = "console"
     level: LogLevel = "info"
@@ -108,7 +108,7 @@ class LogSettings(Table, frozen=True):
 
 
 class DatasetSettings(Table, frozen=True):
-    """How datasets are kept and served."""
+    """Datasets: storage, caching and polling."""
 
     cache_max_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 256 * 1024 * 1024
     max_age_s: Annotated[int, msgspec.Meta(ge=0)] = 300
@@ -117,7 +117,7 @@ class DatasetSettings(Table, frozen=True):
 
 
 class JobSettings(Table, frozen=True):
-    """How jobs run."""
+    """Workers that run jobs, and their schedules."""
 
     processes: Annotated[int, env("TIERCEL_JOB_PROCESSES"), msgspec.Meta(ge=1, le=64)] = 2
     dead_after_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
@@ -127,21 +127,24 @@ class JobSettings(Table, frozen=True):
 
 
 class HealthSettings(Table, frozen=True):
-    """How long a probe may take."""
+    """Health checks."""
 
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 2.0
 
 
 class Settings(Table, frozen=True):
-    """The kernel's settings. Tables of plugins stand beside them and are decoded by the plugins' own Structs."""
+    """The kernel's settings. Tables of plugins are decoded separately, into the plugins' own Structs.
+
+    Which plugins are enabled and required by default is set by the ``tiercel.toml`` that ships with the package.
+    """
 
     home: Path = Path(".tiercel")
     debug: Annotated[bool, env("DEBUG", "DJANGO_DEBUG")] = False
     auth: Auth = "open"
     insecure: bool = False
     secret_key: Annotated[Secret | None, env("SECRET_KEY", "DJANGO_SECRET_KEY")] = None
-    plugins: tuple[str, ...] = ("system", "observability", "trace", "club", "skyflow", "nexus")
-    required: tuple[str, ...] = ("system",)
+    plugins: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
     disabled: tuple[str, ...] = ()
     server: ServerSettings = ServerSettings()
     http: HttpSettings = HttpSettings()
@@ -153,7 +156,7 @@ class Settings(Table, frozen=True):
 
 
 def dec_hook(kind: type, value: Any) -> Any:
-    """Convert the types msgspec does not know: paths and secrets."""
+    """Convert types that msgspec does not know: paths and secrets."""
     if kind is Path and isinstance(value, str):
         return Path(value)
     if kind is Secret and isinstance(value, str):

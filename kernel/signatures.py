@@ -1,4 +1,4 @@
-"""The parameters of functions that the kernel calls by name: handlers, jobs, derivations, filters."""
+"""Inspect the parameters of functions that the kernel calls by name: handlers, jobs, derivations, filters."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 def parameter_types(function: Callable[..., Any], known: Collection[str] | None = None) -> dict[str, Any]:
     """Return the types of a function's parameters by name; ``Any`` where one has no annotation.
 
-    Parameters that the kernel does not know and that have a default are left out.
+    Parameters that the kernel does not know are left out if they have a default.
 
     Args:
         function: A function, a bound method, or a callable object.
-        known: The names that the kernel can give; None for any.
+        known: Names of the arguments that the kernel can pass; None for any.
 
     Raises:
-        TypeError: A parameter is not known, cannot be given by name, or has an annotation that cannot be resolved.
+        TypeError: A parameter is not known, cannot be passed by name, or has an annotation that cannot be resolved.
     """
     name = getattr(function, "__qualname__", repr(function))
     try:

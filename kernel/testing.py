@@ -1,4 +1,16 @@
-"""What a plugin's author needs to test a plugin: a service on a database of its own, and a client."""
+"""What plugin authors need to test a plugin: a service in the process of the test, its database, and a client.
+
+With pytest::
+
+    @pytest.fixture
+    def client() -> Iterator[Client]:
+        conninfo = create_database("host=127.0.0.1 user=tester dbname=postgres", "shop_test")
+        with running(make_configuration(plugins=["acme.shop"], required=[], db={"url": conninfo})) as client:
+            yield client
+
+    def test_products_are_listed(client: Client) -> None:
+        assert client.get("/shop/products/").json() == []
+"""
 
 from __future__ import annotations
 
@@ -7,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import click
 import falcon.testing
 import msgspec
 import psycopg
@@ -14,69 +27,85 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from kernel.app import Tiercel
-from kernel.config import Configuration
-from kernel.db.queries import load_queries
+from kernel.config import Configuration, EnvironmentSource, FileSource, read_shipped_file
+from kernel.contracts import Command
+from kernel.db.pool import QUERIES
 from kernel.services import Clock
-from kernel.sources import EnvironmentSource, FileSource
 
-_QUERIES = load_queries("kernel.db")
-_VACUUM_LEAVES_WITHIN_S = 30.0
+__all__ = ["Client", "Result", "create_database", "drop_database", "make_configuration", "running"]
+
+_AUTOVACUUM_TIMEOUT_S = 30.0
+_AUTOVACUUM_POLL_S = 0.05
 
 
 def make_configuration(**values: Any) -> Configuration:
-    """Make a configuration from nothing but the given values, deaf to the environment.
+    """Make a configuration of the given values and the defaults; the environment and files of the user do not matter.
 
     Args:
-        values: As in ``tiercel.toml``: ``plugins=[...]``, ``db={"url": ...}``, ``observability={...}``.
+        values: Keys and tables as in ``tiercel.toml``: ``plugins=[...]``, ``db={"url": ...}``, ``shop={...}``.
+
+    Raises:
+        ConfigError: The kernel's settings are wrong.
     """
-    return Configuration((EnvironmentSource("environment", {}),), FileSource("test", values))
+    return Configuration((EnvironmentSource("environment", {}),), FileSource("test", values), read_shipped_file())
 
 
 def create_database(conninfo: str, name: str, template: str = "template1") -> str:
-    """Create a database as a copy of another, which nobody may be using; return how to connect to it.
+    """Create a database as a copy of another, and return its connection string.
 
     Args:
-        conninfo: A server, and a role that may create databases.
-        name: Of the new one; an old one of that name is dropped.
-        template: The one to copy.
+        conninfo: Connection string of a server, with a role that may create databases.
+        name: Name of the new database; an existing one of this name is dropped.
+        template: The database to copy. Nobody may be connected to it.
     """
     drop_database(conninfo, name)
     with psycopg.connect(conninfo, autocommit=True) as connection:
-        statement = sql.SQL(_QUERIES["create_database_from"])
+        statement = sql.SQL(QUERIES["create_database_from_template"])
         connection.execute(statement.format(name=sql.Identifier(name), template=sql.Identifier(template)))
     return make_conninfo(conninfo, dbname=name)
 
 
 def drop_database(conninfo: str, name: str) -> None:
-    """Drop a database, also while somebody is connected."""
-    statement = sql.SQL(_QUERIES["drop_database"]).format(name=sql.Identifier(name))
-    deadline = time.monotonic() + _VACUUM_LEAVES_WITHIN_S
+    """Drop a database if it exists, and end the sessions that are connected to it.
+
+    Args:
+        conninfo: Connection string of the server.
+        name: Name of the database.
+    """
+    statement = sql.SQL(QUERIES["drop_database"]).format(name=sql.Identifier(name))
+    deadline = time.monotonic() + _AUTOVACUUM_TIMEOUT_S
     with psycopg.connect(conninfo, autocommit=True) as connection:
         while True:
             try:
                 connection.execute(statement)
                 break
             except psycopg.errors.InsufficientPrivilege:
-                # An autovacuum worker in that database belongs to nobody, and only a superuser may end it.
+                # An autovacuum worker is connected, which only a superuser may end.
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(0.05)
+                time.sleep(_AUTOVACUUM_POLL_S)
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """What a service answered."""
+class Result(msgspec.Struct, frozen=True):
+    """The response to a request.
+
+    Args:
+        status: HTTP status code.
+        headers: Headers by name, in lower case.
+        content: The body as it was sent.
+    """
 
     status: int
     headers: Mapping[str, str]
     content: bytes
 
     def json(self) -> Any:
-        """Decode the body."""
+        """Decode the body as JSON."""
         return msgspec.json.decode(self.content)
 
 
 class Client:
-    """Asks a service in this process, request log and all.
+    """Sends requests to a service in this process, without a network. The request log sees them as well.
 
     Args:
         service: A started service.
@@ -86,6 +115,17 @@ class Client:
         self.service = service
         self._client = falcon.testing.TestClient(service)
 
+    def command(self, plugin: str, name: str) -> click.Command:
+        """Return a command of a plugin, to be run with ``click.testing.CliRunner``.
+
+        Raises:
+            LookupError: The plugin has no command of this name.
+        """
+        for owner, contribution in self.service.registry.contributions(Command):
+            if (owner, contribution.command.name) == (plugin, name):
+                return contribution.command
+        raise LookupError(f"{plugin} has no command {name!r}")
+
     def request(
         self,
         method: str,
@@ -94,40 +134,41 @@ class Client:
         json: Any = None,
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Answer:
+    ) -> Result:
         """Send a request.
 
         Args:
             method: HTTP method.
-            path: With the query string.
-            json: Sent as JSON.
-            content: Sent as it is, as JSON unless a header says otherwise.
-            headers: Further ones.
+            path: Path, with the query string.
+            json: Body to encode as JSON.
+            content: Body as it is; its type is JSON unless a header says otherwise.
+            headers: Further headers.
         """
         body = msgspec.json.encode(json) if content is None and json is not None else content
-        given = {"Content-Type": "application/json"} if body is not None else {}
+        defaults = {"Content-Type": "application/json"} if body is not None else {}
         path, _, query = path.partition("?")
         result = self._client.simulate_request(
-            method, path, query_string=query, body=body, headers={**given, **(headers or {})}, host="127.0.0.1"
+            method, path, query_string=query, body=body, headers={**defaults, **(headers or {})}, host="127.0.0.1"
         )
-        return Answer(result.status_code, dict(result.headers), result.content)
+        return Result(result.status_code, dict(result.headers), result.content)
 
-    def get(self, path: str, **given: Any) -> Answer:
-        """Send a GET."""
+    def get(self, path: str, **given: Any) -> Result:
+        """Send a GET. Takes the arguments of ``request``."""
         return self.request("GET", path, **given)
 
-    def post(self, path: str, json: Any = None, **given: Any) -> Answer:
-        """Send a POST."""
+    def post(self, path: str, json: Any = None, **given: Any) -> Result:
+        """Send a POST. Takes the arguments of ``request``."""
         return self.request("POST", path, json=json, **given)
 
 
 @contextmanager
 def running(configuration: Configuration, clock: Clock | None = None) -> Iterator[Client]:
-    """Prepare and start a service in this process; stop it at the end.
+    """Run a service in this process until the block ends: prepare it, migrations included, and start it.
 
     Args:
-        configuration: From ``make_configuration``; should name a database.
-        clock: To tell another time.
+        configuration: From ``make_configuration``, with the URL of a database. Without one, the embedded PostgreSQL is
+            started under ``home``.
+        clock: Replaces the clock of the system.
     """
     service = Tiercel(configuration, clock)
     service.prepare()

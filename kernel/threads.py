@@ -1,4 +1,4 @@
-"""Background threads: started after the fork, asked to stop, waited for."""
+"""Background threads: started after the fork, stopped with an event, joined with a timeout."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 
 class BackgroundThread:
-    """A daemon thread that runs a function until it is asked to stop.
+    """A daemon thread that runs a function until it is stopped. It can be started again after that.
 
-    Threads do not survive a fork: start it in the process that needs it. It can be started again once it was stopped.
+    Threads do not survive a fork: start it in the process that needs it.
 
     Args:
-        name: Shown by debuggers.
-        run: Called with an event; returns soon after that is set.
+        name: Name of the thread, for debuggers.
+        run: Called in the thread with an event; must return soon after the event is set.
     """
 
     def __init__(self, name: str, run: Callable[[threading.Event], None]) -> None:
@@ -29,10 +29,10 @@ class BackgroundThread:
         self._thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """Ask the thread to stop, and wait for it.
+        """Set the event and wait for the thread to end.
 
         Args:
-            timeout_s: Do not wait longer; 0 does not wait at all.
+            timeout_s: The longest wait, in seconds; 0 does not wait.
         """
         self._stopping.set()
         if self._thread is not None:

@@ -1,8 +1,8 @@
-"""Services with applications, and the demo data in them."""
+"""Publish datasets in a service under test, and wait until it serves them."""
 
 from __future__ import annotations
 
-from kernel.cli.demo import publish_demo_files
+from kernel.cli.serve import publish_demo_files
 from kernel.errors import UnavailableError
 from kernel.testing import Client
 from tests.processes import eventually

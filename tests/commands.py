@@ -1,4 +1,4 @@
-"""The command ``tiercel`` in this process: quick, and with the exit codes and messages of the real one."""
+"""Run the command ``tiercel`` in the process of the test: fast, with the same exit codes and messages."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from kernel.cli.main import main
 
 
 class Ran(msgspec.Struct, frozen=True):
-    """What a command printed and how it ended."""
+    """The exit code of a command, and what it printed to standard output and standard error."""
 
     code: int
     output: str
     errors: str
 
     def json(self) -> Any:
-        """Decode what it printed."""
+        """Decode standard output as JSON."""
         return msgspec.json.decode(self.output)
 
 
@@ -32,13 +32,13 @@ RunCommand = Callable[..., Ran]
 def make_runner(
     database: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> RunCommand:
-    """Make a function that runs a command on a database, in a folder.
+    """Return a function that runs commands on a database, in a folder: ``run("check", "--json", TIERCEL_AUTH="open")``.
 
     Args:
-        database: How to connect to it.
+        database: Connection string of the database.
         folder: The working directory.
-        monkeypatch: Sets the surroundings.
-        capsys: Catches what is printed.
+        monkeypatch: Sets environment variables and the working directory.
+        capsys: Captures what is printed.
     """
     for name in [name for name in os.environ if name.startswith("TIERCEL_") and not name.startswith("TIERCEL_TEST_")]:
         monkeypatch.delenv(name)

@@ -1,9 +1,10 @@
-"""A real PostgreSQL for every test: one server a run, a migrated template, a clone for each test."""
+"""Fixtures of all tests: one PostgreSQL server per run, a migrated template database, a copy of it for each test."""
 
 from __future__ import annotations
 
 import itertools
 import os
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
@@ -19,19 +20,20 @@ from kernel.testing import Client, create_database, drop_database, make_configur
 from tests.processes import run_tiercel
 
 Serve = Callable[..., Client]
+FirstMigrate = tuple[Path, subprocess.CompletedProcess[str]]
 
-# Other tests share the machine: how long an example takes says nothing about the code.
+# Tests share the machine, so the time that an example takes says nothing about the code.
 hypothesis.settings.register_profile("tiercel", deadline=None)
 hypothesis.settings.load_profile("tiercel")
 
-# Tests may lose their data with the power.
+# Durability does not matter in tests.
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "300"}
 _numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedServer]:
-    """The server of this run; its directory is private, so that tests of the embedded server do not meet it."""
+    """The server of this run, in a directory of its own."""
     with (
         tempfile.TemporaryDirectory(prefix="tiercel-test-") as home,
         EmbeddedServer(Path(home), options=FAST) as started,
@@ -51,7 +53,7 @@ def template(server: EmbeddedServer) -> str:
 
 @pytest.fixture
 def database(server: EmbeddedServer, template: str) -> Iterator[str]:
-    """How to connect to a fresh, migrated database."""
+    """The connection string of a new, migrated database."""
     name = f"test_{next(_numbers)}"
     yield create_database(server.conninfo, name, template)
     drop_database(server.conninfo, name)
@@ -59,7 +61,7 @@ def database(server: EmbeddedServer, template: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def module_database(server: EmbeddedServer, template: str) -> Iterator[str]:
-    """As ``database``, but one for all tests of a file: for processes that they share."""
+    """As ``database``, but shared by the tests of a module, for processes that they share."""
     name = f"module_{next(_numbers)}"
     yield create_database(server.conninfo, name, template)
     drop_database(server.conninfo, name)
@@ -67,7 +69,7 @@ def module_database(server: EmbeddedServer, template: str) -> Iterator[str]:
 
 @pytest.fixture
 def empty_database(server: EmbeddedServer) -> Iterator[str]:
-    """How to connect to a database with nothing in it."""
+    """The connection string of a new, empty database."""
     name = f"empty_{next(_numbers)}"
     yield create_database(server.conninfo, name)
     drop_database(server.conninfo, name)
@@ -75,13 +77,13 @@ def empty_database(server: EmbeddedServer) -> Iterator[str]:
 
 @pytest.fixture
 def db_settings(database: str) -> Mapping[str, Any]:
-    """The table ``db`` of a configuration that uses the test's database."""
+    """The settings ``db`` for the test's database."""
     return {"url": database}
 
 
 @pytest.fixture
 def serve(db_settings: Mapping[str, Any]) -> Iterator[Serve]:
-    """Start a service on the test's database: ``serve(plugins=[...], clock=...)``."""
+    """Start a service in this process, on the test's database: ``serve(plugins=[...], clock=...)``."""
     with ExitStack() as stack:
 
         def start(clock: Any = None, **values: Any) -> Client:
@@ -94,16 +96,22 @@ def serve(db_settings: Mapping[str, Any]) -> Iterator[Serve]:
 
 
 @pytest.fixture(scope="session")
-def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose database is made and migrated, to be copied with ``copy_home``: making one takes seconds."""
+def first_migrate(tmp_path_factory: pytest.TempPathFactory) -> FirstMigrate:
+    """A new home, and what ``tiercel migrate`` printed when it initialised it."""
     home = tmp_path_factory.mktemp("initialised") / ".tiercel"
-    made = run_tiercel(home, "migrate")
-    assert made.returncode == 0, made.stderr
+    return home, run_tiercel(home, "migrate")
+
+
+@pytest.fixture(scope="session")
+def initialised(first_migrate: FirstMigrate) -> Path:
+    """A home with a migrated database, to be copied with ``copy_home``: initialising one takes seconds."""
+    home, ran = first_migrate
+    assert ran.returncode == 0, ran.stderr
     return home
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail a run of CI that skipped something: as root, with what ``.ci/run`` installs, every test can run."""
+    """Fail a CI run that skipped tests: as root, with what ``.ci/run`` installs, all of them can run."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") and os.geteuid() == 0 and reporter is not None and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,4 +1,4 @@
-"""What the sessions of a database wait for."""
+"""Locks of a database."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import psycopg
 
 
 def waits_for_lock(database: str) -> bool:
-    """Tell whether a session of a database waits for a lock that another holds."""
+    """Tell whether a session of a database waits for a lock."""
     waiting = (
         "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')"
     )

@@ -1,4 +1,4 @@
-"""A database that goes away and comes back."""
+"""An outage of a database."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-# Of this role alone: an autovacuum worker belongs to nobody, and only a superuser may end it.
+# Of this role only: an autovacuum worker has no role, and only a superuser may end it.
 _END_ALL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND usename = current_user"
 
 
 @contextmanager
 def outage(conninfo: str) -> Iterator[None]:
-    """End every connection to a database and refuse new ones, for as long as the block lasts."""
+    """End all connections to a database and reject new ones until the block ends."""
     name = str(conninfo_to_dict(conninfo)["dbname"])
     statement = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
     with psycopg.connect(make_conninfo(conninfo, dbname="postgres"), autocommit=True) as admin:

@@ -1,4 +1,4 @@
-"""Real ``tiercel`` processes, in a home, a working directory and on a port of their own."""
+"""Real ``tiercel`` processes, each with its own home, working directory and port."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ TIERCEL = str(Path(sys.executable).with_name("tiercel"))
 GUNICORN = str(Path(sys.executable).with_name("gunicorn"))
 START_TIMEOUT_S = 60.0
 COMMAND_TIMEOUT_S = 60.0
-# Nothing of the surroundings may count; the project's own settings least of all.
-_KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "TZ")
+# Variables that processes inherit. No other may influence them, settings of the project least of all.
+_INHERITED = ("PATH", "LANG", "LC_ALL", "TMPDIR", "TZ")
 
 
 def eventually(condition: Callable[[], bool], timeout_s: float = 15.0) -> bool:
-    """Poll until something holds; tell whether it did in time."""
+    """Poll until a condition holds; return False if it does not in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() >= deadline:
@@ -37,7 +37,7 @@ def eventually(condition: Callable[[], bool], timeout_s: float = 15.0) -> bool:
 
 
 def free_port() -> int:
-    """Return a port nobody listens on."""
+    """Return a free TCP port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -45,10 +45,10 @@ def free_port() -> int:
 
 
 def make_environment(home: Path, **variables: str) -> dict[str, str]:
-    """Make the environment of a process that finds this project and keeps its data in a home of its own."""
-    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    """Return the environment of a process of this source tree with its own home."""
+    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     return {
-        **kept,
+        **inherited,
         "HOME": str(home.parent),
         "PYTHONPATH": str(ROOT),
         "TIERCEL_HOME": str(home),
@@ -58,12 +58,12 @@ def make_environment(home: Path, **variables: str) -> dict[str, str]:
 
 
 def run_tiercel(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, in the directory above its home.
+    """Run a command in a process, in the directory above its home, and wait for it.
 
     Args:
-        home: Holds the data.
-        arguments: After ``tiercel``.
-        variables: Further environment.
+        home: Directory of the data.
+        arguments: Arguments of ``tiercel``.
+        variables: Further environment variables.
     """
     home.parent.mkdir(parents=True, exist_ok=True)
     return subprocess.run(
@@ -78,19 +78,19 @@ def run_tiercel(home: Path, *arguments: str, **variables: str) -> subprocess.Com
 
 
 def copy_home(home: Path, directory: Path) -> Path:
-    """Copy a home into a directory, owners and all."""
+    """Copy a home into a directory, with the owners of its files, and return the copy."""
     subprocess.run(["cp", "-a", str(home), str(directory)], check=True)
     return directory / home.name
 
 
 class Service:
-    """A service in processes of its own.
+    """A service in real processes, with a client.
 
     Args:
-        home: Holds the data; the processes work in the directory above it.
-        command: What to run; ``tiercel serve`` by default.
-        host: Where to listen.
-        variables: Further environment.
+        home: Directory of the data; the directory above it is the working directory.
+        command: The command; ``tiercel serve`` by default.
+        host: Address to listen on.
+        variables: Further environment variables.
     """
 
     def __init__(
@@ -110,40 +110,40 @@ class Service:
 
     @property
     def output(self) -> str:
-        """What it wrote to standard output."""
+        """Standard output so far."""
         return self._output.read_text(encoding="utf-8")
 
     @property
     def errors(self) -> str:
-        """What it wrote to standard error."""
+        """Standard error so far."""
         return self._errors.read_text(encoding="utf-8")
 
     def get(self, path: str, timeout_s: float = 10) -> httpx.Response:
-        """Send a GET on a connection of its own."""
+        """Send a GET on a new connection."""
         return httpx.get(self.url + path, timeout=timeout_s)
 
     def post(self, path: str, json: object, timeout_s: float = 10) -> httpx.Response:
-        """Send a POST on a connection of its own."""
+        """Send a POST on a new connection."""
         return httpx.post(self.url + path, json=json, timeout=timeout_s)
 
     def is_ready(self) -> bool:
-        """Tell whether it takes requests."""
+        """Tell whether ``/readyz`` answers 200."""
         try:
             return self.get("/readyz").status_code == 200
         except httpx.TransportError:
             return False
 
     def wait_until_ready(self) -> None:
-        """Wait for the first 200 of ``/readyz``."""
+        """Wait until the service is ready; fail if it exits."""
         eventually(lambda: self.is_ready() or self.process.poll() is not None, START_TIMEOUT_S)
         assert self.is_ready(), self.errors
 
     def workers(self) -> list[psutil.Process]:
-        """Return gunicorn's workers."""
+        """Return the processes of gunicorn's workers."""
         return psutil.Process(self.process.pid).children()
 
     def stop(self, timeout_s: float = 20) -> int:
-        """Ask it to stop and return its exit code."""
+        """Send SIGTERM, wait, and return the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout_s)
@@ -151,7 +151,7 @@ class Service:
 
 @contextmanager
 def serving(home: Path, command: Sequence[str] = (TIERCEL, "serve"), **given: str) -> Iterator[Service]:
-    """Keep a ``Service`` running, ready to serve, for as long as the block lasts."""
+    """Run a ``Service`` until the block ends; it is ready when the block begins."""
     service = Service(home, command, **given)
     try:
         service.wait_until_ready()
@@ -166,7 +166,7 @@ def serving(home: Path, command: Sequence[str] = (TIERCEL, "serve"), **given: st
 
 
 def postmaster(home: Path) -> psutil.Process | None:
-    """Return the embedded server of a home, if it runs."""
+    """Return the process of the embedded server of a home; None if it does not run."""
     try:
         pid = int((home / "postgres" / "postmaster.pid").read_text(encoding="ascii").partition("\n")[0])
         found = psutil.Process(pid)
@@ -176,14 +176,14 @@ def postmaster(home: Path) -> psutil.Process | None:
 
 
 def python_as(user: str, home: Path) -> list[str]:
-    """Return the words that run this Python as another account; skip the test where that cannot be had.
+    """Return a command that runs Python as another account; skip the test if there is none.
 
     Args:
-        user: Its name.
-        home: A directory that is given to the account.
+        user: Name of the account.
+        home: A directory, which the account becomes the owner of.
     """
     if os.geteuid() != 0:
-        pytest.skip("only root can become somebody else")
+        pytest.skip("only root can run processes as another account")
     account = pwd.getpwnam(user)
     os.chown(home, account.pw_uid, account.pw_gid)
     prefix = ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups", "--"]
@@ -198,5 +198,5 @@ def python_as(user: str, home: Path) -> list[str]:
 
 
 def python_environment() -> dict[str, str]:
-    """Return an environment in which any Python of this version finds what this one finds."""
+    """Return an environment in which any Python of this version finds the packages of this one."""
     return {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}

@@ -1,4 +1,4 @@
-"""A plugin whose jobs do what a test tells them."""
+"""A plugin with jobs for tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GATE_TIMEOUT_S = 20.0
 
 
 class Sum(msgspec.Struct, frozen=True):
-    """What to add up."""
+    """Parameters of ``sample.add``."""
 
     numbers: list[int]
     scale: float = 1.0
@@ -22,7 +22,7 @@ class Sum(msgspec.Struct, frozen=True):
 
 
 class Gates(msgspec.Struct, frozen=True):
-    """Where files appear that let a run go on: ``1``, ``2`` ..."""
+    """Parameters of ``sample.walk``: the folder in which a file ``1``, ``2`` ... opens each gate."""
 
     folder: str
     steps: int = 2
@@ -41,7 +41,7 @@ def fail(run: Run) -> None:
 
 
 def walk(run: Run, parameters: Gates) -> str:
-    """Say how far it is, and wait before each gate."""
+    """Report progress, and wait until the test opens each gate."""
     deadline = time.monotonic() + GATE_TIMEOUT_S
     for step in range(1, parameters.steps + 1):
         run.log.info("at_gate", gate=step)

@@ -1,4 +1,4 @@
-"""Real workers for tests that need a job to run."""
+"""Real ``tiercel worker`` processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SAMPLE = "tests.sample_jobs"
 
 
 def sample_environment(database: str) -> dict[str, str]:
-    """Return the environment of a process that knows the sample jobs, on a database."""
+    """Return the environment of a process with the sample jobs, on a database."""
     return {
         "TIERCEL_DATABASE_URL": database,
         "TIERCEL_PLUGINS": f"system,{SAMPLE}",
@@ -27,10 +27,10 @@ def sample_environment(database: str) -> dict[str, str]:
 
 @contextmanager
 def working(home: Path, database: str) -> Iterator[Service]:
-    """Keep ``tiercel worker`` running, ready to work, for as long as the block lasts."""
+    """Run ``tiercel worker`` until the block ends; it is ready when the block begins."""
     worker = Service(home, [TIERCEL, "worker"], **sample_environment(database))
     try:
-        assert eventually(lambda: worker.process.poll() is not None or _is_there(database), START_TIMEOUT_S)
+        assert eventually(lambda: worker.process.poll() is not None or _is_registered(database), START_TIMEOUT_S)
         assert worker.process.poll() is None, worker.errors
         yield worker
     finally:
@@ -38,11 +38,11 @@ def working(home: Path, database: str) -> Iterator[Service]:
 
 
 class Workers:
-    """Workers in one directory, to be watched and killed.
+    """Workers whose processes a test may kill.
 
     Args:
-        directory: Where they run, and log.
-        environment: All of it.
+        directory: Working directory, and folder of the log.
+        environment: Complete environment of the processes.
     """
 
     def __init__(self, directory: Path, environment: dict[str, str]) -> None:
@@ -51,7 +51,7 @@ class Workers:
         self.started: list[subprocess.Popen[bytes]] = []
 
     def start(self, processes: int = 1) -> psutil.Process:
-        """Start a supervisor; return it once its processes are there."""
+        """Start a supervisor, wait for its processes, and return it."""
         environment = {**self._environment, "TIERCEL_JOB_PROCESSES": str(processes)}
         with (self._directory / "worker.log").open("ab") as log:
             process = subprocess.Popen(
@@ -64,11 +64,11 @@ class Workers:
 
     @property
     def log(self) -> str:
-        """What they logged."""
+        """The log of all workers."""
         return (self._directory / "worker.log").read_text()
 
     def end(self) -> None:
-        """Kill whatever was started."""
+        """Kill all processes."""
         for process in self.started:
             for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
                 child.kill()
@@ -76,6 +76,6 @@ class Workers:
             process.wait()
 
 
-def _is_there(database: str) -> bool:
+def _is_registered(database: str) -> bool:
     with psycopg.connect(database) as connection:
         return bool(connection.execute("SELECT 1 FROM procrastinate.procrastinate_workers").fetchone())

@@ -1,4 +1,4 @@
-"""The command line. Plugins take from here what their own commands print and read."""
+"""The command line. This file is its public face: what commands of plugins print and read."""
 
 from kernel.cli.click_options import struct_options
 from kernel.cli.output import print_difference, print_json, print_table, progress

@@ -16,7 +16,7 @@ from kernel.app import Tiercel
 from kernel.cli.output import print_json, print_table, progress
 from kernel.config import load
 from kernel.contracts import Job
-from kernel.conversion import convert_one, struct_fields
+from kernel.conversion import convert_value, struct_fields
 from kernel.errors import UnavailableError
 from kernel.jobs.follow import Follower
 from kernel.jobs.model import JobLogLine, JobRecord, JobState, Progress
@@ -149,7 +149,7 @@ def _read_parameters(job: Job, given: tuple[str, ...]) -> dict[str, Any]:
 
 def _read_value(text: str, annotation: Any) -> Any:
     try:
-        return msgspec.to_builtins(convert_one(text, annotation, strict=False))
+        return msgspec.to_builtins(convert_value(text, annotation, strict=False))
     except ValueError:
         pass
     try:

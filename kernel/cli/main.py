@@ -1,97 +1,95 @@
-"""The group of all commands: the kernel's own, and one group for each plugin that has some."""
+"""The command ``tiercel``: the kernel's own commands, a group of commands for each plugin, and exit codes."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import wraps
+from importlib import import_module
 from typing import Any
 
 import click
 
 from kernel.app import Tiercel
-from kernel.cli.apps import apps, list_apps, test_multi_app
-from kernel.cli.cache import cache
-from kernel.cli.check import check
-from kernel.cli.data import data
-from kernel.cli.inspect import plugins, routes
-from kernel.cli.jobs import jobs
-from kernel.cli.migrate import migrate
-from kernel.cli.serve import serve, up
-from kernel.cli.shell import shell
-from kernel.cli.worker import worker
-from kernel.config import load
+from kernel.config import CONFIG_VARIABLE, load
+from kernel.contracts import Command
 from kernel.errors import ApiError, BootError, ConfigError, TiercelError
-from kernel.sources import CONFIG_VARIABLE
+from kernel.registry import KERNEL_COMMANDS
 
 
-class _Root(click.Group):
-    """Finds groups of plugins when the kernel has no command of a name, so that most commands load no plugin."""
+class _LazyGroup(click.Group):
+    """Imports a command of the kernel when it is used, and boots a service only if a command is not the kernel's."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         try:
-            groups = _plugin_groups()
+            plugins = [name for name, command in _plugin_commands(ctx).items() if isinstance(command, click.Group)]
         except BootError as ex:
-            # Help must work, most of all when the configuration does not.
+            # Help must work especially when the configuration does not.
             click.echo(f"tiercel: commands of plugins are missing: {ex}", err=True)
-            groups = {}
-        return [
-            *super().list_commands(ctx),
-            *(name for name, found in groups.items() if isinstance(found, click.Group)),
-        ]
+            plugins = []
+        return [*sorted(KERNEL_COMMANDS), *plugins]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return super().get_command(ctx, cmd_name) or _plugin_groups().get(cmd_name)
+        if cmd_name in KERNEL_COMMANDS:
+            module, _, attribute = KERNEL_COMMANDS[cmd_name].partition(":")
+            command: click.Command = getattr(import_module(module), attribute)
+            return command
+        return _plugin_commands(ctx).get(cmd_name)
 
 
-def _plugin_groups() -> dict[str, click.Command]:
+def _plugin_commands(context: click.Context) -> Mapping[str, click.Command]:
     """Return a group for each plugin that has commands, and the commands that have an alias."""
-    context = click.get_current_context().find_root()
-    if context.obj is None:
+    root_context = context.find_root()
+    if root_context.obj is None:
         service = Tiercel(load())
-        context.obj = {}
-        for owner, item in service.registry.commands:
-            group = context.obj.setdefault(owner, click.Group(owner, help=f"Commands of the plugin {owner}."))
-            command = _with_database(service, owner, item.command)
+        groups: dict[str, click.Group] = {}
+        aliases: dict[str, click.Command] = {}
+        for plugin, contribution in service.registry.contributions(Command):
+            command = _with_database(service, plugin, contribution.command)
+            group = groups.setdefault(plugin, click.Group(plugin, help=f"Commands of the plugin {plugin}."))
             group.add_command(command)
-            if item.alias is not None:
-                context.obj[item.alias] = command
-    groups: dict[str, click.Command] = context.obj
-    return groups
+            if contribution.alias is not None:
+                aliases[contribution.alias] = command
+        root_context.obj = {**aliases, **groups}
+    commands: Mapping[str, click.Command] = root_context.obj
+    return commands
 
 
-def _with_database(service: Tiercel, owner: str, command: click.Command) -> click.Command:
-    run = command.callback
-    if run is not None:
-        command.callback = _opened(service, owner, run)
+def _with_database(service: Tiercel, plugin: str, command: click.Command) -> click.Command:
+    """Let a command of a plugin run with the database open."""
+    callback = command.callback
+    if callback is not None:
+        command.callback = _run_with_database(service, plugin, callback)
     return command
 
 
-def _opened(service: Tiercel, owner: str, run: Callable[..., Any]) -> Callable[..., Any]:
-    def opened(*args: Any, **kwargs: Any) -> Any:
+def _run_with_database(service: Tiercel, plugin: str, callback: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(callback)
+    def run(*args: Any, **kwargs: Any) -> Any:
         with service.database_open():
-            status = service.registry.statuses[owner]
+            status = service.registry.statuses[plugin]
             if status.state != "loaded":
-                raise BootError(str(status.reason))  # its migrations failed just now
-            return run(*args, **kwargs)
+                raise BootError(str(status.reason))  # a migration failed just now
+            return callback(*args, **kwargs)
 
-    return opened
+    return run
 
 
-def _use_file(_context: click.Context, _option: click.Parameter, file: str | None) -> None:
-    # While the options are read: the plugins whose commands are looked up next come from that file.
+def _set_config_file(_context: click.Context, _option: click.Parameter, file: str | None) -> None:
+    # The plugins whose commands are looked up after this come from that file.
     if file is not None:
         os.environ[CONFIG_VARIABLE] = file
 
 
-@click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--config",
     metavar="FILE",
     is_eager=True,
     expose_value=False,
-    callback=_use_file,
+    callback=_set_config_file,
     help="The TOML file; config/tiercel.toml by default.",
 )
 @click.version_option(package_name="tiercel")
@@ -99,29 +97,10 @@ def root() -> None:
     """Tiercel: request logs, their analytics and per-application views, as plugins of a small kernel."""
 
 
-_COMMANDS = (
-    up,
-    serve,
-    worker,
-    migrate,
-    check,
-    plugins,
-    routes,
-    apps,
-    list_apps,
-    test_multi_app,
-    data,
-    cache,
-    jobs,
-    shell,
-)
-for _command in _COMMANDS:
-    root.add_command(_command)
-
-
 def main() -> None:
-    """Run the command line. Exit codes: 0 well, 1 a problem (one line for each), 2 wrong usage."""
-    # Whoever just died would leave the embedded server running. gunicorn and the workers have handlers of their own.
+    """Run the command line. Exit codes: 0 success, 1 a problem (one line for each), 2 wrong usage."""
+    # Killed by SIGTERM, a process would leave the embedded server running. gunicorn and the workers have handlers of
+    # their own.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         root(prog_name="tiercel", standalone_mode=False)
@@ -130,15 +109,17 @@ def main() -> None:
         sys.exit(ex.exit_code)
     except click.Abort:
         sys.exit(130)
-    except ConfigError as ex:
-        for problem in ex.problems:
-            click.echo(f"tiercel: {problem}", err=True)
-        sys.exit(1)
-    except ApiError as ex:
-        wrong = [f"{field}: {' '.join(messages)}" for field, messages in (ex.errors or {}).items()]
-        for problem in wrong or [f"{ex.message} {ex.detail or ''}".rstrip()]:
-            click.echo(f"tiercel: {problem}", err=True)
-        sys.exit(1)
     except TiercelError as ex:
-        click.echo(f"tiercel: {ex}", err=True)
+        for problem in _problems(ex):
+            click.echo(f"tiercel: {problem}", err=True)
         sys.exit(1)
+
+
+def _problems(error: TiercelError) -> list[str]:
+    """Return one line for each problem that an error names."""
+    if isinstance(error, ConfigError):
+        return list(error.problems)
+    if isinstance(error, ApiError):
+        by_field = [f"{field}: {' '.join(messages)}" for field, messages in (error.errors or {}).items()]
+        return by_field or [f"{error.message} {error.detail or ''}".rstrip()]
+    return [str(error)]

@@ -1,4 +1,4 @@
-"""What commands print: tables and progress for people, JSON for scripts."""
+"""Output of commands: tables and progress for people, JSON for scripts."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ import msgspec
 
 from kernel.datasets import Difference
 
+# Between two lines of progress where standard error is not a terminal.
 LINE_INTERVAL_S = 5.0
-# Of each kind of change.
+# Of each kind of change in a difference.
 _ITEMS_SHOWN_MAX = 20
 
 
-class Progress(Protocol):
-    """Takes steps of long work."""
+class ProgressBar(Protocol):
+    """Shows the progress of long work, in steps."""
 
     def advance(self, steps: float) -> None:
-        """Say that some more is done."""
+        """Add steps that are done."""
 
     def show(self, done: float, total: float | None = None, message: str | None = None) -> None:
-        """Say how much is done in all.
+        """Set the progress.
 
         Args:
-            done: In steps.
-            total: Steps in all, if known by now.
-            message: What is being done at the moment.
+            done: Steps that are done.
+            total: All steps; None if unknown.
+            message: The current activity.
         """
 
 
-class _Lines:
-    """Progress as plain lines, one every few seconds, where no terminal watches."""
+class _ProgressLines:
+    """Progress as plain lines, one every few seconds."""
 
     def __init__(self, title: str, total: float | None) -> None:
         self._title = title
@@ -54,7 +55,9 @@ class _Lines:
             click.echo(f"{self._title}: {self._done:,.0f}{of}{f', {message}' if message else ''}", err=True)
 
 
-class _Bar:
+class _TerminalBar:
+    """Progress as a bar of rich on a terminal."""
+
     def __init__(self, bar: Any, title: str, total: float | None) -> None:
         self._bar = bar
         self._title = title
@@ -69,28 +72,27 @@ class _Bar:
 
 
 @contextmanager
-def progress(title: str, total: float | None = None) -> Iterator[Progress]:
-    """Show progress on standard error: a bar on a terminal, a line every few seconds elsewhere.
+def progress(title: str, total: float | None = None) -> Iterator[ProgressBar]:
+    """Show progress on standard error until the block ends: a bar on a terminal, else a line every few seconds.
 
     Args:
-        title: What is being done.
-        total: Steps in all, if known.
+        title: The activity.
+        total: All steps; None if unknown.
     """
     if not sys.stderr.isatty():
-        yield _Lines(title, total)
+        yield _ProgressLines(title, total)
         return
-    # Imported where it is needed: it takes a tenth of a second, which most commands need not pay.
+    # Imported here: it takes a tenth of a second, and most commands do not need it.
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as RichProgress
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with RichProgress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield _Bar(bar, title, total)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield _TerminalBar(bar, title, total)
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table on standard output; plain columns where no terminal watches."""
+    """Print a table on standard output; as plain columns if that is not a terminal. None is an empty cell."""
     texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         widths = [max(map(len, column)) for column in zip(titles, *texts, strict=True)]
@@ -115,10 +117,10 @@ def print_json(value: object) -> None:
 
 
 def print_difference(found: Difference, key: str) -> None:
-    """Print what differs for people.
+    """Print the difference between two versions of a dataset, with the first changes of each kind.
 
     Args:
-        found: All of it; of each kind the first are shown.
+        found: The difference.
         key: The field that identifies an item.
     """
     added, removed, changed = len(found.added), len(found.removed), len(found.changed)
@@ -126,26 +128,23 @@ def print_difference(found: Difference, key: str) -> None:
         f"{found.dataset}, version {found.from_version} to {found.to_version}: "
         f"{added:,} added, {removed:,} removed, {changed:,} changed, {found.unchanged:,} unchanged"
     )
-    _print_some([f"  + {_key(item, key)}" for item in found.added[:_ITEMS_SHOWN_MAX]], added)
-    _print_some([f"  - {_key(item, key)}" for item in found.removed[:_ITEMS_SHOWN_MAX]], removed)
+    _print_lines([f"  + {getattr(item, key)}" for item in found.added[:_ITEMS_SHOWN_MAX]], added)
+    _print_lines([f"  - {getattr(item, key)}" for item in found.removed[:_ITEMS_SHOWN_MAX]], removed)
     lines = [
-        f"  ~ {each.key}: " + ", ".join(f"{name} {_text(one.before)} -> {_text(one.after)}" for name, one in fields)
+        f"  ~ {each.key}: "
+        + ", ".join(f"{name} {_as_json(one.before)} -> {_as_json(one.after)}" for name, one in fields)
         for each in found.changed[:_ITEMS_SHOWN_MAX]
         if (fields := each.fields.items())
     ]
-    _print_some(lines, changed)
+    _print_lines(lines, changed)
 
 
-def _print_some(lines: Sequence[str], count: int) -> None:
+def _print_lines(lines: Sequence[str], count: int) -> None:
     for line in lines:
         click.echo(line)
     if count > len(lines):
         click.echo(f"    and {count - len(lines):,} more")
 
 
-def _key(item: object, key: str) -> object:
-    return getattr(item, key)
-
-
-def _text(value: object) -> str:
+def _as_json(value: object) -> str:
     return msgspec.json.encode(value, enc_hook=str).decode()

@@ -49,7 +49,7 @@ def fork_worker(service: Tiercel) -> int:
         # Until the supervisor has its own: whoever just died here would leave the embedded server running.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         if service.server is not None:
-            service.server.acquire_again()
+            service.server.acquire_after_fork()
         try:
             time.sleep(_HEAD_START_S)
             _supervise(service, parent=me)

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from kernel.contracts import Dataset
-from kernel.conversion import UNKNOWN, convert_each
+from kernel.conversion import UNKNOWN, convert_fields
 from kernel.datasets.model import Content, Rejected
 from kernel.datasets.ordering import ordered_by
 
@@ -78,7 +78,7 @@ def _is_finite(value: object) -> bool:
 
 def _reason(dataset: Dataset, item: object, error: Exception) -> str:
     if isinstance(item, Mapping) and isinstance(error, msgspec.ValidationError):
-        _, errors = convert_each(item, dataset.item)
+        _, errors = convert_fields(item, dataset.item)
         # A field too many is wrong only where the Struct says so; then it is what msgspec complains of.
         named = {name: messages for name, messages in errors.items() if messages != [UNKNOWN]}
         if named:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from kernel.contracts import Dataset
-from kernel.conversion import allowed, base_type, is_sequence, struct_fields
+from kernel.conversion import base_type, describe_type, is_sequence, struct_fields
 from kernel.datasets.files import file_fields
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -60,7 +60,9 @@ def _refused(dataset: Dataset, field: str, name: str, other: Dataset | None) -> 
         return f"keys of {name!r} are no texts"
     annotation = _type_of(dataset, field)
     held = typing.get_args(base_type(annotation))[0] if is_sequence(annotation) else annotation
-    return None if base_type(held) is str else f"expected str, str | None or tuple of str, not {allowed(annotation)}"
+    return (
+        None if base_type(held) is str else f"expected str, str | None or tuple of str, not {describe_type(annotation)}"
+    )
 
 
 def _type_of(dataset: Dataset, name: str) -> Any:

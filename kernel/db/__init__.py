@@ -1,1 +1,1 @@
-"""The database: embedded server, engine, pool, named queries and migrations."""
+"""The database: connection pool, capabilities of the server, named queries and migrations."""

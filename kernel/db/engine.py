@@ -1,4 +1,4 @@
-"""What the database server can do, found out by asking it."""
+"""Detect what the database server is and can do. Where TimescaleDB differs is decided by ``Engine.name``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from kernel.db.queries import load_queries
 
 EngineName = Literal["postgresql", "timescaledb-apache", "timescaledb"]
 
-OLDEST_POSTGRESQL = 150000
+# The oldest PostgreSQL that is supported, as ``server_version_num`` has it.
+MIN_VERSION_NUMBER = 150000
 
 _QUERIES = load_queries(__package__)
 
@@ -20,11 +21,11 @@ class Engine(msgspec.Struct, frozen=True):
     """A database server and its capabilities.
 
     Args:
-        name: ``timescaledb`` has the community licence, ``timescaledb-apache`` only what Apache 2 covers.
-        vendor: Always ``postgresql``; so that nobody is silently on another database.
-        version: As the server prints it, ``18.6``.
-        version_number: As an integer that compares, ``180006``.
-        timescaledb_version: Version of the extension in this database, if it is there.
+        name: ``timescaledb`` has the community licence, ``timescaledb-apache`` only the features under Apache 2.
+        vendor: Always ``postgresql``.
+        version: As the server prints it, such as ``18.6``.
+        version_number: As an integer that compares, such as ``180006``.
+        timescaledb_version: Version of the extension in this database; None if it is not installed.
         database: Name of the database.
         embedded: Whether Tiercel started the server itself.
     """
@@ -39,15 +40,20 @@ class Engine(msgspec.Struct, frozen=True):
 
     @property
     def has_hypertables(self) -> bool:
-        """Tell whether raw events can live in a hypertable."""
+        """Tell whether the database has hypertables, under either licence."""
         return self.timescaledb_version is not None
 
 
-def detect(connection: Connection[tuple[object, ...]], *, embedded: bool) -> Engine:
-    """Ask a server what it is and can do."""
+def detect_engine(connection: Connection[tuple[object, ...]], *, embedded: bool) -> Engine:
+    """Query a server for its version and extensions.
+
+    Args:
+        connection: To the database in question.
+        embedded: Whether Tiercel started the server itself; the server cannot tell.
+    """
     row = connection.execute(_QUERIES["detect_engine"]).fetchone()
     if row is None:
-        raise RuntimeError("the server did not describe itself")
+        raise RuntimeError("the query for the server's version returned no row")
     version, number, database, timescaledb, licence = row
     name: EngineName = "postgresql"
     if timescaledb is not None:

@@ -7,37 +7,36 @@ SELECT current_setting('server_version'),
 
 -- name: configure_session
 SELECT set_config('TimeZone', 'UTC', false),
-       -- The functions of the job queue do not say where their tables are.
+       -- The functions of the job queue do not qualify the names of their tables.
        set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), 'procrastinate'), false),
-       -- Time windows decide which partitions are read: plan with the values at hand unless a transaction says otherwise.
+       -- Partitions are pruned by the time range of a query, so plan each with its values.
        set_config('plan_cache_mode', 'force_custom_plan', false),
-       -- Ten times what PostgreSQL takes by default: to start workers takes milliseconds, of every core, while others
-       -- wait for one.
+       -- Ten times the default: starting parallel workers takes milliseconds on every core, which other requests need.
        set_config('parallel_setup_cost', '10000', false),
-       -- Beyond this many rows TimescaleDB refuses to change what lies in columns, however often one tries. Statements
-       -- that take too long have a timeout. Versions before 2.11 have no such limit.
+       -- TimescaleDB refuses statements that decompress more rows than this, however often they are retried; 0 is no
+       -- limit, as the statement timeout is one. Versions before 2.11 do not have the setting.
        CASE WHEN current_setting('timescaledb.max_tuples_decompressed_per_dml_transaction', true) IS NOT NULL
             THEN set_config('timescaledb.max_tuples_decompressed_per_dml_transaction', '0', false) END
 
--- name: configure_timeouts
+-- name: set_session_timeouts
 SELECT set_config('statement_timeout', %(timeout_ms)s, false),
        set_config('idle_in_transaction_session_timeout', %(timeout_ms)s, false)
 
--- name: configure_transaction
+-- name: set_transaction_timeouts
 SELECT set_config('statement_timeout', %(timeout_ms)s, true),
        set_config('idle_in_transaction_session_timeout', %(timeout_ms)s, true)
 
--- name: begin_at_one_moment
+-- name: begin_repeatable_read
 BEGIN ISOLATION LEVEL REPEATABLE READ
 
--- name: is_read_only
+-- name: show_read_only
 SHOW transaction_read_only
 
 -- name: ping
 SELECT 1
 
--- name: notice_dead_client
--- Otherwise a statement goes on for hours after its process was killed, and keeps the lock.
+-- name: enable_connection_check
+-- Otherwise a statement of a killed process runs to its end, for hours perhaps, and keeps the lock.
 SELECT set_config('client_connection_check_interval', '1s', false)
 
 -- name: try_migration_lock
@@ -81,19 +80,7 @@ INSERT INTO tiercel.migration (id, sha256) VALUES (%(id)s, %(sha256)s)
 -- name: has_migration_table
 SELECT to_regclass('tiercel.migration') IS NOT NULL
 
--- name: find_role
-SELECT FROM pg_roles WHERE rolname = %(name)s
-
--- name: create_role
-CREATE ROLE {name} LOGIN CREATEDB
-
--- name: find_database
-SELECT FROM pg_database WHERE datname = %(name)s
-
--- name: create_database
-CREATE DATABASE {name} OWNER {name}
-
--- name: create_database_from
+-- name: create_database_from_template
 CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY
 
 -- name: drop_database

@@ -1,1 +1,1 @@
-"""The embedded PostgreSQL: its server process, the account it runs as, and the thread that restarts it."""
+"""The embedded PostgreSQL: its server, the account that runs it, and its watchdog. Nothing else knows its internals."""

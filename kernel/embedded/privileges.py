@@ -1,4 +1,4 @@
-"""Run the database server as an account that is not root: PostgreSQL refuses to run as root."""
+"""Run the embedded PostgreSQL as an unprivileged account: PostgreSQL refuses to run as root."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ import msgspec
 from kernel.errors import BootError
 
 
-class Runner(msgspec.Struct, frozen=True):
+class CommandRunner(msgspec.Struct, frozen=True):
     """Runs commands as an account.
 
     Args:
-        prefix: The words that change the account; none when the process is not root.
-        owner: User and group id that files must belong to; None when they are ours already.
+        prefix: The command that changes the account; empty if the process is not root.
+        owner: User and group id that files must belong to; None if they are those of the process.
     """
 
     prefix: tuple[str, ...] = ()
     owner: tuple[int, int] | None = None
 
-    def give(self, path: Path) -> None:
-        """Make a file or an empty directory belong to the account."""
+    def take_ownership(self, path: Path) -> None:
+        """Make the account the owner of a file or a directory, not of what is in it."""
         if self.owner is not None:
             os.chown(path, *self.owner)
 
     def run(self, command: Sequence[str]) -> str | None:
-        """Run a command to its end. Return None when it went well, else what it printed."""
-        # Files, not pipes: a server that pg_ctl starts inherits them, and a pipe would never end.
+        """Run a command and wait for it; return None if it succeeded, else its output."""
+        # A file: the server that pg_ctl starts inherits the output, and would keep a pipe open.
         with tempfile.TemporaryFile() as output:
             done = subprocess.run(
                 [*self.prefix, *command], stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False, cwd="/"
@@ -44,36 +44,36 @@ class Runner(msgspec.Struct, frozen=True):
         return None if done.returncode == 0 else text or f"exit code {done.returncode}"
 
 
-def make_runner(user: str, reach: Sequence[Path]) -> Runner:
-    """Return how to run the server: as ourselves, or as another account when we are root.
+def unprivileged_runner(user: str, directories: Sequence[Path]) -> CommandRunner:
+    """Return a runner of commands: as the account of this process, or as another if this process is root.
 
     Args:
-        user: The account to use when the process is root; it is made if it is missing.
-        reach: Directories the account must be able to enter.
+        user: The account to use if the process is root; it is created if it is missing.
+        directories: Directories that the account must be able to enter.
 
     Raises:
-        BootError: There is no way to run as another account.
+        BootError: This process is root and cannot run commands as another account.
     """
     if os.geteuid() != 0:
-        return Runner()
-    account = _account(user)
+        return CommandRunner()
+    account = _find_or_create_account(user)
     owner = (account.pw_uid, account.pw_gid)
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         raise BootError("setpriv (util-linux) is needed to run the embedded PostgreSQL as root; or set db.url")
     prefix = [setpriv, f"--reuid={owner[0]}", f"--regid={owner[1]}", "--clear-groups"]
-    if not all(_can_enter(path, *owner) for path in reach):
-        # The way there leads through a private directory, such as /root. Rather than open that to everybody, let this
-        # one server search and read through it. no_setuid_fixup: access(2) would drop the capability otherwise.
+    if not all(_can_enter(path, *owner) for path in directories):
+        # A parent is private, such as /root. Rather than open it to everybody, give the server the capability to search
+        # and read directories. no_setuid_fixup: access(2) would drop the capability otherwise.
         prefix += [
             "--inh-caps=-all,+dac_read_search",
             "--ambient-caps=-all,+dac_read_search",
             "--securebits=+no_setuid_fixup",
         ]
-    return Runner((*prefix, "--"), owner)
+    return CommandRunner((*prefix, "--"), owner)
 
 
-def _account(user: str) -> pwd.struct_passwd:
+def _find_or_create_account(user: str) -> pwd.struct_passwd:
     try:
         return pwd.getpwnam(user)
     except KeyError:

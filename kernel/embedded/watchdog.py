@@ -1,48 +1,46 @@
-"""Bring the embedded server back when it died: nobody else looks after it."""
+"""Restart the embedded PostgreSQL if its process dies: no supervisor of the system does."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
 from kernel.embedded.server import EmbeddedServer
 from kernel.errors import BootError
+from kernel.logging import Logger
+from kernel.threads import BackgroundThread
 
 _INTERVAL_S = 1.0
 
 
-class EmbeddedWatch:
-    """Starts a server anew that was killed, for lack of memory say, while this process uses it.
+class EmbeddedWatchdog:
+    """A background thread that restarts the server if it was killed, for lack of memory for example.
 
-    Every process of a service may watch: the lock on starting lets one of them act.
+    Every process that uses the server may run one: the server's start lock lets one of them restart it.
 
     Args:
-        server: Acquired by this process or the one it was forked from.
-        warn: Takes a line of the log, and ``reason``.
+        server: Acquired by this process, or by the one it was forked from.
+        log: Gets a warning for each restart, and for each that failed.
     """
 
-    def __init__(self, server: EmbeddedServer, warn: Callable[..., None]) -> None:
+    def __init__(self, server: EmbeddedServer, log: Logger) -> None:
         self._server = server
-        self._warn = warn
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._log = log
+        self._thread = BackgroundThread("embedded-watchdog", self._run)
 
     def start(self) -> None:
-        """Start watching. After the fork: threads do not survive one."""
-        self._stopping.clear()
-        self._thread = threading.Thread(target=self._run, name="embedded-watch", daemon=True)
+        """Start watching."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop watching. Does not wait for a start that is under way: it may take long and harms nobody."""
-        self._stopping.set()
+        """Stop watching, without waiting for a restart in progress: it may take long and does no harm."""
+        self._thread.stop(timeout_s=0)
 
-    def _run(self) -> None:
-        while not self._stopping.wait(_INTERVAL_S):
+    def _run(self, stopping: threading.Event) -> None:
+        while not stopping.wait(_INTERVAL_S):
             if self._server.is_running():
                 continue
             try:
-                if self._server.revive():
-                    self._warn("embedded_server_restarted", reason="its process was gone")
+                if self._server.restart_if_dead():
+                    self._log.warning("embedded_server_restarted", reason="its process was gone")
             except (BootError, OSError) as ex:
-                self._warn("embedded_server_is_gone", reason=str(ex))
+                self._log.warning("embedded_server_is_gone", reason=str(ex))

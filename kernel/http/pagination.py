@@ -41,8 +41,8 @@ def page_size_of(requested: int | None, default: int, maximum: int) -> int:
 
     Args:
         requested: The query parameter ``page_size``; None if the client did not send it.
-        default: Such as ``services.kernel.http.page_size``; always allowed.
-        maximum: Such as ``services.kernel.http.page_size_max``.
+        default: Such as ``services.kernel_settings.http.page_size``; always allowed.
+        maximum: Such as ``services.kernel_settings.http.page_size_max``.
 
     Raises:
         InvalidError: The client asks for more than the maximum.

@@ -21,7 +21,7 @@ from msgspec.structs import FieldInfo
 
 from kernel.applications import Applications
 from kernel.contracts import Handler, Method, Policy, Route
-from kernel.conversion import allowed, convert_each, is_sequence, nested_struct, struct_fields
+from kernel.conversion import convert_fields, describe_type, is_sequence, nested_struct, struct_fields
 from kernel.errors import (
     ApiError,
     BootError,
@@ -329,7 +329,7 @@ def _path_decoder(name: str, kind: Any) -> Callable[[str], Any]:
         try:
             return msgspec.convert(text, kind, strict=False)
         except msgspec.ValidationError as ex:
-            raise NotFoundError(detail=f"{name} is no {allowed(kind)}: {text!r:.80}") from ex
+            raise NotFoundError(detail=f"{name} is no {describe_type(kind)}: {text!r:.80}") from ex
 
     return decode
 
@@ -347,7 +347,7 @@ def _query_decoder(kind: type[msgspec.Struct]) -> Callable[[Request], msgspec.St
         if not text and defaults is not None:
             return defaults
         raw, repeated = _read_query(text, fields)
-        values, errors = convert_each(raw, kind, strict=False)
+        values, errors = convert_fields(raw, kind, strict=False)
         errors |= repeated
         for name in raw.keys() - fields.keys():
             errors[name] = [f"Unknown parameter. There are: {', '.join(fields) or 'none'}."]
@@ -426,7 +426,7 @@ def _invalid_body(content: bytes, kind: Any, error: msgspec.ValidationError) -> 
     if not isinstance(raw, dict):
         message = f"Invalid data. Expected an object, got {type(raw).__name__}."
         return InvalidError("The body is wrong.", errors={"non_field_errors": [message]})
-    _, errors = convert_each(raw, kind)
+    _, errors = convert_fields(raw, kind)
     if not errors:
         return first_problem
     return InvalidError(f"Some fields are wrong: {', '.join(sorted(errors))}.", errors=errors)

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from kernel.contracts import Job
-from kernel.conversion import UNKNOWN, convert_each, struct_fields
+from kernel.conversion import UNKNOWN, convert_fields, struct_fields
 from kernel.errors import ConfigError, InvalidError, NotFoundError
 from kernel.jobs.schedules import Schedule, parse_schedule
 
@@ -116,7 +116,7 @@ def decode_parameters(job: Job, given: msgspec.Struct | Mapping[str, Any] | None
         if raw:
             raise InvalidError(f"The job {job.name} has no parameters.", errors={name: [UNKNOWN] for name in raw})
         return None
-    _, errors = convert_each(raw, kind)
+    _, errors = convert_fields(raw, kind)
     if errors:
         raise InvalidError(f"Some parameters are wrong: {', '.join(sorted(errors))}.", errors=errors)
     try:

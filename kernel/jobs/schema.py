@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from kernel.db.migrate import Migration, kernel_migrations
+from kernel.db.migrations import Migration, kernel_migrations
 from kernel.errors import BootError
 
 PACKAGE = "procrastinate"

@@ -1,1 +1,1 @@
-"""gunicorn: its worker class, its response class and the WSGI entry point. Nothing else knows its internals."""
+"""gunicorn: its worker class, its response class, the WSGI entry point. Nothing else knows its internals."""

@@ -1,4 +1,4 @@
-"""gunicorn's response, with less work for each header."""
+"""gunicorn's response class, with faster validation of headers."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from gunicorn.http.message import TOKEN_RE
 
 @lru_cache(maxsize=256)
 def _is_ordinary(name: str) -> bool:
-    # The same few names come with every answer.
+    # Every response has the same few names.
     return TOKEN_RE.fullmatch(name) is not None and name.lower() != "content-length" and not util.is_hoppish(name)
 
 
 class ServerResponse(wsgi.Response):
-    """Checks a header by its characters first, and leaves to gunicorn what it does not know as ordinary.
+    """Validates ordinary headers by their characters, and leaves all others to gunicorn.
 
-    gunicorn runs two regular expressions for each header of each answer, which takes as long as the rest of an answer
-    from memory.
+    gunicorn matches two regular expressions for each header of each response, which takes as long as the rest of a
+    response from a cache.
     """
 
     headers: list[tuple[str, str]]
 
     def process_headers(self, headers: Iterable[tuple[str, str]]) -> None:
-        """Take the headers of an answer.
+        """Add the headers of a response.
 
         Raises:
-            InvalidResponseHeaderName: One has a name that HTTP does not allow.
-            InvalidResponseHeader: One has such a value.
+            InvalidResponseHeaderName: HTTP does not allow the name of a header.
+            InvalidResponseHeader: HTTP does not allow the value of a header.
         """
         for header in headers:
             name, value = header

@@ -122,7 +122,7 @@ class ServiceHealthRoute:
         return Response(ServiceHealthAnswer(health, meta), headers={"Cache-Control": "no-store"})
 
     def _storage(self, problems: list[str]) -> StorageHealth:
-        home = self._services.kernel.home.absolute()
+        home = self._services.kernel_settings.home.absolute()
         free = total = None
         try:
             usage = shutil.disk_usage(home)

@@ -35,7 +35,7 @@ def register_settings() -> type[msgspec.Struct]:
 def register_routes(services: Services) -> Iterable[Route]:
     """Return ``/api/requests/`` and what is below it."""
     parts = services.once(make_parts)
-    listing = Listing(parts.store, services.kernel.http.page_size, services.kernel.http.page_size_max)
+    listing = Listing(parts.store, services.kernel_settings.http.page_size, services.kernel_settings.http.page_size_max)
     requests = RequestLogs(parts.store, listing, parts.ingest, services.clock.now)
     analytics = AnalyticsRoutes(parts.analytics, parts.timeseries)
     public = PublicAnalytics(parts.analytics, parts.timeseries)

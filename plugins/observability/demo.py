@@ -39,7 +39,7 @@ class Endpoint(msgspec.Struct, frozen=True):
         method: HTTP method.
         weight: Its share of the traffic.
         median_ms: Latency that half of the requests stay below.
-        spread: Sigma of the logarithm of the latency; 0.5 is usual, 1 has a long tail.
+        expand_routes: Sigma of the logarithm of the latency; 0.5 is usual, 1 has a long tail.
         client_errors: Share of answers with a 4xx.
         server_errors: Share of answers with a 5xx.
     """
@@ -49,7 +49,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     method: str
     weight: float
     median_ms: float
-    spread: float = 0.5
+    expand_routes: float = 0.5
     client_errors: float = 0.01
     server_errors: float = 0.001
 
@@ -110,7 +110,7 @@ def _retries(kind: Endpoint) -> int:
 
 
 def _event(time: datetime, kind: Endpoint, random: Random, *, during_incident: bool) -> EventIn:
-    latency_ms = kind.median_ms * random.lognormvariate(0, kind.spread)
+    latency_ms = kind.median_ms * random.lognormvariate(0, kind.expand_routes)
     status_code = _status_code(kind, random.random())
     if during_incident and kind.service == INCIDENT_SERVICE:
         latency_ms *= INCIDENT_SLOWDOWN

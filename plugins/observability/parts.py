@@ -51,7 +51,7 @@ def make_parts(services: Services) -> Parts:
     partitions = Partitions(services.db)
     horizon = Horizon(settings.limits, services.clock.now)
     writer = EventWriter(services.db, series, partitions, horizon)
-    services.offer_figures(writer.figures)
+    services.provide_statistics(writer.figures)
     rollups = Rollups(services.db)
     reader = Reader(services.db)
     analytics = Analytics(reader, services.clock.now, lambda slug: services.applications.find(slug).services)

@@ -77,7 +77,7 @@ class HealthRoutes:
 
     def root(self, request: Request) -> ApiRoot:
         """List what the API has."""
-        routes = [mounted.route for mounted in self._services.inventory.routes]
+        routes = [mounted.route for mounted in self._services.routes]
         return ApiRoot({route.menu: request.origin + route.path for route in routes if route.menu is not None})
 
     def routes(self) -> list[Route]:

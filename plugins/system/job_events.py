@@ -49,7 +49,7 @@ class JobEventRoute:
         self._jobs = services.jobs
         self._stopping = services.stopping
         # A stream takes a thread: the others are for everybody else.
-        streams_max = services.kernel.server.threads // 2
+        streams_max = services.kernel_settings.server.threads // 2
         detail = f"this process keeps {streams_max} streams at most, half as many as it has threads"
         self._limit = ConcurrencyLimit(streams_max, detail)
 

@@ -87,7 +87,7 @@ class JobRoutes:
 
     def list(self, request: Request, query: JobsQuery) -> Envelope[Page[JobRecord]]:
         """List jobs, newest first."""
-        http = self._services.kernel.http
+        http = self._services.kernel_settings.http
         size = page_size_of(query.page_size, http.page_size, http.page_size_max)
         cursor = read_cursor(query.cursor, _NEWEST_FIRST, (JobId,))
         backwards = cursor is not None and cursor.backwards

@@ -113,12 +113,12 @@ class StatsRoutes:
         return Stats(
             cpu=_cpu(),
             memory=_memory(),
-            disk=_disk(services.kernel.home),
+            disk=_disk(services.kernel_settings.home),
             process=_process(services.clock.now()),
             application=_application(services),
             engine=_if_available(lambda: services.db.engine),
             jobs=_if_available(services.jobs.figures),
-            plugins=tuple(services.inventory.plugins.values()),
+            plugins=tuple(services.plugins),
         )
 
     def routes(self) -> list[Route]:
@@ -166,7 +166,7 @@ def _process(now: datetime) -> ProcessStats:
 
 
 def _application(services: Services) -> ApplicationStats:
-    settings = services.kernel
+    settings = services.kernel_settings
     return ApplicationStats(
         name="tiercel",
         version=version("tiercel"),
@@ -175,11 +175,11 @@ def _application(services: Services) -> ApplicationStats:
         debug=settings.debug,
         workers=settings.server.workers,
         threads=settings.server.threads,
-        routes=len(services.inventory.routes),
+        routes=len(services.routes),
         pool=services.db.stats(),
         caches=services.cache.stats(),
         requests=services.requests.stats(),
-        figures=services.figures(),
+        figures=services.statistics(),
     )
 
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from contrib import nexus, skyflow
-from kernel.cli.demo import DEMO_FOLDER
+from kernel.cli.serve import DEMO_FOLDER
 from kernel.testing import Client
 from plugins.club.model import HeroMetric, MostPresent
 from tests.applications import PLUGINS, publish_demo

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel.cli.demo import DEMO_FOLDER, publish_demo_files
+from kernel.cli.serve import DEMO_FOLDER, publish_demo_files
 from kernel.datasets.files import write_files
 from kernel.datasets.importing import read_folder
 from tests.applications import DATASETS, PLUGINS, publish, publish_demo

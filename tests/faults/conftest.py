@@ -1,4 +1,4 @@
-"""Services of real processes whose database a test may harm."""
+"""Services in real processes whose database a test may damage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.faults.database import ask
 from tests.processes import Service, copy_home, serving
 
-# Short, so that a test can see how they end; the service's own requests would blur the counts.
+# Short timeouts, so that tests can wait for them. The log of the service's own requests would change the counts.
 VARIABLES = {
     "TIERCEL_WORKERS": "2",
     "TIERCEL_THREADS": "4",
@@ -20,7 +20,7 @@ VARIABLES = {
     "TIERCEL_HEALTH__TIMEOUT_S": "1",
     "TIERCEL_OBSERVABILITY__LOG_OWN_REQUESTS": "false",
 }
-# Statement timeout, what the service adds to it, and room for a busy machine.
+# Statement timeout, the grace period of the client, and a reserve for a busy machine.
 ANSWER_S = 2 + 2 + 3
 
 
@@ -38,13 +38,13 @@ def service(home: Path) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def shared(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service that runs through all tests of a file; each leaves it as it was."""
+    """A service that the tests of a module share; each leaves it as it was."""
     with serving(copy_home(initialised, tmp_path_factory.mktemp("faults")), **VARIABLES) as started:
         yield started
 
 
 def stored_batches(home: Path) -> dict[int, int]:
-    """Count the stored events of each batch that ``senders`` made."""
+    """Count the stored events of each batch of ``Senders``."""
     query = (
         "SELECT jsonb_object_agg(batch, events) FROM (SELECT split_part(trace_id, '-', 1) AS batch, count(*) AS events"
         " FROM observability.event GROUP BY batch) AS counted"

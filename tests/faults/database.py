@@ -1,4 +1,4 @@
-"""What can go wrong with a database, done to the embedded one of a service. Each comes and goes with a block."""
+"""Faults of the embedded database of a service, as context managers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Connected = psycopg.Connection[tuple[Any, ...]]
 
 
 def connect(home: Path) -> Connected:
-    """Connect to the embedded database of a home as its superuser; wait for it should it be starting."""
+    """Connect to the embedded database of a home as its superuser, and wait for it if it is starting."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
@@ -48,7 +48,7 @@ def ask(home: Path, query: str) -> Any:
 
 
 def end_server(home: Path, how: signal.Signals) -> psutil.Process:
-    """Send a signal that ends the server, and wait until it did; return what it was."""
+    """Send a signal that ends the server, wait until it ended, and return its process."""
     server = _server(home)
     server.send_signal(how)
     assert eventually(lambda: postmaster(home) != server)
@@ -57,7 +57,7 @@ def end_server(home: Path, how: signal.Signals) -> psutil.Process:
 
 @contextmanager
 def frozen(home: Path) -> Iterator[None]:
-    """Stop the server and every process of it where they stand."""
+    """Suspend all processes of the server (SIGSTOP)."""
     server = _server(home)
     processes = [server, *server.children(recursive=True)]
     for process in processes:
@@ -73,7 +73,7 @@ def frozen(home: Path) -> Iterator[None]:
 
 @contextmanager
 def read_only(home: Path) -> Iterator[None]:
-    """Refuse writes, also in sessions that are open."""
+    """Reject writes, in open sessions as well."""
     _configure(home, "ALTER SYSTEM SET default_transaction_read_only = on", expected="on")
     try:
         yield
@@ -83,7 +83,7 @@ def read_only(home: Path) -> Iterator[None]:
 
 def _configure(home: Path, statement: str, expected: str) -> None:
     with connect(home) as connection:
-        # ALTER SYSTEM is no transaction, but the check for read-only ones comes first.
+        # ALTER SYSTEM does not run in a transaction, but is rejected in a read-only session.
         connection.execute(b"SET default_transaction_read_only = off")
         connection.execute(statement.encode())
         connection.execute(b"SELECT pg_reload_conf()")
@@ -92,7 +92,7 @@ def _configure(home: Path, statement: str, expected: str) -> None:
 
 @contextmanager
 def locked(home: Path, table: str = "observability.event") -> Iterator[None]:
-    """Hold a lock that lets nobody read or write a table."""
+    """Hold an ACCESS EXCLUSIVE lock on a table."""
     with connect(home) as connection, connection.transaction():
         connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE".encode())
         yield
@@ -100,7 +100,7 @@ def locked(home: Path, table: str = "observability.event") -> Iterator[None]:
 
 @contextmanager
 def no_connections_left(home: Path) -> Iterator[None]:
-    """Take every connection the server has, those of the service too."""
+    """Use up the connections of the server, and end those of the service."""
     with ExitStack() as stack:
         admin = stack.enter_context(connect(home))
         deadline = time.monotonic() + 10
@@ -114,7 +114,7 @@ def no_connections_left(home: Path) -> Iterator[None]:
 
 
 def end_sessions(connection: Connected) -> int:
-    """End the sessions of the service; return how many there were."""
+    """End the sessions of the service, and return their number."""
     query = b"SELECT count(pg_terminate_backend(pid, 1000)) FROM pg_stat_activity WHERE application_name = 'tiercel'"
     row = connection.execute(query).fetchone()
     return int(row[0]) if row else 0

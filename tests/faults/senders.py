@@ -1,4 +1,4 @@
-"""Clients that send batches until each is acknowledged, as the documents tell clients to."""
+"""Clients that send batches, and retry each until it is acknowledged, as the documentation recommends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ START = datetime(2026, 1, 5, tzinfo=UTC)
 
 
 def make_batch(number: int, size: int) -> list[dict[str, Any]]:
-    """Make events that tell where they belong: ``trace_id`` is the number of the batch and the place in it."""
+    """Make a batch of events whose ``trace_id`` is the number of the batch and the position in it."""
     start = START + timedelta(seconds=number)
     return [
         {
@@ -36,13 +36,13 @@ def make_batch(number: int, size: int) -> list[dict[str, Any]]:
 
 
 class Senders:
-    """Connections that send what is put into their queue.
+    """Connections that send batches from a queue.
 
     Args:
         port: Of the service.
-        size: Events a batch.
-        retry: Whether a batch that was not acknowledged is sent again with its ``Idempotency-Key``.
-        keep_alive: Whether a connection is used again.
+        size: Events per batch.
+        retry: Whether to send a batch again, with its ``Idempotency-Key``, until it is acknowledged.
+        keep_alive: Whether to reuse connections.
     """
 
     def __init__(self, port: int, size: int, *, retry: bool = True, keep_alive: bool = True) -> None:
@@ -60,13 +60,13 @@ class Senders:
         self.slowest_s = 0.0
 
     def put(self, numbers: range) -> None:
-        """Send some batches soon."""
+        """Queue batches by their numbers."""
         for number in numbers:
             self._work.put(number)
 
     @contextmanager
     def running(self, connections: int) -> Iterator[None]:
-        """Send for as long as the block lasts, and then what is left."""
+        """Send until the block ends, and then what is left in the queue."""
         threads = [threading.Thread(target=self._run, daemon=True) for _ in range(connections)]
         for thread in threads:
             thread.start()

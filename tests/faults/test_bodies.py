@@ -1,4 +1,4 @@
-"""Bodies that are too large, cut off, no JSON or endlessly nested: refused cleanly, nothing of them is stored."""
+"""Bodies that are too large, truncated, not JSON or deeply nested: rejected, and nothing is stored."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BATCH = json.dumps(make_batch(1, 100)).encode()
 
 @pytest.fixture(scope="module")
 def service(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service that takes bodies up to one MiB."""
+    """A service that accepts bodies of up to one MiB."""
     own = {"TIERCEL_HTTP__MAX_BODY_BYTES": str(MAX_BYTES)}
     with serving(copy_home(initialised, tmp_path_factory.mktemp("bodies")), **VARIABLES, **own) as started:
         yield started
@@ -33,19 +33,19 @@ def service(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     ("body", "statuses"),
     [
         pytest.param(b" " * (MAX_BYTES + 1), {413}, id="oversized"),
-        pytest.param(BATCH[:-1], {400}, id="an array that does not end"),
-        pytest.param(BATCH[:-40], {400}, id="an event that does not end"),
-        pytest.param(BATCH[:-1] + b"]]", {400}, id="more than an array"),
-        pytest.param(b"", {400}, id="nothing"),
+        pytest.param(BATCH[:-1], {400}, id="truncated array"),
+        pytest.param(BATCH[:-40], {400}, id="truncated event"),
+        pytest.param(BATCH[:-1] + b"]]", {400}, id="trailing characters"),
+        pytest.param(b"", {400}, id="empty"),
         pytest.param(b"\x00" * 1000, {400}, id="zeros"),
-        pytest.param(b"\xff\xfe" * 1000, {400}, id="no UTF-8"),
-        pytest.param(b"[" * 100_000, {400}, id="nested and open"),
-        pytest.param(b"[" * 100_000 + b"]" * 100_000, {200, 400}, id="nested and closed"),
+        pytest.param(b"\xff\xfe" * 1000, {400}, id="not UTF-8"),
+        pytest.param(b"[" * 100_000, {400}, id="nested arrays, truncated"),
+        pytest.param(b"[" * 100_000 + b"]" * 100_000, {200, 400}, id="nested arrays"),
         pytest.param(b'{"events":' * 50_000, {400}, id="nested objects"),
         pytest.param(b'[{"tags":' + b'{"a":' * 50_000 + b"1" + b"}" * 50_000 + b"}]", {200, 400}, id="nested tags"),
     ],
 )
-def test_a_bad_body_is_refused_and_leaves_nothing(service: Service, body: bytes, statuses: set[int]) -> None:
+def test_an_invalid_body_is_rejected_and_nothing_is_stored(service: Service, body: bytes, statuses: set[int]) -> None:
     answer = httpx.post(service.url + PATH, content=body, headers=JSON)
 
     assert answer.status_code in statuses, answer.text[:300]
@@ -58,7 +58,7 @@ def test_a_bad_body_is_refused_and_leaves_nothing(service: Service, body: bytes,
 @pytest.mark.parametrize(
     "framing", ["Content-Length: {size}\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n{size:x}\r\n"]
 )
-def test_a_body_whose_client_hangs_up_leaves_nothing(service: Service, framing: str) -> None:
+def test_nothing_is_stored_if_the_client_disconnects_during_the_body(service: Service, framing: str) -> None:
     head = f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
     with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
         connection.sendall((head + framing.format(size=len(BATCH))).encode() + BATCH[: len(BATCH) // 2])

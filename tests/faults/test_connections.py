@@ -1,4 +1,4 @@
-"""Clients that connect and say nothing, or only a part: the others do not wait for them."""
+"""Clients that connect and send nothing, or a part of a request: other clients do not wait for them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Connect = Callable[[], socket.socket]
 
 @pytest.fixture(scope="module")
 def service(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service of one worker with two threads, which waits two seconds for a head."""
+    """A service with one worker and two threads, which waits two seconds for the head of a request."""
     own = {"TIERCEL_WORKERS": "1", "TIERCEL_THREADS": "2", "TIERCEL_SERVER__HEADER_TIMEOUT_S": str(HEADER_TIMEOUT_S)}
     with serving(copy_home(initialised, tmp_path_factory.mktemp("connections")), **{**VARIABLES, **own}) as started:
         yield started
@@ -31,20 +31,20 @@ def service(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture
 def connect(service: Service) -> Iterator[Connect]:
-    """Open connections that are closed at the end."""
+    """Open connections that the end of the test closes."""
     with ExitStack() as stack:
         yield lambda: stack.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=10))
 
 
-def answer_to(connection: socket.socket) -> bytes:
-    """Read until the service hangs up."""
+def read_response(connection: socket.socket) -> bytes:
+    """Read until the service closes the connection."""
     parts = iter(lambda: connection.recv(4096), b"")
     return b"".join(parts)
 
 
 @pytest.mark.parametrize("times", [1, 10])
-@pytest.mark.parametrize("sent", [b"", b"GET", HEAD, b"\r\n"], ids=["nothing", "a word", "half a head", "a blank"])
-def test_clients_that_do_not_finish_a_head_keep_nobody_waiting(
+@pytest.mark.parametrize("sent", [b"", b"GET", HEAD, b"\r\n"], ids=["nothing", "method", "headers", "blank line"])
+def test_incomplete_heads_do_not_delay_other_clients(
     service: Service, connect: Connect, sent: bytes, times: int
 ) -> None:
     for _ in range(THREADS * times):
@@ -57,7 +57,7 @@ def test_clients_that_do_not_finish_a_head_keep_nobody_waiting(
     assert time.monotonic() - started < HEADER_TIMEOUT_S / 2
 
 
-def test_a_client_that_sends_a_byte_now_and_then_has_one_time_limit_for_its_head(connect: Connect) -> None:
+def test_sending_a_byte_now_and_then_does_not_extend_the_time_limit_of_a_head(connect: Connect) -> None:
     connection = connect()
     connection.settimeout(0.2)
     started = time.monotonic()
@@ -73,45 +73,47 @@ def test_a_client_that_sends_a_byte_now_and_then_has_one_time_limit_for_its_head
     assert time.monotonic() - started < HEADER_TIMEOUT_S + 2
 
 
-def test_a_client_that_says_nothing_is_dropped_in_silence(connect: Connect) -> None:
+def test_a_client_that_sends_nothing_is_disconnected_without_a_response(connect: Connect) -> None:
     connection = connect()
     started = time.monotonic()
 
-    assert answer_to(connection) == b""
+    assert read_response(connection) == b""
     assert HEADER_TIMEOUT_S - 0.5 < time.monotonic() - started < HEADER_TIMEOUT_S + 2
 
 
-def test_a_head_that_comes_in_parts_is_served(connect: Connect) -> None:
+def test_a_head_that_arrives_in_parts_is_served(connect: Connect) -> None:
     connection = connect()
     for part in (HEAD[:10], HEAD[10:], b"Connection: close\r\n", b"\r\n"):
         connection.sendall(part)
-        time.sleep(0.05)  # each in a packet of its own
+        time.sleep(0.05)  # send each in a packet of its own
 
-    assert answer_to(connection).startswith(b"HTTP/1.1 200 ")
+    assert read_response(connection).startswith(b"HTTP/1.1 200 ")
 
 
-def test_requests_sent_in_one_go_are_answered_in_order(connect: Connect) -> None:
+def test_pipelined_requests_are_answered_in_order(connect: Connect) -> None:
     connection = connect()
     connection.sendall(HEAD + b"\r\n" + HEAD.replace(b"/livez", b"/none") + b"Connection: close\r\n\r\n")
 
-    answer = answer_to(connection)
+    answer = read_response(connection)
 
     assert answer.index(b"HTTP/1.1 200 ") < answer.index(b"HTTP/1.1 404 ")
 
 
-def test_half_a_second_request_on_a_kept_alive_connection_is_dropped_in_time(connect: Connect) -> None:
+def test_an_incomplete_second_request_on_a_kept_alive_connection_times_out(connect: Connect) -> None:
     connection = connect()
     connection.sendall(HEAD + b"\r\n")
     first = b""
-    while not first.endswith(b'{"status":"ok"}'):  # head and body may come apart
+    while not first.endswith(b'{"status":"ok"}'):  # head and body may arrive separately
         first += connection.recv(4096)
 
     connection.sendall(HEAD)
 
-    assert answer_to(connection).startswith(b"HTTP/1.1 408 ")
+    assert read_response(connection).startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_client_that_hangs_up_half_way_costs_nothing(service: Service, connect: Connect) -> None:
+def test_a_client_that_disconnects_during_the_head_leaves_no_connection_open(
+    service: Service, connect: Connect
+) -> None:
     for _ in range(50):
         connection = connect()
         connection.sendall(HEAD)
@@ -133,7 +135,7 @@ def test_a_worker_that_waits_for_heads_is_idle(service: Service, connect: Connec
     assert sum(worker.cpu_times()[:2]) - before_s < 0.3
 
 
-def test_silent_clients_do_not_hold_up_a_stop(home: Path) -> None:
+def test_silent_clients_do_not_delay_a_stop(home: Path) -> None:
     with serving(home, **VARIABLES) as service, ExitStack() as stack:
         for sent in (b"", HEAD) * 10:
             connection = stack.enter_context(socket.create_connection(("127.0.0.1", service.port)))

@@ -1,4 +1,4 @@
-"""A database that dies, freezes, refuses or has no room: 503 in time, readiness that says so, and back by itself."""
+"""A database that dies, freezes, rejects work or has a full disk: 503 in time, readiness reports it, and recovery."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def assert_unavailable(answer: httpx.Response) -> None:
 
 
 def write(service: Service, **fields: str) -> httpx.Response:
-    """Write one event; takes no longer than it may."""
+    """Write one event, and assert that the response arrives in time."""
     started = time.monotonic()
     answer = service.post(LIST, make_event(**fields), timeout_s=30)
     assert time.monotonic() - started < ANSWER_S
@@ -44,7 +44,7 @@ def recovers(service: Service) -> bool:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGQUIT, signal.SIGINT])
-def test_a_database_that_ends_under_load_comes_back_with_everything_acknowledged(
+def test_everything_acknowledged_survives_the_end_of_the_database_under_load(
     service: Service, how: signal.Signals
 ) -> None:
     senders = Senders(service.port, size=200)
@@ -61,8 +61,8 @@ def test_a_database_that_ends_under_load_comes_back_with_everything_acknowledged
     assert set(workers) <= set(service.workers())
 
 
-def test_a_dead_database_is_not_ready_and_answers_503(service: Service) -> None:
-    # Whoever finds it dead starts it anew: unless it cannot start.
+def test_requests_answer_503_while_the_database_is_dead(service: Service) -> None:
+    # Without this file the watchdog cannot restart it.
     control = service.home / "postgres" / "global" / "pg_control"
     control.rename(control.with_suffix(".away"))
     end_server(service.home, signal.SIGQUIT)
@@ -74,7 +74,7 @@ def test_a_dead_database_is_not_ready_and_answers_503(service: Service) -> None:
     assert recovers(service)
 
 
-def test_a_frozen_database_answers_503_in_time_and_goes_on_when_it_thaws(shared: Service) -> None:
+def test_requests_answer_503_in_time_while_the_database_is_frozen(shared: Service) -> None:
     assert write(shared).status_code == 201
     with frozen(shared.home):
         assert_unavailable(write(shared))
@@ -86,7 +86,7 @@ def test_a_frozen_database_answers_503_in_time_and_goes_on_when_it_thaws(shared:
 
 
 @pytest.mark.parametrize("fault", [read_only, no_connections_left, locked])
-def test_a_database_that_refuses_answers_503_in_time_and_takes_more_afterwards(
+def test_writes_answer_503_in_time_while_the_database_rejects_them(
     shared: Service, fault: Callable[[Path], AbstractContextManager[None]]
 ) -> None:
     assert write(shared).status_code == 201
@@ -96,7 +96,7 @@ def test_a_database_that_refuses_answers_503_in_time_and_takes_more_afterwards(
     assert recovers(shared)
 
 
-def test_a_read_only_database_is_seen_in_readiness(shared: Service) -> None:
+def test_readiness_reports_a_read_only_database(shared: Service) -> None:
     with read_only(shared.home):
         ready = shared.get("/readyz")
 
@@ -105,7 +105,7 @@ def test_a_read_only_database_is_seen_in_readiness(shared: Service) -> None:
     assert eventually(lambda: shared.get("/readyz?exclude=jobs").json()["status"] == "ok")
 
 
-def test_without_a_connection_the_service_is_not_ready(shared: Service) -> None:
+def test_the_service_is_not_ready_without_a_connection(shared: Service) -> None:
     with no_connections_left(shared.home):
         assert eventually(lambda: shared.get("/readyz").status_code == 503)
 
@@ -123,8 +123,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", tmp_path], check=True)
 
 
-@pytest.mark.usefixtures("way_to_tmp_path")
-def test_a_full_disk_answers_503_and_takes_more_when_there_is_room(service: Service, small_disk: Path) -> None:
+@pytest.mark.usefixtures("traversable_tmp_path")
+def test_writes_answer_503_while_the_disk_is_full(service: Service, small_disk: Path) -> None:
     with connect(service.home) as connection:
         connection.execute(f"CREATE TABLESPACE small LOCATION '{small_disk}'".encode())
         connection.execute(b"GRANT CREATE ON TABLESPACE small TO tiercel")
@@ -143,7 +143,7 @@ def test_a_full_disk_answers_503_and_takes_more_when_there_is_room(service: Serv
 
 
 @pytest.fixture
-def way_to_tmp_path(tmp_path: Path) -> None:
+def traversable_tmp_path(tmp_path: Path) -> None:
     """Let the server's account reach the temporary directory of the test."""
     for directory in tmp_path.parents:
         if directory.stat().st_uid == os.geteuid() and directory != Path("/"):

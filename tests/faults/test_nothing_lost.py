@@ -1,4 +1,4 @@
-"""The promise to a sender: follow ``Retry-After``, replay with the same ``Idempotency-Key``, end with what you sent."""
+"""Senders that follow ``Retry-After`` and retry with the same ``Idempotency-Key`` lose and duplicate nothing."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ FAULTS = 30
 BATCHES = 200
 SIZE = 1000
 CONNECTIONS = 4
-# Of the whole run, on two cores that others use as well.
+# Of the whole run, on two cores under load.
 LIMIT_S = 120.0
 Fault = Callable[[Service, Senders], None]
 
 
 def lasting(fault: Callable[[Path], AbstractContextManager[None]]) -> Fault:
-    """Make a fault that is over after a second."""
+    """Make a fault that lasts for a second."""
 
-    def strike(service: Service, _senders: Senders) -> None:
+    def inject(service: Service, _senders: Senders) -> None:
         with fault(service.home):
             time.sleep(1)
 
-    return strike
+    return inject
 
 
 def kill_worker(service: Service, _senders: Senders) -> None:
@@ -54,7 +54,7 @@ def end_every_session(service: Service, _senders: Senders) -> None:
         end_sessions(connection)
 
 
-def cut(_service: Service, senders: Senders) -> None:
+def cut_connections(_service: Service, senders: Senders) -> None:
     senders.cuts.release(CONNECTIONS)
 
 
@@ -68,18 +68,18 @@ KINDS: dict[str, Fault] = {
     "the database is read-only": lasting(read_only),
     "the table is locked": lasting(locked),
     "no connection is left": lasting(no_connections_left),
-    "clients hang up before the answer": cut,
+    "clients hang up before the answer": cut_connections,
 }
 
 
 def wait_for_traffic(senders: Senders) -> None:
-    """Wait for one more acknowledgement, so that every fault meets batches under way."""
+    """Wait for another acknowledgement, so that every fault happens during traffic."""
     before = len(senders.acknowledged)
     assert eventually(lambda: len(senders.acknowledged) > before, 30)
 
 
 def stored(home: Path) -> Iterator[tuple[Any, ...]]:
-    """Read every event back: what it is known by, and its content."""
+    """Read the id and the content of every stored event."""
     with connect(home) as connection:
         yield from connection.execute(
             b"SELECT trace_id, time, service, endpoint, method, status_code, latency_ms"
@@ -88,27 +88,27 @@ def stored(home: Path) -> Iterator[tuple[Any, ...]]:
 
 
 def sent() -> Iterator[tuple[Any, ...]]:
-    """Return the same of everything that was sent."""
+    """Return the same of every event that was sent."""
     names = ("service", "endpoint", "method", "status_code", "latency_ms")
     for number in range(BATCHES):
         for event in make_batch(number, SIZE):
             yield (event["trace_id"], datetime.fromisoformat(event["time"]), *(event[name] for name in names))
 
 
-def test_a_sender_that_retries_ends_with_exactly_what_it_sent(home: Path) -> None:
-    chance = random.Random(SEED)
-    # Every kind as often as the others; which comes when is left to chance.
-    faults = chance.sample(list(KINDS) * (FAULTS // len(KINDS)), FAULTS)
-    share = BATCHES // FAULTS
+def test_senders_that_retry_store_exactly_what_they_sent(home: Path) -> None:
+    generator = random.Random(SEED)
+    # Every kind equally often, in random order.
+    faults = generator.sample(list(KINDS) * (FAULTS // len(KINDS)), FAULTS)
+    batches_per_fault = BATCHES // FAULTS
     started = time.monotonic()
     with serving(home, **{**VARIABLES, "TIERCEL_DB__STATEMENT_TIMEOUT_S": "5"}) as service:
         senders = Senders(service.port, SIZE)
         with senders.running(CONNECTIONS):
             for at, name in enumerate(faults):
-                senders.put(range(at * share, (at + 1) * share))
+                senders.put(range(at * batches_per_fault, (at + 1) * batches_per_fault))
                 wait_for_traffic(senders)
                 KINDS[name](service, senders)
-            senders.put(range(FAULTS * share, BATCHES))
+            senders.put(range(FAULTS * batches_per_fault, BATCHES))
             assert eventually(lambda: len(senders.acknowledged) == BATCHES, LIMIT_S)
         took_s = time.monotonic() - started
         assert eventually(service.is_ready)

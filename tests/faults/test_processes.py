@@ -1,4 +1,4 @@
-"""Processes of the service that die or stop while they work."""
+"""Processes of the service that are killed or stopped under load."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def kill_a_worker(service: Service) -> None:
     service.workers()[0].send_signal(signal.SIGKILL)
 
 
-def assert_whole_or_absent(senders: Senders, home: Path) -> None:
+def assert_complete_or_absent(senders: Senders, home: Path) -> None:
     stored = stored_batches(home)
     assert set(stored.values()) <= {SIZE}
     assert senders.acknowledged <= set(stored) <= senders.tried
     assert senders.unexpected == []
 
 
-def test_batches_of_workers_that_are_killed_are_whole_or_absent(service: Service) -> None:
+def test_batches_of_killed_workers_are_complete_or_absent(service: Service) -> None:
     senders = Senders(service.port, SIZE, retry=False)
     with senders.running(connections=4):
         for kill in range(6):
@@ -38,11 +38,11 @@ def test_batches_of_workers_that_are_killed_are_whole_or_absent(service: Service
             kill_a_worker(service)
 
     assert len(senders.acknowledged) < len(senders.tried) == 48
-    assert_whole_or_absent(senders, service.home)
+    assert_complete_or_absent(senders, service.home)
     assert eventually(service.is_ready)
 
 
-def test_a_batch_whose_worker_is_killed_before_its_commit_is_absent_until_it_is_replayed(service: Service) -> None:
+def test_a_batch_whose_worker_is_killed_before_the_commit_is_absent_until_it_is_retried(service: Service) -> None:
     senders = Senders(service.port, SIZE)
     with senders.running(connections=1):
         with locked(service.home):
@@ -56,7 +56,7 @@ def test_a_batch_whose_worker_is_killed_before_its_commit_is_absent_until_it_is_
     assert stored_batches(service.home) == {0: SIZE}
 
 
-def test_batches_of_a_master_that_is_killed_are_whole_or_absent_at_the_next_start(home: Path) -> None:
+def test_batches_of_a_killed_master_are_complete_or_absent_at_the_next_start(home: Path) -> None:
     service = Service(home, **VARIABLES)
     service.wait_until_ready()
     workers = service.workers()
@@ -69,12 +69,12 @@ def test_batches_of_a_master_that_is_killed_are_whole_or_absent_at_the_next_star
         assert eventually(lambda: not any(worker.is_running() for worker in workers))
 
     with serving(home, **VARIABLES):
-        assert_whole_or_absent(senders, home)
+        assert_complete_or_absent(senders, home)
     assert postmaster(home) is None
 
 
 @pytest.mark.parametrize("keep_alive", [True, False], ids=["kept-alive connections", "a connection a request"])
-def test_sigterm_under_load_answers_or_refuses_every_request(home: Path, keep_alive: bool) -> None:
+def test_every_request_is_answered_or_refused_when_sigterm_arrives_under_load(home: Path, keep_alive: bool) -> None:
     service = Service(home, **VARIABLES)
     service.wait_until_ready()
     senders = Senders(service.port, SIZE, retry=False, keep_alive=keep_alive)

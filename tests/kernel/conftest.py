@@ -1,4 +1,4 @@
-"""Services that need no database, with plugins made in the test."""
+"""Fixtures: services that need no database, with plugins that are made in the test."""
 
 from __future__ import annotations
 

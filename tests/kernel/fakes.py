@@ -1,4 +1,4 @@
-"""Small plugins, made where a test needs them, and a log that remembers."""
+"""Plugins that are made in a test, a logger that captures events, and services of both."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kernel.hookspecs import hookimpl
 from kernel.logging import Logger
 from kernel.testing import Client, make_configuration
 
-# Nobody listens there: what these tests look at needs no database.
+# Nothing listens on this port: these tests need no database.
 NOWHERE = "host=127.0.0.1 port=1"
 
 MakePlugin = Callable[..., str]
@@ -25,7 +25,7 @@ Boot = Callable[..., Client]
 
 
 class CapturedLog:
-    """A logger and what it was told."""
+    """A logger, and the entries that were logged."""
 
     def __init__(self) -> None:
         self._capture = LogCapture()
@@ -37,7 +37,7 @@ class CapturedLog:
 
 
 def install_plugin(monkeypatch: pytest.MonkeyPatch, name: str, hooks: dict[str, Callable[..., Any]]) -> str:
-    """Make a module with hook implementations; return what the configuration calls it."""
+    """Make a module with hook implementations, and return its dotted path."""
     dotted = f"fakes.{name}"
     module = ModuleType(dotted)
     module.__spec__ = ModuleSpec(dotted, None)
@@ -48,11 +48,11 @@ def install_plugin(monkeypatch: pytest.MonkeyPatch, name: str, hooks: dict[str, 
 
 
 def boot_service(plugins: Sequence[str], logger: Logger, **values: Any) -> Tiercel:
-    """Make a service of these plugins, none required, with no database."""
+    """Boot a service of some plugins, without a database; no plugin is required."""
     given = {"required": [], "db": {"url": NOWHERE}, **values, "plugins": plugins}
     return Tiercel(make_configuration(**given), log=logger)
 
 
 def raise_oops(**_given: Any) -> Any:
-    """Fail as a plugin fails."""
+    """Raise an error, as a hook with a bug does."""
     raise RuntimeError("oops")

@@ -1,4 +1,4 @@
-"""Bounded caches with figures."""
+"""Bounded caches and their statistics."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def cache() -> Cache[str, int]:
     return Caches().create("test", 2)
 
 
-def test_a_value_comes_back(cache: Cache[str, int]) -> None:
+def test_a_stored_value_is_returned(cache: Cache[str, int]) -> None:
     cache.set("one", 1)
 
     assert (cache.get("one"), cache.get("two")) == (1, None)
 
 
-def test_the_least_recently_used_value_goes_first(cache: Cache[str, int]) -> None:
+def test_the_least_recently_used_value_is_evicted_first(cache: Cache[str, int]) -> None:
     cache.set("one", 1)
     cache.set("two", 2)
     cache.get("one")
@@ -30,7 +30,7 @@ def test_the_least_recently_used_value_goes_first(cache: Cache[str, int]) -> Non
     assert [cache.get(key) for key in ("one", "two", "three")] == [1, None, 3]
 
 
-def test_clearing_forgets_everything(cache: Cache[str, int]) -> None:
+def test_clear_removes_all_values(cache: Cache[str, int]) -> None:
     cache.set("one", 1)
 
     cache.clear()
@@ -39,7 +39,7 @@ def test_clearing_forgets_everything(cache: Cache[str, int]) -> None:
     assert cache.stats().items == 0
 
 
-def test_figures_count_hits_and_misses(cache: Cache[str, int]) -> None:
+def test_statistics_count_hits_and_misses(cache: Cache[str, int]) -> None:
     cache.set("one", 0)
     for key in ("one", "one", "two"):
         cache.get(key)
@@ -47,7 +47,7 @@ def test_figures_count_hits_and_misses(cache: Cache[str, int]) -> None:
     assert cache.stats() == CacheStats(items=1, items_max=2, hits=2, misses=1)
 
 
-def test_a_cache_is_safe_for_threads() -> None:
+def test_a_cache_is_thread_safe() -> None:
     cache: Cache[int, int] = Caches().create("test", 10)
 
     def work(seed: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import time
@@ -14,9 +13,9 @@ from psycopg.conninfo import make_conninfo
 
 from kernel.embedded.server import EmbeddedServer
 from kernel.testing import create_database, drop_database
+from tests.commands import RunCommand, make_runner
+from tests.conftest import FirstMigrate
 from tests.processes import ROOT, run_tiercel
-
-pytestmark = pytest.mark.process
 
 NOWHERE = "postgresql://somebody:secret-word@127.0.0.1:1/nothing"
 PLUGIN = """
@@ -31,83 +30,91 @@ def hello():
 def register_commands(services):
     return [Command(command=hello)]
 """
-Ran = subprocess.CompletedProcess[str]
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / ".tiercel"
 
 
 @pytest.fixture(scope="module")
 def migrated(server: EmbeddedServer, template: str) -> Iterator[str]:
-    """How to connect to a migrated database that no test changes, with a password to hide."""
+    """The connection string of a migrated database that no test changes, with a password to hide."""
     conninfo = create_database(server.conninfo, "cli", template)
     yield make_conninfo(conninfo, password="secret-word")
     drop_database(server.conninfo, "cli")
 
 
+@pytest.fixture
+def tiercel(
+    migrated: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> RunCommand:
+    """Run commands in this process, in ``tmp_path`` and on the migrated database."""
+    return make_runner(migrated, tmp_path, monkeypatch, capsys)
+
+
 @pytest.fixture(scope="module")
-def checked(migrated: str, tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """What ``tiercel check`` says of a service that is well."""
+def checked(migrated: str, tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    """The output of ``tiercel check`` for a healthy service."""
     home = tmp_path_factory.mktemp("checked") / ".tiercel"
-    write_config(home, "[db]\npool_max = 7")
+    write_config(home.parent, "[db]\npool_max = 7")
     return run_tiercel(home, "check", TIERCEL_DATABASE_URL=migrated, TIERCEL_THREADS="3", SECRET_KEY="secret-word")
 
 
-def write_config(home: Path, text: str) -> None:
-    (home.parent / "config").mkdir()
-    (home.parent / "config" / "tiercel.toml").write_text(text, encoding="utf-8")
+def write_config(folder: Path, text: str) -> None:
+    (folder / "config").mkdir()
+    (folder / "config" / "tiercel.toml").write_text(text, encoding="utf-8")
 
 
-def row_of(ran: Ran, key: str) -> list[str]:
+def row_of(output: str, key: str) -> list[str]:
     """Return the words of the line that starts with a key."""
-    return next(line.split(maxsplit=2) for line in ran.stdout.splitlines() if line.startswith(f"{key} "))
+    return next(line.split(maxsplit=2) for line in output.splitlines() if line.startswith(f"{key} "))
 
 
-def test_check_of_a_service_that_is_well_exits_0(checked: Ran) -> None:
+@pytest.mark.process
+def test_check_of_a_healthy_service_exits_0(checked: subprocess.CompletedProcess[str]) -> None:
     assert (checked.returncode, checked.stderr) == (0, "")
     assert "PROBLEM" not in checked.stdout
     for name in ("configuration", "plugins", "access", "database", "migrations"):
         assert f"[ok] {name}: " in checked.stdout
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("key", "value", "origin"),
     [
         ("server.threads", "3", "environment TIERCEL_THREADS"),
         ("db.pool_max", "7", "config/tiercel.toml"),
         ("server.keepalive_s", "5", "default"),
+        ("required", "system", "default"),
         ("db.url", "***", "environment TIERCEL_DATABASE_URL"),
         ("secret_key", "***", "environment SECRET_KEY"),
     ],
 )
-def test_check_says_what_won_and_from_where(checked: Ran, key: str, value: str, origin: str) -> None:
-    assert row_of(checked, key) == [key, value, origin]
+def test_check_prints_value_and_origin_of_a_key(
+    checked: subprocess.CompletedProcess[str], key: str, value: str, origin: str
+) -> None:
+    assert row_of(checked.stdout, key) == [key, value, origin]
 
 
-def test_check_shows_no_secret(checked: Ran) -> None:
+@pytest.mark.process
+def test_check_prints_no_secret(checked: subprocess.CompletedProcess[str]) -> None:
     assert "secret-word" not in checked.stdout + checked.stderr
 
 
-def test_check_as_json_can_be_parsed(home: Path, migrated: str) -> None:
-    ran = run_tiercel(home, "check", "--json", TIERCEL_DATABASE_URL=migrated)
+def test_check_as_json_can_be_parsed(tiercel: RunCommand) -> None:
+    ran = tiercel("check", "--json")
 
-    found = json.loads(ran.stdout)
-    assert (ran.returncode, found["ok"]) == (0, True)
+    found = ran.json()
+    assert (ran.code, found["ok"]) == (0, True)
     assert ("plugins", True) in {(finding["check"], finding["ok"]) for finding in found["findings"]}
     assert {"key": "db.url", "value": "***", "origin": "environment TIERCEL_DATABASE_URL"} in found["settings"]
-    assert "secret-word" not in ran.stdout
+    assert "secret-word" not in ran.output
 
 
-def test_check_of_a_wrong_key_exits_1_and_names_file_and_key(home: Path) -> None:
-    write_config(home, "[db]\npool_maxi = 7\n[server]\nthreads = 'many'")
+def test_check_of_a_wrong_key_exits_1_and_names_file_and_key(tiercel: RunCommand, tmp_path: Path) -> None:
+    write_config(tmp_path, "[db]\npool_maxi = 7\n[server]\nthreads = 'many'")
 
-    ran = run_tiercel(home, "check")
+    ran = tiercel("check")
 
-    assert ran.returncode == 1
-    assert "config/tiercel.toml: db.pool_maxi" in ran.stdout
-    assert "config/tiercel.toml: server.threads: Expected int" in ran.stdout
+    assert ran.code == 1
+    assert "config/tiercel.toml: db.pool_maxi" in ran.output
+    assert "config/tiercel.toml: server.threads: Expected int" in ran.output
 
 
 @pytest.mark.parametrize(
@@ -124,48 +131,47 @@ def test_check_of_a_wrong_key_exits_1_and_names_file_and_key(home: Path) -> None
         ),
     ],
 )
-def test_check_of_a_problem_exits_1_and_names_it(
-    home: Path, migrated: str, variables: dict[str, str], problem: str
-) -> None:
-    ran = run_tiercel(home, "check", TIERCEL_DATABASE_URL=migrated, **variables)
+def test_check_of_a_problem_exits_1_and_names_it(tiercel: RunCommand, variables: dict[str, str], problem: str) -> None:
+    ran = tiercel("check", **variables)
 
-    assert ran.returncode == 1
-    assert f"[PROBLEM] {problem}" in ran.stdout
+    assert ran.code == 1
+    assert f"[PROBLEM] {problem}" in ran.output
 
 
-def test_check_of_pending_migrations_exits_1_and_says_what_to_do(home: Path, empty_database: str) -> None:
-    ran = run_tiercel(home, "check", TIERCEL_DATABASE_URL=empty_database)
+def test_check_of_pending_migrations_exits_1_and_says_what_to_do(tiercel: RunCommand, empty_database: str) -> None:
+    ran = tiercel("check", TIERCEL_DATABASE_URL=empty_database)
 
-    assert ran.returncode == 1
-    assert "[PROBLEM] migrations: not applied: procrastinate/00.00" in ran.stdout
-    assert "run: tiercel migrate" in ran.stdout
+    assert ran.code == 1
+    assert "[PROBLEM] migrations: not applied: procrastinate/00.00" in ran.output
+    assert "run: tiercel migrate" in ran.output
 
 
-def test_check_of_an_unreachable_database_exits_1_within_its_timeout(home: Path) -> None:
+def test_check_of_an_unreachable_database_exits_1_within_its_timeout(tiercel: RunCommand) -> None:
     started = time.monotonic()
 
-    ran = run_tiercel(home, "check", TIERCEL_DATABASE_URL=NOWHERE, TIERCEL_DB__STARTUP_TIMEOUT_S="1")
+    ran = tiercel("check", TIERCEL_DATABASE_URL=NOWHERE, TIERCEL_DB__STARTUP_TIMEOUT_S="1")
 
     assert time.monotonic() - started < 10
-    assert ran.returncode == 1
-    assert "[PROBLEM] database: the database cannot be reached: " in ran.stdout
-    assert "secret-word" not in ran.stdout + ran.stderr
+    assert ran.code == 1
+    assert "[PROBLEM] database: the database cannot be reached: " in ran.output
+    assert "secret-word" not in ran.output + ran.errors
 
 
-def test_migrate_applies_what_its_plan_said_and_then_nothing(home: Path, empty_database: str) -> None:
+def test_migrate_applies_its_plan_and_then_nothing(tiercel: RunCommand, empty_database: str) -> None:
     plan, applied, again, nothing = (
-        run_tiercel(home, "migrate", *options, "--json", TIERCEL_DATABASE_URL=empty_database)
+        tiercel("migrate", *options, "--json", TIERCEL_DATABASE_URL=empty_database)
         for options in (["--plan"], [], ["--plan"], [])
     )
 
-    assert json.loads(plan.stdout)[0].startswith("procrastinate/")
-    assert "observability/0001_events" in json.loads(plan.stdout)
-    assert json.loads(applied.stdout) == json.loads(plan.stdout)
-    assert (json.loads(again.stdout), json.loads(nothing.stdout)) == ([], [])
+    assert plan.json()[0].startswith("procrastinate/")
+    assert "observability/0001_events" in plan.json()
+    assert applied.json() == plan.json()
+    assert (again.json(), nothing.json()) == ([], [])
 
 
-def test_migrate_works_on_the_embedded_database_and_leaves_no_server_behind(home: Path) -> None:
-    ran = run_tiercel(home, "migrate")
+@pytest.mark.process
+def test_migrate_works_on_the_embedded_database_and_leaves_no_server_behind(first_migrate: FirstMigrate) -> None:
+    home, ran = first_migrate
 
     assert (ran.returncode, ran.stderr) == (0, "")
     assert "observability/0001_events applied" in ran.stdout
@@ -173,109 +179,112 @@ def test_migrate_works_on_the_embedded_database_and_leaves_no_server_behind(home
 
 
 @pytest.mark.parametrize("command", ["migrate", "serve", "up"])
-def test_a_command_that_finds_no_database_exits_1_with_one_line(home: Path, command: str) -> None:
-    ran = run_tiercel(home, command, TIERCEL_DATABASE_URL=NOWHERE, TIERCEL_DB__STARTUP_TIMEOUT_S="0")
+def test_a_command_that_finds_no_database_exits_1_with_one_line(tiercel: RunCommand, command: str) -> None:
+    ran = tiercel(command, TIERCEL_DATABASE_URL=NOWHERE, TIERCEL_DB__STARTUP_TIMEOUT_S="0")
 
-    assert ran.returncode == 1
-    assert ran.stderr.startswith("tiercel: the database cannot be reached: ")
-    assert "Traceback" not in ran.stderr
-
-
-def test_a_home_that_cannot_be_made_is_named_in_one_line(home: Path) -> None:
-    (home.parent / "file").touch()
-
-    ran = run_tiercel(home, "migrate", TIERCEL_HOME=str(home.parent / "file" / "home"))
-
-    assert ran.returncode == 1
-    assert ran.stderr.startswith("tiercel: home cannot be made: ")
-    assert "file/home" in ran.stderr
-    assert len(ran.stderr.splitlines()) == 1
+    assert ran.code == 1
+    assert ran.errors.startswith("tiercel: the database cannot be reached: ")
+    assert "Traceback" not in ran.errors
 
 
-def test_plugins_lists_state_and_reason(home: Path) -> None:
-    ran = run_tiercel(home, "plugins", TIERCEL_PLUGINS="system,observability,no_such", TIERCEL_DISABLED="observability")
+def test_a_home_that_cannot_be_created_is_named_in_one_line(tiercel: RunCommand, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
 
-    assert ran.returncode == 0
-    assert row_of(ran, "system")[:2] == ["system", "loaded"]
-    assert row_of(ran, "observability")[:2] == ["observability", "disabled"]
-    assert row_of(ran, "no_such")[:2] == ["no_such", "quarantined"]
-    assert "plugin 'no_such' cannot be found" in row_of(ran, "no_such")[2]
+    ran = tiercel("migrate", TIERCEL_HOME=str(tmp_path / "file" / "home"))
+
+    assert ran.code == 1
+    assert ran.errors.startswith("tiercel: home cannot be made: ")
+    assert "file/home" in ran.errors
+    assert len(ran.errors.splitlines()) == 1
 
 
-def test_plugins_as_json_can_be_parsed(home: Path) -> None:
-    found = {plugin["name"]: plugin for plugin in json.loads(run_tiercel(home, "plugins", "--json").stdout)}
+def test_plugins_lists_state_and_reason(tiercel: RunCommand) -> None:
+    ran = tiercel("plugins", TIERCEL_PLUGINS="system,observability,no_such", TIERCEL_DISABLED="observability")
+
+    assert ran.code == 0
+    assert row_of(ran.output, "system")[:2] == ["system", "loaded"]
+    assert row_of(ran.output, "observability")[:2] == ["observability", "disabled"]
+    assert row_of(ran.output, "no_such")[:2] == ["no_such", "quarantined"]
+    assert "plugin 'no_such' cannot be found" in row_of(ran.output, "no_such")[2]
+
+
+def test_plugins_as_json_can_be_parsed(tiercel: RunCommand) -> None:
+    found = {plugin["name"]: plugin for plugin in tiercel("plugins", "--json").json()}
 
     assert found["system"]["required"] is True
     assert found["observability"]["origin"] == "plugins.observability"
 
 
-def test_routes_lists_method_path_policy_and_plugin(home: Path) -> None:
-    ran = run_tiercel(home, "routes")
+def test_routes_lists_method_path_policy_and_plugin(tiercel: RunCommand) -> None:
+    ran = tiercel("routes")
 
-    assert ["GET", "/readyz", "public", "kernel"] in [line.split() for line in ran.stdout.splitlines()]
+    assert ["GET", "/readyz", "public", "kernel"] in [line.split() for line in ran.output.splitlines()]
 
 
-def test_routes_as_json_can_be_parsed(home: Path) -> None:
-    found = json.loads(run_tiercel(home, "routes", "--json").stdout)
+def test_routes_as_json_can_be_parsed(tiercel: RunCommand) -> None:
+    found = tiercel("routes", "--json").json()
 
     wanted = {"method": "POST", "path": "/api/requests", "policy": "ingest", "plugin": "observability"}
     assert wanted in found
 
 
-def test_shell_runs_a_line_on_the_open_database(home: Path, migrated: str) -> None:
+def test_shell_runs_a_line_on_the_open_database(tiercel: RunCommand) -> None:
     line = "with db.connection() as connection: print(connection.execute('SELECT 40 + 2').fetchone()[0])"
 
-    ran = run_tiercel(home, "shell", "-c", line, TIERCEL_DATABASE_URL=migrated)
+    ran = tiercel("shell", "-c", line)
 
-    assert (ran.returncode, ran.stdout) == (0, "42\n")
-
-
-def test_an_unknown_command_exits_2_and_is_named(home: Path) -> None:
-    ran = run_tiercel(home, "fly")
-
-    assert ran.returncode == 2
-    assert "No such command 'fly'" in ran.stderr
+    assert (ran.code, ran.output) == (0, "42\n")
 
 
-def test_help_works_when_the_configuration_does_not(home: Path) -> None:
-    write_config(home, "[server]\nthreads = 'many'")
+def test_an_unknown_command_exits_2_and_is_named(tiercel: RunCommand) -> None:
+    ran = tiercel("fly")
 
-    ran = run_tiercel(home, "--help")
-
-    assert ran.returncode == 0
-    assert "Verify configuration" in ran.stdout
-    assert "config/tiercel.toml: server.threads" in ran.stderr
+    assert ran.code == 2
+    assert "No such command 'fly'" in ran.errors
 
 
-def test_another_configuration_file_can_be_named(home: Path) -> None:
-    (home.parent / "other.toml").write_text("[server]\nthreads = 'many'")
+def test_help_works_when_the_configuration_does_not(tiercel: RunCommand, tmp_path: Path) -> None:
+    write_config(tmp_path, "[server]\nthreads = 'many'")
 
-    ran = run_tiercel(home, "--config", "other.toml", "plugins")
+    ran = tiercel("--help")
 
-    assert ran.returncode == 1
-    assert ran.stderr.startswith("tiercel: other.toml: server.threads: Expected int")
+    assert ran.code == 0
+    assert "Verify configuration" in ran.output
+    assert "config/tiercel.toml: server.threads" in ran.errors
+
+
+def test_another_configuration_file_can_be_named(tiercel: RunCommand, tmp_path: Path) -> None:
+    (tmp_path / "other.toml").write_text("[server]\nthreads = 'many'")
+
+    # The variable is set here so that it is restored: the option sets it too.
+    ran = tiercel("--config", "other.toml", "plugins", TIERCEL_CONFIG="")
+
+    assert ran.code == 1
+    assert ran.errors.startswith("tiercel: other.toml: server.threads: Expected int")
 
 
 @pytest.fixture
-def acme(home: Path) -> dict[str, str]:
+def acme(tmp_path: Path) -> dict[str, str]:
     """The environment of a service with a plugin that has a command."""
-    package = home.parent / "acme"
+    package = tmp_path / "acme"
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "greeting.py").write_text(PLUGIN)
-    path = os.pathsep.join([str(ROOT), str(home.parent)])
+    path = os.pathsep.join([str(ROOT), str(tmp_path)])
     return {"PYTHONPATH": path, "TIERCEL_PLUGINS": "system,observability,acme.greeting"}
 
 
-def test_help_of_a_plugin_needs_no_database(home: Path, acme: dict[str, str]) -> None:
-    ran = run_tiercel(home, "greeting", "--help", **acme, TIERCEL_DATABASE_URL=NOWHERE)
+@pytest.mark.process
+def test_help_of_a_plugin_needs_no_database(tmp_path: Path, acme: dict[str, str]) -> None:
+    ran = run_tiercel(tmp_path / ".tiercel", "greeting", "--help", **acme, TIERCEL_DATABASE_URL=NOWHERE)
 
     assert (ran.returncode, ran.stderr) == (0, "")
     assert "Commands of the plugin greeting." in ran.stdout
     assert "hello" in ran.stdout
 
 
-def test_a_command_of_a_plugin_runs(home: Path, acme: dict[str, str], migrated: str) -> None:
-    ran = run_tiercel(home, "greeting", "hello", **acme, TIERCEL_DATABASE_URL=migrated)
+@pytest.mark.process
+def test_a_command_of_a_plugin_runs(tmp_path: Path, acme: dict[str, str], migrated: str) -> None:
+    ran = run_tiercel(tmp_path / ".tiercel", "greeting", "hello", **acme, TIERCEL_DATABASE_URL=migrated)
 
     assert (ran.returncode, ran.stdout) == (0, "hello from the plugin\n")

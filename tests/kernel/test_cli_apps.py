@@ -38,7 +38,7 @@ def published(serve: Serve) -> Client:
 
 
 def outcomes(ran: Any) -> dict[str, Any]:
-    """Return what became of each path."""
+    """Return the outcome of each path."""
     return {each["path"]: each for each in ran.json()}
 
 
@@ -60,7 +60,7 @@ def test_the_list_as_json_is_that_of_the_service(tiercel: RunCommand, published:
     assert tiercel(command, "--json").json() == published.get("/api/v1/applications/").json()["data"]
 
 
-def test_what_was_not_published_is_said(tiercel: RunCommand) -> None:
+def test_the_list_says_what_was_not_published(tiercel: RunCommand) -> None:
     ran = tiercel("apps")
 
     assert ran.code == 0
@@ -69,7 +69,7 @@ def test_what_was_not_published_is_said(tiercel: RunCommand) -> None:
 
 
 @pytest.mark.parametrize("command", [("apps", "test"), ("test_multi_app",)])
-def test_every_endpoint_of_every_application_is_asked(
+def test_every_endpoint_of_every_application_is_requested(
     tiercel: RunCommand, published: Client, command: tuple[str, ...]
 ) -> None:
     ran = tiercel(*command, "--json")
@@ -84,14 +84,14 @@ def test_every_endpoint_of_every_application_is_asked(
     assert "/trace/public/skyflow/tiers/free/" in found
 
 
-def test_a_table_says_it_to_people(tiercel: RunCommand, published: Client) -> None:
+def test_outcomes_are_printed_as_a_table(tiercel: RunCommand, published: Client) -> None:
     ran = tiercel("apps", "test")
 
     assert ["skyflow", "/trace/public/skyflow/tiers/", "200", "3", "passed"] in map(str.split, ran.output.splitlines())
     assert ran.output.splitlines()[-1] == f"{PATHS * 4} passed, 0 failed, 0 skipped"
 
 
-def test_what_was_not_published_fails(tiercel: RunCommand) -> None:
+def test_endpoints_without_data_fail(tiercel: RunCommand) -> None:
     ran = tiercel("apps", "test", "--json")
 
     found = outcomes(ran)
@@ -101,7 +101,7 @@ def test_what_was_not_published_fails(tiercel: RunCommand) -> None:
     assert found["/trace/public/tiers/{slug}/"]["result"] == "skipped"
 
 
-def test_a_filter_that_fails_fails_its_application_alone(
+def test_a_filter_that_raises_fails_its_application_only(
     tiercel: RunCommand, published: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = Application(slug="acme", name="Acme", filters={"tier": lambda items: [1 / 0]})
@@ -137,7 +137,7 @@ def answer(**changes: Any) -> Callable[..., Any]:
         ({"data": None}, "no data, or no meta"),
     ],
 )
-def test_an_answer_that_breaks_the_contract_is_told(
+def test_a_response_that_violates_the_contract_fails_with_the_reason(
     tiercel: RunCommand, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], reason: str | None
 ) -> None:
     route = Route(path="/lab/public/things/", handler=answer(**changes), policy="public", per_application=True)
@@ -150,7 +150,7 @@ def test_an_answer_that_breaks_the_contract_is_told(
 
 
 @pytest.mark.process
-def test_a_running_service_can_be_asked(tiercel: RunCommand, database: str, tmp_path: Path, published: Client) -> None:
+def test_a_running_service_can_be_tested(tiercel: RunCommand, database: str, tmp_path: Path, published: Client) -> None:
     home = tmp_path / "running" / ".tiercel"
     with serving(home, TIERCEL_DATABASE_URL=database, TIERCEL_PLUGINS=",".join(PLUGINS)) as service:
         ran = tiercel("apps", "test", "--url", service.url)
@@ -159,7 +159,7 @@ def test_a_running_service_can_be_asked(tiercel: RunCommand, database: str, tmp_
     assert ran.output.splitlines()[-1] == f"{PATHS * 4} passed, 0 failed, 0 skipped"
 
 
-def test_a_service_that_does_not_run_fails(tiercel: RunCommand) -> None:
+def test_a_service_that_does_not_run_fails_the_test(tiercel: RunCommand) -> None:
     ran = tiercel("apps", "test", "--url", "http://127.0.0.1:1", "--json")
 
     assert ran.code == 1

@@ -24,7 +24,7 @@ def tiercel(
 
 @pytest.fixture
 def warm(serve: Serve) -> Client:
-    """A service that keeps two answers."""
+    """A service with two cached responses."""
     client = serve(plugins=PLUGINS)
     publish_demo(client)
     for application in ("", "skyflow/"):
@@ -32,8 +32,8 @@ def warm(serve: Serve) -> Client:
     return client
 
 
-def kept(client: Client) -> set[str]:
-    """Return the names of the answers that a service keeps."""
+def cached_names(client: Client) -> set[str]:
+    """Return the names of the cached responses of a service."""
     return {name for name in client.service.shared.cache.names() if name.startswith("trace_")}
 
 
@@ -46,20 +46,20 @@ def kept(client: Client) -> set[str]:
         (("club_*",), {"trace_matrix_data", "trace_matrix_skyflow_data"}),
     ],
 )
-def test_clear_makes_a_running_service_forget_names(
+def test_clear_removes_matching_names_in_a_running_service(
     tiercel: RunCommand, warm: Client, pattern: tuple[str, ...], left: set[str]
 ) -> None:
     ran = tiercel("cache", "clear", *pattern, "--json")
 
     assert (ran.code, ran.json()) == (0, {"pattern": pattern[0] if pattern else "*", "processes": 1})
-    assert eventually(lambda: kept(warm) == left)
+    assert eventually(lambda: cached_names(warm) == left)
 
 
-def test_clear_says_how_many_processes_it_told(tiercel: RunCommand) -> None:
-    assert tiercel("cache", "clear").output == "0 processes were told to forget *.\n"
+def test_clear_prints_the_number_of_processes(tiercel: RunCommand) -> None:
+    assert tiercel("cache", "clear").output == "0 processes were told to clear *.\n"
 
 
-def test_clear_refuses_a_pattern_that_is_too_long(tiercel: RunCommand) -> None:
+def test_clear_rejects_a_pattern_that_is_too_long(tiercel: RunCommand) -> None:
     ran = tiercel("cache", "clear", "x" * 2000)
 
     assert ran.code == 2
@@ -74,7 +74,7 @@ def test_stats_are_those_of_the_running_processes(tiercel: RunCommand, warm: Cli
     assert {"trace_matrix_data", "trace_matrix_skyflow_data"} <= found["names"].keys()
 
 
-def test_stats_are_a_table_for_people(tiercel: RunCommand, warm: Client) -> None:
+def test_stats_are_printed_as_a_table(tiercel: RunCommand, warm: Client) -> None:
     ran = tiercel("cache", "stats")
 
     words = [line.split() for line in ran.output.splitlines()]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kernel.cli.demo import DEMO_FOLDER
+from kernel.cli.serve import DEMO_FOLDER
 from tests.applications import DATASETS
 from tests.commands import RunCommand, make_runner
 

@@ -1,4 +1,4 @@
-"""Progress and tables: for people where a terminal watches, plain lines elsewhere."""
+"""Progress and tables: on a terminal, and as plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from kernel.cli.output import print_table, progress
 
 
 @contextmanager
-def watching(stream: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Put a terminal in place of a standard stream; afterwards the list holds what it showed."""
+def terminal(stream: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Replace a standard stream by a terminal; after the block, the list holds its output."""
     monkeypatch.setenv("TERM", "xterm")
     seen: list[str] = []
     near, far = os.openpty()
@@ -41,15 +41,17 @@ def work(steps: int = 4) -> None:
             bar.advance(1)
 
 
-def test_on_a_terminal_progress_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    with watching("stderr", monkeypatch) as seen:
+def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    with terminal("stderr", monkeypatch) as seen:
         work()
 
     assert "4/4" in seen[0]
     assert "\x1b[" in seen[0], "it is drawn over itself"
 
 
-def test_elsewhere_progress_is_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_lines_without_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(output, "LINE_INTERVAL_S", 0)
 
     work()
@@ -58,13 +60,15 @@ def test_elsewhere_progress_is_lines(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert capsys.readouterr() == ("", "\n".join(lines) + "\n")
 
 
-def test_lines_are_few(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_of_progress_are_rare(capsys: pytest.CaptureFixture[str]) -> None:
     work(10_000)
 
     assert capsys.readouterr() == ("", "")
 
 
-def test_without_a_total_lines_count_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_without_a_total_show_the_count(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(output, "LINE_INTERVAL_S", 0)
 
     with progress("bytes") as bar:
@@ -73,14 +77,14 @@ def test_without_a_total_lines_count_only(monkeypatch: pytest.MonkeyPatch, capsy
     assert capsys.readouterr().err == "bytes: 1,234,567, access.log\n"
 
 
-def test_a_table_has_columns_that_a_script_can_part(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_is_plain_columns_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(("plugin", "reason"), [("system", None), ("club", "[oops]")])
 
     assert capsys.readouterr().out == "plugin  reason\nsystem\nclub    [oops]\n"
 
 
-def test_a_table_on_a_terminal_shows_texts_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    with watching("stdout", monkeypatch) as seen:
+def test_a_table_on_a_terminal_does_not_interpret_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    with terminal("stdout", monkeypatch) as seen:
         print_table(("plugin", "reason"), [("club", "[oops]")])
 
     assert "[oops]" in seen[0]

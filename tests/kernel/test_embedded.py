@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: who starts it, who stops it, and what it survives."""
+"""The embedded PostgreSQL: start, stop with the last user, crashes, accounts and paths."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from psycopg.conninfo import conninfo_to_dict
 from kernel.embedded.server import EmbeddedServer
 from kernel.errors import BootError
 from tests.conftest import FAST
-from tests.processes import postmaster, python_as, python_environment
+from tests.processes import copy_home, postmaster, python_as, python_environment
 
 pytestmark = pytest.mark.process
 
-# Uses a server until its input ends; says so.
+# Uses a server until standard input ends.
 HOLD = """
 import sys
 from pathlib import Path
@@ -35,14 +35,20 @@ with EmbeddedServer(Path(sys.argv[1])):
 
 
 @pytest.fixture
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home that no server uses in the end."""
-    path = tmp_path_factory.mktemp("home") / ".tiercel"
+def new_home(tmp_path: Path) -> Iterator[Path]:
+    """A home that does not exist yet. A server that a test leaves running in it is stopped."""
+    path = tmp_path / ".tiercel"
     yield path
     if postmaster(path) is not None:
         with make_server(path):
             pass
     assert postmaster(path) is None
+
+
+@pytest.fixture
+def home(new_home: Path, initialised: Path) -> Path:
+    """A home with an initialised cluster."""
+    return copy_home(initialised, new_home.parent)
 
 
 def make_server(home: Path, **options: str) -> EmbeddedServer:
@@ -79,14 +85,14 @@ def modes(directory: Path) -> dict[Path, int]:
     return {path: path.stat().st_mode for path in directory.parents}
 
 
-def test_a_started_server_answers_and_is_gone_afterwards(home: Path) -> None:
-    with make_server(home) as server:
+def test_a_new_server_answers_and_is_stopped_afterwards(new_home: Path) -> None:
+    with make_server(new_home) as server:
         assert ask(server, "SELECT 1") == 1
 
-    assert postmaster(home) is None
+    assert postmaster(new_home) is None
 
 
-def test_the_role_of_the_service_is_no_superuser(home: Path) -> None:
+def test_the_role_of_the_service_is_not_a_superuser(home: Path) -> None:
     with make_server(home) as server:
         assert ask(server, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user") is False
 
@@ -103,7 +109,7 @@ def test_two_users_share_one_server_and_the_last_stops_it(home: Path) -> None:
     assert postmaster(home) is None
 
 
-def test_the_server_survives_kill_9_of_its_owner_and_ends_with_the_next_user(home: Path) -> None:
+def test_the_server_survives_kill_9_of_its_user_and_stops_with_the_next_user(home: Path) -> None:
     kill(hold(home))
     survivor = postmaster(home)
 
@@ -114,7 +120,7 @@ def test_the_server_survives_kill_9_of_its_owner_and_ends_with_the_next_user(hom
     assert postmaster(home) is None
 
 
-def test_committed_data_survives_kill_9_of_server_and_owner(home: Path) -> None:
+def test_committed_data_survives_kill_9_of_server_and_user(home: Path) -> None:
     owner = hold(home)
     with make_server(home) as server, psycopg.connect(server.conninfo, autocommit=True) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 42 AS number")
@@ -129,36 +135,36 @@ def test_committed_data_survives_kill_9_of_server_and_owner(home: Path) -> None:
 
 
 @pytest.mark.parametrize("whose", ["the server's account", "ours"])
-def test_a_stale_pid_file_with_the_number_of_a_stranger_does_not_matter(home: Path, whose: str) -> None:
+def test_a_stale_pid_file_with_the_pid_of_another_process_is_ignored(home: Path, whose: str) -> None:
     with make_server(home):
         pid_file = home / "postgres" / "postmaster.pid"
         content = pid_file.read_text()
     owner = (home / "postgres").stat()
     account = ["setpriv", f"--reuid={owner.st_uid}", f"--regid={owner.st_gid}", "--clear-groups", "--"]
     prefix = account if whose != "ours" and os.geteuid() == 0 else []
-    stranger = subprocess.Popen([*prefix, "sleep", "60"])
+    other = subprocess.Popen([*prefix, "sleep", "60"])
     try:
-        pid_file.write_text(str(stranger.pid) + content[content.index("\n") :])
+        pid_file.write_text(str(other.pid) + content[content.index("\n") :])
         os.chown(pid_file, owner.st_uid, owner.st_gid)
 
         with make_server(home) as server:
             assert ask(server, "SELECT 1") == 1
     finally:
-        stranger.kill()
-        stranger.wait()
+        other.kill()
+        other.wait()
 
 
-def test_what_a_killed_initdb_left_behind_is_made_anew(home: Path) -> None:
-    half_made = home / "postgres" / "new"
+def test_the_leftovers_of_a_killed_initdb_are_replaced(new_home: Path) -> None:
+    half_made = new_home / "postgres" / "new"
     (half_made / "base").mkdir(parents=True)
     (half_made / "PG_VERSION").write_text("18\n")
 
-    with make_server(home) as server:
+    with make_server(new_home) as server:
         assert ask(server, "SELECT 1") == 1
 
 
-def test_a_home_under_a_private_directory_works_and_leaves_every_mode_alone(home: Path) -> None:
-    private = home.parent / "private"
+def test_a_home_under_a_private_directory_works_and_leaves_every_mode_alone(new_home: Path) -> None:
+    private = new_home.parent / "private"
     private.mkdir(mode=0o700)
     deep = private / "some" / "home"
     deep.parent.mkdir()
@@ -184,16 +190,16 @@ def test_a_plain_user_can_run_it() -> None:
         assert postmaster(home) is None
 
 
-def test_a_path_too_long_for_a_socket_works_and_leaves_nothing_elsewhere(home: Path) -> None:
-    with make_server(home / ("d" * 120)) as server:
+def test_a_path_too_long_for_a_socket_works_and_leaves_no_files_elsewhere(new_home: Path) -> None:
+    with make_server(new_home / ("d" * 120)) as server:
         sockets = Path(str(conninfo_to_dict(server.conninfo)["host"]))
         assert ask(server, "SELECT 1") == 1
-        assert home not in sockets.parents
+        assert new_home not in sockets.parents
 
     assert not sockets.exists()
 
 
-def test_data_of_another_version_are_refused_by_name(home: Path) -> None:
+def test_data_of_another_version_is_rejected(home: Path) -> None:
     with make_server(home):
         pass
     (home / "postgres" / "PG_VERSION").write_text("12\n")
@@ -206,7 +212,7 @@ def test_data_of_another_version_are_refused_by_name(home: Path) -> None:
     ("options", "reason"),
     [({"no_such_option": "1"}, "no_such_option"), ({"shared_buffers": "900TB"}, "shared_buffers")],
 )
-def test_a_bad_option_fails_soon_with_the_reason(home: Path, options: dict[str, str], reason: str) -> None:
+def test_an_invalid_option_fails_quickly_with_the_reason(home: Path, options: dict[str, str], reason: str) -> None:
     started = time.monotonic()
 
     with pytest.raises(BootError, match=reason):
@@ -226,8 +232,8 @@ def test_a_failed_start_does_not_count_as_a_user(home: Path) -> None:
     assert postmaster(home) is None
 
 
-def test_a_home_that_cannot_be_made_is_named(home: Path) -> None:
-    home.parent.joinpath("file").touch()
+def test_a_home_that_cannot_be_created_is_named(new_home: Path) -> None:
+    new_home.parent.joinpath("file").touch()
 
     with pytest.raises(BootError, match="file/home cannot hold the embedded PostgreSQL"):
-        make_server(home.parent / "file" / "home").acquire()
+        make_server(new_home.parent / "file" / "home").acquire()

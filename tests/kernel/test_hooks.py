@@ -1,10 +1,12 @@
-"""Every hook is called, with the arguments its specification names, and what it returns arrives."""
+"""Every hook is called with its arguments, and its result takes effect."""
 
 from __future__ import annotations
 
 import click
 import msgspec
 
+from kernel import hookspecs
+from kernel.app import BOOT_STEPS
 from kernel.contracts import Application, Command, Dataset, HealthCheck, Job, Route
 from kernel.services import Services
 from kernel.settings import Table
@@ -24,6 +26,15 @@ def hello() -> str:
     return "hello"
 
 
+def test_every_register_hook_has_a_boot_step_in_the_order_of_the_specification() -> None:
+    hooks = [name for name in vars(hookspecs) if name.startswith("register_")]
+    steps = [step.__name__ for step in BOOT_STEPS]
+
+    assert [step for step in steps if step.startswith("register_")] == hooks[1:]
+    assert hooks[0] == "register_settings"
+    assert steps.index("decode_plugin_settings") < steps.index(hooks[1])
+
+
 def test_hook_register_settings(boot: Boot, make_plugin: MakePlugin) -> None:
     client = boot(make_plugin("alpha", register_settings=lambda: AlphaSettings), alpha={"size": 6})
 
@@ -35,7 +46,7 @@ def test_hook_register_applications(boot: Boot, make_plugin: MakePlugin) -> None
 
     client = boot(make_plugin("alpha", register_applications=lambda services: [application]))
 
-    assert client.service.registry.applications == (("alpha", application),)
+    assert client.service.registry.contributions(Application) == (("alpha", application),)
 
 
 def test_hook_register_datasets(boot: Boot, make_plugin: MakePlugin) -> None:
@@ -43,7 +54,7 @@ def test_hook_register_datasets(boot: Boot, make_plugin: MakePlugin) -> None:
 
     client = boot(make_plugin("alpha", register_datasets=lambda services: [dataset]))
 
-    assert client.service.registry.datasets == (("alpha", dataset),)
+    assert client.service.registry.contributions(Dataset) == (("alpha", dataset),)
 
 
 def test_hook_register_routes(boot: Boot, make_plugin: MakePlugin) -> None:
@@ -51,7 +62,7 @@ def test_hook_register_routes(boot: Boot, make_plugin: MakePlugin) -> None:
 
     client = boot(make_plugin("alpha", register_routes=lambda services: [route]))
 
-    assert client.service.registry.routes == (("alpha", route),)
+    assert client.service.registry.contributions(Route) == (("alpha", route),)
     assert client.get("/hello/").json() == "hello"
 
 
@@ -60,7 +71,7 @@ def test_hook_register_jobs(boot: Boot, make_plugin: MakePlugin) -> None:
 
     client = boot(make_plugin("alpha", register_jobs=lambda services: [job]))
 
-    assert client.service.registry.jobs == (("alpha", job),)
+    assert client.service.registry.contributions(Job) == (("alpha", job),)
 
 
 def test_hook_register_health_checks(boot: Boot, make_plugin: MakePlugin) -> None:
@@ -77,7 +88,7 @@ def test_hook_register_commands(boot: Boot, make_plugin: MakePlugin) -> None:
 
     client = boot(make_plugin("alpha", register_commands=lambda services: iter([command])))
 
-    assert client.service.registry.commands == (("alpha", command),)
+    assert client.service.registry.contributions(Command) == (("alpha", command),)
 
 
 def test_hook_startup(boot: Boot, make_plugin: MakePlugin) -> None:

@@ -1,10 +1,10 @@
-"""Migrations: each file once, whole or not at all, whoever else migrates and however it ends."""
+"""Migrations: each file is applied once, atomically, by one of many processes; failures of plugins."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,19 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from kernel.db.migrate import Migration, MigrationError, find_migrations, migrate, plan
-from kernel.errors import BootError
+from kernel import Route
+from kernel.app import Tiercel
+from kernel.db.migrations import Migration, MigrationError, find_migrations, migrate, pending_migrations
+from kernel.errors import BootError, PluginError
+from kernel.testing import make_configuration
+from tests.conftest import Serve
+from tests.kernel.fakes import MakePlugin
 from tests.processes import eventually, python_environment
 
 MIGRATE = """
 import sys
 from pathlib import Path
-from kernel.db.migrate import find_migrations, migrate
+from kernel.db.migrations import find_migrations, migrate
 print(*(each.id for each in migrate(sys.argv[1], find_migrations("demo", Path(sys.argv[2])))), sep="\\n")
 """
 # Pauses as long as the connection string says.
@@ -70,7 +75,7 @@ def test_files_are_applied_in_order_and_once(empty_database: str, tmp_path: Path
     assert ask(empty_database, "SELECT n FROM a") == [(1,)]
 
 
-def test_of_ten_processes_at_once_each_file_is_applied_by_exactly_one(empty_database: str, tmp_path: Path) -> None:
+def test_ten_concurrent_processes_apply_each_file_once(empty_database: str, tmp_path: Path) -> None:
     write(
         tmp_path,
         m0001_make="CREATE TABLE a (n int); SELECT pg_sleep(0.2);",
@@ -86,7 +91,7 @@ def test_of_ten_processes_at_once_each_file_is_applied_by_exactly_one(empty_data
     assert ask(empty_database, "SELECT n FROM a") == [(1,)]
 
 
-def test_of_a_file_killed_half_way_nothing_is_left_and_the_next_run_applies_it(
+def test_a_file_that_was_killed_halfway_is_rolled_back_and_applied_by_the_next_run(
     empty_database: str, tmp_path: Path
 ) -> None:
     files = write(tmp_path, m0001_halves=f"CREATE TABLE a (); {PAUSE} CREATE TABLE b ();")
@@ -109,7 +114,7 @@ def test_a_file_outside_a_transaction_that_was_killed_is_run_again(empty_databas
     kill_in_the_pause(empty_database, tmp_path)
 
     assert exists(empty_database, "a_n"), "each statement is committed by itself"
-    assert ids(plan(empty_database, files)) == ["demo/0002_index"]
+    assert ids(pending_migrations(empty_database, files)) == ["demo/0002_index"]
     assert ids(migrate(empty_database, files, timeout_s=10)) == ["demo/0002_index"]
 
 
@@ -135,13 +140,13 @@ DO $$ BEGIN INSERT INTO a DEFAULT VALUES; END $$;
     assert ask(empty_database, "SELECT answer(), word FROM a") == [(42, "a;b")]
 
 
-def test_an_edited_file_is_refused_by_name(empty_database: str, tmp_path: Path) -> None:
+def test_a_file_edited_after_it_was_applied_is_rejected_by_name(empty_database: str, tmp_path: Path) -> None:
     migrate(empty_database, write(tmp_path, m0001_make="CREATE TABLE a ();"))
     edited = write(tmp_path, m0001_make="CREATE TABLE a (n int);")
 
-    for refuse in (plan, migrate):
+    for check in (pending_migrations, migrate):
         with pytest.raises(MigrationError, match="demo/0001_make was edited"):
-            refuse(empty_database, edited)
+            check(empty_database, edited)
 
 
 def test_a_file_that_fails_is_named_and_leaves_the_earlier_ones_applied(empty_database: str, tmp_path: Path) -> None:
@@ -150,35 +155,35 @@ def test_a_file_that_fails_is_named_and_leaves_the_earlier_ones_applied(empty_da
     with pytest.raises(MigrationError, match=r"demo/0002_bad: .*SELEKT"):
         migrate(empty_database, files)
 
-    assert ids(plan(empty_database, files)) == ["demo/0002_bad"]
+    assert ids(pending_migrations(empty_database, files)) == ["demo/0002_bad"]
     assert exists(empty_database, "a")
     assert not exists(empty_database, "b")
 
 
 @pytest.mark.parametrize("name", ["1_short.sql", "0001-dash.sql", "0001_Capital.sql", "make.sql"])
-def test_a_bad_file_name_is_refused(tmp_path: Path, name: str) -> None:
+def test_an_invalid_file_name_is_rejected(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
 
     with pytest.raises(MigrationError, match=f"demo: {name} is not named"):
         find_migrations("demo", tmp_path)
 
 
-def test_two_files_of_one_number_are_refused(tmp_path: Path) -> None:
+def test_two_files_with_the_same_number_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(MigrationError, match=r"0001_a\.sql and 0001_b\.sql have the same number"):
         write(tmp_path, m0001_a="", m0001_b="")
 
 
-def test_a_plan_lists_what_is_pending_and_changes_nothing(empty_database: str, tmp_path: Path) -> None:
+def test_pending_migrations_are_listed_without_changing_anything(empty_database: str, tmp_path: Path) -> None:
     files = write(tmp_path, m0001_make="CREATE TABLE a ();", m0002_more="CREATE TABLE b ();")
 
-    assert ids(plan(empty_database, files)) == ["demo/0001_make", "demo/0002_more"]
+    assert ids(pending_migrations(empty_database, files)) == ["demo/0001_make", "demo/0002_more"]
     assert ask(empty_database, "SELECT nspname FROM pg_namespace WHERE nspname = 'tiercel'") == []
 
     migrate(empty_database, files[:1])
-    assert ids(plan(empty_database, files)) == ["demo/0002_more"]
+    assert ids(pending_migrations(empty_database, files)) == ["demo/0002_more"]
 
 
-def test_waiting_for_another_process_ends(empty_database: str, tmp_path: Path) -> None:
+def test_the_wait_for_another_process_has_a_timeout(empty_database: str, tmp_path: Path) -> None:
     files = write(tmp_path, m0001_slow="SELECT pg_sleep(60);")
     holder = start(empty_database, tmp_path)
     held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
@@ -192,7 +197,7 @@ def test_waiting_for_another_process_ends(empty_database: str, tmp_path: Path) -
         holder.communicate()
 
 
-def test_a_read_only_database_matters_only_if_something_is_pending(empty_database: str, tmp_path: Path) -> None:
+def test_a_read_only_database_is_an_error_only_if_something_is_pending(empty_database: str, tmp_path: Path) -> None:
     first = write(tmp_path, m0001_make="CREATE TABLE a ();")
     migrate(empty_database, first)
     read_only = make_conninfo(empty_database, options="-c default_transaction_read_only=on")
@@ -200,3 +205,52 @@ def test_a_read_only_database_matters_only_if_something_is_pending(empty_databas
     assert migrate(read_only, first) == ()
     with pytest.raises(BootError, match=r"cannot be migrated: .*read-only"):
         migrate(read_only, write(tmp_path, m0002_more="CREATE TABLE b ();"))
+
+
+# --- migrations of plugins --------------------------------------------------------------------------------------------
+
+
+BROKEN = "0001_broken.sql"
+AddPlugin = Callable[[str], str]
+
+
+@pytest.fixture
+def add_plugin(make_plugin: MakePlugin, tmp_path: Path) -> AddPlugin:
+    """Make a plugin with one route and one migration of the given text."""
+
+    def add(text: str) -> str:
+        folder = tmp_path / "migrations"
+        folder.mkdir()
+        (folder / BROKEN).write_text(text, encoding="utf-8")
+        route = Route(path="/fragile/", handler=lambda: "here", policy="public")
+        name = make_plugin("fragile", register_routes=lambda services: [route])
+        sys.modules[name].__path__ = [str(tmp_path)]
+        return name
+
+    return add
+
+
+def test_an_optional_plugin_whose_migration_fails_is_quarantined(serve: Serve, add_plugin: AddPlugin) -> None:
+    client = serve(plugins=["system", "observability", add_plugin("SELEKT 1;")])
+
+    assert client.get("/api/requests/").status == 200
+    refused = client.get("/fragile/")
+    assert refused.status == 503
+    assert "fragile/0001_broken" in refused.json()["detail"]
+    ready = client.get("/readyz?verbose")
+    assert (ready.status, ready.json()["status"]) == (200, "degraded")
+    assert "SELEKT" in ready.content.decode()
+
+
+def test_a_required_plugin_whose_migration_fails_stops_the_boot(empty_database: str, add_plugin: AddPlugin) -> None:
+    name = add_plugin("SELEKT 1;")
+    service = Tiercel(make_configuration(plugins=[name], required=["fragile"], db={"url": empty_database}))
+
+    with pytest.raises(PluginError, match=r"fragile\.migrations: fragile/0001_broken: .*SELEKT"):
+        service.prepare()
+
+
+def test_the_migrations_of_a_plugin_are_applied(serve: Serve, add_plugin: AddPlugin) -> None:
+    client = serve(plugins=["system", add_plugin("CREATE SCHEMA fragile;")])
+
+    assert client.get("/fragile/").json() == "here"

@@ -1,4 +1,4 @@
-"""A database that is busy, slow, restarted, gone or read-only: 503 with ``Retry-After``, and no restart needed."""
+"""The pool while the database is busy, slow, restarted, down or read-only: 503 with ``Retry-After``; transactions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 from kernel import Database, Route, Services
 from kernel.embedded.server import EmbeddedServer
 from kernel.settings import DatabaseSettings
-from kernel.testing import Answer, Client, create_database
+from kernel.testing import Client, Result, create_database
 from tests.conftest import FAST, Serve
 from tests.kernel.fakes import MakePlugin
 from tests.plugins.observability.events import make_event
@@ -29,7 +29,7 @@ class SleepQuery(msgspec.Struct):
 
 
 def sleeping_routes(services: Services) -> Iterable[Route]:
-    """Routes that take long in the database, and that say how a session is set up."""
+    """Routes that sleep in the database, and that show the parameters of the session."""
 
     def sleep(query: SleepQuery) -> str:
         with services.db.connection() as connection:
@@ -77,7 +77,7 @@ def stopped(own_server: EmbeddedServer, client: Client) -> Iterator[Client]:
     own_server.acquire()
 
 
-def assert_unavailable(answer: Answer, reason: str) -> None:
+def assert_unavailable(answer: Result, reason: str) -> None:
     assert answer.status == 503
     assert int(answer.headers["retry-after"]) >= 1
     assert answer.json()["code"] == "unavailable"
@@ -96,7 +96,7 @@ def test_an_exhausted_pool_answers_503_within_its_timeout(serve: Serve) -> None:
     assert client.get(LIST).status == 200
 
 
-def test_a_statement_that_takes_too_long_answers_503_and_harms_nobody_else(serve: Serve, sleeper: str) -> None:
+def test_a_statement_beyond_its_timeout_answers_503_and_leaves_the_pool_usable(serve: Serve, sleeper: str) -> None:
     client = serve(plugins=["system", sleeper], db={"statement_timeout_s": 0.3, "pool_max": 1})
 
     assert_unavailable(client.get("/sleep/?seconds=30"), "statement timeout")
@@ -114,7 +114,7 @@ def test_every_session_is_in_utc_and_has_time_limits(serve: Serve, sleeper: str)
     }
 
 
-def test_a_server_restarted_between_requests_goes_unnoticed(own_server: EmbeddedServer, client: Client) -> None:
+def test_requests_succeed_after_a_restart_of_the_server(own_server: EmbeddedServer, client: Client) -> None:
     database = client.service.shared.db
     created = client.post(LIST, make_event())
     with ExitStack() as stack:
@@ -128,12 +128,12 @@ def test_a_server_restarted_between_requests_goes_unnoticed(own_server: Embedded
         assert (answer.status, answer.json()) == (200, created.json())
 
 
-def test_without_its_server_requests_answer_503(stopped: Client) -> None:
+def test_requests_answer_503_while_the_server_is_down(stopped: Client) -> None:
     assert_unavailable(stopped.get(LIST), "database")
     assert_unavailable(stopped.post(LIST, make_event()), "database")
 
 
-def test_without_its_server_the_service_is_alive_but_not_ready(stopped: Client) -> None:
+def test_the_service_is_alive_but_not_ready_while_the_server_is_down(stopped: Client) -> None:
     ready = stopped.get("/readyz")
 
     assert ready.status == 503
@@ -141,7 +141,7 @@ def test_without_its_server_the_service_is_alive_but_not_ready(stopped: Client) 
     assert stopped.get("/livez").status == 200
 
 
-def test_when_its_server_comes_back_the_service_recovers_by_itself(own_server: EmbeddedServer, stopped: Client) -> None:
+def test_the_service_recovers_when_the_server_is_back(own_server: EmbeddedServer, stopped: Client) -> None:
     assert stopped.get(LIST).status == 503
 
     own_server.acquire()
@@ -168,11 +168,11 @@ def test_a_read_only_database_answers_reads_and_refuses_writes_with_503(serve: S
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_transaction_at_one_moment_is_committed_or_rolled_back_whole(database: str, fails: bool) -> None:
+def test_a_repeatable_read_transaction_is_committed_or_rolled_back_as_a_whole(database: str, fails: bool) -> None:
     with closing(Database(DatabaseSettings(pool_min=1, pool_max=1), database, embedded=False)) as db:
         db.open()
-        first = "CREATE TABLE one (n int); SET LOCAL work_mem = '5MB'"
-        with suppress(LookupError), db.transaction(at_one_moment=True, first=first) as connection:
+        statements = "CREATE TABLE one (n int); SET LOCAL work_mem = '5MB'"
+        with suppress(LookupError), db.transaction(repeatable_read=True, begin_with=statements) as connection:
             connection.execute("INSERT INTO one VALUES (1)")
             inside = connection.execute("SHOW work_mem").fetchone()
             if fails:
@@ -185,40 +185,43 @@ def test_a_transaction_at_one_moment_is_committed_or_rolled_back_whole(database:
     assert inside == ("5MB",) != after
 
 
-def test_a_connection_is_as_before_where_a_transaction_at_one_moment_cannot_begin(database: str) -> None:
+def test_a_repeatable_read_transaction_that_cannot_begin_leaves_the_connection_usable(database: str) -> None:
     with closing(Database(DatabaseSettings(pool_min=1, pool_max=1), database, embedded=False)) as db:
         db.open()
-        with pytest.raises(psycopg.errors.UndefinedTable), db.transaction(at_one_moment=True, first="LOCK TABLE none"):
+        with (
+            pytest.raises(psycopg.errors.UndefinedTable),
+            db.transaction(repeatable_read=True, begin_with="LOCK TABLE none"),
+        ):
             pytest.fail("began")
         with db.connection() as connection:
             assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
             assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
-def test_statements_that_would_not_be_run_first_are_refused() -> None:
+def test_begin_with_requires_repeatable_read() -> None:
     db = Database(DatabaseSettings(), "", embedded=False)
 
-    with pytest.raises(ValueError, match="at_one_moment only"), db.transaction(first="SELECT 1"):
+    with pytest.raises(ValueError, match="begin_with requires repeatable_read"), db.transaction(begin_with="SELECT 1"):
         pytest.fail("began")
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_one_moment_is_for_that_transaction_alone(database: str, fails: bool) -> None:
+def test_the_isolation_level_applies_to_one_transaction_only(database: str, fails: bool) -> None:
     level = "SELECT current_setting('transaction_isolation')"
 
     with closing(Database(DatabaseSettings(pool_min=1, pool_max=1), database, embedded=False)) as db:
         db.open()
-        with suppress(LookupError), db.transaction(at_one_moment=True) as connection:
-            at_one_moment = connection.execute(level).fetchone()
+        with suppress(LookupError), db.transaction(repeatable_read=True) as connection:
+            repeatable_read = connection.execute(level).fetchone()
             if fails:
                 raise LookupError
         with db.transaction() as connection:
             usual = connection.execute(level).fetchone()
 
-    assert (at_one_moment, usual) == (("repeatable read",), ("read committed",))
+    assert (repeatable_read, usual) == (("repeatable read",), ("read committed",))
 
 
-def test_the_connection_that_came_back_last_is_handed_out_first(database: str) -> None:
+def test_the_most_recently_used_connection_is_handed_out_first(database: str) -> None:
     with closing(Database(DatabaseSettings(), database, embedded=False)) as db:
         db.open()
         with db.connection() as last, db.connection() as first:
@@ -229,7 +232,7 @@ def test_the_connection_that_came_back_last_is_handed_out_first(database: str) -
                 assert handed_out is last
 
 
-def test_what_is_over_in_milliseconds_starts_no_workers(database: str) -> None:
+def test_short_queries_start_no_parallel_workers(database: str) -> None:
     with closing(Database(DatabaseSettings(), database, embedded=True)) as db:
         db.open()
         with db.transaction() as connection:

@@ -1,4 +1,4 @@
-"""An optional plugin that fails is left out, with its reason, while the rest serve."""
+"""Quarantine: an optional plugin that fails is left out, with the reason, while the rest serves."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def route_of(name: str, policy: Any = "public") -> Callable[[Services], list[Rou
 
 
 def readiness(client: Client) -> Any:
-    """Ask for readiness, but not for the database that these tests do without."""
+    """Return the readiness report, without the checks that need a database."""
     return client.get("/readyz?verbose&exclude=database,startup,writes,jobs,datasets").json()
 
 
 @pytest.mark.parametrize("hook", REGISTERING)
-def test_a_plugin_that_fails_in_a_hook_is_left_out_with_its_reason(
+def test_a_plugin_that_fails_in_a_hook_is_quarantined_with_the_reason(
     hook: str, boot: Boot, make_plugin: MakePlugin, captured: CapturedLog
 ) -> None:
     hooks: dict[str, Callable[..., Any]] = {"register_routes": route_of("alpha"), hook: raise_oops}
@@ -80,7 +80,7 @@ def test_readiness_is_degraded_and_gives_the_reason(boot: Boot, make_plugin: Mak
 
 
 @pytest.mark.parametrize(("hook", "answer", "reason"), WRONG_ANSWERS)
-def test_a_hook_that_returns_something_else_is_a_failure(
+def test_a_plugin_whose_hook_returns_the_wrong_type_is_quarantined(
     hook: str, answer: Any, reason: str, boot: Boot, make_plugin: MakePlugin
 ) -> None:
     hooks: dict[str, Callable[..., Any]] = {
@@ -92,7 +92,9 @@ def test_a_hook_that_returns_something_else_is_a_failure(
     assert status.reason == f"alpha.{hook}: TypeError: {reason}"
 
 
-def test_a_plugin_that_fails_to_import_is_left_out(boot: Boot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugin_that_fails_to_import_is_quarantined(
+    boot: Boot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "broken_on_import.py").write_text("import no_such_module_at_all\n")
     package = tmp_path / "brokenness"
     package.mkdir()
@@ -106,7 +108,7 @@ def test_a_plugin_that_fails_to_import_is_left_out(boot: Boot, tmp_path: Path, m
     assert "brokenness.alpha" not in sys.modules
 
 
-def test_what_a_plugin_registered_before_it_failed_is_gone(boot: Boot, make_plugin: MakePlugin) -> None:
+def test_a_quarantined_plugin_loses_what_it_registered_before(boot: Boot, make_plugin: MakePlugin) -> None:
     def register_routes(services: Services) -> list[Route]:
         services.authenticate_with(lambda request, policy: None)
         return route_of("alpha")(services)
@@ -121,7 +123,7 @@ def test_what_a_plugin_registered_before_it_failed_is_gone(boot: Boot, make_plug
 
     client = boot(alpha, make_plugin("beta", register_routes=route_of("beta", "read")), auth="required")
 
-    assert [owner for owner, _ in client.service.registry.routes] == ["beta"]
+    assert [owner for owner, _ in client.service.registry.contributions(Route)] == ["beta"]
     assert "disk" not in client.service.shared.health.names
     assert client.get("/beta/").status == 401
 
@@ -143,7 +145,9 @@ def test_later_hooks_of_a_quarantined_plugin_are_not_called(boot: Boot, make_plu
     assert not called
 
 
-def test_the_routes_of_a_plugin_that_fails_to_start_say_so(boot: Boot, make_plugin: MakePlugin) -> None:
+def test_the_routes_of_a_plugin_that_fails_to_start_answer_503_with_the_reason(
+    boot: Boot, make_plugin: MakePlugin
+) -> None:
     alpha = make_plugin("alpha", register_routes=route_of("alpha"), startup=raise_oops)
     client = boot(alpha, make_plugin("beta", register_routes=route_of("beta")))
 
@@ -156,7 +160,7 @@ def test_the_routes_of_a_plugin_that_fails_to_start_say_so(boot: Boot, make_plug
     assert client.get("/beta/").status == 200
 
 
-def test_the_health_checks_of_a_plugin_that_fails_to_start_are_gone(boot: Boot, make_plugin: MakePlugin) -> None:
+def test_the_health_checks_of_a_plugin_that_fails_to_start_are_removed(boot: Boot, make_plugin: MakePlugin) -> None:
     check = HealthCheck(name="disk", probe=raise_oops)
     alpha = make_plugin("alpha", register_health_checks=lambda services: [check], startup=raise_oops)
     client = boot(alpha)
@@ -178,7 +182,7 @@ def test_a_plugin_that_failed_to_start_is_not_shut_down(boot: Boot, make_plugin:
     assert not called
 
 
-def test_a_whole_service_starts_beside_a_plugin_that_does_not(serve: Serve, make_plugin: MakePlugin) -> None:
+def test_a_service_starts_without_the_plugin_that_fails_to_start(serve: Serve, make_plugin: MakePlugin) -> None:
     alpha = make_plugin("alpha", startup=raise_oops, register_routes=route_of("alpha"))
 
     client = serve(plugins=["system", alpha])
@@ -188,7 +192,7 @@ def test_a_whole_service_starts_beside_a_plugin_that_does_not(serve: Serve, make
     assert client.get("/alpha/").status == 503
 
 
-def test_a_plugin_whose_handler_does_not_fit_its_route_is_left_out(boot: Boot, make_plugin: MakePlugin) -> None:
+def test_a_plugin_whose_handler_does_not_fit_its_route_is_quarantined(boot: Boot, make_plugin: MakePlugin) -> None:
     misfit = make_plugin(
         "misfit", register_routes=lambda services: [Route(path="/x/{name}/", handler=hello, policy="public")]
     )

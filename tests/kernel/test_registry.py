@@ -1,8 +1,10 @@
-"""Plugins are called in order, each alone, and whoever is wrong is named."""
+"""The registry: plugins are found, called in configured order, and errors name the plugin and the hook."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -121,9 +123,7 @@ def test_a_plugin_that_repeats_a_command_stops_the_boot(boot: Boot, make_plugin:
 
 
 @pytest.mark.parametrize(("alias", "owner"), [("migrate", "kernel"), ("beta", "beta"), ("refill", "beta")])
-def test_an_alias_that_is_a_name_already_stops_the_boot(
-    alias: str, owner: str, boot: Boot, make_plugin: MakePlugin
-) -> None:
+def test_an_alias_that_is_taken_stops_the_boot(alias: str, owner: str, boot: Boot, make_plugin: MakePlugin) -> None:
     aliases = {"beta": "refill", "alpha": alias}
     names = [
         make_plugin(name, register_commands=lambda given=given: [Command(command=click.Command("fill"), alias=given)])
@@ -134,18 +134,18 @@ def test_an_alias_that_is_a_name_already_stops_the_boot(
         boot(*names)
 
 
-def test_two_plugins_may_have_commands_of_one_name(boot: Boot, make_plugin: MakePlugin) -> None:
+def test_two_plugins_may_have_commands_with_the_same_name(boot: Boot, make_plugin: MakePlugin) -> None:
     names = [
         make_plugin(name, register_commands=lambda services: [Command(command=click.Command("fill"))])
         for name in ("alpha", "beta")
     ]
 
-    commands = boot(*names).service.registry.commands
+    commands = boot(*names).service.registry.contributions(Command)
 
     assert [(owner, command.command.name) for owner, command in commands] == [("alpha", "fill"), ("beta", "fill")]
 
 
-def test_two_plugins_of_one_name_stop_the_boot(boot: Boot, make_plugin: MakePlugin) -> None:
+def test_two_plugins_with_the_same_name_stop_the_boot(boot: Boot, make_plugin: MakePlugin) -> None:
     alpha = make_plugin("alpha")
 
     with pytest.raises(DuplicateError, match=r"plugin 'alpha' is claimed by both fakes\.alpha and other\.alpha"):
@@ -173,7 +173,7 @@ def test_hooks_are_called_in_configured_order(boot: Boot, make_plugin: MakePlugi
     assert called == ["beta", "alpha"]
 
 
-def test_shutdown_is_called_in_reverse_order_also_past_one_that_fails(
+def test_shutdown_is_called_in_reverse_order_even_if_one_fails(
     boot: Boot, make_plugin: MakePlugin, captured: CapturedLog
 ) -> None:
     called: list[str] = []
@@ -191,21 +191,21 @@ def test_shutdown_is_called_in_reverse_order_also_past_one_that_fails(
     assert captured.events("plugin_shutdown_failed")[0]["plugin"] == "beta"
 
 
-def test_a_misspelt_hook_stops_the_boot_naming_plugin_and_hook(boot: Boot, make_plugin: MakePlugin) -> None:
+def test_a_misspelt_hook_stops_the_boot_and_is_named(boot: Boot, make_plugin: MakePlugin) -> None:
     alpha = make_plugin("alpha", register_rotues=lambda services: [])
 
     with pytest.raises(BootError, match=r"^alpha: .*register_rotues"):
         boot(make_plugin("beta"), alpha)
 
 
-def test_an_argument_no_hook_has_stops_the_boot_naming_plugin_and_hook(boot: Boot, make_plugin: MakePlugin) -> None:
+def test_an_unknown_argument_of_a_hook_stops_the_boot_and_is_named(boot: Boot, make_plugin: MakePlugin) -> None:
     alpha = make_plugin("alpha", register_routes=lambda service: [])
 
     with pytest.raises(BootError, match=r"(?s)^alpha: .*register_routes.*'service'"):
         boot(alpha)
 
 
-def test_a_plugin_that_cannot_be_found_is_quarantined_with_the_places_looked_at(boot: Boot) -> None:
+def test_a_plugin_that_cannot_be_found_is_quarantined_with_the_places_searched(boot: Boot) -> None:
     status = boot("nowhere").service.registry.statuses["nowhere"]
 
     assert status.state == "quarantined"
@@ -239,12 +239,88 @@ def test_a_disabled_plugin_is_not_even_imported(disabled: str, boot: Boot, make_
 
 
 @pytest.mark.parametrize("command", sorted(KERNEL_COMMANDS))
-def test_a_plugin_named_like_a_command_of_the_kernel_stops_the_boot(
+def test_a_plugin_with_the_name_of_a_kernel_command_stops_the_boot(
     command: str, boot: Boot, make_plugin: MakePlugin
 ) -> None:
     with pytest.raises(DuplicateError, match=f"'{command}' is claimed by both kernel and fakes.{command}"):
         boot(make_plugin(command))
 
 
-def test_the_registry_knows_every_command_of_the_kernel() -> None:
-    assert set(root.commands) == KERNEL_COMMANDS
+def test_every_kernel_command_can_be_loaded_under_its_name() -> None:
+    context = click.Context(root)
+    commands = {name: root.get_command(context, name) for name in KERNEL_COMMANDS}
+
+    assert {name for name, command in commands.items() if command is None or command.name != name} == set()
+
+
+# --- finding plugins --------------------------------------------------------------------------------------------------
+
+
+PLUGIN = """
+from kernel import Route, hookimpl
+
+def hello() -> str:
+    return "from afar"
+
+@hookimpl
+def register_routes(services):
+    return [Route(path="/hello/", handler=hello, policy="public")]
+"""
+
+Install = Callable[..., None]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Install a distribution with one plugin: ``install("afar", "acme-tiercel", "acme_afar")``."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def make(name: str, distribution: str, module: str) -> None:
+        (tmp_path / f"{module}.py").write_text(PLUGIN)
+        info = tmp_path / f"{distribution.replace('-', '_')}-1.2.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n")
+        (info / "entry_points.txt").write_text(f"[tiercel]\n{name} = {module}\n")
+        monkeypatch.delitem(sys.modules, module, raising=False)
+
+    return make
+
+
+def test_an_entry_point_is_loaded_if_it_is_enabled(install: Install, boot: Boot) -> None:
+    install("afar", "acme-tiercel", "acme_afar")
+
+    client = boot("afar")
+
+    status = client.service.registry.statuses["afar"]
+    assert (status.state, status.origin, status.version) == ("loaded", "acme_afar (acme-tiercel)", "1.2")
+    assert client.get("/hello/").json() == "from afar"
+
+
+def test_an_entry_point_that_is_not_enabled_is_not_imported(install: Install, boot: Boot) -> None:
+    install("afar", "acme-tiercel", "acme_afar")
+
+    client = boot()
+
+    assert not client.service.registry.statuses
+    assert "acme_afar" not in sys.modules
+
+
+def test_an_entry_point_with_the_name_of_a_plugin_in_the_tree_stops_the_boot(install: Install, boot: Boot) -> None:
+    install("system", "acme-tiercel", "acme_system")
+
+    with pytest.raises(DuplicateError, match=r"plugins\.system and acme_system \(acme-tiercel\)"):
+        boot("system")
+
+
+def test_two_entry_points_with_the_same_name_stop_the_boot(install: Install, boot: Boot) -> None:
+    install("afar", "acme-tiercel", "acme_afar")
+    install("afar", "other-tiercel", "other_afar")
+
+    with pytest.raises(DuplicateError) as caught:
+        boot("afar")
+
+    assert set(caught.value.owners) == {"acme_afar (acme-tiercel)", "other_afar (other-tiercel)"}
+
+
+def test_a_plugin_in_the_tree_is_found_by_its_bare_name(boot: Boot) -> None:
+    assert boot("system").service.registry.statuses["system"].origin == "plugins.system"

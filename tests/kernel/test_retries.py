@@ -1,3 +1,5 @@
+"""Waits before retries: the header ``Retry-After``, and exponential backoff."""
+
 from __future__ import annotations
 
 from datetime import UTC, datetime
@@ -32,7 +34,7 @@ def test_retry_after_is_seconds_or_a_date(header: str | None, wait_s: float | No
 
 
 @given(st.text())
-def test_no_retry_after_upsets_anybody(header: str) -> None:
+def test_any_text_in_retry_after_is_parsed_or_ignored(header: str) -> None:
     wait_s = retry_after_s(header, NOW)
 
     assert wait_s is None or wait_s >= 0

@@ -30,7 +30,7 @@ def home(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Working directory, home of the user and place for temporary files of the shared service."""
+    """Working directory, home directory and folder of temporary files of the shared service."""
     path = tmp_path_factory.mktemp("shared")
     (path / "tmp").mkdir()
     return path
@@ -38,9 +38,18 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(surroundings: Path) -> Iterator[Service]:
-    """A service that began with nothing and runs through all tests of this file; none of them harms it."""
+    """A service that started with an empty home; shared by tests that do not harm it."""
     temporary = str(surroundings / "tmp")
     with serving(surroundings / ".tiercel", TIERCEL_LOG="json", TIERCEL_WORKERS="2", TMPDIR=temporary) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def insecure(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A second service with a home of its own. It listens on every address, and its two threads wait one second."""
+    home = copy_home(initialised, tmp_path_factory.mktemp("insecure"))
+    variables = {"TIERCEL_THREADS": "2", "TIERCEL_SERVER__HEADER_TIMEOUT_S": "1"}
+    with serving(home, (TIERCEL, "serve", "--insecure"), host="0.0.0.0", **variables) as started:
         yield started
 
 
@@ -51,7 +60,7 @@ def test_it_stores_and_serves(service: Service) -> None:
     assert service.get(f"{LIST}{created.json()['id']}/").json() == created.json()
 
 
-def test_every_line_of_its_log_is_json(service: Service) -> None:
+def test_every_line_of_the_log_is_json(service: Service) -> None:
     service.get("/api/")
 
     def logged() -> str:
@@ -61,7 +70,7 @@ def test_every_line_of_its_log_is_json(service: Service) -> None:
     assert "Listening at" in logged(), "gunicorn's lines as well"
 
 
-def test_nothing_is_written_outside_its_home(service: Service, surroundings: Path) -> None:
+def test_nothing_is_written_outside_the_home(service: Service, surroundings: Path) -> None:
     service.post(LIST, make_event())
 
     outside = {path for path in surroundings.rglob("*") if service.home not in (path, *path.parents)}
@@ -69,7 +78,7 @@ def test_nothing_is_written_outside_its_home(service: Service, surroundings: Pat
     assert outside == {surroundings / "tmp"}
 
 
-def test_it_exits_0_on_sigterm_and_takes_the_database_with_it(home: Path) -> None:
+def test_sigterm_stops_service_and_database_with_exit_code_0(home: Path) -> None:
     with serving(home) as service:
         workers = service.workers()
 
@@ -80,7 +89,7 @@ def test_it_exits_0_on_sigterm_and_takes_the_database_with_it(home: Path) -> Non
 
 
 @pytest.mark.parametrize("arguments", [("serve",), ("up",), ("shell", "-c", "import time; time.sleep(60)")], ids=str)
-def test_a_command_that_is_ended_early_takes_the_database_with_it(home: Path, arguments: tuple[str, ...]) -> None:
+def test_sigterm_during_the_start_stops_the_database(home: Path, arguments: tuple[str, ...]) -> None:
     service = Service(home, (TIERCEL, *arguments))
     assert eventually(lambda: postmaster(home) is not None)
 
@@ -90,7 +99,7 @@ def test_a_command_that_is_ended_early_takes_the_database_with_it(home: Path, ar
     assert "Traceback" not in service.errors
 
 
-def test_after_kill_9_of_the_master_its_workers_go_and_the_next_start_works(home: Path) -> None:
+def test_after_kill_9_of_the_master_the_workers_exit_and_the_next_start_works(home: Path) -> None:
     service = Service(home)
     service.wait_until_ready()
     created = service.post(LIST, make_event()).json()
@@ -105,22 +114,21 @@ def test_after_kill_9_of_the_master_its_workers_go_and_the_next_start_works(home
     assert postmaster(home) is None
 
 
-def test_a_worker_that_is_killed_is_replaced(home: Path) -> None:
-    with serving(home) as service:
-        (killed,) = service.workers()
-        killed.send_signal(signal.SIGKILL)
+def test_a_worker_that_is_killed_is_replaced(insecure: Service) -> None:
+    (killed,) = insecure.workers()
+    killed.send_signal(signal.SIGKILL)
 
-        assert eventually(lambda: service.workers() not in ([], [killed]) and service.is_ready())
+    assert eventually(lambda: insecure.workers() not in ([], [killed]) and insecure.is_ready())
 
 
-def test_services_with_homes_of_their_own_have_data_of_their_own(service: Service, home: Path) -> None:
+def test_services_with_different_homes_have_different_data(service: Service, insecure: Service) -> None:
     created = service.post(LIST, make_event()).json()
-    with serving(home) as other:
-        assert other.get(f"{LIST}{created['id']}/").status_code == 404
-        assert service.get(f"{LIST}{created['id']}/").status_code == 200
+
+    assert insecure.get(f"{LIST}{created['id']}/").status_code == 404
+    assert service.get(f"{LIST}{created['id']}/").status_code == 200
 
 
-def test_services_on_one_home_share_the_database_until_the_last_stops(home: Path) -> None:
+def test_services_with_the_same_home_share_the_database_until_the_last_stops(home: Path) -> None:
     with serving(home) as first, serving(home) as second:
         created = first.post(LIST, make_event()).json()
 
@@ -130,7 +138,7 @@ def test_services_on_one_home_share_the_database_until_the_last_stops(home: Path
     assert postmaster(home) is None
 
 
-def test_gunicorn_alone_runs_it_from_its_configuration_file(home: Path) -> None:
+def test_gunicorn_can_run_the_service_from_the_configuration_file(home: Path) -> None:
     with serving(home, (GUNICORN, "-c", str(ROOT / "config" / "gunicorn.conf.py"))) as service:
         assert service.post(LIST, make_event()).status_code == 201
         assert service.stop() == 0
@@ -138,7 +146,7 @@ def test_gunicorn_alone_runs_it_from_its_configuration_file(home: Path) -> None:
     assert postmaster(home) is None
 
 
-def test_gunicorn_alone_refuses_a_wrong_setting_in_one_line(home: Path) -> None:
+def test_gunicorn_reports_a_wrong_setting_in_one_line(home: Path) -> None:
     service = Service(home, (GUNICORN, "-c", str(ROOT / "config" / "gunicorn.conf.py")), TIERCEL_THREADS="many")
 
     assert service.process.wait(20) != 0
@@ -153,31 +161,25 @@ def test_an_open_service_refuses_to_listen_beyond_this_machine(home: Path) -> No
     assert postmaster(home) is None
 
 
-def test_an_open_service_listens_everywhere_if_told_so(home: Path) -> None:
-    with serving(home, (TIERCEL, "serve", "--insecure"), host="0.0.0.0") as service:
-        assert service.get("/livez").status_code == 200
+def test_an_open_service_listens_on_every_address_with_the_option_insecure(insecure: Service) -> None:
+    with socket.create_connection(("127.0.0.2", insecure.port), timeout=10) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.2\r\n\r\n")
+
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
 
 
-@pytest.fixture(scope="module")
-def impatient(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service with two threads that waits one second for the rest of a request."""
-    home = copy_home(initialised, tmp_path_factory.mktemp("impatient"))
-    with serving(home, TIERCEL_THREADS="2", TIERCEL_SERVER__HEADER_TIMEOUT_S="1") as started:
-        yield started
-
-
-def test_half_sent_headers_on_every_thread_stop_it_for_a_moment_only(impatient: Service) -> None:
+def test_half_sent_headers_do_not_block_threads(insecure: Service) -> None:
     with ExitStack() as stack:
         for _ in range(2):
-            connection = stack.enter_context(socket.create_connection(("127.0.0.1", impatient.port)))
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", insecure.port)))
             connection.sendall(b"GET /livez HTTP/1.1\r\nHost: 127")
         started = time.monotonic()
 
-        assert impatient.get("/livez", timeout_s=20).status_code == 200
+        assert insecure.get("/livez", timeout_s=20).status_code == 200
         assert time.monotonic() - started < 4
-        assert eventually(lambda: "dropped a client that stopped sending" in impatient.errors)
+        assert eventually(lambda: "dropped a client that stopped sending" in insecure.errors)
 
-    assert "Traceback" not in impatient.errors
+    assert "Traceback" not in insecure.errors
 
 
 @pytest.mark.parametrize(
@@ -188,17 +190,17 @@ def test_half_sent_headers_on_every_thread_stop_it_for_a_moment_only(impatient: 
         pytest.param("Transfer-Encoding: chunked\r\n\r\nnonsense\r\n", 400, id="bad chunk"),
     ],
 )
-def test_a_body_that_does_not_arrive_is_the_fault_of_the_client(impatient: Service, framing: str, status: int) -> None:
+def test_a_body_that_does_not_arrive_is_answered_4xx(insecure: Service, framing: str, status: int) -> None:
     head = f"POST {LIST} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-    with socket.create_connection(("127.0.0.1", impatient.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", insecure.port), timeout=10) as connection:
         connection.sendall((head + framing).encode())
 
         assert connection.recv(4096).startswith(f"HTTP/1.1 {status} ".encode())
 
-    assert "Traceback" not in impatient.errors
+    assert "Traceback" not in insecure.errors
 
 
-def test_up_prints_where_to_look_and_publishes_demo_data(home: Path) -> None:
+def test_up_prints_urls_and_publishes_demo_data(home: Path) -> None:
     with serving(home, (TIERCEL, "up")) as service:
         assert f"  curl -s {service.url}/api/requests/" in service.output
         assert "Stop with Ctrl-C." in service.output

@@ -1,4 +1,4 @@
-"""Functions that are called by name: what they may take."""
+"""Parameters of functions that are called by name."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_parameters_have_the_types_of_their_annotations() -> None:
     assert parameter_types(with_default, {"items"}) == {"items": list[int]}
 
 
-def test_a_parameter_that_cannot_be_given_is_refused_by_name() -> None:
+def test_a_parameter_that_cannot_be_passed_is_rejected_by_name() -> None:
     with pytest.raises(TypeError, match=r"Greeting.show takes 'count'; it can be given name$"):
         parameter_types(Greeting().show, {"name"})
     with pytest.raises(TypeError, match="by_position takes 'items' by position only"):

@@ -11,7 +11,7 @@ import json
 import uuid
 from typing import Any
 
-from kernel.testing import Answer, Client
+from kernel.testing import Client, Result
 
 PATH = "/trace/webhooks/notion/"
 TOKEN = "secret_of_the_webhook_of_the_tests"
@@ -50,7 +50,7 @@ def signature(body: bytes, token: str = TOKEN) -> str:
     return "sha256=" + hmac.new(token.encode(), body, hashlib.sha256).hexdigest()
 
 
-def send(client: Client, event: dict[str, Any], *, token: str = TOKEN) -> Answer:
+def send(client: Client, event: dict[str, Any], *, token: str = TOKEN) -> Result:
     """Send an event, signed."""
     body = json.dumps(event, separators=(",", ":")).encode()
     return client.post(PATH, content=body, headers={"X-Notion-Signature": signature(body, token)})

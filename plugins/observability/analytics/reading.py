@@ -238,7 +238,7 @@ class Reader:
     @contextmanager
     def moment(self, scope: Scope, window: Span, *, approx: bool) -> Iterator[Moment]:
         """See the database at one moment: rollups, and which of them to trust, must belong together."""
-        with self._db.transaction(at_one_moment=True, first=HOLD_EVENTS) as connection:
+        with self._db.transaction(repeatable_read=True, begin_with=HOLD_EVENTS) as connection:
             yield Moment(connection, scope, window, approx=approx)
 
 

@@ -45,7 +45,7 @@ class Scans:
     def _batches(self, query: FilterQuery, order: sql.Composable) -> Iterator[list[Event]]:
         deadline = time.monotonic() + self._timeout_s
         # The statement timeout is one of requests: a sort of everything may take longer.
-        with self._db.transaction(self._timeout_s, at_one_moment=True) as connection:
+        with self._db.transaction(self._timeout_s, repeatable_read=True) as connection:
             connection.execute(QUERIES["limit_pauses"], {"pause_ms": str(round(self._pause_s * 1000))})
             conditions = resolve(connection, query, LOCAL_ACCOUNT)
             # An empty name would make it a cursor of this side, which has all rows at once.

@@ -13,7 +13,7 @@ from kernel.contracts import Application, Dataset, Filter, Route
 from kernel.datasets.model import Publication
 from kernel.datasets.service import Datasets
 from kernel.services import Services
-from kernel.testing import Answer, Client
+from kernel.testing import Client, Result
 from tests.conftest import Serve
 from tests.kernel.datasets.lab import TAGS, THINGS, Tag, Thing, lab_routes
 from tests.kernel.fakes import MakePlugin
@@ -61,7 +61,7 @@ class Shop:
     def datasets(self) -> Datasets:
         return self.client.service.shared.datasets
 
-    def get(self, path: str, **headers: str) -> Answer:
+    def get(self, path: str, **headers: str) -> Result:
         return self.client.get(path, headers={name.replace("_", "-"): text for name, text in headers.items()})
 
     def publish(self, *items: Any, dataset: Dataset = TIERS, **given: Any) -> Publication:

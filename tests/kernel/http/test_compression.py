@@ -18,7 +18,7 @@ from kernel.errors import ConflictError
 from kernel.http.compression import STEP_BYTES, DecompressionError, decompress
 from kernel.http.request import RawBody, StreamBody
 from kernel.http.response import Response
-from kernel.testing import Answer, Client
+from kernel.testing import Client, Result
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -103,12 +103,12 @@ def client(mount: Mount) -> Client:
     )
 
 
-def post(client: Client, path: str, content: bytes, coding: str) -> Answer:
+def post(client: Client, path: str, content: bytes, coding: str) -> Result:
     """Post a compressed body."""
     return client.post(path, content=content, headers={"Content-Encoding": coding})
 
 
-def get(client: Client, path: str, accept: str, method: str = "GET") -> Answer:
+def get(client: Client, path: str, accept: str, method: str = "GET") -> Result:
     """Request a response with this ``Accept-Encoding``."""
     return client.request(method, path, headers={"Accept-Encoding": accept})
 

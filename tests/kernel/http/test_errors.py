@@ -23,7 +23,7 @@ from kernel.errors import (
     UnavailableError,
     UnsupportedMediaError,
 )
-from kernel.testing import Answer, Client
+from kernel.testing import Client, Result
 from tests.kernel.fakes import CapturedLog
 
 Mount = Callable[..., Client]
@@ -63,10 +63,10 @@ def make_failing_handler(error: Exception) -> Callable[[], Any]:
 
 
 @pytest.fixture
-def get_error(mount: Mount) -> Callable[..., Answer]:
+def get_error(mount: Mount) -> Callable[..., Result]:
     """Request a route that raises the given error: ``get_error(NotFoundError())``."""
 
-    def get(error: Exception, headers: dict[str, str] | None = None, **values: Any) -> Answer:
+    def get(error: Exception, headers: dict[str, str] | None = None, **values: Any) -> Result:
         route = Route(path="/fail/", handler=make_failing_handler(error), policy="public")
         return mount(route, **values).get("/fail/", headers=headers)
 
@@ -75,7 +75,7 @@ def get_error(mount: Mount) -> Callable[..., Answer]:
 
 @pytest.mark.parametrize(("error", "status", "code"), RAISED)
 def test_every_error_has_its_status_and_the_same_body(
-    error: Exception, status: int, code: str, get_error: Callable[..., Answer]
+    error: Exception, status: int, code: str, get_error: Callable[..., Result]
 ) -> None:
     answer = get_error(error, {"X-Request-ID": "my-id"})
 
@@ -108,28 +108,28 @@ def test_errors_of_the_kernel_have_the_same_body(
     assert sorted(answer.json().keys() - {"errors"}) == sorted(SHAPE)
 
 
-def test_errors_by_field_are_members_of_the_body(get_error: Callable[..., Answer]) -> None:
+def test_errors_by_field_are_members_of_the_body(get_error: Callable[..., Result]) -> None:
     assert get_error(InvalidError(errors={"name": ["Too long."]})).json()["errors"] == {"name": ["Too long."]}
 
 
-def test_extra_members_are_added_to_the_body(get_error: Callable[..., Answer]) -> None:
+def test_extra_members_are_added_to_the_body(get_error: Callable[..., Result]) -> None:
     answer = get_error(NotFoundError("Unknown application.", extra={"available_apps": ["nexus"]}))
 
     assert (answer.json()["error"], answer.json()["available_apps"]) == ("Unknown application.", ["nexus"])
 
 
-def test_unavailable_has_retry_after(get_error: Callable[..., Answer]) -> None:
+def test_unavailable_has_retry_after(get_error: Callable[..., Result]) -> None:
     answer = get_error(UnavailableError("the database is away", retry_after_s=7))
 
     assert (answer.headers["retry-after"], answer.json()["detail"]) == ("7", "the database is away")
 
 
-def test_headers_of_an_error_are_sent(get_error: Callable[..., Answer]) -> None:
+def test_headers_of_an_error_are_sent(get_error: Callable[..., Result]) -> None:
     assert get_error(ApiError(headers={"X-Why": "because"})).headers["x-why"] == "because"
 
 
 @pytest.mark.parametrize("accept", ["application/problem+json", "text/html, application/problem+json;q=0.9"])
-def test_a_client_that_accepts_problem_json_gets_rfc_9457(accept: str, get_error: Callable[..., Answer]) -> None:
+def test_a_client_that_accepts_problem_json_gets_rfc_9457(accept: str, get_error: Callable[..., Result]) -> None:
     error = InvalidError("Some fields are wrong.", detail="two", errors={"name": ["Too long."]})
 
     answer = get_error(error, {"Accept": accept, "X-Request-ID": "my-id"})
@@ -148,11 +148,11 @@ def test_a_client_that_accepts_problem_json_gets_rfc_9457(accept: str, get_error
 
 
 @pytest.mark.parametrize("accept", ["application/json", "*/*", "text/html"])
-def test_any_other_client_gets_the_usual_body(accept: str, get_error: Callable[..., Answer]) -> None:
+def test_any_other_client_gets_the_usual_body(accept: str, get_error: Callable[..., Result]) -> None:
     assert get_error(NotFoundError(), {"Accept": accept}).json()["success"] is False
 
 
-def test_an_unexpected_exception_is_not_revealed(get_error: Callable[..., Answer]) -> None:
+def test_an_unexpected_exception_is_not_revealed(get_error: Callable[..., Result]) -> None:
     answer = get_error(RuntimeError("secret cause"))
 
     assert b"secret" not in answer.content
@@ -160,12 +160,12 @@ def test_an_unexpected_exception_is_not_revealed(get_error: Callable[..., Answer
     assert answer.json()["detail"] is None
 
 
-def test_debug_reveals_an_unexpected_exception(get_error: Callable[..., Answer]) -> None:
+def test_debug_reveals_an_unexpected_exception(get_error: Callable[..., Result]) -> None:
     assert get_error(RuntimeError("secret cause"), debug=True).json()["detail"] == "RuntimeError('secret cause')"
 
 
 def test_an_unexpected_exception_is_logged_with_its_traceback(
-    get_error: Callable[..., Answer], captured: CapturedLog
+    get_error: Callable[..., Result], captured: CapturedLog
 ) -> None:
     error = RuntimeError("secret cause")
 
@@ -176,16 +176,16 @@ def test_an_unexpected_exception_is_logged_with_its_traceback(
 
 
 def test_an_error_of_the_client_is_not_logged_as_a_failure(
-    get_error: Callable[..., Answer], captured: CapturedLog
+    get_error: Callable[..., Result], captured: CapturedLog
 ) -> None:
     get_error(NotFoundError())
 
     assert not captured.events("request_failed")
 
 
-def test_an_error_in_a_statement_is_a_500(get_error: Callable[..., Answer]) -> None:
+def test_an_error_in_a_statement_is_a_500(get_error: Callable[..., Result]) -> None:
     assert get_error(psycopg.errors.UndefinedTable("no such table")).status == 500
 
 
-def test_a_validation_error_inside_a_handler_is_a_500(get_error: Callable[..., Answer]) -> None:
+def test_a_validation_error_inside_a_handler_is_a_500(get_error: Callable[..., Result]) -> None:
     assert get_error(msgspec.ValidationError("Expected `int`")).status == 500

@@ -16,7 +16,7 @@ from kernel.contracts import Method, Route
 from kernel.http.request import RawBody, Request
 from kernel.http.response import Response
 from kernel.http.routing import QUERY_PARAMETERS_MAX
-from kernel.testing import Answer, Client
+from kernel.testing import Client, Result
 
 Mount = Callable[..., Client]
 
@@ -108,7 +108,7 @@ def client(mount: Mount) -> Client:
     )
 
 
-def assert_errors(answer: Answer, errors: dict[str, list[str]]) -> None:
+def assert_errors(answer: Result, errors: dict[str, list[str]]) -> None:
     """Check a 400 that names fields."""
     assert (answer.status, answer.json()["code"]) == (400, "invalid")
     assert answer.json()["errors"] == errors
@@ -165,7 +165,7 @@ def test_a_route_without_a_query_refuses_every_parameter(client: Client) -> None
         lambda client: client.post("/post-init/", {"start": 5, "end": 4}),
     ],
 )
-def test_values_that_contradict_each_other_are_invalid(send: Callable[[Client], Answer], client: Client) -> None:
+def test_values_that_contradict_each_other_are_invalid(send: Callable[[Client], Result], client: Client) -> None:
     answer = send(client)
 
     assert (answer.status, answer.json()["detail"]) == (400, "end lies before start")

@@ -59,7 +59,7 @@ class Imported(msgspec.Struct):
 
 def run_import(client: Client, *arguments: str | Path, stdin: bytes = b"") -> Imported:
     """Run ``tiercel observability import`` in this process, with ``--json``."""
-    (command,) = (item.command for _, item in client.service.registry.commands if item.command.name == "import")
+    command = client.command("observability", "import")
     result = CliRunner().invoke(command, [*map(str, arguments), "--json"], input=stdin)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception

@@ -70,7 +70,7 @@ def migrate(url: str) -> None:
     service = Tiercel(make_configuration(db={"url": url}, log={"level": "error"}))
     try:
         service.prepare()
-        service.check_plugins()
+        service.registry.check_health()
     finally:
         service.close()
 

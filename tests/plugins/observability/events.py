@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from kernel.testing import Answer, Client
+from kernel.testing import Client, Result
 
 NOON = datetime(2025, 12, 14, 12, tzinfo=UTC)
 ROOT = "/api/requests/"
@@ -44,12 +44,12 @@ def raw_event(**fields: str) -> bytes:
     return ("{" + ",".join(f'"{name}":{text}' for name, text in texts.items()) + "}").encode()
 
 
-def post_ingest(client: Client, payload: Any, query: str = "") -> Answer:
+def post_ingest(client: Client, payload: Any, query: str = "") -> Result:
     """Post a batch."""
     return client.post(f"{ROOT}ingest/{query}", payload)
 
 
-def post_bytes(client: Client, content: bytes, query: str = "") -> Answer:
+def post_bytes(client: Client, content: bytes, query: str = "") -> Result:
     """Post a batch as it stands."""
     return client.post(f"{ROOT}ingest/{query}", content=content)
 

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from kernel.testing import Answer, Client
+from kernel.testing import Client, Result
 from tests.conftest import Serve
 from tests.locks import waits_for_lock
 from tests.plugins.observability.engines import every_engine, every_server
@@ -19,18 +19,18 @@ from tests.processes import eventually
 
 pytestmark = every_engine
 
-Edit = Callable[[], Answer]
+Edit = Callable[[], Result]
 
 
-def patch(client: Client, url: str, **changes: Any) -> Answer:
+def patch(client: Client, url: str, **changes: Any) -> Result:
     return client.request("PATCH", url, json=changes)
 
 
-def at_once(*edits: Edit) -> list[Answer]:
+def at_once(*edits: Edit) -> list[Result]:
     """Call all edits at the same moment, each in a thread."""
     barrier = threading.Barrier(len(edits))
 
-    def call(edit: Edit) -> Answer:
+    def call(edit: Edit) -> Result:
         barrier.wait()
         return edit()
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernel.testing import Answer, Client
+from kernel.testing import Client, Result
 from tests.conftest import Serve
 from tests.plugins.observability.engines import every_engine, every_server
 from tests.plugins.observability.events import ROOT, create, listed, make_event, make_events, stored_count
@@ -198,7 +198,7 @@ def test_whatever_is_replayed_every_event_is_there_once(shared: Client, data: st
 def test_a_single_event_posted_again_is_found_again(serve: Serve) -> None:
     client = serve()
 
-    def post(**fields: Any) -> Answer:
+    def post(**fields: Any) -> Result:
         return client.post(ROOT, make_event(**fields), headers=KEY)
 
     first, again, other = post(), post(), post(latency_ms=7)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from kernel.testing import Answer, Client
+from kernel.testing import Client, Result
 from tests.conftest import Serve
 from tests.outage import outage
 from tests.plugins.observability.events import ROOT, listed, make_event, make_events, raw_event, stored_count
@@ -38,13 +38,13 @@ def as_lines(events: Sequence[dict[str, Any]]) -> bytes:
     return b"".join(json.dumps(event).encode() + b"\n" for event in events)
 
 
-def post(client: Client, content: bytes, query: str = "", **headers: str) -> Answer:
+def post(client: Client, content: bytes, query: str = "", **headers: str) -> Result:
     """Post a stream."""
     given = {"Content-Type": NDJSON, **{name.replace("_", "-"): value for name, value in headers.items()}}
     return client.post(URL + query, content=content, headers=given)
 
 
-def counts(answer: Answer) -> tuple[int, int, int]:
+def counts(answer: Result) -> tuple[int, int, int]:
     """Return what an answer counts."""
     body = answer.json()
     return body["inserted"], body["duplicates"], body["rejected"]

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from kernel.app import Tiercel
-from kernel.cli.demo import fill_with_demo_data
+from kernel.cli.serve import create_demo_data
 from kernel.testing import Client, make_configuration
 from plugins.observability.demo import traffic
 from plugins.observability.model import EventIn
@@ -32,7 +32,7 @@ def made(count: int = DEMO_EVENTS, days: int = DEMO_DAYS, random_seed: int = 1) 
 
 def run_seed(client: Client, *arguments: str) -> Any:
     """Run the command in this process; return what it prints as JSON."""
-    (command,) = (item.command for _, item in client.service.registry.commands if item.command.name == "seed")
+    command = client.command("observability", "seed")
     result = CliRunner().invoke(command, [*arguments, "--json"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return msgspec.json.decode(result.stdout)
@@ -103,7 +103,7 @@ def test_up_fills_a_service_that_is_empty_and_only_once(database: str) -> None:
     service.prepare()
 
     for _ in range(2):
-        fill_with_demo_data(service)
+        create_demo_data(service)
 
     with psycopg.connect(database) as connection:
         assert connection.execute("SELECT count(*) FROM observability.event").fetchone() == (DEMO_EVENTS,)

@@ -123,7 +123,7 @@ def test_an_unknown_dataset_is_a_404_that_lists_the_known_ones(client: Client, w
 
 
 def test_reading_is_for_readers_and_the_way_back_for_staff(client: Client) -> None:
-    routes = [mounted.route for mounted in client.service.shared.inventory.routes]
+    routes = [mounted.route for mounted in client.service.shared.routes]
     policies = {(route.method, route.policy) for route in routes if route.path.startswith("/api/v1/datasets/")}
 
     assert policies == {("GET", "read"), ("POST", "staff")}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kernel.testing import Answer, Client, make_configuration, running
+from kernel.testing import Client, Result, make_configuration, running
 from tests.conftest import Serve
 from tests.outage import outage
 from tests.workers import SAMPLE
@@ -40,7 +40,7 @@ def unchanged(module_database: str) -> Iterator[Client]:
         yield started
 
 
-def start(client: Client, name: str, **parameters: Any) -> Answer:
+def start(client: Client, name: str, **parameters: Any) -> Result:
     """Start a job over REST."""
     return client.post(JOBS, json={"name": name, "parameters": parameters})
 
@@ -281,7 +281,7 @@ def test_streams_never_take_the_only_thread(serve: Serve) -> None:
 
 
 def test_reading_is_for_readers_and_steering_for_writers(unchanged: Client) -> None:
-    routes = [mounted.route for mounted in unchanged.service.shared.inventory.routes]
+    routes = [mounted.route for mounted in unchanged.service.shared.routes]
     policies = {(route.method, route.policy) for route in routes if route.path.startswith(JOBS)}
 
     assert policies == {("GET", "read"), ("POST", "write")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from kernel.testing import Answer, Client
+from kernel.testing import Client, Result
 from tests.plugins.observability.analytics.computing import ingest, parts_of
 from tests.plugins.observability.events import ROOT, make_event
 
@@ -26,7 +26,7 @@ def fill(client: Client) -> None:
     parts_of(client).rollups.refresh()
 
 
-def ask(client: Client, path: str) -> Answer:
+def ask(client: Client, path: str) -> Result:
     """Ask a question that has an answer."""
     answer = client.get(f"{ROOT}{path}")
     assert answer.status == 200, answer.content

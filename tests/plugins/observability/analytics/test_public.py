@@ -120,7 +120,7 @@ def test_an_unknown_application_is_404_and_the_known_are_named(client: Client, p
 
 
 def test_only_those_who_may_read_are_answered(client: Client) -> None:
-    policies = {mounted.template: mounted.route.policy for mounted in client.service.shared.inventory.routes}
+    policies = {mounted.template: mounted.route.policy for mounted in client.service.shared.routes}
 
     roots = ("/api/requests/", "/api/v1/requests/", ROOT, f"{ROOT}{{application}}/")
     paths = [f"{root}{name}" for root in roots for name in (*LISTS, *ONES)]

@@ -59,8 +59,7 @@ def one_value(database: str, query: str) -> Any:
 
 def run_command(client: Client, name: str, *arguments: str) -> Result:
     """Run a command of the plugin inside the service."""
-    commands = {item.command.name: item.command for owner, item in client.service.registry.commands if owner == PLUGIN}
-    return CliRunner().invoke(commands[name], arguments)
+    return CliRunner().invoke(client.command(PLUGIN, name), arguments)
 
 
 def apply(client: Client) -> Removed:

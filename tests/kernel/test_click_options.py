@@ -1,4 +1,4 @@
-"""Options of a command out of a Struct."""
+"""Options of a command from the fields of a Struct."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_without_options_every_field_has_its_default() -> None:
     assert run() == (Query(), False)
 
 
-def test_every_field_is_an_option_beside_those_of_the_command() -> None:
+def test_every_field_is_an_option_besides_those_of_the_command() -> None:
     given = run("--start", "now", "--limit", "3", "--sort-by", "name", "--percentiles", "50, 99.9", "--exact", "--json")
 
     assert given == (Query(start="now", limit=3, sort_by="name", percentiles=(50, 99.9), exact=True), True)
@@ -71,7 +71,7 @@ def test_every_wrong_option_is_named_with_what_is_allowed() -> None:
     }
 
 
-def test_help_is_what_the_docstrings_say() -> None:
+def test_help_texts_are_those_of_the_docstrings() -> None:
     text = " ".join(CliRunner().invoke(ask, ["--help"]).output.split())
 
     assert "Ask something." in text

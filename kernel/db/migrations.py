@@ -1,6 +1,6 @@
-"""Migrations: linear ``.sql`` files per plugin, applied once, by one process at a time.
+"""Apply migrations: linear ``.sql`` files per plugin, each once, by one process at a time.
 
-A file and the record that it ran are one transaction, so a process that is killed leaves either both or neither.
+A file and the record that it was applied are one transaction, so a killed process leaves either both or neither.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ _OUTSIDE_TRANSACTION = re.compile(r"^-- transactional: false[ \t]*$", re.MULTILI
 _QUERIES = load_queries(__package__)
 _LOCK_KEY = int.from_bytes(hashlib.sha256(b"tiercel.migrations").digest()[:8], "big", signed=True)
 _LOCK_POLL_S = 0.1
+_KERNEL_MIGRATIONS = Path(__file__).parent.parent / "migrations"
 
 
 class Migration(msgspec.Struct, frozen=True):
-    """One file of one plugin.
+    """One migration file.
 
     Args:
-        owner: The plugin.
+        owner: Name of the plugin.
         path: The file, ``NNNN_what.sql``. A line ``-- transactional: false`` before the first statement runs it outside
             a transaction, statement by statement. Such a file must be safe to run again: IF NOT EXISTS.
-        schema: Of a library's files, which do not name theirs: made if it is missing, and first in the search path.
-            Their checksums are not looked at: the library may mend old files for new databases.
+        schema: For the files of a library, which do not qualify names: the schema to create if it is missing and to put
+            first in the search path. Their checksums are not verified: a release of the library may correct old files.
     """
 
     owner: str
@@ -45,17 +46,17 @@ class Migration(msgspec.Struct, frozen=True):
 
     @property
     def id(self) -> str:
-        """The name under which the migration is recorded; unique over all plugins."""
+        """The identifier that is recorded, ``owner/NNNN_what``; unique over all plugins."""
         return f"{self.owner}/{self.path.stem}"
 
     @property
     def text(self) -> LiteralString:
-        """The SQL. It ships with the code, hence the type."""
+        """The SQL, which ships with the code; hence the type."""
         return self.path.read_text(encoding="utf-8")
 
     @property
     def sha256(self) -> str:
-        """Checksum of the file, hexadecimal."""
+        """SHA-256 checksum of the file, hexadecimal."""
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     @property
@@ -65,11 +66,7 @@ class Migration(msgspec.Struct, frozen=True):
 
 
 class MigrationError(BootError):
-    """A migration failed, or an applied one was edited: the fault of the plugin that owns it."""
-
-
-# What the kernel itself keeps: datasets and jobs.
-KERNEL_MIGRATIONS = Path(__file__).parent.parent / "migrations"
+    """A migration failed, or was edited after it was applied. Its owner is to blame."""
 
 
 def find_migrations(owner: str, directory: Path) -> tuple[Migration, ...]:
@@ -89,48 +86,48 @@ def find_migrations(owner: str, directory: Path) -> tuple[Migration, ...]:
 
 
 def kernel_migrations() -> tuple[Migration, ...]:
-    """List the migrations of what the kernel itself keeps."""
-    return find_migrations("kernel", KERNEL_MIGRATIONS)
+    """List the migrations of the kernel's own tables: datasets and jobs."""
+    return find_migrations("kernel", _KERNEL_MIGRATIONS)
 
 
-def plan(conninfo: str, migrations: Sequence[Migration]) -> tuple[Migration, ...]:
-    """Return what ``migrate`` would apply, without changing anything.
+def pending_migrations(conninfo: str, migrations: Sequence[Migration]) -> tuple[Migration, ...]:
+    """Return the migrations that ``migrate`` would apply, without changing anything.
 
     Raises:
         MigrationError: An applied migration was edited.
-        BootError: The database refuses to be asked.
+        BootError: The database cannot be queried.
     """
-    with _connected(conninfo) as connection:
-        return _planned(connection, migrations)
+    with _connect(conninfo) as connection:
+        return _read_pending(connection, migrations)
 
 
 def migrate(conninfo: str, migrations: Sequence[Migration], *, timeout_s: float = 300) -> tuple[Migration, ...]:
-    """Apply what is not applied yet. Any number of processes may call this at once.
+    """Apply pending migrations. Any number of processes may call this at once.
 
     Args:
-        conninfo: A role that may create schemas.
+        conninfo: Connection string with a role that may create schemas.
         migrations: In order.
         timeout_s: How long to wait for another process that migrates.
 
     Returns:
-        What this call applied.
+        The migrations that this call applied.
 
     Raises:
-        MigrationError: A file failed (earlier ones stay applied), or an applied file was edited.
-        BootError: The database refuses to be changed, or the wait was too long.
+        MigrationError: A file failed (earlier ones stay applied), or was edited after it was applied.
+        BootError: The database cannot be changed, or another process held the lock for too long.
     """
-    with _connected(conninfo) as connection:
-        # Most starts find nothing to do; those neither wait nor write, and may meet a read-only server.
-        if not _planned(connection, migrations):
+    with _connect(conninfo) as connection:
+        # Most starts have nothing to apply: those take no lock, write nothing, and work on a read-only server.
+        if not _read_pending(connection, migrations):
             return ()
-        with _lock(connection, timeout_s):
-            return _apply_all(connection, migrations)
+        with _migration_lock(connection, timeout_s):
+            return _apply_pending(connection, migrations)
 
 
-def _apply_all(connection: Connection[Any], migrations: Sequence[Migration]) -> tuple[Migration, ...]:
+def _apply_pending(connection: Connection[Any], migrations: Sequence[Migration]) -> tuple[Migration, ...]:
     for name in ("create_extension_timescaledb", "create_kernel_schema", "create_migration_table"):
         connection.execute(_QUERIES[name])
-    pending = _pending(migrations, _applied(connection))
+    pending = _select_pending(migrations, _read_applied(connection))
     for migration in pending:
         try:
             _apply(connection, migration)
@@ -150,7 +147,7 @@ def _apply(connection: Connection[Any], migration: Migration) -> None:
             connection.execute(migration.text)
             connection.execute(_QUERIES["insert_migration"], record)
         return
-    # One by one: several statements in one message would be one transaction again.
+    # One by one: several statements in one message are one transaction.
     for statement in sqlparse.split(migration.text):
         if sqlparse.format(statement, strip_comments=True).strip(" ;\n"):
             connection.execute(statement)
@@ -158,25 +155,25 @@ def _apply(connection: Connection[Any], migration: Migration) -> None:
 
 
 @contextmanager
-def _connected(conninfo: str) -> Iterator[Connection[Any]]:
+def _connect(conninfo: str) -> Iterator[Connection[Any]]:
     try:
         with psycopg.connect(conninfo, autocommit=True) as connection:
-            connection.execute(_QUERIES["notice_dead_client"])
+            connection.execute(_QUERIES["enable_connection_check"])
             yield connection
     except psycopg.Error as ex:
         raise BootError(f"the database cannot be migrated: {str(ex).strip()}") from ex
 
 
-def _planned(connection: Connection[Any], migrations: Sequence[Migration]) -> tuple[Migration, ...]:
+def _read_pending(connection: Connection[Any], migrations: Sequence[Migration]) -> tuple[Migration, ...]:
     row = connection.execute(_QUERIES["has_migration_table"]).fetchone()
-    return _pending(migrations, _applied(connection) if row and row[0] else {})
+    return _select_pending(migrations, _read_applied(connection) if row and row[0] else {})
 
 
-def _applied(connection: Connection[Any]) -> dict[str, str]:
+def _read_applied(connection: Connection[Any]) -> dict[str, str]:
     return dict(connection.execute(_QUERIES["list_migrations"]).fetchall())
 
 
-def _pending(migrations: Sequence[Migration], applied: dict[str, str]) -> tuple[Migration, ...]:
+def _select_pending(migrations: Sequence[Migration], applied: dict[str, str]) -> tuple[Migration, ...]:
     for migration in migrations:
         if migration.schema is None and applied.get(migration.id, migration.sha256) != migration.sha256:
             raise MigrationError(f"{migration.id} was edited after it was applied; add a new file instead")
@@ -184,9 +181,10 @@ def _pending(migrations: Sequence[Migration], applied: dict[str, str]) -> tuple[
 
 
 @contextmanager
-def _lock(connection: Connection[Any], timeout_s: float) -> Iterator[None]:
-    # Polled, not waited for: a waiter inside SELECT pg_advisory_lock() holds a snapshot, and CREATE INDEX CONCURRENTLY
-    # of the holder would wait for that: a deadlock. The lock ends with the connection, however the process dies.
+def _migration_lock(connection: Connection[Any], timeout_s: float) -> Iterator[None]:
+    # Polled: a session that waits in SELECT pg_advisory_lock() holds a snapshot, for which CREATE INDEX CONCURRENTLY in
+    # the session with the lock would wait: a deadlock. The lock is released with the connection, however the process
+    # dies.
     deadline = time.monotonic() + timeout_s
     while True:
         row = connection.execute(_QUERIES["try_migration_lock"], {"key": _LOCK_KEY}).fetchone()

@@ -1,0 +1,249 @@
+"""Commands that administer a service: ``check``, ``migrate``, ``plugins``, ``routes``, ``cache`` and ``shell``."""
+
+from __future__ import annotations
+
+import code
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+import msgspec
+
+from kernel.app import Tiercel
+from kernel.cli.output import print_json, print_table
+from kernel.config import Configuration, load
+from kernel.contracts import HealthCheck
+from kernel.datasets.caches import ProcessStats, clear_everywhere, collect_stats
+from kernel.errors import BootError, ConfigError, TiercelError
+from kernel.http.routing import methods_of
+
+_SHELL_BANNER = "Names: service, db, services['<plugin>']. db.connection() borrows a connection."
+
+
+# --- check ----------------------------------------------------------------------------------------------------------
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Result of a check.
+
+    Args:
+        check: Name of the check.
+        ok: Whether it passed.
+        detail: What was checked, or what is wrong.
+        warning: Whether it passed, but deserves attention.
+    """
+
+    check: str
+    ok: bool
+    detail: str
+    warning: bool = False
+
+    @property
+    def mark(self) -> str:
+        """The result in a word, for people."""
+        if not self.ok:
+            return "PROBLEM"
+        return "warning" if self.warning else "ok"
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(*, as_json: bool) -> None:
+    """Verify configuration, plugins, database and migrations; exit with 1 on any problem."""
+    configuration, findings = _run_checks()
+    entries = configuration.entries() if configuration is not None else ()
+    if as_json:
+        print_json({"ok": all(found.ok for found in findings), "findings": findings, "settings": entries})
+    else:
+        print_table(("setting", "value", "from"), [(entry.key, entry.value, entry.origin) for entry in entries])
+        click.echo()
+        for found in findings:
+            click.echo(f"[{found.mark}] {found.check}: {found.detail}")
+    if not all(found.ok for found in findings):
+        sys.exit(1)
+
+
+def _run_checks() -> tuple[Configuration | None, list[Finding]]:
+    configuration: Configuration | None = None
+    try:
+        configuration = load()
+        service = Tiercel(configuration)
+    except ConfigError as ex:
+        return configuration, [Finding("configuration", ok=False, detail=problem) for problem in ex.problems]
+    except BootError as ex:
+        return configuration, [Finding("plugins", ok=False, detail=str(ex))]
+    findings = [Finding("configuration", ok=True, detail=f"{len(configuration.entries())} settings")]
+    if written := configuration.written_secrets():
+        detail = f"{', '.join(written)}: keep secrets in the environment or in .env, not in a file that others may read"
+        findings.append(Finding("secrets", ok=True, detail=detail, warning=True))
+    findings.append(_run_check("plugins", service.registry.check_health))
+    findings.append(_run_check("access", lambda: _check_access(service)))
+    for _, health_check in service.registry.contributions(HealthCheck):
+        if health_check.setup is not None:
+            findings.append(_run_check(health_check.name, health_check.setup))
+    try:
+        with service.database_ready() as engine:
+            findings.append(Finding("database", ok=True, detail=f"{engine.name} {engine.version}, {engine.database}"))
+            findings.append(_run_check("migrations", lambda: _check_migrations(service)))
+    except TiercelError as ex:
+        findings.append(Finding("database", ok=False, detail=str(ex)))
+    return configuration, findings
+
+
+def _run_check(name: str, run: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, ok=True, detail=run())
+    except TiercelError as ex:
+        return Finding(name, ok=False, detail=str(ex))
+
+
+def _check_access(service: Tiercel) -> str:
+    service.ensure_safe()
+    return f"auth is {service.settings.auth} on {service.settings.server.bind}"
+
+
+def _check_migrations(service: Tiercel) -> str:
+    pending = service.pending_migrations()
+    if pending:
+        raise BootError(f"not applied: {', '.join(migration.id for migration in pending)}; run: tiercel migrate")
+    return f"{len(service.migrations())} applied"
+
+
+# --- migrate --------------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.option("--plan", "only_plan", is_flag=True, help="Print the pending migrations, and change nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def migrate(*, only_plan: bool, as_json: bool) -> None:
+    """Apply pending migrations to the database."""
+    service = Tiercel(load())
+    if only_plan:
+        with service.database_ready():
+            migrations = service.pending_migrations()
+    else:
+        migrations = service.prepare()
+        service.close()
+        service.registry.check_health()
+    if as_json:
+        print_json([migration.id for migration in migrations])
+        return
+    for migration in migrations:
+        click.echo(f"{migration.id} {'would be applied' if only_plan else 'applied'}")
+    if not migrations:
+        click.echo("Nothing to do: every migration is applied.")
+
+
+# --- plugins, routes ------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def plugins(*, as_json: bool) -> None:
+    """List plugins: which are loaded, quarantined (and why) or disabled."""
+    statuses = list(Tiercel(load()).registry.statuses.values())
+    if as_json:
+        print_json(statuses)
+        return
+    rows = [(each.name, each.state, "yes" if each.required else "no", each.origin, each.reason) for each in statuses]
+    print_table(("plugin", "state", "required", "origin", "reason"), rows)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def routes(*, as_json: bool) -> None:
+    """List routes: method, path, policy and plugin."""
+    rows = [
+        (method, mounted.template, mounted.route.policy, mounted.owner)
+        for mounted in Tiercel(load()).shared.routes
+        for method in methods_of(mounted.route)
+    ]
+    titles = ("method", "path", "policy", "plugin")
+    if as_json:
+        print_json([dict(zip(titles, row, strict=True)) for row in rows])
+        return
+    print_table(titles, rows)
+
+
+# --- cache ----------------------------------------------------------------------------------------------------------
+
+
+@click.group()
+def cache() -> None:
+    """Inspect and clear the caches of every process of the service."""
+
+
+@cache.command()
+@click.argument("pattern", default="*")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def clear(*, pattern: str, as_json: bool) -> None:
+    """Remove cached values whose names match PATTERN, such as 'shop_*'; all by default."""
+    service = Tiercel(load())
+    with service.database_open():
+        try:
+            processes = clear_everywhere(service.shared.db, pattern)
+        except ValueError as ex:
+            raise click.BadParameter(str(ex)) from ex
+    if as_json:
+        print_json({"pattern": pattern, "processes": processes})
+    else:
+        click.echo(f"{processes} processes were told to clear {pattern}.")
+
+
+@cache.command()
+@click.option("--timeout-s", default=2.0, show_default=True, type=click.FloatRange(0), help="How long to wait.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def stats(*, timeout_s: float, as_json: bool) -> None:
+    """Show statistics of the caches of every process that answers, and the names of what is cached."""
+    service = Tiercel(load())
+    with service.database_open():
+        found = collect_stats(service.shared.db, timeout_s)
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        click.echo("No process answered: the service does not run.")
+        return
+    print_table(
+        ("process", "pid", "cache", "items", "hits", "misses", "bytes", "bytes at most"),
+        [
+            (one.process, one.pid, name, each.items, each.hits, each.misses, each.size_bytes, each.size_max_bytes)
+            for one in found
+            for name, each in one.caches.items()
+        ],
+    )
+    _print_cached_names(found)
+
+
+def _print_cached_names(found: Sequence[ProcessStats]) -> None:
+    sizes: Counter[str] = Counter()
+    processes: Counter[str] = Counter()
+    for one in found:
+        sizes.update(one.names)
+        processes.update(one.names.keys())
+    if sizes:
+        click.echo()
+        rows = [(name, processes[name], size) for name, size in sizes.most_common()]
+        print_table(("name", "processes", "bytes"), rows)
+
+
+# --- shell ----------------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.option("-c", "command", metavar="CODE", help="Run this code and exit.")
+def shell(command: str | None) -> None:
+    """Open a Python shell on the service, or run one line of Python."""
+    service = Tiercel(load())
+    with service.database_open():
+        names: dict[str, Any] = {
+            "service": service,
+            "db": service.shared.db,
+            "services": service.registry.services,
+        }
+        if command is not None:
+            exec(compile(command, "<command>", "exec"), names)  # noqa: S102 - that is what a shell is for
+        else:
+            code.interact(banner=_SHELL_BANNER, local=names, exitmsg="")

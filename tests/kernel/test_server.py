@@ -1,0 +1,101 @@
+"""gunicorn: the settings in config/gunicorn.conf.py, and the headers of its response class."""
+
+from __future__ import annotations
+
+import runpy
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from gunicorn.config import Config
+from gunicorn.http.errors import InvalidHeader, InvalidHeaderName
+
+from kernel.server.response import ServerResponse
+from tests.processes import ROOT
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "name", "value"),
+    [
+        ("TIERCEL_BIND", "127.0.0.1:9000", "bind", "127.0.0.1:9000"),
+        ("TIERCEL_WORKERS", "5", "workers", 5),
+        ("TIERCEL_THREADS", "3", "threads", 3),
+        ("TIERCEL_SERVER__TIMEOUT_S", "17", "timeout", 17),
+        ("TIERCEL_SERVER__GRACEFUL_TIMEOUT_S", "4", "graceful_timeout", 4),
+        ("TIERCEL_SERVER__KEEPALIVE_S", "21", "keepalive", 21),
+        ("TIERCEL_HOME", "elsewhere", "worker_tmp_dir", "elsewhere"),
+    ],
+)
+def test_gunicorn_gets_its_settings_from_ours(
+    variable: str, text: str, name: str, value: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(variable, text)
+
+    assert runpy.run_path(str(ROOT / "config" / "gunicorn.conf.py"))[name] == value
+
+
+def test_the_service_boots_once_before_the_fork(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert runpy.run_path(str(ROOT / "config" / "gunicorn.conf.py"))["preload_app"] is True
+
+
+# --- headers of responses ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The sockets of server and client of a connection."""
+    server, client = socket.socketpair()
+    with server, client:
+        yield server, client
+
+
+@pytest.fixture
+def response(ends: tuple[socket.socket, socket.socket]) -> Any:
+    """A response to a GET."""
+    request: Any = SimpleNamespace(method="GET", version=(1, 1), should_close=lambda: False)
+    return ServerResponse(request, ends[0], Config())
+
+
+def test_headers_are_sent_unchanged_and_in_order(response: Any, ends: tuple[socket.socket, socket.socket]) -> None:
+    response.start_response("200 OK", [("ETag", '"a"'), ("Content-Length", "2"), ("X-Empty", ""), ("Vary", "Origin")])
+    response.write(b"ok")
+    sent = ends[1].recv(4096)
+    assert b'ETag: "a"\r\nContent-Length: 2\r\nX-Empty: \r\nVary: Origin\r\n\r\n' in sent
+
+
+@pytest.mark.parametrize("name", ["Connection", "transfer-encoding", "Server", "Date"])
+def test_hop_by_hop_headers_are_set_by_the_server_only(name: str, response: Any) -> None:
+    response.start_response("200 OK", [(name, "close"), ("Vary", "Origin")])
+    assert response.headers == [("Vary", "Origin")]
+
+
+@pytest.mark.parametrize("name", ["content-length", "Content-Length"])
+def test_no_more_is_sent_than_content_length(name: str, response: Any) -> None:
+    response.start_response("200 OK", [(name, "2")])
+    response.write(b"okay")
+    assert response.sent == 2
+    assert not response.chunked
+
+
+@pytest.mark.parametrize("value", ["a\r\nSet-Cookie: b=1", "a\nb", "a\0b", "a\x7fb", "€"])
+def test_an_invalid_header_value_is_rejected(value: str, response: Any) -> None:
+    with pytest.raises(InvalidHeader):
+        response.start_response("200 OK", [("X-Name", value)])
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a:", "a\r\nb"])
+def test_an_invalid_header_name_is_rejected(name: str, response: Any) -> None:
+    with pytest.raises(InvalidHeaderName):
+        response.start_response("200 OK", [(name, "value")])
+
+
+@pytest.mark.parametrize("value", ["caf\xe9", "a\tb"])
+def test_a_header_value_beyond_ascii_is_accepted_if_http_allows_it(value: str, response: Any) -> None:
+    response.start_response("200 OK", [("X-Name", value)])
+    assert response.headers == [("X-Name", value)]
