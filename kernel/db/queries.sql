@@ -35,6 +35,12 @@ SHOW transaction_read_only
 -- name: ping
 SELECT 1
 
+-- name: listen
+LISTEN {channel}
+
+-- name: notify
+SELECT pg_notify(%(channel)s, %(payload)s)
+
 -- name: enable_connection_check
 -- Otherwise a statement of a killed process runs to its end, for hours perhaps, and keeps the lock.
 SELECT set_config('client_connection_check_interval', '1s', false)

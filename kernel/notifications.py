@@ -1,0 +1,145 @@
+"""Notifications between processes: PostgreSQL's LISTEN and NOTIFY, with polling for those that get lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg import Connection, sql
+from psycopg.conninfo import make_conninfo
+
+from kernel.db.pool import QUERIES
+from kernel.errors import UnavailableError
+from kernel.logging import Logger
+from kernel.threads import BackgroundThread
+
+# What a subscriber may raise when the database is away; anything else is a fault of its own.
+DATABASE_ERRORS = (psycopg.Error, UnavailableError, OSError)
+
+_RECONNECT_S = 1.0
+# How often the thread checks whether it should stop.
+_TICK_S = 0.1
+# A server that vanished without closing its connections is noticed after half a minute, not after two hours.
+_KEEPALIVES = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "4"}
+
+
+class _Subscription(msgspec.Struct, frozen=True):
+    channel: str
+    receive: Callable[[Sequence[str]], None]
+    poll: Callable[[], None] | None
+    on_failure: Callable[[Exception], None] | None
+
+
+class NotificationListener:
+    """Listens for notifications on a connection of its own, in a background thread.
+
+    A notification that is sent while the connection is down is lost. Subscribers therefore poll as well: whenever the
+    connection was made, and once an interval.
+
+    Args:
+        conninfo: Where the server is.
+        name: Of the connection (``application_name``) and of the thread.
+        poll_interval_s: The longest time between two polls.
+        log: Gets lost connections and subscribers that fail.
+    """
+
+    def __init__(self, conninfo: str, *, name: str, poll_interval_s: float, log: Logger) -> None:
+        self._conninfo = make_conninfo(conninfo, application_name=name, **_KEEPALIVES)
+        self._name = name
+        self._poll_interval_s = poll_interval_s
+        self._log = log
+        self._subscriptions: list[_Subscription] = []
+        self._is_lost = False
+        self._thread = BackgroundThread(name, self._run)
+
+    def subscribe(
+        self,
+        channel: str,
+        receive: Callable[[Sequence[str]], None],
+        *,
+        poll: Callable[[], None] | None = None,
+        on_failure: Callable[[Exception], None] | None = None,
+    ) -> None:
+        """Subscribe to a channel. Call it before ``start``; the functions are called in the thread.
+
+        Args:
+            channel: Name of the channel.
+            receive: Called with the payloads that arrived together, in the order in which they were sent.
+            poll: Called after each connect and once an interval, to find what a lost notification would have told.
+            on_failure: Called with the error while the database cannot be reached, or when one of the other two raised.
+        """
+        self._subscriptions.append(_Subscription(channel, receive, poll, on_failure))
+
+    def start(self) -> None:
+        """Start listening. After the fork."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop listening."""
+        self._thread.stop()
+
+    def _run(self, stopping: threading.Event) -> None:
+        while not stopping.is_set():
+            try:
+                self._listen(stopping)
+            except DATABASE_ERRORS as ex:
+                self._report_outage(ex)
+                stopping.wait(_RECONNECT_S)
+
+    def _listen(self, stopping: threading.Event) -> None:
+        with psycopg.connect(self._conninfo, autocommit=True) as connection:
+            for each in self._subscriptions:
+                connection.execute(sql.SQL(QUERIES["listen"]).format(channel=sql.Identifier(each.channel)))
+            self._poll()
+            self._is_lost = False
+            polled_at = time.monotonic()
+            while not stopping.is_set():
+                received = list(connection.notifies(timeout=_TICK_S, stop_after=1))
+                for each in self._subscriptions:
+                    payloads = [one.payload for one in received if one.channel == each.channel]
+                    if payloads:
+                        self._call(each, each.receive, payloads)
+                if time.monotonic() - polled_at >= self._poll_interval_s:
+                    self._poll()
+                    polled_at = time.monotonic()
+
+    def _poll(self) -> None:
+        for each in self._subscriptions:
+            if each.poll is not None:
+                self._call(each, each.poll)
+
+    def _call(self, subscription: _Subscription, function: Callable[..., None], *arguments: object) -> None:
+        try:
+            function(*arguments)
+        except DATABASE_ERRORS:
+            # Connect anew: that polls as soon as the database is back, not an interval later.
+            raise
+        except Exception as ex:
+            self._log.exception("notification_failed", channel=subscription.channel)
+            if subscription.on_failure is not None:
+                subscription.on_failure(ex)
+
+    def _report_outage(self, error: Exception) -> None:
+        for each in self._subscriptions:
+            if each.on_failure is not None:
+                each.on_failure(error)
+        # Once an outage, not once an attempt.
+        if not self._is_lost:
+            reason = str(getattr(error, "detail", None) or error).strip()
+            self._log.warning("notifications_lost", listener=self._name, reason=reason)
+        self._is_lost = True
+
+
+def notify(connection: Connection[Any], channel: str, payload: str = "") -> None:
+    """Notify every process that listens to a channel, once the transaction is committed.
+
+    Args:
+        connection: In a transaction, or in autocommit mode.
+        channel: Name of the channel.
+        payload: PostgreSQL takes less than 8000 bytes.
+    """
+    connection.execute(QUERIES["notify"], {"channel": channel, "payload": payload})
