@@ -12,11 +12,12 @@ from typing import Any
 
 import falcon
 
-from kernel.applications import Applications, validate_slug
+from kernel import cache_control
+from kernel.applications import Applications, validate_application
 from kernel.cache import Caches
 from kernel.config import Configuration
 from kernel.contracts import Application, Command, Dataset, HealthCheck, Job, Route
-from kernel.datasets.definition import find_wrong_relation, validate_dataset
+from kernel.datasets.models import find_invalid_relation, validate_dataset
 from kernel.datasets.service import Datasets
 from kernel.db.engine import Engine
 from kernel.db.migrations import Migration, MigrationError, find_migrations, migrate, pending_migrations
@@ -43,6 +44,7 @@ from kernel.http.routing import (
 from kernel.jobs.schema import base_migrations
 from kernel.jobs.service import Jobs
 from kernel.logging import Logger, make_logger
+from kernel.notifications import NotificationListener
 from kernel.registry import Registry
 from kernel.services import Clock, SharedServices, SystemClock
 from kernel.settings import Settings
@@ -175,7 +177,9 @@ class Tiercel:
         self.db.open()
         if self.watchdog is not None:
             self.watchdog.start()
+        self.shared.applications.warn_unmatched_filters(self.log)
         self.shared.datasets.start()
+        self.shared.listener.start()
         self.registry.start()
         self.shared.requests.start()
         self.is_started = True
@@ -190,6 +194,7 @@ class Tiercel:
         self.is_started = False
         self.shared.requests.stop()
         self.registry.stop()
+        self.shared.listener.stop()
         self.shared.datasets.stop()
         if self.watchdog is not None:
             self.watchdog.stop()
@@ -259,6 +264,10 @@ def create_shared_services(service: Tiercel) -> None:
     """Create what all plugins share. No thread is started yet."""
     settings, log, db = service.settings, service.log, service.db
     caches, applications = Caches(), Applications()
+    listener = NotificationListener(
+        db.conninfo, name=cache_control.LISTENER, poll_interval_s=settings.datasets.poll_interval_s, log=log
+    )
+    cache_control.subscribe(listener, db, caches)
     service.shared = SharedServices(
         settings=settings,
         db=db,
@@ -270,7 +279,8 @@ def create_shared_services(service: Tiercel) -> None:
         authorizer=Authorizer(settings),
         applications=applications,
         jobs=Jobs(db, settings.jobs, log),
-        datasets=Datasets(db, settings, applications, caches, log, service.clock.now),
+        datasets=Datasets(db, settings, applications, caches, listener, log, service.clock.now),
+        listener=listener,
     )
 
 
@@ -288,7 +298,7 @@ def decode_plugin_settings(service: Tiercel) -> None:
 def register_applications(service: Tiercel) -> None:
     """Collect the applications of the plugins."""
     service.registry.collect(
-        "register_applications", Application, unique_name=lambda _, each: each.slug, validate=validate_slug
+        "register_applications", Application, unique_name=lambda _, each: each.slug, validate=validate_application
     )
 
 
@@ -297,7 +307,7 @@ def register_datasets(service: Tiercel) -> None:
     registry = service.registry
     registry.collect("register_datasets", Dataset, unique_name=lambda _, each: each.name, validate=validate_dataset)
     # A quarantined plugin takes its datasets with it, to which others may be related.
-    while wrong := find_wrong_relation(registry.contributions(Dataset)):
+    while wrong := find_invalid_relation(registry.contributions(Dataset)):
         plugin, error = wrong
         registry.quarantine(plugin, "register_datasets", error)
 
@@ -371,9 +381,10 @@ def _create_falcon_app(service: Tiercel, routes: tuple[MountedRoute, ...]) -> Ap
 
 def install_applications(service: Tiercel) -> None:
     """Make the applications of the loaded plugins available, unless a route hides one."""
-    applications = [application for _, application in service.registry.contributions(Application)]
-    ensure_no_shadowing(service.shared.routes, [application.slug for application in applications])
-    service.shared.applications.install(applications)
+    applications = service.registry.contributions(Application)
+    datasets = [dataset for _, dataset in service.registry.contributions(Dataset)]
+    ensure_no_shadowing(service.shared.routes, [application.slug for _, application in applications])
+    service.shared.applications.install(applications, datasets)
 
 
 def install_datasets(service: Tiercel) -> None:

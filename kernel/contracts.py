@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -14,12 +14,21 @@ if TYPE_CHECKING:
 Policy = Literal["public", "ingest", "read", "write", "staff"]
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Handler = Callable[..., Any]
-# A pure function that returns the items which an application may see.
-Filter = Callable[[Sequence[Any]], Sequence[Any]]
 # Raises if something is not healthy; returns a detail for people, or None.
 Probe = Callable[[], str | None]
 H = TypeVar("H", bound=Handler)
 _ROUTE = "__tiercel_route__"
+
+
+class Filter(Protocol):
+    """A filter of an application: a pure function, called by name."""
+
+    def __call__(self, items: list[Any]) -> Sequence[Any]:
+        """Return the items that the application sees.
+
+        Args:
+            items: All items of a dataset.
+        """
 
 
 class Contract(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,8 +42,8 @@ class Application(Contract, frozen=True):
         slug: Its segment in URLs, such as ``acme``.
         name: Name for people.
         features: Slugs of the features it has.
-        filters: By name of a dataset, or another of its filter keys, a pure function from items to items. Without one,
-            the application sees all items.
+        filters: By name of a dataset, or another of its filter keys, a pure function ``filter(items)`` that returns
+            those that the application sees. Without one, it sees all items.
         services: Services whose request logs belong to the application.
     """
 

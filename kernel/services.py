@@ -12,8 +12,8 @@ import msgspec
 from kernel.applications import Applications
 from kernel.cache import Caches
 from kernel.contracts import Dataset, Policy, Route
+from kernel.datasets.http import CacheName, Derivation, IndexSpec, ViewSpec
 from kernel.datasets.service import Datasets
-from kernel.datasets.shapes import CacheName, Derivation, Place
 from kernel.db.pool import Database
 from kernel.http.access_log import RequestFeed
 from kernel.http.auth import Authenticator, Authorizer
@@ -21,6 +21,7 @@ from kernel.http.health import Health
 from kernel.http.routing import MountedRoute
 from kernel.jobs.service import Jobs
 from kernel.logging import Logger
+from kernel.notifications import NotificationListener
 from kernel.settings import Settings
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -80,6 +81,7 @@ class SharedServices(msgspec.Struct):
         applications: Applications of all plugins; complete after the boot.
         jobs: Jobs of all plugins; complete after the boot.
         datasets: Datasets of all plugins; complete after the boot.
+        listener: Listens for notifications of other processes.
         plugins: State of each plugin, in configured order.
         routes: Mounted routes; complete after the boot.
         statistics: Statistics that plugins provide, by plugin.
@@ -97,6 +99,7 @@ class SharedServices(msgspec.Struct):
     applications: Applications
     jobs: Jobs
     datasets: Datasets
+    listener: NotificationListener
     plugins: dict[str, PluginStatus] = {}
     routes: tuple[MountedRoute, ...] = ()
     statistics: dict[str, Statistics] = {}
@@ -196,28 +199,39 @@ class Services:
         aliases: tuple[str, ...] = (),
         cache_name: CacheName | None = None,
     ) -> Route:
-        """Make the route of a dataset, for everybody and for each application, for ``register_routes`` to return.
+        """Return a route that serves a dataset, unfiltered and to each application; for ``register_routes``.
 
-        It answers ``{"data": [...], "meta": {...}}`` and takes ``search``, the fields of its items, ``ordering``,
-        ``page``, ``page_size``, ``as_of`` and ``explain``; with relations, ``include`` as well. Answers are encoded
-        once and kept until the data change.
+        It responds with ``{"data": [...], "meta": {...}}``. Query parameters are ``search``, the fields of the items,
+        ``ordering``, ``page``, ``page_size``, ``as_of`` and ``explain``, and ``include`` if there are relations.
+        Responses are encoded once and cached until the data change.
 
         Args:
-            path: With ``/public/`` in it. A segment ``{name}`` is a field that items must have as the path says.
-            dataset: What is served.
-            one: Answer the one item that the segments name, not a list.
-            derivation: Makes the items that are shown out of those of the dataset, and of others beside it.
+            path: With ``/public/`` in it. A parameter ``{name}`` selects the items whose field of that name equals it.
+            dataset: The dataset.
+            one: Respond with the one item that the path selects, not with a list.
+            derivation: Makes the items that are shown from those of this and of other datasets.
             policy: Who may use it.
             menu: Label under which pages list it.
             aliases: Further paths.
-            cache_name: Two parts, between which an application's slug goes; by default ``{plugin}_data`` and the
-                dataset's file.
+            cache_name: Two parts of the name for ``tiercel cache clear``, between which an application's slug goes; by
+                default ``{plugin}_data`` and the dataset's file.
 
         Raises:
-            TypeError: The path names a field that items do not have.
+            TypeError: The path names a field that items do not have, or the derivation takes other arguments.
         """
-        place = Place(self.plugin, path, policy, menu, aliases, cache_name)
-        return self.datasets.route(place, dataset, one=one, derivation=derivation)
+        return self.datasets.route(
+            ViewSpec(
+                owner=self.plugin,
+                path=path,
+                dataset=dataset,
+                one=one,
+                derivation=derivation,
+                policy=policy,
+                menu=menu,
+                aliases=aliases,
+                cache_name=cache_name,
+            )
+        )
 
     def index_route(
         self,
@@ -230,24 +244,36 @@ class Services:
         aliases: tuple[str, ...] = (),
         cache_name: CacheName | None = None,
     ) -> Route:
-        """Make the route of an index of datasets, for everybody and for each application.
+        """Return a route that serves an index of datasets, unfiltered and to each application; for ``register_routes``.
 
-        It answers ``{"data": [...], "meta": {...}}`` with an ``IndexEntry`` for each dataset: what serves, how many
-        items the application sees, how old they are, and the newest attempts to publish.
+        It responds with ``{"data": [...], "meta": {...}}`` and for each dataset an ``IndexEntry``: its current version,
+        how many items the application sees, how old they are, and the newest attempts to publish.
 
         Args:
             path: With ``/public/`` in it.
-            datasets: What is listed, in this order.
-            file: How the file is called that ``tiercel data export`` writes.
+            datasets: The datasets, in the order in which they are listed.
+            file: Name of the file that ``tiercel data export`` writes.
             policy: Who may use it.
             menu: Label under which pages list it.
             aliases: Further paths.
-            cache_name: Two parts, between which an application's slug goes; by default ``{plugin}_data`` and the file.
+            cache_name: Two parts of the name for ``tiercel cache clear``, between which an application's slug goes; by
+                default ``{plugin}_data`` and the file.
 
         Raises:
             ValueError: Another index has that file.
         """
-        return self.datasets.index_route(Place(self.plugin, path, policy, menu, aliases, cache_name), datasets, file)
+        return self.datasets.index_route(
+            IndexSpec(
+                owner=self.plugin,
+                path=path,
+                datasets=datasets,
+                file=file,
+                policy=policy,
+                menu=menu,
+                aliases=aliases,
+                cache_name=cache_name,
+            )
+        )
 
     def provide_statistics(self, read: Statistics) -> None:
         """Provide statistics of this process for ``/stats/``. A second call replaces the first.

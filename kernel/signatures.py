@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Collection
@@ -22,7 +23,7 @@ def parameter_types(function: Callable[..., Any], known: Collection[str] | None 
     """
     name = getattr(function, "__qualname__", repr(function))
     try:
-        hints = typing.get_type_hints(function, include_extras=True)
+        hints = typing.get_type_hints(_annotated(function), include_extras=True)
     except NameError as ex:
         raise TypeError(f"the annotations of {name} cannot be resolved at run time: {ex}") from ex
     types: dict[str, Any] = {}
@@ -37,6 +38,15 @@ def parameter_types(function: Callable[..., Any], known: Collection[str] | None 
             raise TypeError(f"{name} takes {parameter.name!r} by position only; it is called by name")
         types[parameter.name] = hints.get(parameter.name, Any)
     return types
+
+
+def _annotated(function: Callable[..., Any]) -> Any:
+    """Return the function that has the annotations of a callable."""
+    if isinstance(function, functools.partial):
+        return _annotated(function.func)
+    if inspect.isroutine(function) or inspect.isclass(function):
+        return function
+    return type(function).__call__
 
 
 def accepts_any_keyword(function: Callable[..., Any]) -> bool:

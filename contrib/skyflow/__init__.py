@@ -10,19 +10,19 @@ from kernel import Application, hookimpl
 FEATURES = ("flow", "clout", "kudos")
 
 
-def its_features(features: Sequence[Any]) -> Sequence[Any]:
+def its_features(items: Sequence[Any]) -> Sequence[Any]:
     """Keep specifications of features in its areas."""
-    return [feature for feature in features if feature.area in FEATURES]
+    return [feature for feature in items if feature.area in FEATURES]
 
 
-def its_tiers(tiers: Sequence[Any]) -> Sequence[Any]:
+def its_tiers(items: Sequence[Any]) -> Sequence[Any]:
     """Keep tiers that include one of its features."""
-    return [tier for tier in tiers if not set(FEATURES).isdisjoint(tier.features)]
+    return [tier for tier in items if not set(FEATURES).isdisjoint(tier.features)]
 
 
-def its_figures(figures: Sequence[Any]) -> Sequence[Any]:
+def its_figures(items: Sequence[Any]) -> Sequence[Any]:
     """Keep figures about its features, and those about the whole community."""
-    return [figure for figure in figures if figure.feature is None or figure.feature in FEATURES]
+    return [figure for figure in items if figure.feature is None or figure.feature in FEATURES]
 
 
 @hookimpl

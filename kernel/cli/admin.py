@@ -12,10 +12,10 @@ import click
 import msgspec
 
 from kernel.app import Tiercel
+from kernel.cache_control import ProcessStats, clear_everywhere, collect_stats
 from kernel.cli.output import print_json, print_table
 from kernel.config import Configuration, load
 from kernel.contracts import HealthCheck
-from kernel.datasets.caches import ProcessStats, clear_everywhere, collect_stats
 from kernel.errors import BootError, ConfigError, TiercelError
 from kernel.http.routing import methods_of
 

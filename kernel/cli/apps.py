@@ -17,7 +17,7 @@ from kernel.app import Tiercel
 from kernel.applications import DEFAULT
 from kernel.cli.output import print_json, print_table
 from kernel.config import load
-from kernel.datasets.summary import ApplicationSummary, FilterSummary, ItemCount, summarize_application
+from kernel.datasets.service import ApplicationSummary, FilterSummary, ItemCount, summarize_application
 from kernel.http.access_log import StartResponse
 from kernel.http.routing import APPLICATION, MountedRoute, methods_of
 from kernel.logging import make_logger

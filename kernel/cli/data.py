@@ -1,33 +1,37 @@
-"""``tiercel data``: datasets, their versions, what differs, and the way back."""
+"""``tiercel data``: list, compare, roll back, export and import datasets."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import click
 
 from kernel.app import Tiercel
-from kernel.cli.data_files import export_files, import_files
 from kernel.cli.output import print_difference, print_json, print_table
 from kernel.config import load
-from kernel.datasets.selection import read_as_of
-from kernel.datasets.summary import summarize_dataset
+from kernel.datasets.files import Folder, export_folder, publish_folder, read_folder
+from kernel.datasets.models import Publication
+from kernel.datasets.query import parse_as_of
+from kernel.datasets.service import Datasets, summarize_dataset
+from kernel.errors import BootError
 
 HISTORY_SHOWN = 20
+# Of each dataset.
+REJECTED_SHOWN_MAX = 20
 _HISTORY_TITLES = ("at", "outcome", "version", "items", "rejected", "source", "reason")
+_FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 @click.group()
 def data() -> None:
-    """See, compare, export, import and roll back datasets."""
-
-
-data.add_command(export_files)
-data.add_command(import_files)
+    """List, compare, export, import and roll back datasets."""
 
 
 @data.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_datasets(*, as_json: bool) -> None:
-    """List datasets with what serves of each."""
+    """List datasets with their current versions."""
     service = Tiercel(load())
     datasets = service.shared.datasets
     with service.database_open():
@@ -66,13 +70,13 @@ def versions(*, name: str, limit: int, as_json: bool) -> None:
 @click.option("--application", "slug", metavar="SLUG", help="Compare what this application sees.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def diff(*, name: str, earlier: str, later: str | None, slug: str | None, as_json: bool) -> None:
-    """Say what differs between two versions or times; TO is what serves at the moment by default."""
+    """Show the difference between two versions or times; TO is the current version by default."""
     service = Tiercel(load())
     shared = service.shared
     application = shared.applications.find(slug) if slug is not None else None
-    until = None if later is None else read_as_of(later, "TO")
+    until = None if later is None else parse_as_of(later, "TO")
     with service.database_open():
-        found = shared.datasets.compare(name, read_as_of(earlier, "FROM"), until, application)
+        found = shared.datasets.compare(name, parse_as_of(earlier, "FROM"), until, application)
     if as_json:
         print_json(found)
     else:
@@ -84,7 +88,7 @@ def diff(*, name: str, earlier: str, later: str | None, slug: str | None, as_jso
 @click.argument("version", type=click.IntRange(1))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def rollback(*, name: str, version: int, as_json: bool) -> None:
-    """Publish the content of an older VERSION of dataset NAME again, as a new one."""
+    """Publish the content of an older VERSION of dataset NAME again, as a new version."""
     service = Tiercel(load())
     with service.database_open():
         attempt = service.shared.datasets.roll_back(name, version, source="tiercel data rollback")
@@ -94,3 +98,87 @@ def rollback(*, name: str, version: int, as_json: bool) -> None:
         click.echo(f"{name}: version {attempt.version} serves the content of version {version} already.")
     else:
         click.echo(f"{name}: version {attempt.version} serves the content of version {version}.")
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+@data.command("export")
+@click.argument("folder", metavar="DIR", type=_FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def export_files(*, folder: Path, as_json: bool) -> None:
+    """Write every dataset, and every index, to files of JSON in DIR."""
+    service = Tiercel(load())
+    with service.database_open():
+        try:
+            export = export_folder(service.shared.datasets, folder)
+        except OSError as ex:
+            raise BootError(f"{folder}: {ex}") from ex
+    if as_json:
+        print_json({"files": [path.name for path in export.files], "missing": export.warnings})
+        return
+    for path in export.files:
+        click.echo(f"{path} written")
+    for reason in export.warnings.values():
+        click.echo(reason, err=True)
+
+
+@data.command("import")
+@click.argument("folder", metavar="DIR", type=_FOLDER)
+@click.option("--dataset", "names", metavar="NAME", multiple=True, help="Only this one; may be given several times.")
+@click.option("--if-empty", is_flag=True, help="Only datasets that were never published.")
+@click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def import_files(*, folder: Path, names: Sequence[str], if_empty: bool, dry_run: bool, as_json: bool) -> None:
+    """Publish the files of JSON in DIR: everything at once, or nothing.
+
+    A file holds a list, or an object with a list under `data`. Invalid items are rejected with their reasons. A dataset
+    without a file in DIR stays as it is.
+    """
+    service = Tiercel(load())
+    datasets = service.shared.datasets
+    wanted = [datasets.find(name) for name in names] or list(datasets.all.values())
+    with service.database_open():
+        if if_empty:
+            empty = datasets.never_published()
+            wanted = [dataset for dataset in wanted if dataset in empty]
+        found = read_folder(folder, wanted, datasets.indexes)
+        if dry_run:
+            _print_preview(datasets, found, as_json=as_json)
+        else:
+            published = publish_folder(datasets, found, source=f"tiercel data import {folder}")
+            _print_published(found, published, as_json=as_json)
+
+
+def _print_preview(datasets: Datasets, folder: Folder, *, as_json: bool) -> None:
+    found = [(each, datasets.preview(each.dataset, each.items)) for each in folder.found]
+    if as_json:
+        print_json({each.dataset.name: {"rejected": each.rejected, "difference": diff} for each, diff in found})
+        return
+    for each, difference in found:
+        print_difference(difference, each.dataset.key)
+    _print_left_out(folder)
+
+
+def _print_published(folder: Folder, published: Mapping[str, Publication], *, as_json: bool) -> None:
+    if as_json:
+        rejected = {each.dataset.name: each.rejected for each in folder.found if each.rejected}
+        print_json({"published": published, "rejected": rejected, "ignored": folder.ignored})
+        return
+    rows: list[tuple[object, ...]] = []
+    for each in folder.found:
+        one = published[each.dataset.name]
+        files = ", ".join(each.files)
+        rows.append((one.dataset, one.outcome, one.version, one.items, one.rejected, files))
+    print_table(("dataset", "outcome", "version", "items", "rejected", "files"), rows)
+    _print_left_out(folder)
+
+
+def _print_left_out(folder: Folder) -> None:
+    for each in folder.found:
+        for one in each.rejected[:REJECTED_SHOWN_MAX]:
+            click.echo(f"{each.dataset.name}: item {one.index} was rejected: {one.reason}", err=True)
+        if len(each.rejected) > REJECTED_SHOWN_MAX:
+            click.echo(f"{each.dataset.name}: and {len(each.rejected) - REJECTED_SHOWN_MAX:,} more", err=True)
+    for name, reason in folder.ignored.items():
+        click.echo(f"{name}: {reason}", err=True)

@@ -8,11 +8,10 @@ from pathlib import Path
 import click
 
 from kernel.app import Tiercel
-from kernel.cli.data_files import never_published
 from kernel.cli.worker import fork_worker, stop_worker
 from kernel.config import load
 from kernel.contracts import Command
-from kernel.datasets.importing import publish_folder, read_folder
+from kernel.datasets.files import publish_folder, read_folder
 from kernel.http.routing import APPLICATION, MountedRoute
 from kernel.server.application import run_gunicorn
 
@@ -81,7 +80,7 @@ def create_demo_data(service: Tiercel) -> None:
 def publish_demo_files(service: Tiercel) -> None:
     """Publish the demo files of datasets that have no version. The pool must be open."""
     datasets = service.shared.datasets
-    empty = never_published(datasets, list(datasets.all.values()))
+    empty = datasets.never_published()
     if empty and DEMO_FOLDER.is_dir():
         publish_folder(datasets, read_folder(DEMO_FOLDER, empty), source="demo")
 

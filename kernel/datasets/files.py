@@ -1,73 +1,187 @@
-"""Datasets as files: one list of JSON each, or one for each value of a field."""
+"""Datasets as files of JSON: export them, and publish those that lie in a folder."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from kernel.contracts import Dataset
-from kernel.errors import BootError
+from kernel.datasets.models import Content, Publication, Rejected, file_pattern, pattern_fields
+from kernel.datasets.publisher import make_content
+from kernel.datasets.service import Datasets
+from kernel.errors import BootError, UnavailableError
 
-_FIELD = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
-
-def file_pattern(dataset: Dataset) -> str:
-    """Return how the files of a dataset are called."""
-    return dataset.file or f"{dataset.name}.json"
+# --- export ---------------------------------------------------------------------------------------------------------
 
 
-def file_fields(dataset: Dataset) -> list[str]:
-    """Return the fields that part the items of a dataset into files."""
-    return _FIELD.findall(file_pattern(dataset))
+class Export(msgspec.Struct, frozen=True):
+    """What an export wrote.
+
+    Args:
+        files: Paths of the files.
+        warnings: By name of a dataset that was not exported, or of a file that should be removed, the reason.
+    """
+
+    files: Sequence[Path]
+    warnings: Mapping[str, str]
 
 
-def split(dataset: Dataset, items: Sequence[Any]) -> dict[str, list[Any]]:
-    """Sort items into files, by name. A dataset of one file has it even without items."""
-    pattern = file_pattern(dataset)
-    fields = _FIELD.findall(pattern)
-    files: dict[str, list[Any]] = {} if fields else {pattern: []}
-    for item in items:
-        values = {field: _UNSAFE.sub("_", str(getattr(item, field))) for field in fields}
-        files.setdefault(pattern.format_map(values), []).append(item)
-    return files
-
-
-def write_files(dataset: Dataset, items: Sequence[Any], folder: Path) -> list[Path]:
-    """Write the files of a dataset, each whole or not at all; return their paths.
+def export_folder(datasets: Datasets, folder: Path) -> Export:
+    """Write the files of every dataset and of every index to a folder.
 
     Raises:
         OSError: A file cannot be written.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
-    for name, part in split(dataset, items).items():
-        path = folder / name
-        write_json(path, part)
-        written.append(path)
-    return written
+    warnings: dict[str, str] = {}
+    for name, dataset in datasets.all.items():
+        try:
+            items = datasets.read(name).items
+        except UnavailableError as ex:
+            warnings[name] = str(ex.detail)
+            continue
+        files = write_files(dataset, items, folder)
+        written += files
+        for stale in set(find_files(dataset, folder)) - set(files):
+            # Not ours to remove, but an import would take it for a part of the dataset.
+            warnings[stale.name] = f"{stale} is no part of {name} any more: remove it before an import"
+    for file, entries in datasets.indexes.items():
+        write_json(folder / file, entries(None))
+        written.append(folder / file)
+    return Export(written, warnings)
+
+
+def write_files(dataset: Dataset, items: Sequence[Any], folder: Path) -> list[Path]:
+    """Write the files of a dataset, each completely or not at all; return their paths.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    pattern = file_pattern(dataset)
+    fields = pattern_fields(pattern)
+    # A dataset of one file has it even without items.
+    files: dict[str, list[Any]] = {} if fields else {pattern: []}
+    for item in items:
+        values = {field: _UNSAFE.sub("_", str(getattr(item, field))) for field in fields}
+        files.setdefault(pattern.format_map(values), []).append(item)
+    for name, part in files.items():
+        write_json(folder / name, part)
+    return [folder / name for name in files]
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write indented JSON to a file that is there completely or not at all."""
+    """Write a file of indented JSON, completely or not at all.
+
+    Raises:
+        OSError: It cannot be written.
+    """
     # Whoever reads the folder meanwhile must not see half a file.
     unfinished = path.with_name(f".{path.name}.part")
     unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2) + b"\n")
     unfinished.replace(path)
 
 
+# --- import ---------------------------------------------------------------------------------------------------------
+
+
+class DatasetFiles(msgspec.Struct, frozen=True, eq=False):
+    """The files of one dataset in a folder.
+
+    Args:
+        dataset: The dataset.
+        files: Their names.
+        items: What they hold, decoded.
+        content: What would be published.
+    """
+
+    dataset: Dataset
+    files: Sequence[str]
+    items: Sequence[Any]
+    content: Content
+
+    @property
+    def rejected(self) -> Sequence[Rejected]:
+        """Invalid items, each with its reason."""
+        return self.content.rejected
+
+
+class Folder(msgspec.Struct, frozen=True, eq=False):
+    """What a folder holds.
+
+    Args:
+        path: The folder.
+        found: Datasets that have files in it.
+        ignored: By name of another file in it, why it is not imported.
+    """
+
+    path: Path
+    found: Sequence[DatasetFiles]
+    ignored: Mapping[str, str]
+
+
+def read_folder(path: Path, datasets: Sequence[Dataset], generated: Collection[str] = ()) -> Folder:
+    """Read the files of datasets from a folder.
+
+    Args:
+        path: The folder.
+        datasets: Those to look for.
+        generated: Names of files that an export writes but that are no dataset, such as an index.
+
+    Raises:
+        BootError: It is no folder, or a file in it cannot be read.
+    """
+    if not path.is_dir():
+        raise BootError(f"{path}: there is no such folder")
+    found: list[DatasetFiles] = []
+    names: set[str] = set()
+    for dataset in datasets:
+        if files := [file for file in find_files(dataset, path) if file.name not in generated]:
+            items = list(read_files(files))
+            names |= {file.name for file in files}
+            found.append(DatasetFiles(dataset, [file.name for file in files], items, make_content(dataset, items)))
+    others = {file.name for file in path.glob("*.json") if not file.name.startswith(".")} - names
+    ignored = {
+        name: "is made from what serves, not imported" if name in generated else "no such dataset is imported"
+        for name in sorted(others)
+    }
+    return Folder(path, found, ignored)
+
+
+def publish_folder(datasets: Datasets, folder: Folder, *, source: str) -> Mapping[str, Publication]:
+    """Publish what a folder holds, everything or nothing.
+
+    Raises:
+        BootError: Every item of a dataset is invalid: its files are of something else.
+    """
+    for each in folder.found:
+        if each.rejected and not each.content.item_count:
+            first = each.rejected[0]
+            raise BootError(
+                f"nothing was published: no item of {', '.join(each.files)} fits {each.dataset.name}; "
+                f"the first: {first.reason}"
+            )
+    if not folder.found:
+        return {}
+    return datasets.publish({each.dataset: each.items for each in folder.found}, source=source)
+
+
 def find_files(dataset: Dataset, folder: Path) -> list[Path]:
     """Return the files of a dataset that are in a folder."""
-    pattern = file_pattern(dataset)
-    glob = _FIELD.sub("*", re.sub(r"([*?\[])", r"[\1]", pattern))
+    glob = re.sub(r"([*?\[])", r"[\1]", file_pattern(dataset))
+    for field in pattern_fields(glob):
+        glob = glob.replace(f"{{{field}}}", "*")
     return sorted(path for path in folder.glob(glob) if path.is_file() and not path.name.startswith("."))
 
 
 def read_files(paths: Sequence[Path]) -> Iterator[Any]:
-    """Read items from files: a list, or an object with a list under ``data``, as routes answer.
+    """Read items from files that hold a list, or an object with a list under ``data``, as routes respond with.
 
     Raises:
         BootError: A file cannot be read, or holds something else.

@@ -1,4 +1,4 @@
--- name: list_heads
+-- name: list_current_versions
 SELECT newest.dataset, newest.version, newest.sha256, newest.published_at, content.size_bytes, content.item_count,
        coalesce(confirmed.at, newest.published_at), coalesce(last.outcome, 'published'), last.reason
 FROM (
@@ -69,7 +69,7 @@ WHERE dataset = %(dataset)s AND version < %(version)s
 ORDER BY version DESC
 LIMIT 1
 
--- name: find_end
+-- name: find_superseded_at
 SELECT min(published_at)
 FROM tiercel.dataset_version
 WHERE dataset = %(dataset)s AND version > %(version)s
@@ -81,7 +81,7 @@ SELECT items, size_bytes FROM tiercel.dataset_content WHERE sha256 = %(sha256)s
 -- One publisher at a time; readers never wait.
 SELECT pg_advisory_xact_lock(hashtextextended('tiercel.dataset.' || %(dataset)s, 0))
 
--- name: find_head
+-- name: find_current
 SELECT version, sha256
 FROM tiercel.dataset_version
 WHERE dataset = %(dataset)s
@@ -91,7 +91,7 @@ LIMIT 1
 -- name: insert_content
 INSERT INTO tiercel.dataset_content (sha256, items, size_bytes, item_count)
 VALUES (%(sha256)s, %(items)s, %(size_bytes)s, %(item_count)s)
--- Not DO NOTHING: the row must be ours, lest somebody removes it as unused before our version points at it.
+-- Not DO NOTHING: this locks the row, so that nobody removes it as unused before our version refers to it.
 ON CONFLICT (sha256) DO UPDATE SET item_count = EXCLUDED.item_count
 
 -- name: insert_version
@@ -105,9 +105,6 @@ VALUES (%(dataset)s, %(at)s, %(outcome)s, %(version)s, %(source)s, %(job_id)s, %
         %(rejected)s, %(reason)s, %(details)s)
 RETURNING id
 
--- name: notify
-SELECT pg_notify('tiercel_datasets', %(dataset)s)
-
 -- name: delete_old_versions
 DELETE FROM tiercel.dataset_version
 WHERE dataset = %(dataset)s
@@ -118,38 +115,9 @@ DELETE FROM tiercel.dataset_content AS content
 WHERE NOT EXISTS (SELECT FROM tiercel.dataset_version WHERE sha256 = content.sha256)
 
 -- name: delete_old_publications
--- The last that succeeded stays, however many failed since: it says how old the data are.
+-- The last successful attempt stays, however many failed since: it says how old the data are.
 DELETE FROM tiercel.dataset_publication
 WHERE dataset = %(dataset)s
   AND id <= (SELECT id FROM tiercel.dataset_publication WHERE dataset = %(dataset)s
              ORDER BY id DESC OFFSET %(keep)s LIMIT 1)
   AND id <> (SELECT coalesce(max(id), 0) FROM tiercel.dataset_publication WHERE dataset = %(dataset)s AND outcome <> 'refused')
-
--- name: listen
-LISTEN tiercel_datasets
-
--- name: listen_cache
-LISTEN tiercel_cache
-
--- name: listen_cache_report
-LISTEN tiercel_cache_report
-
--- name: notify_channel
-SELECT pg_notify(%(channel)s, %(payload)s)
-
--- name: count_listeners
-SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = %(listener)s
-
--- name: insert_cache_report
-INSERT INTO tiercel.cache_report (request, process, pid, caches)
-VALUES (%(request)s, %(process)s, %(pid)s, %(caches)s)
-
--- name: list_cache_reports
-SELECT process, pid, reported_at, caches
-FROM tiercel.cache_report
-WHERE request = %(request)s
-ORDER BY process, pid
-
--- name: delete_cache_reports
--- And those of requests that nobody waited for.
-DELETE FROM tiercel.cache_report WHERE request = %(request)s OR reported_at < now() - interval '1 hour'

@@ -1,39 +1,30 @@
-"""What plugins and commands do with datasets."""
+"""Datasets: what plugins and commands do with them. Start reading here."""
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from kernel.applications import Applications
+from kernel.applications import Applications, filter_keys
 from kernel.cache import Caches
 from kernel.contracts import Application, Dataset, Policy, Route
 from kernel.datasets import store
-from kernel.datasets.answers import Answers
-from kernel.datasets.compare import Difference, compare, preview
-from kernel.datasets.content import make_content, read_items
-from kernel.datasets.endpoint import DatasetEndpoint
-from kernel.datasets.files import file_pattern
-from kernel.datasets.index import Index, IndexEndpoint, IndexEntry, typed_handler
-from kernel.datasets.model import Publication, Snapshot, Version
-from kernel.datasets.publishing import Publisher
-from kernel.datasets.selection import query_struct
-from kernel.datasets.shapes import Derivation, Place, Shape
+from kernel.datasets.diff import Difference, compare_views, preview_publication
+from kernel.datasets.http import DatasetRoute, IndexEntry, IndexRoute, IndexSpec, ViewSpec
+from kernel.datasets.models import Publication, Snapshot, Version, decode_items, file_pattern
+from kernel.datasets.publisher import Publisher, make_content
+from kernel.datasets.response_cache import ResponseCache
 from kernel.datasets.snapshots import Snapshots
 from kernel.datasets.views import View, Views
-from kernel.datasets.watch import Watch
 from kernel.db.pool import Database
 from kernel.errors import BootError, UnavailableError
-from kernel.http.request import Request
 from kernel.logging import Logger
+from kernel.notifications import DATABASE_ERRORS, NotificationListener
 from kernel.settings import Settings
 
-_SEGMENT = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 HISTORY_MAX = 100
 
 
@@ -41,12 +32,13 @@ class Datasets:
     """The datasets of one process.
 
     Args:
-        db: Where they are kept.
-        settings: ``datasets`` and the page sizes of ``http`` count.
+        db: Where they are stored.
+        settings: ``datasets``, and the page sizes of ``http``.
         applications: Whose filters make views.
         caches: Gets a cache named ``datasets``.
-        log: Hears of filters that fail and of lost connections.
-        now: Tells the time.
+        listener: Receives notifications of new versions.
+        log: Gets filters that fail.
+        now: Returns the time.
     """
 
     def __init__(
@@ -55,6 +47,7 @@ class Datasets:
         settings: Settings,
         applications: Applications,
         caches: Caches,
+        listener: NotificationListener,
         log: Logger,
         now: Callable[[], datetime],
     ) -> None:
@@ -62,42 +55,53 @@ class Datasets:
         self._settings = settings
         self._now = now
         self._cache = caches.create_sized("datasets", settings.datasets.cache_max_bytes)
-        self._applications = applications
         self._snapshots = Snapshots(db, self._cache)
         self._views = Views(applications, self._cache, log)
         self._publisher = Publisher(db, now, settings.datasets.keep_versions)
-        poll_interval_s = settings.datasets.poll_interval_s
-        self._watch = Watch(db, caches, poll_interval_s, self._refresh, self._snapshots.fail, log)
-        # By the name of a file, what makes the entries of an index for an application or everybody.
+        # By the name of its file, the entries of an index as an application sees them.
         self.indexes: dict[str, Callable[[Application | None], Sequence[IndexEntry]]] = {}
         self.publish = self._publisher.publish
         self.refuse = self._publisher.refuse
+        listener.subscribe(
+            store.CHANNEL,
+            lambda _datasets: self._refresh(),
+            poll=self._refresh,
+            on_failure=self._report_failure,
+        )
 
     # --- the life of a process --------------------------------------------------------------------------------------
 
     def install(self, datasets: Iterable[Dataset]) -> None:
-        """Take what the plugins registered, in place of what was there."""
+        """Install the datasets that the plugins registered, in place of those that were installed."""
         self._snapshots.install(datasets)
 
     def start(self) -> None:
-        """Hear of new versions from now on. After the fork."""
-        self._snapshots.is_watched = True
-        self._watch.start()
+        """Serve from memory from now on: the listener, which starts now as well, refreshes it."""
+        self._snapshots.is_refreshed = True
 
     def stop(self) -> None:
         """Undo ``start``."""
-        self._watch.stop()
-        self._snapshots.is_watched = False
+        self._snapshots.is_refreshed = False
 
     def check(self) -> None:
-        """Fail while an application or a plugin cannot use what was published.
+        """Health check: fail while a version cannot be read, or a filter of an application fails.
 
         Raises:
-            BootError: Says which filter fails on what, and which version does not fit what its plugin expects.
+            BootError: Says which, and why.
         """
         problems = [*self._snapshots.problems(), *self._views.problems()]
         if problems:
             raise BootError("; ".join(problems))
+
+    def _refresh(self) -> None:
+        for snapshot in self._snapshots.refresh():
+            self._views.prepare(self._snapshots.dataset(snapshot.dataset), snapshot)
+
+    def _report_failure(self, error: Exception) -> None:
+        is_away = isinstance(error, DATABASE_ERRORS)
+        self._snapshots.report_failure(
+            "the database is unavailable" if is_away else f"the datasets cannot be read: {error}"
+        )
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -120,7 +124,7 @@ class Datasets:
         Args:
             name: Of the dataset.
             application: Whose filters are applied.
-            as_of: A version, or a time; what serves at the moment by default.
+            as_of: A version, or a time; the current version by default.
 
         Raises:
             NotFoundError: There is no such dataset or version.
@@ -133,12 +137,16 @@ class Datasets:
         """Return the versions of a dataset, newest first."""
         return store.list_versions(self._db, self._snapshots.dataset(name).name, limit)
 
+    def never_published(self) -> list[Dataset]:
+        """Return the datasets that have no version."""
+        return [dataset for name, dataset in self.all.items() if not self.versions(name, 1)]
+
     def publications(self, name: str, limit: int = HISTORY_MAX) -> Sequence[Publication]:
         """Return the attempts to publish a dataset, newest first."""
         return store.list_publications(self._db, self._snapshots.dataset(name).name, limit)
 
     def rejected(self, name: str) -> Any:
-        """Return the first of the items that the last good publication kept aside, each with its reason."""
+        """Return the first of the items that the last successful attempt rejected, each with its reason."""
         return store.list_rejected(self._db, self._snapshots.dataset(name).name)
 
     def compare(
@@ -148,95 +156,191 @@ class Datasets:
         later: int | datetime | None = None,
         application: Application | None = None,
     ) -> Difference:
-        """Say what differs between two versions, after an application's filters.
+        """Return the difference between two versions, after an application's filters.
 
         Args:
             name: Of the dataset.
             earlier: A version, or a time.
-            later: Another; what serves at the moment by default.
+            later: A version, or a time; the current version by default.
             application: Whose filters are applied to both.
         """
         dataset = self._snapshots.dataset(name)
-        views = (self._views.view(dataset, self._snapshot(name, when), application) for when in (earlier, later))
-        return compare(dataset, *views)
+        views = (self._views.view(dataset, self._snapshot(name, as_of), application) for as_of in (earlier, later))
+        return compare_views(*views)
 
     def preview(self, dataset: Dataset, items: Iterable[object]) -> Difference:
-        """Say what publishing these items would change. Nothing is stored.
+        """Return what publishing these items would change. Nothing is stored.
 
         Args:
-            dataset: Whose.
-            items: As for ``publish``; those that would be kept aside count for nothing.
+            dataset: The dataset.
+            items: As for ``publish``; invalid ones are left out.
         """
         try:
-            earlier = self.read(dataset.name)
+            current = self.read(dataset.name)
         except UnavailableError:
-            earlier = None
-        return preview(dataset, earlier, read_items(dataset, make_content(dataset, items).data))
+            current = None
+        return preview_publication(dataset, current, decode_items(dataset, make_content(dataset, items).data))
 
     def roll_back(self, name: str, version: int, *, source: str) -> Publication:
-        """Publish the content of an older version again, as a new one.
+        """Publish the content of an older version again, as a new version.
 
         Raises:
             NotFoundError: There is no such version.
         """
         return self._publisher.roll_back(self._snapshots.dataset(name), version, source=source)
 
+    def _snapshot(self, name: str, as_of: int | datetime | None) -> Snapshot:
+        return self._snapshots.current(name) if as_of is None else self._snapshots.as_of(name, as_of)
+
     # --- routes -----------------------------------------------------------------------------------------------------
 
-    def route(
-        self, place: Place, dataset: Dataset, *, one: bool = False, derivation: Derivation | None = None
-    ) -> Route:
-        """Make the route of a dataset. See ``Services.dataset_route``."""
-        segments = tuple(_SEGMENT.findall(place.path))
-        pattern = file_pattern(dataset)
-        plain = set(_SEGMENT.findall(pattern)) <= set(segments)
-        name = place.name_for(pattern if plain else f"{dataset.name}.json")
-        shape = Shape(dataset, name, segments, one, derivation)
-        endpoint = DatasetEndpoint(shape, self._snapshots, self._views, self._answers(place.policy), self._settings)
-        return place.route(_handler(endpoint, shape))
+    def route(self, spec: ViewSpec) -> Route:
+        """Make the route of a dataset. See ``Services.dataset_route``.
 
-    def index_route(self, place: Place, datasets: Sequence[Dataset], file: str) -> Route:
+        Raises:
+            TypeError: The path names a field that items do not have, or the derivation takes other arguments.
+        """
+        responses = self._response_cache(spec.policy)
+        return DatasetRoute(spec, self._snapshots, self._views, responses, self._settings.http).route()
+
+    def index_route(self, spec: IndexSpec) -> Route:
         """Make the route of an index. See ``Services.index_route``.
 
         Raises:
             ValueError: Another index has that file.
         """
-        if file in self.indexes:
-            raise ValueError(f"another index has the file {file!r}")
-        index = Index(datasets, self._snapshots, self._views)
-        self.indexes[file] = index.entries
-        endpoint = IndexEndpoint(index, self._answers(place.policy), place.name_for(file), self._now)
-        return place.route(typed_handler(endpoint))
+        if spec.file in self.indexes:
+            raise ValueError(f"another index has the file {spec.file!r}")
+        index = IndexRoute(spec, self._snapshots, self._views, self._response_cache(spec.policy), self._now)
+        self.indexes[spec.file] = index.entries
+        return index.route()
 
-    def _answers(self, policy: Policy) -> Answers:
-        return Answers(self._cache, self._settings, self._now, policy)
-
-    def _snapshot(self, name: str, as_of: int | datetime | None) -> Snapshot:
-        return self._snapshots.current(name) if as_of is None else self._snapshots.as_of(name, as_of)
-
-    def _refresh(self) -> None:
-        for snapshot in self._snapshots.refresh():
-            self._views.prepare(self._snapshots.dataset(snapshot.dataset), snapshot)
+    def _response_cache(self, policy: Policy) -> ResponseCache:
+        return ResponseCache(self._cache, self._settings.datasets.max_age_s, self._now, policy)
 
 
-def _handler(endpoint: DatasetEndpoint, shape: Shape) -> Callable[..., Any]:
-    types = {field.name: field.type for field in msgspec.structs.fields(shape.dataset.item)}
-    for name in shape.segments:
-        if name not in types:
-            raise TypeError(f"{shape.dataset.item.__name__} has no field {name!r}, which the path names")
+# --- summaries, for lists of datasets and applications --------------------------------------------------------------
 
-    def handler(request: Request, application: Application | None, query: Any, **segments: Any) -> Any:
-        return endpoint.answer(request, application, query, segments)
 
-    annotations: dict[str, Any] = {
-        "request": Request,
-        "application": Application | None,
-        "query": query_struct(shape.item, tuple(shape.relations)),
-        **{name: types[name] for name in shape.segments},
-    }
-    # The kernel reads a handler's parameters from its signature; these are known only here.
-    kind = inspect.Parameter.KEYWORD_ONLY
-    parameters = [inspect.Parameter(name, kind, annotation=each) for name, each in annotations.items()]
-    handler.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    handler.__annotations__ = annotations
-    return handler
+class DatasetSummary(msgspec.Struct, frozen=True):
+    """A dataset and its current version.
+
+    Args:
+        name: Unique over all plugins.
+        key: The field that identifies an item.
+        file: Name of its file; with a field in braces there is one for each value of that field.
+        filter_keys: Further keys under which applications may register filters for it.
+        version: The current version; None before the first.
+        items: Number of its items.
+        size_bytes: Size of the items as JSON.
+        sha256: Of the content, hexadecimal.
+        published_at: When that version was published.
+        confirmed_at: When an export last found it unchanged.
+        warning: Why the last attempt to publish was refused, if it was.
+        reason: Why there is no current version.
+    """
+
+    name: str
+    key: str
+    file: str
+    filter_keys: tuple[str, ...]
+    version: int | None = None
+    items: int | None = None
+    size_bytes: int | None = None
+    sha256: str | None = None
+    published_at: datetime | None = None
+    confirmed_at: datetime | None = None
+    warning: str | None = None
+    reason: str | None = None
+
+
+class FilterSummary(msgspec.Struct, frozen=True):
+    """A filter of an application.
+
+    Args:
+        key: The key under which the application registered it.
+        datasets: Names of the datasets that it filters; none if the key fits no dataset.
+    """
+
+    key: str
+    datasets: Sequence[str]
+
+
+class ItemCount(msgspec.Struct, frozen=True):
+    """How much of a dataset an application sees.
+
+    Args:
+        dataset: Name of the dataset.
+        items: Number of items after the application's filters; None if that cannot be said.
+        reason: Why it cannot.
+    """
+
+    dataset: str
+    items: int | None
+    reason: str | None = None
+
+
+class ApplicationSummary(msgspec.Struct, frozen=True):
+    """An application and what it sees.
+
+    Args:
+        slug: Its segment in URLs.
+        name: For people.
+        features: The features it knows.
+        services: The services whose request logs belong to it.
+        filters: Its filters, each with its datasets.
+        datasets: How much it sees of each dataset.
+    """
+
+    slug: str
+    name: str
+    features: Sequence[str]
+    services: Sequence[str]
+    filters: Sequence[FilterSummary]
+    datasets: Sequence[ItemCount]
+
+
+def summarize_dataset(datasets: Datasets, name: str) -> DatasetSummary:
+    """Summarize a dataset and its current version.
+
+    Raises:
+        NotFoundError: There is none of that name.
+    """
+    dataset = datasets.find(name)
+    summary = DatasetSummary(name, dataset.key, file_pattern(dataset), dataset.filter_keys)
+    try:
+        snapshot = datasets.read(name).snapshot
+    except UnavailableError as ex:
+        return msgspec.structs.replace(summary, reason=ex.detail)
+    return msgspec.structs.replace(
+        summary,
+        version=snapshot.version,
+        items=len(snapshot.items),
+        size_bytes=snapshot.size_bytes,
+        sha256=snapshot.sha256,
+        published_at=snapshot.published_at,
+        confirmed_at=snapshot.confirmed_at,
+        warning=snapshot.warning,
+    )
+
+
+def summarize_application(datasets: Datasets, application: Application) -> ApplicationSummary:
+    """Summarize an application: its filters, and how much it sees of each dataset."""
+    keys = {name: filter_keys(dataset) for name, dataset in datasets.all.items()}
+    return ApplicationSummary(
+        slug=application.slug,
+        name=application.name,
+        features=application.features,
+        services=application.services,
+        filters=[
+            FilterSummary(key, [name for name, names in keys.items() if key in names]) for key in application.filters
+        ],
+        datasets=[_count_items(datasets, name, application) for name in datasets.all],
+    )
+
+
+def _count_items(datasets: Datasets, name: str, application: Application) -> ItemCount:
+    try:
+        return ItemCount(name, len(datasets.read(name, application).items))
+    except UnavailableError as ex:
+        return ItemCount(name, None, ex.detail)

@@ -1,4 +1,4 @@
-"""The snapshots that one process holds: what serves at the moment, and older ones that were asked for."""
+"""The snapshots that one process holds: the current version of every dataset, and older ones that were asked for."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ import msgspec
 from kernel.cache import SizedCache
 from kernel.contracts import Dataset
 from kernel.datasets import store
-from kernel.datasets.content import read_items
-from kernel.datasets.model import Head, Publication, Snapshot
+from kernel.datasets.models import CurrentVersion, Publication, Snapshot, decode_items
 from kernel.db.pool import Database
 from kernel.errors import NotFoundError, UnavailableError
 
 _NOT_PUBLISHED_RETRY_AFTER_S = 30
-# A request that comes before the first look waits for it this long.
-_FIRST_LOOK_S = 5.0
+# A request that comes before the first refresh waits for it this long.
+_FIRST_REFRESH_TIMEOUT_S = 5.0
 # Attempts to publish that are held of each dataset.
-HISTORY_KEPT = 20
+HISTORY_HELD = 20
 # Structs take a few times the bytes of their JSON.
-_STRUCTS_PER_JSON = 4
+_STRUCT_BYTES_PER_JSON_BYTE = 4
 
 
 class UnreadableError(UnavailableError):
@@ -30,47 +29,53 @@ class UnreadableError(UnavailableError):
 
 
 class _State(msgspec.Struct, frozen=True):
-    """What was found at one look."""
+    """What one refresh read; replaced as a whole.
+
+    Args:
+        current: The current snapshot, by dataset.
+        previous: The snapshot before it, for datasets whose previous version is held.
+        history: The newest attempts to publish, by dataset.
+        unreadable: Hash of the content that cannot be read and why, by dataset.
+    """
 
     current: Mapping[str, Snapshot]
-    before: Mapping[str, Snapshot]
+    previous: Mapping[str, Snapshot]
     history: Mapping[str, Sequence[Publication]]
-    # By dataset: content that cannot be read, and why.
     unreadable: Mapping[str, tuple[str, str]]
 
 
-_NOTHING = _State({}, {}, {}, {})
+_EMPTY = _State({}, {}, {}, {})
 
 
 class Snapshots:
-    """Reads datasets and keeps what it read.
+    """Reads snapshots and holds them in memory.
 
-    What serves at the moment is held for as long as it serves, so that it goes on serving while the database is away.
+    Current snapshots are held for as long as they are current, so that they are served while the database is away.
 
     Args:
-        db: Where they are kept.
-        cache: Holds older snapshots.
+        db: Where they are stored.
+        cache: Where older snapshots are cached.
     """
 
     def __init__(self, db: Database, cache: SizedCache) -> None:
         self._db = db
         self._cache = cache
         self._datasets: dict[str, Dataset] = {}
-        self._wants_before: set[str] = set()
+        self._with_previous: set[str] = set()
         self._state: _State | None = None
         self._lock = threading.Lock()
-        self._looked = threading.Event()
+        self._first_refresh = threading.Event()
         self._failure = "the datasets are being read"
-        # Somebody hears of new versions and calls ``refresh``; else every question asks the database.
-        self.is_watched = False
+        # Whether somebody calls ``refresh`` when there is a new version. If not, every read asks the database.
+        self.is_refreshed = False
 
     def install(self, datasets: Iterable[Dataset]) -> None:
-        """Take what the plugins registered, in place of what was there."""
+        """Install the datasets that the plugins registered, in place of those that were installed."""
         self._datasets = {dataset.name: dataset for dataset in datasets}
 
-    def keep_before(self, dataset: str) -> None:
-        """Hold the version before the one that serves, too: somebody compares the two."""
-        self._wants_before.add(dataset)
+    def hold_previous(self, dataset: str) -> None:
+        """Hold the version before the current one as well, because a derivation reads both."""
+        self._with_previous.add(dataset)
 
     @property
     def datasets(self) -> Mapping[str, Dataset]:
@@ -89,56 +94,23 @@ class Snapshots:
             known = ", ".join(sorted(self._datasets)) or "none"
             raise NotFoundError(f"Unknown dataset: {name:.80}", detail=f"datasets: {known}") from None
 
+    # --- reading ----------------------------------------------------------------------------------------------------
+
     def current(self, dataset: str) -> Snapshot:
-        """Return what serves at the moment.
+        """Return the current snapshot of a dataset.
 
         Raises:
             UnavailableError: Nothing was published yet, or it cannot be read.
         """
-        state = self._state if self.is_watched else None
-        found = (state or self._look()).current.get(dataset)
-        if found is None:
-            raise self._unavailable(dataset)
-        return found
-
-    def together(self, datasets: Sequence[str], as_of: int | datetime | None = None) -> list[Snapshot]:
-        """Return snapshots that served together: each was seen beside all the others.
-
-        Args:
-            datasets: Which ones.
-            as_of: A time, or a version of the first, which then is read with what the others were when it last
-                served; what serves at the moment by default.
-
-        Raises:
-            NotFoundError: There is no such version, or one of them was not published yet at that time.
-            UnavailableError: Nothing was published yet of one of them, or it cannot be read.
-        """
-        # One state: a new one may come with a publication of several datasets at once.
-        state = (self._state if self.is_watched else None) or self._look()
-        first, *others = datasets
-        current = state.current.get(first)
-        if as_of is None or (current is not None and current.version == as_of):
-            return [self._serving(state, each) for each in datasets]
-        found = self.as_of(first, as_of)
-        until = as_of if isinstance(as_of, datetime) else store.find_end(self._db, first, as_of)
-        return [found, *(self._serving(state, each) if until is None else self.as_of(each, until) for each in others)]
-
-    def history(self, dataset: str) -> Sequence[Publication]:
-        """Return the newest attempts to publish, at most ``HISTORY_KEPT``.
-
-        Raises:
-            UnavailableError: They cannot be read.
-        """
-        state = self._state if self.is_watched else None
-        return (state or self._look()).history.get(dataset, ())
+        return _current_in(self._get_state(), dataset)
 
     def as_of(self, dataset: str, as_of: int | datetime) -> Snapshot:
-        """Return the snapshot of a version, or the one that served at a time.
+        """Return the snapshot of a version, or the one that was current at a time.
 
         Raises:
             NotFoundError: There is none.
         """
-        current = self._state.current.get(dataset) if self._state is not None and self.is_watched else None
+        current = self._state.current.get(dataset) if self._state is not None and self.is_refreshed else None
         if current is not None and as_of == current.version:
             return current
         found = store.find_version(self._db, dataset, as_of)
@@ -147,141 +119,175 @@ class Snapshots:
             raise NotFoundError(f"{dataset} has no {what}.")
         return self._load(self.dataset(dataset), found)
 
-    def before(self, snapshot: Snapshot) -> Snapshot | None:
-        """Return the snapshot before another; None if that is the first."""
-        state = self._state or _NOTHING
-        current = state.current.get(snapshot.dataset)
-        if self.is_watched and current is not None and current.version == snapshot.version:
-            return state.before.get(snapshot.dataset)
-        return self._find_before(snapshot)
+    def at_same_time(self, datasets: Sequence[str], as_of: int | datetime | None = None) -> list[Snapshot]:
+        """Return snapshots of several datasets that were all current at the same time.
 
-    def refresh(self) -> tuple[Snapshot, ...]:
-        """Read what serves at the moment, as far as it changed. What was read before stays where that fails.
-
-        Returns:
-            Snapshots with items that were not there before.
+        Args:
+            datasets: Names of the datasets.
+            as_of: A time, or a version of the first dataset, which stands for the last time it was current; now by
+                default.
 
         Raises:
-            UnavailableError: The database is not there.
+            NotFoundError: There is no such version, or a dataset was not published yet at that time.
+            UnavailableError: A dataset was never published, or cannot be read.
         """
-        with self._lock:
-            old = self._state or _NOTHING
-            # First, so that whoever sees an attempt here sees what it published.
-            history = store.list_histories(self._db, list(self._datasets), HISTORY_KEPT)
-            heads = {head.dataset: head for head in store.list_heads(self._db) if head.dataset in self._datasets}
-            unreadable: dict[str, tuple[str, str]] = {}
-            current: dict[str, Snapshot] = {}
-            for name, head in heads.items():
-                found = self._advance(old, head, unreadable)
-                if found is not None:
-                    current[name] = found
-            # One assignment: readers see all of it or nothing.
-            self._state = _State(current, self._all_before(old, current), history, unreadable)
-            self._looked.set()
-            return tuple(each for name, each in current.items() if not _is_same(old.current.get(name), each))
+        # All out of one state: the next one may be that of a publication of several datasets.
+        state = self._get_state()
+        first, *others = datasets
+        current = state.current.get(first)
+        if as_of is None or (current is not None and current.version == as_of):
+            return [_current_in(state, each) for each in datasets]
+        found = self.as_of(first, as_of)
+        time = as_of if isinstance(as_of, datetime) else store.find_last_time_current(self._db, first, as_of)
+        return [found, *(_current_in(state, each) if time is None else self.as_of(each, time) for each in others)]
 
-    def fail(self, reason: str) -> None:
-        """Tell those who wait for the first look that it failed."""
-        self._failure = reason
-        self._looked.set()
+    def previous(self, snapshot: Snapshot) -> Snapshot | None:
+        """Return the snapshot before another; None if that is the first."""
+        state = self._state or _EMPTY
+        current = state.current.get(snapshot.dataset)
+        if self.is_refreshed and current is not None and current.version == snapshot.version:
+            return state.previous.get(snapshot.dataset)
+        return self._find_previous(snapshot)
+
+    def history(self, dataset: str) -> Sequence[Publication]:
+        """Return the newest attempts to publish, at most ``HISTORY_HELD``.
+
+        Raises:
+            UnavailableError: They cannot be read.
+        """
+        return self._get_state().history.get(dataset, ())
 
     def problems(self) -> list[str]:
-        """Say which version cannot be read, and why."""
-        return [reason for _, reason in (self._state or _NOTHING).unreadable.values()]
+        """Return which versions cannot be read, and why."""
+        return [reason for _, reason in (self._state or _EMPTY).unreadable.values()]
 
-    def _look(self) -> _State:
-        if not self.is_watched:
+    def _get_state(self) -> _State:
+        if self.is_refreshed:
+            if self._state is None and (not self._first_refresh.wait(_FIRST_REFRESH_TIMEOUT_S) or self._state is None):
+                raise UnavailableError(self._failure)
+        else:
             self.refresh()
-        elif not self._looked.wait(_FIRST_LOOK_S) or self._state is None:
-            raise UnavailableError(self._failure)
-        return self._state or _NOTHING
+        return self._state or _EMPTY
 
-    def _serving(self, state: _State, dataset: str) -> Snapshot:
-        try:
-            return state.current[dataset]
-        except KeyError:
-            raise self._unavailable(dataset) from None
+    # --- refreshing -------------------------------------------------------------------------------------------------
 
-    def _unavailable(self, dataset: str) -> UnavailableError:
-        return UnavailableError(self._reason(dataset), retry_after_s=_NOT_PUBLISHED_RETRY_AFTER_S)
+    def refresh(self) -> tuple[Snapshot, ...]:
+        """Read the current versions, as far as they changed. What was read before stays if that fails.
 
-    def _reason(self, dataset: str) -> str:
-        state = self._state or _NOTHING
-        if dataset in state.unreadable:
-            return state.unreadable[dataset][1]
-        reason = f"the dataset {dataset!r} has not been published yet"
-        refused = next((each.reason for each in state.history.get(dataset, ()) if each.reason), None)
-        return f"{reason}: {refused}" if refused else reason
+        Returns:
+            Current snapshots with other items than before.
 
-    def _advance(self, old: _State, head: Head, unreadable: dict[str, tuple[str, str]]) -> Snapshot | None:
-        known = old.current.get(head.dataset)
-        if known is not None and known.sha256 == head.sha256:
-            return _with_head(known, head)
-        failed_on, reason = old.unreadable.get(head.dataset, ("", ""))
-        if failed_on != head.sha256:
+        Raises:
+            UnavailableError: The database is not available.
+        """
+        with self._lock:
+            old = self._state or _EMPTY
+            # Before the versions: who sees an attempt in the history then sees what it published.
+            history = store.list_histories(self._db, list(self._datasets), HISTORY_HELD)
+            unreadable: dict[str, tuple[str, str]] = {}
+            current: dict[str, Snapshot] = {}
+            for version in store.list_current_versions(self._db):
+                if version.dataset in self._datasets:
+                    snapshot = self._advance(old, version, unreadable)
+                    if snapshot is not None:
+                        current[version.dataset] = snapshot
+            # One assignment: readers see the whole new state or the whole old one.
+            self._state = _State(current, self._read_previous(old, current), history, unreadable)
+            self._first_refresh.set()
+            return tuple(each for name, each in current.items() if not _has_same_items(old.current.get(name), each))
+
+    def report_failure(self, reason: str) -> None:
+        """Tell readers that wait for the first refresh why it failed."""
+        self._failure = reason
+        self._first_refresh.set()
+
+    def _advance(self, old: _State, version: CurrentVersion, unreadable: dict[str, tuple[str, str]]) -> Snapshot | None:
+        known = old.current.get(version.dataset)
+        if known is not None and known.sha256 == version.sha256:
+            return _with_current(known, version)
+        failed_on, reason = old.unreadable.get(version.dataset, ("", ""))
+        if failed_on != version.sha256:
             try:
-                found = store.Found(head.version, bytes.fromhex(head.sha256), head.published_at)
-                return _with_head(self._load(self._datasets[head.dataset], found), head)
+                stored = store.StoredVersion(version.version, bytes.fromhex(version.sha256), version.published_at)
+                return _with_current(self._load(self._datasets[version.dataset], stored), version)
             except UnreadableError as ex:
                 reason = str(ex.detail)
-        # That costs this dataset its new version, nobody else anything.
-        unreadable[head.dataset] = (head.sha256, reason)
+        # The version that can be read stays current; other datasets are not affected.
+        unreadable[version.dataset] = (version.sha256, reason)
         return None if known is None else msgspec.structs.replace(known, warning=reason)
 
-    def _all_before(self, old: _State, current: Mapping[str, Snapshot]) -> dict[str, Snapshot]:
+    def _read_previous(self, old: _State, current: Mapping[str, Snapshot]) -> dict[str, Snapshot]:
         found: dict[str, Snapshot] = {}
-        for name in self._wants_before & current.keys():
+        for name in self._with_previous & current.keys():
             known = old.current.get(name)
-            same = known is not None and known.version == current[name].version
-            before = old.before.get(name) if same else self._readable_before(current[name])
-            if before is not None:
-                found[name] = before
+            if known is not None and known.version == current[name].version:
+                previous = old.previous.get(name)
+            else:
+                try:
+                    previous = self._find_previous(current[name])
+                except UnreadableError:
+                    previous = None  # It is of an older form of the Struct: there is nothing to compare with.
+            if previous is not None:
+                found[name] = previous
         return found
 
-    def _readable_before(self, snapshot: Snapshot) -> Snapshot | None:
-        try:
-            return self._find_before(snapshot)
-        except UnreadableError:
-            return None  # older than what the plugin expects now: there is nothing to compare with
+    # --- loading ----------------------------------------------------------------------------------------------------
 
-    def _find_before(self, snapshot: Snapshot) -> Snapshot | None:
+    def _find_previous(self, snapshot: Snapshot) -> Snapshot | None:
         found = store.find_version_before(self._db, snapshot.dataset, snapshot.version)
         return None if found is None else self._load(self.dataset(snapshot.dataset), found)
 
-    def _load(self, dataset: Dataset, found: store.Found) -> Snapshot:
-        sha256 = found.sha256.hex()
-        current = (self._state or _NOTHING).current.get(dataset.name)
-        if current is not None and current.sha256 == sha256:
-            kept = current
-        else:
+    def _load(self, dataset: Dataset, version: store.StoredVersion) -> Snapshot:
+        sha256 = version.sha256.hex()
+        loaded = (self._state or _EMPTY).current.get(dataset.name)
+        if loaded is None or loaded.sha256 != sha256:
             key = (dataset.name, sha256)
-            kept = self._cache.get(key)
-            if kept is None:
-                kept = self._read(dataset, found)
-                self._cache.set(key, kept, _STRUCTS_PER_JSON * kept.size_bytes, f"{dataset.name}@{sha256[:12]}")
-        return Snapshot(dataset.name, found.version, sha256, found.published_at, kept.items, kept.size_bytes)
+            loaded = self._cache.get(key)
+            if loaded is None:
+                loaded = self._read(dataset, version)
+                size_bytes = _STRUCT_BYTES_PER_JSON_BYTE * loaded.size_bytes
+                self._cache.set(key, loaded, size_bytes, f"{dataset.name}@{sha256[:12]}")
+        return Snapshot(dataset.name, version.version, sha256, version.published_at, loaded.items, loaded.size_bytes)
 
-    def _read(self, dataset: Dataset, found: store.Found) -> Snapshot:
+    def _read(self, dataset: Dataset, version: store.StoredVersion) -> Snapshot:
         try:
-            data = store.read_content(self._db, found.sha256)
-            items = read_items(dataset, data)
+            data = store.read_content(self._db, version.sha256)
+            items = decode_items(dataset, data)
         except LookupError:
             raise UnavailableError(f"{dataset.name} changed while it was read") from None
         except msgspec.ValidationError as ex:
-            reason = f"version {found.version} of {dataset.name} does not fit what the plugin expects: {ex}"
+            reason = f"version {version.version} of {dataset.name} does not fit what the plugin expects: {ex}"
             raise UnreadableError(reason, retry_after_s=_NOT_PUBLISHED_RETRY_AFTER_S) from ex
-        return Snapshot(dataset.name, found.version, found.sha256.hex(), found.published_at, items, len(data))
+        return Snapshot(dataset.name, version.version, version.sha256.hex(), version.published_at, items, len(data))
 
 
-def _is_same(one: Snapshot | None, other: Snapshot) -> bool:
+def _current_in(state: _State, dataset: str) -> Snapshot:
+    try:
+        return state.current[dataset]
+    except KeyError:
+        raise _unavailable(state, dataset) from None
+
+
+def _unavailable(state: _State, dataset: str) -> UnavailableError:
+    if dataset in state.unreadable:
+        reason = state.unreadable[dataset][1]
+    else:
+        reason = f"the dataset {dataset!r} has not been published yet"
+        refused = next((each.reason for each in state.history.get(dataset, ()) if each.reason), None)
+        if refused:
+            reason = f"{reason}: {refused}"
+    return UnavailableError(reason, retry_after_s=_NOT_PUBLISHED_RETRY_AFTER_S)
+
+
+def _has_same_items(one: Snapshot | None, other: Snapshot) -> bool:
     return one is not None and one.sha256 == other.sha256
 
 
-def _with_head(snapshot: Snapshot, head: Head) -> Snapshot:
+def _with_current(snapshot: Snapshot, version: CurrentVersion) -> Snapshot:
     return msgspec.structs.replace(
         snapshot,
-        version=head.version,
-        published_at=head.published_at,
-        confirmed_at=head.confirmed_at,
-        warning=head.last_reason if head.last_outcome == "refused" else None,
+        version=version.version,
+        published_at=version.published_at,
+        confirmed_at=version.confirmed_at,
+        warning=version.last_reason if version.last_outcome == "refused" else None,
     )

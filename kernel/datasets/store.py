@@ -1,4 +1,4 @@
-"""Datasets in the database: one function a named query."""
+"""Datasets in the database: one function for each named query."""
 
 from __future__ import annotations
 
@@ -12,31 +12,40 @@ import psycopg
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
-from kernel.datasets.model import Content, Head, Publication, Version
+from kernel.conversion import strip_nul
+from kernel.datasets.models import Content, CurrentVersion, Publication, Version
 from kernel.db.pool import Database
 from kernel.db.queries import load_queries
 from kernel.http.compression import compress, decompress
+from kernel.notifications import notify
 
 QUERIES = load_queries(__package__)
-# Of the items that were kept aside, this many are shown; all are counted.
-REJECTED_SHOWN_MAX = 100
+# Every attempt to publish notifies it, with the name of the dataset.
+CHANNEL = "tiercel_datasets"
+# This many rejected items are stored with an attempt; all are counted.
+REJECTED_STORED_MAX = 100
+# So many attempts are kept for each version that is kept.
+_PUBLICATIONS_PER_VERSION = 10
 _CODING = "zstd"
 
 
-class Found(msgspec.Struct, frozen=True):
-    """A version and where its content is."""
+class StoredVersion(msgspec.Struct, frozen=True):
+    """A version, with the key of its content."""
 
     version: int
     sha256: bytes
     published_at: datetime
 
 
-def list_heads(db: Database) -> list[Head]:
-    """Return what serves at the moment, of every dataset that was ever published."""
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def list_current_versions(db: Database) -> list[CurrentVersion]:
+    """Return the current version of every dataset that was ever published."""
     with db.connection() as connection:
-        rows = connection.execute(QUERIES["list_heads"]).fetchall()
+        rows = connection.execute(QUERIES["list_current_versions"]).fetchall()
     return [
-        Head(dataset, version, sha256.hex(), published_at, size_bytes, count, confirmed_at, outcome, reason)
+        CurrentVersion(dataset, version, sha256.hex(), published_at, size_bytes, count, confirmed_at, outcome, reason)
         for dataset, version, sha256, published_at, size_bytes, count, confirmed_at, outcome, reason in rows
     ]
 
@@ -66,39 +75,40 @@ def list_publications(db: Database, dataset: str, limit: int) -> list[Publicatio
 
 
 def list_rejected(db: Database, dataset: str) -> Any:
-    """Return the items that the last good publication kept aside."""
+    """Return the items that the last successful attempt rejected, at most ``REJECTED_STORED_MAX``."""
     with db.connection() as connection:
         row = connection.execute(QUERIES["list_rejected"], {"dataset": dataset}).fetchone()
     return row[0] if row else []
 
 
-def find_version(db: Database, dataset: str, as_of: int | datetime) -> Found | None:
-    """Return a version by its number, or the one that served at a time."""
+def find_version(db: Database, dataset: str, as_of: int | datetime) -> StoredVersion | None:
+    """Return a version by its number, or the one that was current at a time."""
     with db.connection() as connection:
         if isinstance(as_of, int):
             found = connection.execute(QUERIES["find_version"], {"dataset": dataset, "version": as_of}).fetchone()
         else:
             found = connection.execute(QUERIES["find_version_at"], {"dataset": dataset, "at": as_of}).fetchone()
-    return Found(*found) if found else None
+    return StoredVersion(*found) if found else None
 
 
-def find_version_before(db: Database, dataset: str, version: int) -> Found | None:
+def find_version_before(db: Database, dataset: str, version: int) -> StoredVersion | None:
     """Return the version before another."""
     with db.connection() as connection:
         given = {"dataset": dataset, "version": version}
         found = connection.execute(QUERIES["find_version_before"], given).fetchone()
-    return Found(*found) if found else None
+    return StoredVersion(*found) if found else None
 
 
-def find_end(db: Database, dataset: str, version: int) -> datetime | None:
-    """Return the last moment at which a version served; None if it does so still."""
+def find_last_time_current(db: Database, dataset: str, version: int) -> datetime | None:
+    """Return the last time at which a version was current; None if it still is."""
     with db.connection() as connection:
-        row = connection.execute(QUERIES["find_end"], {"dataset": dataset, "version": version}).fetchone()
+        given = {"dataset": dataset, "version": version}
+        row = connection.execute(QUERIES["find_superseded_at"], given).fetchone()
     return row[0] - timedelta(microseconds=1) if row and row[0] else None
 
 
 def read_content(db: Database, sha256: bytes) -> bytes:
-    """Return the items of a content as JSON.
+    """Return the data of a content, a JSON list.
 
     Raises:
         LookupError: Its last version was removed meanwhile.
@@ -107,29 +117,31 @@ def read_content(db: Database, sha256: bytes) -> bytes:
         row = connection.execute(QUERIES["read_content"], {"sha256": sha256}).fetchone()
     if row is None:
         raise LookupError(f"there is no content {sha256.hex()}")
-    packed, size_bytes = row
-    return b"".join(decompress([packed], _CODING, size_bytes))
+    compressed, size_bytes = row
+    return b"".join(decompress([compressed], _CODING, size_bytes))
+
+
+# --- publishing, inside a transaction -------------------------------------------------------------------------------
 
 
 def lock(connection: Connection[Any], dataset: str) -> None:
-    """Be the only one that publishes a dataset until the transaction ends."""
+    """Keep others from publishing a dataset until the transaction ends. Readers do not wait."""
     connection.execute(QUERIES["lock_dataset"], {"dataset": dataset})
 
 
-def find_head(connection: Connection[Any], dataset: str) -> tuple[int, bytes] | None:
-    """Return version and hash of what serves; None before the first version."""
-    row = connection.execute(QUERIES["find_head"], {"dataset": dataset}).fetchone()
+def find_current(connection: Connection[Any], dataset: str) -> tuple[int, bytes] | None:
+    """Return number and hash of the current version; None before the first."""
+    row = connection.execute(QUERIES["find_current"], {"dataset": dataset}).fetchone()
     return (row[0], row[1]) if row else None
 
 
 def insert_version(connection: Connection[Any], dataset: str, version: int, content: Content, at: datetime) -> None:
-    """Store a version and, unless it is there already, its content."""
-    packed = compress(content.data, _CODING)
+    """Store a version and, unless it is stored already, its content."""
     connection.execute(
         QUERIES["insert_content"],
         {
             "sha256": content.sha256,
-            "items": packed,
+            "items": compress(content.data, _CODING),
             "size_bytes": len(content.data),
             "item_count": content.item_count,
         },
@@ -138,9 +150,8 @@ def insert_version(connection: Connection[Any], dataset: str, version: int, cont
     connection.execute(QUERIES["insert_version"], given)
 
 
-def insert_publication(connection: Connection[Any], publication: Publication, content: Content | None) -> int:
-    """Record an attempt and tell every process; return its id."""
-    rejected = [] if content is None else list(content.rejected[:REJECTED_SHOWN_MAX])
+def insert_publication(connection: Connection[Any], publication: Publication, rejected: Sequence[object]) -> int:
+    """Record an attempt to publish, notify every process, and return the attempt's id."""
     given = {
         "dataset": publication.dataset,
         "at": publication.at,
@@ -150,25 +161,25 @@ def insert_publication(connection: Connection[Any], publication: Publication, co
         "job_id": publication.job_id,
         "item_count": publication.items,
         "rejected_count": publication.rejected,
-        "rejected": _json(rejected),
+        "rejected": _jsonb(rejected[:REJECTED_STORED_MAX]),
         "reason": publication.reason,
-        "details": None if publication.details is None else _json(publication.details),
+        "details": None if publication.details is None else _jsonb(publication.details),
     }
     row = connection.execute(QUERIES["insert_publication"], given).fetchone()
-    connection.execute(QUERIES["notify"], {"dataset": publication.dataset})
+    notify(connection, CHANNEL, publication.dataset)
     return int(row[0]) if row else 0
 
 
-def remove_old(db: Database, dataset: str, keep: int) -> None:
-    """Remove all but some versions, what only they held, and all but ten times as many attempts."""
-    # Somebody may be publishing just that content anew; the next to publish cleans up.
+def remove_old(db: Database, dataset: str, keep_versions: int) -> None:
+    """Remove old versions, contents that no version has any more, and old attempts."""
+    # Raised while another publisher stores that very content anew; the next one cleans up.
     with suppress(psycopg.errors.ForeignKeyViolation), db.transaction() as connection:
-        gone = connection.execute(QUERIES["delete_old_versions"], {"dataset": dataset, "keep": keep}).rowcount
-        if gone:
+        given = {"dataset": dataset, "keep": keep_versions}
+        if connection.execute(QUERIES["delete_old_versions"], given).rowcount:
             connection.execute(QUERIES["delete_unused_contents"])
-        connection.execute(QUERIES["delete_old_publications"], {"dataset": dataset, "keep": keep * 10})
+        given = {"dataset": dataset, "keep": keep_versions * _PUBLICATIONS_PER_VERSION}
+        connection.execute(QUERIES["delete_old_publications"], given)
 
 
-def _json(value: object) -> Jsonb:
-    # PostgreSQL's jsonb has no null character.
-    return Jsonb(value, dumps=lambda given: msgspec.json.encode(given, enc_hook=str).replace(rb"\u0000", b"\\ufffd"))
+def _jsonb(value: object) -> Jsonb:
+    return Jsonb(strip_nul(msgspec.to_builtins(value, enc_hook=str)), dumps=msgspec.json.encode)

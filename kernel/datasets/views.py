@@ -1,24 +1,24 @@
-"""What an application sees of a snapshot: its filters, run once when the snapshot changes."""
+"""Views: what an application sees of a snapshot. Its filters run once for each content, and the result is cached."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 
-from kernel.applications import Applications, filters_of
+from kernel.applications import Applications, NamedFilter
 from kernel.cache import SizedCache
-from kernel.contracts import Application, Dataset, Filter
-from kernel.datasets.model import Snapshot
+from kernel.contracts import Application, Dataset
+from kernel.datasets.models import Snapshot
 from kernel.errors import UnavailableError
 from kernel.logging import Logger
 
 _RETRY_AFTER_S = 60
-# Of the items that a filter hid, this many are named; all are counted.
-HIDDEN_SHOWN_MAX = 100
+# This many hidden items are named; all are counted.
+HIDDEN_NAMED_MAX = 100
 _REFERENCE_BYTES = 8
 _OVERHEAD_BYTES = 1000
 
@@ -27,9 +27,9 @@ class Hidden(msgspec.Struct, frozen=True):
     """What one filter hid.
 
     Args:
-        filter: The key under which the application gave it.
-        hidden: How many items.
-        keys: Of those items, the first of them.
+        filter: The key under which the application registered it.
+        hidden: Number of items.
+        keys: Keys of the first ``HIDDEN_NAMED_MAX`` of them.
     """
 
     filter: str
@@ -41,18 +41,20 @@ class View(msgspec.Struct, frozen=True, eq=False):
     """What an application sees of a snapshot.
 
     Args:
-        snapshot: Of it.
-        items: What is left after the filters.
+        dataset: The dataset.
+        snapshot: The snapshot.
+        items: Its items after the filters.
         hidden: What each filter hid.
     """
 
+    dataset: Dataset
     snapshot: Snapshot
     items: Sequence[Any]
     hidden: tuple[Hidden, ...] = ()
 
 
 class _Filtered(msgspec.Struct, frozen=True):
-    """What filters made of a content, or why they failed."""
+    """What filters made of the items of a content, or why they failed."""
 
     items: Sequence[Any] = ()
     hidden: tuple[Hidden, ...] = ()
@@ -60,85 +62,100 @@ class _Filtered(msgspec.Struct, frozen=True):
 
 
 class Views:
-    """Makes views and keeps them.
+    """Makes and caches the views of one process.
 
     Args:
         applications: Every application.
-        cache: Holds what filters left.
-        log: Hears of filters that raise.
+        cache: Where filtered items are cached.
+        log: Gets filters that raise.
     """
 
     def __init__(self, applications: Applications, cache: SizedCache, log: Logger) -> None:
         self._applications = applications
         self._cache = cache
         self._log = log
-        # By dataset and application, of what serves at the moment.
+        # By dataset and application, for current versions only.
         self._failures: dict[tuple[str, str], str] = {}
-        self._at_work = _AtWork()
+        self._locks = _KeyedLocks()
 
     def view(self, dataset: Dataset, snapshot: Snapshot, application: Application | None) -> View:
-        """Return what an application sees; None sees everything.
+        """Return what an application sees of a snapshot; None sees everything.
 
         Raises:
-            UnavailableError: A filter of the application raised. Other applications do not notice.
+            UnavailableError: A filter of the application raised. Other applications are not affected.
         """
-        filters = {} if application is None else filters_of(application, dataset)
+        filters = self._applications.filters_for(application, dataset)
         if application is None or not filters:
-            return View(snapshot, snapshot.items)
+            return View(dataset, snapshot, snapshot.items)
         key = (dataset.name, snapshot.sha256, application.slug)
-        filtered = self._cache.get(key)
+        filtered: _Filtered | None = self._cache.get(key)
         if filtered is None:
-            # Two requests would do the same work twice.
-            with self._at_work.on(key):
-                filtered = self._cache.get(key) or self._filter(key, dataset, snapshot, application, filters)
+            # Of several requests for one view, one filters and the others wait.
+            with self._locks.hold(key):
+                filtered = self._cache.get(key) or self._filter(dataset, snapshot, application, filters)
+                size_bytes = _OVERHEAD_BYTES + _REFERENCE_BYTES * len(filtered.items)
+                self._cache.set(key, filtered, size_bytes, f"view_{application.slug}_{dataset.name}")
         if filtered.failure is not None:
             raise UnavailableError(filtered.failure, retry_after_s=_RETRY_AFTER_S)
-        return View(snapshot, filtered.items, filtered.hidden)
+        return View(dataset, snapshot, filtered.items, filtered.hidden)
 
     def prepare(self, dataset: Dataset, snapshot: Snapshot) -> None:
-        """Run every application's filters on what serves from now on: few requests wait, and readiness knows."""
+        """Make every application's view of a new current version before requests need it, and record failures."""
         for application in self._applications.all:
-            place = (dataset.name, application.slug)
+            key = (dataset.name, application.slug)
             try:
                 self.view(dataset, snapshot, application)
             except UnavailableError as ex:
-                self._failures[place] = str(ex.detail)
+                self._failures[key] = str(ex.detail)
             else:
-                self._failures.pop(place, None)
+                self._failures.pop(key, None)
 
     def problems(self) -> list[str]:
-        """Say which application lost which dataset, and why."""
+        """Return which filters fail on current versions, and why."""
         return list(self._failures.values())
 
     def _filter(
-        self,
-        key: tuple[str, str, str],
-        dataset: Dataset,
-        snapshot: Snapshot,
-        application: Application,
-        filters: Mapping[str, Filter],
+        self, dataset: Dataset, snapshot: Snapshot, application: Application, filters: Sequence[NamedFilter]
     ) -> _Filtered:
         try:
-            filtered = _apply(dataset, snapshot.items, filters)
+            return apply_filters(dataset, snapshot.items, filters)
         except Exception as ex:
-            reason = f"the filter of {application.slug} for {dataset.name} failed: {type(ex).__name__}: {ex}"
             self._log.error("filter_failed", application=application.slug, dataset=dataset.name, exc_info=ex)
-            # Kept, too: it is a pure function, and would fail again.
-            filtered = _Filtered(failure=reason)
-        size_bytes = _OVERHEAD_BYTES + _REFERENCE_BYTES * len(filtered.items)
-        self._cache.set(key, filtered, size_bytes, f"view_{application.slug}_{dataset.name}")
-        return filtered
+            # Cached like a result: a pure function fails again on the same items.
+            reason = f"the filter of {application.slug} for {dataset.name} failed: {type(ex).__name__}: {ex}"
+            return _Filtered(failure=reason)
 
 
-class _AtWork:
-    """One lock for each piece of work, for as long as somebody does it."""
+def apply_filters(dataset: Dataset, items: Sequence[Any], filters: Sequence[NamedFilter]) -> _Filtered:
+    """Apply an application's filters to items, each to what the one before it left.
+
+    Raises:
+        TypeError: A filter returned something else than items of the dataset.
+        Exception: Whatever a filter raised.
+    """
+    hidden: list[Hidden] = []
+    for each in filters:
+        # A list of its own: a filter that sorts or clears it must not change what others see.
+        left = tuple(each.function(items=list(items)))
+        for item in left:
+            if not isinstance(item, dataset.item):
+                raise TypeError(f"{each.key} returned {type(item).__name__}, not {dataset.item.__name__}")
+        keys_left = {getattr(item, dataset.key) for item in left}
+        gone = [key for item in items if (key := getattr(item, dataset.key)) not in keys_left]
+        hidden.append(Hidden(each.key, len(gone), tuple(gone[:HIDDEN_NAMED_MAX])))
+        items = left
+    return _Filtered(items, tuple(hidden))
+
+
+class _KeyedLocks:
+    """A lock for each key, for as long as a thread holds or awaits it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._locks: dict[object, tuple[threading.Lock, int]] = {}
 
     @contextmanager
-    def on(self, key: object) -> Iterator[None]:
+    def hold(self, key: object) -> Iterator[None]:
         with self._lock:
             lock, users = self._locks.get(key, (threading.Lock(), 0))
             self._locks[key] = (lock, users + 1)
@@ -150,22 +167,3 @@ class _AtWork:
                 lock, users = self._locks.pop(key)
                 if users > 1:
                     self._locks[key] = (lock, users - 1)
-
-
-def _apply(dataset: Dataset, items: Sequence[Any], filters: Mapping[str, Filter]) -> _Filtered:
-    hidden: list[Hidden] = []
-    for key, each in filters.items():
-        # A list of its own: a filter that sorts or empties what it is given must not change what others see.
-        left = tuple(each(list(items)))
-        for item in left:
-            if not isinstance(item, dataset.item):
-                raise TypeError(f"{key} returned {type(item).__name__}, not {dataset.item.__name__}")
-        hidden.append(_hidden(dataset, key, items, left))
-        items = left
-    return _Filtered(items, tuple(hidden))
-
-
-def _hidden(dataset: Dataset, key: str, before: Sequence[Any], after: Sequence[Any]) -> Hidden:
-    left = {getattr(item, dataset.key) for item in after}
-    gone = [found for item in before if (found := getattr(item, dataset.key)) not in left]
-    return Hidden(key, len(gone), tuple(gone[:HIDDEN_SHOWN_MAX]))

@@ -41,6 +41,23 @@ LISTEN {channel}
 -- name: notify
 SELECT pg_notify(%(channel)s, %(payload)s)
 
+-- name: count_listeners
+SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = %(listener)s
+
+-- name: insert_cache_report
+INSERT INTO tiercel.cache_report (request, process, pid, caches)
+VALUES (%(request)s, %(process)s, %(pid)s, %(caches)s)
+
+-- name: list_cache_reports
+SELECT process, pid, reported_at, caches
+FROM tiercel.cache_report
+WHERE request = %(request)s
+ORDER BY process, pid
+
+-- name: delete_cache_reports
+-- Also those of requests that nobody waits for any more.
+DELETE FROM tiercel.cache_report WHERE request = %(request)s OR reported_at < now() - interval '1 hour'
+
 -- name: enable_connection_check
 -- Otherwise a statement of a killed process runs to its end, for hours perhaps, and keeps the lock.
 SELECT set_config('client_connection_check_interval', '1s', false)

@@ -55,17 +55,17 @@ class MemberTotal(msgspec.Struct, frozen=True, kw_only=True):
     change: int | None
 
 
-def _metrics(items: Sequence[HeroMetric], before: Sequence[HeroMetric]) -> Derived:
-    ranked = rank_metrics(items, before)
-    return Derived(ranked, {"totals": _unit_totals(ranked, before)})
+def _metrics(items: Sequence[HeroMetric], previous: Sequence[HeroMetric]) -> Derived:
+    ranked = rank_metrics(items, previous)
+    return Derived(ranked, {"totals": _unit_totals(ranked, previous)})
 
 
-def _members(items: Sequence[MostPresent], before: Sequence[MostPresent]) -> Derived:
-    return Derived(rank_members(items, before), {"totals": _member_total(items, before)})
+def _members(items: Sequence[MostPresent], previous: Sequence[MostPresent]) -> Derived:
+    return Derived(rank_members(items, previous), {"totals": _member_total(items, previous)})
 
 
-def _features(items: Sequence[MostPresent], before: Sequence[MostPresent]) -> Derived:
-    return Derived(summarize(items, before), {"totals": _member_total(items, before)})
+def _features(items: Sequence[MostPresent], previous: Sequence[MostPresent]) -> Derived:
+    return Derived(summarize(items, previous), {"totals": _member_total(items, previous)})
 
 
 METRICS_SHOWN = Derivation(item=RankedMetric, derive=_metrics)

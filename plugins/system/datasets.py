@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 
 from kernel import Envelope, Request, Route, Services, envelope
-from kernel.datasets import DatasetSummary, Difference, Publication, Version, read_as_of, summarize_dataset
+from kernel.datasets import DatasetSummary, Difference, Publication, Version, parse_as_of, summarize_dataset
 
 LIMIT_MAX = 100
 
@@ -86,9 +86,9 @@ class DatasetRoutes:
     def diff(self, request: Request, name: str, query: DiffQuery) -> Envelope[Difference]:
         """Say what differs between two versions, as an application sees them."""
         application = self._applications.find(query.application) if query.application else None
-        later = read_as_of(query.later, "to") if query.later else None
+        later = parse_as_of(query.later, "to") if query.later else None
         if query.earlier:
-            earlier = read_as_of(query.earlier, "from")
+            earlier = parse_as_of(query.earlier, "from")
         else:
             earlier = self._datasets.read(name, None, later).snapshot.version - 1
         return envelope(request, self._datasets.compare(name, earlier, later, application))

@@ -46,13 +46,13 @@ class MatrixRow(msgspec.Struct, frozen=True, kw_only=True):
     tiers: Mapping[str, bool | None]
 
 
-def make_matrix(features: Sequence[Feature], _before: Sequence[Feature], tiers: Sequence[Tier]) -> Derived:
+def make_matrix(items: Sequence[Feature], tiers: Sequence[Tier]) -> Derived:
     """Make a row for each feature, with a column for each tier.
 
     The lowest tier of a feature has it, and so has any other that is no lower and includes its area.
 
     Args:
-        features: In the order of the rows.
+        items: In the order of the rows.
         tiers: In the order of the columns.
     """
     levels = {tier.slug: tier.level for tier in tiers}
@@ -65,7 +65,7 @@ def make_matrix(features: Sequence[Feature], _before: Sequence[Feature], tiers: 
             tier=feature.tier,
             tiers={tier.slug: _has(tier, feature, levels) for tier in tiers},
         )
-        for feature in features
+        for feature in items
     ]
     return Derived(rows, {"tiers": [MatrixColumn(slug=tier.slug, name=tier.name, level=tier.level) for tier in tiers]})
 
@@ -79,4 +79,4 @@ def _has(tier: Tier, feature: Feature, levels: Mapping[str, int]) -> bool | None
     return None if lowest is None else tier.level >= lowest
 
 
-MATRIX = Derivation(item=MatrixRow, derive=make_matrix, beside=(TIERS,))
+MATRIX = Derivation(item=MatrixRow, derive=make_matrix, other_datasets=(TIERS,))

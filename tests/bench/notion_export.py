@@ -13,7 +13,7 @@ import msgspec
 import psutil
 
 from kernel.app import Tiercel
-from kernel.datasets.content import read_items
+from kernel.datasets.models import decode_items
 from kernel.testing import make_configuration
 from plugins.trace import run_full_export
 from plugins.trace.datasets import FEATURES
@@ -69,7 +69,7 @@ def _measure(service: Tiercel, mode: str) -> Took:
 def _snapshot_bytes(service: Tiercel) -> int:
     data = msgspec.json.encode(service.shared.datasets.read(FEATURES.name).items)
     tracemalloc.start()
-    items = read_items(FEATURES, data)
+    items = decode_items(FEATURES, data)
     size_bytes, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     return size_bytes if items else 0

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from kernel.cli.serve import DEMO_FOLDER, publish_demo_files
-from kernel.datasets.files import write_files
-from kernel.datasets.importing import read_folder
+from kernel.datasets.files import read_folder, write_files
 from tests.applications import DATASETS, PLUGINS, publish, publish_demo
 from tests.conftest import Serve
 from tests.processes import ROOT

@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from kernel.applications import filters_of
+from kernel.applications import Applications, NamedFilter
 from kernel.contracts import Application, Dataset
 from kernel.errors import BootError
 from kernel.testing import Client
-from tests.kernel.datasets.conftest import PATH, TIERS, OpenShop, Shop, Tier, default_routes, open_shop  # noqa: F401
+from tests.kernel.datasets.conftest import PATH, TIERS, DatasetClient, MakeClient, Tier, default_routes, make_client  # noqa: F401
 from tests.kernel.fakes import Boot, MakePlugin
 from tests.processes import eventually
 
@@ -34,7 +34,7 @@ def empty(items: list[Any]) -> Sequence[Any]:
     return items
 
 
-def oops(_: Sequence[Any]) -> Sequence[Any]:
+def oops(items: Sequence[Any]) -> Sequence[Any]:
     """Fail."""
     raise RuntimeError("oops")
 
@@ -42,15 +42,17 @@ def oops(_: Sequence[Any]) -> Sequence[Any]:
 @pytest.mark.parametrize("key", ["tiers", "tier", "tiers_filter", "tier_filter"])
 def test_every_documented_key_names_its_dataset(key: str) -> None:
     application = Application(slug="skyflow", name="Skyflow", filters={key: keep, "other": oops})
+    applications = Applications()
+    applications.install([("sky", application)], [TIERS])
 
-    assert filters_of(application, TIERS) == {key: keep}
+    assert applications.filters_for(application, TIERS) == (NamedFilter(key, keep),)
 
 
-def test_an_application_without_a_filter_sees_everything(open_shop: OpenShop) -> None:  # noqa: F811
-    shop = open_shop({"well": {"members": oops}})
-    shop.publish(Tier("a"))
+def test_an_application_without_a_filter_sees_everything(make_client: MakeClient) -> None:  # noqa: F811
+    client = make_client({"well": {"members": oops}})
+    client.publish(Tier("a"))
 
-    assert shop.slugs(WELL) == ["a"]
+    assert client.slugs(WELL) == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -65,39 +67,39 @@ def test_an_application_without_a_filter_sees_everything(open_shop: OpenShop) ->
 def test_a_filter_that_fails_costs_its_application_alone(
     wrong: Callable[..., Any],
     reason: str,
-    open_shop: OpenShop,  # noqa: F811
+    make_client: MakeClient,  # noqa: F811
 ) -> None:
-    shop = open_shop({"broken": {"tier": wrong}, "well": {"tier": keep}})
-    shop.publish(Tier("a"))
+    client = make_client({"broken": {"tier": wrong}, "well": {"tier": keep}})
+    client.publish(Tier("a"))
 
-    answer = shop.get(BROKEN)
+    answer = client.get(BROKEN)
 
     assert (answer.status, answer.json()["detail"]) == (503, f"the filter of broken for tiers failed: {reason}")
-    assert [shop.slugs(path) for path in (PATH, WELL)] == [["a"], ["a"]]
+    assert [client.slugs(path) for path in (PATH, WELL)] == [["a"], ["a"]]
 
 
-def test_a_filter_that_empties_its_list_takes_nothing_from_others(open_shop: OpenShop) -> None:  # noqa: F811
-    shop = open_shop({"broken": {"tier": empty}, "well": {"tier": keep}})
-    shop.publish(Tier("a"))
+def test_a_filter_that_empties_its_list_takes_nothing_from_others(make_client: MakeClient) -> None:  # noqa: F811
+    client = make_client({"broken": {"tier": empty}, "well": {"tier": keep}})
+    client.publish(Tier("a"))
 
-    assert [shop.slugs(path) for path in (BROKEN, WELL, PATH)] == [[], ["a"], ["a"]]
+    assert [client.slugs(path) for path in (BROKEN, WELL, PATH)] == [[], ["a"], ["a"]]
 
 
-def test_a_filter_that_fails_shows_in_readiness_until_it_heals(open_shop: OpenShop) -> None:  # noqa: F811
-    shop = open_shop({"broken": {"tier": lambda items: [item for item in items if 6 / item.level]}})
+def test_a_filter_that_fails_shows_in_readiness_until_it_heals(make_client: MakeClient) -> None:  # noqa: F811
+    client = make_client({"broken": {"tier": lambda items: [item for item in items if 6 / item.level]}})
 
     def state() -> str:
-        checks = shop.get("/readyz?verbose").json()["checks"]
+        checks = client.get("/readyz?verbose").json()["checks"]
         return next(f"{check['status']} {check['detail']}" for check in checks if check["name"] == "datasets")
 
-    shop.publish(Tier("a", 0))
+    client.publish(Tier("a", 0))
     assert eventually(lambda: state().startswith("degraded the filter of broken for tiers failed: ZeroDivisionError"))
-    assert shop.get("/readyz").status == 200
+    assert client.get("/readyz").status == 200
 
-    shop.publish(Tier("a", 1))
+    client.publish(Tier("a", 1))
     assert eventually(lambda: state().startswith("ok"))
     # Asking for the version it failed on makes nobody worry again.
-    assert shop.get(f"{BROKEN}?as_of=1").status == 503
+    assert client.get(f"{BROKEN}?as_of=1").status == 503
     assert state().startswith("ok")
 
 
@@ -143,13 +145,13 @@ def test_a_dataset_that_cannot_work_quarantines_its_plugin(
     assert reason in str(client.service.registry.statuses["sky"].reason)
 
 
-def test_the_log_names_the_application(open_shop: OpenShop) -> None:  # noqa: F811
-    shop: Shop = open_shop({"well": {}})
-    shop.publish(Tier("a"))
+def test_the_log_names_the_application(make_client: MakeClient) -> None:  # noqa: F811
+    client: DatasetClient = make_client({"well": {}})
+    client.publish(Tier("a"))
     seen: list[str | None] = []
-    feed = shop.client.service.shared.requests
+    feed = client.service.shared.requests
     feed.subscribe("test", lambda records: seen.extend(record.application for record in records))
 
-    shop.get(WELL)
+    client.get(WELL)
 
     assert eventually(lambda: seen == ["well"])

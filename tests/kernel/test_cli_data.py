@@ -86,8 +86,8 @@ def test_items_that_do_not_fit_are_named_with_their_reasons(tiercel: RunCommand,
 
     assert ran.code == 0
     assert ["tiers", "published", "1", "1", "2", "tiers.json"] in map(str.split, ran.output.splitlines())
-    assert "tiers: item 1 is kept aside: level: Expected int" in ran.errors
-    assert "tiers: item 2 is kept aside: " in ran.errors
+    assert "tiers: item 1 was rejected: level: Expected int" in ran.errors
+    assert "tiers: item 2 was rejected: " in ran.errors
 
 
 def test_a_file_of_something_else_publishes_nothing_at_all(tiercel: RunCommand, folder: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_dry_run_shows_the_difference_and_changes_nothing(tiercel: RunCommand,
         "  - b",
         "  ~ a: level 0 -> 2",
     ]
-    assert "tiers: item 2 is kept aside" in ran.errors
+    assert "tiers: item 2 was rejected" in ran.errors
     assert served(tiercel)["tiers"]["version"] == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -39,6 +40,18 @@ def test_a_parameter_that_cannot_be_passed_is_rejected_by_name() -> None:
         parameter_types(by_position, {"items"})
     with pytest.raises(TypeError, match="the annotations of unresolvable cannot be resolved"):
         parameter_types(unresolvable)
+
+
+def test_callable_objects_and_partial_functions_have_parameters() -> None:
+    class Doubler:
+        def __call__(self, number: int) -> int:
+            return 2 * number
+
+    def power(number: int, exponent: float) -> float:
+        return float(number**exponent)
+
+    assert parameter_types(Doubler()) == {"number": int}
+    assert parameter_types(partial(power, exponent=2.0)) == {"number": int, "exponent": float}
 
 
 def test_a_function_may_take_any_keyword() -> None:

@@ -1,4 +1,4 @@
-"""A service with a plugin that has datasets and applications, made where a test needs it."""
+"""Factories of services with datasets and applications."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import msgspec
 import pytest
 
 from kernel.contracts import Application, Dataset, Filter, Route
-from kernel.datasets.model import Publication
+from kernel.datasets.models import Publication
 from kernel.datasets.service import Datasets
 from kernel.services import Services
 from kernel.testing import Client, Result
 from tests.conftest import Serve
-from tests.kernel.datasets.lab import TAGS, THINGS, Tag, Thing, lab_routes
+from tests.kernel.datasets.tagged import TAGS, THINGS, Tag, Thing, tagged_routes
 from tests.kernel.fakes import MakePlugin
 from tests.processes import eventually
 
@@ -40,7 +40,7 @@ MEMBERS = Dataset(name="members", item=Member, key="id")
 
 
 class TestClock:
-    """Tells the time it is told, after that of the machine."""
+    """A clock that can be put forward or back."""
 
     __test__ = False
 
@@ -51,46 +51,48 @@ class TestClock:
         return datetime.now(UTC) + self.ahead
 
 
-class Shop:
-    """A service whose plugin has tiers and members, and some applications."""
-
-    def __init__(self, client: Client) -> None:
-        self.client = client
+class DatasetClient(Client):
+    """A client of a service whose plugin publishes datasets."""
 
     @property
     def datasets(self) -> Datasets:
-        return self.client.service.shared.datasets
+        return self.service.shared.datasets
 
     def get(self, path: str, **headers: str) -> Result:
-        return self.client.get(path, headers={name.replace("_", "-"): text for name, text in headers.items()})
+        """Send a GET; headers by name, with ``_`` for ``-``."""
+        return super().get(path, headers={name.replace("_", "-"): text for name, text in headers.items()})
 
     def publish(self, *items: Any, dataset: Dataset = TIERS, **given: Any) -> Publication:
-        """Publish items and wait until they are served."""
+        """Publish items and wait until the service has read them."""
         published = self.datasets.publish({dataset: items}, source="test", **given)[dataset.name]
         self.wait(published)
         return published
 
     def wait(self, published: Publication) -> None:
-        def is_served() -> bool:
+        """Wait until the service has read the outcome of an attempt to publish."""
+
+        def is_read() -> bool:
             history = self.datasets._snapshots.history(published.dataset)
             return bool(history) and history[0].id >= published.id
 
-        assert eventually(is_served)
+        assert eventually(is_read)
 
     def data(self, path: str = PATH) -> Any:
+        """Return the data of a response, which must be a 200."""
         answer = self.get(path)
         assert answer.status == 200, answer.content
         return answer.json()["data"]
 
     def slugs(self, path: str = PATH) -> list[str]:
+        """Return the slugs of the items of a response."""
         return [item["slug"] for item in self.data(path)]
 
 
-OpenShop = Callable[..., Shop]
+MakeClient = Callable[..., DatasetClient]
 
 
 def default_routes(services: Services) -> Iterable[Route]:
-    """Return the routes of both datasets, of one tier, and an index."""
+    """Return routes of all tiers, of one tier, of members, and of an index."""
     return [
         services.dataset_route(PATH, TIERS),
         services.dataset_route(f"{PATH}{{slug}}/", TIERS, one=True),
@@ -100,8 +102,8 @@ def default_routes(services: Services) -> Iterable[Route]:
 
 
 @pytest.fixture
-def open_shop(serve: Serve, make_plugin: MakePlugin) -> OpenShop:
-    """Open a shop: ``open_shop({"skyflow": {"tier": only_cheap}}, clock=...)``."""
+def make_client(serve: Serve, make_plugin: MakePlugin) -> MakeClient:
+    """Make a client of a new service: ``make_client({"skyflow": {"tier": only_cheap}}, clock=...)``."""
 
     def start(
         applications: Mapping[str, Mapping[str, Filter]] | None = None,
@@ -110,7 +112,7 @@ def open_shop(serve: Serve, make_plugin: MakePlugin) -> OpenShop:
         routes: Routes = default_routes,
         others: Sequence[str] = (),
         **values: Any,
-    ) -> Shop:
+    ) -> DatasetClient:
         made = [Application(slug=slug, name=slug, filters=each) for slug, each in (applications or {}).items()]
         plugin = make_plugin(
             "trace",
@@ -118,39 +120,39 @@ def open_shop(serve: Serve, make_plugin: MakePlugin) -> OpenShop:
             register_applications=lambda services: made,
             register_routes=routes,
         )
-        return Shop(serve(plugins=["system", plugin, *others], **values))
+        return DatasetClient(serve(plugins=["system", plugin, *others], **values).service)
 
     return start
 
 
 @pytest.fixture
-def shop(open_shop: OpenShop) -> Shop:
-    """A shop with one application, which sees tiers below level 3."""
-    return open_shop({"skyflow": {"tier": lambda items: [item for item in items if (item.level or 0) < 3]}})
+def client(make_client: MakeClient) -> DatasetClient:
+    """A client of a service with one application, which sees tiers below level 3."""
+    return make_client({"skyflow": {"tier": lambda items: [item for item in items if (item.level or 0) < 3]}})
 
 
-OpenLab = Callable[..., Shop]
+MakeTagged = Callable[..., DatasetClient]
 
 
 @pytest.fixture
-def open_lab(open_shop: OpenShop) -> OpenLab:
-    """Open a lab, where an application sees some tags."""
+def make_tagged(make_client: MakeClient) -> MakeTagged:
+    """Make a client of a service whose things have tags, with one application."""
 
-    def start(filters: Mapping[str, Filter] | None = None, **values: Any) -> Shop:
-        return open_shop({"skyflow": filters or {}}, datasets=(THINGS, TAGS), routes=lab_routes, **values)
+    def start(filters: Mapping[str, Filter] | None = None, **values: Any) -> DatasetClient:
+        return make_client({"skyflow": filters or {}}, datasets=(THINGS, TAGS), routes=tagged_routes, **values)
 
     return start
 
 
 @pytest.fixture
-def lab(open_lab: OpenLab) -> Shop:
-    """A lab with three things and two tags, of which the application sees one."""
-    lab = open_lab({"tags": lambda tags: [tag for tag in tags if tag.slug == "a"]})
-    lab.publish(Tag("a", "A"), Tag("b", "B"), dataset=TAGS)
-    lab.publish(
+def tagged(make_tagged: MakeTagged) -> DatasetClient:
+    """A client of a service with three things and two tags, of which the application sees one."""
+    tagged = make_tagged({"tags": lambda items: [tag for tag in items if tag.slug == "a"]})
+    tagged.publish(Tag("a", "A"), Tag("b", "B"), dataset=TAGS)
+    tagged.publish(
         Thing("x", "b", "", ("b", "a", "gone")),
         Thing("y", None, "a", ("b",)),
         Thing("z", "lost", "lost"),
         dataset=THINGS,
     )
-    return lab
+    return tagged

@@ -8,13 +8,14 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from kernel.datasets.caches import LISTENER, clear_everywhere, collect_stats
-from kernel.datasets.store import QUERIES
+from kernel.cache_control import LISTENER, clear_everywhere, collect_stats
+from kernel.datasets.store import CHANNEL
+from kernel.notifications import notify
 from tests.kernel.datasets.conftest import (
     PATH,
     TIERS,
-    OpenShop,
-    Shop,
+    DatasetClient,
+    MakeClient,
     TestClock,
     Tier,
 )
@@ -29,65 +30,65 @@ INSERT INTO tiercel.dataset_version SELECT dataset, 3, sha256, now() FROM old
 
 
 @pytest.fixture
-def two(open_shop: OpenShop) -> tuple[Shop, Shop]:
+def two(make_client: MakeClient) -> tuple[DatasetClient, DatasetClient]:
     """Two services on one database, with two versions: ``a``, and then ``b``."""
-    shops = open_shop(), open_shop()
+    clients = make_client(), make_client()
     for slug in ("a", "b"):
-        shops[0].publish(Tier(slug))
-    assert eventually(lambda: shops[1].get(PATH).status == 200 and shops[1].slugs() == ["b"])
-    return shops
+        clients[0].publish(Tier(slug))
+    assert eventually(lambda: clients[1].get(PATH).status == 200 and clients[1].slugs() == ["b"])
+    return clients
 
 
-def test_a_version_is_seen_in_another_process_within_a_second(two: tuple[Shop, Shop]) -> None:
+def test_a_version_is_seen_in_another_process_within_a_second(two: tuple[DatasetClient, DatasetClient]) -> None:
     one, other = two
     one.datasets.publish({TIERS: [Tier("c")]}, source="test")
 
     assert eventually(lambda: other.slugs() == ["c"], 1.0)
 
 
-def test_a_lost_notification_costs_a_poll(open_shop: OpenShop, database: str) -> None:
-    shop = open_shop()
-    shop.datasets._watch._poll_interval_s = 0.3
+def test_a_lost_notification_costs_a_poll(make_client: MakeClient, database: str) -> None:
+    client = make_client()
+    client.service.shared.listener._poll_interval_s = 0.3
     for slug in ("a", "b"):
-        shop.publish(Tier(slug))
+        client.publish(Tier(slug))
     with psycopg.connect(database) as connection:
         connection.execute(_PUBLISH_SILENTLY)
 
-    assert eventually(lambda: shop.slugs() == ["a"], 3.0)
+    assert eventually(lambda: client.slugs() == ["a"], 3.0)
 
 
-def test_data_are_served_while_the_database_is_away_and_go_on_after(open_shop: OpenShop, database: str) -> None:
+def test_data_are_served_while_the_database_is_away_and_go_on_after(make_client: MakeClient, database: str) -> None:
     clock = TestClock()
-    shop = open_shop({"skyflow": {"tier": lambda items: items[:1]}}, clock=clock, db={"pool_timeout_s": 0.2})
-    shop.publish(Tier("a"), Tier("b"))
+    client = make_client({"skyflow": {"tier": lambda items: items[:1]}}, clock=clock, db={"pool_timeout_s": 0.2})
+    client.publish(Tier("a"), Tier("b"))
     paths = (PATH, "/trace/public/skyflow/tiers/", f"{PATH}?search=b", f"{PATH}?as_of=1", "/trace/public/index/")
 
     with outage(database):
         clock.ahead = timedelta(minutes=5)
-        answers = [shop.get(path) for path in paths]
-        unknown = shop.get("/trace/public/members/?as_of=1")
+        answers = [client.get(path) for path in paths]
+        unknown = client.get("/trace/public/members/?as_of=1")
 
     assert [answer.status for answer in answers] == [200] * 5
     assert all(int(answer.headers["x-data-age"]) >= 300 for answer in answers)
     assert unknown.status == 503
-    assert eventually(lambda: _can_publish(shop))
-    assert eventually(lambda: shop.slugs() == ["c"])
+    assert eventually(lambda: _can_publish(client))
+    assert eventually(lambda: client.slugs() == ["c"])
 
 
-def _can_publish(shop: Shop) -> bool:
+def _can_publish(client: DatasetClient) -> bool:
     try:
-        shop.datasets.publish({TIERS: [Tier("c")]}, source="test")
+        client.datasets.publish({TIERS: [Tier("c")]}, source="test")
     except Exception:
         return False
     return True
 
 
 def test_a_process_that_starts_without_its_database_answers_at_once_and_serves_later(
-    open_shop: OpenShop, database: str
+    make_client: MakeClient, database: str
 ) -> None:
-    open_shop().publish(Tier("a"))
-    late = open_shop(db={"pool_timeout_s": 0.2})
-    service = late.client.service
+    make_client().publish(Tier("a"))
+    late = make_client(db={"pool_timeout_s": 0.2})
+    service = late.service
     service.stop()
     service.shared.datasets._snapshots._state = None
     with outage(database):
@@ -101,38 +102,38 @@ def test_a_process_that_starts_without_its_database_answers_at_once_and_serves_l
     assert eventually(lambda: late.get(PATH).status == 200)
 
 
-def test_content_that_does_not_fit_costs_its_dataset_alone(shop: Shop, database: str) -> None:
-    shop.publish(Tier("a"))
+def test_content_that_does_not_fit_costs_its_dataset_alone(client: DatasetClient, database: str) -> None:
+    client.publish(Tier("a"))
     with psycopg.connect(database) as connection:
         connection.execute(
             "INSERT INTO tiercel.dataset_version SELECT 'members', 1, sha256, now() FROM tiercel.dataset_version"
         )
-        connection.execute(QUERIES["notify_channel"], {"channel": "tiercel_datasets", "payload": "members"})
+        notify(connection, CHANNEL, "members")
 
-    shop.publish(Tier("b"))
+    client.publish(Tier("b"))
 
-    assert shop.slugs() == ["b"]
-    assert eventually(lambda: "does not fit" in shop.get("/trace/public/members/").json()["detail"])
-    assert "does not fit" in shop.get("/readyz?verbose").content.decode()
+    assert client.slugs() == ["b"]
+    assert eventually(lambda: "does not fit" in client.get("/trace/public/members/").json()["detail"])
+    assert "does not fit" in client.get("/readyz?verbose").content.decode()
 
 
-def test_clearing_reaches_every_process(two: tuple[Shop, Shop]) -> None:
-    for shop in two:
-        shop.slugs()
+def test_clearing_reaches_every_process(two: tuple[DatasetClient, DatasetClient]) -> None:
+    for client in two:
+        client.slugs()
     name = "trace_data_tiers.json"
-    caches = [shop.client.service.shared.cache for shop in two]
+    caches = [client.service.shared.cache for client in two]
     assert all(name in cache.names() for cache in caches)
 
-    told = clear_everywhere(two[0].client.service.shared.db, "trace_data_t*")
+    told = clear_everywhere(two[0].service.shared.db, "trace_data_t*")
 
     assert told == 2
     assert eventually(lambda: not any(name in cache.names() for cache in caches))
 
 
-def test_every_process_tells_its_figures(two: tuple[Shop, Shop], database: str) -> None:
+def test_every_process_tells_its_figures(two: tuple[DatasetClient, DatasetClient], database: str) -> None:
     two[1].slugs()
 
-    found = collect_stats(two[0].client.service.shared.db, 5)
+    found = collect_stats(two[0].service.shared.db, 5)
 
     assert len(found) == 2
     assert any("trace_data_tiers.json" in each.names for each in found)
@@ -141,8 +142,8 @@ def test_every_process_tells_its_figures(two: tuple[Shop, Shop], database: str) 
         assert connection.execute("SELECT count(*) FROM tiercel.cache_report").fetchone() == (0,)
 
 
-def test_a_process_that_does_not_answer_is_not_waited_for(shop: Shop, database: str) -> None:
-    db = shop.client.service.shared.db
+def test_a_process_that_does_not_answer_is_not_waited_for(client: DatasetClient, database: str) -> None:
+    db = client.service.shared.db
     assert eventually(lambda: len(collect_stats(db)) == 1)
 
     with psycopg.connect(database, application_name=LISTENER):
@@ -151,17 +152,17 @@ def test_a_process_that_does_not_answer_is_not_waited_for(shop: Shop, database: 
     assert len(found) == 1
 
 
-def test_a_pattern_that_no_notification_holds_is_refused(shop: Shop) -> None:
+def test_a_pattern_that_no_notification_holds_is_refused(client: DatasetClient) -> None:
     with pytest.raises(ValueError, match="at most 1000 characters"):
-        clear_everywhere(shop.client.service.shared.db, "x" * 1001)
+        clear_everywhere(client.service.shared.db, "x" * 1001)
 
 
-def test_the_index_lists_what_an_application_sees(open_shop: OpenShop) -> None:
-    shop = open_shop({"skyflow": {"tier": lambda items: items[:1]}})
-    shop.publish(Tier("a"), Tier("b"))
-    shop.wait(shop.datasets.refuse("tiers", "short", source="test"))
+def test_the_index_lists_what_an_application_sees(make_client: MakeClient) -> None:
+    client = make_client({"skyflow": {"tier": lambda items: items[:1]}})
+    client.publish(Tier("a"), Tier("b"))
+    client.wait(client.datasets.refuse("tiers", "short", source="test"))
 
-    tiers, members = shop.data("/trace/public/skyflow/index/")
+    tiers, members = client.data("/trace/public/skyflow/index/")
 
     assert (tiers["dataset"], tiers["file"], tiers["version"], tiers["items"]) == ("tiers", "tiers.json", 1, 1)
     assert tiers["warning"] == "short"
@@ -169,19 +170,19 @@ def test_the_index_lists_what_an_application_sees(open_shop: OpenShop) -> None:
     assert (members["version"], members["items"], members["history"]) == (None, None, [])
 
 
-def test_the_index_has_an_etag_that_changes_with_each_attempt(shop: Shop) -> None:
+def test_the_index_has_an_etag_that_changes_with_each_attempt(client: DatasetClient) -> None:
     path = "/trace/public/index/"
-    shop.publish(Tier("a"))
-    etag = shop.get(path).headers["etag"]
-    assert shop.get(path, if_none_match=etag).status == 304
+    client.publish(Tier("a"))
+    etag = client.get(path).headers["etag"]
+    assert client.get(path, if_none_match=etag).status == 304
 
-    shop.publish(Tier("a"))
+    client.publish(Tier("a"))
 
-    assert shop.get(path, if_none_match=etag).status == 200
+    assert client.get(path, if_none_match=etag).status == 200
 
 
-def test_the_index_is_offered_under_its_file(shop: Shop) -> None:
-    shop.publish(Tier("a"))
-    entries = shop.datasets.indexes["test_index.json"]
+def test_the_index_is_offered_under_its_file(client: DatasetClient) -> None:
+    client.publish(Tier("a"))
+    entries = client.datasets.indexes["test_index.json"]
 
     assert [(each.dataset, each.items) for each in entries(None)] == [("tiers", 1), ("members", None)]

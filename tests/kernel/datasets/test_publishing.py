@@ -12,9 +12,9 @@ import psycopg
 import pytest
 from psycopg import Connection
 
-from kernel.datasets.model import Rejected
+from kernel.datasets.models import Rejected
 from kernel.errors import ConflictError, NotFoundError, UnavailableError
-from tests.kernel.datasets.conftest import MEMBERS, PATH, TIERS, Member, Shop, Tier
+from tests.kernel.datasets.conftest import MEMBERS, PATH, TIERS, DatasetClient, Member, Tier
 from tests.processes import eventually
 
 
@@ -33,33 +33,33 @@ class TakenOver:
             raise RuntimeError("taken over")
 
 
-def test_nothing_published_is_said_to_be_so(shop: Shop) -> None:
-    answer = shop.get(PATH)
+def test_nothing_published_is_said_to_be_so(client: DatasetClient) -> None:
+    answer = client.get(PATH)
 
     assert (answer.status, answer.json()["detail"]) == (503, "the dataset 'tiers' has not been published yet")
     assert "retry-after" in answer.headers
 
 
-def test_what_never_could_be_published_says_why(shop: Shop) -> None:
-    shop.wait(shop.datasets.refuse("tiers", "the source was empty", source="test"))
+def test_what_never_could_be_published_says_why(client: DatasetClient) -> None:
+    client.wait(client.datasets.refuse("tiers", "the source was empty", source="test"))
 
-    assert shop.get(PATH).json()["detail"].endswith("has not been published yet: the source was empty")
+    assert client.get(PATH).json()["detail"].endswith("has not been published yet: the source was empty")
 
 
-def test_the_same_items_in_another_order_make_no_new_version(shop: Shop) -> None:
-    first = shop.publish(Tier("a", 1), {"slug": "b", "level": 2})
-    second = shop.publish({"level": 2, "slug": "b"}, Tier("a", 1))
+def test_the_same_items_in_another_order_make_no_new_version(client: DatasetClient) -> None:
+    first = client.publish(Tier("a", 1), {"slug": "b", "level": 2})
+    second = client.publish({"level": 2, "slug": "b"}, Tier("a", 1))
 
     assert (first.outcome, first.version) == ("published", 1)
     assert (second.outcome, second.version) == ("unchanged", 1)
-    assert len(shop.datasets.versions("tiers")) == 1
+    assert len(client.datasets.versions("tiers")) == 1
 
 
-def test_content_that_was_there_before_is_stored_once(shop: Shop, database: str) -> None:
+def test_content_that_was_there_before_is_stored_once(client: DatasetClient, database: str) -> None:
     for slug in ("a", "b", "a"):
-        shop.publish(Tier(slug))
+        client.publish(Tier(slug))
 
-    versions = shop.datasets.versions("tiers")
+    versions = client.datasets.versions("tiers")
     with psycopg.connect(database) as connection:
         contents = connection.execute("SELECT count(*) FROM tiercel.dataset_content").fetchone()
 
@@ -82,86 +82,86 @@ def test_content_that_was_there_before_is_stored_once(shop: Shop, database: str)
         pytest.param(object(), "Encoding objects of type object is unsupported", id="what JSON cannot say"),
     ],
 )
-def test_a_bad_item_is_kept_aside_with_its_reason(item: object, reason: str, shop: Shop) -> None:
-    published = shop.publish(Tier("good"), item)
+def test_a_bad_item_is_kept_aside_with_its_reason(item: object, reason: str, client: DatasetClient) -> None:
+    published = client.publish(Tier("good"), item)
 
     assert (published.items, published.rejected) == (1, 1)
-    (rejected,) = shop.datasets.rejected("tiers")
+    (rejected,) = client.datasets.rejected("tiers")
     assert (rejected["index"], rejected["reason"]) == (1, reason)
-    assert shop.slugs() == ["good"]
+    assert client.slugs() == ["good"]
 
 
-def test_what_the_publisher_kept_aside_itself_counts_as_well(shop: Shop) -> None:
+def test_what_the_publisher_kept_aside_itself_counts_as_well(client: DatasetClient) -> None:
     aside = [Rejected(7, "it was cut off", {"slug": "h"})]
 
     given = {TIERS: [Tier("a"), {"level": 1}]}
-    published = shop.datasets.publish(given, source="test", rejected={TIERS: aside})["tiers"]
+    published = client.datasets.publish(given, source="test", rejected={TIERS: aside})["tiers"]
 
     assert (published.items, published.rejected) == (1, 2)
-    assert [(each["index"], each["item"]) for each in shop.datasets.rejected("tiers")] == [
+    assert [(each["index"], each["item"]) for each in client.datasets.rejected("tiers")] == [
         (7, {"slug": "h"}),
         (1, {"level": 1}),
     ]
 
 
-def test_several_datasets_become_visible_together_or_not_at_all(shop: Shop) -> None:
-    shop.publish(Tier("a"))
+def test_several_datasets_become_visible_together_or_not_at_all(client: DatasetClient) -> None:
+    client.publish(Tier("a"))
 
     with pytest.raises(psycopg.errors.NotNullViolation):
         # Its source is missing: the second of the two fails.
-        shop.datasets.publish({TIERS: [Tier("b")], MEMBERS: [Member(1)]}, source=None)  # type: ignore[arg-type]
+        client.datasets.publish({TIERS: [Tier("b")], MEMBERS: [Member(1)]}, source=None)  # type: ignore[arg-type]
 
-    assert [each.version for each in shop.datasets.versions("tiers")] == [1]
-    assert shop.datasets.versions("members") == []
+    assert [each.version for each in client.datasets.versions("tiers")] == [1]
+    assert client.datasets.versions("members") == []
 
 
-def test_a_run_that_was_taken_over_cannot_publish(shop: Shop, database: str) -> None:
-    shop.publish(Tier("new"))
+def test_a_run_that_was_taken_over_cannot_publish(client: DatasetClient, database: str) -> None:
+    client.publish(Tier("new"))
 
     with pytest.raises(RuntimeError, match="taken over"):
-        shop.datasets.publish({TIERS: [Tier("old")]}, source="test", run=TakenOver(database))
+        client.datasets.publish({TIERS: [Tier("old")]}, source="test", run=TakenOver(database))
 
-    assert [each.version for each in shop.datasets.versions("tiers")] == [1]
-    assert shop.slugs() == ["new"]
+    assert [each.version for each in client.datasets.versions("tiers")] == [1]
+    assert client.slugs() == ["new"]
 
 
-def test_a_refused_attempt_leaves_the_last_good_version_and_says_why(shop: Shop) -> None:
-    shop.publish(Tier("a"))
-    shop.wait(shop.datasets.refuse("tiers", "only 3 of 400 items came", source="test"))
+def test_a_refused_attempt_leaves_the_last_good_version_and_says_why(client: DatasetClient) -> None:
+    client.publish(Tier("a"))
+    client.wait(client.datasets.refuse("tiers", "only 3 of 400 items came", source="test"))
 
-    answer = shop.get(PATH).json()
+    answer = client.get(PATH).json()
 
     assert [item["slug"] for item in answer["data"]] == ["a"]
     assert answer["meta"]["warning"] == "only 3 of 400 items came"
 
 
-def test_the_next_good_attempt_ends_the_warning(shop: Shop) -> None:
-    shop.publish(Tier("a"))
-    shop.datasets.refuse("tiers", "short", source="test")
-    shop.publish(Tier("a"))
+def test_the_next_good_attempt_ends_the_warning(client: DatasetClient) -> None:
+    client.publish(Tier("a"))
+    client.datasets.refuse("tiers", "short", source="test")
+    client.publish(Tier("a"))
 
-    assert "warning" not in shop.get(PATH).json()["meta"]
-
-
-def test_rolling_back_publishes_an_old_version_anew(shop: Shop) -> None:
-    shop.publish(Tier("a"))
-    shop.publish(Tier("b"))
-
-    shop.wait(shop.datasets.roll_back("tiers", 1, source="me"))
-
-    assert shop.slugs() == ["a"]
-    assert [each.version for each in shop.datasets.versions("tiers")] == [3, 2, 1]
+    assert "warning" not in client.get(PATH).json()["meta"]
 
 
-def test_rolling_back_to_nowhere_is_refused(shop: Shop) -> None:
+def test_rolling_back_publishes_an_old_version_anew(client: DatasetClient) -> None:
+    client.publish(Tier("a"))
+    client.publish(Tier("b"))
+
+    client.wait(client.datasets.roll_back("tiers", 1, source="me"))
+
+    assert client.slugs() == ["a"]
+    assert [each.version for each in client.datasets.versions("tiers")] == [3, 2, 1]
+
+
+def test_rolling_back_to_nowhere_is_refused(client: DatasetClient) -> None:
     with pytest.raises(NotFoundError, match="tiers has no version 5"):
-        shop.datasets.roll_back("tiers", 5, source="me")
+        client.datasets.roll_back("tiers", 5, source="me")
 
 
-def test_rolling_back_to_what_does_not_fit_any_more_is_refused(shop: Shop, database: str) -> None:
-    shop.publish({"id": 1}, dataset=MEMBERS)
-    shop.publish(Tier("a"))
-    shop.publish(Tier("b"))
+def test_rolling_back_to_what_does_not_fit_any_more_is_refused(client: DatasetClient, database: str) -> None:
+    client.publish({"id": 1}, dataset=MEMBERS)
+    client.publish(Tier("a"))
+    client.publish(Tier("b"))
     with psycopg.connect(database) as connection:
         connection.execute(
             "UPDATE tiercel.dataset_version SET sha256 = (SELECT sha256 FROM tiercel.dataset_version"
@@ -169,31 +169,31 @@ def test_rolling_back_to_what_does_not_fit_any_more_is_refused(shop: Shop, datab
         )
 
     with pytest.raises(ConflictError, match="does not fit"):
-        shop.datasets.roll_back("tiers", 1, source="me")
+        client.datasets.roll_back("tiers", 1, source="me")
 
 
-def test_old_versions_and_attempts_go(shop: Shop, database: str) -> None:
-    shop.datasets._publisher._keep_versions = 2
+def test_old_versions_and_attempts_go(client: DatasetClient, database: str) -> None:
+    client.datasets._publisher._keep_versions = 2
     for number in range(5):
-        shop.publish(Tier(f"t{number}"))
+        client.publish(Tier(f"t{number}"))
     for _ in range(30):
-        shop.datasets.refuse("tiers", "short", source="test")
+        client.datasets.refuse("tiers", "short", source="test")
 
     with psycopg.connect(database) as connection:
         counted = connection.execute(
             "SELECT (SELECT count(*) FROM tiercel.dataset_content), (SELECT count(*) FROM tiercel.dataset_publication)"
         ).fetchone()
 
-    assert [each.version for each in shop.datasets.versions("tiers")] == [5, 4]
+    assert [each.version for each in client.datasets.versions("tiers")] == [5, 4]
     # Of the attempts, twenty, and the last that succeeded: it says how old the data are.
     assert counted == (2, 21)
-    assert shop.datasets.read("tiers").snapshot.version == 5
+    assert client.datasets.read("tiers").snapshot.version == 5
 
 
-def test_publishers_at_the_same_time_make_one_version_each(shop: Shop) -> None:
+def test_publishers_at_the_same_time_make_one_version_each(client: DatasetClient) -> None:
     def publish(number: int) -> Any:
         both: Any = {TIERS: [Tier(f"t{number}")], MEMBERS: [Member(number)]}
-        return shop.datasets.publish(both, source="test")["tiers"].version
+        return client.datasets.publish(both, source="test")["tiers"].version
 
     with ThreadPoolExecutor(4) as pool:
         versions = list(pool.map(publish, range(20)))
@@ -201,18 +201,18 @@ def test_publishers_at_the_same_time_make_one_version_each(shop: Shop) -> None:
     assert sorted(versions) == list(range(1, 21))
 
 
-def test_readers_see_whole_snapshots_while_versions_change(shop: Shop) -> None:
-    shop.publish(*(Tier(f"t{number}", 0) for number in range(50)))
+def test_readers_see_whole_snapshots_while_versions_change(client: DatasetClient) -> None:
+    client.publish(*(Tier(f"t{number}", 0) for number in range(50)))
     seen: set[tuple[int, ...]] = set()
 
     def read() -> None:
         while len(seen) < 10:
-            seen.add(tuple(sorted({item["level"] for item in shop.data()})))
+            seen.add(tuple(sorted({item["level"] for item in client.data()})))
 
     with ThreadPoolExecutor(3) as pool:
         reading = [pool.submit(read) for _ in range(2)]
         for level in range(1, 200):
-            shop.publish(*(Tier(f"t{number}", level) for number in range(50)))
+            client.publish(*(Tier(f"t{number}", level) for number in range(50)))
             if all(each.done() for each in reading):
                 break
         for each in reading:
@@ -221,11 +221,11 @@ def test_readers_see_whole_snapshots_while_versions_change(shop: Shop) -> None:
     assert all(len(levels) == 1 for levels in seen)
 
 
-def test_an_answer_is_not_lost_when_cleaning_up_fails(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_is_not_lost_when_cleaning_up_fails(client: DatasetClient, monkeypatch: pytest.MonkeyPatch) -> None:
     def unavailable(*_: object) -> None:
         raise UnavailableError("gone")
 
     monkeypatch.setattr("kernel.datasets.store.remove_old", unavailable)
 
-    assert shop.publish(Tier("a")).outcome == "published"
-    assert eventually(lambda: shop.slugs() == ["a"])
+    assert client.publish(Tier("a")).outcome == "published"
+    assert eventually(lambda: client.slugs() == ["a"])

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.kernel.datasets.conftest import OpenLab, Shop, TestClock
-from tests.kernel.datasets.lab import (
+from tests.kernel.datasets.conftest import DatasetClient, MakeTagged, TestClock
+from tests.kernel.datasets.tagged import (
     PATH,
     TAGS,
     THINGS,
@@ -21,10 +21,10 @@ PUBLICATIONS = 30
 
 
 @pytest.fixture
-def history(open_lab: OpenLab) -> tuple[Shop, dict[str, str]]:
-    """A lab whose tags changed beside each version of its things, and after it; and the times of all that."""
+def history(make_tagged: MakeTagged) -> tuple[DatasetClient, dict[str, str]]:
+    """A tagged whose tags changed beside each version of its things, and after it; and the times of all that."""
     clock = TestClock()
-    lab = open_lab(clock=clock)
+    tagged = make_tagged(clock=clock)
     moments: dict[str, str] = {}
 
     def wait(name: str) -> None:
@@ -33,84 +33,93 @@ def history(open_lab: OpenLab) -> tuple[Shop, dict[str, str]]:
         clock.ahead += timedelta(hours=1)
 
     def publish(level: int, name: str) -> None:
-        published = lab.datasets.publish(
+        published = tagged.datasets.publish(
             {THINGS: [Thing("x", tags=("a",), level=level)], TAGS: [Tag("a", name)]}, source="test"
         )
         for each in published.values():
-            lab.wait(each)
+            tagged.wait(each)
         wait(name)
 
-    lab.publish(Thing("x", tags=("a",)), dataset=THINGS)
+    tagged.publish(Thing("x", tags=("a",)), dataset=THINGS)
     wait("nothing")
     publish(1, "first")
-    lab.publish(Tag("a", "corrected"), dataset=TAGS)
+    tagged.publish(Tag("a", "corrected"), dataset=TAGS)
     wait("corrected")
     publish(2, "second")
-    lab.publish(Tag("a", "newest"), dataset=TAGS)
+    tagged.publish(Tag("a", "newest"), dataset=TAGS)
     wait("newest")
-    return lab, moments
+    return tagged, moments
 
 
 @pytest.mark.parametrize(("moment", "level"), [("first", 1), ("corrected", 1), ("second", 2), ("newest", 2)])
 def test_as_of_a_time_reads_what_was_included_then(
-    moment: str, level: int, history: tuple[Shop, dict[str, str]]
+    moment: str, level: int, history: tuple[DatasetClient, dict[str, str]]
 ) -> None:
-    lab, moments = history
+    tagged, moments = history
 
-    (item,) = lab.data(f"{PATH}?include=tags&as_of={moments[moment]}")
+    (item,) = tagged.data(f"{PATH}?include=tags&as_of={moments[moment]}")
 
     assert (item["level"], item["tags"][0]["name"]) == (level, moment)
 
 
 @pytest.mark.parametrize(("version", "name"), [(2, "corrected"), (3, "newest")])
 def test_as_of_a_version_reads_what_was_included_when_it_last_served(
-    version: int, name: str, history: tuple[Shop, dict[str, str]]
+    version: int, name: str, history: tuple[DatasetClient, dict[str, str]]
 ) -> None:
     (item,) = history[0].data(f"{PATH}?include=tags&as_of={version}")
 
     assert item["tags"][0]["name"] == name
 
 
-def test_before_its_first_version_nothing_can_be_included(history: tuple[Shop, dict[str, str]]) -> None:
-    lab, moments = history
+def test_before_its_first_version_nothing_can_be_included(history: tuple[DatasetClient, dict[str, str]]) -> None:
+    tagged, moments = history
 
-    answers = [lab.get(f"{PATH}?include=tags&as_of={as_of}") for as_of in ("1", moments["nothing"])]
+    answers = [tagged.get(f"{PATH}?include=tags&as_of={as_of}") for as_of in ("1", moments["nothing"])]
 
     assert [answer.status for answer in answers] == [404, 404]
     assert answers[0].json()["error"].startswith("tags has no version at ")
 
 
-def test_a_derivation_reads_the_datasets_beside_it_as_of_the_same_time(history: tuple[Shop, dict[str, str]]) -> None:
-    lab, moments = history
-    lab.publish(Tag("a"), Tag("b"), dataset=TAGS)
+def test_a_derivation_reads_the_datasets_beside_it_as_of_the_same_time(
+    history: tuple[DatasetClient, dict[str, str]],
+) -> None:
+    tagged, moments = history
+    tagged.publish(Tag("a"), Tag("b"), dataset=TAGS)
 
-    metas = [meta(lab, f"/lab/public/beside/{query}") for query in ("", f"?as_of={moments['second']}", "?as_of=2")]
+    metas = [
+        meta(tagged, f"/test/public/with-tags/{query}") for query in ("", f"?as_of={moments['second']}", "?as_of=2")
+    ]
 
     assert [each["tags"] for each in metas] == [["a", "b"], ["a"], ["a"]]
     assert metas[0]["before"] == 1
 
 
-def test_a_derivation_gets_what_the_application_sees_beside_it(lab: Shop) -> None:
-    assert [meta(lab, f"/lab/public/{whose}beside/")["tags"] for whose in ("", "skyflow/")] == [["a", "b"], ["a"]]
+def test_a_derivation_gets_what_the_application_sees_beside_it(tagged: DatasetClient) -> None:
+    assert [meta(tagged, f"/test/public/{whose}with-tags/")["tags"] for whose in ("", "skyflow/")] == [
+        ["a", "b"],
+        ["a"],
+    ]
 
 
-def test_what_was_published_at_once_is_read_at_once(lab: Shop) -> None:
-    published = lab.datasets.publish({THINGS: [Thing("q")], TAGS: [Tag("q")]}, source="test")
+def test_what_was_published_at_once_is_read_at_once(tagged: DatasetClient) -> None:
+    published = tagged.datasets.publish({THINGS: [Thing("q")], TAGS: [Tag("q")]}, source="test")
 
     assert published["things"].at == published["tags"].at
 
 
-def test_no_part_of_a_publication_is_seen_without_the_rest(lab: Shop) -> None:
+def test_no_part_of_a_publication_is_seen_without_the_rest(tagged: DatasetClient) -> None:
     def publish() -> None:
         for level in range(PUBLICATIONS):
-            lab.datasets.publish({THINGS: [Thing("x", "a", level=level)], TAGS: [Tag("a", str(level))]}, source="test")
+            tagged.datasets.publish(
+                {THINGS: [Thing("x", "a", level=level)], TAGS: [Tag("a", str(level))]}, source="test"
+            )
 
-    lab.wait(lab.datasets.publish({THINGS: [Thing("x", "a")], TAGS: [Tag("a", "0")]}, source="test")["tags"])
+    tagged.wait(tagged.datasets.publish({THINGS: [Thing("x", "a")], TAGS: [Tag("a", "0")]}, source="test")["tags"])
     seen: list[tuple[str, str]] = []
     publisher = threading.Thread(target=publish)
     publisher.start()
     while publisher.is_alive():
-        (item,) = lab.data(f"{PATH}?include=main_tag")
+        (item,) = tagged.data(f"{PATH}?include=main_tag")
         seen.append((str(item["level"]), item["mainTag"]["name"]))
     publisher.join()
 

@@ -27,7 +27,7 @@ def counts(application: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture
 def acme(monkeypatch: pytest.MonkeyPatch) -> str:
     """A plugin with an application whose filter for tiers fails, and with one that concerns nothing."""
-    filters = {"tiers_filter": lambda items: [1 / 0], "no-such-data": list}
+    filters = {"tiers_filter": lambda items: [1 / 0], "no-such-data": lambda items: items}
     made = Application(slug="acme", name="Acme", features=("anvil",), filters=filters, services=("shop",))
     return install_plugin(monkeypatch, "acme", {"register_applications": lambda: [made]})
 

@@ -51,7 +51,7 @@ def rows(client: Client, path: str) -> dict[str, Any]:
 def test_a_tier_has_a_feature_from_its_lowest_one_up_where_it_includes_the_area(
     area: str, tier: str | None, expected: dict[str, bool | None]
 ) -> None:
-    (row,) = make_matrix([Feature(slug="x", area=area, tier=tier)], (), TIERS).items
+    (row,) = make_matrix([Feature(slug="x", area=area, tier=tier)], TIERS).items
 
     assert row.tiers == expected
 

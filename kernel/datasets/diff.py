@@ -1,4 +1,4 @@
-"""What differs between two views of a dataset."""
+"""The difference between two views of a dataset, item by item."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 import msgspec
 
 from kernel.contracts import Dataset
-from kernel.datasets.model import Snapshot
+from kernel.datasets.models import Snapshot
 from kernel.datasets.views import View
 
 
 class FieldChange(msgspec.Struct, frozen=True):
-    """A field with another value than before."""
+    """The two values of a field that changed."""
 
     before: Any
     after: Any
 
 
 class Changed(msgspec.Struct, frozen=True):
-    """An item that is in both.
+    """An item that both versions have, with different fields.
 
     Args:
         key: Of the item.
-        fields: Those that differ, by name.
+        fields: The fields that differ, by name.
     """
 
     key: Any
@@ -33,16 +33,16 @@ class Changed(msgspec.Struct, frozen=True):
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """What differs between two versions.
+    """The difference between two versions.
 
     Args:
-        dataset: Its name.
-        from_version: The earlier one.
-        to_version: The later one.
-        added: Items that only the later has.
-        removed: Items that only the earlier has.
-        changed: Items that both have, with other fields.
-        unchanged: How many items are the same.
+        dataset: Name of the dataset.
+        from_version: The earlier version.
+        to_version: The later version.
+        added: Items that only the later version has.
+        removed: Items that only the earlier version has.
+        changed: Items that both have, with different fields.
+        unchanged: Number of items that are equal.
     """
 
     dataset: str
@@ -54,8 +54,9 @@ class Difference(msgspec.Struct, frozen=True):
     unchanged: int
 
 
-def compare(dataset: Dataset, earlier: View, later: View) -> Difference:
-    """Compare two views of a dataset, item by item, by their keys."""
+def compare_views(earlier: View, later: View) -> Difference:
+    """Compare two views of one dataset; items with equal keys are the same item."""
+    dataset = later.dataset
     before = {getattr(item, dataset.key): item for item in earlier.items}
     after = {getattr(item, dataset.key): item for item in later.items}
     both = [key for key in after if key in before]
@@ -71,23 +72,26 @@ def compare(dataset: Dataset, earlier: View, later: View) -> Difference:
     )
 
 
-def preview(dataset: Dataset, earlier: View | None, items: tuple[Any, ...]) -> Difference:
-    """Compare what serves with what would be published; the same version where nothing differs.
+def preview_publication(dataset: Dataset, current: View | None, items: tuple[Any, ...]) -> Difference:
+    """Compare the current version with what publishing some items would make of it.
 
     Args:
-        dataset: Which.
-        earlier: What serves; None if nothing does.
-        items: What would.
+        dataset: The dataset.
+        current: Its current version, unfiltered; None before the first.
+        items: The items.
+
+    Returns:
+        The difference; from and to the same version where publishing would change nothing.
     """
-    before = earlier or View(_snapshot(dataset, 0, ()), ())
-    later = View(_snapshot(dataset, before.snapshot.version + 1, items), items)
-    difference = compare(dataset, before, later)
+    before = current or View(dataset, _unpublished(dataset, 0, ()), ())
+    later = View(dataset, _unpublished(dataset, before.snapshot.version + 1, items), items)
+    difference = compare_views(before, later)
     if not (difference.added or difference.removed or difference.changed):
         return msgspec.structs.replace(difference, to_version=difference.from_version)
     return difference
 
 
-def _snapshot(dataset: Dataset, version: int, items: tuple[Any, ...]) -> Snapshot:
+def _unpublished(dataset: Dataset, version: int, items: tuple[Any, ...]) -> Snapshot:
     return Snapshot(dataset.name, version, "", datetime.now(UTC), items, 0)
 
 

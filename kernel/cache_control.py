@@ -1,11 +1,15 @@
-"""The caches of every process of a service: forget names everywhere, and ask everybody for figures."""
+"""The caches of every process of a service: clear them everywhere, and collect their figures."""
 
 from __future__ import annotations
 
+import os
+import socket
+import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,18 +17,19 @@ from psycopg import Connection
 from psycopg.types.json import Jsonb
 
 from kernel.cache import Caches, CacheStats
-from kernel.datasets.store import QUERIES
-from kernel.db.pool import Database
+from kernel.db.pool import QUERIES, Database
+from kernel.notifications import NotificationListener, notify
 
-CLEAR_CHANNEL = "tiercel_cache"
-REPORT_CHANNEL = "tiercel_cache_report"
-# What listening connections call themselves, by which they are counted.
-LISTENER = "tiercel watch"
+# Name of the listeners that subscribe to the channels below, by which the processes are counted.
+LISTENER = "tiercel listener"
 # PostgreSQL takes a little less than 8000 bytes in a notification.
 PATTERN_MAX = 1000
-# Names that one report mentions, the largest first.
+# Names of cached values in one report, the largest first.
 NAMES_MAX = 200
-# Reports come within milliseconds; people wait for the last of them.
+
+_CLEAR_CHANNEL = "tiercel_cache"
+_REPORT_CHANNEL = "tiercel_cache_report"
+# Reports come within milliseconds.
 _POLL_S = 0.02
 
 
@@ -32,11 +37,11 @@ class ProcessStats(msgspec.Struct, frozen=True):
     """The figures of one process.
 
     Args:
-        process: What it is: the name of its command and its host.
+        process: The name of its command and its host.
         pid: Its number on that host.
-        reported_at: When it said so.
+        reported_at: When it sent them.
         caches: Figures of its caches by name.
-        names: How many bytes are kept under each name, the largest first, at most ``NAMES_MAX`` of them.
+        names: Bytes that are cached under each name, the largest first, at most ``NAMES_MAX`` of them.
     """
 
     process: str
@@ -52,40 +57,40 @@ class _Figures(msgspec.Struct, frozen=True):
 
 
 def clear_everywhere(db: Database, pattern: str = "*") -> int:
-    """Make every process of the service forget cached values whose names match.
+    """Clear cached values whose names match a pattern, in every process of the service.
 
     Args:
-        db: The database the processes share.
-        pattern: As ``club_*``; at most ``PATTERN_MAX`` characters.
+        db: The database that the processes share.
+        pattern: Such as ``club_*``; at most ``PATTERN_MAX`` characters.
 
     Returns:
-        How many processes were told.
+        How many processes were notified.
 
     Raises:
         ValueError: The pattern is too long.
-        UnavailableError: The database is not there.
+        UnavailableError: The database is not available.
     """
     if len(pattern) > PATTERN_MAX:
         raise ValueError(f"a pattern has at most {PATTERN_MAX} characters")
     with db.connection() as connection:
-        connection.execute(QUERIES["notify_channel"], {"channel": CLEAR_CHANNEL, "payload": pattern})
+        notify(connection, _CLEAR_CHANNEL, pattern)
         return _count_listeners(connection)
 
 
 def collect_stats(db: Database, timeout_s: float = 2.0) -> Sequence[ProcessStats]:
-    """Ask every process of the service for the figures of its caches.
+    """Collect the figures of the caches of every process of the service.
 
     Args:
-        db: The database the processes share.
-        timeout_s: How long to wait for those that do not answer.
+        db: The database that the processes share.
+        timeout_s: How long to wait for processes that do not answer.
 
     Raises:
-        UnavailableError: The database is not there.
+        UnavailableError: The database is not available.
     """
     request = uuid.uuid4()
     with db.connection() as connection:
         expected = _count_listeners(connection)
-        connection.execute(QUERIES["notify_channel"], {"channel": REPORT_CHANNEL, "payload": str(request)})
+        notify(connection, _REPORT_CHANNEL, str(request))
         deadline = time.monotonic() + timeout_s
         while True:
             rows = connection.execute(QUERIES["list_cache_reports"], {"request": request}).fetchall()
@@ -96,14 +101,35 @@ def collect_stats(db: Database, timeout_s: float = 2.0) -> Sequence[ProcessStats
     return [_process_stats(*row) for row in rows]
 
 
-def write_report(connection: Connection[Any], request: str, process: str, pid: int, caches: Caches) -> None:
-    """Answer a request for figures with those of this process."""
+def subscribe(listener: NotificationListener, db: Database, caches: Caches) -> None:
+    """Make this process do what ``clear_everywhere`` and ``collect_stats`` of any process ask for.
+
+    Args:
+        listener: Named ``LISTENER``.
+        db: Where reports are stored.
+        caches: Of this process.
+    """
+
+    def clear(patterns: Sequence[str]) -> None:
+        for pattern in patterns:
+            caches.clear(pattern)
+
+    def report(requests: Sequence[str]) -> None:
+        with db.connection() as connection:
+            for request in requests:
+                _insert_report(connection, uuid.UUID(request), caches)
+
+    listener.subscribe(_CLEAR_CHANNEL, clear)
+    listener.subscribe(_REPORT_CHANNEL, report)
+
+
+def _insert_report(connection: Connection[Any], request: uuid.UUID, caches: Caches) -> None:
     by_size = sorted(caches.names().items(), key=lambda named: -named[1])[:NAMES_MAX]
     figures = _Figures(caches.stats(), dict(by_size))
     given = {
-        "request": uuid.UUID(request),
-        "process": process,
-        "pid": pid,
+        "request": request,
+        "process": f"{' '.join([Path(sys.argv[0]).name, *sys.argv[1:2]])}@{socket.gethostname()}",
+        "pid": os.getpid(),
         "caches": Jsonb(figures, dumps=msgspec.json.encode),
     }
     connection.execute(QUERIES["insert_cache_report"], given)

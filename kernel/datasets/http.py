@@ -1,0 +1,509 @@
+"""The routes of datasets and of indexes: from a request to a cached response, and how a response is built.
+
+A hit reads ``DatasetRoute.get`` -> ``ResponseCache.get`` -> bytes. A miss reads on in ``DatasetRoute._build``: the
+application's view of each snapshot (``views``), the derivation, the query, the page, the related items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from kernel.contracts import Application, Dataset, Handler, Policy, Route
+from kernel.datasets.models import Outcome, Publication, Snapshot, field_types, file_pattern, pattern_fields
+from kernel.datasets.query import (
+    DatasetQuery,
+    PageNumbers,
+    include_related,
+    paginate,
+    parse_as_of,
+    query_struct,
+    relations_in,
+    select_items,
+)
+from kernel.datasets.response_cache import ResponseCache
+from kernel.datasets.snapshots import Snapshots
+from kernel.datasets.views import View, Views
+from kernel.errors import NotFoundError, UnavailableError
+from kernel.http.compression import accepted_coding
+from kernel.http.pagination import page_link
+from kernel.http.request import Request
+from kernel.http.response import Listing, PreparedResponse, Single, envelope_meta, listing
+from kernel.settings import HttpSettings
+from kernel.signatures import accepts_any_keyword, parameter_types
+
+# Two parts of the name under which people find cached responses; the slug of an application goes between them.
+CacheName = tuple[str, str]
+PathParameters = Mapping[str, Any]
+
+# --- what plugins state ---------------------------------------------------------------------------------------------
+
+
+class Derived(msgspec.Struct, frozen=True):
+    """Items that a derivation made.
+
+    Args:
+        items: In the order in which they are shown.
+        meta: Further members of ``meta``.
+    """
+
+    items: Sequence[Any]
+    meta: Mapping[str, Any] = {}
+
+
+class Derivation(msgspec.Struct, frozen=True):
+    """How a route makes its items from those of one or more datasets.
+
+    Args:
+        item: The Struct of the items it makes.
+        derive: A pure function that returns ``Derived``. It is called by name, with what the application sees:
+            ``items`` of the route's dataset; ``previous``, the items of the version before, if it takes them; and the
+            items of each of ``other_datasets`` under its name, with ``_`` for ``-``.
+        other_datasets: Further datasets, read as of the same time.
+    """
+
+    item: type[msgspec.Struct]
+    derive: Callable[..., Derived]
+    other_datasets: tuple[Dataset, ...] = ()
+
+    @property
+    def other_names(self) -> tuple[str, ...]:
+        """The parameters of ``derive`` that take the items of ``other_datasets``, in that order."""
+        return tuple(dataset.name.replace("-", "_") for dataset in self.other_datasets)
+
+    def arguments(self) -> frozenset[str]:
+        """Return the names of the arguments that ``derive`` is called with.
+
+        Raises:
+            TypeError: It cannot be called with them.
+        """
+        needed = {"items", *self.other_names}
+        if len(needed) <= len(self.other_names) or "previous" in needed:
+            raise TypeError(f"{self.derive.__qualname__}: two arguments have one name: {', '.join(self.other_names)}")
+        taken = parameter_types(self.derive, {*needed, "previous"}).keys()
+        if accepts_any_keyword(self.derive):
+            return frozenset({*needed, "previous"})
+        if missing := sorted(needed - taken):
+            raise TypeError(f"{self.derive.__qualname__} does not take {', '.join(map(repr, missing))}")
+        return frozenset(taken)
+
+
+class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a route is served, and to whom.
+
+    Args:
+        owner: The plugin that registers it.
+        path: With ``/public/`` in it.
+        policy: Who may use it.
+        menu: Label under which pages list it.
+        aliases: Further paths.
+        cache_name: Under which its responses are cached; ``{owner}_data`` and a file name by default.
+    """
+
+    owner: str
+    path: str
+    policy: Policy = "public"
+    menu: str | None = None
+    aliases: tuple[str, ...] = ()
+    cache_name: CacheName | None = None
+
+    def route(
+        self, handler: Handler, query: type[msgspec.Struct] | None = None, path_types: Mapping[str, Any] | None = None
+    ) -> Route:
+        """Return the route, for everybody and for each application.
+
+        Args:
+            handler: Of GET.
+            query: The Struct of the query string.
+            path_types: Types of the path parameters.
+        """
+        return Route(
+            path=self.path,
+            handler=handler,
+            policy=self.policy,
+            aliases=self.aliases,
+            menu=self.menu,
+            per_application=True,
+            query=query,
+            path_types=path_types or {},
+        )
+
+    def cached_as(self, file: str, application: Application | None, parameters: PathParameters) -> str:
+        """Return the name under which people find a cached response, such as ``club_data_skyflow_hero-metrics.json``.
+
+        Args:
+            file: Second part of the name, if ``cache_name`` does not say another.
+            application: Whose response it is.
+            parameters: Values for the fields in braces of the name.
+        """
+        first, last = self.cache_name or (f"{self.owner}_data", file)
+        name = f"{first}_{last}" if application is None else f"{first}_{application.slug}_{last}"
+        return name.format_map(parameters) if parameters else name
+
+
+class ViewSpec(RouteSpec, frozen=True, kw_only=True):
+    """What a route shows of a dataset.
+
+    Args:
+        dataset: The dataset.
+        one: Show one item, not a list.
+        derivation: Makes the items that are shown; those of the dataset by default.
+    """
+
+    dataset: Dataset
+    one: bool = False
+    derivation: Derivation | None = None
+
+    @property
+    def item(self) -> type[msgspec.Struct]:
+        """The Struct of the items that are shown."""
+        return self.dataset.item if self.derivation is None else self.derivation.item
+
+    @property
+    def path_types(self) -> dict[str, Any]:
+        """Types of the path's parameters. Each is a field that items must have as the path says.
+
+        Raises:
+            TypeError: Items have no such field.
+        """
+        types = field_types(self.dataset.item)
+        names = pattern_fields(self.path)
+        for name in names:
+            if name not in types:
+                raise TypeError(f"{self.dataset.item.__name__} has no field {name!r}, which the path names")
+        return {name: types[name] for name in names}
+
+    @property
+    def file(self) -> str:
+        """The file of the dataset, by which responses are named. The path must say which, if there are several."""
+        file = file_pattern(self.dataset)
+        return file if set(pattern_fields(file)) <= set(pattern_fields(self.path)) else f"{self.dataset.name}.json"
+
+    def cache_key(self, request: Request, snapshots: Sequence[Snapshot]) -> Hashable:
+        """Return everything that a response depends on.
+
+        Args:
+            request: Its path names route, application and path parameters.
+            snapshots: All that the response is made of.
+        """
+        env = request.env
+        return (
+            env.get("SCRIPT_NAME"),
+            env["PATH_INFO"],
+            request.query_string,
+            accepted_coding(request),
+            *[(each.version, each.sha256, each.warning) for each in snapshots],
+        )
+
+
+class IndexSpec(RouteSpec, frozen=True, kw_only=True):
+    """An index of datasets.
+
+    Args:
+        datasets: Which are listed, in this order.
+        file: Name of the file that ``tiercel data export`` writes.
+    """
+
+    datasets: Sequence[Dataset]
+    file: str
+
+
+# --- datasets -------------------------------------------------------------------------------------------------------
+
+
+class DatasetRoute:
+    """Serves one view of a dataset.
+
+    Args:
+        spec: What to show.
+        snapshots: The snapshots of this process.
+        views: The views of this process.
+        responses: The cached responses of this route.
+        settings: Page sizes.
+
+    Raises:
+        TypeError: The path names a field that items do not have, or the derivation takes other arguments.
+    """
+
+    def __init__(
+        self, spec: ViewSpec, snapshots: Snapshots, views: Views, responses: ResponseCache, settings: HttpSettings
+    ) -> None:
+        self._spec = spec
+        self._name = spec.dataset.name
+        self._snapshots = snapshots
+        self._views = views
+        self._responses = responses
+        self._settings = settings
+        self._path_types = spec.path_types
+        self._relations = relations_in(spec.dataset, spec.item)
+        self._others: tuple[str, ...] = ()
+        self._takes_previous = False
+        if spec.derivation is not None:
+            self._others = tuple(each.name for each in spec.derivation.other_datasets)
+            self._takes_previous = "previous" in spec.derivation.arguments()
+        if self._takes_previous:
+            snapshots.hold_previous(self._name)
+
+    def route(self) -> Route:
+        """Return the route."""
+        return self._spec.route(self.get, query_struct(self._spec.item, tuple(self._relations)), self._path_types)
+
+    def get(
+        self, request: Request, application: Application | None, query: DatasetQuery, **path_parameters: Any
+    ) -> PreparedResponse:
+        """Respond to a request.
+
+        Raises:
+            NotFoundError: There is no such item, page or version.
+            UnavailableError: Nothing was published yet, or a filter of the application fails.
+        """
+        snapshots = self._read_snapshots(query)
+        key = self._spec.cache_key(request, snapshots)
+        cached = self._responses.get(key)
+        if cached is None:
+            cached = self._responses.add(
+                key,
+                self._spec.cached_as(self._spec.file, application, path_parameters),
+                request,
+                self._build(snapshots, request, application, query, path_parameters),
+                modified_at=max(each.published_at for each in snapshots),
+                version=snapshots[0].version,
+            )
+        # As old as its oldest part.
+        return self._responses.respond(request, cached, min([each.fresh_at for each in snapshots]))
+
+    def _read_snapshots(self, query: DatasetQuery) -> Sequence[Snapshot]:
+        """Return the snapshots of the dataset itself, of those the derivation reads, and of those to include from."""
+        if query.include or self._others:
+            names = (self._name, *self._others, *(self._relations[field] for field in query.include))
+            return self._snapshots.at_same_time(names, parse_as_of(query.as_of) if query.as_of else None)
+        if query.as_of:
+            return (self._snapshots.as_of(self._name, parse_as_of(query.as_of)),)
+        return (self._snapshots.current(self._name),)
+
+    def _build(
+        self,
+        snapshots: Sequence[Snapshot],
+        request: Request,
+        application: Application | None,
+        query: DatasetQuery,
+        path_parameters: PathParameters,
+    ) -> Listing[Any] | Single[Any]:
+        """Build the body of a response."""
+        spec = self._spec
+        view = self._views.view(spec.dataset, snapshots[0], application)
+        others = [self._views.view(self._snapshots.dataset(each.dataset), each, application) for each in snapshots[1:]]
+        derived = self._derive(view, others[: len(self._others)], application, path_parameters)
+        items = select_items(derived.items, query, spec.item)
+        if spec.one and not items:
+            raise self._not_found(path_parameters)
+        meta = {**envelope_meta(request, application, len(items)), **derived.meta}
+        if warning := _warning(snapshots):
+            meta["warning"] = warning
+        if query.explain:
+            meta["explain"] = view.hidden
+        if spec.one:
+            items = items[:1]
+        else:
+            items, page = paginate(items, query, self._settings.page_size, self._settings.page_size_max)
+            if page is not None:
+                meta |= msgspec.structs.asdict(page) | _page_links(request, page)
+        if query.include:
+            related = dict(zip(query.include, others[len(self._others) :], strict=True))
+            items, meta["include"] = include_related(items, related, explain=query.explain)
+        return Single(items[0], meta) if spec.one else Listing(items, meta)
+
+    def _derive(
+        self, view: View, others: Sequence[View], application: Application | None, path_parameters: PathParameters
+    ) -> Derived:
+        items = _matching(view.items, path_parameters)
+        if path_parameters and not items:
+            raise self._not_found(path_parameters)
+        derivation = self._spec.derivation
+        if derivation is None:
+            return Derived(items)
+        arguments = {name: other.items for name, other in zip(derivation.other_names, others, strict=True)}
+        if self._takes_previous:
+            previous = self._snapshots.previous(view.snapshot)
+            arguments["previous"] = ()
+            if previous is not None:
+                seen = self._views.view(self._spec.dataset, previous, application)
+                arguments["previous"] = _matching(seen.items, path_parameters)
+        return derivation.derive(items=items, **arguments)
+
+    def _not_found(self, path_parameters: PathParameters) -> NotFoundError:
+        named = ", ".join(f"{name} {value!r:.80}" for name, value in path_parameters.items())
+        return NotFoundError(f"{self._name} has no {named or 'such item'}.")
+
+
+def _matching(items: Sequence[Any], path_parameters: PathParameters) -> Sequence[Any]:
+    for name, value in path_parameters.items():
+        items = [item for item in items if getattr(item, name) == value]
+    return items
+
+
+def _warning(snapshots: Sequence[Snapshot]) -> str:
+    first, *others = snapshots
+    # Two fields may hold keys of one dataset: its warning is given once.
+    named = {each.dataset: f"{each.dataset}: {each.warning}" for each in others if each.warning}
+    return "; ".join([*([first.warning] if first.warning else ()), *named.values()])
+
+
+def _page_links(request: Request, page: PageNumbers) -> dict[str, str | None]:
+    def link(number: int) -> str:
+        return page_link(request, absolute=False, page=str(number))
+
+    return {
+        "next": link(page.page + 1) if page.page < page.pages else None,
+        "previous": link(page.page - 1) if page.page > 1 else None,
+    }
+
+
+# --- indexes --------------------------------------------------------------------------------------------------------
+
+
+class IndexAttempt(msgspec.Struct, frozen=True):
+    """One attempt to publish a dataset.
+
+    Args:
+        at: When.
+        outcome: ``published``, ``unchanged`` or ``refused``.
+        version: The current version after it.
+        reason: Why it was refused.
+    """
+
+    at: datetime
+    outcome: Outcome
+    version: int | None
+    reason: str | None
+
+
+class IndexEntry(msgspec.Struct, frozen=True):
+    """What an application sees of one dataset.
+
+    Args:
+        dataset: Name of the dataset.
+        file: Name of its file; with a field in braces there is one for each value of that field.
+        version: The current version; None before the first.
+        items: Number of items that the application sees; None where it sees nothing because of ``warning``.
+        published_at: When that version was published.
+        confirmed_at: When an export last found it unchanged.
+        warning: Why the last attempt to publish was refused, or the application's filter fails.
+        history: The newest attempts, newest first.
+    """
+
+    dataset: str
+    file: str
+    version: int | None
+    items: int | None
+    published_at: datetime | None
+    confirmed_at: datetime | None
+    warning: str | None
+    history: Sequence[IndexAttempt]
+
+
+class _Indexed(msgspec.Struct, frozen=True):
+    """What is known of one dataset before any filter."""
+
+    dataset: Dataset
+    snapshot: Snapshot | None
+    warning: str | None
+    history: Sequence[Publication]
+
+
+class IndexRoute:
+    """Serves an index of datasets, as an application sees them.
+
+    Args:
+        spec: Which datasets.
+        snapshots: The snapshots of this process.
+        views: The views of this process.
+        responses: The cached responses of this route.
+        now: Returns the time, which is the age of an index of datasets that were never published.
+    """
+
+    def __init__(
+        self,
+        spec: IndexSpec,
+        snapshots: Snapshots,
+        views: Views,
+        responses: ResponseCache,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._spec = spec
+        self._snapshots = snapshots
+        self._views = views
+        self._responses = responses
+        self._now = now
+
+    def route(self) -> Route:
+        """Return the route."""
+        return self._spec.route(self.get)
+
+    def get(self, request: Request, application: Application | None) -> PreparedResponse:
+        """Respond to a request.
+
+        Raises:
+            UnavailableError: The datasets have not been read yet.
+        """
+        indexed = [self._read(dataset) for dataset in self._spec.datasets]
+        env = request.env
+        key: Hashable = (
+            env.get("SCRIPT_NAME"),
+            env["PATH_INFO"],
+            accepted_coding(request),
+            *[
+                (each.snapshot and each.snapshot.sha256, each.warning, each.history[0].id if each.history else 0)
+                for each in indexed
+            ],
+        )
+        cached = self._responses.get(key)
+        if cached is None:
+            entries = [self._entry(each, application) for each in indexed]
+            cached = self._responses.add(
+                key,
+                self._spec.cached_as(self._spec.file, application, {}),
+                request,
+                listing(request, application, entries),
+                modified_at=max((each.history[0].at for each in indexed if each.history), default=self._now()),
+            )
+        # As old as its oldest part.
+        fresh = [each.snapshot.confirmed_at for each in indexed if each.snapshot is not None]
+        return self._responses.respond(request, cached, min(filter(None, fresh), default=self._now()))
+
+    def entries(self, application: Application | None = None) -> list[IndexEntry]:
+        """Return an entry for each dataset, as an application sees it.
+
+        Raises:
+            UnavailableError: The datasets have not been read yet.
+        """
+        return [self._entry(self._read(dataset), application) for dataset in self._spec.datasets]
+
+    def _read(self, dataset: Dataset) -> _Indexed:
+        history = self._snapshots.history(dataset.name)
+        try:
+            snapshot = self._snapshots.current(dataset.name)
+        except UnavailableError as ex:
+            return _Indexed(dataset, None, ex.detail, history)
+        return _Indexed(dataset, snapshot, snapshot.warning, history)
+
+    def _entry(self, indexed: _Indexed, application: Application | None) -> IndexEntry:
+        snapshot, items, warning = indexed.snapshot, None, indexed.warning
+        if snapshot is not None:
+            try:
+                items = len(self._views.view(indexed.dataset, snapshot, application).items)
+            except UnavailableError as ex:
+                warning = ex.detail
+        return IndexEntry(
+            dataset=indexed.dataset.name,
+            file=file_pattern(indexed.dataset),
+            version=None if snapshot is None else snapshot.version,
+            items=items,
+            published_at=None if snapshot is None else snapshot.published_at,
+            confirmed_at=None if snapshot is None else snapshot.confirmed_at,
+            warning=warning,
+            history=[IndexAttempt(each.at, each.outcome, each.version, each.reason) for each in indexed.history],
+        )
