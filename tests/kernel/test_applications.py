@@ -13,7 +13,7 @@ from kernel.contracts import Application, Dataset
 from kernel.errors import BootError
 from kernel.testing import Client
 from tests.kernel.datasets.conftest import PATH, TIERS, DatasetClient, MakeClient, Tier, default_routes, make_client  # noqa: F401
-from tests.kernel.fakes import Boot, MakePlugin
+from tests.kernel.fakes import Boot, CapturedLog, MakePlugin
 from tests.processes import eventually
 
 BROKEN, WELL = "/trace/public/broken/tiers/", "/trace/public/well/tiers/"
@@ -34,18 +34,75 @@ def empty(items: list[Any]) -> Sequence[Any]:
     return items
 
 
+def no_parameters() -> Sequence[Any]:
+    """Take nothing."""
+    return []
+
+
 def oops(items: Sequence[Any]) -> Sequence[Any]:
     """Fail."""
     raise RuntimeError("oops")
 
 
 @pytest.mark.parametrize("key", ["tiers", "tier", "tiers_filter", "tier_filter"])
-def test_every_documented_key_names_its_dataset(key: str) -> None:
+def test_a_filter_is_found_under_every_documented_key_of_its_dataset(key: str) -> None:
     application = Application(slug="skyflow", name="Skyflow", filters={key: keep, "other": oops})
     applications = Applications()
     applications.install([("sky", application)], [TIERS])
 
     assert applications.filters_for(application, TIERS) == (NamedFilter(key, keep),)
+
+
+def test_two_filters_for_one_dataset_are_both_applied(make_client: MakeClient) -> None:  # noqa: F811
+    filters = {"tiers": lambda items: items[1:], "tier_filter": lambda items: items[:-1]}
+    client = make_client({"well": filters})
+    client.publish(Tier("a", 1), Tier("b", 2), Tier("c", 3))
+
+    explained = client.get(f"{WELL}?explain=1").json()
+
+    assert [item["slug"] for item in explained["data"]] == ["b"]
+    assert [(each["filter"], each["keys"]) for each in explained["meta"]["explain"]] == [
+        ("tiers", ["a"]),
+        ("tier_filter", ["c"]),
+    ]
+
+
+def test_a_filter_whose_key_fits_no_dataset_is_logged_at_start(
+    boot: Boot, captured: CapturedLog, make_plugin: MakePlugin
+) -> None:
+    application = Application(slug="skyflow", name="Skyflow", filters={"tier": keep, "teirs": keep, "members": keep})
+    client: Client = boot(
+        make_plugin("sky", register_applications=lambda services: [application]),
+        make_plugin("trace", register_datasets=lambda services: [TIERS]),
+    )
+
+    client.service.start()
+    client.service.stop()
+
+    logged = captured.events("filter_matches_no_dataset")
+    assert [[entry[name] for name in ("plugin", "application", "key", "nearest")] for entry in logged] == [
+        ["sky", "skyflow", "teirs", "tiers"],
+        ["sky", "skyflow", "members", None],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (lambda tiers: tiers, "takes 'tiers'; it can be given items"),
+        (lambda items, /: items, "takes 'items' by position only"),
+        (no_parameters, "the filter 'tier' of skyflow does not take 'items'"),
+        (list, "the filter 'tier' of skyflow does not take 'items'"),
+    ],
+)
+def test_a_filter_that_cannot_be_called_by_name_quarantines_its_plugin(
+    wrong: Any, reason: str, boot: Boot, make_plugin: MakePlugin
+) -> None:
+    application = Application(slug="skyflow", name="Skyflow", filters={"tier": wrong})
+
+    client: Client = boot(make_plugin("sky", register_applications=lambda services: [application]))
+
+    assert reason in str(client.service.registry.statuses["sky"].reason)
 
 
 def test_an_application_without_a_filter_sees_everything(make_client: MakeClient) -> None:  # noqa: F811
@@ -64,7 +121,7 @@ def test_an_application_without_a_filter_sees_everything(make_client: MakeClient
         (lambda items: "ab", "TypeError: tier returned str, not Tier"),
     ],
 )
-def test_a_filter_that_fails_costs_its_application_alone(
+def test_a_filter_that_fails_is_a_503_for_its_application_only(
     wrong: Callable[..., Any],
     reason: str,
     make_client: MakeClient,  # noqa: F811
@@ -78,14 +135,14 @@ def test_a_filter_that_fails_costs_its_application_alone(
     assert [client.slugs(path) for path in (PATH, WELL)] == [["a"], ["a"]]
 
 
-def test_a_filter_that_empties_its_list_takes_nothing_from_others(make_client: MakeClient) -> None:  # noqa: F811
+def test_a_filter_that_clears_its_list_does_not_affect_others(make_client: MakeClient) -> None:  # noqa: F811
     client = make_client({"broken": {"tier": empty}, "well": {"tier": keep}})
     client.publish(Tier("a"))
 
     assert [client.slugs(path) for path in (BROKEN, WELL, PATH)] == [[], ["a"], ["a"]]
 
 
-def test_a_filter_that_fails_shows_in_readiness_until_it_heals(make_client: MakeClient) -> None:  # noqa: F811
+def test_readiness_shows_a_failing_filter_until_it_works_again(make_client: MakeClient) -> None:  # noqa: F811
     client = make_client({"broken": {"tier": lambda items: [item for item in items if 6 / item.level]}})
 
     def state() -> str:
@@ -103,7 +160,7 @@ def test_a_filter_that_fails_shows_in_readiness_until_it_heals(make_client: Make
     assert state().startswith("ok")
 
 
-def test_an_application_and_a_route_that_hide_each_other_are_refused(boot: Boot, make_plugin: MakePlugin) -> None:
+def test_an_application_and_a_route_that_hide_each_other_stop_the_boot(boot: Boot, make_plugin: MakePlugin) -> None:
     plugin = make_plugin(
         "trace",
         register_applications=lambda services: [Application(slug="tiers", name="Tiers")],
@@ -116,7 +173,7 @@ def test_an_application_and_a_route_that_hide_each_other_are_refused(boot: Boot,
 
 
 @pytest.mark.parametrize("slug", ["", "Sky", "sky flow", "sky/flow", "ä", "default"])
-def test_a_slug_that_is_no_segment_quarantines_its_plugin(slug: str, boot: Boot, make_plugin: MakePlugin) -> None:
+def test_an_invalid_slug_quarantines_its_plugin(slug: str, boot: Boot, make_plugin: MakePlugin) -> None:
     client: Client = boot(
         make_plugin("sky", register_applications=lambda services: [Application(slug=slug, name="Sky")])
     )
@@ -135,7 +192,7 @@ def test_a_slug_that_is_no_segment_quarantines_its_plugin(slug: str, boot: Boot,
         ({"key": "slug", "name": "../tiers"}, "expected small letters"),
     ],
 )
-def test_a_dataset_that_cannot_work_quarantines_its_plugin(
+def test_an_invalid_dataset_quarantines_its_plugin(
     given: dict[str, Any], reason: str, boot: Boot, make_plugin: MakePlugin
 ) -> None:
     dataset = Dataset(**{"name": "tiers", "item": Tier, **given})
@@ -145,7 +202,7 @@ def test_a_dataset_that_cannot_work_quarantines_its_plugin(
     assert reason in str(client.service.registry.statuses["sky"].reason)
 
 
-def test_the_log_names_the_application(make_client: MakeClient) -> None:  # noqa: F811
+def test_request_records_name_the_application(make_client: MakeClient) -> None:  # noqa: F811
     client: DatasetClient = make_client({"well": {}})
     client.publish(Tier("a"))
     seen: list[str | None] = []

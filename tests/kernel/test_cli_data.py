@@ -52,7 +52,7 @@ def published(tiercel: RunCommand, folder: Path, *options: str) -> Any:
     return {name: (each["outcome"], each["version"]) for name, each in found["published"].items()}
 
 
-def test_an_import_publishes_what_it_finds_and_leaves_the_rest(tiercel: RunCommand, folder: Path) -> None:
+def test_import_publishes_the_files_it_finds_and_leaves_other_datasets(tiercel: RunCommand, folder: Path) -> None:
     write(folder, "tiers.json", {"slug": "a"}, {"slug": "b"})
     write(folder, "tags.json", {"slug": "c"})
 
@@ -73,13 +73,13 @@ def test_importing_the_same_again_changes_nothing(tiercel: RunCommand, folder: P
     assert published(tiercel, folder) == {"tiers": ("unchanged", 1)}
 
 
-def test_answers_of_routes_can_be_imported(tiercel: RunCommand, folder: Path) -> None:
+def test_responses_of_routes_can_be_imported(tiercel: RunCommand, folder: Path) -> None:
     (folder / "tiers.json").write_text(json.dumps({"data": [{"slug": "a"}], "meta": {}}))
 
     assert published(tiercel, folder) == {"tiers": ("published", 1)}
 
 
-def test_items_that_do_not_fit_are_named_with_their_reasons(tiercel: RunCommand, folder: Path) -> None:
+def test_import_names_rejected_items_with_their_reasons(tiercel: RunCommand, folder: Path) -> None:
     write(folder, "tiers.json", {"slug": "a"}, {"slug": "b", "level": "high"}, {"slug": "a"})
 
     ran = tiercel("data", "import", str(folder))
@@ -90,7 +90,7 @@ def test_items_that_do_not_fit_are_named_with_their_reasons(tiercel: RunCommand,
     assert "tiers: item 2 was rejected: " in ran.errors
 
 
-def test_a_file_of_something_else_publishes_nothing_at_all(tiercel: RunCommand, folder: Path) -> None:
+def test_a_file_without_a_valid_item_publishes_nothing_at_all(tiercel: RunCommand, folder: Path) -> None:
     write(folder, "tags.json", {"slug": "fine"})
     write(folder, "tiers.json", {"id": 1}, {"id": 2})
 
@@ -112,7 +112,7 @@ def test_a_file_that_is_no_list_publishes_nothing_at_all(tiercel: RunCommand, fo
     assert {each["version"] for each in served(tiercel).values()} == {None}
 
 
-def test_a_folder_that_is_not_there_is_named(tiercel: RunCommand, folder: Path) -> None:
+def test_a_missing_folder_is_named(tiercel: RunCommand, folder: Path) -> None:
     ran = tiercel("data", "import", str(folder / "no"))
 
     assert (ran.code, "there is no such folder" in ran.errors) == (1, True)
@@ -172,7 +172,7 @@ def test_if_empty_leaves_what_was_published(tiercel: RunCommand, folder: Path) -
     assert served(tiercel)["tiers"]["items"] == 1
 
 
-def test_an_export_writes_a_file_for_each_dataset_and_index(tiercel: RunCommand, folder: Path) -> None:
+def test_export_writes_a_file_for_each_dataset_and_index(tiercel: RunCommand, folder: Path) -> None:
     published(tiercel, DEMO_FOLDER)
 
     ran = tiercel("data", "export", str(folder / "new"))
@@ -193,7 +193,7 @@ def test_an_export_can_be_imported_and_changes_nothing(tiercel: RunCommand, fold
     assert set(published(tiercel, folder).values()) == {("unchanged", 1)}
 
 
-def test_an_export_says_what_was_never_published(tiercel: RunCommand, folder: Path) -> None:
+def test_export_names_datasets_that_were_never_published(tiercel: RunCommand, folder: Path) -> None:
     ran = tiercel("data", "export", str(folder))
 
     assert ran.code == 0
@@ -201,7 +201,7 @@ def test_an_export_says_what_was_never_published(tiercel: RunCommand, folder: Pa
     assert not (folder / "tiers.json").exists()
 
 
-def test_an_export_to_a_place_that_cannot_be_written_is_named(tiercel: RunCommand, tmp_path: Path) -> None:
+def test_export_to_a_folder_that_cannot_be_made_names_it(tiercel: RunCommand, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     ran = tiercel("data", "export", str(tmp_path / "file" / "folder"))
@@ -237,7 +237,7 @@ def test_versions_shows_versions_and_attempts(tiercel: RunCommand) -> None:
         (("1", "--application", "skyflow"), "1 to 2: 1 added, 0 removed, 0 changed, 1 unchanged"),
     ],
 )
-def test_diff_says_what_differs(tiercel: RunCommand, options: tuple[str, ...], first: str) -> None:
+def test_diff_counts_what_differs(tiercel: RunCommand, options: tuple[str, ...], first: str) -> None:
     ran = tiercel("data", "diff", "tiers", *options)
 
     assert (ran.code, ran.output.splitlines()[0]) == (0, f"tiers, version {first}")
@@ -263,13 +263,13 @@ def test_rollback_serves_an_older_version_again(tiercel: RunCommand) -> None:
 @pytest.mark.parametrize(
     "command", [("rollback", "tiers", "9"), ("diff", "tiers", "9"), ("diff", "tiers", "soon"), ("versions", "nothing")]
 )
-def test_what_is_not_there_exits_1_with_one_line(tiercel: RunCommand, command: tuple[str, ...]) -> None:
+def test_an_unknown_dataset_or_version_exits_1_with_one_line(tiercel: RunCommand, command: tuple[str, ...]) -> None:
     ran = tiercel("data", *command)
 
     assert (ran.code, len(ran.errors.splitlines())) == (1, 1)
 
 
-def test_list_says_what_serves_and_what_does_not(tiercel: RunCommand, folder: Path) -> None:
+def test_list_shows_current_versions_and_why_there_are_none(tiercel: RunCommand, folder: Path) -> None:
     write(folder, "tiers.json", {"slug": "a"})
     published(tiercel, folder)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -12,14 +15,16 @@ import pytest
 from kernel.contracts import Application, Dataset, Filter, Route
 from kernel.datasets.models import Publication
 from kernel.datasets.service import Datasets
+from kernel.embedded.server import EmbeddedServer
 from kernel.services import Services
-from kernel.testing import Client, Result
+from kernel.testing import Client, Result, create_database, drop_database, make_configuration, running
 from tests.conftest import Serve
 from tests.kernel.datasets.tagged import TAGS, THINGS, Tag, Thing, tagged_routes
-from tests.kernel.fakes import MakePlugin
+from tests.kernel.fakes import MakePlugin, install_plugin
 from tests.processes import eventually
 
 PATH = "/trace/public/tiers/"
+_numbers = itertools.count()
 Routes = Callable[[Services], Iterable[Route]]
 
 
@@ -101,11 +106,10 @@ def default_routes(services: Services) -> Iterable[Route]:
     ]
 
 
-@pytest.fixture
-def make_client(serve: Serve, make_plugin: MakePlugin) -> MakeClient:
-    """Make a client of a new service: ``make_client({"skyflow": {"tier": only_cheap}}, clock=...)``."""
+def client_factory(serve: Serve, make_plugin: MakePlugin) -> MakeClient:
+    """Return a function that starts a service and returns a client of it."""
 
-    def start(
+    def make(
         applications: Mapping[str, Mapping[str, Filter]] | None = None,
         *,
         datasets: Iterable[Dataset] = (TIERS, MEMBERS),
@@ -122,37 +126,92 @@ def make_client(serve: Serve, make_plugin: MakePlugin) -> MakeClient:
         )
         return DatasetClient(serve(plugins=["system", plugin, *others], **values).service)
 
-    return start
+    return make
+
+
+@pytest.fixture
+def make_client(serve: Serve, make_plugin: MakePlugin) -> MakeClient:
+    """Make a client of a new service: ``make_client({"skyflow": {"tier": only_cheap}}, clock=...)``."""
+    return client_factory(serve, make_plugin)
+
+
+@pytest.fixture(scope="module")
+def make_shared_client(server: EmbeddedServer, template: str) -> Iterator[MakeClient]:
+    """As ``make_client``, with a database of its own, for clients that the tests of a file share and only read from."""
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as monkeypatch:
+
+        def serve(clock: Any = None, **values: Any) -> Client:
+            database = create_database(server.conninfo, name := f"shared_{next(_numbers)}", template)
+            stack.callback(drop_database, server.conninfo, name)
+            log = {"level": "error", "requests": False}
+            return stack.enter_context(running(make_configuration(db={"url": database}, log=log, **values), clock))
+
+        yield client_factory(serve, lambda name, **hooks: install_plugin(monkeypatch, name, hooks))
 
 
 @pytest.fixture
 def client(make_client: MakeClient) -> DatasetClient:
     """A client of a service with one application, which sees tiers below level 3."""
-    return make_client({"skyflow": {"tier": lambda items: [item for item in items if (item.level or 0) < 3]}})
+    return make_client({"skyflow": {"tier": below_level_3}})
 
 
-MakeTagged = Callable[..., DatasetClient]
+@pytest.fixture(scope="module")
+def five_tiers(make_shared_client: MakeClient) -> DatasetClient:
+    """A client of a service with five tiers and one application, which sees those below level 3. For reading only."""
+    client = make_shared_client({"skyflow": {"tier": below_level_3}})
+    client.publish(
+        Tier("free", 1, "Free", ("Small", "new")),
+        Tier("team", 2, "Team"),
+        Tier("firm", 3, "Firm", ("large",)),
+        Tier("club", 4, "Club", ("large", "new")),
+        Tier("none"),
+    )
+    return client
 
 
-@pytest.fixture
-def make_tagged(make_client: MakeClient) -> MakeTagged:
+def make_tagged_client(make: MakeClient, filters: Mapping[str, Filter] | None = None, **values: Any) -> DatasetClient:
     """Make a client of a service whose things have tags, with one application."""
-
-    def start(filters: Mapping[str, Filter] | None = None, **values: Any) -> DatasetClient:
-        return make_client({"skyflow": filters or {}}, datasets=(THINGS, TAGS), routes=tagged_routes, **values)
-
-    return start
+    return make({"skyflow": filters or {}}, datasets=(THINGS, TAGS), routes=tagged_routes, **values)
 
 
 @pytest.fixture
-def tagged(make_tagged: MakeTagged) -> DatasetClient:
-    """A client of a service with three things and two tags, of which the application sees one."""
-    tagged = make_tagged({"tags": lambda items: [tag for tag in items if tag.slug == "a"]})
-    tagged.publish(Tag("a", "A"), Tag("b", "B"), dataset=TAGS)
-    tagged.publish(
+def make_tagged(make_client: MakeClient) -> MakeClient:
+    """Make a client of a service whose things have tags: ``make_tagged({"tags": only_a}, clock=...)``."""
+    return partial(make_tagged_client, make_client)
+
+
+def publish_things(client: DatasetClient) -> None:
+    """Publish two tags, and three things that have them."""
+    client.publish(Tag("a", "A"), Tag("b", "B"), dataset=TAGS)
+    client.publish(
         Thing("x", "b", "", ("b", "a", "gone")),
         Thing("y", None, "a", ("b",)),
         Thing("z", "lost", "lost"),
         dataset=THINGS,
     )
-    return tagged
+
+
+@pytest.fixture
+def tagged(make_tagged: MakeClient) -> DatasetClient:
+    """A client of a service with three things and two tags, of which the application sees one."""
+    client = make_tagged({"tags": only_tag_a})
+    publish_things(client)
+    return client
+
+
+@pytest.fixture(scope="module")
+def shared_tagged(make_shared_client: MakeClient) -> DatasetClient:
+    """As ``tagged``, for reading only."""
+    client = make_tagged_client(make_shared_client, {"tags": only_tag_a})
+    publish_things(client)
+    return client
+
+
+def below_level_3(items: Sequence[Any]) -> Sequence[Any]:
+    """Keep tiers below level 3, and those without a level."""
+    return [item for item in items if (item.level or 0) < 3]
+
+
+def only_tag_a(items: Sequence[Any]) -> Sequence[Any]:
+    """Keep one of the two tags."""
+    return [item for item in items if item.slug == "a"]

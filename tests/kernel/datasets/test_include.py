@@ -1,4 +1,4 @@
-"""Items in the place of their keys: ``include``."""
+"""``include``: related items in the place of their keys."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.kernel.datasets.conftest import DatasetClient, MakeTagged, TestClock
+from tests.kernel.datasets.conftest import DatasetClient, MakeClient, TestClock
 from tests.kernel.datasets.tagged import (
     APP,
     PATH,
@@ -19,28 +19,30 @@ from tests.kernel.datasets.tagged import (
     meta,
 )
 
-# --- what comes in the place of a key -------------------------------------------------------------------------------
+# --- which items are included -----------------------------------------------------------------------------------------
 
 
-def test_items_come_in_the_place_of_keys_in_their_order(tagged: DatasetClient) -> None:
-    assert [item["tags"] for item in tagged.data(f"{PATH}?include=tags")] == [[B, A], [B], []]
+def test_include_replaces_a_list_of_keys_by_items_in_its_order(shared_tagged: DatasetClient) -> None:
+    assert [item["tags"] for item in shared_tagged.data(f"{PATH}?include=tags")] == [[B, A], [B], []]
 
 
-def test_one_item_comes_in_the_place_of_one_key_or_null(tagged: DatasetClient) -> None:
-    items = tagged.data(f"{PATH}?include=main_tag,old_tag")
+def test_include_replaces_a_single_key_by_an_item_or_null(shared_tagged: DatasetClient) -> None:
+    items = shared_tagged.data(f"{PATH}?include=main_tag,old_tag")
 
     assert [(item["mainTag"], item["oldTag"]) for item in items] == [(B, None), (None, A), (None, None)]
 
 
-def test_what_is_not_included_stays_as_it_is(tagged: DatasetClient) -> None:
-    plain, included = (tagged.data(f"{PATH}{query}") for query in ("", "?include=tags"))
+def test_fields_that_are_not_included_are_unchanged(shared_tagged: DatasetClient) -> None:
+    plain, included = (shared_tagged.data(f"{PATH}{query}") for query in ("", "?include=tags"))
 
     assert [{**item, "tags": ()} for item in plain] == [{**item, "tags": ()} for item in included]
     assert plain[0]["tags"] == ["b", "a", "gone"]
 
 
-def test_what_is_left_out_is_counted_once_a_key(tagged: DatasetClient) -> None:
-    everybody, application = (meta(tagged, f"{path}?include=tags,main_tag,old_tag")["include"] for path in (PATH, APP))
+def test_missing_and_hidden_keys_are_counted_once_each(shared_tagged: DatasetClient) -> None:
+    everybody, application = (
+        meta(shared_tagged, f"{path}?include=tags,main_tag,old_tag")["include"] for path in (PATH, APP)
+    )
 
     assert everybody == {
         "tags": {"items": 2, "missing": 1, "hidden": 0},
@@ -50,8 +52,8 @@ def test_what_is_left_out_is_counted_once_a_key(tagged: DatasetClient) -> None:
     assert application["tags"] == {"items": 1, "missing": 1, "hidden": 1}
 
 
-def test_explain_names_what_is_left_out(tagged: DatasetClient) -> None:
-    explained = meta(tagged, f"{APP}?include=tags&explain=1")
+def test_explain_names_missing_and_hidden_keys(shared_tagged: DatasetClient) -> None:
+    explained = meta(shared_tagged, f"{APP}?include=tags&explain=1")
 
     assert explained["include"]["tags"] == {
         "items": 1,
@@ -63,26 +65,26 @@ def test_explain_names_what_is_left_out(tagged: DatasetClient) -> None:
     assert explained["explain"] == []
 
 
-def test_an_application_gets_no_item_that_it_does_not_see(tagged: DatasetClient) -> None:
-    assert [(item["tags"], item["mainTag"]) for item in tagged.data(f"{APP}?include=tags,main_tag")] == [
+def test_hidden_items_are_not_included(shared_tagged: DatasetClient) -> None:
+    assert [(item["tags"], item["mainTag"]) for item in shared_tagged.data(f"{APP}?include=tags,main_tag")] == [
         ([A], None),
         ([], None),
         ([], None),
     ]
 
 
-def test_one_item_of_a_path_is_completed_as_well(tagged: DatasetClient) -> None:
-    answer = tagged.get(f"{PATH}x/?include=tags").json()
+def test_include_works_on_a_route_of_one_item(shared_tagged: DatasetClient) -> None:
+    answer = shared_tagged.get(f"{PATH}x/?include=tags").json()
 
     assert (answer["data"]["tags"], answer["meta"]["include"]["tags"]["items"]) == ([B, A], 2)
 
 
-def test_only_the_page_is_completed_and_counted(tagged: DatasetClient) -> None:
-    answer = tagged.get(f"{PATH}?include=tags&page_size=1&page=2").json()
+def test_include_is_about_the_items_of_the_page_only(shared_tagged: DatasetClient) -> None:
+    answer = shared_tagged.get(f"{PATH}?include=tags&page_size=1&page=2").json()
 
     assert [item["tags"] for item in answer["data"]] == [[B]]
     assert answer["meta"]["include"] == {"tags": {"items": 1, "missing": 0, "hidden": 0}}
-    assert tagged.data(answer["meta"]["previous"])[0]["tags"] == [B, A]
+    assert shared_tagged.data(answer["meta"]["previous"])[0]["tags"] == [B, A]
 
 
 def test_a_dataset_may_be_related_to_itself(tagged: DatasetClient) -> None:
@@ -99,29 +101,29 @@ def test_a_dataset_may_be_related_to_itself(tagged: DatasetClient) -> None:
         ("/test/public/short/?include=tags", "main_tag"),
     ],
 )
-def test_what_cannot_be_included_is_told_what_can(path: str, choice: str, tagged: DatasetClient) -> None:
-    answer = tagged.get(path)
+def test_an_unknown_include_is_rejected_with_the_choices(path: str, choice: str, shared_tagged: DatasetClient) -> None:
+    answer = shared_tagged.get(path)
 
     assert answer.status == 400
     assert f"list of {choice} at [" in answer.json()["errors"]["include"][0]
 
 
-def test_a_derived_item_offers_the_relations_it_still_has(tagged: DatasetClient) -> None:
-    items = tagged.data("/test/public/short/?include=main_tag")
+def test_a_derivation_keeps_the_relations_whose_fields_it_keeps(shared_tagged: DatasetClient) -> None:
+    items = shared_tagged.data("/test/public/short/?include=main_tag")
 
     assert [(item["main_tag"], item["tags"]) for item in items] == [(B, 3), (None, 1), (None, 0)]
 
 
-def test_without_relations_there_is_no_such_parameter(client: DatasetClient) -> None:
+def test_include_is_an_unknown_parameter_without_relations(client: DatasetClient) -> None:
     client.publish({"slug": "a"})
 
     assert "Unknown parameter" in client.get("/trace/public/tiers/?include=tags").json()["errors"]["include"][0]
 
 
-# --- what an answer depends on --------------------------------------------------------------------------------------
+# --- caching and errors -----------------------------------------------------------------------------------------------
 
 
-def test_an_answer_changes_with_what_is_included(tagged: DatasetClient) -> None:
+def test_a_response_changes_with_an_included_dataset(tagged: DatasetClient) -> None:
     path = f"{PATH}?include=tags"
     before = tagged.get(path)
     tagged.publish(Tag("a", "A"), Tag("b", "New"), dataset=TAGS)
@@ -131,14 +133,14 @@ def test_an_answer_changes_with_what_is_included(tagged: DatasetClient) -> None:
     assert after.headers["x-data-version"] == before.headers["x-data-version"] == "1"
 
 
-def test_an_answer_without_it_does_not(tagged: DatasetClient) -> None:
+def test_a_response_does_not_change_with_a_dataset_that_is_not_included(tagged: DatasetClient) -> None:
     before = tagged.get(PATH)
     tagged.publish(Tag("c"), dataset=TAGS)
 
     assert tagged.get(PATH, if_none_match=before.headers["etag"]).status == 304
 
 
-def test_an_answer_stays_where_an_application_sees_no_change(tagged: DatasetClient) -> None:
+def test_a_response_does_not_change_with_hidden_items(tagged: DatasetClient) -> None:
     before = tagged.get(f"{APP}?include=tags")
     tagged.publish(Tag("a", "A"), Tag("b", "New"), dataset=TAGS)
 
@@ -146,7 +148,7 @@ def test_an_answer_stays_where_an_application_sees_no_change(tagged: DatasetClie
 
 
 @pytest.mark.parametrize("path", [f"{PATH}?include=tags", "/test/public/with-tags/"])
-def test_an_answer_is_as_old_as_its_oldest_part(path: str, make_tagged: MakeTagged) -> None:
+def test_the_age_is_that_of_the_oldest_dataset(path: str, make_tagged: MakeClient) -> None:
     clock = TestClock()
     tagged = make_tagged(clock=clock)
     tagged.publish(Tag("a"), dataset=TAGS)
@@ -159,7 +161,7 @@ def test_an_answer_is_as_old_as_its_oldest_part(path: str, make_tagged: MakeTagg
 
 
 @pytest.mark.parametrize("path", [f"{PATH}?include=tags", "/test/public/with-tags/"])
-def test_an_answer_was_modified_when_its_newest_part_was(path: str, make_tagged: MakeTagged) -> None:
+def test_last_modified_is_that_of_the_newest_dataset(path: str, make_tagged: MakeClient) -> None:
     clock = TestClock()
     tagged = make_tagged(clock=clock)
     tagged.publish(Tag("a"), dataset=TAGS)
@@ -172,7 +174,7 @@ def test_an_answer_was_modified_when_its_newest_part_was(path: str, make_tagged:
         assert whole == newest
 
 
-def test_a_warning_says_which_dataset_it_is_about(tagged: DatasetClient) -> None:
+def test_a_warning_names_the_included_dataset(tagged: DatasetClient) -> None:
     for name, reason in (("things", "too few"), ("tags", "cut short")):
         tagged.wait(tagged.datasets.refuse(name, reason, source="test"))
 
@@ -180,7 +182,7 @@ def test_a_warning_says_which_dataset_it_is_about(tagged: DatasetClient) -> None
 
 
 @pytest.mark.parametrize("path", [f"{PATH}?include=tags", "/test/public/with-tags/"])
-def test_without_the_other_dataset_there_is_no_answer_that_looks_whole(path: str, make_tagged: MakeTagged) -> None:
+def test_an_included_dataset_that_was_never_published_is_a_503(path: str, make_tagged: MakeClient) -> None:
     tagged = make_tagged()
     tagged.publish(Thing("x", tags=("a",)), dataset=THINGS)
 
@@ -192,8 +194,8 @@ def test_without_the_other_dataset_there_is_no_answer_that_looks_whole(path: str
 
 
 @pytest.mark.parametrize("path", ["things/?include=tags", "with-tags/"])
-def test_a_filter_that_fails_on_the_other_dataset_costs_its_application_that_answer(
-    path: str, make_tagged: MakeTagged
+def test_a_filter_that_fails_on_an_included_dataset_is_a_503_for_its_application(
+    path: str, make_tagged: MakeClient
 ) -> None:
     tagged = make_tagged({"tags": lambda items: [tag for tag in items if tag.colour]})
     tagged.publish(Tag("a"), dataset=TAGS)

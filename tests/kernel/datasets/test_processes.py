@@ -39,14 +39,14 @@ def two(make_client: MakeClient) -> tuple[DatasetClient, DatasetClient]:
     return clients
 
 
-def test_a_version_is_seen_in_another_process_within_a_second(two: tuple[DatasetClient, DatasetClient]) -> None:
+def test_another_process_serves_a_new_version_within_a_second(two: tuple[DatasetClient, DatasetClient]) -> None:
     one, other = two
     one.datasets.publish({TIERS: [Tier("c")]}, source="test")
 
     assert eventually(lambda: other.slugs() == ["c"], 1.0)
 
 
-def test_a_lost_notification_costs_a_poll(make_client: MakeClient, database: str) -> None:
+def test_polling_finds_a_version_whose_notification_was_lost(make_client: MakeClient, database: str) -> None:
     client = make_client()
     client.service.shared.listener._poll_interval_s = 0.3
     for slug in ("a", "b"):
@@ -57,7 +57,7 @@ def test_a_lost_notification_costs_a_poll(make_client: MakeClient, database: str
     assert eventually(lambda: client.slugs() == ["a"], 3.0)
 
 
-def test_data_are_served_while_the_database_is_away_and_go_on_after(make_client: MakeClient, database: str) -> None:
+def test_data_are_served_while_the_database_is_away(make_client: MakeClient, database: str) -> None:
     clock = TestClock()
     client = make_client({"skyflow": {"tier": lambda items: items[:1]}}, clock=clock, db={"pool_timeout_s": 0.2})
     client.publish(Tier("a"), Tier("b"))
@@ -83,7 +83,7 @@ def _can_publish(client: DatasetClient) -> bool:
     return True
 
 
-def test_a_process_that_starts_without_its_database_answers_at_once_and_serves_later(
+def test_a_process_that_starts_without_its_database_responds_503_and_serves_later(
     make_client: MakeClient, database: str
 ) -> None:
     make_client().publish(Tier("a"))
@@ -102,7 +102,7 @@ def test_a_process_that_starts_without_its_database_answers_at_once_and_serves_l
     assert eventually(lambda: late.get(PATH).status == 200)
 
 
-def test_content_that_does_not_fit_costs_its_dataset_alone(client: DatasetClient, database: str) -> None:
+def test_an_unreadable_version_affects_its_dataset_only(client: DatasetClient, database: str) -> None:
     client.publish(Tier("a"))
     with psycopg.connect(database) as connection:
         connection.execute(
@@ -117,7 +117,7 @@ def test_content_that_does_not_fit_costs_its_dataset_alone(client: DatasetClient
     assert "does not fit" in client.get("/readyz?verbose").content.decode()
 
 
-def test_clearing_reaches_every_process(two: tuple[DatasetClient, DatasetClient]) -> None:
+def test_clear_everywhere_clears_the_caches_of_every_process(two: tuple[DatasetClient, DatasetClient]) -> None:
     for client in two:
         client.slugs()
     name = "trace_data_tiers.json"
@@ -130,7 +130,7 @@ def test_clearing_reaches_every_process(two: tuple[DatasetClient, DatasetClient]
     assert eventually(lambda: not any(name in cache.names() for cache in caches))
 
 
-def test_every_process_tells_its_figures(two: tuple[DatasetClient, DatasetClient], database: str) -> None:
+def test_collect_stats_has_figures_of_every_process(two: tuple[DatasetClient, DatasetClient], database: str) -> None:
     two[1].slugs()
 
     found = collect_stats(two[0].service.shared.db, 5)
@@ -142,7 +142,7 @@ def test_every_process_tells_its_figures(two: tuple[DatasetClient, DatasetClient
         assert connection.execute("SELECT count(*) FROM tiercel.cache_report").fetchone() == (0,)
 
 
-def test_a_process_that_does_not_answer_is_not_waited_for(client: DatasetClient, database: str) -> None:
+def test_collect_stats_does_not_wait_longer_than_its_timeout(client: DatasetClient, database: str) -> None:
     db = client.service.shared.db
     assert eventually(lambda: len(collect_stats(db)) == 1)
 
@@ -152,37 +152,6 @@ def test_a_process_that_does_not_answer_is_not_waited_for(client: DatasetClient,
     assert len(found) == 1
 
 
-def test_a_pattern_that_no_notification_holds_is_refused(client: DatasetClient) -> None:
+def test_a_pattern_too_long_for_a_notification_is_rejected(client: DatasetClient) -> None:
     with pytest.raises(ValueError, match="at most 1000 characters"):
         clear_everywhere(client.service.shared.db, "x" * 1001)
-
-
-def test_the_index_lists_what_an_application_sees(make_client: MakeClient) -> None:
-    client = make_client({"skyflow": {"tier": lambda items: items[:1]}})
-    client.publish(Tier("a"), Tier("b"))
-    client.wait(client.datasets.refuse("tiers", "short", source="test"))
-
-    tiers, members = client.data("/trace/public/skyflow/index/")
-
-    assert (tiers["dataset"], tiers["file"], tiers["version"], tiers["items"]) == ("tiers", "tiers.json", 1, 1)
-    assert tiers["warning"] == "short"
-    assert [each["outcome"] for each in tiers["history"]] == ["refused", "published"]
-    assert (members["version"], members["items"], members["history"]) == (None, None, [])
-
-
-def test_the_index_has_an_etag_that_changes_with_each_attempt(client: DatasetClient) -> None:
-    path = "/trace/public/index/"
-    client.publish(Tier("a"))
-    etag = client.get(path).headers["etag"]
-    assert client.get(path, if_none_match=etag).status == 304
-
-    client.publish(Tier("a"))
-
-    assert client.get(path, if_none_match=etag).status == 200
-
-
-def test_the_index_is_offered_under_its_file(client: DatasetClient) -> None:
-    client.publish(Tier("a"))
-    entries = client.datasets.indexes["test_index.json"]
-
-    assert [(each.dataset, each.items) for each in entries(None)] == [("tiers", 1), ("members", None)]

@@ -33,14 +33,14 @@ class TakenOver:
             raise RuntimeError("taken over")
 
 
-def test_nothing_published_is_said_to_be_so(client: DatasetClient) -> None:
+def test_a_dataset_that_was_never_published_is_a_503(client: DatasetClient) -> None:
     answer = client.get(PATH)
 
     assert (answer.status, answer.json()["detail"]) == (503, "the dataset 'tiers' has not been published yet")
     assert "retry-after" in answer.headers
 
 
-def test_what_never_could_be_published_says_why(client: DatasetClient) -> None:
+def test_a_dataset_whose_first_attempt_was_refused_is_a_503_with_the_reason(client: DatasetClient) -> None:
     client.wait(client.datasets.refuse("tiers", "the source was empty", source="test"))
 
     assert client.get(PATH).json()["detail"].endswith("has not been published yet: the source was empty")
@@ -55,7 +55,7 @@ def test_the_same_items_in_another_order_make_no_new_version(client: DatasetClie
     assert len(client.datasets.versions("tiers")) == 1
 
 
-def test_content_that_was_there_before_is_stored_once(client: DatasetClient, database: str) -> None:
+def test_equal_content_of_several_versions_is_stored_once(client: DatasetClient, database: str) -> None:
     for slug in ("a", "b", "a"):
         client.publish(Tier(slug))
 
@@ -82,7 +82,7 @@ def test_content_that_was_there_before_is_stored_once(client: DatasetClient, dat
         pytest.param(object(), "Encoding objects of type object is unsupported", id="what JSON cannot say"),
     ],
 )
-def test_a_bad_item_is_kept_aside_with_its_reason(item: object, reason: str, client: DatasetClient) -> None:
+def test_an_invalid_item_is_rejected_with_its_reason(item: object, reason: str, client: DatasetClient) -> None:
     published = client.publish(Tier("good"), item)
 
     assert (published.items, published.rejected) == (1, 1)
@@ -91,7 +91,7 @@ def test_a_bad_item_is_kept_aside_with_its_reason(item: object, reason: str, cli
     assert client.slugs() == ["good"]
 
 
-def test_what_the_publisher_kept_aside_itself_counts_as_well(client: DatasetClient) -> None:
+def test_items_that_the_caller_rejected_are_counted_and_stored(client: DatasetClient) -> None:
     aside = [Rejected(7, "it was cut off", {"slug": "h"})]
 
     given = {TIERS: [Tier("a"), {"level": 1}]}
@@ -115,7 +115,7 @@ def test_several_datasets_become_visible_together_or_not_at_all(client: DatasetC
     assert client.datasets.versions("members") == []
 
 
-def test_a_run_that_was_taken_over_cannot_publish(client: DatasetClient, database: str) -> None:
+def test_a_job_run_that_was_taken_over_cannot_publish(client: DatasetClient, database: str) -> None:
     client.publish(Tier("new"))
 
     with pytest.raises(RuntimeError, match="taken over"):
@@ -125,7 +125,7 @@ def test_a_run_that_was_taken_over_cannot_publish(client: DatasetClient, databas
     assert client.slugs() == ["new"]
 
 
-def test_a_refused_attempt_leaves_the_last_good_version_and_says_why(client: DatasetClient) -> None:
+def test_a_refused_attempt_leaves_the_current_version_with_a_warning(client: DatasetClient) -> None:
     client.publish(Tier("a"))
     client.wait(client.datasets.refuse("tiers", "only 3 of 400 items came", source="test"))
 
@@ -135,7 +135,7 @@ def test_a_refused_attempt_leaves_the_last_good_version_and_says_why(client: Dat
     assert answer["meta"]["warning"] == "only 3 of 400 items came"
 
 
-def test_the_next_good_attempt_ends_the_warning(client: DatasetClient) -> None:
+def test_a_successful_attempt_removes_the_warning(client: DatasetClient) -> None:
     client.publish(Tier("a"))
     client.datasets.refuse("tiers", "short", source="test")
     client.publish(Tier("a"))
@@ -143,7 +143,7 @@ def test_the_next_good_attempt_ends_the_warning(client: DatasetClient) -> None:
     assert "warning" not in client.get(PATH).json()["meta"]
 
 
-def test_rolling_back_publishes_an_old_version_anew(client: DatasetClient) -> None:
+def test_rollback_publishes_an_old_version_as_a_new_one(client: DatasetClient) -> None:
     client.publish(Tier("a"))
     client.publish(Tier("b"))
 
@@ -153,12 +153,12 @@ def test_rolling_back_publishes_an_old_version_anew(client: DatasetClient) -> No
     assert [each.version for each in client.datasets.versions("tiers")] == [3, 2, 1]
 
 
-def test_rolling_back_to_nowhere_is_refused(client: DatasetClient) -> None:
+def test_rollback_to_an_unknown_version_is_an_error(client: DatasetClient) -> None:
     with pytest.raises(NotFoundError, match="tiers has no version 5"):
         client.datasets.roll_back("tiers", 5, source="me")
 
 
-def test_rolling_back_to_what_does_not_fit_any_more_is_refused(client: DatasetClient, database: str) -> None:
+def test_rollback_to_a_version_that_does_not_fit_is_a_conflict(client: DatasetClient, database: str) -> None:
     client.publish({"id": 1}, dataset=MEMBERS)
     client.publish(Tier("a"))
     client.publish(Tier("b"))
@@ -172,7 +172,7 @@ def test_rolling_back_to_what_does_not_fit_any_more_is_refused(client: DatasetCl
         client.datasets.roll_back("tiers", 1, source="me")
 
 
-def test_old_versions_and_attempts_go(client: DatasetClient, database: str) -> None:
+def test_old_versions_and_attempts_are_removed(client: DatasetClient, database: str) -> None:
     client.datasets._publisher._keep_versions = 2
     for number in range(5):
         client.publish(Tier(f"t{number}"))
@@ -190,7 +190,7 @@ def test_old_versions_and_attempts_go(client: DatasetClient, database: str) -> N
     assert client.datasets.read("tiers").snapshot.version == 5
 
 
-def test_publishers_at_the_same_time_make_one_version_each(client: DatasetClient) -> None:
+def test_concurrent_publishers_make_one_version_each(client: DatasetClient) -> None:
     def publish(number: int) -> Any:
         both: Any = {TIERS: [Tier(f"t{number}")], MEMBERS: [Member(number)]}
         return client.datasets.publish(both, source="test")["tiers"].version
@@ -201,7 +201,7 @@ def test_publishers_at_the_same_time_make_one_version_each(client: DatasetClient
     assert sorted(versions) == list(range(1, 21))
 
 
-def test_readers_see_whole_snapshots_while_versions_change(client: DatasetClient) -> None:
+def test_readers_see_whole_snapshots_during_publications(client: DatasetClient) -> None:
     client.publish(*(Tier(f"t{number}", 0) for number in range(50)))
     seen: set[tuple[int, ...]] = set()
 
@@ -221,7 +221,7 @@ def test_readers_see_whole_snapshots_while_versions_change(client: DatasetClient
     assert all(len(levels) == 1 for levels in seen)
 
 
-def test_an_answer_is_not_lost_when_cleaning_up_fails(client: DatasetClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_publication_stands_if_cleaning_up_fails(client: DatasetClient, monkeypatch: pytest.MonkeyPatch) -> None:
     def unavailable(*_: object) -> None:
         raise UnavailableError("gone")
 

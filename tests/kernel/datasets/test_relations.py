@@ -43,7 +43,7 @@ def test_a_wrong_relation_quarantines_its_plugin(
     assert reason in str(client.service.registry.statuses["tagged"].reason)
 
 
-def test_who_is_left_out_takes_along_whom_they_are_related_to(boot: Boot, make_plugin: MakePlugin) -> None:
+def test_a_relation_to_a_quarantined_dataset_quarantines_its_plugin(boot: Boot, make_plugin: MakePlugin) -> None:
     client: Client = boot(
         make_plugin("tagged", register_datasets=lambda services: [THINGS]),
         make_plugin("other", register_datasets=lambda services: [TAGS, Dataset(name="x", item=Tag, key="id")]),
@@ -52,9 +52,7 @@ def test_who_is_left_out_takes_along_whom_they_are_related_to(boot: Boot, make_p
     assert "there is no dataset 'tags'" in str(client.service.registry.statuses["tagged"].reason)
 
 
-def test_a_relation_to_a_dataset_of_another_plugin_is_included(
-    make_client: MakeClient, make_plugin: MakePlugin
-) -> None:
+def test_a_relation_may_refer_to_a_dataset_of_another_plugin(make_client: MakeClient, make_plugin: MakePlugin) -> None:
     other = make_plugin("other", register_datasets=lambda services: [TAGS])
     tagged = make_client(
         datasets=(THINGS,), routes=lambda services: [services.dataset_route(PATH, THINGS)], others=[other]

@@ -1,4 +1,4 @@
-"""What a dataset's route answers: questions, versions, headers."""
+"""Routes of datasets and of indexes: queries, versions, headers."""
 
 from __future__ import annotations
 
@@ -16,22 +16,10 @@ from hypothesis import strategies as st
 from kernel.contracts import Dataset
 from kernel.datasets.http import Derivation, Derived
 from kernel.testing import Client
-from tests.kernel.datasets.conftest import PATH, TIERS, DatasetClient, MakeClient, TestClock, Tier
+from tests.kernel.datasets.conftest import MEMBERS, PATH, TIERS, DatasetClient, MakeClient, TestClock, Tier
+from tests.kernel.fakes import Boot, MakePlugin
 
 APP = "/trace/public/skyflow/tiers/"
-
-
-@pytest.fixture
-def five_tiers(client: DatasetClient) -> DatasetClient:
-    """The client with five tiers."""
-    client.publish(
-        Tier("free", 1, "Free", ("Small", "new")),
-        Tier("team", 2, "Team"),
-        Tier("firm", 3, "Firm", ("large",)),
-        Tier("club", 4, "Club", ("large", "new")),
-        Tier("none"),
-    )
-    return client
 
 
 class Sum(msgspec.Struct, frozen=True):
@@ -64,7 +52,9 @@ def sum_levels(items: Sequence[Any], previous: Sequence[Any]) -> Derived:
         ("as_of=yesterday", None),
     ],
 )
-def test_a_question_is_answered_or_refused(query: str, expected: list[str] | None, five_tiers: DatasetClient) -> None:
+def test_a_query_selects_items_or_is_rejected(
+    query: str, expected: list[str] | None, five_tiers: DatasetClient
+) -> None:
     answer = five_tiers.get(f"{PATH}?{query}")
 
     if expected is None:
@@ -73,18 +63,18 @@ def test_a_question_is_answered_or_refused(query: str, expected: list[str] | Non
         assert [item["slug"] for item in answer.json()["data"]] == expected
 
 
-def test_an_unknown_parameter_is_named(five_tiers: DatasetClient) -> None:
+def test_an_unknown_parameter_is_named_in_the_error(five_tiers: DatasetClient) -> None:
     assert list(five_tiers.get(f"{PATH}?colour=red").json()["errors"]) == ["colour"]
 
 
-def test_a_page_links_to_its_neighbours(five_tiers: DatasetClient) -> None:
+def test_a_page_links_to_the_next_and_previous_page(five_tiers: DatasetClient) -> None:
     meta = five_tiers.get(f"{PATH}?page=2&page_size=2&search=m").json()["meta"]
 
     assert (meta["page"], meta["pages"], meta["total_items"], meta["next"]) == (2, 2, 3, None)
     assert [item["slug"] for item in five_tiers.data(meta["previous"])] == ["free", "team"]
 
 
-def test_meta_says_whose_view_it_is(five_tiers: DatasetClient) -> None:
+def test_meta_names_the_application(five_tiers: DatasetClient) -> None:
     metas = [five_tiers.get(path).json()["meta"] for path in (PATH, APP)]
 
     assert metas == [
@@ -100,11 +90,11 @@ def test_explain_names_what_each_filter_hid(five_tiers: DatasetClient) -> None:
 
 
 @pytest.mark.parametrize(("path", "status"), [(f"{PATH}club/", 200), (f"{APP}club/", 404), (f"{PATH}zero/", 404)])
-def test_one_item_is_found_where_the_application_sees_it(path: str, status: int, five_tiers: DatasetClient) -> None:
+def test_a_route_of_one_item_is_a_404_for_hidden_items(path: str, status: int, five_tiers: DatasetClient) -> None:
     assert five_tiers.get(path).status == status
 
 
-def test_an_unknown_application_is_told_the_known_ones(five_tiers: DatasetClient) -> None:
+def test_an_unknown_application_is_a_404_that_lists_the_known_ones(five_tiers: DatasetClient) -> None:
     answer = five_tiers.get("/trace/public/zzz/tiers/")
 
     assert (answer.status, answer.json()["available_apps"]) == (404, ["skyflow"])
@@ -114,41 +104,41 @@ def test_an_unknown_application_is_told_the_known_ones(five_tiers: DatasetClient
 # --- versions -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def versions(make_client: MakeClient) -> DatasetClient:
-    """A client with three versions, a day apart; the third is of today."""
+@pytest.fixture(scope="module")
+def versions(make_shared_client: MakeClient) -> DatasetClient:
+    """A client of a service with three versions, a day apart; the third is of today. For reading only."""
     clock = TestClock()
-    client = make_client({"skyflow": {"tier": lambda items: items[:1]}}, clock=clock)
+    client = make_shared_client({"skyflow": {"tier": lambda items: items[:1]}}, clock=clock)
     for days, slug in ((-2, "a"), (-1, "b"), (0, "c")):
         clock.ahead = timedelta(days=days)
         client.publish(Tier("0", days), Tier(slug))
     return client
 
 
-def test_a_day_is_meant_to_its_end(versions: DatasetClient) -> None:
+def test_as_of_a_date_is_the_end_of_that_day(versions: DatasetClient) -> None:
     yesterday = datetime.now(UTC).date() - timedelta(days=1)
 
     assert versions.get(f"{PATH}?as_of={yesterday}").headers["x-data-version"] == "2"
 
 
 @pytest.mark.parametrize(("hours_ago", "version"), [(25, "1"), (23, "2"), (-1, "3")])
-def test_an_older_version_is_read_by_time(hours_ago: int, version: str, versions: DatasetClient) -> None:
+def test_as_of_a_time_reads_the_version_current_then(hours_ago: int, version: str, versions: DatasetClient) -> None:
     moment = datetime.now(UTC) - timedelta(hours=hours_ago)
 
     assert versions.get(f"{PATH}?as_of={moment:%Y-%m-%dT%H:%M:%SZ}").headers["x-data-version"] == version
 
 
 @pytest.mark.parametrize("version", ["1", "3"])
-def test_an_older_version_is_read_by_its_number(version: str, versions: DatasetClient) -> None:
+def test_as_of_a_version_reads_that_version(version: str, versions: DatasetClient) -> None:
     assert versions.get(f"{PATH}?as_of={version}").headers["x-data-version"] == version
 
 
 @pytest.mark.parametrize("as_of", ["0", "4", "2020-01-01"])
-def test_before_the_first_version_and_after_the_last_there_is_nothing(as_of: str, versions: DatasetClient) -> None:
+def test_as_of_without_a_version_is_a_404(as_of: str, versions: DatasetClient) -> None:
     assert versions.get(f"{PATH}?as_of={as_of}").status == 404
 
 
-def test_versions_are_compared_after_the_filters(versions: DatasetClient) -> None:
+def test_versions_are_compared_as_the_application_sees_them(versions: DatasetClient) -> None:
     application = versions.service.shared.applications.find("skyflow")
 
     everything = versions.datasets.compare("tiers", 1, 2)
@@ -160,7 +150,7 @@ def test_versions_are_compared_after_the_filters(versions: DatasetClient) -> Non
     assert [(change.key, change.fields["level"].after) for change in filtered.changed] == [("0", -1)]
 
 
-def test_what_is_derived_sees_the_version_before(make_client: MakeClient) -> None:
+def test_a_derivation_gets_the_items_of_the_previous_version(make_client: MakeClient) -> None:
     derivation = Derivation(Sum, sum_levels)
     client = make_client(
         routes=lambda services: [services.dataset_route("/trace/public/sum/", TIERS, derivation=derivation)]
@@ -174,6 +164,65 @@ def test_what_is_derived_sees_the_version_before(make_client: MakeClient) -> Non
     assert answers[0]["meta"]["ranked"] is True
 
 
+def takes_items_only(items: Sequence[Any]) -> Derived:
+    """Take no more than what a derivation must."""
+    return Derived(items)
+
+
+def takes_others(items: Sequence[Any], club_members: Sequence[Any], **more: Any) -> Derived:
+    """Take another dataset by its name, and whatever else there is."""
+    return Derived(items, {"members": len(club_members), "more": sorted(more)})
+
+
+CLUB_MEMBERS = Dataset(name="club-members", item=Tier, key="slug")
+
+
+def test_a_derivation_takes_its_arguments_by_name() -> None:
+    every = {"items", "previous", "club_members"}
+
+    assert Derivation(Sum, sum_levels).arguments() == {"items", "previous"}
+    assert Derivation(Tier, takes_items_only).arguments() == {"items"}
+    assert Derivation(Tier, takes_others, (CLUB_MEMBERS,)).arguments() == every
+
+
+def test_a_previous_version_is_held_only_where_a_derivation_takes_it(make_client: MakeClient) -> None:
+    with_previous, without = Derivation(Sum, sum_levels), Derivation(Tier, takes_items_only)
+    client = make_client(
+        routes=lambda services: [
+            services.dataset_route("/trace/public/sum/", TIERS, derivation=with_previous),
+            services.dataset_route("/trace/public/same/", MEMBERS, derivation=without),
+        ]
+    )
+
+    assert client.datasets._snapshots._with_previous == {"tiers"}
+
+
+@pytest.mark.parametrize(
+    ("derivation", "reason"),
+    [
+        (Derivation(Sum, lambda tiers: Derived(tiers)), "takes 'tiers'; it can be given items, previous"),
+        (Derivation(Sum, lambda previous: Derived(previous)), "does not take 'items'"),
+        (Derivation(Tier, takes_items_only, (CLUB_MEMBERS,)), "takes_items_only does not take 'club_members'"),
+        (
+            Derivation(Tier, takes_items_only, (Dataset(name="previous", item=Tier, key="slug"),)),
+            "takes_items_only: two arguments have one name: previous",
+        ),
+    ],
+)
+def test_a_derivation_that_cannot_be_called_by_name_quarantines_its_plugin(
+    derivation: Derivation, reason: str, boot: Boot, make_plugin: MakePlugin
+) -> None:
+    plugin = make_plugin(
+        "lab",
+        register_datasets=lambda services: [TIERS, CLUB_MEMBERS],
+        register_routes=lambda services: [services.dataset_route(PATH, TIERS, derivation=derivation)],
+    )
+
+    client: Client = boot(plugin)
+
+    assert reason in str(client.service.registry.statuses["lab"].reason)
+
+
 # --- headers --------------------------------------------------------------------------------------------------------
 
 
@@ -182,7 +231,7 @@ def large(client: DatasetClient, *levels: int) -> None:
     client.publish(*(Tier(f"tier-{number:03}", level, "x" * 50) for number, level in enumerate(levels)))
 
 
-def test_an_etag_stays_where_an_export_changes_nothing_for_an_application(client: DatasetClient) -> None:
+def test_an_etag_does_not_change_with_hidden_items(client: DatasetClient) -> None:
     large(client, 1, 2, 5)
     before = [client.get(path).headers["etag"] for path in (PATH, APP)]
     large(client, 1, 2, 6)
@@ -194,7 +243,7 @@ def test_an_etag_stays_where_an_export_changes_nothing_for_an_application(client
 
 @pytest.mark.parametrize("path", [PATH, APP])
 @pytest.mark.parametrize("form", ["{}", "W/{}", '"other", {}', "*"])
-def test_a_client_that_has_it_gets_304(path: str, form: str, five_tiers: DatasetClient) -> None:
+def test_if_none_match_with_the_etag_is_a_304(path: str, form: str, five_tiers: DatasetClient) -> None:
     etag = five_tiers.get(path).headers["etag"]
 
     answer = five_tiers.get(path, if_none_match=form.format(etag))
@@ -202,11 +251,11 @@ def test_a_client_that_has_it_gets_304(path: str, form: str, five_tiers: Dataset
     assert (answer.status, answer.content, answer.headers["etag"]) == (304, b"", etag)
 
 
-def test_the_date_alone_makes_no_304(five_tiers: DatasetClient) -> None:
+def test_if_modified_since_alone_is_a_200(five_tiers: DatasetClient) -> None:
     assert five_tiers.get(PATH, if_modified_since="Fri, 01 Jan 2100 00:00:00 GMT").status == 200
 
 
-def test_another_etag_gets_everything(five_tiers: DatasetClient) -> None:
+def test_if_none_match_with_another_etag_is_a_200(five_tiers: DatasetClient) -> None:
     assert five_tiers.get(PATH, if_none_match='"other"').status == 200
 
 
@@ -227,7 +276,7 @@ def test_each_coding_has_an_etag_of_its_own(client: DatasetClient) -> None:
     assert {answer.headers["vary"] for answer in answers.values()} == {"Accept-Encoding"}
 
 
-def test_a_client_that_takes_no_plain_body_gets_a_small_one_coded(five_tiers: DatasetClient) -> None:
+def test_a_client_that_excludes_identity_gets_a_small_body_compressed(five_tiers: DatasetClient) -> None:
     answer = five_tiers.get(f"{PATH}free/", accept_encoding="gzip, identity;q=0")
 
     assert answer.headers["content-encoding"] == "gzip"
@@ -245,7 +294,7 @@ def test_head_has_the_headers_of_get(five_tiers: DatasetClient) -> None:
     }
 
 
-def test_the_age_counts_from_the_last_export_that_found_the_data_to_be_so(make_client: MakeClient) -> None:
+def test_the_age_counts_from_the_last_export_that_confirmed_the_data(make_client: MakeClient) -> None:
     clock = TestClock()
     client = make_client(clock=clock)
     client.publish(Tier("a"))
@@ -260,14 +309,14 @@ def test_the_age_counts_from_the_last_export_that_found_the_data_to_be_so(make_c
 
 
 @pytest.mark.parametrize(("policy", "whose"), [("public", "public"), ("read", "private")])
-def test_only_what_everybody_may_have_is_for_shared_caches(policy: Any, whose: str, make_client: MakeClient) -> None:
+def test_only_public_routes_may_be_kept_by_shared_caches(policy: Any, whose: str, make_client: MakeClient) -> None:
     client = make_client(routes=lambda services: [services.dataset_route(PATH, TIERS, policy=policy)])
     client.publish(Tier("a"))
 
     assert client.get(PATH).headers["cache-control"] == f"{whose}, max-age=300, stale-if-error=86400"
 
 
-def test_an_item_that_gained_a_field_reads_old_versions(client: DatasetClient, serve: Any, make_plugin: Any) -> None:
+def test_old_versions_are_read_after_a_field_was_added(client: DatasetClient, serve: Any, make_plugin: Any) -> None:
     client.publish({"slug": "a"})
     wider = msgspec.defstruct(
         "Wider", [("slug", str), ("level", int | None, None), ("colour", str, "red")], frozen=True
@@ -283,7 +332,41 @@ def test_an_item_that_gained_a_field_reads_old_versions(client: DatasetClient, s
     assert newer.get(PATH).json()["data"] == [{"slug": "a", "level": None, "colour": "red"}]
 
 
-# --- any items, any question ----------------------------------------------------------------------------------------
+# --- indexes -------------------------------------------------------------------------------------------------------
+
+
+def test_the_index_lists_what_an_application_sees(make_client: MakeClient) -> None:
+    client = make_client({"skyflow": {"tier": lambda items: items[:1]}})
+    client.publish(Tier("a"), Tier("b"))
+    client.wait(client.datasets.refuse("tiers", "short", source="test"))
+
+    tiers, members = client.data("/trace/public/skyflow/index/")
+
+    assert (tiers["dataset"], tiers["file"], tiers["version"], tiers["items"]) == ("tiers", "tiers.json", 1, 1)
+    assert tiers["warning"] == "short"
+    assert [each["outcome"] for each in tiers["history"]] == ["refused", "published"]
+    assert (members["version"], members["items"], members["history"]) == (None, None, [])
+
+
+def test_the_index_has_an_etag_that_changes_with_each_attempt(client: DatasetClient) -> None:
+    path = "/trace/public/index/"
+    client.publish(Tier("a"))
+    etag = client.get(path).headers["etag"]
+    assert client.get(path, if_none_match=etag).status == 304
+
+    client.publish(Tier("a"))
+
+    assert client.get(path, if_none_match=etag).status == 200
+
+
+def test_an_index_is_listed_under_its_file(client: DatasetClient) -> None:
+    client.publish(Tier("a"))
+    entries = client.datasets.indexes["test_index.json"]
+
+    assert [(each.dataset, each.items) for each in entries(None)] == [("tiers", 1), ("members", None)]
+
+
+# --- any items, any query ----------------------------------------------------------------------------------------
 
 SLUGS = st.sampled_from([f"s{number}" for number in range(8)])
 LEVELS = st.one_of(st.none(), st.integers(-2, 4))
@@ -301,7 +384,7 @@ QUERY = st.fixed_dictionaries(
 
 
 def select_in_plain_python(items: list[Tier], least: int, query: dict[str, Any]) -> list[str]:
-    """Answer a question as select_in_plain_python as Python can."""
+    """The oracle: select in plain Python what a query should."""
     unique = {item.slug: item for item in reversed(items)}.values()
     found = sorted(unique, key=lambda item: (item.level is None, item.level or 0, item.slug))
     found = [item for item in found if (item.level or 0) >= least]
@@ -321,7 +404,7 @@ def select_in_plain_python(items: list[Tier], least: int, query: dict[str, Any])
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(items=st.lists(TIER, max_size=12), least=st.integers(-2, 4), query=QUERY)
-def test_any_question_is_answered_as_plain_python_would(
+def test_any_query_selects_what_plain_python_selects(
     items: list[Tier], least: int, query: dict[str, Any], any_client: tuple[DatasetClient, list[int]]
 ) -> None:
     client, leasts = any_client

@@ -1,4 +1,4 @@
-"""Datasets that are read together are of one moment: now, and as of an earlier one."""
+"""Several datasets are read as of the same time: now, or an earlier one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.kernel.datasets.conftest import DatasetClient, MakeTagged, TestClock
+from tests.kernel.datasets.conftest import DatasetClient, MakeClient, TestClock, make_tagged_client
 from tests.kernel.datasets.tagged import (
     PATH,
     TAGS,
@@ -20,11 +20,17 @@ from tests.kernel.datasets.tagged import (
 PUBLICATIONS = 30
 
 
-@pytest.fixture
-def history(make_tagged: MakeTagged) -> tuple[DatasetClient, dict[str, str]]:
-    """A tagged whose tags changed beside each version of its things, and after it; and the times of all that."""
+History = tuple[DatasetClient, dict[str, str]]
+
+
+def make_history(make: MakeClient) -> History:
+    """Publish versions of things with new tags, and new tags between them.
+
+    Returns:
+        A client of the service, and by name a time after each publication.
+    """
     clock = TestClock()
-    tagged = make_tagged(clock=clock)
+    tagged = make_tagged_client(make, clock=clock)
     moments: dict[str, str] = {}
 
     def wait(name: str) -> None:
@@ -51,10 +57,14 @@ def history(make_tagged: MakeTagged) -> tuple[DatasetClient, dict[str, str]]:
     return tagged, moments
 
 
+@pytest.fixture(scope="module")
+def history(make_shared_client: MakeClient) -> History:
+    """A history for reading only."""
+    return make_history(make_shared_client)
+
+
 @pytest.mark.parametrize(("moment", "level"), [("first", 1), ("corrected", 1), ("second", 2), ("newest", 2)])
-def test_as_of_a_time_reads_what_was_included_then(
-    moment: str, level: int, history: tuple[DatasetClient, dict[str, str]]
-) -> None:
+def test_as_of_a_time_reads_all_datasets_as_of_that_time(moment: str, level: int, history: History) -> None:
     tagged, moments = history
 
     (item,) = tagged.data(f"{PATH}?include=tags&as_of={moments[moment]}")
@@ -63,15 +73,15 @@ def test_as_of_a_time_reads_what_was_included_then(
 
 
 @pytest.mark.parametrize(("version", "name"), [(2, "corrected"), (3, "newest")])
-def test_as_of_a_version_reads_what_was_included_when_it_last_served(
-    version: int, name: str, history: tuple[DatasetClient, dict[str, str]]
+def test_as_of_a_version_reads_the_others_as_of_the_last_time_it_was_current(
+    version: int, name: str, history: History
 ) -> None:
     (item,) = history[0].data(f"{PATH}?include=tags&as_of={version}")
 
     assert item["tags"][0]["name"] == name
 
 
-def test_before_its_first_version_nothing_can_be_included(history: tuple[DatasetClient, dict[str, str]]) -> None:
+def test_an_included_dataset_without_a_version_at_that_time_is_a_404(history: History) -> None:
     tagged, moments = history
 
     answers = [tagged.get(f"{PATH}?include=tags&as_of={as_of}") for as_of in ("1", moments["nothing"])]
@@ -80,10 +90,8 @@ def test_before_its_first_version_nothing_can_be_included(history: tuple[Dataset
     assert answers[0].json()["error"].startswith("tags has no version at ")
 
 
-def test_a_derivation_reads_the_datasets_beside_it_as_of_the_same_time(
-    history: tuple[DatasetClient, dict[str, str]],
-) -> None:
-    tagged, moments = history
+def test_a_derivation_reads_its_other_datasets_as_of_the_same_time(make_client: MakeClient) -> None:
+    tagged, moments = make_history(make_client)
     tagged.publish(Tag("a"), Tag("b"), dataset=TAGS)
 
     metas = [
@@ -94,20 +102,20 @@ def test_a_derivation_reads_the_datasets_beside_it_as_of_the_same_time(
     assert metas[0]["before"] == 1
 
 
-def test_a_derivation_gets_what_the_application_sees_beside_it(tagged: DatasetClient) -> None:
+def test_a_derivation_gets_filtered_items_of_its_other_datasets(tagged: DatasetClient) -> None:
     assert [meta(tagged, f"/test/public/{whose}with-tags/")["tags"] for whose in ("", "skyflow/")] == [
         ["a", "b"],
         ["a"],
     ]
 
 
-def test_what_was_published_at_once_is_read_at_once(tagged: DatasetClient) -> None:
+def test_datasets_published_together_have_the_same_time(tagged: DatasetClient) -> None:
     published = tagged.datasets.publish({THINGS: [Thing("q")], TAGS: [Tag("q")]}, source="test")
 
     assert published["things"].at == published["tags"].at
 
 
-def test_no_part_of_a_publication_is_seen_without_the_rest(tagged: DatasetClient) -> None:
+def test_readers_see_all_datasets_of_a_publication_or_none(tagged: DatasetClient) -> None:
     def publish() -> None:
         for level in range(PUBLICATIONS):
             tagged.datasets.publish(
