@@ -92,7 +92,8 @@ def preview_publication(dataset: Dataset, current: View | None, items: tuple[Any
 
 
 def _unpublished(dataset: Dataset, version: int, items: tuple[Any, ...]) -> Snapshot:
-    return Snapshot(dataset.name, version, "", datetime.now(UTC), items, 0)
+    now = datetime.now(UTC)
+    return Snapshot(dataset.name, version, "", now, items, 0, now)
 
 
 def _fields(before: msgspec.Struct, after: msgspec.Struct) -> dict[str, FieldChange]:

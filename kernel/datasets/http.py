@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -38,6 +39,8 @@ from kernel.signatures import accepts_any_keyword, parameter_types
 # Two parts of the name under which people find cached responses; the slug of an application goes between them.
 CacheName = tuple[str, str]
 PathParameters = Mapping[str, Any]
+_state_of = attrgetter("version", "sha256", "warning")
+_fresh_at = attrgetter("fresh_at")
 
 # --- what plugins state ---------------------------------------------------------------------------------------------
 
@@ -195,7 +198,7 @@ class ViewSpec(RouteSpec, frozen=True, kw_only=True):
             env["PATH_INFO"],
             request.query_string,
             accepted_coding(request),
-            *[(each.version, each.sha256, each.warning) for each in snapshots],
+            *map(_state_of, snapshots),
         )
 
 
@@ -260,7 +263,10 @@ class DatasetRoute:
             NotFoundError: There is no such item, page or version.
             UnavailableError: Nothing was published yet, or a filter of the application fails.
         """
-        snapshots = self._read_snapshots(query)
+        if query.include or query.as_of or self._others:
+            snapshots = self._read_snapshots(query)
+        else:
+            snapshots = (self._snapshots.current(self._name),)
         key = self._spec.cache_key(request, snapshots)
         cached = self._responses.get(key)
         if cached is None:
@@ -273,16 +279,12 @@ class DatasetRoute:
                 version=snapshots[0].version,
             )
         # As old as its oldest part.
-        return self._responses.respond(request, cached, min([each.fresh_at for each in snapshots]))
+        return self._responses.respond(request, cached, min(map(_fresh_at, snapshots)))
 
     def _read_snapshots(self, query: DatasetQuery) -> Sequence[Snapshot]:
         """Return the snapshots of the dataset itself, of those the derivation reads, and of those to include from."""
-        if query.include or self._others:
-            names = (self._name, *self._others, *(self._relations[field] for field in query.include))
-            return self._snapshots.at_same_time(names, parse_as_of(query.as_of) if query.as_of else None)
-        if query.as_of:
-            return (self._snapshots.as_of(self._name, parse_as_of(query.as_of)),)
-        return (self._snapshots.current(self._name),)
+        names = (self._name, *self._others, *(self._relations[field] for field in query.include))
+        return self._snapshots.at_same_time(names, parse_as_of(query.as_of) if query.as_of else None)
 
     def _build(
         self,

@@ -98,6 +98,7 @@ class Snapshot(msgspec.Struct, frozen=True, eq=False):
         published_at: When this version was published.
         items: Structs of the dataset, in its order.
         size_bytes: Size of the items as JSON.
+        fresh_at: When the items were last known to be up to date: confirmed, or published.
         confirmed_at: When an export last found these items unchanged; None for versions that are not current.
         warning: Why the last attempt to publish was refused, if it was.
     """
@@ -108,13 +109,9 @@ class Snapshot(msgspec.Struct, frozen=True, eq=False):
     published_at: datetime
     items: tuple[Any, ...]
     size_bytes: int
+    fresh_at: datetime
     confirmed_at: datetime | None = None
     warning: str | None = None
-
-    @property
-    def fresh_at(self) -> datetime:
-        """When the items were last known to be up to date."""
-        return self.confirmed_at or self.published_at
 
 
 class Version(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -102,7 +103,12 @@ class Snapshots:
         Raises:
             UnavailableError: Nothing was published yet, or it cannot be read.
         """
-        return _current_in(self._get_state(), dataset)
+        # Every request passes here: in one frame, if it can.
+        state = (self._state if self.is_refreshed else None) or self._get_state()
+        snapshot = state.current.get(dataset)
+        if snapshot is None:
+            raise _unavailable(state, dataset)
+        return snapshot
 
     def as_of(self, dataset: str, as_of: int | datetime) -> Snapshot:
         """Return the snapshot of a version, or the one that was current at a time.
@@ -131,9 +137,11 @@ class Snapshots:
             NotFoundError: There is no such version, or a dataset was not published yet at that time.
             UnavailableError: A dataset was never published, or cannot be read.
         """
+        first, *others = datasets
+        if as_of is not None and not others:
+            return [self.as_of(first, as_of)]
         # All out of one state: the next one may be that of a publication of several datasets.
         state = self._get_state()
-        first, *others = datasets
         current = state.current.get(first)
         if as_of is None or (current is not None and current.version == as_of):
             return [_current_in(state, each) for each in datasets]
@@ -247,7 +255,7 @@ class Snapshots:
                 loaded = self._read(dataset, version)
                 size_bytes = _STRUCT_BYTES_PER_JSON_BYTE * loaded.size_bytes
                 self._cache.set(key, loaded, size_bytes, f"{dataset.name}@{sha256[:12]}")
-        return Snapshot(dataset.name, version.version, sha256, version.published_at, loaded.items, loaded.size_bytes)
+        return _make_snapshot(dataset, version, loaded.items, loaded.size_bytes)
 
     def _read(self, dataset: Dataset, version: store.StoredVersion) -> Snapshot:
         try:
@@ -258,7 +266,19 @@ class Snapshots:
         except msgspec.ValidationError as ex:
             reason = f"version {version.version} of {dataset.name} does not fit what the plugin expects: {ex}"
             raise UnreadableError(reason, retry_after_s=_NOT_PUBLISHED_RETRY_AFTER_S) from ex
-        return Snapshot(dataset.name, version.version, version.sha256.hex(), version.published_at, items, len(data))
+        return _make_snapshot(dataset, version, items, len(data))
+
+
+def _make_snapshot(dataset: Dataset, version: store.StoredVersion, items: tuple[Any, ...], size_bytes: int) -> Snapshot:
+    return Snapshot(
+        dataset=dataset.name,
+        version=version.version,
+        sha256=version.sha256.hex(),
+        published_at=version.published_at,
+        items=items,
+        size_bytes=size_bytes,
+        fresh_at=version.published_at,
+    )
 
 
 def _current_in(state: _State, dataset: str) -> Snapshot:
@@ -288,6 +308,7 @@ def _with_current(snapshot: Snapshot, version: CurrentVersion) -> Snapshot:
         snapshot,
         version=version.version,
         published_at=version.published_at,
+        fresh_at=version.confirmed_at,
         confirmed_at=version.confirmed_at,
         warning=version.last_reason if version.last_outcome == "refused" else None,
     )
