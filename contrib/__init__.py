@@ -1,1 +1,1 @@
-"""What not everybody needs: applications, deployment, demo data."""
+"""Optional parts: example applications, and demo data."""

@@ -7,7 +7,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,20 @@ def db_settings(database: str) -> Mapping[str, Any]:
 @pytest.fixture
 def serve(db_settings: Mapping[str, Any]) -> Iterator[Serve]:
     """Start a service in this process, on the test's database: ``serve(plugins=[...], clock=...)``."""
+    with service_starter(db_settings) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def module_serve(module_database: str) -> Iterator[Serve]:
+    """As ``serve``, for services that all tests of a file share because none of them changes it."""
+    with service_starter({"url": module_database}) as start:
+        yield start
+
+
+@contextmanager
+def service_starter(db_settings: Mapping[str, Any]) -> Iterator[Serve]:
+    """Return a function that starts services on a database; stop them all at the end of the block."""
     with ExitStack() as stack:
 
         def start(clock: Any = None, **values: Any) -> Client:

@@ -1,4 +1,4 @@
-"""The application Nexus: grid and beacon, and of everything what is tagged ``open``."""
+"""The application Nexus: the features grid and beacon, and of each dataset the items tagged ``open``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ FEATURES = ("grid", "beacon")
 TAG = "open"
 
 
-def tagged(items: Sequence[Any]) -> Sequence[Any]:
-    """Keep what has the tag."""
+def keep_open(items: Sequence[Any]) -> Sequence[Any]:
+    """Keep items that carry the tag."""
     return [item for item in items if TAG in item.tags]
 
 
 @hookimpl
 def register_applications() -> Iterable[Application]:
-    """Return the application. It has no filter for tags, so it sees them all."""
-    filters = dict.fromkeys(("feature", "gateway", "tier", "hero-metrics", "most-present"), tagged)
+    """Return the application. Tags have no filter, so Nexus sees them all."""
+    filters = dict.fromkeys(("features", "gateways", "tiers", "hero-metrics", "most-present"), keep_open)
     return [Application(slug="nexus", name="Nexus", features=FEATURES, filters=filters, services=("nexus",))]

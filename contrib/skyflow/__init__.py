@@ -1,4 +1,4 @@
-"""The application Skyflow: flow, clout and kudos, and what belongs to them."""
+"""The application Skyflow: the features flow, clout and kudos, and what belongs to them."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from kernel import Application, hookimpl
 FEATURES = ("flow", "clout", "kudos")
 
 
-def its_features(items: Sequence[Any]) -> Sequence[Any]:
-    """Keep specifications of features in its areas."""
-    return [feature for feature in items if feature.area in FEATURES]
+def keep_features(items: Sequence[Any]) -> Sequence[Any]:
+    """Keep feature specifications of Skyflow's areas."""
+    return [item for item in items if item.area in FEATURES]
 
 
-def its_tiers(items: Sequence[Any]) -> Sequence[Any]:
-    """Keep tiers that include one of its features."""
-    return [tier for tier in items if not set(FEATURES).isdisjoint(tier.features)]
+def keep_tiers(items: Sequence[Any]) -> Sequence[Any]:
+    """Keep tiers that include one of Skyflow's features."""
+    return [item for item in items if not set(FEATURES).isdisjoint(item.features)]
 
 
-def its_figures(items: Sequence[Any]) -> Sequence[Any]:
-    """Keep figures about its features, and those about the whole community."""
-    return [figure for figure in items if figure.feature is None or figure.feature in FEATURES]
+def keep_figures(items: Sequence[Any]) -> Sequence[Any]:
+    """Keep community figures about one of Skyflow's features, and those about the whole community."""
+    return [item for item in items if item.feature is None or item.feature in FEATURES]
 
 
 @hookimpl
 def register_applications() -> Iterable[Application]:
-    """Return the application. Keys are names of datasets; those that no plugin has concern nothing."""
+    """Return the application. A filter whose dataset no plugin publishes has no effect."""
     filters = {
-        "feature": its_features,
-        "tier": its_tiers,
-        "hero-metrics": its_figures,
-        "most-present": its_figures,
+        "features": keep_features,
+        "tiers": keep_tiers,
+        "hero-metrics": keep_figures,
+        "most-present": keep_figures,
     }
     return [Application(slug="skyflow", name="Skyflow", features=FEATURES, filters=filters, services=("skyflow",))]

@@ -1,4 +1,4 @@
-"""``tiercel club refresh``."""
+"""The command ``tiercel club refresh``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ import click
 from kernel import Command, Services
 from kernel.cli import print_json, print_table
 from kernel.jobs import JobRecord
-from plugins.club.freshness import NOTHING_CONFIGURED, Freshness
-from plugins.club.refresh import RefreshError, export
+from plugins.club.health import NO_SOURCES, ClubHealth
+from plugins.club.jobs import RefreshError, run_refresh
+from plugins.club.report import RefreshReport
 from plugins.club.settings import ClubSettings
+
+_REPORT_COLUMNS = ("source", "dataset", "state", "items", "rejected", "ms", "reason")
+_STATE_COLUMNS = ("source", "dataset", "state", "items", "succeeded_at", "failure")
 
 
 def make_refresh_command(services: Services) -> Command:
@@ -20,21 +24,21 @@ def make_refresh_command(services: Services) -> Command:
     @click.command("refresh")
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     def refresh(*, as_json: bool) -> None:
-        """Fetch every source now and publish what they say; exit with 1 if one failed.
+        """Fetch all sources now and publish the datasets; exit with 1 if a source failed.
 
-        A source that fails keeps what it gave last. Needs no worker.
+        A source that fails keeps its last content. Needs no worker.
         """
         if services.settings(ClubSettings).sources:
             _refresh(services, as_json=as_json)
         else:
-            click.echo(f"{NOTHING_CONFIGURED}.", err=True)
+            click.echo(f"{NO_SOURCES}.", err=True)
 
     return Command(command=refresh, alias="refresh_club")
 
 
 def _refresh(services: Services, *, as_json: bool) -> None:
     try:
-        report = export(services, _Lines())
+        report = run_refresh(services, ProgressPrinter())
     except RefreshError as ex:
         click.echo(f"tiercel: {ex}", err=True)
         _print_states(services, as_json=as_json)
@@ -42,32 +46,35 @@ def _refresh(services: Services, *, as_json: bool) -> None:
     if as_json:
         print_json(report)
     else:
-        titles = ("source", "dataset", "state", "items", "rejected", "ms", "reason")
-        print_table(titles, [[getattr(each, title) for title in titles] for each in report.sources])
-        for dataset in report.datasets:
-            version = "no version" if dataset.version is None else f"version {dataset.version}"
-            rejected = f", {dataset.rejected:,} kept aside" if dataset.rejected else ""
-            click.echo(f"{dataset.dataset}: {dataset.outcome}, {version}, {dataset.items:,} items{rejected}")
+        _print_report(report)
     if report.failed:
         sys.exit(1)
 
 
+def _print_report(report: RefreshReport) -> None:
+    print_table(_REPORT_COLUMNS, [[getattr(source, name) for name in _REPORT_COLUMNS] for source in report.sources])
+    for dataset in report.datasets:
+        version = "no version" if dataset.version is None else f"version {dataset.version}"
+        rejected = f", {dataset.rejected:,} rejected" if dataset.rejected else ""
+        click.echo(f"{dataset.dataset}: {dataset.outcome}, {version}, {dataset.items:,} items{rejected}")
+
+
 def _print_states(services: Services, *, as_json: bool) -> None:
-    found = Freshness(services).list()
+    sources = ClubHealth(services).list_sources()
     if as_json:
-        print_json(found)
-        return
-    titles = ("source", "dataset", "state", "items", "succeeded_at", "failure")
-    print_table(titles, [[getattr(each, title) for title in titles] for each in found])
+        print_json(sources)
+    else:
+        print_table(_STATE_COLUMNS, [[getattr(source, name) for name in _STATE_COLUMNS] for source in sources])
 
 
-class _Lines:
-    """Prints on standard error how far each source is, when that changes."""
+class ProgressPrinter:
+    """Prints the progress of the job on standard error, one line whenever its message changes."""
 
     def __init__(self) -> None:
         self._last: str | None = None
 
     def __call__(self, record: JobRecord) -> None:
+        """Handle new progress."""
         progress = record.progress
         if progress is not None and progress.message != self._last:
             self._last = progress.message

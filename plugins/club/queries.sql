@@ -21,7 +21,7 @@ SET dataset = EXCLUDED.dataset, content = EXCLUDED.content, item_count = EXCLUDE
 UPDATE club.source SET succeeded_at = %(at)s, attempted_at = %(at)s, failures = 0 WHERE name = %(name)s
 
 -- name: save_failure
--- The content stays: it is what the source said last.
+-- Keeps the content of the last successful fetch.
 INSERT INTO club.source (name, dataset, attempted_at, failed_at, failure_kind, failure, failures)
 VALUES (%(name)s, %(dataset)s, %(at)s, %(at)s, %(kind)s, %(reason)s, 1)
 ON CONFLICT (name) DO UPDATE
@@ -31,7 +31,7 @@ SET attempted_at = EXCLUDED.attempted_at, failed_at = EXCLUDED.failed_at, failur
 -- name: delete_others
 DELETE FROM club.source WHERE name <> ALL(%(names)s)
 
--- name: read_figures
+-- name: read_database_usage
 SELECT pg_database_size(current_database()),
        (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()),
        current_setting('max_connections')::integer,

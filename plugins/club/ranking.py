@@ -1,6 +1,6 @@
-"""Rank figures, and compare them with those before. Pure functions.
+"""Rank members and key figures, and compare them with the previous snapshot. Pure functions.
 
-Ranks are those of competitions: 1, 2, 2, 4. Equals are listed by name.
+Ranks are competition ranks (1, 2, 2, 4): equal values share a rank, and are listed by name.
 """
 
 from __future__ import annotations
@@ -11,56 +11,82 @@ from typing import TypeVar
 
 import msgspec
 
-from plugins.club.model import FeatureSummary, HeroMetric, MostPresent, RankedMember, RankedMetric
+from plugins.club.models import (
+    FeatureSummary,
+    HeroMetric,
+    MemberTotal,
+    MostPresent,
+    RankedMember,
+    RankedMetric,
+    UnitTotal,
+)
 
 T = TypeVar("T")
 
 
 def rank_metrics(items: Iterable[HeroMetric], previous: Iterable[HeroMetric] = ()) -> list[RankedMetric]:
-    """Rank key figures, each among those of its unit, the largest first.
+    """Rank key figures among those of the same unit, the largest first.
 
     Args:
-        items: Those of now; no metric twice.
-        previous: Those of the snapshot before.
+        items: Figures of the snapshot; each metric at most once.
+        previous: Figures of the previous snapshot.
 
     Returns:
-        By unit, then by rank. What is gone is not among them.
+        Sorted by unit, then by rank. Figures that only the previous snapshot had are left out.
     """
-    before = {item.metric: (item, rank) for group in _metric_groups(previous) for item, rank in group}
-    return [_ranked_metric(item, rank, before) for group in _metric_groups(items) for item, rank in group]
+    before = {item.metric: (item, rank) for group in _rank_by_unit(previous) for item, rank in group}
+    return [_compare_metric(item, rank, before) for group in _rank_by_unit(items) for item, rank in group]
 
 
 def rank_members(items: Iterable[MostPresent], previous: Iterable[MostPresent] = ()) -> list[RankedMember]:
-    """Rank members, each within the feature, the most present first.
+    """Rank members within each feature, the most present first.
 
     Args:
-        items: Those of now; no id twice.
-        previous: Those of the snapshot before.
+        items: Members of the snapshot; each id at most once.
+        previous: Members of the previous snapshot.
 
     Returns:
-        By feature, then by rank. Who is gone is not among them.
+        Sorted by feature, then by rank. Members that only the previous snapshot had are left out.
     """
-    before = {item.id: (item, rank) for group in _member_groups(previous) for item, rank in group}
+    before = {item.id: (item, rank) for group in _rank_by_feature(previous) for item, rank in group}
     ranked: list[RankedMember] = []
-    for group in _member_groups(items):
+    for group in _rank_by_feature(items):
         total = sum(item.count for item, _ in group)
-        ranked += [_ranked_member(item, rank, total, before) for item, rank in group]
+        ranked += [_compare_member(item, rank, total, before) for item, rank in group]
     return ranked
 
 
-def summarize(items: Iterable[MostPresent], previous: Iterable[MostPresent] = ()) -> list[FeatureSummary]:
-    """Sum up each feature that has members now, by name.
+def summarize_features(items: Iterable[MostPresent], previous: Iterable[MostPresent] = ()) -> list[FeatureSummary]:
+    """Summarise each feature that has members in the snapshot, sorted by feature.
 
     Args:
-        items: Those of now; no id twice.
-        previous: Those of the snapshot before.
+        items: Members of the snapshot; each id at most once.
+        previous: Members of the previous snapshot.
     """
-    before = _grouped(previous, _feature)
-    now = _grouped(rank_members(items, (item for group in before.values() for item in group)), _feature)
-    return [_summary(feature, ranked, before.get(feature)) for feature, ranked in now.items()]
+    before = _group_by(previous, _feature)
+    ranked = _group_by(rank_members(items, (item for group in before.values() for item in group)), _feature)
+    return [_summarize(feature, members, before.get(feature)) for feature, members in ranked.items()]
 
 
-def _summary(feature: str, ranked: Sequence[RankedMember], before: Sequence[MostPresent] | None) -> FeatureSummary:
+def total_units(items: Sequence[HeroMetric], previous: Sequence[HeroMetric]) -> list[UnitTotal]:
+    """Sum key figures by unit, in the order in which the units first occur."""
+    totals: list[UnitTotal] = []
+    for unit in dict.fromkeys(item.unit for item in items):
+        now = [item.value for item in items if item.unit == unit]
+        then = [item.value for item in previous if item.unit == unit]
+        change = sum(now) - sum(then) if then else None
+        totals.append(UnitTotal(unit=unit, metrics=len(now), value=sum(now), change=change))
+    return totals
+
+
+def total_members(items: Sequence[MostPresent], previous: Sequence[MostPresent]) -> MemberTotal:
+    """Sum the counts of all members."""
+    count = sum(item.count for item in items)
+    change = count - sum(item.count for item in previous) if previous else None
+    return MemberTotal(members=len(items), count=count, change=change)
+
+
+def _summarize(feature: str, ranked: Sequence[RankedMember], before: Sequence[MostPresent] | None) -> FeatureSummary:
     total = sum(item.count for item in ranked)
     now = {item.id for item in ranked}
     then = {item.id for item in before or ()}
@@ -76,20 +102,20 @@ def _summary(feature: str, ranked: Sequence[RankedMember], before: Sequence[Most
     )
 
 
-def _ranked_metric(item: HeroMetric, rank: int, before: Mapping[str, tuple[HeroMetric, int]]) -> RankedMetric:
+def _compare_metric(item: HeroMetric, rank: int, before: Mapping[str, tuple[HeroMetric, int]]) -> RankedMetric:
     ranked = RankedMetric(**msgspec.structs.asdict(item), rank=rank)
     if item.metric not in before:
         return ranked
     old, old_rank = before[item.metric]
     if old.unit != item.unit:
-        # Metres cannot be taken from feet.
+        # Values of different units cannot be subtracted, nor ranks among different figures compared.
         return msgspec.structs.replace(ranked, previous_value=old.value)
     return msgspec.structs.replace(
         ranked, previous_value=old.value, change=item.value - old.value, previous_rank=old_rank
     )
 
 
-def _ranked_member(
+def _compare_member(
     item: MostPresent, rank: int, total: int, before: Mapping[str, tuple[MostPresent, int]]
 ) -> RankedMember:
     share = item.count / total if total else 0.0
@@ -102,31 +128,36 @@ def _ranked_member(
     )
 
 
-def _metric_groups(items: Iterable[HeroMetric]) -> list[list[tuple[HeroMetric, int]]]:
-    groups = _grouped(items, lambda item: item.unit or "")
-    return [_ranks(group, lambda item: item.value, lambda item: (item.name, item.metric)) for group in groups.values()]
+def _rank_by_unit(items: Iterable[HeroMetric]) -> list[list[tuple[HeroMetric, int]]]:
+    return [
+        _rank(group, lambda item: item.value, lambda item: (item.name, item.metric))
+        for group in _group_by(items, lambda item: item.unit or "").values()
+    ]
 
 
-def _member_groups(items: Iterable[MostPresent]) -> list[list[tuple[MostPresent, int]]]:
-    groups = _grouped(items, _feature)
-    return [_ranks(group, lambda item: item.count, lambda item: (item.name, item.member)) for group in groups.values()]
+def _rank_by_feature(items: Iterable[MostPresent]) -> list[list[tuple[MostPresent, int]]]:
+    return [
+        _rank(group, lambda item: item.count, lambda item: (item.name, item.member))
+        for group in _group_by(items, _feature).values()
+    ]
 
 
 def _feature(item: MostPresent) -> str:
     return item.feature
 
 
-def _grouped(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
+def _group_by(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
     groups: dict[str, list[T]] = defaultdict(list)
     for item in items:
         groups[key(item)].append(item)
     return dict(sorted(groups.items()))
 
 
-def _ranks(items: Iterable[T], size: Callable[[T], float], name: Callable[[T], tuple[str, str]]) -> list[tuple[T, int]]:
-    ordered = sorted(items, key=lambda item: (-size(item), *name(item)))
+def _rank(items: Iterable[T], value: Callable[[T], float], name: Callable[[T], tuple[str, str]]) -> list[tuple[T, int]]:
+    """Pair items with their ranks: by value descending, equal values by name."""
+    ordered = sorted(items, key=lambda item: (-value(item), *name(item)))
     ranked: list[tuple[T, int]] = []
     for position, item in enumerate(ordered, 1):
-        tied = bool(ranked) and size(ranked[-1][0]) == size(item)
+        tied = bool(ranked) and value(ranked[-1][0]) == value(item)
         ranked.append((item, ranked[-1][1] if tied else position))
     return ranked

@@ -1,4 +1,4 @@
-"""What became of a refresh: the result of the job."""
+"""The result of ``club.refresh``: what happened to each source and each dataset."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Literal
 import msgspec
 
 from kernel.datasets import Publication
-from plugins.club.fetching.outcome import Fetched, Outcome, SourceFailure
-from plugins.club.model import DatasetName, Item
+from plugins.club.fetch.results import Fetched, FetchResult, SourceFailure
+from plugins.club.models import DatasetName, Item
 from plugins.club.settings import Source
-from plugins.club.store import Content
+from plugins.club.store import SourceContent
 
 
 class SourceReport(msgspec.Struct, frozen=True):
-    """What became of a source.
+    """What happened to a source.
 
     Args:
         source: Its name.
-        dataset: What it is a source of.
-        state: ``failed`` keeps what it gave last.
-        items: How many good ones count from now on; with a failure, those it gave last.
-        rejected: How many others were kept aside.
-        ms: How long it took, waits and all.
+        dataset: The dataset it belongs to.
+        state: ``fetched``; ``unchanged`` if the source answered 304; ``failed`` keeps the last content.
+        items: Number of valid items that count from now on; after a failure, those of the last content.
+        rejected: Number of invalid items, likewise.
+        ms: Duration in milliseconds, waits included.
         reason: Why it failed.
     """
 
@@ -37,14 +37,14 @@ class SourceReport(msgspec.Struct, frozen=True):
 
 
 class DatasetReport(msgspec.Struct, frozen=True):
-    """What became of a dataset.
+    """What happened to a dataset.
 
     Args:
         dataset: Its name.
-        outcome: ``published`` made a version, ``unchanged`` found nothing new, ``refused`` let the last one serve on.
-        version: The one that serves; None before the first.
-        items: How many were published, of all sources.
-        rejected: How many were kept aside.
+        outcome: ``published`` a new version; ``unchanged``; ``refused`` keeps the last version.
+        version: The current version; None before the first.
+        items: Number of published items, of all sources.
+        rejected: Number of rejected items.
         reason: Why it was refused.
     """
 
@@ -57,7 +57,7 @@ class DatasetReport(msgspec.Struct, frozen=True):
 
 
 class RefreshReport(msgspec.Struct, frozen=True):
-    """What became of every source and of every dataset that has one."""
+    """What happened to every source, and to every dataset that has sources."""
 
     sources: tuple[SourceReport, ...] = ()
     datasets: tuple[DatasetReport, ...] = ()
@@ -68,28 +68,28 @@ class RefreshReport(msgspec.Struct, frozen=True):
         return any(source.state == "failed" for source in self.sources)
 
 
-def report_source(outcome: Outcome, source: Source, content: Content[Item] | None) -> SourceReport:
-    """Say what became of a source.
+def report_source(result: FetchResult, source: Source, content: SourceContent[Item] | None) -> SourceReport:
+    """Report what happened to a source.
 
     Args:
-        outcome: Of fetching it.
+        result: The result of fetching it.
         source: Its configuration.
-        content: What counts as its own from now on.
+        content: Its content after the fetch; None if it was never fetched successfully.
     """
-    failed = isinstance(outcome, SourceFailure)
+    failed = isinstance(result, SourceFailure)
     return SourceReport(
-        source=outcome.source,
+        source=result.source,
         dataset=source.dataset,
-        state="failed" if failed else "fetched" if isinstance(outcome, Fetched) else "unchanged",
+        state="failed" if failed else "fetched" if isinstance(result, Fetched) else "unchanged",
         items=0 if content is None else len(content.items),
         rejected=0 if content is None else len(content.rejected),
-        ms=outcome.ms,
-        reason=outcome.reason if isinstance(outcome, SourceFailure) else None,
+        ms=result.ms,
+        reason=result.reason if isinstance(result, SourceFailure) else None,
     )
 
 
 def report_datasets(publications: Mapping[str, Publication]) -> tuple[DatasetReport, ...]:
-    """Say what became of datasets, by name."""
+    """Report what happened to datasets, sorted by name."""
     return tuple(
         DatasetReport(each.dataset, each.outcome, each.version, each.items, each.rejected, each.reason)
         for _, each in sorted(publications.items())

@@ -1,25 +1,49 @@
-"""How the service is and what it has: health, statistics, applications, datasets, jobs, the root of the API."""
+"""The service over HTTP: health, statistics, applications, datasets, jobs, and the root of the API."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kernel import HealthCheck, Route, Services, hookimpl
+from kernel import HealthCheck, Route, Services, collect_routes, hookimpl
 from plugins.system.applications import ApplicationRoutes
 from plugins.system.datasets import DatasetRoutes
 from plugins.system.health import HealthRoutes
+from plugins.system.job_events import JobEventRoutes
 from plugins.system.jobs import JobRoutes
 from plugins.system.stats import StatsRoutes
 
 
 @hookimpl
 def register_routes(services: Services) -> Iterable[Route]:
-    """Return ``/health/``, ``/api/health/``, ``/stats/``, ``/api/`` and what is below ``/api/v1/``."""
-    kinds = (HealthRoutes, StatsRoutes, ApplicationRoutes, DatasetRoutes, JobRoutes)
-    return [route for kind in kinds for route in kind(services).routes()]
+    """Return the routes of health, statistics, applications, datasets and jobs."""
+    health = HealthRoutes(services)
+    stats = StatsRoutes(services)
+    applications = ApplicationRoutes(services)
+    datasets = DatasetRoutes(services)
+    jobs = JobRoutes(services)
+    job_events = JobEventRoutes(services)
+    return collect_routes(
+        health.basic,
+        health.api,
+        health.root,
+        stats.show,
+        applications.list,
+        datasets.list,
+        datasets.show,
+        datasets.versions,
+        datasets.diff,
+        datasets.rejected,
+        datasets.rollback,
+        jobs.list,
+        jobs.catalog,
+        jobs.show,
+        job_events.stream,
+        jobs.start,
+        jobs.cancel,
+    )
 
 
 @hookimpl
 def register_health_checks(services: Services) -> Iterable[HealthCheck]:
-    """Return a check of the caches' mechanism."""
+    """Return a check that the caches work."""
     return [HealthCheck(name="cache", probe=services.cache.check, critical=False)]

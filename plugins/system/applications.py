@@ -1,28 +1,25 @@
-"""``/api/v1/applications/``: which applications there are and what each sees."""
+"""``/api/v1/applications/``: the applications, and what each of them sees."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kernel import Envelope, Request, Route, Services, envelope
+from kernel import Envelope, Request, Services, envelope, route
 from kernel.datasets import ApplicationSummary, summarize_application
 
 
 class ApplicationRoutes:
-    """The handler of the list.
+    """The handler of ``/api/v1/applications/``.
 
     Args:
-        services: Has the applications and their data.
+        services: Applications and datasets.
     """
 
     def __init__(self, services: Services) -> None:
-        self._services = services
+        self._applications = services.applications
+        self._datasets = services.datasets
 
+    @route("/api/v1/applications/", policy="read", menu="applications")
     def list(self, request: Request) -> Envelope[Sequence[ApplicationSummary]]:
-        """List every application with features, filters and item counts."""
-        services = self._services
-        return envelope(request, [summarize_application(services.datasets, each) for each in services.applications.all])
-
-    def routes(self) -> Sequence[Route]:
-        """Return the route."""
-        return [Route(path="/api/v1/applications/", handler=self.list, policy="read", menu="applications")]
+        """List every application with its features, its filters and the number of items it sees."""
+        return envelope(request, [summarize_application(self._datasets, each) for each in self._applications.all])

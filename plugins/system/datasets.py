@@ -1,4 +1,4 @@
-"""``/api/v1/datasets/``: what serves, what served, what differs, what was kept aside; and the way back."""
+"""``/api/v1/datasets/``: the datasets with their versions, differences and rejected items; rollback."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from kernel import Envelope, Request, Route, Services, envelope
+from kernel import Envelope, Request, Services, envelope, route
 from kernel.datasets import DatasetSummary, Difference, Publication, Version, parse_as_of, summarize_dataset
 
 LIMIT_MAX = 100
@@ -17,7 +17,7 @@ class HistoryQuery(msgspec.Struct, frozen=True):
     """Parameters of ``versions/``.
 
     Args:
-        limit: How many versions, and how many attempts.
+        limit: Maximum number of versions, and of attempts.
     """
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=LIMIT_MAX)] = LIMIT_MAX
@@ -27,9 +27,9 @@ class DiffQuery(msgspec.Struct, frozen=True, rename={"earlier": "from", "later":
     """Parameters of ``diff/``.
 
     Args:
-        earlier: A version or a time; by default the version before ``to``.
-        later: Another; what serves at the moment by default.
-        application: A slug, whose filters are applied to both.
+        earlier: A version or a time; the version before ``to`` by default.
+        later: A version or a time; the current version by default.
+        application: Slug of the application whose filters are applied to both.
     """
 
     earlier: str = ""
@@ -37,22 +37,22 @@ class DiffQuery(msgspec.Struct, frozen=True, rename={"earlier": "from", "later":
     application: str = ""
 
 
-class Rollback(msgspec.Struct, frozen=True):
+class RollbackBody(msgspec.Struct, frozen=True):
     """Body of ``rollback/``.
 
     Args:
-        version: Whose content is to serve again.
+        version: The version whose content is published again.
     """
 
     version: Annotated[int, msgspec.Meta(ge=1)]
 
 
 class History(msgspec.Struct, frozen=True):
-    """The past of a dataset, newest first.
+    """The history of a dataset, newest first.
 
     Args:
-        versions: Those that are kept.
-        attempts: To publish; those that changed nothing or were refused as well.
+        versions: The stored versions.
+        attempts: All attempts to publish, also those that changed nothing or were refused.
     """
 
     versions: Sequence[Version]
@@ -60,31 +60,35 @@ class History(msgspec.Struct, frozen=True):
 
 
 class DatasetRoutes:
-    """Handlers of ``/api/v1/datasets/``.
+    """The handlers of ``/api/v1/datasets/``.
 
     Args:
-        services: Has the datasets.
+        services: Datasets and applications.
     """
 
     def __init__(self, services: Services) -> None:
         self._datasets = services.datasets
         self._applications = services.applications
 
+    @route("/api/v1/datasets/", policy="read", menu="datasets")
     def list(self, request: Request) -> Envelope[Sequence[DatasetSummary]]:
-        """List every dataset with what serves."""
+        """List every dataset with its current version."""
         return envelope(request, [summarize_dataset(self._datasets, name) for name in self._datasets.all])
 
+    @route("/api/v1/datasets/{name}/", policy="read")
     def show(self, request: Request, name: str) -> Envelope[DatasetSummary]:
-        """Return one dataset."""
+        """Return a dataset with its current version."""
         return envelope(request, summarize_dataset(self._datasets, name))
 
+    @route("/api/v1/datasets/{name}/versions/", policy="read")
     def versions(self, request: Request, name: str, query: HistoryQuery) -> Envelope[History]:
-        """Return versions and attempts."""
+        """Return the versions of a dataset, and the attempts to publish it."""
         versions = self._datasets.versions(name, query.limit)
         return envelope(request, History(versions, self._datasets.publications(name, query.limit)))
 
+    @route("/api/v1/datasets/{name}/diff/", policy="read")
     def diff(self, request: Request, name: str, query: DiffQuery) -> Envelope[Difference]:
-        """Say what differs between two versions, as an application sees them."""
+        """Compare two versions of a dataset, as an application sees them."""
         application = self._applications.find(query.application) if query.application else None
         later = parse_as_of(query.later, "to") if query.later else None
         if query.earlier:
@@ -93,24 +97,13 @@ class DatasetRoutes:
             earlier = self._datasets.read(name, None, later).snapshot.version - 1
         return envelope(request, self._datasets.compare(name, earlier, later, application))
 
+    @route("/api/v1/datasets/{name}/rejected/", policy="read")
     def rejected(self, request: Request, name: str) -> Envelope[Any]:
-        """Return items that the last good publication kept aside, each with its reason."""
+        """Return the items that the last successful publication rejected, each with the reason."""
         return envelope(request, self._datasets.rejected(name))
 
-    def rollback(self, request: Request, name: str, body: Rollback) -> Envelope[Publication]:
-        """Publish the content of an older version again, as a new one."""
+    @route("/api/v1/datasets/{name}/rollback/", method="POST", policy="staff")
+    def rollback(self, request: Request, name: str, body: RollbackBody) -> Envelope[Publication]:
+        """Publish the content of an older version again, as a new version."""
         source = f"rollback over REST, request {request.request_id}"
         return envelope(request, self._datasets.roll_back(name, body.version, source=source))
-
-    def routes(self) -> Sequence[Route]:
-        """Return the routes."""
-        base = "/api/v1/datasets/"
-        one = f"{base}{{name}}/"
-        return [
-            Route(path=base, handler=self.list, policy="read", menu="datasets"),
-            Route(path=one, handler=self.show, policy="read"),
-            Route(path=f"{one}versions/", handler=self.versions, policy="read"),
-            Route(path=f"{one}diff/", handler=self.diff, policy="read"),
-            Route(path=f"{one}rejected/", handler=self.rejected, policy="read"),
-            Route(method="POST", path=f"{one}rollback/", handler=self.rollback, policy="staff"),
-        ]

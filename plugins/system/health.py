@@ -1,37 +1,39 @@
-"""The documented health endpoints, beside the kernel's ``/livez``, ``/readyz`` and ``/startupz``."""
+"""The routes ``/health/``, ``/api/health/`` and ``/api/``; the kernel has ``/livez``, ``/readyz`` and ``/startupz``."""
 
 from __future__ import annotations
 
 import msgspec
 
-from kernel import CheckResult, Request, Response, Route, Services
+from kernel import CheckResult, Request, Response, Services, route
+
+_NO_STORE = {"Cache-Control": "no-store"}
 
 
 class HealthQuery(msgspec.Struct, frozen=True):
     """Parameters of ``/api/health/``.
 
     Args:
-        db: Check the database as well.
+        db: Also check the database.
     """
 
     db: bool = False
 
 
 class ApiHealth(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Answer of ``/api/health/``: ``db`` only where it was asked for."""
+    """Response of ``/api/health/``; ``db`` only if it was requested."""
 
     status: str
     db: str | None = None
 
 
 class BasicHealth(msgspec.Struct, frozen=True):
-    """Answer of ``/health/``.
+    """Response of ``/health/``.
 
     Args:
         status: ``ok``, ``degraded`` or ``failed``.
-        database: ``ok``, or why not.
-        cache: ``ok``, or why not.
-        engine: The database engine and version in use; None while it cannot be asked.
+        database: ``ok``, or the reason of the failure.
+        cache: ``ok``, or the reason of the failure.
+        engine: Engine and version of the database; None while it is unavailable.
     """
 
     status: str
@@ -41,53 +43,47 @@ class BasicHealth(msgspec.Struct, frozen=True):
 
 
 class ApiRoot(msgspec.Struct, frozen=True):
-    """Answer of ``/api/``: resources by what they are."""
+    """Response of ``/api/``: URLs of resources, by label."""
 
     resources: dict[str, str]
 
 
 class HealthRoutes:
-    """Handlers of the documented health endpoints.
+    """The handlers of the health endpoints and of the root of the API. Probes are not logged.
 
     Args:
-        services: For the checks.
+        services: Health checks, and the list of routes.
     """
 
     def __init__(self, services: Services) -> None:
         self._services = services
 
+    @route("/health/", policy="public", logged=False, menu="health")
     def basic(self) -> Response[BasicHealth]:
-        """Check database and cache. 503 if the database is away."""
+        """Check database and cache; 503 if the database is unavailable."""
         results = {result.name: result for result in self._services.health.run(only=("database", "cache"))}
         database, cache = results["database"], results["cache"]
         status = "failed" if database.status != "ok" else cache.status
         engine = database.detail if database.status == "ok" else None
-        body = BasicHealth(status, _word(database), _word(cache), engine)
-        return Response(body, 200 if database.status == "ok" else 503, {"Cache-Control": "no-store"})
+        body = BasicHealth(status, _describe(database), _describe(cache), engine)
+        return Response(body, 200 if database.status == "ok" else 503, _NO_STORE)
 
+    @route("/api/health/", policy="public", logged=False)
     def api(self, query: HealthQuery) -> Response[ApiHealth]:
-        """Say ok; with ``db=1``, only if the database answers."""
-        headers = {"Cache-Control": "no-store"}
+        """Return ok; with ``db=1``, 503 if the database is unavailable."""
         if not query.db:
-            return Response(ApiHealth("ok"), 200, headers)
+            return Response(ApiHealth("ok"), 200, _NO_STORE)
         (database,) = self._services.health.run(only=("database",))
         if database.status == "ok":
-            return Response(ApiHealth("ok", "ok"), 200, headers)
-        return Response(ApiHealth("error", _word(database)), 503, headers)
+            return Response(ApiHealth("ok", "ok"), 200, _NO_STORE)
+        return Response(ApiHealth("error", _describe(database)), 503, _NO_STORE)
 
+    @route("/api/", aliases=("/api/v1/",), policy="public", menu="API root")
     def root(self, request: Request) -> ApiRoot:
-        """List what the API has."""
+        """List the resources of the API."""
         routes = [mounted.route for mounted in self._services.routes]
-        return ApiRoot({route.menu: request.origin + route.path for route in routes if route.menu is not None})
-
-    def routes(self) -> list[Route]:
-        """Return the routes. Probes are not logged."""
-        return [
-            Route(path="/health/", handler=self.basic, policy="public", logged=False, menu="health"),
-            Route(path="/api/health/", handler=self.api, policy="public", logged=False),
-            Route(path="/api/", aliases=("/api/v1/",), handler=self.root, policy="public", menu="this list"),
-        ]
+        return ApiRoot({each.menu: request.origin + each.path for each in routes if each.menu is not None})
 
 
-def _word(result: CheckResult) -> str:
+def _describe(result: CheckResult) -> str:
     return "ok" if result.status == "ok" else result.detail or "failed"

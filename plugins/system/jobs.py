@@ -1,4 +1,4 @@
-"""``/api/v1/jobs/``: which jobs there are, what became of them; start and cancel them."""
+"""``/api/v1/jobs/``: list, show, start and cancel jobs."""
 
 from __future__ import annotations
 
@@ -7,22 +7,10 @@ from typing import Annotated, Any
 
 import msgspec
 
-from kernel import (
-    Envelope,
-    Page,
-    Request,
-    Response,
-    Route,
-    Services,
-    cursor_page,
-    envelope,
-    page_size_of,
-    read_cursor,
-)
+from kernel import Envelope, Page, Request, Response, Services, cursor_page, envelope, page_size_of, read_cursor, route
 from kernel.jobs import JobLogLine, JobRecord, JobState, JobSummary, summarize_jobs
-from plugins.system.job_events import ID_MAX, JobEventRoute, JobId
+from plugins.system.job_events import ID_MAX, JobId
 
-BASE = "/api/v1/jobs/"
 _NEWEST_FIRST = "-id"
 
 
@@ -30,10 +18,10 @@ class JobsQuery(msgspec.Struct, frozen=True):
     """Parameters of the list.
 
     Args:
-        name: Only this job.
-        state: Only those in this state.
-        page_size: Jobs of a page; ``http.page_size`` by default.
-        cursor: From the links of a page.
+        name: Only runs of this job.
+        state: Only runs in this state.
+        page_size: Number of runs per page; ``http.page_size`` by default.
+        cursor: From ``next`` or ``previous`` of another page.
     """
 
     name: Annotated[str, msgspec.Meta(pattern="^[^\\x00]*$")] = ""
@@ -43,21 +31,21 @@ class JobsQuery(msgspec.Struct, frozen=True):
 
 
 class JobQuery(msgspec.Struct, frozen=True):
-    """Parameters of one job.
+    """Parameters of one run.
 
     Args:
-        log: Only log lines with a higher id than this.
+        log: Only log lines with a higher id.
     """
 
     log: Annotated[int, msgspec.Meta(ge=0, le=ID_MAX)] = 0
 
 
-class Start(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StartBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Body of a start.
 
     Args:
-        name: Which job.
-        parameters: The values it takes.
+        name: The job.
+        parameters: Its parameters.
     """
 
     name: str
@@ -65,74 +53,72 @@ class Start(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class JobDetail(JobRecord, frozen=True):
-    """A job with its log.
+    """A run with its log.
 
     Args:
-        log: Its lines, earliest first, a thousand at most.
+        log: Its lines, earliest first, at most a thousand.
     """
 
     log: Sequence[JobLogLine]
 
 
 class JobRoutes:
-    """Handlers of ``/api/v1/jobs/``.
+    """The handlers of ``/api/v1/jobs/``.
 
     Args:
-        services: Has the jobs.
+        services: Jobs, clock, page sizes.
     """
 
     def __init__(self, services: Services) -> None:
-        self._services = services
         self._jobs = services.jobs
+        self._clock = services.clock
+        self._http = services.kernel_settings.http
 
+    @route("/api/v1/jobs/", policy="read", menu="jobs")
     def list(self, request: Request, query: JobsQuery) -> Envelope[Page[JobRecord]]:
-        """List jobs, newest first."""
-        http = self._services.kernel_settings.http
-        size = page_size_of(query.page_size, http.page_size, http.page_size_max)
+        """List runs, newest first."""
+        page_size = page_size_of(query.page_size, self._http.page_size, self._http.page_size_max)
         cursor = read_cursor(query.cursor, _NEWEST_FIRST, (JobId,))
         backwards = cursor is not None and cursor.backwards
-        id_of_cursor = None if cursor is None else cursor.values[0]
-        jobs = self._jobs.list(
+        boundary = None if cursor is None else cursor.values[0]
+        records = self._jobs.list(
             name=query.name or None,
             state=query.state,
-            limit=size + 1,
-            before=None if backwards else id_of_cursor,
-            after=id_of_cursor if backwards else None,
+            limit=page_size + 1,
+            before=None if backwards else boundary,
+            after=boundary if backwards else None,
         )
         page = cursor_page(
-            request, jobs, cursor=cursor, page_size=size, ordering=_NEWEST_FIRST, keys_of=lambda job: (job.id,)
+            request,
+            records,
+            cursor=cursor,
+            page_size=page_size,
+            ordering=_NEWEST_FIRST,
+            keys_of=lambda record: (record.id,),
         )
         return envelope(request, page)
 
-    def show(self, request: Request, id: JobId, query: JobQuery) -> Envelope[JobDetail]:  # noqa: A002 - the segment's name
-        """Return one job with its log."""
+    @route("/api/v1/jobs/catalog/", policy="read")
+    def catalog(self, request: Request) -> Envelope[Sequence[JobSummary]]:
+        """List the registered jobs with their parameters and schedules."""
+        return envelope(request, summarize_jobs(self._jobs, self._clock.now()))
+
+    @route("/api/v1/jobs/{id}/", policy="read")
+    def show(self, request: Request, id: JobId, query: JobQuery) -> Envelope[JobDetail]:  # noqa: A002 - path parameter
+        """Return a run with its log."""
         record = self._jobs.get(id)
         log = self._jobs.log_lines(id, after=query.log)
         return envelope(request, JobDetail(**msgspec.structs.asdict(record), log=log))
 
-    def catalog(self, request: Request) -> Envelope[Sequence[JobSummary]]:
-        """List the jobs that can be started, with parameters and schedules."""
-        return envelope(request, summarize_jobs(self._jobs, self._services.clock.now()))
-
-    def start(self, request: Request, body: Start) -> Response[Envelope[JobRecord]]:
-        """Start a job; 202, or 200 if one of its lock waits already."""
+    @route("/api/v1/jobs/", method="POST", policy="write")
+    def start(self, request: Request, body: StartBody) -> Response[Envelope[JobRecord]]:
+        """Start a job: 202, or 200 with the run that already waits with the same lock."""
         record, is_new = self._jobs.start_once(body.name, body.parameters, request_id=request.request_id)
-        headers = {"Location": f"{BASE}{record.id}/"}
+        headers = {"Location": f"/api/v1/jobs/{record.id}/"}
         return Response(envelope(request, record), 202 if is_new else 200, headers)
 
-    def cancel(self, request: Request, id: JobId) -> Response[Envelope[JobRecord]]:  # noqa: A002 - the segment's name
-        """Cancel a job that waits (200), ask one that runs to stop (202)."""
+    @route("/api/v1/jobs/{id}/cancel/", method="POST", policy="write")
+    def cancel(self, request: Request, id: JobId) -> Response[Envelope[JobRecord]]:  # noqa: A002 - path parameter
+        """Cancel a run: 200 if it was waiting, 202 if it is running and was asked to stop."""
         record = self._jobs.cancel(id)
         return Response(envelope(request, record), 200 if record.is_finished else 202)
-
-    def routes(self) -> Sequence[Route]:
-        """Return the routes."""
-        one = f"{BASE}{{id}}/"
-        return [
-            Route(path=BASE, handler=self.list, policy="read", menu="jobs"),
-            Route(path=f"{BASE}catalog/", handler=self.catalog, policy="read"),
-            Route(path=one, handler=self.show, policy="read"),
-            Route(path=f"{one}events/", handler=JobEventRoute(self._services).stream, policy="read"),
-            Route(method="POST", path=BASE, handler=self.start, policy="write"),
-            Route(method="POST", path=f"{one}cancel/", handler=self.cancel, policy="write"),
-        ]

@@ -1,4 +1,4 @@
-"""``/stats/``: figures of machine, process, application, engine and plugins."""
+"""``/stats/``: statistics of the machine, the process, the service, the database engine and the plugins."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 import msgspec
 import psutil
 
-from kernel import CacheStats, Engine, PluginStatus, Route, Services, UnavailableError
+from kernel import CacheStats, Engine, PluginStatus, Services, UnavailableError, route
 from kernel.jobs import JobFigures
 
 T = TypeVar("T")
 
 
 class CpuStats(msgspec.Struct, frozen=True):
-    """The machine's processors; percentages since the last question."""
+    """The machine's processors; ``used_percent`` since the previous request to this process."""
 
     logical_count: int | None
     physical_count: int | None
@@ -42,7 +42,7 @@ class MemoryStats(msgspec.Struct, frozen=True):
 
 
 class DiskStats(msgspec.Struct, frozen=True):
-    """The file system that holds the service's home."""
+    """The file system of the service's home directory."""
 
     path: Path
     total_bytes: int
@@ -52,7 +52,7 @@ class DiskStats(msgspec.Struct, frozen=True):
 
 
 class ProcessStats(msgspec.Struct, frozen=True):
-    """The worker process that answered."""
+    """The worker process that answers."""
 
     pid: int
     parent_pid: int
@@ -68,7 +68,7 @@ class ProcessStats(msgspec.Struct, frozen=True):
 
 
 class ApplicationStats(msgspec.Struct, frozen=True):
-    """The service and how it is set up; ``figures`` are those of plugins, since the process started."""
+    """The service and its configuration; ``figures`` are counters of plugins since the process started."""
 
     name: str
     version: str
@@ -85,7 +85,7 @@ class ApplicationStats(msgspec.Struct, frozen=True):
 
 
 class Stats(msgspec.Struct, frozen=True):
-    """Everything; ``engine`` and ``jobs`` are None while the database cannot be asked."""
+    """All statistics; ``engine`` and ``jobs`` are None while the database is unavailable."""
 
     cpu: CpuStats
     memory: MemoryStats
@@ -101,14 +101,15 @@ class StatsRoutes:
     """The handler of ``/stats/``.
 
     Args:
-        services: What the figures are about.
+        services: What the statistics describe.
     """
 
     def __init__(self, services: Services) -> None:
         self._services = services
 
+    @route("/stats/", policy="staff", menu="statistics of machine and process")
     def show(self) -> Stats:
-        """Return all figures."""
+        """Return all statistics."""
         services = self._services
         return Stats(
             cpu=_cpu(),
@@ -120,10 +121,6 @@ class StatsRoutes:
             jobs=_if_available(services.jobs.figures),
             plugins=tuple(services.plugins),
         )
-
-    def routes(self) -> list[Route]:
-        """Return the route."""
-        return [Route(path="/stats/", handler=self.show, policy="staff", menu="figures of machine and process")]
 
 
 def _cpu() -> CpuStats:
@@ -139,8 +136,8 @@ def _memory() -> MemoryStats:
 
 
 def _disk(home: Path) -> DiskStats:
-    # The home itself may not be there yet, its nearest parent is.
-    path = next(place for place in (home.absolute(), *home.absolute().parents) if place.exists())
+    # The home directory may not exist yet; its nearest existing parent is on the same file system.
+    path = next(folder for folder in (home.absolute(), *home.absolute().parents) if folder.exists())
     usage = psutil.disk_usage(str(path))
     return DiskStats(home.absolute(), usage.total, usage.used, usage.free, usage.percent)
 
@@ -183,8 +180,8 @@ def _application(services: Services) -> ApplicationStats:
     )
 
 
-def _if_available(ask: Callable[[], T]) -> T | None:
+def _if_available(read: Callable[[], T]) -> T | None:
     try:
-        return ask()
+        return read()
     except UnavailableError:
         return None

@@ -11,15 +11,15 @@ import pytest
 from contrib import nexus, skyflow
 from kernel.cli.serve import DEMO_FOLDER
 from kernel.testing import Client
-from plugins.club.model import HeroMetric, MostPresent
+from plugins.club.models import HeroMetric, MostPresent
 from tests.applications import PLUGINS, publish_demo
 from tests.conftest import Serve
 
 
-@pytest.fixture
-def client(serve: Serve) -> Client:
-    """A service with the demo data."""
-    client = serve(plugins=PLUGINS)
+@pytest.fixture(scope="module")
+def client(module_serve: Serve) -> Client:
+    """A service with the demo data, which no test changes."""
+    client = module_serve(plugins=PLUGINS)
     publish_demo(client)
     return client
 
@@ -49,12 +49,12 @@ def test_skyflow_sees_the_features_of_its_areas(client: Client) -> None:
     assert len(features) == 7
 
 
-def test_what_skyflow_has_no_filter_for_it_sees_whole(client: Client) -> None:
+def test_skyflow_sees_datasets_without_a_filter_completely(client: Client) -> None:
     assert slugs(client, "skyflow/tags") == slugs(client, "tags")
 
 
 @pytest.mark.parametrize("name", ["features", "gateways", "tiers"])
-def test_nexus_sees_what_is_tagged_open(client: Client, name: str) -> None:
+def test_nexus_sees_items_tagged_open(client: Client, name: str) -> None:
     everything = client.get(f"/trace/public/{name}/").json()["data"]
 
     tagged = {item["slug"] for item in everything if "open" in item["tags"]}
@@ -63,21 +63,21 @@ def test_nexus_sees_what_is_tagged_open(client: Client, name: str) -> None:
     assert slugs(client, f"nexus/{name}") == tagged
 
 
-def test_the_applications_know_different_features() -> None:
+def test_the_applications_have_different_features() -> None:
     assert set(skyflow.FEATURES).isdisjoint(nexus.FEATURES)
 
 
 def test_skyflow_sees_figures_about_its_features_and_about_the_community() -> None:
-    shown = skyflow.its_figures(club_items(HeroMetric, "hero-metrics.json"))
+    shown = skyflow.keep_figures(club_items(HeroMetric, "hero-metrics.json"))
 
     assert {figure.feature for figure in shown} == {None, "flow", "clout", "kudos"}
 
 
 @pytest.mark.parametrize(
     ("view", "features"),
-    [(skyflow.its_figures, {"flow", "clout", "kudos"}), (nexus.tagged, {"kudos", "grid", "beacon"})],
+    [(skyflow.keep_figures, {"flow", "clout", "kudos"}), (nexus.keep_open, {"kudos", "grid", "beacon"})],
 )
-def test_an_application_sees_a_part_of_who_is_present(
+def test_an_application_sees_a_part_of_the_members(
     view: Callable[[Sequence[Any]], Sequence[Any]], features: set[str]
 ) -> None:
     shown = view(club_items(MostPresent, "*-most-present.json"))

@@ -7,8 +7,6 @@ import sys
 import zipfile
 from pathlib import Path
 
-import pytest
-
 from kernel.cli.serve import DEMO_FOLDER, publish_demo_files
 from kernel.datasets.files import read_folder, write_files
 from tests.applications import DATASETS, PLUGINS, publish, publish_demo
@@ -18,7 +16,7 @@ from tests.processes import ROOT
 FILES = sorted(path.name for path in DEMO_FOLDER.iterdir())
 
 
-def test_every_file_belongs_to_a_dataset_and_every_item_fits_it(serve: Serve) -> None:
+def test_every_file_belongs_to_a_dataset_and_every_item_is_valid(serve: Serve) -> None:
     datasets = serve(plugins=[*PLUGINS, "club"]).service.shared.datasets
 
     folder = read_folder(DEMO_FOLDER, list(datasets.all.values()))
@@ -27,18 +25,19 @@ def test_every_file_belongs_to_a_dataset_and_every_item_fits_it(serve: Serve) ->
     assert folder.ignored == {}
 
 
-@pytest.mark.parametrize("name", DATASETS)
-def test_an_export_writes_what_was_imported(serve: Serve, tmp_path: Path, name: str) -> None:
+def test_an_export_writes_what_was_imported(serve: Serve, tmp_path: Path) -> None:
     client = serve(plugins=PLUGINS)
     publish_demo(client)
     datasets = client.service.shared.datasets
 
-    (written,) = write_files(datasets.find(name), datasets.read(name).items, tmp_path)
+    written = {name: write_files(datasets.find(name), datasets.read(name).items, tmp_path) for name in DATASETS}
 
-    assert written.read_bytes() == (DEMO_FOLDER / written.name).read_bytes()
+    assert {name: len(files) for name, files in written.items()} == dict.fromkeys(DATASETS, 1)
+    paths = [path for (path,) in written.values()]
+    assert [path.name for path in paths if path.read_bytes() != (DEMO_FOLDER / path.name).read_bytes()] == []
 
 
-def test_what_was_published_before_stays(serve: Serve) -> None:
+def test_demo_data_does_not_replace_published_data(serve: Serve) -> None:
     client = serve(plugins=PLUGINS)
     publish(client, "tags", {"slug": "ours"})
 
@@ -50,7 +49,7 @@ def test_what_was_published_before_stays(serve: Serve) -> None:
     assert [item["slug"] for item in client.get("/trace/public/tags/").json()["data"]] == ["ours"]
 
 
-def test_a_wheel_has_the_demo_files(tmp_path: Path) -> None:
+def test_a_wheel_contains_the_demo_files(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")

@@ -1,4 +1,4 @@
-"""Fake APIs, and what fetches from them."""
+"""Fake APIs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.plugins.club.fake_api import FakeApi, running_api
+from tests.plugins.club.fakes import FakeApi, running_api
 
 
 @pytest.fixture
@@ -18,6 +18,6 @@ def api() -> Iterator[FakeApi]:
 
 @pytest.fixture
 def other_api() -> Iterator[FakeApi]:
-    """Another one, at another address."""
+    """A second community API, on another port."""
     with running_api() as started:
         yield started

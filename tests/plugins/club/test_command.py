@@ -12,9 +12,9 @@ from plugins.club.settings import Source
 from tests.applications import publish_demo
 from tests.commands import Ran, RunCommand, make_runner
 from tests.conftest import Serve
-from tests.plugins.club.fake_api import Call, FakeApi, fixed, member, metric, missing
-from tests.plugins.club.fetches import members, source
-from tests.plugins.club.services import PLUGINS, refresh, serve_club, table
+from tests.plugins.club.factories import PLUGINS, refresh, serve_club, table
+from tests.plugins.club.fakes import Exchange, FakeApi, fixed, member, metric, missing
+from tests.plugins.club.fetching import members, source
 
 Tiercel = Callable[..., Ran]
 
@@ -43,13 +43,13 @@ def tiercel(run: RunCommand, monkeypatch: pytest.MonkeyPatch) -> Tiercel:
 
 @pytest.fixture
 def sources(api: FakeApi) -> dict[str, Source]:
-    """A source of each dataset, both well."""
+    """A working source of each dataset."""
     api.routes |= {"/metrics": fixed([metric("joined", 7)]), "/members": fixed([member("ada"), member("bo", "x")])}
     return {"heroes": source(api), "flow": members(api)}
 
 
 @pytest.mark.parametrize("words", [("club", "refresh"), ("refresh_club",)])
-def test_a_refresh_prints_what_became_of_each_source_and_dataset(
+def test_a_refresh_prints_a_report_of_sources_and_datasets(
     tiercel: Tiercel, sources: dict[str, Source], words: tuple[str, ...]
 ) -> None:
     ran = tiercel(sources, *words)
@@ -62,16 +62,14 @@ def test_a_refresh_prints_what_became_of_each_source_and_dataset(
         ["flow", "most-present", "fetched", "1", "1"],
     ]
     assert "hero-metrics: published, version 1, 1 items" in ran.output
-    assert "most-present: published, version 1, 1 items, 1 kept aside" in ran.output
+    assert "most-present: published, version 1, 1 items, 1 rejected" in ran.output
 
 
-def test_how_far_each_source_is_stands_on_standard_error(
-    tiercel: Tiercel, sources: dict[str, Source], api: FakeApi
-) -> None:
+def test_progress_is_printed_on_standard_error(tiercel: Tiercel, sources: dict[str, Source], api: FakeApi) -> None:
     # Long enough for the other to be told as done.
-    def late(call: Call) -> None:
+    def late(exchange: Exchange) -> None:
         api.ending.wait(0.6)
-        call.json([member("ada")])
+        exchange.json([member("ada")])
 
     api.routes["/members"] = late
 
@@ -81,7 +79,7 @@ def test_how_far_each_source_is_stands_on_standard_error(
     assert "fetching" not in ran.output
 
 
-def test_one_failing_source_is_exit_code_1_and_the_others_are_published(
+def test_a_failing_source_exits_with_1_and_the_others_are_published(
     tiercel: Tiercel, sources: dict[str, Source], api: FakeApi
 ) -> None:
     api.routes["/members"] = missing
@@ -94,7 +92,7 @@ def test_one_failing_source_is_exit_code_1_and_the_others_are_published(
     assert [each["outcome"] for each in report["datasets"]] == ["published", "refused"]
 
 
-def test_when_every_source_fails_it_says_why(tiercel: Tiercel, sources: dict[str, Source], api: FakeApi) -> None:
+def test_a_refresh_prints_why_every_source_failed(tiercel: Tiercel, sources: dict[str, Source], api: FakeApi) -> None:
     api.routes.clear()
 
     ran = tiercel(sources, "club", "refresh")
@@ -105,7 +103,7 @@ def test_when_every_source_fails_it_says_why(tiercel: Tiercel, sources: dict[str
     assert rows[1:] == [["heroes", "hero-metrics", "failing", "0"], ["flow", "most-present", "failing", "0"]]
 
 
-def test_the_sources_of_the_file_that_is_named_count(
+def test_sources_are_read_from_the_file_given_with_config(
     run: RunCommand, api: FakeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api.routes["/metrics"] = fixed([metric("joined", 7)])
@@ -121,14 +119,14 @@ def test_the_sources_of_the_file_that_is_named_count(
     assert "hero-metrics: published" in ran.output
 
 
-def test_without_sources_it_says_so(tiercel: Tiercel) -> None:
+def test_a_refresh_without_sources_prints_a_note(tiercel: Tiercel) -> None:
     ran = tiercel({}, "club", "refresh")
 
     assert (ran.code, ran.output) == (0, "")
-    assert ran.errors == "no sources are configured: what was imported is served.\n"
+    assert ran.errors == "no sources are configured: imported data is served.\n"
 
 
-def test_every_endpoint_keeps_its_promises_to_every_application(tiercel: Tiercel, serve: Serve) -> None:
+def test_apps_test_passes_for_every_endpoint_and_application(tiercel: Tiercel, serve: Serve) -> None:
     publish_demo(serve(plugins=PLUGINS))
 
     ran = tiercel({}, "apps", "test", "--json")
@@ -139,7 +137,7 @@ def test_every_endpoint_keeps_its_promises_to_every_application(tiercel: Tiercel
     assert [path for path in passed if path.startswith("/club/public/skyflow/features/") and path.count("/") == 6]
 
 
-def test_the_index_is_exported_under_its_name(
+def test_data_export_writes_the_index_file(
     tiercel: Tiercel, serve: Serve, sources: dict[str, Source], tmp_path: Path
 ) -> None:
     refresh(serve_club(serve, sources))

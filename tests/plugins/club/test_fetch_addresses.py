@@ -1,4 +1,4 @@
-"""Requests go where the configuration says, with its secrets, and nowhere else."""
+"""Which addresses are requested, and with which headers and secrets."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from plugins.club.fetching.hosts import refusal
-from plugins.club.fetching.outcome import SourceProgress
-from tests.plugins.club.fake_api import Call, FakeApi, fixed, metric, redirect
-from tests.plugins.club.fetches import failed, fetch, fetched, keys, members, source
+from plugins.club.fetch.addresses import ensure_same_host
+from plugins.club.fetch.results import FetchError, SourceProgress
+from tests.plugins.club.fakes import Exchange, FakeApi, fixed, metric, redirect
+from tests.plugins.club.fetching import failed, fetch, fetched, keys, members, source
 
 GOOD = fixed([metric("m")])
 TOKEN = "Bearer s3cr3t-t0k3n"
@@ -25,11 +25,11 @@ def test_a_redirect_on_the_same_host_is_followed(api: FakeApi, status: int) -> N
     outcome = fetched(source(api, **WITH_TOKEN), environ={"CLUB_TOKEN": TOKEN})
 
     assert keys(outcome) == ["m"]
-    assert [seen.headers.get("authorization") for seen in api.seen] == [TOKEN, TOKEN]
+    assert [request.headers.get("authorization") for request in api.received] == [TOKEN, TOKEN]
 
 
 @pytest.mark.parametrize(("redirects", "good"), [(5, True), (6, False)])
-def test_five_redirects_are_followed_and_no_more(api: FakeApi, redirects: int, good: bool) -> None:
+def test_at_most_five_redirects_are_followed(api: FakeApi, redirects: int, good: bool) -> None:
     api.routes |= {f"/{number}": redirect(f"/{number - 1}") for number in range(1, redirects + 1)}
     api.routes["/0"] = GOOD
 
@@ -39,7 +39,7 @@ def test_five_redirects_are_followed_and_no_more(api: FakeApi, redirects: int, g
         assert failed(source(api, f"/{redirects}")).reason == "more than 5 redirects"
 
 
-def test_a_redirect_to_another_host_is_refused_and_not_asked(api: FakeApi, other_api: FakeApi) -> None:
+def test_a_redirect_to_another_host_is_refused_without_a_request(api: FakeApi, other_api: FakeApi) -> None:
     elsewhere = other_api.url.replace("127.0.0.1", "localhost")
     api.routes["/metrics"] = redirect(f"{elsewhere}/metrics?key=secret")
 
@@ -47,55 +47,69 @@ def test_a_redirect_to_another_host_is_refused_and_not_asked(api: FakeApi, other
 
     assert failure.kind == "redirect"
     assert failure.reason == f"a redirect to {elsewhere}/metrics is refused: it is on another host than 127.0.0.1"
-    assert other_api.seen == []
-    assert len(api.seen) == 1
+    assert other_api.received == []
+    assert len(api.received) == 1
 
 
-def test_another_port_is_another_address(api: FakeApi, other_api: FakeApi) -> None:
+def test_a_redirect_to_another_port_is_refused(api: FakeApi, other_api: FakeApi) -> None:
     api.routes["/metrics"] = redirect(f"{other_api.url}/metrics")
 
     assert "is on another port" in failed(source(api)).reason
-    assert other_api.seen == []
+    assert other_api.received == []
 
 
 @pytest.mark.parametrize("location", ["file:///etc/passwd", "http://[x", "//xn--/", ""])
-def test_a_redirect_to_no_address_is_a_failure(api: FakeApi, location: str) -> None:
-    api.routes["/metrics"] = redirect(location) if location else lambda call: call.send(b"", 302)
+def test_a_redirect_without_a_valid_location_is_a_failure(api: FakeApi, location: str) -> None:
+    api.routes["/metrics"] = redirect(location) if location else lambda exchange: exchange.send(b"", 302)
 
     assert failed(source(api)).kind == "redirect"
-    assert len(api.seen) == 1
+    assert len(api.received) == 1
 
 
-def test_a_next_page_on_another_host_is_refused_and_not_asked(api: FakeApi, other_api: FakeApi) -> None:
+def test_a_next_page_on_another_host_is_refused_without_a_request(api: FakeApi, other_api: FakeApi) -> None:
     api.routes["/members"] = fixed({"items": [], "next": f"{other_api.url}/members"})
 
     failure = failed(members(api, items="items", next="next"))
 
     assert (failure.kind, "the next page" in failure.reason) == ("redirect", True)
-    assert other_api.seen == []
+    assert other_api.received == []
 
 
 @pytest.mark.parametrize(
-    ("current", "target", "reason"),
+    ("current", "target"),
     [
-        ("https://a.example/x", "https://a.example/y?z", None),
-        ("https://a.example/", "https://A.EXAMPLE:443/", None),
-        ("http://a.example/", "https://a.example/", None),
-        ("https://a.example/", "http://a.example/", "leaves https"),
+        ("https://a.example/x", "https://a.example/y?z"),
+        ("https://a.example/", "https://A.EXAMPLE:443/"),
+        ("http://a.example/", "https://a.example/"),
+    ],
+)
+def test_the_same_host_and_the_upgrade_to_https_are_allowed(current: str, target: str) -> None:
+    ensure_same_host(httpx.URL(current), httpx.URL(target), "the next page")
+
+
+@pytest.mark.parametrize(
+    ("current", "target", "problem"),
+    [
+        ("https://a.example/", "http://a.example/", "downgrades from https to http"),
         ("http://a.example:8080/", "https://a.example/", "is on another port than 8080"),
         ("http://a.example/", "https://a.example:8443/", "is on another port than 80"),
         ("https://a.example/", "https://b.a.example/", "is on another host than a.example"),
         ("https://a.example/", "https://a.example.b.example/", "is on another host than a.example"),
-        ("https://a.example/", "https://u:p@a.example/", "holds a user or password"),
-        ("https://a.example/", "ftp://a.example/", "is no http or https"),
+        ("https://a.example/", "https://u:p@a.example/", "contains a user or password"),
+        ("https://a.example/", "ftp://a.example/", "is neither http nor https"),
     ],
 )
-def test_an_answer_may_lead_to_the_same_host_only(current: str, target: str, reason: str | None) -> None:
-    assert refusal(httpx.URL(current), httpx.URL(target)) == reason
+def test_other_hosts_ports_and_schemes_are_refused(current: str, target: str, problem: str) -> None:
+    with pytest.raises(FetchError) as refused:
+        ensure_same_host(httpx.URL(current), httpx.URL(target), "the next page")
+
+    assert refused.value.kind == "redirect"
+    assert refused.value.reason.endswith(f" is refused: it {problem}")
+    assert "u:p" not in refused.value.reason
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
-def test_proxies_of_the_environment_are_not_used(
+def test_proxy_variables_of_the_environment_are_ignored(
     api: FakeApi, other_api: FakeApi, variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("NO_PROXY", "no_proxy"):
@@ -105,18 +119,18 @@ def test_proxies_of_the_environment_are_not_used(
     api.routes["/metrics"] = GOOD
 
     assert keys(fetched(source(api))) == ["m"]
-    assert other_api.seen == []
+    assert other_api.received == []
 
 
-def test_cookies_are_not_kept(api: FakeApi) -> None:
-    def behave(call: Call) -> None:
-        call.json([], headers={"Set-Cookie": "session=1; Path=/"})
+def test_cookies_are_not_sent_back(api: FakeApi) -> None:
+    def behave(exchange: Exchange) -> None:
+        exchange.json([], headers={"Set-Cookie": "session=1; Path=/"})
 
     api.routes |= {"/first": redirect("/metrics"), "/metrics": behave}
 
     fetch({"a": source(api, "/first"), "b": source(api)}, {"per_host": 1})
 
-    assert [seen.headers.get("cookie") for seen in api.seen] == [None, None, None]
+    assert [request.headers.get("cookie") for request in api.received] == [None, None, None]
 
 
 def test_headers_are_sent_as_configured(api: FakeApi) -> None:
@@ -124,35 +138,35 @@ def test_headers_are_sent_as_configured(api: FakeApi) -> None:
 
     fetched(source(api, headers={"Accept": "text/json", "X-Club": "env:CLUB"}), environ={"CLUB": "flow"})
 
-    sent = api.seen[0].headers
+    sent = api.received[0].headers
     assert (sent["accept"], sent["x-club"], sent["user-agent"]) == ("text/json", "flow", "tiercel")
 
 
 @pytest.mark.parametrize("environ", [{}, {"CLUB_TOKEN": ""}])
-def test_a_missing_variable_is_a_failure_with_its_name(api: FakeApi, environ: dict[str, str]) -> None:
+def test_a_missing_environment_variable_is_a_failure_that_names_it(api: FakeApi, environ: dict[str, str]) -> None:
     failure = failed(source(api, **WITH_TOKEN), environ=environ)
 
     assert (failure.kind, failure.reason) == ("configuration", "the environment variable CLUB_TOKEN is not set")
-    assert api.seen == []
+    assert api.received == []
 
 
-def test_the_variables_are_those_of_the_process(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_of_the_process_are_the_default(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLUB_TOKEN", TOKEN)
     api.routes["/metrics"] = GOOD
 
     fetched(source(api, **WITH_TOKEN), environ=None)
 
-    assert api.seen[0].headers["authorization"] == TOKEN
+    assert api.received[0].headers["authorization"] == TOKEN
 
 
 @pytest.mark.parametrize("value", ["s3cr3t\nX: y", "s3cr3t\x00", "s3cr3t-ä", " s3cr3t"])
-def test_a_value_that_cannot_be_sent_is_not_repeated(api: FakeApi, value: str) -> None:
+def test_an_invalid_header_value_is_not_repeated_in_the_failure(api: FakeApi, value: str) -> None:
     failure = failed(source(api, **WITH_TOKEN), environ={"CLUB_TOKEN": value})
 
-    assert failure.reason == "the environment variable CLUB_TOKEN holds characters that no header may"
+    assert failure.reason == "the environment variable CLUB_TOKEN contains characters that are not allowed in a header"
 
 
-def test_secrets_are_neither_told_nor_logged(api: FakeApi, caplog: pytest.LogCaptureFixture) -> None:
+def test_secrets_are_neither_reported_nor_logged(api: FakeApi, caplog: pytest.LogCaptureFixture) -> None:
     api.routes |= {"/good": GOOD, "/elsewhere": redirect("https://elsewhere.example/")}
     steps: list[SourceProgress] = []
     paths = ("/good", "/bad", "/elsewhere")
@@ -161,5 +175,5 @@ def test_secrets_are_neither_told_nor_logged(api: FakeApi, caplog: pytest.LogCap
     with caplog.at_level(logging.DEBUG):
         outcomes = fetch(sources, environ={"CLUB_TOKEN": TOKEN}, on_progress=steps.append)
 
-    assert {seen.headers["authorization"] for seen in api.seen} == {TOKEN}
+    assert {request.headers["authorization"] for request in api.received} == {TOKEN}
     assert "s3cr3t" not in f"{outcomes} {steps} {caplog.text}"

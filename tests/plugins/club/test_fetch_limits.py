@@ -1,4 +1,4 @@
-"""Nobody gets more time, bytes or connections than the settings say."""
+"""Limits of bytes, time and concurrent requests; stopping."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from plugins.club.fetching.fetch import fetch_all
-from plugins.club.fetching.outcome import Fetched, Outcome, SourceFailure, SourceProgress
+from plugins.club.fetch.results import Fetched, FetchResult, SourceFailure, SourceProgress
+from plugins.club.fetch.sources import fetch_all
 from plugins.club.settings import ClubSettings
-from tests.plugins.club import fake_api
-from tests.plugins.club.fake_api import Behaviour, Call, FakeApi, failing, fixed, metric
-from tests.plugins.club.fetches import failed, fetch, fetch_one, fetched, source
+from tests.plugins.club import fakes
+from tests.plugins.club.fakes import Behaviour, Exchange, FakeApi, failing, fixed, metric
+from tests.plugins.club.fetching import failed, fetch, fetch_one, fetched, source
 
 
 class OnPurposeError(Exception):
@@ -25,28 +25,28 @@ class OnPurposeError(Exception):
 
 def sized(size_bytes: int) -> Behaviour:
     """Answer an empty list of so many bytes."""
-    return lambda call: call.send(b"[" + b" " * (size_bytes - 2) + b"]")
+    return lambda exchange: exchange.send(b"[" + b" " * (size_bytes - 2) + b"]")
 
 
-@pytest.mark.parametrize("behaviour", [fake_api.endless, fake_api.bomb, sized(100_001)])
-def test_an_answer_that_is_too_large_is_not_read_to_its_end(api: FakeApi, behaviour: Behaviour) -> None:
+@pytest.mark.parametrize("behaviour", [fakes.endless, fakes.bomb, sized(100_001)])
+def test_a_response_that_is_too_large_is_not_read_to_its_end(api: FakeApi, behaviour: Behaviour) -> None:
     api.routes["/metrics"] = behaviour
 
     failure = failed(source(api), {"max_bytes": 100_000})
 
-    assert (failure.kind, failure.reason) == ("too-large", "the answer is larger than 100,000 bytes")
-    assert len(api.seen) == 1
+    assert (failure.kind, failure.reason) == ("too-large", "the response is larger than 100,000 bytes")
+    assert len(api.received) == 1
 
 
-def test_an_answer_of_exactly_the_limit_is_read(api: FakeApi) -> None:
+def test_a_response_of_exactly_the_maximum_size_is_read(api: FakeApi) -> None:
     api.routes["/metrics"] = sized(100_000)
 
     assert fetched(source(api), {"max_bytes": 100_000}).bytes == 100_000
 
 
-def test_what_stands_for_much_does_not_fill_the_memory(api: FakeApi) -> None:
+def test_a_decompression_bomb_does_not_fill_the_memory(api: FakeApi) -> None:
     packed = gzip.compress(b" " * 50_000_000)
-    api.routes["/metrics"] = lambda call: call.gzip(packed)
+    api.routes["/metrics"] = lambda exchange: exchange.gzip(packed)
     tracemalloc.start()
     try:
         failed(source(api), {"max_bytes": 1_000_000})
@@ -57,28 +57,28 @@ def test_what_stands_for_much_does_not_fill_the_memory(api: FakeApi) -> None:
     assert peak_bytes < 20_000_000
 
 
-@pytest.mark.parametrize("behaviour", [fake_api.hanging, fake_api.slow_body])
-def test_a_request_has_its_time_whether_it_hangs_or_drips(api: FakeApi, behaviour: Behaviour) -> None:
+@pytest.mark.parametrize("behaviour", [fakes.hanging, fakes.slow_body])
+def test_a_request_times_out_whether_it_hangs_or_trickles(api: FakeApi, behaviour: Behaviour) -> None:
     api.routes["/metrics"] = behaviour
 
     failure = failed(source(api), {"timeout_s": 0.4, "retries": 1})
 
-    assert (failure.kind, failure.reason) == ("timeout", "no complete answer within 0.4 s; tried 2 times")
-    assert len(api.seen) == 2
+    assert (failure.kind, failure.reason) == ("timeout", "no complete response within 0.4 s; tried 2 times")
+    assert len(api.received) == 2
 
 
-def test_a_source_has_its_time_for_everything(api: FakeApi) -> None:
-    api.routes["/metrics"] = fake_api.hanging
+def test_a_source_times_out_as_a_whole(api: FakeApi) -> None:
+    api.routes["/metrics"] = fakes.hanging
 
     failure = failed(source(api), {"timeout_s": 0.2, "total_timeout_s": 0.5, "retries": 20})
 
     assert failure.kind == "timeout"
     assert 400 <= failure.ms < 3000
-    assert len(api.seen) <= 4
+    assert len(api.received) <= 4
 
 
-def test_waiting_for_a_host_is_not_charged(api: FakeApi) -> None:
-    api.routes |= {"/slow": fake_api.hanging, "/metrics": fixed([metric("m")])}
+def test_waiting_for_a_slot_of_a_host_does_not_count_as_time_of_the_source(api: FakeApi) -> None:
+    api.routes |= {"/slow": fakes.hanging, "/metrics": fixed([metric("m")])}
     limits = {"per_host": 1, "timeout_s": 0.6, "total_timeout_s": 0.5, "retries": 0}
     slow = {f"slow {number}": source(api, "/slow") for number in range(3)}
 
@@ -90,12 +90,12 @@ def test_waiting_for_a_host_is_not_charged(api: FakeApi) -> None:
 
 
 @pytest.mark.parametrize("per_host", [1, 3])
-def test_a_host_gets_so_many_requests_at_once_and_no_more(api: FakeApi, per_host: int) -> None:
+def test_concurrent_requests_to_a_host_are_limited(api: FakeApi, per_host: int) -> None:
     together = threading.Barrier(per_host)
 
-    def meet(call: Call) -> None:
+    def meet(exchange: Exchange) -> None:
         together.wait(10)
-        call.json([])
+        exchange.json([])
 
     api.routes["/metrics"] = meet
     sources = {str(number): source(api) for number in range(6)}
@@ -103,10 +103,10 @@ def test_a_host_gets_so_many_requests_at_once_and_no_more(api: FakeApi, per_host
     outcomes = fetch(sources, {"per_host": per_host})
 
     assert all(isinstance(outcome, Fetched) for outcome in outcomes.values())
-    assert api.most_at_once == per_host
+    assert api.concurrent_max == per_host
 
 
-def test_a_source_that_waits_for_its_next_try_holds_no_place(api: FakeApi) -> None:
+def test_a_source_that_waits_for_a_retry_holds_no_slot(api: FakeApi) -> None:
     api.routes |= {"/busy": failing(1, 503, fixed([])), "/metrics": fixed([])}
     ended: list[str] = []
 
@@ -124,9 +124,9 @@ def test_a_source_that_waits_for_its_next_try_holds_no_place(api: FakeApi) -> No
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "limits"), [(fake_api.hanging, {}), (failing(9, 500, fixed([])), {"retry_wait_s": 10})]
+    ("behaviour", "limits"), [(fakes.hanging, {}), (failing(9, 500, fixed([])), {"retry_wait_s": 10})]
 )
-def test_stopping_does_not_wait_for_anything(api: FakeApi, behaviour: Behaviour, limits: dict[str, Any]) -> None:
+def test_a_stop_waits_for_no_request_and_no_retry(api: FakeApi, behaviour: Behaviour, limits: dict[str, Any]) -> None:
     api.routes |= {"/metrics": behaviour, "/good": fixed([metric("m")])}
     steps: list[SourceProgress] = []
 
@@ -148,16 +148,16 @@ def test_stopping_does_not_wait_for_anything(api: FakeApi, behaviour: Behaviour,
     assert (steps[-1].source, steps[-1].state) == ("slow", "failed")
 
 
-def test_who_stops_before_the_start_sends_nothing(api: FakeApi) -> None:
+def test_a_stop_before_the_start_sends_no_request(api: FakeApi) -> None:
     outcome = fetch_one(source(api), should_stop=lambda: True)
 
     assert isinstance(outcome, SourceFailure)
-    assert (outcome.kind, api.seen) == ("stopped", [])
+    assert (outcome.kind, api.received) == ("stopped", [])
 
 
 @pytest.mark.parametrize("name", ["on_progress", "should_stop"])
-def test_what_the_caller_raises_ends_everything(api: FakeApi, name: str) -> None:
-    api.routes["/metrics"] = fake_api.hanging
+def test_an_exception_of_a_callback_cancels_all_sources(api: FakeApi, name: str) -> None:
+    api.routes["/metrics"] = fakes.hanging
 
     def fail(*_: object) -> bool:
         raise OnPurposeError
@@ -171,8 +171,8 @@ def test_what_the_caller_raises_ends_everything(api: FakeApi, name: str) -> None
     assert asyncio.run(run()) == 1
 
 
-def test_fetching_that_is_cancelled_leaves_no_task(api: FakeApi) -> None:
-    api.routes["/metrics"] = fake_api.hanging
+def test_cancelled_fetching_leaves_no_task(api: FakeApi) -> None:
+    api.routes["/metrics"] = fakes.hanging
 
     async def run() -> int:
         with pytest.raises(TimeoutError):
@@ -183,9 +183,9 @@ def test_fetching_that_is_cancelled_leaves_no_task(api: FakeApi) -> None:
     assert asyncio.run(run()) == 1
 
 
-def test_the_order_of_outcomes_is_that_of_the_sources(api: FakeApi) -> None:
+def test_results_are_in_the_order_of_the_sources(api: FakeApi) -> None:
     api.routes["/metrics"] = fixed([])
 
-    outcomes: dict[str, Outcome] = fetch({name: source(api) for name in "cab"})
+    outcomes: dict[str, FetchResult] = fetch({name: source(api) for name in "cab"})
 
     assert list(outcomes) == ["c", "a", "b"]

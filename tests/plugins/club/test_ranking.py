@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.club.model import HeroMetric, MostPresent
-from plugins.club.ranking import rank_members, rank_metrics, summarize
+from plugins.club.models import HeroMetric, MostPresent
+from plugins.club.ranking import rank_members, rank_metrics, summarize_features
 
 
 def make_member(member: str, count: int, feature: str = "flow", name: str | None = None) -> MostPresent:
@@ -36,19 +36,19 @@ metric_lists = st.lists(
 )
 
 
-def test_ranks_are_those_of_a_competition() -> None:
+def test_equal_values_share_a_rank() -> None:
     ranked = rank_members([make_member("d", 1), make_member("c", 5), make_member("b", 5), make_member("a", 9)])
 
     assert [(item.member, item.rank) for item in ranked] == [("a", 1), ("b", 2), ("c", 2), ("d", 4)]
 
 
-def test_equals_are_listed_by_name() -> None:
+def test_equal_values_are_listed_by_name() -> None:
     ranked = rank_members([make_member("a", 5, name="Zoe"), make_member("z", 5, name="Ada")])
 
     assert [item.name for item in ranked] == ["Ada", "Zoe"]
 
 
-def test_each_feature_has_ranks_and_shares_of_its_own() -> None:
+def test_ranks_and_shares_are_computed_per_feature() -> None:
     ranked = rank_members([make_member("a", 1), make_member("b", 3), make_member("c", 2, "clout")])
 
     assert [(item.id, item.rank, item.share) for item in ranked] == [
@@ -58,11 +58,11 @@ def test_each_feature_has_ranks_and_shares_of_its_own() -> None:
     ]
 
 
-def test_nobody_has_a_share_of_nothing() -> None:
+def test_shares_of_a_total_of_zero_are_zero() -> None:
     assert [item.share for item in rank_members([make_member("a", 0), make_member("b", 0)])] == [0.0, 0.0]
 
 
-def test_members_are_compared_with_the_snapshot_before() -> None:
+def test_members_are_compared_with_the_previous_snapshot() -> None:
     before = [make_member("a", 5), make_member("b", 3), make_member("gone", 9)]
 
     ranked = rank_members([make_member("a", 4), make_member("b", 6), make_member("new", 1)], before)
@@ -80,7 +80,7 @@ def test_metrics_are_ranked_among_those_of_their_unit() -> None:
     assert [(item.metric, item.rank) for item in ranked] == [("c", 1), ("a", 2), ("b", 1)]
 
 
-def test_metrics_are_compared_with_the_snapshot_before() -> None:
+def test_metrics_are_compared_with_the_previous_snapshot() -> None:
     before = [make_metric("a", 4), make_metric("b", 9)]
 
     ranked = rank_metrics([make_metric("a", 10), make_metric("new", 1)], before)
@@ -97,10 +97,10 @@ def test_a_metric_whose_unit_changed_has_no_change() -> None:
     assert (ranked.previous_value, ranked.change, ranked.previous_rank) == (600, None, None)
 
 
-def test_a_summary_counts_who_is_new_and_who_is_gone() -> None:
+def test_a_summary_counts_new_and_gone_members() -> None:
     before = [make_member("a", 5), make_member("x", 1), make_member("y", 1)]
 
-    (summary,) = summarize([make_member("a", 6), make_member("new", 10)], before)
+    (summary,) = summarize_features([make_member("a", 6), make_member("new", 10)], before)
 
     assert (summary.feature, summary.members, summary.total, summary.change) == ("flow", 2, 16, 9)
     assert (summary.new_members, summary.gone_members) == (1, 2)
@@ -108,14 +108,14 @@ def test_a_summary_counts_who_is_new_and_who_is_gone() -> None:
 
 
 @pytest.mark.parametrize("before", [[], [make_member("a", 5, "clout")]])
-def test_a_feature_that_is_new_has_nothing_to_be_compared_with(before: list[MostPresent]) -> None:
-    (summary,) = summarize([make_member("a", 6)], before)
+def test_a_new_feature_has_no_changes(before: list[MostPresent]) -> None:
+    (summary,) = summarize_features([make_member("a", 6)], before)
 
     assert (summary.change, summary.new_members, summary.gone_members) == (None, None, None)
 
 
 @given(snapshots, snapshots)
-def test_ranking_keeps_every_item_as_it_is(items: list[MostPresent], before: list[MostPresent]) -> None:
+def test_ranking_keeps_the_fields_of_every_item(items: list[MostPresent], before: list[MostPresent]) -> None:
     ranked = rank_members(items, before)
 
     assert sorted((item.id, item.name, item.count, item.tags) for item in ranked) == sorted(
@@ -124,14 +124,14 @@ def test_ranking_keeps_every_item_as_it_is(items: list[MostPresent], before: lis
 
 
 @given(snapshots)
-def test_a_rank_is_one_more_than_how_many_have_more(items: list[MostPresent]) -> None:
+def test_a_rank_is_one_plus_the_number_of_larger_counts(items: list[MostPresent]) -> None:
     for item in rank_members(items):
         rivals = [other for other in items if other.feature == item.feature]
         assert item.rank == 1 + sum(other.count > item.count for other in rivals)
 
 
 @given(snapshots)
-def test_shares_of_a_feature_add_up(items: list[MostPresent]) -> None:
+def test_shares_of_a_feature_add_up_to_one(items: list[MostPresent]) -> None:
     ranked = rank_members(items)
 
     for feature in {item.feature for item in items}:
@@ -140,7 +140,9 @@ def test_shares_of_a_feature_add_up(items: list[MostPresent]) -> None:
 
 
 @given(snapshots, snapshots)
-def test_changes_lead_from_then_to_now(items: list[MostPresent], before: list[MostPresent]) -> None:
+def test_changes_are_differences_from_the_previous_snapshot(
+    items: list[MostPresent], before: list[MostPresent]
+) -> None:
     then = {item.id: item for item in rank_members(before)}
 
     for item in rank_members(items, before):
@@ -155,7 +157,7 @@ def test_changes_lead_from_then_to_now(items: list[MostPresent], before: list[Mo
 def test_a_summary_agrees_with_the_ranking(items: list[MostPresent], before: list[MostPresent]) -> None:
     ranked = rank_members(items, before)
 
-    for summary in summarize(items, before):
+    for summary in summarize_features(items, before):
         own = [item for item in ranked if item.feature == summary.feature]
         assert (summary.members, summary.total) == (len(own), sum(item.count for item in own))
         assert summary.top_member == own[0]
@@ -166,7 +168,7 @@ def test_a_summary_agrees_with_the_ranking(items: list[MostPresent], before: lis
 
 
 @given(metric_lists, st.randoms())
-def test_the_order_of_what_comes_does_not_matter(items: list[HeroMetric], random: object) -> None:
+def test_the_order_of_items_does_not_affect_ranks(items: list[HeroMetric], random: object) -> None:
     shuffled = list(items)
     random.shuffle(shuffled)  # type: ignore[attr-defined] # hypothesis types its Random as object
 
@@ -174,6 +176,6 @@ def test_the_order_of_what_comes_does_not_matter(items: list[HeroMetric], random
 
 
 @given(metric_lists)
-def test_a_metric_ranks_behind_those_of_its_unit_that_are_larger(items: list[HeroMetric]) -> None:
+def test_a_rank_is_one_plus_the_number_of_larger_values_of_the_unit(items: list[HeroMetric]) -> None:
     for item in rank_metrics(items):
         assert item.rank == 1 + sum(other.value > item.value for other in items if other.unit == item.unit)

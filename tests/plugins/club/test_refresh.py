@@ -1,4 +1,4 @@
-"""A refresh publishes what all sources say together; what fails keeps what it gave last."""
+"""The job ``club.refresh``: items of all sources are published together; a failing source keeps its last items."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ import pytest
 from kernel.errors import ConflictError
 from kernel.testing import Client
 from plugins.club import run_full_export, run_full_export_async
-from plugins.club.refresh import RefreshError
+from plugins.club.jobs import RefreshError
 from plugins.club.settings import Source
 from tests.applications import warning_of
 from tests.conftest import Serve
-from tests.plugins.club.fake_api import Call, FakeApi, fixed, hanging, member, metric, missing, versioned
-from tests.plugins.club.fetches import members, source
-from tests.plugins.club.services import (
+from tests.plugins.club.factories import (
     by_dataset,
     by_source,
     keys_of,
     refresh,
-    refresh_in_vain,
+    refresh_and_fail,
     serve_club,
     version_of,
 )
+from tests.plugins.club.fakes import Exchange, FakeApi, fixed, hanging, member, metric, missing, versioned
+from tests.plugins.club.fetching import members, source
 from tests.processes import eventually
 
 
 @pytest.fixture
 def sources(api: FakeApi, other_api: FakeApi) -> dict[str, Source]:
-    """Two sources of key figures and one of members, all well."""
+    """Two sources of key figures and one of members, all working."""
     api.routes |= {"/metrics": fixed([metric("joined", 7)]), "/members": fixed([member("ada", 3), member("bo", 2)])}
     other_api.routes["/metrics"] = fixed([metric("posts", 40)])
     return {"heroes": source(api), "others": source(other_api), "flow": members(api)}
 
 
-def told(client: Client, name: str) -> list[dict[str, Any]]:
+def attempts_of(client: Client, name: str) -> list[dict[str, Any]]:
     """Return the attempts to publish a dataset, newest first."""
     answer = client.get(f"/api/v1/datasets/{name}/versions/").json()
     attempts: list[dict[str, Any]] = answer["data"]["attempts"]
     return attempts
 
 
-def test_what_all_sources_say_is_published_together(serve: Serve, sources: dict[str, Source]) -> None:
+def test_items_of_all_sources_are_published_together(serve: Serve, sources: dict[str, Source]) -> None:
     client = serve_club(serve, sources)
 
     report = refresh(client)
@@ -91,7 +91,7 @@ def test_the_export_can_be_awaited(serve: Serve, sources: dict[str, Source]) -> 
     assert len(report.datasets) == 2
 
 
-def test_a_304_changes_nothing_and_makes_no_version(serve: Serve, api: FakeApi) -> None:
+def test_a_304_publishes_no_new_version(serve: Serve, api: FakeApi) -> None:
     api.routes["/metrics"] = versioned([metric("joined", 7)], etag='"one"')
     client = serve_club(serve, {"heroes": source(api)})
     refresh(client)
@@ -104,10 +104,12 @@ def test_a_304_changes_nothing_and_makes_no_version(serve: Serve, api: FakeApi) 
     assert by_dataset(report)["hero-metrics"].outcome == "unchanged"
     assert (version_of(client, "hero-metrics"), by_source(report)["heroes"].items) == (1, 1)
     assert after.headers["etag"] == before.headers["etag"]
-    assert api.seen[-1].headers["if-none-match"] == '"one"'
+    assert api.received[-1].headers["if-none-match"] == '"one"'
 
 
-def test_a_304_of_one_source_goes_with_what_is_new_from_another(serve: Serve, api: FakeApi, other_api: FakeApi) -> None:
+def test_unchanged_items_of_one_source_are_published_with_new_ones_of_another(
+    serve: Serve, api: FakeApi, other_api: FakeApi
+) -> None:
     api.routes["/metrics"] = versioned([metric("joined", 7)], etag='"one"')
     other_api.routes["/metrics"] = fixed([metric("posts", 1)])
     client = serve_club(serve, {"heroes": source(api), "others": source(other_api)})
@@ -119,7 +121,7 @@ def test_a_304_of_one_source_goes_with_what_is_new_from_another(serve: Serve, ap
     assert keys_of(client, "hero-metrics") == ["joined", "likes"]
 
 
-def test_a_failing_source_keeps_its_data_while_others_move_on(
+def test_a_failing_source_keeps_its_items_while_others_are_updated(
     serve: Serve, sources: dict[str, Source], api: FakeApi, other_api: FakeApi
 ) -> None:
     client = serve_club(serve, sources)
@@ -137,7 +139,7 @@ def test_a_failing_source_keeps_its_data_while_others_move_on(
     assert warning_of(client, "hero-metrics") is None
 
 
-def test_a_source_that_is_well_again_counts_again(serve: Serve, api: FakeApi, other_api: FakeApi) -> None:
+def test_a_source_that_recovers_is_published_again(serve: Serve, api: FakeApi, other_api: FakeApi) -> None:
     api.routes["/metrics"] = missing
     other_api.routes["/metrics"] = fixed([metric("posts", 1)])
     client = serve_club(serve, {"heroes": source(api), "others": source(other_api)})
@@ -150,7 +152,7 @@ def test_a_source_that_is_well_again_counts_again(serve: Serve, api: FakeApi, ot
     assert keys_of(client, "hero-metrics") == ["joined", "posts"]
 
 
-def test_a_dataset_whose_sources_all_fail_says_so_while_another_is_published(
+def test_a_dataset_whose_sources_all_fail_has_a_warning_while_another_is_published(
     serve: Serve, sources: dict[str, Source], api: FakeApi
 ) -> None:
     client = serve_club(serve, sources)
@@ -173,11 +175,11 @@ def test_nothing_is_published_when_every_source_fails(
     api.routes.clear()
     other_api.routes.clear()
 
-    reason = refresh_in_vain(client, "hero-metrics", "most-present")
+    reason = refresh_and_fail(client, "hero-metrics", "most-present")
 
     assert reason.startswith("every source failed: heroes: ")
     assert keys_of(client, "hero-metrics") == ["joined", "posts"]
-    assert [attempt["outcome"] for attempt in told(client, "hero-metrics")] == ["refused", "published"]
+    assert [attempt["outcome"] for attempt in attempts_of(client, "hero-metrics")] == ["refused", "published"]
     warning = client.get("/club/public/hero-metrics/").json()["meta"]["warning"]
     assert "heroes: " in warning
     assert "others: " in warning
@@ -185,7 +187,7 @@ def test_nothing_is_published_when_every_source_fails(
     assert client.service.shared.jobs.list(name="club.refresh")[0].state == "failed"
 
 
-def test_a_first_refresh_in_vain_leaves_the_dataset_unpublished_with_the_reason(serve: Serve, api: FakeApi) -> None:
+def test_a_failed_first_refresh_leaves_the_dataset_unpublished_with_the_reason(serve: Serve, api: FakeApi) -> None:
     client = serve_club(serve, {"heroes": source(api)})
 
     with pytest.raises(RefreshError, match="every source failed"):
@@ -195,7 +197,7 @@ def test_a_first_refresh_in_vain_leaves_the_dataset_unpublished_with_the_reason(
     assert client.get("/club/public/hero-metrics/").status == 503
 
 
-def test_of_two_sources_with_one_key_the_first_counts_and_the_other_is_kept_aside(
+def test_the_first_source_wins_and_duplicates_of_others_are_rejected(
     serve: Serve, api: FakeApi, other_api: FakeApi
 ) -> None:
     api.routes["/metrics"] = fixed([metric("joined", 7)])
@@ -208,11 +210,11 @@ def test_of_two_sources_with_one_key_the_first_counts_and_the_other_is_kept_asid
     assert {item.key: item.value for item in items} == {"joined": 7.0, "posts": 1.0}
     assert by_dataset(report)["hero-metrics"].rejected == 1
     (aside,) = client.get("/api/v1/datasets/hero-metrics/rejected/").json()["data"]
-    assert aside["reason"] == "others: heroes, which stands further up, has 'joined' already"
+    assert aside["reason"] == "others: duplicate of 'joined' from heroes, which takes precedence"
     assert aside["item"]["value"] == 8.0
 
 
-def test_bad_items_are_kept_aside_with_source_and_reason(serve: Serve, api: FakeApi) -> None:
+def test_invalid_items_are_rejected_with_source_and_reason(serve: Serve, api: FakeApi) -> None:
     api.routes["/metrics"] = versioned([metric("joined", 7), metric("posts", "many")], etag='"one"')
     client = serve_club(serve, {"heroes": source(api)})
     refresh(client)
@@ -225,7 +227,7 @@ def test_bad_items_are_kept_aside_with_source_and_reason(serve: Serve, api: Fake
     assert (by_source(report)["heroes"].rejected, by_dataset(report)["hero-metrics"].rejected) == (1, 1)
 
 
-def test_items_of_a_version_that_had_others_are_fetched_anew(serve: Serve, api: FakeApi, database: str) -> None:
+def test_stored_items_of_an_incompatible_version_are_fetched_again(serve: Serve, api: FakeApi, database: str) -> None:
     api.routes["/metrics"] = versioned([metric("joined", 7)], etag='"one"')
     client = serve_club(serve, {"heroes": source(api)})
     refresh(client)
@@ -237,7 +239,7 @@ def test_items_of_a_version_that_had_others_are_fetched_anew(serve: Serve, api: 
     assert (by_source(report)["heroes"].state, keys_of(client, "hero-metrics")) == ("fetched", ["joined"])
 
 
-def test_what_a_source_gave_is_gone_with_the_source(serve: Serve, sources: dict[str, Source], database: str) -> None:
+def test_items_of_a_removed_source_are_removed(serve: Serve, sources: dict[str, Source], database: str) -> None:
     refresh(serve_club(serve, sources))
     del sources["others"]
     client = serve_club(serve, sources)
@@ -250,7 +252,7 @@ def test_what_a_source_gave_is_gone_with_the_source(serve: Serve, sources: dict[
     assert names == [("flow",), ("heroes",)]
 
 
-def test_what_a_source_gave_of_another_dataset_counts_for_nothing(serve: Serve, api: FakeApi) -> None:
+def test_stored_items_of_another_dataset_are_ignored(serve: Serve, api: FakeApi) -> None:
     api.routes |= {"/metrics": fixed([metric("joined", 7)]), "/members": fixed([member("ada")])}
     refresh(serve_club(serve, {"one": source(api)}))
     # The name is that of what was a source of key figures, and now fails as one of members.
@@ -262,17 +264,17 @@ def test_what_a_source_gave_of_another_dataset_counts_for_nothing(serve: Serve, 
     assert (keys_of(client, "most-present"), by_dataset(report)["most-present"].rejected) == (["flow/ada"], 0)
 
 
-def test_without_sources_what_was_imported_is_served(serve: Serve) -> None:
+def test_without_sources_a_refresh_publishes_nothing(serve: Serve) -> None:
     client = serve_club(serve, {})
 
     report = refresh(client)
 
     assert (report.sources, report.datasets) == ((), ())
-    assert told(client, "hero-metrics") == []
+    assert attempts_of(client, "hero-metrics") == []
     assert client.service.shared.jobs.catalogue.schedules == {}
 
 
-def test_with_sources_the_job_has_the_schedule_of_the_settings(serve: Serve, sources: dict[str, Source]) -> None:
+def test_with_sources_the_job_has_the_configured_schedule(serve: Serve, sources: dict[str, Source]) -> None:
     client = serve_club(serve, sources, {"schedule": "every 7m"})
 
     assert client.service.shared.jobs.catalogue.schedules["club.refresh"].text == "every 7m"
@@ -283,9 +285,9 @@ def test_a_cancelled_refresh_publishes_nothing(serve: Serve, sources: dict[str, 
     jobs = client.service.shared.jobs
     started = time.monotonic()
 
-    def cancel(call: Call) -> None:
+    def cancel(exchange: Exchange) -> None:
         jobs.cancel(jobs.list(name="club.refresh")[0].id)
-        hanging(call)
+        hanging(exchange)
 
     api.routes["/members"] = cancel
 
@@ -294,18 +296,16 @@ def test_a_cancelled_refresh_publishes_nothing(serve: Serve, sources: dict[str, 
 
     assert time.monotonic() - started < 15  # not only when the source gives up
     assert jobs.list(name="club.refresh")[0].state == "cancelled"
-    assert told(client, "hero-metrics") == told(client, "most-present") == []
+    assert attempts_of(client, "hero-metrics") == attempts_of(client, "most-present") == []
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_run_that_is_taken_over_at_the_last_moment_stores_nothing(
-    serve: Serve, api: FakeApi, database: str, fails: bool
-) -> None:
+def test_a_run_that_was_taken_over_stores_nothing(serve: Serve, api: FakeApi, database: str, fails: bool) -> None:
     class Clock:
-        """Asked for the time once everything is fetched, and before it is stored."""
+        """Its time is read after everything was fetched and before it is stored."""
 
         def now(self) -> datetime:
-            if api.seen:
+            if api.received:
                 with psycopg.connect(database) as connection:
                     connection.execute("UPDATE tiercel.job_run SET attempt = attempt + 1")
             return datetime.now(UTC)
@@ -325,12 +325,12 @@ def test_two_refreshes_do_not_run_at_the_same_time(serve: Serve, sources: dict[s
     client = serve_club(serve, sources)
     refused: list[str] = []
 
-    def again(call: Call) -> None:
+    def again(exchange: Exchange) -> None:
         try:
             run_full_export(client.service.registry.services["club"])
         except ConflictError as ex:
             refused.append(ex.message)
-        call.json([member("ada", 3)])
+        exchange.json([member("ada", 3)])
 
     api.routes["/members"] = again
 

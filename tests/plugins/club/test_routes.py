@@ -1,4 +1,4 @@
-"""What consumers see: figures ranked and compared, after their application's filters."""
+"""The public routes: figures ranked and compared, after the filters of the application."""
 
 from __future__ import annotations
 
@@ -7,50 +7,65 @@ from typing import Any
 import pytest
 
 from kernel.testing import Client
-from plugins.club.model import HeroMetric, MostPresent
+from plugins.club.models import HeroMetric, MostPresent
 from tests.applications import publish
 from tests.conftest import Serve
-from tests.plugins.club.services import PLUGINS
+from tests.plugins.club.factories import PLUGINS
 from tests.processes import eventually
 
 
-def hero(metric: str, value: float, feature: str | None = None, unit: str = "members", *tags: str) -> HeroMetric:
+def make_metric(metric: str, value: float, feature: str | None = None, unit: str = "members", *tags: str) -> HeroMetric:
     return HeroMetric(metric=metric, name=metric.title(), value=value, unit=unit, feature=feature, tags=tags)
 
 
-def present(feature: str, member: str, count: int, *tags: str) -> MostPresent:
+def make_member(feature: str, member: str, count: int, *tags: str) -> MostPresent:
     return MostPresent(
         id=f"{feature}/{member}", feature=feature, member=member, name=member.title(), count=count, tags=tags
     )
 
 
-@pytest.fixture
-def client(serve: Serve) -> Client:
-    """A service with two versions of each dataset."""
+@pytest.fixture(scope="module")
+def client(module_serve: Serve) -> Client:
+    """A service with two versions of each dataset, which no test changes."""
+    return publish_two_versions(module_serve)
+
+
+def publish_two_versions(serve: Serve) -> Client:
+    """Start a service and publish each dataset twice."""
     client = serve(plugins=PLUGINS)
-    publish(client, "hero-metrics", hero("all", 10), hero("grid", 30, "grid"), hero("flow", 20, "flow"))
-    publish(client, "hero-metrics", hero("all", 15), hero("grid", 99, "grid"), hero("flow", 12, "flow"))
-    publish(client, "most-present", present("flow", "ada", 5), present("flow", "bo", 9), present("grid", "cy", 1))
+    publish(
+        client, "hero-metrics", make_metric("all", 10), make_metric("grid", 30, "grid"), make_metric("flow", 20, "flow")
+    )
+    publish(
+        client, "hero-metrics", make_metric("all", 15), make_metric("grid", 99, "grid"), make_metric("flow", 12, "flow")
+    )
     publish(
         client,
         "most-present",
-        present("flow", "ada", 12),
-        present("flow", "bo", 9),
-        present("flow", "di", 9),
-        present("grid", "cy", 4, "open"),
+        make_member("flow", "ada", 5),
+        make_member("flow", "bo", 9),
+        make_member("grid", "cy", 1),
+    )
+    publish(
+        client,
+        "most-present",
+        make_member("flow", "ada", 12),
+        make_member("flow", "bo", 9),
+        make_member("flow", "di", 9),
+        make_member("grid", "cy", 4, "open"),
     )
     return client
 
 
-def asked(client: Client, path: str) -> dict[str, Any]:
+def get_json(client: Client, path: str) -> dict[str, Any]:
     answer = client.get(path)
     assert answer.status == 200, answer.content
     found: dict[str, Any] = answer.json()
     return found
 
 
-def test_key_figures_come_ranked_and_compared(client: Client) -> None:
-    answer = asked(client, "/club/public/hero-metrics/")
+def test_metrics_are_ranked_and_compared(client: Client) -> None:
+    answer = get_json(client, "/club/public/hero-metrics/")
 
     ranked = [(item["rank"], item["metric"], item["change"], item["previous_rank"]) for item in answer["data"]]
     assert ranked == [(1, "grid", 69.0, 1), (2, "all", 5.0, 3), (3, "flow", -8.0, 2)]
@@ -59,8 +74,8 @@ def test_key_figures_come_ranked_and_compared(client: Client) -> None:
     assert answer["meta"]["totals"] == [{"unit": "members", "metrics": 3, "value": 126.0, "change": 66.0}]
 
 
-def test_ranks_and_changes_are_those_of_what_the_application_sees(client: Client) -> None:
-    answer = asked(client, "/club/public/skyflow/hero-metrics/")
+def test_ranks_and_changes_cover_what_the_application_sees(client: Client) -> None:
+    answer = get_json(client, "/club/public/skyflow/hero-metrics/")
 
     ranked = [(item["rank"], item["metric"], item["change"], item["previous_rank"]) for item in answer["data"]]
     assert ranked == [(1, "all", 5.0, 2), (2, "flow", -8.0, 1)]
@@ -68,11 +83,17 @@ def test_ranks_and_changes_are_those_of_what_the_application_sees(client: Client
     assert answer["meta"]["totals"] == [{"unit": "members", "metrics": 2, "value": 27.0, "change": -3.0}]
 
 
-def test_totals_are_of_one_unit_each(serve: Serve) -> None:
+def test_totals_are_computed_per_unit(serve: Serve) -> None:
     client = serve(plugins=PLUGINS)
-    publish(client, "hero-metrics", hero("a", 1, None, "days"), hero("b", 2, None, "days"), hero("c", 50, None, "%"))
+    publish(
+        client,
+        "hero-metrics",
+        make_metric("a", 1, None, "days"),
+        make_metric("b", 2, None, "days"),
+        make_metric("c", 50, None, "%"),
+    )
 
-    totals = asked(client, "/club/public/hero-metrics/")["meta"]["totals"]
+    totals = get_json(client, "/club/public/hero-metrics/")["meta"]["totals"]
 
     assert totals == [
         {"unit": "%", "metrics": 1, "value": 50.0, "change": None},
@@ -80,8 +101,8 @@ def test_totals_are_of_one_unit_each(serve: Serve) -> None:
     ]
 
 
-def test_available_features_come_with_their_sums(client: Client) -> None:
-    answer = asked(client, "/club/public/features/")
+def test_features_are_summarised(client: Client) -> None:
+    answer = get_json(client, "/club/public/features/")
 
     flow, grid = answer["data"]
     assert (flow["feature"], flow["members"], flow["total"], flow["change"]) == ("flow", 3, 30, 16)
@@ -92,13 +113,13 @@ def test_available_features_come_with_their_sums(client: Client) -> None:
 
 @pytest.mark.parametrize(("application", "features"), [("skyflow", ["flow"]), ("nexus", ["grid"])])
 def test_an_application_sees_its_features(client: Client, application: str, features: list[str]) -> None:
-    answer = asked(client, f"/club/public/{application}/features/")
+    answer = get_json(client, f"/club/public/{application}/features/")
 
     assert [item["feature"] for item in answer["data"]] == features
 
 
-def test_the_members_of_a_feature_come_ranked_with_their_share(client: Client) -> None:
-    answer = asked(client, "/club/public/features/flow/")
+def test_members_of_a_feature_are_ranked_with_shares(client: Client) -> None:
+    answer = get_json(client, "/club/public/features/flow/")
 
     ranked = [(item["rank"], item["member"], item["share"], item["change"]) for item in answer["data"]]
     assert ranked == [(1, "ada", 0.4, 7), (2, "bo", 0.3, 0), (2, "di", 0.3, None)]
@@ -107,7 +128,7 @@ def test_the_members_of_a_feature_come_ranked_with_their_share(client: Client) -
 
 
 @pytest.mark.parametrize("path", ["features/grind/", "skyflow/features/grid/"])
-def test_a_feature_that_is_not_seen_is_a_404_that_names_it(client: Client, path: str) -> None:
+def test_an_invisible_feature_is_a_404_that_names_it(client: Client, path: str) -> None:
     answer = client.get(f"/club/public/{path}")
 
     assert answer.status == 404
@@ -122,8 +143,8 @@ def test_an_unknown_application_is_a_404_that_lists_the_known_ones(client: Clien
     assert "Unknown application" in answer.json()["error"]
 
 
-def test_an_older_version_is_compared_with_the_one_before_it(client: Client) -> None:
-    (first, *_) = asked(client, "/club/public/features/flow/?as_of=1")["data"]
+def test_as_of_compares_with_the_version_before_it(client: Client) -> None:
+    (first, *_) = get_json(client, "/club/public/features/flow/?as_of=1")["data"]
 
     assert (first["member"], first["change"]) == ("bo", None)
 
@@ -138,17 +159,18 @@ def test_an_older_version_is_compared_with_the_one_before_it(client: Client) -> 
         ("index/", "club_data_club_index.json"),
     ],
 )
-def test_answers_are_kept_under_the_documented_name(client: Client, path: str, name: str) -> None:
-    asked(client, f"/club/public/{path}")
+def test_responses_are_cached_under_the_documented_names(client: Client, path: str, name: str) -> None:
+    get_json(client, f"/club/public/{path}")
 
     assert name in client.service.shared.cache.names()
 
 
-def test_the_index_has_the_history(client: Client) -> None:
+def test_the_index_shows_the_history(serve: Serve) -> None:
+    client = publish_two_versions(serve)
     client.service.shared.datasets.refuse("hero-metrics", "the API is away", source="test")
 
     def entries() -> dict[str, Any]:
-        return {entry["dataset"]: entry for entry in asked(client, "/club/public/skyflow/index/")["data"]}
+        return {entry["dataset"]: entry for entry in get_json(client, "/club/public/skyflow/index/")["data"]}
 
     assert eventually(lambda: len(entries()["hero-metrics"]["history"]) == 3)
     heroes, members = entries()["hero-metrics"], entries()["most-present"]

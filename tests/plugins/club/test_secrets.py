@@ -1,4 +1,4 @@
-"""What authenticates requests to sources shows nowhere."""
+"""Secrets of requests to sources do not appear in responses, logs or the database."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import psycopg
 import pytest
 
 from plugins.club import run_full_export
-from plugins.club.refresh import RefreshError
+from plugins.club.jobs import RefreshError
 from tests.conftest import Serve
-from tests.plugins.club.fake_api import Call, FakeApi
-from tests.plugins.club.fetches import source
-from tests.plugins.club.services import serve_club
+from tests.plugins.club.factories import serve_club
+from tests.plugins.club.fakes import Exchange, FakeApi
+from tests.plugins.club.fetching import source
 
 TOKEN = "token-f3a9c1"
 KEY = "key-77b2d0"
@@ -25,7 +25,7 @@ PATHS = [
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_secret_is_sent_and_shows_nowhere(
+def test_a_secret_is_sent_and_appears_nowhere(
     serve: Serve,
     api: FakeApi,
     database: str,
@@ -33,9 +33,9 @@ def test_a_secret_is_sent_and_shows_nowhere(
     capfd: pytest.CaptureFixture[str],
     fails: bool,
 ) -> None:
-    def answer(call: Call) -> None:
+    def answer(exchange: Exchange) -> None:
         status = 500 if fails else 200
-        call.json([{"metric": "joined", "value": 1}], status)
+        exchange.json([{"metric": "joined", "value": 1}], status)
 
     api.routes["/metrics"] = answer
     monkeypatch.setenv("CLUB_TOKEN", TOKEN)
@@ -54,18 +54,18 @@ def test_a_secret_is_sent_and_shows_nowhere(
             shown += str(connection.execute(f"SELECT * FROM tiercel.{name}").fetchall())
     shown += "".join(capfd.readouterr())
 
-    assert api.seen[0].headers["authorization"] == TOKEN
-    assert KEY in api.seen[0].path
+    assert api.received[0].headers["authorization"] == TOKEN
+    assert KEY in api.received[0].path
     assert "heroes" in shown
     assert TOKEN not in shown
     assert KEY not in shown
 
 
-def test_a_missing_variable_is_named(serve: Serve, api: FakeApi) -> None:
+def test_a_missing_environment_variable_is_named(serve: Serve, api: FakeApi) -> None:
     heroes = source(api, headers={"Authorization": "env:CLUB_TOKEN_THAT_IS_NOT_SET"})
     client = serve_club(serve, {"heroes": heroes})
 
     with pytest.raises(RefreshError, match="CLUB_TOKEN_THAT_IS_NOT_SET"):
         run_full_export(client.service.registry.services["club"])
 
-    assert api.seen == []
+    assert api.received == []

@@ -1,4 +1,4 @@
-"""How the plugin is: sources, storage, caches, database."""
+"""The health of the plugin: sources, storage, caches, database."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 
 from tests.conftest import Serve
 from tests.outage import outage
-from tests.plugins.club.fake_api import FakeApi, fixed, member, metric, missing, versioned
-from tests.plugins.club.fetches import members, source
-from tests.plugins.club.services import health_of, readiness_of, refresh, refresh_in_vain, serve_club
+from tests.plugins.club.factories import health_of, readiness_of, refresh, refresh_and_fail, serve_club
+from tests.plugins.club.fakes import FakeApi, fixed, member, metric, missing, versioned
+from tests.plugins.club.fetching import members, source
 
 
 class Clock:
@@ -25,7 +25,7 @@ class Clock:
         return datetime.now(UTC) + self.ahead
 
 
-def test_sources_that_are_well_are_fresh(serve: Serve, api: FakeApi) -> None:
+def test_a_successful_source_is_ok(serve: Serve, api: FakeApi) -> None:
     api.routes["/metrics"] = fixed([metric("joined"), metric("posts", "many")])
     client = serve_club(serve, {"heroes": source(api)})
     refresh(client)
@@ -40,7 +40,7 @@ def test_sources_that_are_well_are_fresh(serve: Serve, api: FakeApi) -> None:
     assert readiness_of(client)["status"] == "ok"
 
 
-def test_a_failing_source_says_why_and_how_old_its_data_are(serve: Serve, api: FakeApi) -> None:
+def test_a_failing_source_reports_the_reason_and_the_age_of_its_data(serve: Serve, api: FakeApi) -> None:
     api.routes |= {"/metrics": fixed([metric("joined")]), "/members": fixed([member("ada")])}
     clock = Clock()
     client = serve_club(serve, {"heroes": source(api), "flow": members(api)}, clock=clock)
@@ -63,14 +63,14 @@ def test_a_failing_source_says_why_and_how_old_its_data_are(serve: Serve, api: F
 
 
 @pytest.mark.parametrize("etag", [None, '"one"'])
-def test_failures_are_counted_until_the_source_is_well_again(serve: Serve, api: FakeApi, etag: str | None) -> None:
+def test_failures_are_counted_until_the_source_recovers(serve: Serve, api: FakeApi, etag: str | None) -> None:
     well = versioned([metric("joined")], etag=etag) if etag else fixed([metric("joined")])
     api.routes["/metrics"] = well
     client = serve_club(serve, {"heroes": source(api)})
     refresh(client)
     api.routes["/metrics"] = missing
     for failures in (1, 2):
-        refresh_in_vain(client)
+        refresh_and_fail(client)
         assert health_of(client)["sources"][0]["failures"] == failures
     api.routes["/metrics"] = well
     (state,) = [each.state for each in refresh(client).sources]
@@ -82,7 +82,7 @@ def test_failures_are_counted_until_the_source_is_well_again(serve: Serve, api: 
     assert "404" in heroes["failure"]  # the last one stays to be read
 
 
-def test_a_source_without_a_good_answer_for_long_is_stale(serve: Serve, api: FakeApi) -> None:
+def test_a_source_without_recent_success_is_stale(serve: Serve, api: FakeApi) -> None:
     api.routes["/metrics"] = fixed([metric("joined")])
     clock = Clock()
     client = serve_club(serve, {"heroes": source(api)}, {"stale_after_s": 600.0}, clock=clock)
@@ -91,10 +91,10 @@ def test_a_source_without_a_good_answer_for_long_is_stale(serve: Serve, api: Fak
     clock.ahead = timedelta(seconds=700)
 
     assert health_of(client)["sources"][0]["state"] == "stale"
-    assert "heroes: its last good answer came 70" in readiness_of(client)["detail"]
+    assert "heroes: last succeeded 70" in readiness_of(client)["detail"]
 
 
-def test_a_source_that_was_never_fetched_is_waited_for(serve: Serve, api: FakeApi) -> None:
+def test_a_source_that_was_never_fetched_is_waiting(serve: Serve, api: FakeApi) -> None:
     client = serve_club(serve, {"heroes": source(api)})
 
     (heroes,) = health_of(client)["sources"]
@@ -103,7 +103,7 @@ def test_a_source_that_was_never_fetched_is_waited_for(serve: Serve, api: FakeAp
     assert readiness_of(client)["detail"] == "heroes: has not been fetched yet"
 
 
-def test_a_retry_that_waits_is_the_next_try(serve: Serve, api: FakeApi) -> None:
+def test_a_queued_run_is_the_next_try(serve: Serve, api: FakeApi) -> None:
     client = serve_club(serve, {"heroes": source(api)}, {"schedule": "0 0 1 1 *"})
     started = client.service.shared.jobs.start("club.refresh")
 
@@ -112,18 +112,18 @@ def test_a_retry_that_waits_is_the_next_try(serve: Serve, api: FakeApi) -> None:
     assert datetime.fromisoformat(heroes["next_try_at"]) == started.due_at
 
 
-def test_without_sources_health_says_what_is_served(serve: Serve) -> None:
+def test_without_sources_health_has_a_note(serve: Serve) -> None:
     client = serve_club(serve, {})
 
     health = health_of(client)
 
     assert (health["status"], health["sources"]) == ("ok", [])
-    assert health["note"] == "no sources are configured: what was imported is served"
+    assert health["note"] == "no sources are configured: imported data is served"
     readiness = readiness_of(client)
     assert (readiness["status"], readiness["detail"]) == ("ok", health["note"])
 
 
-def test_storage_caches_and_database_come_with_figures(serve: Serve, api: FakeApi) -> None:
+def test_storage_caches_and_database_are_reported(serve: Serve, api: FakeApi) -> None:
     api.routes["/metrics"] = fixed([metric("joined"), metric("posts")])
     client = serve_club(serve, {"heroes": source(api)})
     refresh(client)
@@ -147,7 +147,7 @@ def test_storage_caches_and_database_come_with_figures(serve: Serve, api: FakeAp
     ]
 
 
-def test_the_answer_is_in_an_envelope_and_not_kept(serve: Serve) -> None:
+def test_the_response_has_an_envelope_and_is_not_cached(serve: Serve) -> None:
     answer = serve_club(serve, {}).get("/club/admin/service-health/")
 
     meta = answer.json()["meta"]
@@ -155,7 +155,7 @@ def test_the_answer_is_in_an_envelope_and_not_kept(serve: Serve) -> None:
     assert answer.headers["cache-control"] == "no-store"
 
 
-def test_a_home_that_cannot_be_written_is_a_problem(serve: Serve, tmp_path: Path) -> None:
+def test_a_home_directory_that_is_not_writable_is_a_problem(serve: Serve, tmp_path: Path) -> None:
     home = tmp_path / "home"
     client = serve_club(serve, {}, home=str(home))
     home.rmdir()
@@ -167,7 +167,9 @@ def test_a_home_that_cannot_be_written_is_a_problem(serve: Serve, tmp_path: Path
     assert str(home) in health["problems"][0]
 
 
-def test_a_database_that_is_away_is_a_problem_and_the_rest_is_seen(serve: Serve, api: FakeApi, database: str) -> None:
+def test_an_unavailable_database_is_a_problem_and_the_rest_is_reported(
+    serve: Serve, api: FakeApi, database: str
+) -> None:
     client = serve_club(serve, {"heroes": source(api)}, db={"pool_timeout_s": 0.5})
     with outage(database):
         answer = client.get("/club/admin/service-health/")

@@ -1,4 +1,4 @@
-"""A source that cannot work stops the start, by name; secrets are not told."""
+"""Validation of the configured sources."""
 
 from __future__ import annotations
 
@@ -56,29 +56,29 @@ def test_the_example_in_the_configuration_file_works(tmp_path: Path) -> None:
         ({"url": "ftp://a.example/"}, "fans.url: expected http:// or https://"),
         ({"url": "/metrics"}, "fans.url: expected http:// or https://"),
         ({"url": "https:///x"}, "fans.url: expected http:// or https://"),
-        ({"url": "https://[x"}, "fans.url: is no URL"),
-        ({"url": "https://a.example:x/"}, "fans.url: is no URL"),
-        ({"url": "https://a.example:99999/"}, "fans.url: is no URL"),
-        ({"url": "https://xn--/"}, "fans.url: is no URL"),
-        ({"url": "https://user:word@a.example/"}, "fans.url: holds a user or password"),
-        ({"items": "a..b"}, "fans.items: 'a..b' is no path"),
+        ({"url": "https://[x"}, "fans.url: is not a valid URL"),
+        ({"url": "https://a.example:x/"}, "fans.url: is not a valid URL"),
+        ({"url": "https://a.example:99999/"}, "fans.url: is not a valid URL"),
+        ({"url": "https://xn--/"}, "fans.url: is not a valid URL"),
+        ({"url": "https://user:word@a.example/"}, "fans.url: contains a user or password"),
+        ({"items": "a..b"}, "fans.items: 'a..b' is not a path"),
         ({"next": "a["}, "fans.next: 'a\\['"),
         ({"mapping": {"x": "y"}}, "fans.mapping.x: no such field"),
-        ({"mapping": {"value": "["}}, "fans.mapping.value: '\\[' is no path"),
-        ({"feature": "flow", "mapping": {"feature": "f"}}, "fans.mapping.feature: is given twice"),
-        ({"headers": {"X Y": "z"}}, "fans.headers.X Y: is no name"),
-        ({"headers": {"Host": "z"}}, "fans.headers.Host: is for Tiercel to send"),
+        ({"mapping": {"value": "["}}, "fans.mapping.value: '\\[' is not a path"),
+        ({"feature": "flow", "mapping": {"feature": "f"}}, "fans.mapping.feature: set both by"),
+        ({"headers": {"X Y": "z"}}, "fans.headers.X Y: is not a valid header name"),
+        ({"headers": {"Host": "z"}}, "fans.headers.Host: is set by Tiercel"),
         ({"headers": {"X": "env:A B"}}, "fans.headers.X: expected env:"),
-        ({"headers": {"X": "a\r\nY: b"}}, "fans.headers.X: holds characters"),
+        ({"headers": {"X": "a\r\nY: b"}}, "fans.headers.X: contains characters"),
     ],
 )
-def test_a_source_that_cannot_work_is_named_with_its_key(changes: dict[str, Any], problem: str) -> None:
+def test_an_invalid_source_is_named_with_its_key(changes: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=f"^sources: {problem}"):
         with_source(**changes)
 
 
 @pytest.mark.parametrize("name", ["Authorization", "cookie", "X-API-Key", "X-Auth", "Club-Token"])
-def test_a_credential_must_be_in_the_environment_and_is_not_repeated(name: str) -> None:
+def test_a_credential_must_come_from_the_environment_and_is_not_repeated(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: looks like a secret; expected env:") as refused:
         with_source(headers={name: "Bearer abc123"})
 
@@ -90,12 +90,12 @@ def test_every_problem_is_named_at_once() -> None:
         with_source(url="x", items="..")
 
 
-def test_the_boot_names_file_and_key(tmp_path: Path) -> None:
+def test_a_configuration_error_names_file_and_key(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"tiercel\.toml: club\.sources: fans\.url: expected http"):
         decode(GOOD.replace("https:", "gopher:"), tmp_path)
 
 
 @pytest.mark.parametrize("line", ['dataset = "others"', "timeout = 5"])
-def test_what_no_source_takes_is_refused(line: str, tmp_path: Path) -> None:
+def test_unknown_keys_and_datasets_are_refused(line: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"club\.sources"):
         decode(GOOD.replace('dataset = "most-present"', line), tmp_path)

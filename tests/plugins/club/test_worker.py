@@ -1,4 +1,4 @@
-"""A refresh in a worker process of its own."""
+"""A refresh in a worker process."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 
 from kernel.jobs.service import Jobs
 from tests.conftest import Serve
-from tests.plugins.club.fake_api import Call, FakeApi, fixed, hanging, member, metric
-from tests.plugins.club.fetches import members, source
-from tests.plugins.club.services import PLUGINS, keys_of, serve_club, table
+from tests.plugins.club.factories import PLUGINS, keys_of, serve_club, table
+from tests.plugins.club.fakes import Exchange, FakeApi, fixed, hanging, member, metric
+from tests.plugins.club.fetching import members, source
 from tests.processes import TIERCEL, eventually, make_environment
 
 pytestmark = pytest.mark.process
@@ -53,11 +53,11 @@ def count_rows(database: str) -> int:
     return int(row[0]) if row else 0
 
 
-def test_a_worker_that_is_killed_leaves_nothing_and_the_next_one_does_it_all(
+def test_a_killed_worker_stores_nothing_and_the_next_attempt_succeeds(
     serve: Serve, worker: psutil.Process, api: FakeApi, database: str
 ) -> None:
-    def hang_once(call: Call) -> None:
-        hanging(call) if call.number == 1 else call.json([member("ada")])
+    def hang_once(exchange: Exchange) -> None:
+        hanging(exchange) if exchange.number == 1 else exchange.json([member("ada")])
 
     api.routes |= {"/metrics": fixed([metric("joined")]), "/members": hang_once}
     client = serve_club(serve, {})

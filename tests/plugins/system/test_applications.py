@@ -32,7 +32,7 @@ def acme(monkeypatch: pytest.MonkeyPatch) -> str:
     return install_plugin(monkeypatch, "acme", {"register_applications": lambda: [made]})
 
 
-def test_applications_are_listed_in_configured_order_with_what_they_are(serve: Serve, acme: str) -> None:
+def test_applications_are_listed_in_configured_order(serve: Serve, acme: str) -> None:
     found = listed(serve(plugins=["system", "trace", "nexus", acme]))
 
     assert list(found) == ["nexus", "acme"]
@@ -43,7 +43,7 @@ def test_applications_are_listed_in_configured_order_with_what_they_are(serve: S
     }
 
 
-def test_each_filter_names_the_datasets_it_concerns(serve: Serve, acme: str) -> None:
+def test_each_filter_lists_its_datasets(serve: Serve, acme: str) -> None:
     filters = listed(serve(plugins=["system", "trace", acme]))["acme"]["filters"]
 
     assert filters == [{"key": "tiers_filter", "datasets": ["tiers"]}, {"key": "no-such-data", "datasets": []}]
@@ -60,7 +60,7 @@ def test_items_are_counted_after_the_filters(serve: Serve) -> None:
     assert seen["tiers"] == 3
 
 
-def test_a_filter_that_fails_is_a_reason_instead_of_a_count(serve: Serve, acme: str) -> None:
+def test_a_failing_filter_gives_a_reason_instead_of_a_count(serve: Serve, acme: str) -> None:
     client = serve(plugins=["system", "trace", acme])
     for name in ("tiers", "tags"):
         publish(client, name, {"slug": "one"})
@@ -72,7 +72,7 @@ def test_a_filter_that_fails_is_a_reason_instead_of_a_count(serve: Serve, acme: 
     assert (found["tags"]["items"], found["tags"]["reason"]) == (1, None)
 
 
-def test_what_was_never_published_is_a_reason_instead_of_a_count(serve: Serve) -> None:
+def test_an_unpublished_dataset_gives_a_reason_instead_of_a_count(serve: Serve) -> None:
     found = listed(serve(plugins=["system", "trace", "skyflow"]))["skyflow"]["datasets"][0]
 
     assert found["items"] is None

@@ -13,9 +13,20 @@ from tests.conftest import Serve
 TIERS = "/api/v1/datasets/tiers"
 
 
+@pytest.fixture(scope="module")
+def client(module_serve: Serve) -> Client:
+    """A service with two versions of the tiers, which no test changes."""
+    return publish_two_versions(module_serve)
+
+
 @pytest.fixture
-def client(serve: Serve) -> Client:
-    """A service with two versions of the tiers."""
+def own_client(serve: Serve) -> Client:
+    """As ``client``, for a test that publishes."""
+    return publish_two_versions(serve)
+
+
+def publish_two_versions(serve: Serve) -> Client:
+    """Start a service and publish the tiers twice, the second time with an invalid item."""
     client = serve(plugins=["system", "trace", "skyflow"])
     flow = {"slug": "a", "name": "A", "features": ["flow"]}
     publish(client, "tiers", flow, {"slug": "b"})
@@ -30,7 +41,7 @@ def data_of(client: Client, path: str) -> Any:
     return answer.json()["data"]
 
 
-def test_every_dataset_is_listed_with_what_serves(client: Client) -> None:
+def test_every_dataset_is_listed_with_its_current_version(client: Client) -> None:
     found = {each["name"]: each for each in data_of(client, "/api/v1/datasets/")}
 
     assert list(found) == DATASETS
@@ -45,24 +56,24 @@ def test_one_dataset_is_shown_as_in_the_list(client: Client) -> None:
     assert data_of(client, f"{TIERS}/") == found["tiers"]
 
 
-def test_versions_and_attempts_are_listed_newest_first(client: Client) -> None:
-    client.service.shared.datasets.refuse("tiers", "too short", source="test")
+def test_versions_and_attempts_are_listed_newest_first(own_client: Client) -> None:
+    own_client.service.shared.datasets.refuse("tiers", "too short", source="test")
 
-    found = data_of(client, f"{TIERS}/versions/")
+    found = data_of(own_client, f"{TIERS}/versions/")
 
     assert [(each["version"], each["items"]) for each in found["versions"]] == [(2, 3), (1, 2)]
     outcomes = [(each["outcome"], each["version"], each["rejected"], each["reason"]) for each in found["attempts"]]
     assert outcomes == [("refused", 2, 0, "too short"), ("published", 2, 1, None), ("published", 1, 0, None)]
 
 
-def test_the_past_can_be_cut_short(client: Client) -> None:
+def test_the_history_can_be_limited(client: Client) -> None:
     found = data_of(client, f"{TIERS}/versions/?limit=1")
 
     assert ([each["version"] for each in found["versions"]], len(found["attempts"])) == ([2], 1)
 
 
 @pytest.mark.parametrize("query", ["?from=1&to=2", "?from=1", "?to=2", ""])
-def test_a_difference_is_told_item_by_item(client: Client, query: str) -> None:
+def test_a_diff_lists_added_removed_and_changed_items(client: Client, query: str) -> None:
     found = data_of(client, f"{TIERS}/diff/{query}")
 
     assert (found["from_version"], found["to_version"], found["unchanged"]) == (1, 2, 0)
@@ -71,7 +82,7 @@ def test_a_difference_is_told_item_by_item(client: Client, query: str) -> None:
     assert found["changed"] == [{"key": "a", "fields": {"name": {"before": "A", "after": "Z"}}}]
 
 
-def test_a_difference_is_told_as_an_application_sees_it(client: Client) -> None:
+def test_a_diff_applies_the_filters_of_an_application(client: Client) -> None:
     found = data_of(client, f"{TIERS}/diff/?from=1&application=skyflow")
 
     assert ([item["slug"] for item in found["added"]], found["removed"], len(found["changed"])) == (["d"], [], 1)
@@ -87,30 +98,28 @@ def test_a_difference_is_told_as_an_application_sees_it(client: Client) -> None:
         ("?application=nobody", 404, "Unknown application"),
     ],
 )
-def test_a_difference_that_cannot_be_told_names_what_is_wrong(
-    client: Client, query: str, status: int, named: str
-) -> None:
+def test_an_invalid_parameter_of_a_diff_is_named(client: Client, query: str, status: int, named: str) -> None:
     answer = client.get(f"{TIERS}/diff/{query}")
 
     assert (answer.status, named in answer.content.decode()) == (status, True)
 
 
-def test_what_was_kept_aside_is_shown_with_its_reason(client: Client) -> None:
+def test_rejected_items_are_shown_with_their_reasons(client: Client) -> None:
     (found,) = data_of(client, f"{TIERS}/rejected/")
 
     assert (found["index"], found["item"]) == (3, {"slug": 7})
     assert "slug" in found["reason"]
 
 
-def test_a_rollback_serves_the_older_content_as_a_new_version(client: Client) -> None:
-    answer = client.post(f"{TIERS}/rollback/", json={"version": 1})
+def test_a_rollback_publishes_the_older_content_as_a_new_version(own_client: Client) -> None:
+    answer = own_client.post(f"{TIERS}/rollback/", json={"version": 1})
 
     assert (answer.status, answer.json()["data"]["outcome"], answer.json()["data"]["version"]) == (200, "published", 3)
-    assert client.service.shared.datasets.compare("tiers", 1, 3).unchanged == 2
+    assert own_client.service.shared.datasets.compare("tiers", 1, 3).unchanged == 2
 
 
 @pytest.mark.parametrize(("body", "status"), [({"version": 9}, 404), ({"version": "one"}, 400), ({}, 400)])
-def test_a_rollback_to_nowhere_is_refused(client: Client, body: dict[str, Any], status: int) -> None:
+def test_a_rollback_to_an_unknown_version_is_refused(client: Client, body: dict[str, Any], status: int) -> None:
     assert client.post(f"{TIERS}/rollback/", json=body).status == status
 
 
@@ -122,7 +131,7 @@ def test_an_unknown_dataset_is_a_404_that_lists_the_known_ones(client: Client, w
     assert "tiers" in answer.json()["detail"]
 
 
-def test_reading_is_for_readers_and_the_way_back_for_staff(client: Client) -> None:
+def test_reading_has_policy_read_and_rollback_staff(client: Client) -> None:
     routes = [mounted.route for mounted in client.service.shared.routes]
     policies = {(route.method, route.policy) for route in routes if route.path.startswith("/api/v1/datasets/")}
 

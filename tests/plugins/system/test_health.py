@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import pytest
 
+from kernel.testing import Client
 from tests.applications import publish_demo
 from tests.conftest import Serve
 from tests.outage import outage
 from tests.processes import eventually
 
-IMPATIENT = {"pool_timeout_s": 0.2, "connect_timeout_s": 1}
+SHORT_TIMEOUTS = {"pool_timeout_s": 0.2, "connect_timeout_s": 1}
 
 
-def test_health_tells_of_database_cache_and_engine(serve: Serve) -> None:
-    answer = serve().get("/health/")
+@pytest.fixture(scope="module")
+def client(module_serve: Serve) -> Client:
+    """A service with all plugins and the demo data, which no test changes."""
+    client = module_serve()
+    publish_demo(client)
+    return client
+
+
+def test_health_reports_database_cache_and_engine(client: Client) -> None:
+    answer = client.get("/health/")
 
     engine = answer.json().pop("engine")
     assert answer.status == 200
@@ -22,34 +31,34 @@ def test_health_tells_of_database_cache_and_engine(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("query", ["", "?db=0", "?db=false"])
-def test_api_health_says_ok_and_no_more(serve: Serve, query: str) -> None:
-    answer = serve().get(f"/api/health/{query}")
+def test_api_health_returns_only_ok(client: Client, query: str) -> None:
+    answer = client.get(f"/api/health/{query}")
 
     assert (answer.status, answer.json()) == (200, {"status": "ok"})
 
 
 @pytest.mark.parametrize("query", ["?db=1", "?db=true"])
-def test_api_health_asks_the_database_on_request(serve: Serve, query: str) -> None:
-    answer = serve().get(f"/api/health/{query}")
+def test_api_health_checks_the_database_on_request(client: Client, query: str) -> None:
+    answer = client.get(f"/api/health/{query}")
 
     assert (answer.status, answer.json()) == (200, {"status": "ok", "db": "ok"})
 
 
 @pytest.mark.parametrize("query", ["?db=perhaps", "?database=1"])
-def test_a_wrong_parameter_is_named(serve: Serve, query: str) -> None:
-    answer = serve().get(f"/api/health/{query}")
+def test_an_invalid_parameter_is_named(client: Client, query: str) -> None:
+    answer = client.get(f"/api/health/{query}")
 
     assert answer.status == 400
     assert list(answer.json()["errors"]) == [query.strip("?").partition("=")[0]]
 
 
 @pytest.mark.parametrize("path", ["/health/", "/api/health/", "/api/health/?db=1"])
-def test_health_is_never_kept_by_caches(serve: Serve, path: str) -> None:
-    assert serve().get(path).headers["cache-control"] == "no-store"
+def test_health_is_never_cached(client: Client, path: str) -> None:
+    assert client.get(path).headers["cache-control"] == "no-store"
 
 
-def test_without_the_database_only_the_process_is_well(serve: Serve, database: str) -> None:
-    client = serve(db=IMPATIENT)
+def test_an_unavailable_database_fails_health_but_not_plain_api_health(serve: Serve, database: str) -> None:
+    client = serve(db=SHORT_TIMEOUTS)
 
     with outage(database):
         answers = {path: client.get(path) for path in ("/health/", "/api/health/?db=1", "/api/health/")}
@@ -62,8 +71,8 @@ def test_without_the_database_only_the_process_is_well(serve: Serve, database: s
     assert api["db"] != "ok"
 
 
-def test_health_comes_back_with_the_database(serve: Serve, database: str) -> None:
-    client = serve(db=IMPATIENT)
+def test_health_recovers_with_the_database(serve: Serve, database: str) -> None:
+    client = serve(db=SHORT_TIMEOUTS)
     with outage(database):
         client.get("/health/")
 
@@ -72,10 +81,7 @@ def test_health_comes_back_with_the_database(serve: Serve, database: str) -> Non
 
 
 @pytest.mark.parametrize("root", ["/api/", "/api", "/api/v1/", "/api/v1"])
-def test_the_root_of_the_api_lists_resources_that_are_there(serve: Serve, root: str) -> None:
-    client = serve()
-    publish_demo(client)
-
+def test_the_root_of_the_api_lists_existing_resources(client: Client, root: str) -> None:
     resources = client.get(root).json()["resources"]
 
     assert "http://127.0.0.1/api/requests/" in resources.values()

@@ -125,7 +125,7 @@ def is_end(event: Event) -> bool:
     return event.kind == "state" and event.data["finished_at"] is not None
 
 
-def test_state_log_and_progress_come_while_the_job_runs(service: Service, walk: int, tmp_path: Path) -> None:
+def test_state_log_and_progress_are_streamed_while_the_job_runs(service: Service, walk: int, tmp_path: Path) -> None:
     with following(service, walk) as events:
         assert events.response.headers["Content-Type"] == "text/event-stream"
         before = events.until(is_progress(1))
@@ -143,7 +143,7 @@ def test_state_log_and_progress_come_while_the_job_runs(service: Service, walk: 
     ]
 
 
-def test_a_client_that_comes_back_gets_what_it_missed(service: Service, walk: int, tmp_path: Path) -> None:
+def test_a_client_that_reconnects_gets_the_events_it_missed(service: Service, walk: int, tmp_path: Path) -> None:
     with following(service, walk) as events:
         last = events.until(is_progress(1))[-1].id
     open_gates(tmp_path)
@@ -155,7 +155,7 @@ def test_a_client_that_comes_back_gets_what_it_missed(service: Service, walk: in
     assert is_end(read[-1])
 
 
-def test_a_client_that_has_seen_the_end_is_told_not_to_come_back(service: Service) -> None:
+def test_a_client_that_received_the_end_is_told_to_stop_reconnecting(service: Service) -> None:
     job_id = start(service, "sample.add", numbers=[1], label="seen")
     with following(service, job_id) as events:
         last = list(events)[-1].id
@@ -164,7 +164,7 @@ def test_a_client_that_has_seen_the_end_is_told_not_to_come_back(service: Servic
         assert events.response.status_code == 204
 
 
-def test_a_job_that_failed_ends_with_its_error(service: Service) -> None:
+def test_the_stream_of_a_failed_job_ends_with_its_error(service: Service) -> None:
     job_id = start(service, "sample.fail")
 
     with following(service, job_id) as events:
@@ -174,7 +174,7 @@ def test_a_job_that_failed_ends_with_its_error(service: Service) -> None:
     assert (read[-1].data["state"], read[-1].data["error"]) == ("failed", "ValueError: nothing works")
 
 
-def test_streams_leave_threads_for_others_and_refuse_what_is_too_much(service: Service, walk: int) -> None:
+def test_streams_beyond_half_of_the_threads_are_refused(service: Service, walk: int) -> None:
     with ExitStack() as stack:
         for _ in range(PLACES):
             stack.enter_context(following(service, walk)).until(is_progress(1))
@@ -187,7 +187,7 @@ def test_streams_leave_threads_for_others_and_refuse_what_is_too_much(service: S
     assert eventually(lambda: has_place(service, walk))
 
 
-def test_a_stream_outlasts_an_outage_of_the_database(
+def test_a_stream_survives_an_outage_of_the_database(
     service: Service, module_database: str, walk: int, tmp_path: Path
 ) -> None:
     with following(service, walk) as events:
@@ -200,7 +200,7 @@ def test_a_stream_outlasts_an_outage_of_the_database(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_is_not_held_up_by_streams(module_database: str, tmp_path: Path, number: signal.Signals) -> None:
+def test_streams_do_not_delay_a_shutdown(module_database: str, tmp_path: Path, number: signal.Signals) -> None:
     environment = sample_environment(module_database)
     with serving(tmp_path / ".tiercel", **environment) as service, ExitStack() as stack:
         job_id = start(service, "sample.walk", folder=str(tmp_path))
@@ -218,7 +218,7 @@ def test_a_stop_is_not_held_up_by_streams(module_database: str, tmp_path: Path, 
     open_gates(tmp_path)
 
 
-def test_head_takes_no_place(service: Service) -> None:
+def test_head_occupies_no_stream(service: Service) -> None:
     job_id = start(service, "sample.add", numbers=[], label="head")
 
     answers = {httpx.head(f"{service.url}{JOBS}{job_id}/events/").status_code for _ in range(PLACES + 1)}
@@ -227,7 +227,7 @@ def test_head_takes_no_place(service: Service) -> None:
 
 
 @pytest.mark.parametrize("last", ["abc", "-1", "99999999999999999999"])
-def test_an_id_that_no_stream_gave_is_refused(service: Service, last: str) -> None:
+def test_an_invalid_last_event_id_is_refused(service: Service, last: str) -> None:
     job_id = start(service, "sample.add", numbers=[], label=last)
 
     with following(service, job_id, last) as events:

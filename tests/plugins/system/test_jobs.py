@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from kernel.testing import Client, Result, make_configuration, running
+from kernel.testing import Client, Result
 from tests.conftest import Serve
 from tests.outage import outage
 from tests.workers import SAMPLE
@@ -26,18 +25,16 @@ class FixedClock:
         return NOW
 
 
-@pytest.fixture
-def client(serve: Serve) -> Client:
-    """A service with jobs, and no worker."""
-    return serve(plugins=PLUGINS, clock=FixedClock())
-
-
 @pytest.fixture(scope="module")
-def unchanged(module_database: str) -> Iterator[Client]:
-    """A service with jobs of which none was ever started, for tests that start none."""
-    log = {"level": "error", "requests": False}
-    with running(make_configuration(plugins=PLUGINS, db={"url": module_database}, log=log), FixedClock()) as started:
-        yield started
+def client(module_serve: Serve) -> Client:
+    """A service without a worker. Tests share it, and start jobs under labels of their own."""
+    return module_serve(plugins=PLUGINS, clock=FixedClock())
+
+
+@pytest.fixture
+def own_client(serve: Serve) -> Client:
+    """As ``client``, for a test that needs a list without the jobs of others."""
+    return serve(plugins=PLUGINS, clock=FixedClock())
 
 
 def start(client: Client, name: str, **parameters: Any) -> Result:
@@ -69,17 +66,17 @@ def linked(client: Client, url: str) -> Any:
     return data_of(client, url.partition(JOBS)[2])
 
 
-def test_a_start_answers_202_with_the_place_of_the_job(client: Client) -> None:
-    answer = start(client, "sample.add", numbers=[1, 2], label="a")
+def test_a_start_answers_202_with_the_location_of_the_job(client: Client) -> None:
+    answer = start(client, "sample.add", numbers=[1, 2], label="located")
 
     data = answer.json()["data"]
     assert (answer.status, answer.headers["location"]) == (202, f"{JOBS}{data['id']}/")
     assert client.get(answer.headers["location"]).json()["data"]["parameters"] == data["parameters"]
-    assert (data["state"], data["parameters"]) == ("waiting", {"numbers": [1, 2], "scale": 1.0, "label": "a"})
+    assert (data["state"], data["parameters"]) == ("waiting", {"numbers": [1, 2], "scale": 1.0, "label": "located"})
 
 
-def test_a_job_that_waits_already_comes_back_with_200(client: Client) -> None:
-    body = {"name": "sample.add", "parameters": {"numbers": [1], "label": "a"}}
+def test_starting_a_job_that_already_waits_answers_200(client: Client) -> None:
+    body = {"name": "sample.add", "parameters": {"numbers": [1], "label": "repeated"}}
 
     # A client that tries again may well send the same id of the request.
     answer, again = (client.post(JOBS, json=body, headers={"X-Request-ID": "same"}) for _ in range(2))
@@ -88,42 +85,44 @@ def test_a_job_that_waits_already_comes_back_with_200(client: Client) -> None:
     assert (again.status, again.json()["data"]["id"], again.headers["location"]) == (200, first, f"{JOBS}{first}/")
 
 
-def test_one_that_waits_with_other_parameters_is_a_conflict(client: Client) -> None:
-    first = started(client, "a")
+def test_starting_a_job_that_waits_with_other_parameters_is_a_conflict(client: Client) -> None:
+    first = started(client, "conflict")
 
-    answer = start(client, "sample.add", numbers=[2], label="a")
+    answer = start(client, "sample.add", numbers=[2], label="conflict")
 
     assert (answer.status, str(first) in answer.json()["error"]) == (409, True)
 
 
 def test_the_job_carries_the_id_of_the_request_that_started_it(client: Client) -> None:
-    body = {"name": "sample.fail", "parameters": {}}
+    body = {"name": "sample.add", "parameters": {"numbers": [], "label": "request id"}}
 
     data = client.post(JOBS, json=body, headers={"X-Request-ID": "from-here"}).json()["data"]
 
     assert data["request_id"] == "from-here"
 
 
-def test_wrong_parameters_are_all_named_and_nothing_is_started(unchanged: Client) -> None:
-    answer = start(unchanged, "sample.add", numbers="1", scale="big", colour="red")
+def test_all_invalid_parameters_are_named_and_nothing_is_started(client: Client) -> None:
+    before = ids(data_of(client))
+
+    answer = start(client, "sample.add", numbers="1", scale="big", colour="red")
 
     assert (answer.status, sorted(answer.json()["errors"])) == (400, ["colour", "numbers", "scale"])
-    assert ids(data_of(unchanged)) == []
+    assert ids(data_of(client)) == before
 
 
-def test_an_unknown_job_is_a_404_that_lists_the_known_ones(unchanged: Client) -> None:
-    answer = start(unchanged, "sample.nothing")
+def test_an_unknown_job_is_a_404_that_lists_the_known_ones(client: Client) -> None:
+    answer = start(client, "sample.nothing")
 
     assert (answer.status, answer.json()["error"]) == (404, "Unknown job 'sample.nothing'.")
     assert answer.json()["available_jobs"] == ["sample.add", "sample.fail", "sample.walk"]
 
 
 @pytest.mark.parametrize("body", [{}, {"name": 7}, {"name": "sample.fail", "parameter": {}}, {"name": "a\x00b"}])
-def test_a_body_that_does_not_fit_is_the_client_s_fault(unchanged: Client, body: dict[str, Any]) -> None:
-    assert unchanged.post(JOBS, json=body).status in {400, 404}
+def test_an_invalid_body_is_a_client_error(client: Client, body: dict[str, Any]) -> None:
+    assert client.post(JOBS, json=body).status in {400, 404}
 
 
-def test_a_null_character_in_a_parameter_of_the_lock_does_no_harm(client: Client) -> None:
+def test_a_null_character_in_a_parameter_of_the_lock_is_harmless(client: Client) -> None:
     assert start(client, "sample.add", numbers=[1], label="a\x00b").status == 202
 
 
@@ -146,61 +145,60 @@ def test_the_log_can_begin_after_a_line(client: Client) -> None:
 
 
 @pytest.mark.parametrize("path", ["99/", "soon/", "0/", "99999999999999999999/", "99/events/", "99/cancel/"])
-def test_what_is_not_there_is_a_404(unchanged: Client, path: str) -> None:
+def test_an_unknown_job_id_is_a_404(client: Client, path: str) -> None:
     method = "POST" if path.endswith("cancel/") else "GET"
 
-    assert unchanged.request(method, JOBS + path).status == 404
+    assert client.request(method, JOBS + path).status == 404
 
 
-def test_jobs_are_listed_newest_first(client: Client) -> None:
-    made = [started(client, label) for label in "abc"]
+def test_jobs_are_listed_newest_first(own_client: Client) -> None:
+    made = [started(own_client, label) for label in "abc"]
 
-    page = data_of(client)
+    page = data_of(own_client)
 
     assert (ids(page), page["next"], page["previous"]) == (made[::-1], None, None)
 
 
-def test_pages_lead_through_the_list_and_back(client: Client) -> None:
-    made = [started(client, label) for label in "abcde"][::-1]
+def test_pages_link_forwards_and_backwards(own_client: Client) -> None:
+    made = [started(own_client, label) for label in "abcde"][::-1]
 
-    first = data_of(client, "?page_size=2")
-    second = linked(client, first["next"])
-    third = linked(client, second["next"])
+    first = data_of(own_client, "?page_size=2")
+    second = linked(own_client, first["next"])
+    third = linked(own_client, second["next"])
 
     assert [ids(first), ids(second), ids(third)] == [made[:2], made[2:4], made[4:]]
     assert (first["previous"], third["next"]) == (None, None)
-    back = linked(client, third["previous"])
-    assert (ids(back), ids(linked(client, back["previous"])), linked(client, back["previous"])["previous"]) == (
+    back = linked(own_client, third["previous"])
+    assert (ids(back), ids(linked(own_client, back["previous"])), linked(own_client, back["previous"])["previous"]) == (
         made[2:4],
         made[:2],
         None,
     )
 
 
-def test_a_new_job_does_not_shift_the_next_page(client: Client) -> None:
-    made = [started(client, label) for label in "abc"][::-1]
-    first = data_of(client, "?page_size=2")
+def test_a_new_job_does_not_shift_the_next_page(own_client: Client) -> None:
+    made = [started(own_client, label) for label in "abc"][::-1]
+    first = data_of(own_client, "?page_size=2")
 
-    started(client, "d")
+    started(own_client, "d")
 
-    assert ids(linked(client, first["next"])) == made[2:]
+    assert ids(linked(own_client, first["next"])) == made[2:]
 
 
-@pytest.mark.parametrize(
-    ("query", "expected"),
-    [
-        ("?name=sample.fail", ["sample.fail"]),
-        ("?state=succeeded", ["sample.add"]),
-        ("?state=failed&name=sample.fail", ["sample.fail"]),
-        ("?state=failed&name=sample.add", []),
-        ("?name=nothing", []),
-    ],
-)
-def test_the_list_can_be_filtered(client: Client, query: str, expected: list[str]) -> None:
-    client.service.shared.jobs.run_here("sample.add", {"numbers": []})
-    client.service.shared.jobs.run_here("sample.fail")
+def test_the_list_can_be_filtered(own_client: Client) -> None:
+    own_client.service.shared.jobs.run_here("sample.add", {"numbers": []})
+    own_client.service.shared.jobs.run_here("sample.fail")
+    expected = {
+        "?name=sample.fail": ["sample.fail"],
+        "?state=succeeded": ["sample.add"],
+        "?state=failed&name=sample.fail": ["sample.fail"],
+        "?state=failed&name=sample.add": [],
+        "?name=nothing": [],
+    }
 
-    assert [each["name"] for each in data_of(client, query)["results"]] == expected
+    found = {query: [each["name"] for each in data_of(own_client, query)["results"]] for query in expected}
+
+    assert found == expected
 
 
 @pytest.mark.parametrize(
@@ -216,14 +214,14 @@ def test_the_list_can_be_filtered(client: Client, query: str, expected: list[str
         ("?name=%00", "name"),
     ],
 )
-def test_a_wrong_parameter_of_the_list_is_named(unchanged: Client, query: str, named: str) -> None:
-    answer = unchanged.get(JOBS + query)
+def test_an_invalid_parameter_of_the_list_is_named(client: Client, query: str, named: str) -> None:
+    answer = client.get(JOBS + query)
 
     assert (answer.status, list(answer.json()["errors"])) == (400, [named])
 
 
 def test_a_waiting_job_is_cancelled_at_once(client: Client) -> None:
-    job_id = started(client, "a")
+    job_id = started(client, "cancelled")
 
     answer = client.post(f"{JOBS}{job_id}/cancel/")
 
@@ -238,7 +236,7 @@ def test_a_finished_job_cannot_be_cancelled(client: Client) -> None:
     assert (answer.status, "succeeded" in answer.json()["error"]) == (409, True)
 
 
-def test_the_catalog_says_what_can_be_started_and_when_it_is_due(client: Client) -> None:
+def test_the_catalog_lists_jobs_with_schedule_and_last_run(client: Client) -> None:
     client.service.shared.jobs.run_here("sample.fail")
 
     found = {each["name"]: each for each in data_of(client, "catalog/")}
@@ -252,8 +250,8 @@ def test_the_catalog_says_what_can_be_started_and_when_it_is_due(client: Client)
     assert (on_demand["lock"], on_demand["timeout_s"], on_demand["retries"]) == ("sample.walk-{folder}", 120, 0)
 
 
-def test_the_catalog_has_the_json_schema_of_parameters(unchanged: Client) -> None:
-    (schema,) = [each["parameters"] for each in data_of(unchanged, "catalog/") if each["name"] == "sample.add"]
+def test_the_catalog_has_the_json_schema_of_parameters(client: Client) -> None:
+    (schema,) = [each["parameters"] for each in data_of(client, "catalog/") if each["name"] == "sample.add"]
 
     definition = schema["$defs"]["Sum"]
     assert (definition["required"], definition["properties"]["scale"]) == (
@@ -271,7 +269,7 @@ def test_the_catalog_shows_the_schedule_of_the_configuration(serve: Serve) -> No
     assert datetime.fromisoformat(found["next_due"]) == NOW + timedelta(hours=2)
 
 
-def test_streams_never_take_the_only_thread(serve: Serve) -> None:
+def test_the_only_thread_serves_no_stream(serve: Serve) -> None:
     client = serve(plugins=PLUGINS, server={"threads": 1})
     job_id = started(client, "a")
 
@@ -280,26 +278,26 @@ def test_streams_never_take_the_only_thread(serve: Serve) -> None:
     assert (answer.status, "retry-after" in answer.headers) == (503, True)
 
 
-def test_reading_is_for_readers_and_steering_for_writers(unchanged: Client) -> None:
-    routes = [mounted.route for mounted in unchanged.service.shared.routes]
+def test_reading_has_policy_read_and_changing_write(client: Client) -> None:
+    routes = [mounted.route for mounted in client.service.shared.routes]
     policies = {(route.method, route.policy) for route in routes if route.path.startswith(JOBS)}
 
     assert policies == {("GET", "read"), ("POST", "write")}
 
 
-def test_stats_count_jobs_and_say_how_long_the_oldest_waits(client: Client) -> None:
-    jobs = client.service.shared.jobs
+def test_stats_count_jobs_and_measure_the_oldest_wait(own_client: Client) -> None:
+    jobs = own_client.service.shared.jobs
     jobs.run_here("sample.fail")
     jobs.run_here("sample.add", {"numbers": []})
-    started(client, "a")
+    started(own_client, "a")
 
-    figures = client.get("/stats/").json()["jobs"]
+    figures = own_client.get("/stats/").json()["jobs"]
 
     assert (figures["waiting_count"], figures["running_count"], figures["failed_last_day_count"]) == (1, 0, 1)
     assert 0 < figures["oldest_waiting_s"] < 60
 
 
-def test_stats_go_without_jobs_while_the_database_is_away(serve: Serve, database: str) -> None:
+def test_stats_have_no_jobs_while_the_database_is_unavailable(serve: Serve, database: str) -> None:
     client = serve(plugins=PLUGINS, db={"pool_timeout_s": 0.2, "connect_timeout_s": 1})
 
     with outage(database):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from kernel.testing import Client
 from tests.conftest import Serve
 from tests.outage import outage
 from tests.plugins.observability.events import make_events, post_ingest
@@ -17,6 +18,12 @@ from tests.plugins.observability.events import make_events, post_ingest
 # What a figure says of its own unit: at the end of its name, or as a plain count.
 UNITS = re.compile(r"_(bytes|percent|s|ms|\d+m|count)$")
 COUNTS = {"pid", "parent_pid", "threads", "open_files", "workers", "routes", "version_number"}
+
+
+@pytest.fixture(scope="module")
+def client(module_serve: Serve) -> Client:
+    """A service with all plugins, which no test changes."""
+    return module_serve()
 
 
 def figures(stats: dict[str, Any]) -> set[str]:
@@ -31,18 +38,18 @@ def figures(stats: dict[str, Any]) -> set[str]:
 
 
 @pytest.mark.parametrize("section", ["cpu", "memory", "disk", "process", "application", "engine", "plugins"])
-def test_there_is_every_section(serve: Serve, section: str) -> None:
-    assert serve().get("/stats/").json()[section]
+def test_every_section_is_present(client: Client, section: str) -> None:
+    assert client.get("/stats/").json()[section]
 
 
-def test_every_figure_names_its_unit(serve: Serve) -> None:
-    stats = serve().get("/stats/").json()
+def test_every_figure_names_its_unit(client: Client) -> None:
+    stats = client.get("/stats/").json()
 
     assert {name for name in figures(stats) - COUNTS if not UNITS.search(name)} == set()
 
 
-def test_figures_are_of_this_process_and_machine(serve: Serve) -> None:
-    stats = serve().get("/stats/").json()
+def test_figures_describe_this_process_and_machine(client: Client) -> None:
+    stats = client.get("/stats/").json()
 
     assert stats["process"]["pid"] == os.getpid()
     assert 0 < stats["process"]["resident_bytes"] < stats["memory"]["total_bytes"]
@@ -51,18 +58,18 @@ def test_figures_are_of_this_process_and_machine(serve: Serve) -> None:
     assert datetime.fromisoformat(stats["process"]["started_at"]) < datetime.now(UTC)
 
 
-def test_paths_are_text_even_before_they_exist(serve: Serve, tmp_path: Path) -> None:
+def test_paths_are_text_even_if_they_do_not_exist(serve: Serve, tmp_path: Path) -> None:
     home = tmp_path / "not" / "yet"
     home_dir = serve(home=str(home)).get("/stats/").json()
 
     assert (home_dir["application"]["home"], home_dir["disk"]["path"]) == (str(home), str(home))
 
 
-def test_the_engine_in_use_is_named(serve: Serve, database: str) -> None:
-    engine = serve().get("/stats/").json()["engine"]
+def test_the_database_engine_is_named(client: Client, module_database: str) -> None:
+    engine = client.get("/stats/").json()["engine"]
 
     assert (engine["name"], engine["vendor"], engine["embedded"]) == ("postgresql", "postgresql", False)
-    assert f"dbname={engine['database']} " in database + " "
+    assert f"dbname={engine['database']} " in module_database + " "
 
 
 def test_plugins_are_listed_with_their_state(serve: Serve) -> None:
@@ -87,7 +94,7 @@ def test_caches_and_pool_are_counted(serve: Serve) -> None:
     assert application["pool"]["pool_size"] >= 1
 
 
-def test_without_the_database_the_other_figures_stay(serve: Serve, database: str) -> None:
+def test_without_the_database_the_other_statistics_remain(serve: Serve, database: str) -> None:
     client = serve(db={"pool_timeout_s": 0.2, "connect_timeout_s": 1})
 
     with outage(database):

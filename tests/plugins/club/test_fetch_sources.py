@@ -1,4 +1,4 @@
-"""Sources are fetched side by side, page by page, and only where something changed."""
+"""Fetching sources concurrently, page by page, with conditional requests."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from plugins.club.fetching.outcome import Fetched, SourceFailure, SourceProgress, Unchanged, Validators
-from plugins.club.model import HeroMetric
+from plugins.club.fetch.results import Fetched, SourceFailure, SourceProgress, Unchanged, Validators
+from plugins.club.models import HeroMetric
 from plugins.club.settings import Source
-from tests.plugins.club.fake_api import Call, FakeApi, fixed, hanging, member, metric, paged, versioned
-from tests.plugins.club.fetches import failed, fetch, fetch_one, fetched, keys, members, source
+from tests.plugins.club.fakes import Exchange, FakeApi, fixed, hanging, member, metric, paged, versioned
+from tests.plugins.club.fetching import failed, fetch, fetch_one, fetched, keys, members, source
 
 PAGES = [[member("a"), member("b")], [member("c")], [member("d")]]
 PAGED: dict[str, Any] = {"items": "data.members", "next": "links.next"}
@@ -27,7 +27,7 @@ def validators_of(wanted: Source) -> Validators:
     return validators
 
 
-def test_the_items_of_a_source_come_mapped(api: FakeApi) -> None:
+def test_items_are_mapped(api: FakeApi) -> None:
     api.routes["/metrics"] = fixed({"data": [{"slug": "joined", "n": 7}]})
 
     outcome = fetched(source(api, items="data", mapping={"metric": "slug", "value": "n"}))
@@ -36,7 +36,7 @@ def test_the_items_of_a_source_come_mapped(api: FakeApi) -> None:
     assert (outcome.pages, outcome.bytes) == (1, len(json.dumps({"data": [{"slug": "joined", "n": 7}]})))
 
 
-def test_bad_items_are_kept_aside_with_their_place_and_reason(api: FakeApi) -> None:
+def test_invalid_items_are_rejected_with_index_and_reason(api: FakeApi) -> None:
     pages = [[member("a"), member("b", "many")], [member("a", 5), member("c")]]
     api.routes["/members"] = paged("/members", pages)
 
@@ -45,23 +45,23 @@ def test_bad_items_are_kept_aside_with_their_place_and_reason(api: FakeApi) -> N
     assert keys(outcome) == ["flow/a", "flow/c"]
     assert [(bad.index, bad.reason) for bad in outcome.rejected] == [
         (1, "count: Expected int, got str"),
-        (2, "'flow/a' stands further up already"),
+        (2, "duplicate of 'flow/a'"),
     ]
     assert outcome.rejected[0].raw == member("b", "many")
 
 
-def test_no_items_are_an_answer_too(api: FakeApi) -> None:
+def test_an_empty_list_is_fetched(api: FakeApi) -> None:
     api.routes["/metrics"] = fixed([])
 
     assert fetched(source(api)).items == ()
 
 
 @pytest.mark.parametrize("pieces", [1, 2])
-def test_gzip_is_decoded_in_one_member_or_several(api: FakeApi, pieces: int) -> None:
+def test_gzip_may_have_several_members(api: FakeApi, pieces: int) -> None:
     content = json.dumps([metric("m")]).encode()
     cut = len(content) // pieces
     packed = gzip.compress(content[:cut]) + (gzip.compress(content[cut:]) if pieces > 1 else b"")
-    api.routes["/metrics"] = lambda call: call.gzip(packed)
+    api.routes["/metrics"] = lambda exchange: exchange.gzip(packed)
 
     outcome = fetched(source(api))
 
@@ -71,9 +71,9 @@ def test_gzip_is_decoded_in_one_member_or_several(api: FakeApi, pieces: int) -> 
 def test_sources_are_fetched_at_the_same_time(api: FakeApi, other_api: FakeApi) -> None:
     together = threading.Barrier(4)
 
-    def meet(call: Call) -> None:
+    def meet(exchange: Exchange) -> None:
         together.wait(10)
-        call.json([metric("m")])
+        exchange.json([metric("m")])
 
     for place in (api, other_api):
         place.routes |= {"/a": meet, "/b": meet}
@@ -85,7 +85,7 @@ def test_sources_are_fetched_at_the_same_time(api: FakeApi, other_api: FakeApi) 
     assert [type(outcome) for outcome in fetch(sources).values()] == [Fetched] * 4
 
 
-def test_one_that_fails_neither_loses_nor_holds_up_the_others(api: FakeApi, other_api: FakeApi) -> None:
+def test_a_failing_source_neither_loses_nor_delays_the_others(api: FakeApi, other_api: FakeApi) -> None:
     api.routes["/metrics"] = fixed([metric("m")])
     other_api.routes["/metrics"] = hanging
     steps: list[SourceProgress] = []
@@ -104,9 +104,9 @@ def test_one_that_fails_neither_loses_nor_holds_up_the_others(api: FakeApi, othe
     assert [step.source for step in steps if step.state in {"fetched", "failed"}][-1] == "bad"
 
 
-def test_a_fault_of_ours_costs_only_its_source(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_fails_only_the_source_it_affects(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
     api.routes |= {"/metrics": fixed([metric("m")]), "/members": fixed([member("a")])}
-    monkeypatch.setattr("plugins.club.mapping.ITEM_KINDS", {"hero-metrics": HeroMetric})
+    monkeypatch.setattr("plugins.club.mapping.ITEM_TYPES", {"hero-metrics": HeroMetric})
 
     outcomes = fetch({"broken": members(api), "good": source(api)})
 
@@ -125,13 +125,13 @@ def test_every_page_is_fetched(api: FakeApi) -> None:
 
 
 @pytest.mark.parametrize("end", [{}, {"next": None}, {"next": ""}])
-def test_the_last_page_names_no_next_one(api: FakeApi, end: dict[str, Any]) -> None:
+def test_the_last_page_has_no_next_page(api: FakeApi, end: dict[str, Any]) -> None:
     api.routes["/members"] = fixed({"items": [member("a")], **end})
 
     assert fetched(members(api, items="items", next="next")).pages == 1
 
 
-def test_the_next_page_may_be_named_relative_to_this_one(api: FakeApi) -> None:
+def test_the_url_of_the_next_page_may_be_relative(api: FakeApi) -> None:
     api.routes |= {
         "/v1/members": fixed({"items": [member("a")], "next": "more?x=1"}),
         "/v1/more": fixed({"items": [member("b")]}),
@@ -140,7 +140,7 @@ def test_the_next_page_may_be_named_relative_to_this_one(api: FakeApi) -> None:
     assert keys(fetched(members(api, "/v1/members", items="items", next="next"))) == ["flow/a", "flow/b"]
 
 
-def test_too_many_pages_are_a_failure_and_no_half_list(api: FakeApi) -> None:
+def test_too_many_pages_are_a_failure_without_partial_items(api: FakeApi) -> None:
     api.routes["/members"] = paged("/members", PAGES)
 
     assert fetched(members(api, **PAGED), {"max_pages": 3}).pages == 3
@@ -149,14 +149,14 @@ def test_too_many_pages_are_a_failure_and_no_half_list(api: FakeApi) -> None:
     assert (failure.kind, failure.reason) == ("too-large", "there are more than 2 pages")
 
 
-def test_pages_that_go_in_a_circle_are_a_failure(api: FakeApi) -> None:
+def test_pages_that_form_a_loop_are_a_failure(api: FakeApi) -> None:
     api.routes["/members"] = fixed({"items": [], "next": "/members"})
 
-    assert "circle" in failed(members(api, items="items", next="next")).reason
+    assert "loop" in failed(members(api, items="items", next="next")).reason
 
 
 @pytest.mark.parametrize("version", [{"etag": '"v1"'}, {"last_modified": "Sat, 21 Nov 2026 05:00:00 GMT"}])
-def test_what_has_not_changed_is_not_sent_again(api: FakeApi, version: dict[str, str]) -> None:
+def test_an_unchanged_page_is_not_sent_again(api: FakeApi, version: dict[str, str]) -> None:
     api.routes["/metrics"] = versioned([metric("m")], **version)
     validators = validators_of(source(api))
 
@@ -166,7 +166,7 @@ def test_what_has_not_changed_is_not_sent_again(api: FakeApi, version: dict[str,
     assert outcome.validators == validators
 
 
-def test_what_has_changed_comes_with_new_validators(api: FakeApi) -> None:
+def test_a_changed_page_has_new_validators(api: FakeApi) -> None:
     api.routes["/metrics"] = versioned([metric("m")], '"v1"')
     validators = validators_of(source(api))
     api.routes["/metrics"] = versioned([metric("n")], '"v2"')
@@ -176,10 +176,10 @@ def test_what_has_changed_comes_with_new_validators(api: FakeApi) -> None:
     assert keys(outcome) == ["n"]
     assert outcome.validators is not None
     assert outcome.validators.pages[0].etag == '"v2"'
-    assert len(api.seen) == 2
+    assert len(api.received) == 2
 
 
-def test_pages_are_unchanged_only_if_all_are(api: FakeApi) -> None:
+def test_a_source_is_unchanged_only_if_all_pages_are(api: FakeApi) -> None:
     api.routes["/members"] = paged("/members", PAGES, validators=True)
     validators = validators_of(members(api, **PAGED))
     assert isinstance(fetch_one(members(api, **PAGED), validators={"one": validators}), Unchanged)
@@ -190,7 +190,7 @@ def test_pages_are_unchanged_only_if_all_are(api: FakeApi) -> None:
     assert keys(outcome) == ["flow/a", "flow/b", "flow/c", "flow/e"]
 
 
-def test_a_source_with_a_page_without_a_version_has_no_validators(api: FakeApi) -> None:
+def test_a_source_with_a_page_without_validator_has_none(api: FakeApi) -> None:
     api.routes |= {
         "/members": versioned({"items": [], "next": "/more"}, '"v1"'),
         "/more": fixed({"items": []}),
@@ -199,7 +199,7 @@ def test_a_source_with_a_page_without_a_version_has_no_validators(api: FakeApi) 
     assert fetched(members(api, items="items", next="next")).validators is None
 
 
-def test_a_version_that_cannot_be_sent_back_is_none(api: FakeApi) -> None:
+def test_a_validator_that_cannot_be_sent_back_is_ignored(api: FakeApi) -> None:
     api.routes["/metrics"] = fixed([metric("m")], ETag='"é"')
 
     assert fetched(source(api)).validators is None
@@ -212,10 +212,10 @@ def test_validators_of_another_configuration_are_not_used(api: FakeApi, change: 
 
     fetch_one(source(api, **change), validators={"one": validators})
 
-    assert "if-none-match" not in api.seen[-1].headers
+    assert "if-none-match" not in api.received[-1].headers
 
 
-def test_validators_outlive_the_process(api: FakeApi) -> None:
+def test_validators_survive_encoding_as_json(api: FakeApi) -> None:
     api.routes["/metrics"] = versioned([metric("m")], '"v1"')
     validators = validators_of(source(api))
 
@@ -224,7 +224,7 @@ def test_validators_outlive_the_process(api: FakeApi) -> None:
     assert stored == validators
 
 
-def test_progress_tells_every_step(api: FakeApi) -> None:
+def test_every_step_is_reported_as_progress(api: FakeApi) -> None:
     api.routes["/members"] = paged("/members", PAGES[:2])
     steps: list[SourceProgress] = []
 

@@ -1,4 +1,4 @@
-"""A community API on real sockets, which behaves as badly as it is told."""
+"""A fake community API on a real socket, with behaviours for every kind of failure."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ import msgspec
 ENDLESS_CHUNK = b"x" * 65536
 
 
-class Seen(msgspec.Struct):
-    """A request as it came in."""
+class ReceivedRequest(msgspec.Struct):
+    """A request that the server received."""
 
     path: str
     headers: dict[str, str]
 
 
-class Call:
-    """One request, and the means to answer it."""
+class Exchange:
+    """One request, and methods to answer it."""
 
     def __init__(self, handler: BaseHTTPRequestHandler, number: int, api: FakeApi) -> None:
         self._handler = handler
@@ -42,39 +42,39 @@ class Call:
         self._handler.end_headers()
 
     def write(self, content: bytes) -> None:
-        """Send a piece of the body."""
+        """Send a part of the body."""
         self._handler.wfile.write(content)
 
     def send(self, content: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
-        """Send a whole answer."""
+        """Send a complete response."""
         self.head(status, {"Content-Length": str(len(content)), **(headers or {})})
         self.write(content)
 
     def json(self, value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
-        """Send a whole answer of JSON."""
+        """Send a complete response of JSON."""
         self.send(json.dumps(value).encode(), status, {"Content-Type": "application/json", **(headers or {})})
 
     def gzip(self, content: bytes) -> None:
-        """Send bytes that are gzip already."""
+        """Send content that is already compressed."""
         self.send(content, headers={"Content-Encoding": "gzip"})
 
     def hang(self) -> None:
-        """Say nothing until the server ends."""
+        """Send nothing until the server stops."""
         self.api.ending.wait(30)
 
 
-Behaviour = Callable[[Call], None]
+Behaviour = Callable[[Exchange], None]
 
 
 class FakeApi:
-    """The server. Behaviours are looked up by path; whatever has none is a 404."""
+    """The server. ``routes`` has the behaviour of each path; any other path is a 404."""
 
     def __init__(self) -> None:
         self.routes: dict[str, Behaviour] = {}
-        self.seen: list[Seen] = []
+        self.received: list[ReceivedRequest] = []
         self.ending = threading.Event()
-        self.most_at_once = 0
-        self._now = 0
+        self.concurrent_max = 0
+        self._concurrent = 0
         self._calls: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _handler(self))
@@ -82,15 +82,15 @@ class FakeApi:
         self.url = f"http://{self.host}"
 
     def paths(self) -> list[str]:
-        """Return what was asked for, in order."""
-        return [seen.path for seen in self.seen]
+        """Return the paths of all requests, in order."""
+        return [request.path for request in self.received]
 
     def start(self) -> None:
         """Serve in a thread."""
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:
-        """End, and everything that hangs with it."""
+        """Stop the server and all requests that hang."""
         self.ending.set()
         self._server.shutdown()
         self._server.server_close()
@@ -99,19 +99,21 @@ class FakeApi:
         """Answer one request."""
         path = urlsplit(handler.path).path
         with self._lock:
-            self.seen.append(Seen(handler.path, {name.lower(): value for name, value in handler.headers.items()}))
+            self.received.append(
+                ReceivedRequest(handler.path, {name.lower(): value for name, value in handler.headers.items()})
+            )
             self._calls[path] += 1
             number = self._calls[path]
-            self._now += 1
-            self.most_at_once = max(self.most_at_once, self._now)
+            self._concurrent += 1
+            self.concurrent_max = max(self.concurrent_max, self._concurrent)
         try:
-            call = Call(handler, number, self)
-            self.routes.get(path, missing)(call)
+            exchange = Exchange(handler, number, self)
+            self.routes.get(path, missing)(exchange)
         except (BrokenPipeError, ConnectionResetError):
-            handler.close_connection = True  # the client had enough
+            handler.close_connection = True  # the client closed the connection
         finally:
             with self._lock:
-                self._now -= 1
+                self._concurrent -= 1
 
 
 class _Server(ThreadingHTTPServer):
@@ -127,14 +129,14 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
             api.answer(self)
 
         def log_request(self, code: object = "-", size: object = "-") -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     return Handler
 
 
 @contextmanager
 def running_api() -> Iterator[FakeApi]:
-    """Keep a fake API running."""
+    """Run a fake API for as long as the block lasts."""
     api = FakeApi()
     api.start()
     try:
@@ -144,105 +146,107 @@ def running_api() -> Iterator[FakeApi]:
 
 
 def metric(name: str, value: Any = 1, **more: Any) -> dict[str, Any]:
-    """Make a key figure as the API has it."""
+    """Make a key figure in the format of the API."""
     return {"metric": name, "value": value, **more}
 
 
 def member(name: str, count: Any = 1, **more: Any) -> dict[str, Any]:
-    """Make a member as the API has it."""
+    """Make a member in the format of the API."""
     return {"member": name, "count": count, **more}
 
 
 def fixed(value: Any, **headers: str) -> Behaviour:
-    """Answer the same JSON each time; underscores of header names stand for dashes."""
-    return lambda call: call.json(value, headers={name.replace("_", "-"): text for name, text in headers.items()})
+    """Always send the same JSON; underscores in header names become dashes."""
+    return lambda exchange: exchange.json(
+        value, headers={name.replace("_", "-"): text for name, text in headers.items()}
+    )
 
 
 def versioned(value: Any, etag: str | None = None, last_modified: str | None = None) -> Behaviour:
-    """Answer JSON with its version, and 304 to whoever has it."""
+    """Send JSON with validators, and 304 to conditional requests with all of them."""
     sent = {name: text for name, text in (("ETag", etag), ("Last-Modified", last_modified)) if text}
 
-    def behave(call: Call) -> None:
-        asked = [call.headers.get("if-none-match") == etag] if etag else []
-        asked += [call.headers.get("if-modified-since") == last_modified] if last_modified else []
+    def behave(exchange: Exchange) -> None:
+        asked = [exchange.headers.get("if-none-match") == etag] if etag else []
+        asked += [exchange.headers.get("if-modified-since") == last_modified] if last_modified else []
         if all(asked):
-            call.head(304, sent)
+            exchange.head(304, sent)
         else:
-            call.json(value, headers=sent)
+            exchange.json(value, headers=sent)
 
     return behave
 
 
 def failing(times: int, status: int, then: Behaviour, **headers: str) -> Behaviour:
-    """Fail some times, then do as told."""
+    """Answer an error for the first requests, then behave as ``then``."""
     sent = {name.replace("_", "-"): text for name, text in headers.items()}
 
-    def behave(call: Call) -> None:
-        if call.number <= times:
-            call.json({"error": "busy"}, status, sent)
+    def behave(exchange: Exchange) -> None:
+        if exchange.number <= times:
+            exchange.json({"error": "busy"}, status, sent)
         else:
-            then(call)
+            then(exchange)
 
     return behave
 
 
 def paged(path: str, pages: list[list[Any]], *, validators: bool = False) -> Behaviour:
-    """Serve pages that name the next one under ``links.next``."""
+    """Serve pages with the URL of the next page under ``links.next``."""
 
-    def behave(call: Call) -> None:
-        number = int(call.query.get("page", "1"))
-        link = f"{call.api.url}{path}?page={number + 1}" if number < len(pages) else None
+    def behave(exchange: Exchange) -> None:
+        number = int(exchange.query.get("page", "1"))
+        link = f"{exchange.api.url}{path}?page={number + 1}" if number < len(pages) else None
         value = {"data": {"members": pages[number - 1]}, "links": {"next": link}}
         etag = f'"{hash(json.dumps(value))}"'
         if validators:
-            versioned(value, etag)(call)
+            versioned(value, etag)(exchange)
         else:
-            call.json(value)
+            exchange.json(value)
 
     return behave
 
 
-def missing(call: Call) -> None:
-    """Know nothing of it."""
-    call.json({"error": "not found"}, 404)
+def missing(exchange: Exchange) -> None:
+    """Answer 404."""
+    exchange.json({"error": "not found"}, 404)
 
 
 def redirect(location: str, status: int = 302) -> Behaviour:
-    """Send somewhere else."""
-    return lambda call: call.send(b"", status, {"Location": location})
+    """Redirect to a location."""
+    return lambda exchange: exchange.send(b"", status, {"Location": location})
 
 
-def hanging(call: Call) -> None:
-    """Take the request and say nothing."""
-    call.hang()
+def hanging(exchange: Exchange) -> None:
+    """Accept the request and never answer."""
+    exchange.hang()
 
 
-def slow_body(call: Call) -> None:
-    """Send a byte now and then, for ever."""
-    call.head(headers={"Content-Length": "1000000"})
-    while not call.api.ending.wait(0.02):
-        call.write(b" ")
+def slow_body(exchange: Exchange) -> None:
+    """Send a byte at a time, forever."""
+    exchange.head(headers={"Content-Length": "1000000"})
+    while not exchange.api.ending.wait(0.02):
+        exchange.write(b" ")
 
 
-def cut(call: Call) -> None:
+def cut(exchange: Exchange) -> None:
     """Close the connection in the middle of the body."""
-    call.head(headers={"Content-Length": "1000", "Connection": "close"})
-    call.write(b'[{"metric"')
+    exchange.head(headers={"Content-Length": "1000", "Connection": "close"})
+    exchange.write(b'[{"metric"')
 
 
-def cut_gzip(call: Call) -> None:
-    """Send half a gzip stream as if it were whole."""
+def cut_gzip(exchange: Exchange) -> None:
+    """Send half a gzip stream as a complete response."""
     packed = gzip.compress(b"[" + b" " * 1000 + b"]")
-    call.gzip(packed[: len(packed) // 2])
+    exchange.gzip(packed[: len(packed) // 2])
 
 
-def endless(call: Call) -> None:
-    """Send for ever."""
-    call.head(headers={"Connection": "close"})
-    while not call.api.ending.is_set():
-        call.write(ENDLESS_CHUNK)
+def endless(exchange: Exchange) -> None:
+    """Send an endless body."""
+    exchange.head(headers={"Connection": "close"})
+    while not exchange.api.ending.is_set():
+        exchange.write(ENDLESS_CHUNK)
 
 
-def bomb(call: Call) -> None:
-    """Send little that stands for much."""
-    call.gzip(gzip.compress(b"[" + b" " * 50_000_000 + b"]"))
+def bomb(exchange: Exchange) -> None:
+    """Send a decompression bomb: 50 kB of gzip that expand to 50 MB."""
+    exchange.gzip(gzip.compress(b"[" + b" " * 50_000_000 + b"]"))

@@ -1,1 +1,0 @@
-"""Fetch all sources at once; one that fails costs nobody else anything."""
