@@ -1,4 +1,4 @@
-"""The datasets of specifications."""
+"""The datasets of the plugin: features, gateways, tiers and tags."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from kernel import Dataset
-from plugins.trace.model import Feature, Gateway, Tag, Tier
+from plugins.trace.models import Feature, Gateway, Tag, Tier
 
 FEATURES = Dataset(
     name="features",
@@ -26,10 +26,10 @@ TIERS = Dataset(
 TAGS = Dataset(name="tags", item=Tag, key="slug", order=("name",), filter_keys=("tag",))
 DATASETS = (FEATURES, GATEWAYS, TIERS, TAGS)
 
-# What is not one value.
-_FURTHER = "properties"
+# Holds any number of columns, by names of its own.
+_PROPERTIES = "properties"
 
 
 def mappable_fields(dataset: Dataset) -> Sequence[str]:
-    """Return the fields of a dataset's items that a column can be for."""
-    return [field.name for field in msgspec.structs.fields(dataset.item) if field.name != _FURTHER]
+    """Return the fields of a dataset's items that a column of Notion can fill."""
+    return [field.name for field in msgspec.structs.fields(dataset.item) if field.name != _PROPERTIES]

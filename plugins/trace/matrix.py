@@ -1,4 +1,4 @@
-"""Features by tiers: which tier has which feature. A pure function."""
+"""The feature matrix: a row for each feature, and in a column for each tier whether that tier includes it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import msgspec
 
 from kernel.datasets import Derivation, Derived
 from plugins.trace.datasets import TIERS
-from plugins.trace.model import Feature, Tier
+from plugins.trace.models import Feature, Tier
 
 
 class MatrixColumn(msgspec.Struct, frozen=True, kw_only=True):
-    """A tier, as the head of a column.
+    """The heading of a column: a tier.
 
     Args:
-        slug: Identifies it, and finds it in each row.
+        slug: Identifies it, also in the ``tiers`` of each row.
         name: For people.
-        level: From the lowest upwards.
+        level: Its rank; 0 is the lowest.
     """
 
     slug: str
@@ -26,16 +26,16 @@ class MatrixColumn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MatrixRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A feature, and the tiers that have it.
+    """A feature, and the tiers that include it.
 
     Args:
         slug: Identifies it.
         name: For people.
         area: The part of the product it belongs to.
-        status: How far it is.
+        status: Its stage, such as ``live``.
         tier: Slug of the lowest tier that has it; None if none has it yet.
-        tiers: By slug of a tier, in order of the columns, whether it has the feature; None where that cannot be told,
-            because the lowest one is not among the columns.
+        tiers: Whether each tier includes the feature, by slug, in the order of the columns; None if that is unknown,
+            because the lowest tier is hidden from the application.
     """
 
     slug: str
@@ -47,13 +47,13 @@ class MatrixRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_matrix(items: Sequence[Feature], tiers: Sequence[Tier]) -> Derived:
-    """Make a row for each feature, with a column for each tier.
+    """Derive the matrix of features and tiers.
 
-    The lowest tier of a feature has it, and so has any other that is no lower and includes its area.
+    A feature is included in its lowest tier, and in every tier of the same or a higher level that includes its area.
 
     Args:
-        items: In the order of the rows.
-        tiers: In the order of the columns.
+        items: The features, one for each row, in order.
+        tiers: The columns, in order.
     """
     levels = {tier.slug: tier.level for tier in tiers}
     rows = [
@@ -63,20 +63,20 @@ def make_matrix(items: Sequence[Feature], tiers: Sequence[Tier]) -> Derived:
             area=feature.area,
             status=feature.status,
             tier=feature.tier,
-            tiers={tier.slug: _has(tier, feature, levels) for tier in tiers},
+            tiers={tier.slug: _includes(tier, feature, levels) for tier in tiers},
         )
         for feature in items
     ]
     return Derived(rows, {"tiers": [MatrixColumn(slug=tier.slug, name=tier.name, level=tier.level) for tier in tiers]})
 
 
-def _has(tier: Tier, feature: Feature, levels: Mapping[str, int]) -> bool | None:
+def _includes(tier: Tier, feature: Feature, levels: Mapping[str, int]) -> bool | None:
     if feature.tier == tier.slug:
         return True
     if feature.tier is None or feature.area not in tier.features:
         return False
-    lowest = levels.get(feature.tier)
-    return None if lowest is None else tier.level >= lowest
+    lowest_level = levels.get(feature.tier)
+    return None if lowest_level is None else tier.level >= lowest_level
 
 
 MATRIX = Derivation(item=MatrixRow, derive=make_matrix, other_datasets=(TIERS,))

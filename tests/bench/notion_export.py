@@ -17,7 +17,7 @@ from kernel.datasets.models import decode_items
 from kernel.testing import make_configuration
 from plugins.trace import run_full_export
 from plugins.trace.datasets import FEATURES
-from plugins.trace.export.refresh import run_export
+from plugins.trace.jobs import run_export
 from tests.bench.memory import peak_bytes
 
 

@@ -19,7 +19,7 @@ from tests.contract.tree import ROOT
 from tests.notion.server import FakeNotion, running_notion
 from tests.notion.values import person
 from tests.notion.workspace import DataSource, Workspace
-from tests.plugins.trace.exports import PATIENCE
+from tests.plugins.trace.factories import FAST
 from tests.processes import eventually
 
 README = (ROOT / "README.md").read_text()
@@ -92,7 +92,7 @@ def tiercel(
     run = make_runner(database, tmp_path, monkeypatch, capsys)
     monkeypatch.delenv("NOTION_TOKEN", raising=False)
     monkeypatch.setenv("TIERCEL_PLUGINS", ",".join(PLUGINS))
-    for name, value in {**PATIENCE, "api_url": notion.url}.items():
+    for name, value in {**FAST, "api_url": notion.url}.items():
         monkeypatch.setenv(f"TIERCEL_TRACE__{name.upper()}", str(value))
     return run
 

@@ -1,4 +1,4 @@
-"""What goes wrong with Notion, and on the way to it."""
+"""Faults of Notion's API and of the network, to inject into the fake."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from tests.notion.calls import AnswerError, Call, Fault
+from tests.notion.server import Call, Fault, ResponseError
 
 Where = Callable[[Call], bool]
 Answer = dict[str, Any]
 
 
-# --- when ------------------------------------------------------------------------------------------------------------
+# --- which requests --------------------------------------------------------------------------------------------------
 
 
 def times(count: int, fault: Fault, where: Where = lambda call: True, *, after: int = 0) -> Fault:
-    """Let a fault happen so many times.
+    """Inject a fault into some requests.
 
     Args:
-        count: How often.
+        count: Into how many.
         fault: Which.
-        where: The requests that it happens to.
-        after: How many of these are spared first.
+        where: Selects requests.
+        after: How many of these to skip first.
     """
     seen = 0
 
@@ -40,51 +40,51 @@ def times(count: int, fault: Fault, where: Where = lambda call: True, *, after: 
 
 
 def once(fault: Fault, where: Where = lambda call: True, *, after: int = 0) -> Fault:
-    """Let a fault happen one time."""
+    """Inject a fault into one request."""
     return times(1, fault, where, after=after)
 
 
-def queries(source_id: str | None = None) -> Where:
-    """Pick queries, of a data source or of any."""
+def is_query(source_id: str | None = None) -> Where:
+    """Select queries of one data source, or of any."""
     return lambda call: call.is_query and source_id in (None, call.path[1])
 
 
-# --- errors of Notion ------------------------------------------------------------------------------------------------
+# --- error responses -------------------------------------------------------------------------------------------------
 
 
-def failing(status: int, code: str, message: str = "Something went wrong.", **headers: str) -> Fault:
-    """Answer with an error in Notion's words. Underscores in names of headers stand for dashes."""
+def error_response(status: int, code: str, message: str = "Something went wrong.", **headers: str) -> Fault:
+    """Respond with an error of Notion's. Underscores in names of headers stand for dashes."""
     shown = {name.replace("_", "-"): value for name, value in headers.items()}
 
     def fail(_call: Call) -> None:
-        raise AnswerError(status, code, message, shown)
+        raise ResponseError(status, code, message, shown)
 
     return fail
 
 
-def limited(retry_after_s: int | None = None, reason: str = "connection_rate_limit") -> Fault:
-    """Answer that there were too many requests, as Notion does for a connection or a workspace."""
+def rate_limited(retry_after_s: int | None = None, reason: str = "connection_rate_limit") -> Fault:
+    """Respond that the rate limit of the connection, or of the workspace, is exceeded."""
     headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
 
     def fail(_call: Call) -> None:
         more = {"rate_limit_reason": reason}
-        raise AnswerError(429, "rate_limited", "You have been rate limited.", headers, additional_data=more)
+        raise ResponseError(429, "rate_limited", "You have been rate limited.", headers, additional_data=more)
 
     return fail
 
 
 def overloaded(retry_after_s: int | None = None) -> Fault:
-    """Answer that Notion has too much to do."""
+    """Respond that Notion is overloaded."""
     headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
-    return failing(529, "service_overload", "Notion is overloaded.", **headers)
+    return error_response(529, "service_overload", "Notion is overloaded.", **headers)
 
 
 class RequestLimit:
-    """The limit of a connection: so many requests in a window, then 429 until it ends.
+    """A rate limit: so many requests in a window, then 429 until it ends.
 
     Args:
-        count: How many.
-        window_s: How long a window is; a minute at Notion.
+        count: Requests in a window.
+        window_s: Length of a window; a minute at Notion.
     """
 
     def __init__(self, count: int, window_s: float) -> None:
@@ -103,46 +103,46 @@ class RequestLimit:
         self._windows[token] = (start_s, taken + 1)
         if taken >= self._count:
             self.refused += 1
-            limited(1 + int(start_s + self._window_s - now_s))(call)
+            rate_limited(1 + int(start_s + self._window_s - now_s))(call)
 
 
-# --- errors on the way -----------------------------------------------------------------------------------------------
+# --- the network -----------------------------------------------------------------------------------------------------
 
 
-def foreign(status: int, content: bytes = b"<html><body>Bad gateway</body></html>") -> Fault:
-    """Let somebody answer who stands between."""
+def proxy_response(status: int, content: bytes = b"<html><body>Bad gateway</body></html>") -> Fault:
+    """Respond as a proxy would."""
 
     def answer(call: Call) -> None:
-        call.foreign = (status, content)
+        call.proxy_response = (status, content)
 
     return answer
 
 
-def cut(after_bytes: int = 40) -> Fault:
-    """Cut the connection in the middle of an answer."""
+def truncated(after_bytes: int = 40) -> Fault:
+    """Close the connection in the middle of a response."""
 
     def hang_up(call: Call) -> None:
-        call.cut_after_bytes = after_bytes
+        call.truncate_after_bytes = after_bytes
 
     return hang_up
 
 
-def dropped(call: Call) -> None:
-    """Cut the connection before the answer."""
-    call.is_dropped = True
+def disconnected(call: Call) -> None:
+    """Close the connection before the response."""
+    call.disconnect = True
 
 
-def held(until: threading.Event) -> Fault:
-    """Let an answer wait."""
+def delayed(until: threading.Event) -> Fault:
+    """Delay a response until an event is set."""
 
     def hold(call: Call) -> None:
-        call.held_until = until
+        call.delay_until = until
 
     return hold
 
 
 def trickling(byte_interval_s: float) -> Fault:
-    """Let an answer come byte by byte: never silent for long, never done."""
+    """Send a response byte by byte: no read times out, but it takes forever."""
 
     def trickle(call: Call) -> None:
         call.byte_interval_s = byte_interval_s
@@ -150,11 +150,11 @@ def trickling(byte_interval_s: float) -> Fault:
     return trickle
 
 
-# --- answers that are not true ---------------------------------------------------------------------------------------
+# --- wrong responses -------------------------------------------------------------------------------------------------
 
 
 def altered(change: Callable[[Answer], None]) -> Fault:
-    """Change an answer."""
+    """Change a response."""
 
     def alter(call: Call) -> None:
         call.alter = change
@@ -162,8 +162,8 @@ def altered(change: Callable[[Answer], None]) -> Fault:
     return alter
 
 
-def silently_short(rows: int = 0) -> Fault:
-    """End a query after a part of its page, and say nothing of it."""
+def silently_truncated(rows: int = 0) -> Fault:
+    """End a query early, without any sign of it in the response."""
 
     def change(answer: Answer) -> None:
         answer["results"] = answer["results"][:rows]
@@ -172,8 +172,8 @@ def silently_short(rows: int = 0) -> Fault:
     return altered(change)
 
 
-def leaving_out(index: int = 0) -> Fault:
-    """Leave a row out of a page."""
+def omitting_row(index: int = 0) -> Fault:
+    """Omit a row from a page of results."""
 
     def change(answer: Answer) -> None:
         if answer["results"]:
@@ -182,8 +182,8 @@ def leaving_out(index: int = 0) -> Fault:
     return altered(change)
 
 
-def repeating(index: int = 0) -> Fault:
-    """Give a row of a page twice."""
+def repeating_row(index: int = 0) -> Fault:
+    """Repeat a row within a page of results."""
 
     def change(answer: Answer) -> None:
         if answer["results"]:
@@ -192,14 +192,14 @@ def repeating(index: int = 0) -> Fault:
     return altered(change)
 
 
-def refusing_cursor(call: Call) -> None:
-    """Refuse to go on with a query that was begun."""
+def expired_cursor(call: Call) -> None:
+    """Respond that the cursor of a query has expired."""
     if call.is_query and call.body.get("start_cursor") is not None:
-        raise AnswerError(400, "validation_error", "The start_cursor provided is invalid: it has expired.")
+        raise ResponseError(400, "validation_error", "The start_cursor provided is invalid: it has expired.")
 
 
-def meanwhile(change: Callable[[], object]) -> Fault:
-    """Let somebody else change the workspace before the answer."""
+def concurrently(change: Callable[[], object]) -> Fault:
+    """Change the workspace before the response, as another user would."""
 
     def happen(_call: Call) -> None:
         change()

@@ -1,24 +1,27 @@
-"""Properties as pages show them, and as the endpoint of one property gives them.
+"""Properties as page objects show them and as the endpoint of one property returns them, rollups included.
 
-Source: https://developers.notion.com/reference/property-item-object
+Sources: https://developers.notion.com/reference/property-item-object and
+https://developers.notion.com/reference/page-property-values#rollup
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from tests.notion.rollups import SHOW_ORIGINAL, calculate, is_calculated_alone, originals
-from tests.notion.values import EMPTY, Calculated, Shape, user
+from tests.notion.values import EMPTY, Calculated, Shape, rollup, user
 from tests.notion.workspace import Column, Page, Workspace, shown_time
 
 REFERENCES_MAX = 25
+SHOW_ORIGINAL = "show_original"
 _LISTS = frozenset({"title", "rich_text", "relation", "people"})
+# Functions that the endpoint of one property does not calculate.
+_NOT_CALCULATED_ALONE = frozenset({"show_unique", "unique", "median", "count_per_group", "percent_per_group"})
 
 
 def shown_property(workspace: Workspace, page: Page, column: Column) -> Shape:
-    """Return a property as a page has it: cut off at 25 references."""
+    """Return a property as in a page object: truncated after 25 references."""
     value = _value(page, column)
     if column.type == "rollup":
         related = _related(workspace, page, column)[:REFERENCES_MAX]
@@ -38,9 +41,9 @@ def property_item(workspace: Workspace, page: Page, column: Column, query: Mappi
 
     Args:
         workspace: Has the related pages.
-        page: Whose.
-        column: Which.
-        query: Of the request.
+        page: Has the property.
+        column: Which property.
+        query: Parameters of the request.
     """
     value = _value(page, column)
     if column.type == "rollup":
@@ -111,3 +114,49 @@ def _list(
 
 def _item(column_id: str, kind: str, value: Any) -> Shape:
     return {"object": "property_item", "id": column_id, "type": kind, kind: value}
+
+
+# --- rollups ---------------------------------------------------------------------------------------------------------
+
+
+def is_calculated_alone(function: str) -> bool:
+    """Tell whether the endpoint of one property calculates a function."""
+    return function not in _NOT_CALCULATED_ALONE
+
+
+def calculate(workspace: Workspace, column: Column, related: Sequence[Page]) -> Shape:
+    """Return the value of a rollup over some pages.
+
+    Args:
+        workspace: Has the pages.
+        column: The rollup.
+        related: The pages to aggregate.
+    """
+    function = column.config["function"]
+    values = list(_values(workspace, column, related))
+    if function in (SHOW_ORIGINAL, "show_unique"):
+        return rollup("array", [{"type": kind, kind: value} for kind, value in values], function)
+    if function == "earliest_date":
+        dates = [value for _, value in values if value is not None]
+        return rollup("date", min(dates, key=lambda each: str(each["start"]), default=None), function)
+    return rollup("number", _NUMBERS[function]([value for _, value in values]), function)
+
+
+def originals(workspace: Workspace, column: Column, related: Sequence[Page]) -> Iterator[tuple[str, Any]]:
+    """Return the values of some pages one by one, with lists flattened."""
+    for kind, value in _values(workspace, column, related):
+        yield from ((kind, each) for each in value) if kind in _LISTS else ((kind, value),)
+
+
+def _values(workspace: Workspace, column: Column, related: Sequence[Page]) -> Iterator[tuple[str, Any]]:
+    wanted = quote(column.config["rollup_property_id"], safe="")
+    for page in related:
+        target = next(each for each in workspace.data_sources[page.data_source_id].columns if each.id == wanted)
+        yield target.type, page.values.get(target.id, EMPTY.get(target.type))
+
+
+_NUMBERS: Mapping[str, Callable[[Sequence[Any]], float]] = {
+    "count": len,
+    "sum": lambda values: sum(value or 0 for value in values),
+    "median": lambda values: sorted(value or 0 for value in values)[len(values) // 2],
+}

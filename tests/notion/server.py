@@ -1,4 +1,4 @@
-"""Notion's API on real sockets: its shapes, its two versions, its limits, and whatever faults it is given.
+"""A fake of Notion's API on real sockets: its objects, two of its versions, its limits, and injected faults.
 
 Sources: https://developers.notion.com/reference
 """
@@ -9,49 +9,93 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote, urlsplit
 
-from tests.notion.calls import AnswerError, Call, Fault
-from tests.notion.filters import RefusedError
 from tests.notion.properties import property_item, shown_property
-from tests.notion.querying import Querying
+from tests.notion.queries import InvalidQueryError, QueryEngine
 from tests.notion.workspace import DataSource, Page, Workspace, shown_time
 
 VERSIONS = ("2025-09-03", "2026-03-11")
-_HELD_MAX_S = 60.0
+_DELAY_MAX_S = 60.0
+
+
+class ResponseError(Exception):
+    """Respond with an error instead."""
+
+    def __init__(
+        self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None, **more: Any
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {"object": "error", "status": status, "code": code, "message": message, **more}
+        self.headers = dict(headers or {})
+
+
+class Call:
+    """A request, and how to tamper with its response."""
+
+    def __init__(self, method: str, target: str, headers: Mapping[str, str], body: Any, number: int) -> None:
+        url = urlsplit(target)
+        self.method = method
+        self.path = [unquote(part) for part in url.path.split("/")[2:]]
+        self.query = parse_qs(url.query)
+        self.headers = headers
+        self.body = body
+        self.number = number
+        # Close the connection after so many bytes of the response.
+        self.truncate_after_bytes: int | None = None
+        # Close the connection without a response.
+        self.disconnect = False
+        # Respond only when this is set.
+        self.delay_until: threading.Event | None = None
+        # Wait so long before each byte.
+        self.byte_interval_s = 0.0
+        # Status and body of the response of a proxy, to send instead.
+        self.proxy_response: tuple[int, bytes] | None = None
+        # Change the response before it is sent.
+        self.alter: Callable[[dict[str, Any]], None] = lambda answer: None
+
+    @property
+    def is_query(self) -> bool:
+        """Whether it queries the rows of a data source."""
+        return self.path[0] == "data_sources" and self.path[-1] == "query"
+
+
+# Called first with each request: raises a ResponseError, tampers with the call, changes the workspace, or does nothing.
+Fault = Callable[[Call], None]
 
 
 class FakeNotion:
-    """A server with one workspace.
+    """A server of one workspace.
 
     Args:
-        workspace: What it has.
-        token: Who may ask.
-        rows_max: Where a query ends.
+        workspace: What it serves.
+        token: The only one that it accepts.
+        rows_max: After how many rows a query ends.
     """
 
     def __init__(self, workspace: Workspace, token: str = "ntn_test", rows_max: int = 10_000) -> None:
         self.workspace = workspace
         self.token = token
-        self.querying = Querying(workspace, rows_max)
+        self.query_engine = QueryEngine(workspace, rows_max)
         self.faults: list[Fault] = []
         self.calls: list[Call] = []
-        # How long each answer takes.
+        # How long each response takes.
         self.latency_s = 0.0
         self._lock = threading.Lock()
         self.url = ""
 
     def answer(self, call: Call) -> dict[str, Any]:
-        """Answer a request.
+        """Return the body of the response.
 
         Raises:
-            Answer: With an error.
+            ResponseError: Respond with an error.
         """
         with self._lock:
             self.calls.append(call)
@@ -74,28 +118,28 @@ class FakeNotion:
                 return self._page(self._find(page_id), call)
             case ["pages", page_id, "properties", property_id]:
                 return self._property(self._find(page_id), property_id, call)
-        raise AnswerError(400, "invalid_request_url", "Invalid request URL.")
+        raise ResponseError(400, "invalid_request_url", "Invalid request URL.")
 
     def _admit(self, call: Call) -> None:
         if call.headers.get("authorization") != f"Bearer {self.token}":
-            raise AnswerError(401, "unauthorized", "API token is invalid.")
+            raise ResponseError(401, "unauthorized", "API token is invalid.")
         if call.headers.get("notion-version") not in VERSIONS:
-            raise AnswerError(400, "missing_version", "Notion-Version header should be defined.")
+            raise ResponseError(400, "missing_version", "Notion-Version header should be defined.")
 
     def _source(self, source_id: str) -> DataSource:
         if source_id not in self.workspace.data_sources:
-            raise AnswerError(404, "object_not_found", f"Could not find data source with ID: {source_id}.")
+            raise ResponseError(404, "object_not_found", f"Could not find data source with ID: {source_id}.")
         return self.workspace.data_sources[source_id]
 
     def _find(self, page_id: str) -> Page:
         page = self.workspace.find(page_id)
         if page is None:
-            raise AnswerError(404, "object_not_found", f"Could not find page with ID: {page_id}.")
+            raise ResponseError(404, "object_not_found", f"Could not find page with ID: {page_id}.")
         return page
 
     def _database(self, database_id: str) -> dict[str, Any]:
         if database_id not in self.workspace.databases:
-            raise AnswerError(404, "object_not_found", f"Could not find database with ID: {database_id}.")
+            raise ResponseError(404, "object_not_found", f"Could not find database with ID: {database_id}.")
         ids = self.workspace.databases[database_id]
         listed = [{"id": each, "name": self.workspace.data_sources[each].title} for each in ids]
         return {"object": "database", "id": database_id, "title": [], "data_sources": listed}
@@ -111,9 +155,9 @@ class FakeNotion:
 
     def _query(self, source: DataSource, call: Call) -> dict[str, Any]:
         try:
-            found = self.querying.query(source, call.body)
-        except RefusedError as ex:
-            raise AnswerError(400, "validation_error", str(ex)) from ex
+            found = self.query_engine.query(source, call.body)
+        except InvalidQueryError as ex:
+            raise ResponseError(400, "validation_error", str(ex)) from ex
         complete = {"type": "complete"}
         incomplete = {"type": "incomplete", "incomplete_reason": "query_result_limit_reached"}
         return {
@@ -157,13 +201,13 @@ class FakeNotion:
         # The path was decoded.
         column = next((each for each in columns if unquote(each.id) == property_id), None)
         if column is None:
-            raise AnswerError(404, "object_not_found", f"Could not find property with ID: {property_id}.")
+            raise ResponseError(404, "object_not_found", f"Could not find property with ID: {property_id}.")
         return property_item(self.workspace, page, column, call.query)
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    # Head and body leave together: sent apart, the second waits 40 ms for word that the first arrived.
+    # Send head and body together: with Nagle's algorithm and delayed ACKs, a separate body would wait for 40 ms.
     wbufsize = 65536
     disable_nagle_algorithm = True
     notion: FakeNotion
@@ -181,21 +225,21 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(self.notion.latency_s)
         try:
             status, answer, extra = 200, self.notion.answer(call), {}
-        except AnswerError as ex:
+        except ResponseError as ex:
             status, answer, extra = ex.status, ex.body, ex.headers
         content = json.dumps({**answer, "request_id": str(uuid.uuid4())}).encode()
         extra.setdefault("Content-Type", "application/json; charset=utf-8")
-        if call.foreign is not None:
-            (status, content), extra = call.foreign, {"Content-Type": "text/html"}
-        if call.held_until is not None:
-            call.held_until.wait(_HELD_MAX_S)
-        # Whoever asked may be gone by now.
+        if call.proxy_response is not None:
+            (status, content), extra = call.proxy_response, {"Content-Type": "text/html"}
+        if call.delay_until is not None:
+            call.delay_until.wait(_DELAY_MAX_S)
+        # The client may have closed the connection.
         with suppress(OSError):
             self._send(call, status, content, extra)
 
     def _send(self, call: Call, status: int, content: bytes, headers: Mapping[str, str]) -> None:
-        self.close_connection = self.close_connection or call.is_dropped or call.cut_after_bytes is not None
-        if call.is_dropped:
+        self.close_connection = self.close_connection or call.disconnect or call.truncate_after_bytes is not None
+        if call.disconnect:
             return
         self.send_response_only(status)
         self.send_header("Date", format_datetime(self.notion.workspace.now.astimezone(UTC), usegmt=True))
@@ -209,7 +253,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(bytes([byte]))
                 self.wfile.flush()
         else:
-            self.wfile.write(content[: call.cut_after_bytes])
+            self.wfile.write(content[: call.truncate_after_bytes])
 
     def log_message(self, *args: Any) -> None:
         pass

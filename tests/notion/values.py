@@ -1,4 +1,4 @@
-"""Values of properties in the shapes that Notion gives them.
+"""Property values in Notion's JSON format.
 
 Source: https://developers.notion.com/reference/page-property-values
 """
@@ -13,7 +13,7 @@ import msgspec
 
 Shape = dict[str, Any]
 _PLAIN = {"bold": False, "italic": False, "strikethrough": False, "underline": False, "code": False, "color": "default"}
-# What a property has that nobody filled in; None if it is not named.
+# Empty values by type; None for all others.
 EMPTY: Mapping[str, Any] = {
     **dict.fromkeys(("title", "rich_text", "multi_select", "relation", "people", "files"), ()),
     "checkbox": False,
@@ -22,11 +22,11 @@ EMPTY: Mapping[str, Any] = {
 
 
 class Calculated(msgspec.Struct, frozen=True):
-    """What a formula comes to.
+    """The two values of a formula over a long relation.
 
     Args:
-        shown: In a page, where it is calculated from no more than 25 relations.
-        whole: By itself.
+        shown: In a page object, where it is calculated over 25 references at most.
+        whole: From the endpoint of one property.
     """
 
     shown: Shape
@@ -34,13 +34,13 @@ class Calculated(msgspec.Struct, frozen=True):
 
 
 def rich_text(text: str, **annotations: bool) -> list[Shape]:
-    """Return a text."""
+    """Return a rich text."""
     part = {"type": "text", "text": {"content": text, "link": None}, "annotations": {**_PLAIN, **annotations}}
     return [{**part, "plain_text": text, "href": None}] if text else []
 
 
 def page_mention(title: str) -> Shape:
-    """Return a part of a text that leads to a page."""
+    """Return the mention of a page, a part of a rich text."""
     page_id = _id("page", title)
     mention = {"type": "page", "page": {"id": page_id}}
     return {
@@ -53,13 +53,13 @@ def page_mention(title: str) -> Shape:
 
 
 def user_mention(name: str) -> Shape:
-    """Return a part of a text that names a person."""
+    """Return the mention of a person, a part of a rich text."""
     mention = {"type": "user", "user": person(name)}
     return {"type": "mention", "mention": mention, "annotations": _PLAIN, "plain_text": f"@{name}", "href": None}
 
 
 def equation(expression: str) -> Shape:
-    """Return a part of a text that is an equation."""
+    """Return an equation, a part of a rich text."""
     given = {"expression": expression}
     return {"type": "equation", "equation": given, "annotations": _PLAIN, "plain_text": expression, "href": None}
 
@@ -82,7 +82,7 @@ def bot(name: str) -> Shape:
 
 
 def user(name: str) -> Shape:
-    """Return somebody of whom Notion tells nothing but the id."""
+    """Return a user of whom Notion shows only the id."""
     return {"object": "user", "id": _id("user", name)}
 
 
@@ -92,38 +92,38 @@ def group(name: str) -> Shape:
 
 
 def date(start: str, end: str | None = None, time_zone: str | None = None) -> Shape:
-    """Return a day, a time, or a span of either."""
+    """Return a date, a time, or an interval."""
     return {"start": start, "end": end, "time_zone": time_zone}
 
 
 def external_file(name: str, url: str) -> Shape:
-    """Return a file that is somewhere else."""
+    """Return a file that is hosted elsewhere."""
     return {"name": name, "type": "external", "external": {"url": url}}
 
 
 def hosted_file(name: str) -> Shape:
-    """Return a file that Notion keeps: its address is gone after an hour."""
+    """Return a file that is hosted by Notion: its URL expires after an hour."""
     url = f"https://prod-files-secure.s3.us-west-2.amazonaws.com/{name}?X-Amz-Signature=0123"
     return {"name": name, "type": "file", "file": {"url": url, "expiry_time": "2026-11-21T13:00:00.000Z"}}
 
 
 def formula(kind: str, value: Any) -> Shape:
-    """Return what a formula comes to; of kind ``unsupported`` if Notion cannot calculate it."""
+    """Return the value of a formula; of kind ``unsupported`` if Notion cannot calculate it."""
     return {"type": kind, kind: {} if kind == "unsupported" else value}
 
 
 def rollup(kind: str, value: Any, function: str) -> Shape:
-    """Return what a rollup comes to."""
+    """Return the value of a rollup."""
     return {"type": kind, kind: value, "function": function}
 
 
 def verification(state: str, by: Shape | None = None, period: Shape | None = None) -> Shape:
-    """Return whether somebody vouches for a page of a wiki."""
+    """Return the verification of a page of a wiki."""
     return {"state": state, "date": period, "verified_by": by}
 
 
 def place(lat: float, lon: float, name: str | None = None, address: str | None = None) -> Shape:
-    """Return a place on a map."""
+    """Return a place."""
     ids = {"aws_place_id": None, "google_place_id": None}
     return {"lat": lat, "lon": lon, "name": name, "address": address, **ids}
 

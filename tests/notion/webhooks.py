@@ -1,4 +1,4 @@
-"""What Notion sends to a webhook.
+"""Webhook requests as Notion sends them.
 
 Sources: https://developers.notion.com/reference/webhooks and .../webhooks-events-delivery
 """
@@ -25,7 +25,7 @@ def make_event(
     Args:
         kind: Such as ``page.created``.
         entity_id: Of the page, data source or database.
-        parent: Where that is; left out by default.
+        parent: Its parent; left out by default.
         timestamp: When it happened.
     """
     return {
@@ -46,11 +46,11 @@ def make_event(
 
 
 def signature(body: bytes, token: str = TOKEN) -> str:
-    """Return what the header ``X-Notion-Signature`` has."""
+    """Return the value of the header ``X-Notion-Signature``."""
     return "sha256=" + hmac.new(token.encode(), body, hashlib.sha256).hexdigest()
 
 
 def send(client: Client, event: dict[str, Any], *, token: str = TOKEN) -> Result:
-    """Send an event, signed."""
+    """Send a signed event."""
     body = json.dumps(event, separators=(",", ":")).encode()
     return client.post(PATH, content=body, headers={"X-Notion-Signature": signature(body, token)})

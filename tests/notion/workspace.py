@@ -1,4 +1,4 @@
-"""What is in a workspace of Notion: databases, their data sources, columns and pages."""
+"""The contents of a fake workspace: databases, data sources, columns and pages."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Column(msgspec.Struct):
     config: dict[str, Any] = {}
 
     def shown(self) -> dict[str, Any]:
-        """Return it as a schema has it."""
+        """Return it as in the schema of a data source."""
         return {"id": self.id, "name": self.name, "description": None, "type": self.type, self.type: self.config}
 
 
 class Page(msgspec.Struct, eq=False):
-    """A row; values by the id of their column, as Notion has them under the name of the type.
+    """A row. Values are by id of their column, in the form in which Notion has them under the name of the type.
 
-    A wiki has data sources among its rows.
+    The object of a wiki's row may be a data source.
     """
 
     id: str
@@ -61,19 +61,19 @@ class DataSource(msgspec.Struct, eq=False):
 
 
 class Workspace:
-    """A workspace whose clock stands still until it is told otherwise.
+    """A workspace with a clock that moves only by ``wait``.
 
     Args:
-        now: What its clock says.
+        now: The time of the clock.
     """
 
     def __init__(self, now: datetime | None = None) -> None:
         self.now = now or datetime(2026, 11, 21, 12, tzinfo=UTC)
         self.data_sources: dict[str, DataSource] = {}
         self.databases: dict[str, list[str]] = {}
-        # The same in every run of a test: rows come in the order of their ids.
+        # Deterministic ids: rows are ordered by them.
         self._random = random.Random(0)
-        # Grows with every change: whoever keeps something made of the pages sees that it is old.
+        # Grows with every change: invalidates what was derived from the pages.
         self.changes = 0
 
     def add_data_source(
@@ -82,15 +82,15 @@ class Workspace:
         """Add a data source, to a new database unless one is given.
 
         Args:
-            title: Of it.
+            title: For people.
             columns: Types by name, with the configuration where there is one.
-            database_id: Where it belongs.
+            database_id: Of the database.
         """
         database_id = database_id or self.make_id()
         made: list[Column] = []
         for name, given in columns.items():
             kind, config = given if isinstance(given, tuple) else (given, {})
-            # Ids are encoded for URLs, as Notion does it.
+            # Ids are percent-encoded, as Notion's are.
             id_ = "title" if kind == "title" else quote(f"{self.make_id()[:4]}:", safe="")
             made.append(Column(id_, name, kind, config))
         source = DataSource(self.make_id(), database_id, title, made, {})
@@ -102,9 +102,9 @@ class Workspace:
         """Add a row.
 
         Args:
-            source: Where.
-            values: By the name of the column; texts, names and ids of pages may be given plainly.
-            created: When it was made; now by default. Rounded to the minute, as Notion does.
+            source: The data source.
+            values: By name of the column. Plain texts, names and ids of pages are converted to Notion's form.
+            created: Now by default. Rounded down to the minute, as Notion does.
         """
         moment = (created or self.now).replace(second=0, microsecond=0)
         page = Page(self.make_id(), source.id, moment, moment, {})
@@ -128,24 +128,24 @@ class Workspace:
         page.last_edited_time = self.now.replace(second=0, microsecond=0)
 
     def trash(self, page: Page) -> None:
-        """Put a row into the trash."""
+        """Move a row to the trash."""
         page.in_trash = True
         page.last_edited_time = self.now.replace(second=0, microsecond=0)
         self.changes += 1
 
     def archive(self, page: Page) -> None:
-        """Put a row away, but not into the trash."""
+        """Archive a row without moving it to the trash."""
         page.is_archived = True
         self.changes += 1
 
     def restore(self, page: Page) -> None:
-        """Take a row out of the trash."""
+        """Restore a row from the trash."""
         page.in_trash = False
         page.last_edited_time = self.now.replace(second=0, microsecond=0)
         self.changes += 1
 
     def remove(self, page: Page) -> None:
-        """Delete a row for good, or take it away from the connection: no trace is left."""
+        """Delete a row permanently, or end the connection's access to it: it leaves no trace."""
         del self.data_sources[page.data_source_id].pages[page.id]
         self.changes += 1
 
@@ -173,7 +173,7 @@ class Workspace:
         self.changes += 1
 
     def change_type(self, source: DataSource, name: str, kind: str) -> None:
-        """Give a column another type; it keeps its id, and its values are gone."""
+        """Change the type of a column; it keeps its id and loses its values."""
         column = source.column(name)
         column.type, column.config = kind, {}
         for page in source.pages.values():
@@ -181,7 +181,7 @@ class Workspace:
         self.changes += 1
 
     def rename(self, source: DataSource, name: str, new: str) -> None:
-        """Rename a column; its id stays."""
+        """Rename a column; it keeps its id."""
         source.column(name).name = new
         self.changes += 1
 
@@ -190,7 +190,7 @@ class Workspace:
         self.now += timedelta(**units)
 
     def make_id(self) -> str:
-        """Return an id that nothing has yet."""
+        """Return a new id."""
         return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
 
     def find(self, page_id: str) -> Page | None:
@@ -201,12 +201,12 @@ class Workspace:
     def _set(self, source: DataSource, page: Page, values: Mapping[str, Value]) -> None:
         for name, value in values.items():
             column = source.column(name)
-            page.values[column.id] = _MAKE.get(column.type, lambda given: given)(value)
+            page.values[column.id] = _CONVERTERS.get(column.type, lambda given: given)(value)
         self.changes += 1
 
 
-# What may be given plainly.
-_MAKE: Mapping[str, Callable[[Any], Any]] = {
+# Conversions of plain values to Notion's form.
+_CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
     "title": lambda given: rich_text(given) if isinstance(given, str) else given,
     "rich_text": lambda given: rich_text(given) if isinstance(given, str) else given,
     "select": lambda given: option(given) if isinstance(given, str) else given,
@@ -217,5 +217,5 @@ _MAKE: Mapping[str, Callable[[Any], Any]] = {
 
 
 def shown_time(moment: datetime) -> str:
-    """Return a time as Notion writes it."""
+    """Return a time in Notion's format."""
     return moment.strftime("%Y-%m-%dT%H:%M:%S.000Z")

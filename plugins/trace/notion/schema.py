@@ -1,4 +1,4 @@
-"""The schema of a data source: its properties by name, and what tells it from an earlier one."""
+"""The schema of a data source: its columns, and a fingerprint that changes with them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from urllib.parse import unquote
 
 import msgspec
 
-_CHOSEN = frozenset({"select", "multi_select", "status"})
+_TYPES_WITH_OPTIONS = frozenset({"select", "multi_select", "status"})
 
 
 class Property(msgspec.Struct, frozen=True, order=True):
     """A column.
 
     Args:
-        id: Stays when the column is renamed.
-        name: As people see it.
+        id: Does not change when the column is renamed.
+        name: For people.
         type: Such as ``rich_text``.
-        target: Of a relation, the data source that it leads to.
-        over: Of a rollup, the relation that it goes over; None if that is not to be seen.
-        options: Of a select, a multi-select or a status, the ids and names of what can be chosen.
+        target: The data source that a relation points to.
+        over: The relation whose pages a rollup aggregates; None if the connection has no access to it.
+        options: The ids and names of the options of a select, multi-select or status.
     """
 
     id: str
@@ -36,9 +36,9 @@ class Schema(msgspec.Struct, frozen=True):
     """The columns of a data source.
 
     Args:
-        data_source_id: Whose.
+        data_source_id: Which one.
         title: Of the data source, for people.
-        properties: In the order of their ids.
+        properties: Ordered by id.
     """
 
     data_source_id: str
@@ -57,23 +57,23 @@ class Schema(msgspec.Struct, frozen=True):
 
     @property
     def unique_id(self) -> str | None:
-        """The id of the column of unique ids; None if there is none. There cannot be two."""
+        """The id of the column of unique ids; None if there is none. A data source has one at most."""
         return next((each.id for each in self.properties if each.type == "unique_id"), None)
 
     @property
     def fingerprint(self) -> str:
-        """A digest of ids, names, types and options: another one says that a column came, went or changed."""
+        """A digest of ids, names, types and options; changes when a column is added, removed or altered."""
         return hashlib.sha256(msgspec.json.encode(self.properties)).hexdigest()
 
 
-def read_schema(answer: Mapping[str, Any]) -> Schema:
-    """Read a data source as Notion describes it.
+def read_schema(data_source: Mapping[str, Any]) -> Schema:
+    """Return the schema of a data source object.
 
     Source: https://developers.notion.com/reference/data-source
     """
-    given: Mapping[str, Any] = answer["properties"]
-    # Ids are encoded for URLs, but not where one column names another.
-    ids = {unquote(each["id"]): each["id"] for each in given.values()}
+    columns: Mapping[str, Any] = data_source["properties"]
+    # Ids are percent-encoded, except where one column refers to another.
+    ids = {unquote(each["id"]): each["id"] for each in columns.values()}
     properties = [
         Property(
             each["id"],
@@ -83,12 +83,12 @@ def read_schema(answer: Mapping[str, Any]) -> Schema:
             ids.get(unquote((each.get("rollup") or {}).get("relation_property_id", ""))),
             _options(each),
         )
-        for name, each in given.items()
+        for name, each in columns.items()
     ]
-    title = "".join(part.get("plain_text", "") for part in answer.get("title", ()))
-    return Schema(answer["id"], title, tuple(sorted(properties)))
+    title = "".join(part.get("plain_text", "") for part in data_source.get("title", ()))
+    return Schema(data_source["id"], title, tuple(sorted(properties)))
 
 
 def _options(column: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    config = column.get(column["type"]) if column["type"] in _CHOSEN else None
+    config = column.get(column["type"]) if column["type"] in _TYPES_WITH_OPTIONS else None
     return tuple((each["id"], each["name"]) for each in (config or {}).get("options", ()))

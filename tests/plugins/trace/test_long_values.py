@@ -1,4 +1,4 @@
-"""Values that are longer than a page shows are read to their end, and only those."""
+"""Values that a page object truncates are retrieved by themselves, and only those."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ import pytest
 
 from plugins.trace.notion.errors import NotionError
 from tests.notion import values
-from tests.notion.calls import Call
-from tests.notion.faults import altered, failing, meanwhile, once, times
-from tests.notion.server import FakeNotion
+from tests.notion.faults import altered, concurrently, error_response, once, times
+from tests.notion.server import Call, FakeNotion
 from tests.notion.workspace import DataSource, Page, Workspace
-from tests.plugins.trace.walking import is_item, reading
+from tests.plugins.trace.factories import data_source_reader, read_every_row, requests_property
 
-# More than two pages of a property's items.
+# More than two pages of property items.
 MANY = 230
 
 
-class Table:
-    """A table whose rows lead to rows of another."""
+class Tables:
+    """Two data sources: rows of one point to rows of the other."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
@@ -40,7 +39,7 @@ class Table:
         )
 
     def add_targets(self, count: int) -> list[Page]:
-        """Add rows to lead to: each with an estimate of 1, and a day of its own."""
+        """Add rows to point to: each with an estimate of 1, and a date of its own."""
         return [
             self.workspace.add_page(
                 self.targets,
@@ -56,11 +55,11 @@ class Table:
         ]
 
     def add_row(self, links: Sequence[Page], **more: Any) -> Page:
-        """Add a row that leads to these."""
+        """Add a row that points to these."""
         return self.workspace.add_page(self.source, {"Name": "Row", "Links": list(links), **more})
 
     def add_rollup(self, function: str, target: str) -> None:
-        """Add a column that sums up a column of what is led to."""
+        """Add a column that aggregates a column of the targets."""
         config = {
             "function": function,
             "relation_property_id": unquote(self.source.column("Links").id),
@@ -71,59 +70,59 @@ class Table:
 
 
 @pytest.fixture
-def table(workspace: Workspace) -> Table:
-    """Two tables without rows."""
-    return Table(workspace)
+def table(workspace: Workspace) -> Tables:
+    """Two data sources without rows."""
+    return Tables(workspace)
 
 
 def read_one(notion: FakeNotion, source: DataSource, name: str) -> Any:
     """Read the column of that name from the only row."""
-    with reading(notion, source, {"value": name}) as reader:
-        (row,) = reader.full().fresh.values()
+    with data_source_reader(notion, source, {"value": name}) as reader:
+        (row,) = read_every_row(reader).read.values()
     return row.properties["value"]
 
 
-def items_asked(notion: FakeNotion) -> int:
-    """Tell how many requests were for one property alone."""
-    return sum(1 for call in notion.calls if is_item(call))
+def property_requests(notion: FakeNotion) -> int:
+    """Return how many requests were for one property alone."""
+    return sum(1 for call in notion.calls if requests_property(call))
 
 
 @pytest.mark.parametrize("count", [0, 1, 25, 26, MANY])
-def test_a_relation_is_read_whole(notion: FakeNotion, table: Table, count: int) -> None:
+def test_relations_are_read_completely(notion: FakeNotion, table: Tables, count: int) -> None:
     links = table.add_targets(count)
     table.add_row(links)
 
     assert read_one(notion, table.source, "Links") == [page.id for page in links]
-    assert items_asked(notion) == {26: 1, MANY: 3}.get(count, 0)
+    assert property_requests(notion) == {26: 1, MANY: 3}.get(count, 0)
 
 
 @pytest.mark.parametrize(("count", "requests"), [(24, 0), (25, 1), (MANY, 3)])
-def test_people_are_read_whole(notion: FakeNotion, table: Table, count: int, requests: int) -> None:
+def test_people_are_read_completely(notion: FakeNotion, table: Tables, count: int, requests: int) -> None:
     names = [f"P{number}" for number in range(count)]
     table.add_row([], People=[values.person(name) for name in names])
 
     assert read_one(notion, table.source, "People") == names
-    # Of 25 nobody knows whether they are all.
-    assert items_asked(notion) == requests
+    # 25 may be all of them, or not.
+    assert property_requests(notion) == requests
 
 
 @pytest.mark.parametrize("name", ["Name", "Text"])
 @pytest.mark.parametrize(("count", "requests"), [(24, 0), (26, 1), (MANY, 5)])
-def test_texts_with_many_mentions_are_read_whole(
-    notion: FakeNotion, table: Table, name: str, count: int, requests: int
+def test_texts_with_many_mentions_are_read_completely(
+    notion: FakeNotion, table: Tables, name: str, count: int, requests: int
 ) -> None:
     parts = [part for each in range(count) for part in (*values.rich_text("+"), values.page_mention(f"M{each}"))]
     table.add_row([], **{name: parts})
 
     assert read_one(notion, table.source, name) == "".join(f"+M{each}" for each in range(count))
-    assert items_asked(notion) == requests
+    assert property_requests(notion) == requests
 
 
-def test_a_long_text_without_mentions_is_all_there(notion: FakeNotion, table: Table) -> None:
+def test_a_long_text_without_mentions_needs_no_further_request(notion: FakeNotion, table: Tables) -> None:
     table.add_row([], Text=[part for _ in range(90) for part in values.rich_text("word ", bold=True)])
 
     assert read_one(notion, table.source, "Text") == "word " * 90
-    assert items_asked(notion) == 0
+    assert property_requests(notion) == 0
 
 
 @pytest.mark.parametrize("count", [25, MANY])
@@ -131,8 +130,8 @@ def test_a_long_text_without_mentions_is_all_there(notion: FakeNotion, table: Ta
     ("function", "target"),
     [("sum", "Estimate"), ("count", "Name"), ("earliest_date", "Due"), ("show_original", "Name")],
 )
-def test_a_rollup_is_calculated_over_all_relations(
-    notion: FakeNotion, table: Table, function: str, target: str, count: int
+def test_a_rollup_is_calculated_over_all_references(
+    notion: FakeNotion, table: Tables, function: str, target: str, count: int
 ) -> None:
     table.add_row(table.add_targets(count))
     table.add_rollup(function, target)
@@ -149,21 +148,21 @@ def test_a_rollup_is_calculated_over_all_relations(
             "show_original": [f"Target {number}" for number in range(count)],
         }[function]
     )
-    assert items_asked(notion) == (0 if count == 25 else 3)
+    assert property_requests(notion) == (0 if count == 25 else 3)
 
 
-def test_a_rollup_of_lists_is_flat(notion: FakeNotion, table: Table) -> None:
+def test_a_rollup_of_lists_is_flattened(notion: FakeNotion, table: Tables) -> None:
     table.add_row(table.add_targets(30))
     table.add_rollup("show_original", "Owners")
 
     assert read_one(notion, table.source, "Rollup") == [f"{who}{each}" for each in range(30) for who in "PQ"]
 
 
-def test_a_rollup_over_a_relation_that_is_not_to_be_seen_is_read_by_itself(notion: FakeNotion, table: Table) -> None:
+def test_a_rollup_over_a_hidden_relation_is_retrieved_by_itself(notion: FakeNotion, table: Tables) -> None:
     table.add_row(table.add_targets(30))
     table.add_rollup("sum", "Estimate")
     hidden = table.source.column("Links").id
-    # As if the connection had no access to where it leads.
+    # As if the connection had no access to the target.
     hide = altered(lambda answer: answer.get("properties", {}).pop("Links", None))
     notion.faults.append(lambda call: hide(call) if call.path[0] == "data_sources" else None)
 
@@ -172,8 +171,8 @@ def test_a_rollup_over_a_relation_that_is_not_to_be_seen_is_read_by_itself(notio
 
 
 @pytest.mark.parametrize("function", ["median", "show_unique"])
-def test_what_notion_does_not_calculate_over_many_relations_is_refused(
-    notion: FakeNotion, table: Table, function: str
+def test_a_function_that_notion_does_not_calculate_over_many_references_is_refused(
+    notion: FakeNotion, table: Tables, function: str
 ) -> None:
     table.add_row(table.add_targets(26))
     table.add_rollup(function, "Estimate")
@@ -182,81 +181,90 @@ def test_what_notion_does_not_calculate_over_many_relations_is_refused(
         read_one(notion, table.source, "Rollup")
 
 
-def test_texts_of_several_parts_in_a_long_rollup_are_refused(notion: FakeNotion, table: Table) -> None:
+def test_rich_texts_of_several_parts_in_a_long_rollup_are_refused(notion: FakeNotion, table: Tables) -> None:
     links = table.add_targets(30)
     table.workspace.edit(links[0], {"Text": [*values.rich_text("a"), *values.rich_text("b", bold=True)]})
     table.add_row(links)
     table.add_rollup("show_original", "Text")
 
-    with pytest.raises(NotionError, match="Rollup shows texts of several parts"):
+    with pytest.raises(NotionError, match="Rollup shows rich texts of more than 25 pages"):
         read_one(notion, table.source, "Rollup")
 
 
 @pytest.mark.parametrize(("count", "whole"), [(25, False), (26, True)])
-def test_a_formula_is_read_by_itself_where_a_relation_is_long(
-    notion: FakeNotion, table: Table, count: int, whole: bool
+def test_a_formula_is_retrieved_by_itself_if_a_relation_is_long(
+    notion: FakeNotion, table: Tables, count: int, whole: bool
 ) -> None:
     given = values.Calculated(values.formula("number", 25), values.formula("number", count))
     table.add_row(table.add_targets(count), Formula=given)
 
     assert read_one(notion, table.source, "Formula") == count
-    assert items_asked(notion) == (1 if whole else 0)
+    assert property_requests(notion) == (1 if whole else 0)
 
 
-def test_columns_that_are_not_mapped_cost_nothing(notion: FakeNotion, table: Table) -> None:
+def test_unmapped_columns_cost_no_request(notion: FakeNotion, table: Tables) -> None:
     table.add_row(table.add_targets(30))
 
     read_one(notion, table.source, "Text")
 
-    assert items_asked(notion) == 0
+    assert property_requests(notion) == 0
 
 
-def test_a_row_that_is_edited_before_its_long_values_are_read_is_read_again(
-    notion: FakeNotion, workspace: Workspace, table: Table
+def test_a_row_edited_before_its_long_values_are_retrieved_is_read_again(
+    notion: FakeNotion, workspace: Workspace, table: Tables
 ) -> None:
     links = table.add_targets(60)
     page = table.add_row(links[:30], Text="before")
     workspace.wait(minutes=5)
-    edit = meanwhile(lambda: workspace.edit(page, {"Links": links, "Text": "after"}))
-    notion.faults.append(once(edit, is_item))
+    edit = concurrently(lambda: workspace.edit(page, {"Links": links, "Text": "after"}))
+    notion.faults.append(once(edit, requests_property))
 
-    with reading(notion, table.source, {"links": "Links", "text": "Text"}) as reader:
-        rows = reader.full()
+    with data_source_reader(notion, table.source, {"links": "Links", "text": "Text"}) as reader:
+        rows = read_every_row(reader)
 
-    assert rows.fresh[page.id].properties == {"links": [each.id for each in links], "text": "after"}
+    assert rows.read[page.id].properties == {"links": [each.id for each in links], "text": "after"}
     assert rows.report.corrected == 1
 
 
-def test_a_row_that_is_deleted_before_its_long_values_are_read_is_left_out(
-    notion: FakeNotion, workspace: Workspace, table: Table
+def test_a_row_deleted_before_its_long_values_are_retrieved_is_left_out(
+    notion: FakeNotion, workspace: Workspace, table: Tables
 ) -> None:
     page = table.add_row(table.add_targets(30))
-    notion.faults.append(once(meanwhile(lambda: workspace.remove(page)), is_item))
+    notion.faults.append(once(concurrently(lambda: workspace.remove(page)), requests_property))
 
-    with reading(notion, table.source, {"links": "Links"}) as reader:
-        assert reader.full().fresh == {}
+    with data_source_reader(notion, table.source, {"links": "Links"}) as reader:
+        assert read_every_row(reader).read == {}
 
 
-def test_a_row_whose_long_value_is_not_there_is_not_left_out(notion: FakeNotion, table: Table) -> None:
+def test_a_row_that_exists_without_its_long_value_refuses_the_export(notion: FakeNotion, table: Tables) -> None:
     table.add_row(table.add_targets(30))
-    gone = failing(404, "object_not_found")
-    notion.faults.append(lambda call: gone(call) if is_item(call) else None)
+    gone = error_response(404, "object_not_found")
+    notion.faults.append(lambda call: gone(call) if requests_property(call) else None)
 
-    with reading(notion, table.source, {"links": "Links"}) as reader, pytest.raises(NotionError, match="404"):
-        reader.full()
+    with (
+        data_source_reader(notion, table.source, {"links": "Links"}) as reader,
+        pytest.raises(NotionError, match="404"),
+    ):
+        read_every_row(reader)
 
 
-@pytest.mark.parametrize(("cursor", "reason"), [(None, "no cursor"), ("again", "circle")])
-def test_a_list_that_leads_nowhere_is_refused(
-    notion: FakeNotion, table: Table, cursor: str | None, reason: str
+@pytest.mark.parametrize(("cursor", "reason"), [(None, "no cursor"), ("again", "repeat endlessly")])
+def test_a_list_of_property_items_that_never_ends_is_refused(
+    notion: FakeNotion, table: Tables, cursor: str | None, reason: str
 ) -> None:
     table.add_row(table.add_targets(MANY))
 
     def forget_cursor(call: Call) -> None:
-        if is_item(call):
+        if requests_property(call):
             call.query.pop("start_cursor", None)
 
-    notion.faults += [times(2, altered(lambda answer: answer.update(next_cursor=cursor)), is_item), forget_cursor]
+    notion.faults += [
+        times(2, altered(lambda answer: answer.update(next_cursor=cursor)), requests_property),
+        forget_cursor,
+    ]
 
-    with reading(notion, table.source, {"links": "Links"}) as reader, pytest.raises(NotionError, match=reason):
-        reader.full()
+    with (
+        data_source_reader(notion, table.source, {"links": "Links"}) as reader,
+        pytest.raises(NotionError, match=reason),
+    ):
+        read_every_row(reader)

@@ -1,4 +1,4 @@
-"""Columns fill fields, by name or id; what does not fit is said, and never an empty field."""
+"""Columns are mapped to fields by name or id; what does not fit is a problem, and never an empty field."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from urllib.parse import unquote
 import pytest
 
 from plugins.trace.datasets import FEATURES
-from plugins.trace.export.mapping import Binding, bind
 from plugins.trace.notion.errors import NotionError
 from plugins.trace.notion.schema import Property, read_schema
 from plugins.trace.settings import Source
+from plugins.trace.sync.mapping import ColumnMapping, map_columns
 from tests.notion.server import FakeNotion
 from tests.notion.workspace import DataSource, Workspace
-from tests.plugins.trace.walking import asking_freely
+from tests.plugins.trace.factories import unlimited_client
 
 ALL = ("features", "tiers", "gateways", "tags")
 
 
 @pytest.fixture
 def table(workspace: Workspace) -> DataSource:
-    """A table with columns of many types."""
+    """A data source with columns of many types."""
     return workspace.add_data_source(
         "Things",
         {
@@ -38,32 +38,32 @@ def table(workspace: Workspace) -> DataSource:
     )
 
 
-def bound(
+def map_table(
     notion: FakeNotion,
     table: DataSource,
     fields: Mapping[str, str],
     earlier: Mapping[str, Property] | None = None,
     **more: Any,
-) -> Binding:
-    """Bind features to a table."""
+) -> ColumnMapping:
+    """Map the columns of a data source to features."""
     source = Source(data_sources=(table.id,), fields=dict(fields), properties=more)
-    with asking_freely(notion) as api:
-        schema = read_schema(api.data_source(table.id))
-    return bind(FEATURES, source, schema, earlier or {}, ALL)
+    with unlimited_client(notion) as client:
+        schema = read_schema(client.retrieve_data_source(table.id))
+    return map_columns(FEATURES, source, schema, earlier or {}, ALL)
 
 
-def troubles(binding: Binding) -> list[tuple[str, str]]:
-    """Return fields with what is wrong with each."""
-    return [(each.field, each.trouble) for each in binding.problems]
+def kinds_of_problems(mapping: ColumnMapping) -> list[tuple[str, str]]:
+    """Return the fields that have a problem, with its kind."""
+    return [(each.field, each.kind) for each in mapping.problems]
 
 
 # --- which column ----------------------------------------------------------------------------------------------------
 
 
-def test_a_column_is_found_by_name_or_by_id_encoded_or_not(notion: FakeNotion, table: DataSource) -> None:
+def test_a_column_is_found_by_name_or_by_id_encoded_or_decoded(notion: FakeNotion, table: DataSource) -> None:
     id_ = table.column("Area").id
 
-    found = [bound(notion, table, {"area": name}).columns[0].property.name for name in ("Area", id_, unquote(id_))]
+    found = [map_table(notion, table, {"area": name}).columns[0].property.name for name in ("Area", id_, unquote(id_))]
 
     assert "%" in id_
     assert found == ["Area", "Area", "Area"]
@@ -72,28 +72,28 @@ def test_a_column_is_found_by_name_or_by_id_encoded_or_not(notion: FakeNotion, t
 def test_a_renamed_column_is_found_if_it_was_exported_before(
     notion: FakeNotion, workspace: Workspace, table: DataSource
 ) -> None:
-    before = bound(notion, table, {"area": "Area"})
+    before = map_table(notion, table, {"area": "Area"})
     workspace.rename(table, "Area", "Part")
 
-    after = bound(notion, table, {"area": "Area"}, before.named)
+    after = map_table(notion, table, {"area": "Area"}, before.by_name)
 
     assert after.columns[0].property.name == "Part"
-    assert [str(each) for each in after.problems] == ["area: 'Area' renamed: is called 'Part' now"]
-    assert after.failures == ()
+    assert [str(each) for each in after.problems] == ["area: 'Area' renamed: is now called 'Part'"]
+    assert after.errors == ()
 
 
-def test_a_column_that_took_the_name_of_another_counts_and_is_told(
+def test_a_column_that_took_the_name_of_another_is_used_with_a_warning(
     notion: FakeNotion, workspace: Workspace, table: DataSource
 ) -> None:
-    before = bound(notion, table, {"area": "Area"})
+    before = map_table(notion, table, {"area": "Area"})
     workspace.rename(table, "Area", "Area (old)")
     workspace.rename(table, "Areas", "Area")
     workspace.change_type(table, "Area", "select")
 
-    after = bound(notion, table, {"area": "Area"}, before.named)
+    after = map_table(notion, table, {"area": "Area"}, before.by_name)
 
     assert after.columns[0].property.id == table.column("Area").id
-    assert "was another column before, which is called 'Area (old)' now" in after.problems[0].detail
+    assert "was another column before, which is now called 'Area (old)'" in after.problems[0].detail
 
 
 @pytest.mark.parametrize(
@@ -104,19 +104,19 @@ def test_a_column_that_took_the_name_of_another_counts_and_is_told(
         ("xyz", "Things has 'Area', 'Areas', 'Level', 'Made', 'Name', 'Odd', 'Sum', 'Tiers'"),
     ],
 )
-def test_a_missing_column_is_named_with_what_there_is(
+def test_a_missing_column_is_named_with_suggestions(
     notion: FakeNotion, table: DataSource, name: str, detail: str
 ) -> None:
-    (problem,) = bound(notion, table, {"area": name}).failures
+    (problem,) = map_table(notion, table, {"area": name}).errors
 
-    assert (problem.trouble, problem.detail) == ("missing", detail)
+    assert (problem.kind, problem.detail) == ("missing", detail)
 
 
-def test_a_table_whose_columns_are_kept_back_is_refused(notion: FakeNotion, table: DataSource) -> None:
+def test_a_data_source_without_columns_is_refused(notion: FakeNotion, table: DataSource) -> None:
     table.columns.clear()
 
-    with pytest.raises(NotionError, match="Things comes without its columns: the connection may not read content"):
-        bound(notion, table, {})
+    with pytest.raises(NotionError, match="Things has no columns: the connection lacks the capability to read content"):
+        map_table(notion, table, {})
 
 
 # --- which type ------------------------------------------------------------------------------------------------------
@@ -131,23 +131,23 @@ def test_a_table_whose_columns_are_kept_back_is_refused(notion: FakeNotion, tabl
         ("area", "Odd", "is a telepathy, expected"),
     ],
 )
-def test_a_column_of_the_wrong_type_is_told_before_any_row(
+def test_a_column_of_the_wrong_type_is_a_problem_of_the_mapping(
     notion: FakeNotion, table: DataSource, field: str, column: str, expected: str
 ) -> None:
-    (problem,) = bound(notion, table, {field: column}).failures
+    (problem,) = map_table(notion, table, {field: column}).errors
 
-    assert (problem.field, problem.property, problem.trouble) == (field, column, "wrong type")
+    assert (problem.field, problem.column, problem.kind) == (field, column, "wrong type")
     assert problem.detail.startswith(expected)
 
 
-def test_properties_take_every_type_that_can_be_read(notion: FakeNotion, table: DataSource) -> None:
-    assert troubles(bound(notion, table, {}, made="Made", areas="Areas", tiers="Tiers")) == []
-    assert troubles(bound(notion, table, {}, odd="Odd")) == [("odd", "wrong type")]
+def test_properties_accept_every_readable_type(notion: FakeNotion, table: DataSource) -> None:
+    assert kinds_of_problems(map_table(notion, table, {}, made="Made", areas="Areas", tiers="Tiers")) == []
+    assert kinds_of_problems(map_table(notion, table, {}, odd="Odd")) == [("odd", "wrong type")]
 
 
-def test_a_relation_needs_a_source_to_lead_to(notion: FakeNotion, table: DataSource) -> None:
+def test_the_target_of_a_relation_must_be_a_source(notion: FakeNotion, table: DataSource) -> None:
     source = Source(data_sources=(table.id,), fields={"tier": "Tiers"})
-    with asking_freely(notion) as api:
-        binding = bind(FEATURES, source, read_schema(api.data_source(table.id)), {}, ["features"])
+    with unlimited_client(notion) as client:
+        mapping = map_columns(FEATURES, source, read_schema(client.retrieve_data_source(table.id)), {}, ["features"])
 
-    assert troubles(binding) == [("tier", "no source")]
+    assert kinds_of_problems(mapping) == [("tier", "no source")]

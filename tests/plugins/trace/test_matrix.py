@@ -1,4 +1,4 @@
-"""Features by tiers, and related specifications in the place of slugs."""
+"""The feature matrix, and related items in place of slugs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from kernel.testing import Client
 from plugins.trace.matrix import make_matrix
-from plugins.trace.model import Feature, Tier
+from plugins.trace.models import Feature, Tier
 from tests.applications import PLUGINS, publish, publish_demo
 from tests.conftest import Serve
 
@@ -18,14 +18,6 @@ SIDE = Tier(slug="side", level=1, features=("grid",))
 MIDDLE = Tier(slug="middle", level=1, features=("flow",))
 HIGH = Tier(slug="high", level=2, features=("flow", "grid"))
 TIERS = (LOW, SIDE, MIDDLE, HIGH)
-
-
-@pytest.fixture
-def client(serve: Serve) -> Client:
-    """A service with the demo data."""
-    client = serve(plugins=PLUGINS)
-    publish_demo(client)
-    return client
 
 
 def rows(client: Client, path: str) -> dict[str, Any]:
@@ -41,14 +33,14 @@ def rows(client: Client, path: str) -> dict[str, Any]:
         ("grid", "side", {"low": False, "side": True, "middle": False, "high": True}),
         ("flow", "high", {"low": False, "side": False, "middle": False, "high": True}),
         ("flow", None, dict.fromkeys(("low", "side", "middle", "high"), False)),
-        # What names its lowest tier is in it, whichever areas that includes.
+        # A feature is in its lowest tier, whichever areas that includes.
         ("grid", "low", {"low": True, "side": True, "middle": False, "high": True}),
         ("", "low", {"low": True, "side": False, "middle": False, "high": False}),
-        # A tier that is not seen may be lower or higher than the others.
+        # A hidden tier may be lower or higher than the others.
         ("flow", "unseen", {"low": None, "side": False, "middle": None, "high": None}),
     ],
 )
-def test_a_tier_has_a_feature_from_its_lowest_one_up_where_it_includes_the_area(
+def test_a_feature_is_included_from_its_lowest_tier_upwards_where_the_area_is(
     area: str, tier: str | None, expected: dict[str, bool | None]
 ) -> None:
     (row,) = make_matrix([Feature(slug="x", area=area, tier=tier)], TIERS).items
@@ -56,10 +48,10 @@ def test_a_tier_has_a_feature_from_its_lowest_one_up_where_it_includes_the_area(
     assert row.tiers == expected
 
 
-def test_there_is_a_row_for_each_feature_and_a_column_for_each_tier(client: Client) -> None:
-    answer = client.get(PATH.format("")).json()
-    features = client.get("/trace/public/features/").json()["data"]
-    tiers = client.get("/trace/public/tiers/").json()["data"]
+def test_the_matrix_has_a_row_for_each_feature_and_a_column_for_each_tier(demo: Client) -> None:
+    answer = demo.get(PATH.format("")).json()
+    features = demo.get("/trace/public/features/").json()["data"]
+    tiers = demo.get("/trace/public/tiers/").json()["data"]
 
     shown = ("slug", "name", "area", "status", "tier")
     assert [[row[name] for name in shown] for row in answer["data"]] == [[f[name] for name in shown] for f in features]
@@ -72,16 +64,16 @@ def test_there_is_a_row_for_each_feature_and_a_column_for_each_tier(client: Clie
     [("", ["guest", "free", "data", "plus", "pro"], 11), ("skyflow/", ["free", "plus", "pro"], 7)],
 )
 def test_an_application_sees_its_rows_and_columns(
-    client: Client, application: str, columns: list[str], count: int
+    demo: Client, application: str, columns: list[str], count: int
 ) -> None:
-    answer = client.get(PATH.format(application)).json()
+    answer = demo.get(PATH.format(application)).json()
 
     assert [tier["slug"] for tier in answer["meta"]["tiers"]] == columns
     assert answer["meta"]["total_items"] == count
 
 
-def test_what_depends_on_a_tier_that_an_application_does_not_see_is_not_told(client: Client) -> None:
-    everybody, nexus = (rows(client, PATH.format(whose))["beacon-digest"] for whose in ("", "nexus/"))
+def test_cells_that_depend_on_a_hidden_tier_are_null(demo: Client) -> None:
+    everybody, nexus = (rows(demo, PATH.format(whose))["beacon-digest"] for whose in ("", "nexus/"))
 
     assert everybody["tiers"] == {"guest": False, "free": False, "data": False, "plus": True, "pro": True}
     assert nexus["tiers"] == {"guest": False, "free": None, "data": False, "pro": None}
@@ -95,11 +87,13 @@ def test_what_depends_on_a_tier_that_an_application_does_not_see_is_not_told(cli
         ("page_size=1&page=2", ["beacon-digest"]),
     ],
 )
-def test_a_matrix_is_asked_as_datasets_are(client: Client, query: str, expected: list[str]) -> None:
-    assert list(rows(client, f"{PATH.format('')}?{query}")) == expected
+def test_the_matrix_takes_the_query_parameters_of_datasets(demo: Client, query: str, expected: list[str]) -> None:
+    assert list(rows(demo, f"{PATH.format('')}?{query}")) == expected
 
 
-def test_a_matrix_follows_its_tiers_and_remembers_how_they_were(client: Client) -> None:
+def test_the_matrix_changes_with_its_tiers_and_as_of_shows_earlier_ones(serve: Serve) -> None:
+    client = serve(plugins=PLUGINS)
+    publish_demo(client)
     path = PATH.format("")
     before = client.get(path)
 
@@ -113,24 +107,24 @@ def test_a_matrix_follows_its_tiers_and_remembers_how_they_were(client: Client) 
     assert client.get(f"{path}?as_of=1").json()["meta"]["tiers"] == [{"slug": "pro", "name": "", "level": 3}]
 
 
-def test_a_matrix_is_kept_under_the_documented_name(client: Client) -> None:
-    client.get(PATH.format("skyflow/"))
+def test_the_matrix_is_cached_under_the_documented_name(demo: Client) -> None:
+    demo.get(PATH.format("skyflow/"))
 
-    assert "trace_matrix_skyflow_data" in client.service.shared.cache.names()
+    assert "trace_matrix_skyflow_data" in demo.service.shared.cache.names()
 
 
 @pytest.mark.parametrize("name", ["features", "gateways", "tiers"])
-def test_tags_come_in_the_place_of_their_slugs(client: Client, name: str) -> None:
-    plain, whole = (client.get(f"/trace/public/{name}/{query}").json()["data"] for query in ("", "?include=tags"))
+def test_include_replaces_slugs_by_tags(demo: Client, name: str) -> None:
+    plain, whole = (demo.get(f"/trace/public/{name}/{query}").json()["data"] for query in ("", "?include=tags"))
 
     assert [item["tags"] for item in plain] == [[tag["slug"] for tag in item["tags"]] for item in whole]
     assert "Open" in {tag["name"] for item in whole for tag in item["tags"]}
 
 
-def test_a_feature_comes_with_its_tier_and_gateways_as_an_application_sees_them(client: Client) -> None:
+def test_include_shows_tier_and_gateways_as_an_application_sees_them(demo: Client) -> None:
     path = "/trace/public/{}features/beacon-digest/?include=tier,gateways"
 
-    everybody, nexus = (client.get(path.format(whose)).json() for whose in ("", "nexus/"))
+    everybody, nexus = (demo.get(path.format(whose)).json() for whose in ("", "nexus/"))
 
     assert everybody["data"]["tier"]["name"] == "Plus"
     assert [gateway["kind"] for gateway in everybody["data"]["gateways"]] == ["mail"]

@@ -1,4 +1,4 @@
-"""A mapping that cannot work stops the start, by name, as far as that can be known without Notion."""
+"""Invalid settings stop the service at startup and are named, as far as that is possible without Notion."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def decode(toml: str, directory: Path) -> TraceSettings:
         f"https://acme.notion.site/{DASHED}/",
     ],
 )
-def test_an_id_is_read_however_it_was_copied(text: str) -> None:
+def test_an_id_is_parsed_in_every_form_that_notion_copies(text: str) -> None:
     assert Source(databases=(text,)).databases == (DASHED,)
 
 
-def test_one_id_in_two_forms_is_read_once() -> None:
+def test_the_same_id_in_two_forms_counts_once() -> None:
     assert Source(data_sources=(PLAIN, DASHED)).data_sources == (DASHED,)
 
 
-def test_the_example_in_the_configuration_file_works(tmp_path: Path) -> None:
+def test_the_example_in_the_configuration_file_is_valid(tmp_path: Path) -> None:
     example = re.findall(r"^#   (\S.*)$", (ROOT / "config/tiercel.toml").read_text(), re.MULTILINE)
 
     settings = decode("\n".join(example), tmp_path)
@@ -65,8 +65,8 @@ def test_the_example_in_the_configuration_file_works(tmp_path: Path) -> None:
     [
         ("featres", {}, "featres: no such dataset; there are features, gateways, tiers, tags"),
         ("features", {"databases": []}, "features: expected databases or data_sources"),
-        ("features", {"databases": [""]}, "features.databases: '' is no id"),
-        ("features", {"databases": [f"{PLAIN}0"]}, f"features.databases: '{PLAIN}0' is no id"),
+        ("features", {"databases": [""]}, "features.databases: '' is neither an id"),
+        ("features", {"databases": [f"{PLAIN}0"]}, f"features.databases: '{PLAIN}0' is neither an id"),
         ("features", {"databases": [f"https://www.notion.so/?v={VIEW}"]}, "features.databases: 'https://"),
         ("tags", {"data_sources": ["https://[x"]}, "tags.data_sources: 'https://"),
         ("tags", {"fields": {"level": "L"}}, "tags.fields.level: no such field; there are slug, name, description"),
@@ -75,14 +75,14 @@ def test_the_example_in_the_configuration_file_works(tmp_path: Path) -> None:
         ("tags", {"properties": {"": "Owner"}}, "tags.properties: '' = 'Owner': expected a name"),
     ],
 )
-def test_a_source_that_cannot_work_is_named_with_its_key(name: str, changes: dict[str, Any], problem: str) -> None:
+def test_an_invalid_source_is_named_with_its_key(name: str, changes: dict[str, Any], problem: str) -> None:
     source = Source(**{"databases": [DASHED], **changes})
 
     with pytest.raises(ValueError, match=f"^sources: {re.escape(problem)}"):
         TraceSettings(sources={name: source})
 
 
-def test_every_problem_is_named_at_once_with_its_file(tmp_path: Path) -> None:
+def test_every_problem_is_reported_at_once_with_the_file(tmp_path: Path) -> None:
     toml = f"{GOOD}{GOOD.replace('features', 'things')}".replace("area =", "aera =")
 
     with pytest.raises(
@@ -92,7 +92,7 @@ def test_every_problem_is_named_at_once_with_its_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["rows = 5", 'databases = "x"', "fields = { area = 1 }"])
-def test_what_no_source_takes_is_refused(line: str, tmp_path: Path) -> None:
+def test_unknown_keys_and_wrong_types_in_a_source_are_refused(line: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"trace\.sources"):
         decode(f"[trace.sources.features]\ndata_sources = ['{PLAIN}']\n{line}", tmp_path)
 
@@ -100,17 +100,17 @@ def test_what_no_source_takes_is_refused(line: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "url", ["", "api.notion.com", "ftp://a.example", "https://", "https://u:p@a.example", "https://a:99999"]
 )
-def test_an_address_that_is_none_is_refused(url: str) -> None:
+def test_an_invalid_url_of_the_api_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"^api_url: expected http:// or https://"):
         TraceSettings(api_url=url)
 
 
-def test_a_version_that_is_not_spoken_is_refused(tmp_path: Path) -> None:
+def test_an_unsupported_version_of_the_api_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"trace\.api_version.*2025-09-03.*2026-03-11"):
         decode('[trace]\napi_version = "2022-06-28"', tmp_path)
 
 
-def test_a_token_in_the_file_is_not_told_but_its_place_is(tmp_path: Path) -> None:
+def test_a_token_in_the_file_is_reported_without_its_value(tmp_path: Path) -> None:
     (tmp_path / "tiercel.toml").write_text('[trace]\ntoken = "ntn_word"')
     configuration = load({"TIERCEL_CONFIG": "tiercel.toml", "NOTION_WEBHOOK_TOKEN": "secret_word"}, tmp_path)
     configuration.table("trace", TraceSettings)

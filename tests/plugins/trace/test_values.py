@@ -1,4 +1,4 @@
-"""Every type of property as plain data, and as the fields of items want it."""
+"""Every type of property as plain data, and converted to fields of items."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from plugins.trace.export.texts import as_number, as_text, as_texts
 from plugins.trace.notion.errors import NotionError
 from plugins.trace.notion.values import read_value
+from plugins.trace.sync.mapping import as_number, as_text, as_texts
 from tests.notion import values
 from tests.notion.server import FakeNotion
 from tests.notion.workspace import Workspace
-from tests.plugins.trace.walking import asking_freely, reading
+from tests.plugins.trace.factories import data_source_reader, read_every_row, unlimited_client
 
 DAY = values.date("2026-09-15")
 SPAN = values.date("2026-09-15T09:00:00.000-07:00", "2026-09-18T09:00:00.000-07:00", "America/Los_Angeles")
@@ -96,8 +96,8 @@ def test_a_property_becomes_plain_data_and_texts(
     page = workspace.add_page(source, {})
     page.values[source.column(name).id] = shape
 
-    with asking_freely(notion) as api:
-        read = read_value(api.page(page.id)["properties"][name])
+    with unlimited_client(notion) as client:
+        read = read_value(client.retrieve_page(page.id)["properties"][name])
 
     if value is not None or not texts:
         assert read == value
@@ -109,8 +109,8 @@ def test_times_are_those_of_the_page(notion: FakeNotion, workspace: Workspace, k
     source = workspace.add_data_source("Rows", {"Name": "title", "When": kind})
     page = workspace.add_page(source, {})
 
-    with asking_freely(notion) as api:
-        read = read_value(api.page(page.id)["properties"]["When"])
+    with unlimited_client(notion) as client:
+        read = read_value(client.retrieve_page(page.id)["properties"]["When"])
 
     assert read == "2026-11-21T12:00:00.000Z"
 
@@ -125,16 +125,16 @@ def test_times_are_those_of_the_page(notion: FakeNotion, workspace: Workspace, k
         (None, None),
     ],
 )
-def test_a_number_is_a_whole_one_where_it_can_be(value: Any, number: Any) -> None:
+def test_a_whole_number_becomes_an_integer(value: Any, number: Any) -> None:
     assert as_number(value) == number
     assert type(as_number(value)) is type(number)
 
 
-def test_a_place_without_a_name_is_known_by_its_address() -> None:
+def test_a_place_without_a_name_is_shown_by_its_address() -> None:
     assert as_text({"name": None, "address": "Main Street 1", "lat": 1.0, "lon": 2.0}) == "Main Street 1"
 
 
-def test_no_address_of_a_person_or_of_a_hosted_file_leaves_notion() -> None:
+def test_email_addresses_and_urls_of_hosted_files_are_left_out() -> None:
     read = [read_value({"type": "people", "people": PEOPLE}), read_value({"type": "files", "files": FILES})]
 
     assert "@example.com" not in str(read)
@@ -149,7 +149,7 @@ def test_no_address_of_a_person_or_of_a_hosted_file_leaves_notion() -> None:
         ("rollup", values.rollup("unsupported", {}, "median"), "property 'Value': Notion could not calculate it"),
     ],
 )
-def test_what_cannot_be_read_is_refused_by_the_name_of_its_column_where_it_is_mapped(
+def test_an_unreadable_property_is_refused_by_name_only_if_it_is_mapped(
     notion: FakeNotion, workspace: Workspace, kind: str, shape: Any, reason: str
 ) -> None:
     # A rollup over a relation that it has.
@@ -159,7 +159,7 @@ def test_what_cannot_be_read_is_refused_by_the_name_of_its_column_where_it_is_ma
     page = workspace.add_page(source, {"Name": "Row"})
     page.values[source.column("Value").id] = shape
 
-    with reading(notion, source, {"value": "Value"}) as reader, pytest.raises(NotionError, match=reason):
-        reader.full()
-    with reading(notion, source, {}) as reader:
-        assert len(reader.full().fresh) == 1
+    with data_source_reader(notion, source, {"value": "Value"}) as reader, pytest.raises(NotionError, match=reason):
+        read_every_row(reader)
+    with data_source_reader(notion, source, {}) as reader:
+        assert len(read_every_row(reader).read) == 1

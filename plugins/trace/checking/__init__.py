@@ -1,1 +1,0 @@
-"""What ``tiercel trace check`` finds: whether configuration, token and Notion go together."""

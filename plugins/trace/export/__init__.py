@@ -1,1 +1,0 @@
-"""From rows of Notion to published datasets: proven complete, or refused with a reason."""

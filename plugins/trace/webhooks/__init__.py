@@ -1,1 +1,0 @@
-"""What Notion sends when something changes: each event brings the next refresh forward."""
