@@ -6,12 +6,11 @@ from collections.abc import Iterable
 
 import msgspec
 
-from kernel import Command, Job, Route, Services, hookimpl
+from kernel import Command, Job, Route, Services, collect_routes, hookimpl
 from plugins.observability.analytics.commands import make_analytics_commands
-from plugins.observability.analytics.public import PublicAnalytics
-from plugins.observability.analytics.routes import AnalyticsRoutes
+from plugins.observability.analytics.routes import AnalyticsRoutes, PublicAnalyticsRoutes
 from plugins.observability.commands import make_commands
-from plugins.observability.exporting.routes import Exports
+from plugins.observability.export import ExportRoutes
 from plugins.observability.jobs import make_jobs
 from plugins.observability.ledger_view import LedgerView
 from plugins.observability.listing import Listing
@@ -22,7 +21,7 @@ from plugins.observability.rollups.commands import make_refresh_commands
 from plugins.observability.routes import RequestLogs
 from plugins.observability.seed import make_seed_command
 from plugins.observability.settings import ObservabilitySettings
-from plugins.observability.traces import Traces
+from plugins.observability.traces import TraceRoutes
 
 
 @hookimpl
@@ -37,17 +36,27 @@ def register_routes(services: Services) -> Iterable[Route]:
     parts = services.once(make_parts)
     listing = Listing(parts.store, services.kernel_settings.http.page_size, services.kernel_settings.http.page_size_max)
     requests = RequestLogs(parts.store, listing, parts.ingest, services.clock.now)
-    analytics = AnalyticsRoutes(parts.analytics, parts.timeseries)
-    public = PublicAnalytics(parts.analytics, parts.timeseries)
+    analytics = AnalyticsRoutes(parts.analytics)
+    public = PublicAnalyticsRoutes(parts.analytics)
     ledger = LedgerView(parts.ledger, services.clock.now)
-    traces = Traces(parts.store)
-    exports = Exports(services)
+    traces = TraceRoutes(parts.store)
+    exports = ExportRoutes(services)
     return [
         *requests.routes(),
-        *traces.routes(),
-        *exports.routes(),
-        *analytics.routes(),
-        *public.routes(),
+        *collect_routes(
+            traces.show,
+            exports.export,
+            analytics.hourly,
+            analytics.daily,
+            analytics.kpis,
+            analytics.timeseries,
+            analytics.top_endpoints,
+            public.kpis,
+            public.timeseries,
+            public.hourly,
+            public.daily,
+            public.top_endpoints,
+        ),
         *ledger.routes(),
     ]
 

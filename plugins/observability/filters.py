@@ -1,4 +1,4 @@
-"""Turn the parameters of the list into conditions and order. The SQL itself stands in queries.sql."""
+"""Filters, search and order of lists and exports: from parameters to SQL, whose fragments stand in queries.sql."""
 
 from __future__ import annotations
 
@@ -20,28 +20,29 @@ INTEGER = range(-(2**31), 2**31)
 
 
 class Conditions(msgspec.Struct):
-    """Conditions on events and the values of their parameters."""
+    """Conditions on events, and the values of their parameters."""
 
     parts: list[sql.Composable]
     values: dict[str, Any]
 
     def add(self, name: str, **values: Any) -> None:
-        """Add the condition that queries.sql calls ``filter_<name>``."""
+        """Add the fragment ``filter_<name>``."""
         self.parts.append(sql.SQL(QUERIES[f"filter_{name}"]))
         self.values.update(values)
 
     @property
     def where(self) -> sql.Composable:
-        """All of them, as one expression."""
+        """All conditions, as one expression."""
         return sql.SQL(" AND ").join(self.parts or [sql.SQL(QUERIES["filter_everything"])])
 
 
 def event_conditions(query: FilterQuery, series: Sequence[int] | None) -> Conditions:
-    """Make the conditions of a list, those of ``search`` aside.
+    """Return the conditions of all filters but ``search``.
 
     Args:
         query: The parameters.
-        series: Numbers of the series that service, endpoint and method name; None if none of them is given.
+        series: Numbers of the series that the filters ``service``, ``endpoint`` and ``method`` match; None without any
+            of these filters.
     """
     conditions = Conditions([], {})
     if series is not None:
@@ -56,10 +57,10 @@ def event_conditions(query: FilterQuery, series: Sequence[int] | None) -> Condit
 
 
 def search_terms(text: str | None) -> list[str]:
-    """Split a search into the terms that must all be found, as patterns of ILIKE.
+    """Split a search into its terms, all of which an event must match, as patterns for ILIKE.
 
     Raises:
-        InvalidError: There are too many.
+        InvalidError: There are more than ``SEARCH_TERMS_MAX``.
     """
     terms = (text or "").replace(",", " ").split()
     if len(terms) > SEARCH_TERMS_MAX:
@@ -68,18 +69,27 @@ def search_terms(text: str | None) -> list[str]:
 
 
 def add_search(conditions: Conditions, position: int, pattern: str, series: Sequence[int]) -> None:
-    """Add one term of a search: some series match it, or a text of the event does."""
-    names = {"series": f"search_series_{position}", "pattern": f"search_pattern_{position}"}
-    composed = sql.SQL(QUERIES["filter_search"]).format(**{key: sql.Placeholder(name) for key, name in names.items()})
-    conditions.parts.append(composed)
-    conditions.values |= {names["series"]: list(series), names["pattern"]: pattern}
+    """Add one term of a search: the series of an event matches it, or a text of the event does.
+
+    Args:
+        conditions: To add to.
+        position: Of the term, from 0; it makes the names of parameters unique.
+        pattern: Of the term.
+        series: Numbers of the series that match it.
+    """
+    series_name, pattern_name = f"search_series_{position}", f"search_pattern_{position}"
+    condition = sql.SQL(QUERIES["filter_search"]).format(
+        series=sql.Placeholder(series_name), pattern=sql.Placeholder(pattern_name)
+    )
+    conditions.parts.append(condition)
+    conditions.values |= {series_name: list(series), pattern_name: pattern}
 
 
 def parse_ordering(ordering: Sequence[str]) -> tuple[str, ...]:
-    """Check an ordering such as ``("-time", "latency_ms")``.
+    """Validate an ordering such as ``("-time", "latency_ms")``; a leading ``-`` sorts descending.
 
     Raises:
-        InvalidError: It names something that cannot be sorted by, or one thing twice.
+        InvalidError: It has an unknown field, or one field twice.
     """
     fields = ordering or DEFAULT_ORDERING
     names = [field.removeprefix("-") for field in fields]
@@ -94,7 +104,7 @@ def parse_ordering(ordering: Sequence[str]) -> tuple[str, ...]:
 
 
 def with_tie_breaker(ordering: Sequence[str]) -> list[tuple[str, bool]]:
-    """Return (column, descending) for each key, ending in ones that no two events share."""
+    """Return (column, descending) for each sort key; time and id come last, so that no two events are equal."""
     keys = [(field.removeprefix("-"), field.startswith("-")) for field in ordering]
     if all(name != "time" for name, _ in keys):
         keys.append(("time", True))
@@ -111,23 +121,28 @@ def order_by(keys: Sequence[tuple[str, bool]], *, backwards: bool = False) -> sq
 
 
 def keyset(keys: Sequence[tuple[str, bool]], values: Sequence[Any], *, backwards: bool) -> Conditions:
-    """Compose the condition "after this item in that order".
+    """Compose the condition of keyset pagination: only events that come after one in an order.
 
-    (a, b, c) > (x, y, z) in mixed directions is a > x OR (a = x AND (b > y OR (b = y AND c > z))); the bound
-    a >= x stands before it once more, because that alone can be read from an index.
+    (a, b, c) > (x, y, z) in mixed directions is a > x OR (a = x AND (b > y OR (b = y AND c > z))). The bound a >= x is
+    repeated in front of it, because an index can be used for that alone.
+
+    Args:
+        keys: From ``with_tie_breaker``.
+        values: Those of the event, from ``key_values``.
+        backwards: Compose "before" in place of "after".
     """
     parameters = {f"key_{position}": value for position, value in enumerate(values)}
     condition: sql.Composable | None = None
     for position in reversed(range(len(keys))):
         name, descending = keys[position]
         column, value = _column(name), sql.Placeholder(f"key_{position}")
-        beyond = sql.SQL("{} {} {}").format(column, _beyond(descending=descending != backwards), value)
+        after = sql.SQL("{} {} {}").format(column, _comparison(descending=descending != backwards), value)
         if condition is not None:
-            beyond = sql.SQL("({} OR ({} = {} AND {}))").format(beyond, column, value, condition)
-        condition = beyond
+            after = sql.SQL("({} OR ({} = {} AND {}))").format(after, column, value, condition)
+        condition = after
     name, descending = keys[0]
     bound = sql.SQL("{} {}= {}").format(
-        _column(name), _beyond(descending=descending != backwards), sql.Placeholder("key_0")
+        _column(name), _comparison(descending=descending != backwards), sql.Placeholder("key_0")
     )
     return Conditions([bound, condition] if condition is not None else [bound], parameters)
 
@@ -137,11 +152,11 @@ def key_values(event: Event, keys: Sequence[tuple[str, bool]]) -> tuple[Any, ...
     return tuple(getattr(event, name) for name, _ in keys)
 
 
-def refuse_out_of_range(query: FilterQuery) -> None:
-    """Refuse numbers that no column can hold, and texts with a NUL, which the server would choke on.
+def validate_filters(query: FilterQuery) -> None:
+    """Check that numbers are in the range of their columns, and that texts have no NUL, as PostgreSQL rejects both.
 
     Raises:
-        InvalidError: Names each parameter.
+        InvalidError: Names each parameter that is wrong.
     """
     errors: dict[str, list[str]] = {}
     ranges: Mapping[str, range] = {"status_code": SMALLINT, "latency_min": INTEGER, "latency_max": INTEGER}
@@ -152,23 +167,23 @@ def refuse_out_of_range(query: FilterQuery) -> None:
     if any(value not in SMALLINT for value in query.status_code__in):
         errors["status_code__in"] = [f"Expected numbers from {SMALLINT.start} to {SMALLINT.stop - 1}."]
     texts = ("service", "endpoint", "method", "trace_id", "user_ref", "search")
-    errors |= _null_characters({name: getattr(query, name) for name in texts})
+    errors |= _nul_errors({name: getattr(query, name) for name in texts})
     if errors:
         raise InvalidError(f"Some parameters are wrong: {', '.join(errors)}.", errors=errors)
 
 
-def refuse_null_characters(**texts: str | None) -> None:
-    """Refuse texts with a NUL, which the server would choke on.
+def ensure_no_nul(**texts: str | None) -> None:
+    """Check that texts have no NUL, as PostgreSQL stores none, and rejects queries with one.
 
     Raises:
-        InvalidError: Names each parameter.
+        InvalidError: Names each parameter that is wrong.
     """
-    errors = _null_characters(texts)
+    errors = _nul_errors(texts)
     if errors:
         raise InvalidError(f"Some parameters are wrong: {', '.join(errors)}.", errors=errors)
 
 
-def _null_characters(texts: Mapping[str, str | None]) -> dict[str, list[str]]:
+def _nul_errors(texts: Mapping[str, str | None]) -> dict[str, list[str]]:
     return {
         name: [f"Null characters are not allowed, got {text!r:.80}."]
         for name, text in texts.items()
@@ -177,6 +192,7 @@ def _null_characters(texts: Mapping[str, str | None]) -> dict[str, list[str]]:
 
 
 def _escape(term: str) -> str:
+    """Escape the wildcards of LIKE."""
     return term.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
@@ -184,5 +200,5 @@ def _column(name: str) -> sql.SQL:
     return sql.SQL(QUERIES[f"column_{name}"])
 
 
-def _beyond(*, descending: bool) -> sql.SQL:
+def _comparison(*, descending: bool) -> sql.SQL:
     return sql.SQL("<") if descending else sql.SQL(">")

@@ -22,7 +22,7 @@ from plugins.observability.filters import (
     keyset,
     order_by,
     parse_ordering,
-    refuse_out_of_range,
+    validate_filters,
     with_tie_breaker,
 )
 from plugins.observability.model import Event, ListQuery
@@ -60,7 +60,7 @@ class Listing:
             InvalidError: A parameter is wrong; names it.
             NotFoundError: A page beyond the last.
         """
-        refuse_out_of_range(query)
+        validate_filters(query)
         size = page_size_of(query.page_size, self._page_size, self._page_size_max)
         ordering = parse_ordering(query.ordering)
         conditions = self._store.conditions(query)

@@ -8,15 +8,13 @@ from datetime import datetime
 import msgspec
 
 from kernel import Cache, Services
-from plugins.observability.analytics.answers import Analytics
-from plugins.observability.analytics.reading import Reader
-from plugins.observability.analytics.timeseries import Timeseries
+from plugins.observability.analytics.service import AnalyticsService
 from plugins.observability.ingest.batch import Ingest
 from plugins.observability.ingest.ledger import Ledger
 from plugins.observability.ingest.writing import EventWriter
 from plugins.observability.partitions import Partitions
-from plugins.observability.retention.horizon import Horizon
-from plugins.observability.retention.removing import Retention
+from plugins.observability.retention.apply import Retention
+from plugins.observability.retention.watermark import IngestWatermark
 from plugins.observability.rollups.refresh import Rollups
 from plugins.observability.series import SeriesDictionary, SeriesKey
 from plugins.observability.settings import ObservabilitySettings
@@ -31,8 +29,7 @@ class Parts(msgspec.Struct, frozen=True):
     writer: EventWriter
     ingest: Ingest
     ledger: Ledger
-    analytics: Analytics
-    timeseries: Timeseries
+    analytics: AnalyticsService
     rollups: Rollups
     retention: Retention
     batch_size: int
@@ -49,19 +46,18 @@ def make_parts(services: Services) -> Parts:
     templates = Templates(settings.templates)
     sent = templates if settings.template_ingest else None
     partitions = Partitions(services.db)
-    horizon = Horizon(settings.limits, services.clock.now)
-    writer = EventWriter(services.db, series, partitions, horizon)
+    watermark = IngestWatermark(settings.limits, services.clock.now)
+    writer = EventWriter(services.db, series, partitions, watermark)
     services.provide_statistics(writer.figures)
     rollups = Rollups(services.db)
-    reader = Reader(services.db)
-    analytics = Analytics(reader, services.clock.now, lambda slug: services.applications.find(slug).services)
     return Parts(
-        store=EventStore(services.db, series, partitions, horizon, sent),
+        store=EventStore(services.db, series, partitions, watermark, sent),
         writer=writer,
         ingest=Ingest(settings, writer, services.clock.now, sent),
         ledger=Ledger(services.db),
-        analytics=analytics,
-        timeseries=Timeseries(analytics, reader, services.clock.now),
+        analytics=AnalyticsService(
+            services.db, services.clock.now, lambda slug: services.applications.find(slug).services
+        ),
         rollups=rollups,
         retention=Retention(services.db, rollups, settings.limits, settings.ledger_days, services.clock.now),
         batch_size=settings.ingest_batch_size,

@@ -248,3 +248,19 @@ FROM entry LEFT JOIN counted USING (minute, key)
 GROUP BY minute, account, key, counted.reasons
 ORDER BY minute DESC, key
 LIMIT %(limit)s
+
+-- name: limit_export_pauses
+-- The server ends the session of an export whose client has stopped reading.
+SELECT set_config('idle_in_transaction_session_timeout', %(pause_ms)s, true)
+
+-- name: has_continuous_aggregates
+SELECT to_regprocedure('observability.refresh_day(timestamptz, timestamptz[])') IS NOT NULL
+
+-- name: refresh_continuous_aggregates
+CALL observability.refresh_day(%(day)s, %(hours)s)
+
+-- name: drop_chunks
+SELECT count(*) FROM drop_chunks(%(table)s::regclass, older_than => %(before)s::timestamptz)
+
+-- name: count_chunks
+SELECT count(*) FROM show_chunks(%(table)s::regclass, older_than => %(before)s::timestamptz)

@@ -8,7 +8,7 @@ import msgspec
 
 from kernel import Table, env
 from plugins.observability.model import INT32_MAX
-from plugins.observability.retention.limits import Limits
+from plugins.observability.retention.watermark import RetentionLimits
 from plugins.observability.templates import DEFAULT_TEMPLATES, Templates
 
 # A hundred years: more than there can be, and no overflow of dates.
@@ -44,6 +44,6 @@ class ObservabilitySettings(Table, frozen=True):
         _ = self.limits
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> RetentionLimits:
         """How long events and rollups are kept."""
-        return Limits(self.raw_days, self.hourly_days, self.daily_days)
+        return RetentionLimits(self.raw_days, self.hourly_days, self.daily_days)

@@ -20,7 +20,7 @@ from plugins.observability.ingest.rows import unix_us
 from plugins.observability.model import Event, FilterQuery
 from plugins.observability.partitions import DAY_US, Partitions
 from plugins.observability.queries import QUERIES
-from plugins.observability.retention.horizon import Horizon, TooOldError, refuse_old
+from plugins.observability.retention.watermark import IngestWatermark, TooOldError, ensure_not_too_old
 from plugins.observability.series import LOCAL_ACCOUNT, Numbered, SeriesDictionary, SeriesKey, refuse_removed
 from plugins.observability.templates import Templates
 
@@ -35,7 +35,7 @@ class EventStore:
         db: The database.
         series: Numbers for texts.
         partitions: Makes room for new days.
-        horizon: From when on events are kept.
+        watermark: From when on events are kept.
         templates: Applied to endpoints; None leaves them as they were sent.
     """
 
@@ -44,11 +44,11 @@ class EventStore:
         db: Database,
         series: SeriesDictionary,
         partitions: Partitions,
-        horizon: Horizon,
+        watermark: IngestWatermark,
         templates: Templates | None = None,
     ) -> None:
         self._db = db
-        self._horizon = horizon
+        self._watermark = watermark
         self._series = series
         self._partitions = partitions
         self._templates = templates
@@ -83,7 +83,7 @@ class EventStore:
         """
         for _ in range(EDIT_TRIES):
             before = self.find(event_id, account)
-            since = self._horizon.since
+            since = self._watermark.since
             if since is not None and changes.get("time", since) < since and changes["time"] != before.time:
                 raise TooOldError(since)
             wanted = msgspec.structs.replace(before, **changes)
@@ -294,5 +294,5 @@ def _no_event(event_id: UUID) -> NotFoundError:
 def _touch(connection: Connected, *events: Event) -> tuple[Any, ...] | None:
     """Say that the rollups of these events' hours must be computed anew; return what there is to look at."""
     row = connection.execute(QUERIES["touch_hours"], {"times": [event.time for event in events]}).fetchone()
-    refuse_old(row)
+    ensure_not_too_old(row)
     return row

@@ -8,9 +8,8 @@ from typing import Annotated
 
 import msgspec
 
-from kernel import NotFoundError, Route
+from kernel import NotFoundError, route
 from plugins.observability.model import Event
-from plugins.observability.routes import ROOTS
 from plugins.observability.store import EventStore
 
 
@@ -31,9 +30,9 @@ class Trace(msgspec.Struct, frozen=True):
         trace_id: As it was sent.
         count: How many events are listed.
         truncated: Whether there are more than ``limit``: those that are missing are later than those listed.
-        start: Time of the first.
-        end: Time of the last that is listed.
-        services: Those that took part, in order of appearance.
+        start: Time of the first event.
+        end: Time of the last event that is listed.
+        services: Their services, in order of the first event of each.
         events: In order of time.
     """
 
@@ -46,8 +45,8 @@ class Trace(msgspec.Struct, frozen=True):
     events: Sequence[Event]
 
 
-class Traces:
-    """The handler.
+class TraceRoutes:
+    """The handler of traces.
 
     Args:
         store: The events.
@@ -56,9 +55,10 @@ class Traces:
     def __init__(self, store: EventStore) -> None:
         self._store = store
 
+    @route("/api/requests/traces/{trace_id}/", aliases=("/api/v1/requests/traces/{trace_id}/",), policy="read")
     def show(self, trace_id: str, query: TraceQuery) -> Trace:
         """Show the request logs of a trace, in order of time."""
-        # The server has no text with a null character in it, and would not look.
+        # PostgreSQL stores no text with a NUL, and rejects a query that has one.
         found = [] if "\x00" in trace_id else self._store.trace(trace_id, query.limit + 1)
         if not found:
             raise NotFoundError(detail=f"no request log has the trace_id {trace_id!r:.140}")
@@ -72,8 +72,3 @@ class Traces:
             services=list(dict.fromkeys(event.service for event in events)),
             events=events,
         )
-
-    def routes(self) -> list[Route]:
-        """Return the route, under both roots."""
-        first, *others = (f"{root}traces/{{trace_id}}/" for root in ROOTS)
-        return [Route(path=first, aliases=tuple(others), handler=self.show, policy="read")]

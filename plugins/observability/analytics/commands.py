@@ -1,4 +1,4 @@
-"""``tiercel observability kpis``, ``top``, ``hourly`` and ``daily``: what the routes answer, for people."""
+"""``tiercel observability kpis``, ``top``, ``hourly`` and ``daily``: the analytics on the command line."""
 
 from __future__ import annotations
 
@@ -10,30 +10,28 @@ import msgspec
 
 from kernel import Command
 from kernel.cli import print_json, print_table, struct_options
-from plugins.observability.analytics.answers import Analytics
-from plugins.observability.analytics.model import (
+from plugins.observability.analytics.models import (
     BucketsQuery,
     DayRow,
     EndpointRow,
-    Found,
     HourRow,
     KpiQuery,
     Kpis,
-    R,
+    Row,
+    RowSet,
     TopQuery,
+    iso_time,
 )
+from plugins.observability.analytics.service import AnalyticsService
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the route answers it.")
-
-
-_KPI_DEFAULTS = [field.default for field in msgspec.structs.fields(Kpis)]
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the route answers it.")
 
 
-def make_analytics_commands(analytics: Analytics) -> Iterable[Command]:
-    """Return the commands."""
+def make_analytics_commands(analytics: AnalyticsService) -> Iterable[Command]:
+    """Return the commands ``kpis``, ``top``, ``hourly`` and ``daily``."""
 
     @click.command("kpis")
-    @_json
+    @_as_json
     @struct_options(KpiQuery)
     def kpis(query: KpiQuery, *, as_json: bool) -> None:
         """Print hits, errors and latencies over a window: the last 24 hours by default."""
@@ -44,55 +42,57 @@ def make_analytics_commands(analytics: Analytics) -> Iterable[Command]:
             print_table(("figure", "value"), list(_figures(answer)))
 
     @click.command("top")
-    @_json
+    @_as_json
     @struct_options(TopQuery)
     def top(query: TopQuery, *, as_json: bool) -> None:
         """Print endpoints, the busiest of the last 24 hours first by default."""
-        _print(EndpointRow, analytics.top_endpoints(query), as_json=as_json)
+        _print_rows(EndpointRow, analytics.top_endpoints(query), as_json=as_json)
 
     @click.command("hourly")
-    @_json
+    @_as_json
     @struct_options(BucketsQuery)
     def hourly(query: BucketsQuery, *, as_json: bool) -> None:
         """Print requests by hour, service and endpoint, the newest first: of the last 24 hours by default."""
-        _print(HourRow, analytics.hourly(query), as_json=as_json)
+        _print_rows(HourRow, analytics.hourly(query), as_json=as_json)
 
     @click.command("daily")
-    @_json
+    @_as_json
     @struct_options(BucketsQuery)
     def daily(query: BucketsQuery, *, as_json: bool) -> None:
         """Print requests by day, service and endpoint, the newest first: of the last 7 days by default."""
-        _print(DayRow, analytics.daily(query), as_json=as_json)
+        _print_rows(DayRow, analytics.daily(query), as_json=as_json)
 
     return [Command(command=command) for command in (kpis, top, hourly, daily)]
 
 
-def _print(kind: type[msgspec.Struct], found: Found[R], *, as_json: bool) -> None:
+def _print_rows(row_type: type[msgspec.Struct], row_set: RowSet[Row], *, as_json: bool) -> None:
     if as_json:
-        print_json(found.rows)
+        print_json(row_set.rows)
     else:
-        titles = kind.__struct_fields__
-        print_table(titles, [[_cell(getattr(row, title)) for title in titles] for row in found.rows])
-    for name, value in found.about.items():
+        columns = row_type.__struct_fields__
+        print_table(columns, [[_format(getattr(row, column)) for column in columns] for row in row_set.rows])
+    for name, value in row_set.metadata.items():
         click.echo(f"{name}: {value}", err=True)
 
 
-def _figures(answer: Kpis) -> Iterable[tuple[str, object]]:
-    for name, default in zip(answer.__struct_fields__, _KPI_DEFAULTS, strict=True):
-        value = getattr(answer, name)
-        if value == default:
-            continue  # JSON leaves it out as well
-        if name == "percentiles":
-            for each in answer.percentiles:
-                off = f" within {each.max_relative_error:.0%}" if each.max_relative_error else ""
-                yield f"p{each.percentile:.15g}_latency_ms", f"{_cell(each.value_ms) or ''} ({each.basis}{off})".strip()
-        elif name == "covered":
-            yield name, f"{_cell(value.start)} to {_cell(value.end)}"
+def _figures(kpis: Kpis) -> Iterable[tuple[str, object]]:
+    """Yield the names and values of KPIs; those that JSON leaves out are left out."""
+    for field in msgspec.structs.fields(kpis):
+        value = getattr(kpis, field.name)
+        if value == field.default:
+            continue
+        if field.name == "percentiles":
+            for each in kpis.percentiles:
+                error = f" within {each.max_relative_error:.0%}" if each.max_relative_error else ""
+                text = f"{_format(each.value_ms) or ''} ({each.basis}{error})"
+                yield f"p{each.percentile:.15g}_latency_ms", text.strip()
+        elif field.name == "covered":
+            yield field.name, f"{iso_time(value.start)} to {iso_time(value.end)}"
         else:
-            yield name, _cell(value)
+            yield field.name, _format(value)
 
 
-def _cell(value: object) -> object:
+def _format(value: object) -> object:
     if isinstance(value, datetime):
-        return value.isoformat().replace("+00:00", "Z")
+        return iso_time(value)
     return f"{value:.4f}".rstrip("0").rstrip(".") if isinstance(value, float) else value

@@ -1,152 +1,154 @@
--- Fragments, which composing.py puts together: cells*, histograms*, both, split_*, raw_*, events, what they are filled
--- with, and match_*. Everything else has its parts filled in by it.
+-- Composed by sql_builder.py, all but raise_work_mem and series_of_endpoints. From top to bottom: the opening query of a
+-- session and its filters; conditions for series; what parts select from rollups and from events; what repeats a part; the
+-- outer queries, over {parts}.
 
--- name: make_room_to_sort
--- Histograms of many endpoints are some megabytes, and spilling them to disk costs as much as to add them up.
+-- name: raise_work_mem
+-- Histograms of many endpoints are some megabytes, and spilling them to disk takes as long as adding them up.
 SET LOCAL work_mem = '32MB'
 
--- name: match_series
-WITH found AS MATERIALIZED (
-    SELECT id, service, method FROM observability.series WHERE account = %(account)s AND {filters}
-)
-SELECT ARRAY(SELECT id FROM found) AS numbers, coalesce(array_agg(service), '{{}}') AS services,
-       coalesce(array_agg(method), '{{}}') AS methods
-FROM (SELECT DISTINCT service, method FROM found) AS pair
-
--- name: match_service
-lower(service) = lower(%(service)s)
-
--- name: match_endpoint
-lower(endpoint) = lower(%(endpoint)s)
-
--- name: match_method
-lower(method) = lower(%(method)s)
-
--- name: match_services
-lower(service) IN (SELECT lower(name) FROM unnest(%(services)s::text[]) AS name)
-
--- name: see_everything
--- Time windows decide which partitions are read: the questions themselves are planned with the values at hand. Where
--- everything is of one account, nothing has to be told apart.
+-- name: open_unfiltered
+-- Which partitions a query reads depends on its window: it is planned anew each time. If there is only one account, no
+-- condition on the account is needed.
 SELECT rollups.*, set_config('plan_cache_mode', 'force_custom_plan', true),
        %(account)s = ALL (ARRAY[(SELECT min(account) FROM observability.series),
                                 (SELECT max(account) FROM observability.series)])
-FROM ({rollups}) AS rollups
+FROM ({rollup_state}) AS rollups
 
--- name: see_some
--- To plan a query about the rollups of few series takes longer than to run it, and as each is looked up by itself, there
--- is one plan. Kept, it has all partitions of the events in it, and locks them each time: good as long as they are few.
+-- name: open_filtered
+-- Planning a query over the rollups of few series takes longer than running it, and as each series is looked up by itself,
+-- the plan does not depend on them: it is kept. A kept plan has all partitions of the events in it, and locks them each
+-- time: good as long as they are few.
 SELECT rollups.*, set_config('plan_cache_mode', CASE
-    WHEN cardinality(found.numbers) <= %(few_series_max)s
+    WHEN cardinality(matching.numbers) <= %(few_series_max)s
         AND (SELECT count(*) FROM pg_inherits WHERE inhparent = 'observability.event'::regclass) <= 60
-    THEN 'force_generic_plan' ELSE 'force_custom_plan' END, true), found.*
-FROM ({rollups}) AS rollups, ({series}) AS found
+    THEN 'force_generic_plan' ELSE 'force_custom_plan' END, true), matching.*
+FROM ({rollup_state}) AS rollups, ({series}) AS matching
 
--- name: match_endpoints
+-- name: filtered_series
+WITH matching AS MATERIALIZED (
+    SELECT id, service, method FROM observability.series WHERE account = %(account)s AND {filters}
+)
+SELECT ARRAY(SELECT id FROM matching) AS numbers, coalesce(array_agg(service), '{{}}') AS services,
+       coalesce(array_agg(method), '{{}}') AS methods
+FROM (SELECT DISTINCT service, method FROM matching) AS pair
+
+-- name: filter_service
+lower(service) = lower(%(service)s)
+
+-- name: filter_endpoint
+lower(endpoint) = lower(%(endpoint)s)
+
+-- name: filter_method
+lower(method) = lower(%(method)s)
+
+-- name: filter_services
+lower(service) IN (SELECT lower(name) FROM unnest(%(services)s::text[]) AS name)
+
+-- name: series_of_endpoints
 SELECT coalesce(array_agg(id), '{}')
 FROM observability.series
 JOIN unnest(%(shown_services)s::text[], %(shown_endpoints)s::text[]) AS shown (service, endpoint)
     USING (service, endpoint)
 WHERE account = %(account)s AND (%(method)s::text IS NULL OR lower(method) = lower(%(method)s))
 
--- name: of_one_series
+-- name: one_series
 series = one.number
 
--- name: of_series
+-- name: few_series
 series = ANY(%(series)s)
 
--- name: of_many_series
--- Of a table, so that the planner knows how many of all series they are: looked up one by one, many cost more than all
--- events.
+-- name: many_series
+-- Through the table of series, so that the planner knows what share of all series they are: many, looked up one by one,
+-- cost more than reading all events.
 series IN (SELECT id FROM observability.series WHERE id = ANY(%(series)s))
 
--- name: of_account
+-- name: account
 series IN (SELECT id FROM observability.series WHERE account = %(account)s)
 
--- name: of_everyone
+-- name: all_accounts
 true
 
--- name: of_coarse_account
+-- name: coarse_account
 account = %(account)s
 
--- name: of_one_method
+-- name: one_method
 account = %(account)s AND service = one.service AND method = one.method
 
 -- name: errors_of_rollups
--- How many hits have a status from that on.
+-- Hits with at least that status: status_ends are running totals in order of status_codes.
 hits - coalesce(status_ends[width_bucket((%(error_from)s - 1)::smallint, status_codes)], 0)
 
 -- name: errors_of_events
 count(*) FILTER (WHERE status_code >= %(error_from)s)
 
--- name: cells
+-- name: rollup_totals
 SELECT bucket AS at, series, hits, {errors} AS errors, latency_sum_ms, latency_max_ms
-FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
+FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {condition}
 
--- name: cells_coarse
+-- name: rollup_totals_coarse
 SELECT bucket AS at, hits, {errors} AS errors, latency_sum_ms, latency_max_ms
-FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
+FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {condition}
 
--- name: histograms
+-- name: rollup_histograms
 SELECT bucket AS at, series, histograms[1] AS histogram
-FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
+FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {condition}
 
--- name: split_histograms
+-- name: rollup_histograms_by_bin
+-- An hour of one series has its histogram in several numbers, one for each bin.
 SELECT bucket AS at, series, unnest(histograms) AS histogram
-FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
+FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {condition}
 
--- name: histograms_coarse
+-- name: rollup_histograms_coarse
 SELECT bucket AS at, histograms[1] AS histogram
-FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
+FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {condition}
 
--- name: both
+-- name: rollup_both
 SELECT hits, {errors} AS errors, latency_sum_ms, latency_max_ms, histograms[1] AS histogram
-FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
+FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {condition}
 
--- name: split_both
+-- name: rollup_both_by_bin
 -- Arrays of one row are unnested side by side, and the shorter ones filled up with NULL, which no sum counts.
 SELECT unnest(ARRAY[hits]) AS hits, unnest(ARRAY[{errors}]) AS errors,
        unnest(ARRAY[latency_sum_ms]) AS latency_sum_ms, unnest(ARRAY[latency_max_ms]) AS latency_max_ms,
        unnest(histograms) AS histogram
-FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {scope}
+FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {condition}
 
--- name: raw_cells
+-- name: event_totals
 SELECT at, series, count(*) AS hits, {errors} AS errors, sum(latency_ms) AS latency_sum_ms,
        max(latency_ms) AS latency_max_ms
 FROM ({events}) AS event GROUP BY 1, 2
 
--- name: raw_cells_coarse
+-- name: event_totals_coarse
 SELECT at, count(*) AS hits, {errors} AS errors, sum(latency_ms) AS latency_sum_ms, max(latency_ms) AS latency_max_ms
 FROM ({events}) AS event GROUP BY 1
 
--- name: raw_histograms
+-- name: event_histograms
 SELECT at, series, observability.histogram_of(hits, bin) AS histogram
 FROM (SELECT at, series, observability.latency_bin(latency_ms) AS bin, count(*) AS hits
       FROM ({events}) AS event GROUP BY 1, 2, 3) AS counted
 
--- name: raw_histograms_coarse
+-- name: event_histograms_coarse
 SELECT at, observability.histogram_of(hits, bin) AS histogram
 FROM (SELECT at, observability.latency_bin(latency_ms) AS bin, count(*) AS hits
       FROM ({events}) AS event GROUP BY 1, 2) AS counted
 
--- name: raw_both
--- The events are read once, and a logarithm is taken once for each latency.
+-- name: event_both
+-- By latency first, so that a logarithm is taken once for each latency, not for each event.
 SELECT hits, errors, latency_ms * hits AS latency_sum_ms, latency_ms AS latency_max_ms,
        observability.histogram_of(hits, observability.latency_bin(latency_ms)) AS histogram
 FROM (SELECT latency_ms, count(*) AS hits, {errors} AS errors FROM ({events}) AS event GROUP BY 1) AS counted
 
--- name: raw_latencies
+-- name: event_latencies
 SELECT at, series, status_code, latency_ms FROM ({events}) AS event
 
 -- name: events
-SELECT {at} AS at, series, status_code, latency_ms
-FROM observability.event WHERE time >= {start} AND time < {end} AND {scope}
+SELECT {time_group} AS at, series, status_code, latency_ms
+FROM observability.event WHERE time >= {start} AND time < {end} AND {condition}
 
--- name: events_of_many
--- The series are looked up once, not once for each span.
-SELECT at, series, status_code, latency_ms FROM ({events}) AS event WHERE {scope}
+-- name: filtered_events
+SELECT at, series, status_code, latency_ms FROM ({events}) AS event WHERE {condition}
 
--- name: any_time
+-- name: no_time
 NULL::timestamptz
 
 -- name: hour_of_event
@@ -155,21 +157,21 @@ date_trunc('hour', time, 'UTC')
 -- name: step_of_event
 date_bin(%(step)s, time, timestamptz '2000-01-01 00:00Z')
 
--- name: each_span
--- Many spans in one part: it costs the planner as much as one. OFFSET keeps it from joining in any other way.
+-- name: for_each_span
+-- Many spans in one part cost the planner as much as one. OFFSET keeps it from choosing another join.
 SELECT part.*
 FROM unnest({starts}::timestamptz[], {ends}::timestamptz[]) AS span (start_time, end_time)
 CROSS JOIN LATERAL ({part} OFFSET 0) AS part
 
--- name: each_series
--- Each is looked up by itself. The planner does not know that the rollups of one lie side by side, and would rather
+-- name: for_each_series
+-- Each series is looked up by itself. The planner does not know that the rows of a series lie side by side, and would
 -- read those of all series.
 SELECT part.* FROM unnest(%(series)s::integer[]) AS one (number) CROSS JOIN LATERAL ({part} OFFSET 0) AS part
 
--- name: each_method
--- The same, of the coarser level.
+-- name: for_each_method
+-- As for_each_series, of the coarse rollups.
 SELECT part.*
-FROM unnest(%(found_services)s::text[], %(found_methods)s::text[]) AS one (service, method)
+FROM unnest(%(matching_services)s::text[], %(matching_methods)s::text[]) AS one (service, method)
 CROSS JOIN LATERAL ({part} OFFSET 0) AS part
 
 -- name: totals
@@ -178,7 +180,7 @@ SELECT coalesce(sum(hits), 0)::bigint, coalesce(sum(errors), 0)::bigint, coalesc
 FROM ({parts}) AS cell
 
 -- name: totals_by_endpoint
--- By series first: numbers are compared quicker than texts, and there are fewer rows to join.
+-- By series first: numbers compare faster than texts, and fewer rows are joined.
 SELECT service, endpoint, sum(hits)::bigint, sum(errors)::bigint, sum(latency_sum_ms)::bigint, max(latency_max_ms)
 FROM (SELECT series, sum(hits) AS hits, sum(errors) AS errors, sum(latency_sum_ms) AS latency_sum_ms,
              max(latency_max_ms) AS latency_max_ms
@@ -188,11 +190,11 @@ JOIN observability.series ON id = series
 GROUP BY service, endpoint
 
 -- name: totals_by_bucket
-SELECT date_trunc({unit}, at, 'UTC') AS bucket, service, endpoint, sum(hits)::bigint, sum(errors)::bigint,
+SELECT date_trunc({bucket}, at, 'UTC') AS bucket, service, endpoint, sum(hits)::bigint, sum(errors)::bigint,
        sum(latency_sum_ms)::bigint, max(latency_max_ms)
 FROM ({parts}) AS cell JOIN observability.series ON id = series
 GROUP BY 1, service, endpoint
--- The same order on every server, whatever its locale.
+-- COLLATE: the same order on every server, whatever its locale.
 ORDER BY 1 DESC, service COLLATE "C", endpoint COLLATE "C"
 LIMIT %(limit)s
 
@@ -210,14 +212,14 @@ FROM ({parts}) AS event
 SELECT sum(histogram)::text FROM ({parts}) AS part
 
 -- name: histogram_by_endpoint
--- By series first, as above.
+-- By series first, as in totals_by_endpoint.
 SELECT service, endpoint, sum(histogram)::text
 FROM (SELECT series, sum(histogram) AS histogram FROM ({parts}) AS part GROUP BY series) AS summed
 JOIN observability.series ON id = series
 GROUP BY service, endpoint
 
 -- name: histogram_by_bucket
-SELECT date_trunc({unit}, at, 'UTC'), service, endpoint, sum(histogram)::text
+SELECT date_trunc({bucket}, at, 'UTC'), service, endpoint, sum(histogram)::text
 FROM ({parts}) AS part JOIN observability.series ON id = series
 GROUP BY 1, service, endpoint
 
@@ -233,7 +235,7 @@ FROM ({parts}) AS event JOIN observability.series ON id = series
 GROUP BY service, endpoint
 
 -- name: percentiles_by_bucket
-SELECT date_trunc({unit}, at, 'UTC'), service, endpoint,
+SELECT date_trunc({bucket}, at, 'UTC'), service, endpoint,
        percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_ms)
 FROM ({parts}) AS event JOIN observability.series ON id = series
 GROUP BY 1, service, endpoint

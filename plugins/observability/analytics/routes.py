@@ -1,75 +1,147 @@
-"""The routes of the analytics."""
+"""The routes of the analytics: ``/api/requests/``, and ``/observability/public/`` with the view of each application."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
-from kernel import Handler, Response, Route
-from plugins.observability.analytics.answers import Analytics
-from plugins.observability.analytics.model import (
+import msgspec
+
+from kernel import Application, InvalidError, Listing, Request, Response, Single, listing, route, single
+from plugins.observability.analytics.models import (
     BucketsQuery,
     DayRow,
     EndpointRow,
-    Found,
     HourRow,
     KpiQuery,
     Kpis,
-    R,
+    Row,
+    RowSet,
+    Timeseries,
+    TimeseriesQuery,
     TopQuery,
+    WindowQuery,
 )
-from plugins.observability.analytics.timeseries import Timeseries, TimeseriesAnswer, TimeseriesQuery
-from plugins.observability.routes import ROOTS
+from plugins.observability.analytics.service import AnalyticsService
+
+Query = TypeVar("Query", bound=WindowQuery)
 
 
 class AnalyticsRoutes:
     """Handlers of ``/api/requests/kpis/`` and its siblings.
 
     Args:
-        analytics: Answers.
-        timeseries: Answers step by step.
+        analytics: Answers the questions.
     """
 
-    def __init__(self, analytics: Analytics, timeseries: Timeseries) -> None:
+    def __init__(self, analytics: AnalyticsService) -> None:
         self._analytics = analytics
-        self._timeseries = timeseries
 
+    @route(
+        "/api/requests/hourly/",
+        aliases=("/api/v1/requests/hourly/",),
+        policy="read",
+        menu="requests by hour",
+    )
     def hourly(self, query: BucketsQuery) -> Response[Sequence[HourRow]]:
         """Requests by hour, service and endpoint; the newest first."""
-        return _reply(self._analytics.hourly(query))
+        return _rows_with_headers(self._analytics.hourly(query))
 
+    @route(
+        "/api/requests/daily/",
+        aliases=("/api/v1/requests/daily/",),
+        policy="read",
+        menu="requests by day",
+    )
     def daily(self, query: BucketsQuery) -> Response[Sequence[DayRow]]:
         """Requests by day, service and endpoint; the newest first."""
-        return _reply(self._analytics.daily(query))
+        return _rows_with_headers(self._analytics.daily(query))
 
+    @route(
+        "/api/requests/kpis/",
+        aliases=("/api/v1/requests/kpis/",),
+        policy="read",
+        menu="hits, errors and latencies of the last day",
+    )
     def kpis(self, query: KpiQuery) -> Kpis:
         """Hits, errors and latencies over a window."""
         return self._analytics.kpis(query)
 
+    @route(
+        "/api/requests/timeseries/",
+        aliases=("/api/v1/requests/timeseries/",),
+        policy="read",
+        menu="hits, errors and latencies, hour by hour",
+    )
+    def timeseries(self, query: TimeseriesQuery) -> Timeseries:
+        """Hits, errors and latencies over a window, step by step."""
+        return self._analytics.timeseries(query)
+
+    @route(
+        "/api/requests/top-endpoints/",
+        aliases=("/api/v1/requests/top-endpoints/",),
+        policy="read",
+        menu="endpoints, the busiest first",
+    )
     def top_endpoints(self, query: TopQuery) -> Response[Sequence[EndpointRow]]:
         """Endpoints, ranked."""
-        return _reply(self._analytics.top_endpoints(query))
-
-    def timeseries(self, query: TimeseriesQuery) -> TimeseriesAnswer:
-        """Hits, errors and latencies over a window, step by step."""
-        return self._timeseries.answer(query)
-
-    def routes(self) -> list[Route]:
-        """Return the routes, under both roots."""
-
-        def route(path: str, handler: Handler, menu: str) -> Route:
-            first, *others = (f"{root}{path}/" for root in ROOTS)
-            return Route(path=first, aliases=tuple(others), handler=handler, policy="read", menu=menu)
-
-        return [
-            route("hourly", self.hourly, "requests by hour"),
-            route("daily", self.daily, "requests by day"),
-            route("kpis", self.kpis, "hits, errors and latencies of the last day"),
-            route("timeseries", self.timeseries, "hits, errors and latencies, hour by hour"),
-            route("top-endpoints", self.top_endpoints, "endpoints, the busiest first"),
-        ]
+        return _rows_with_headers(self._analytics.top_endpoints(query))
 
 
-def _reply(found: Found[R]) -> Response[Sequence[R]]:
-    """Answer with a bare list; what there is to say about it goes into headers."""
-    headers = {f"X-{name.replace('_', '-').title()}": str(value) for name, value in found.about.items()}
-    return Response(found.rows, headers=headers)
+class PublicAnalyticsRoutes:
+    """Handlers of ``/observability/public/kpis/`` and its siblings, narrowed to the services that an application owns.
+
+    Their policy is ``read``, as under ``/api/requests/``: they are public to applications, not to everybody.
+
+    Args:
+        analytics: Answers the questions.
+    """
+
+    def __init__(self, analytics: AnalyticsService) -> None:
+        self._analytics = analytics
+
+    @route("/observability/public/kpis/", policy="read", per_application=True)
+    def kpis(self, request: Request, application: Application | None, query: KpiQuery) -> Single[Kpis]:
+        """Hits, errors and latencies of an application's services over a window."""
+        return single(request, application, self._analytics.kpis(_of_application(query, application)))
+
+    @route("/observability/public/timeseries/", policy="read", per_application=True)
+    def timeseries(
+        self, request: Request, application: Application | None, query: TimeseriesQuery
+    ) -> Single[Timeseries]:
+        """Hits, errors and latencies of an application's services, step by step."""
+        return single(request, application, self._analytics.timeseries(_of_application(query, application)))
+
+    @route("/observability/public/hourly/", policy="read", per_application=True)
+    def hourly(self, request: Request, application: Application | None, query: BucketsQuery) -> Listing[HourRow]:
+        """Requests to an application's services by hour, service and endpoint; the newest first."""
+        hours = self._analytics.hourly(_of_application(query, application))
+        return listing(request, application, hours.rows, **hours.metadata)
+
+    @route("/observability/public/daily/", policy="read", per_application=True)
+    def daily(self, request: Request, application: Application | None, query: BucketsQuery) -> Listing[DayRow]:
+        """Requests to an application's services by day, service and endpoint; the newest first."""
+        days = self._analytics.daily(_of_application(query, application))
+        return listing(request, application, days.rows, **days.metadata)
+
+    @route("/observability/public/top-endpoints/", policy="read", per_application=True)
+    def top_endpoints(self, request: Request, application: Application | None, query: TopQuery) -> Listing[EndpointRow]:
+        """Endpoints of an application's services, ranked."""
+        endpoints = self._analytics.top_endpoints(_of_application(query, application))
+        return listing(request, application, endpoints.rows, **endpoints.metadata)
+
+
+def _rows_with_headers(row_set: RowSet[Row]) -> Response[Sequence[Row]]:
+    """Answer with a bare list; its metadata goes into headers such as ``X-Fresh-Until``."""
+    headers = {f"X-{name.replace('_', '-').title()}": str(value) for name, value in row_set.metadata.items()}
+    return Response(row_set.rows, headers=headers)
+
+
+def _of_application(query: Query, application: Application | None) -> Query:
+    """Narrow a question to the application in the path."""
+    if application is None:
+        return query
+    if query.application not in (None, application.slug):
+        message = f"The path says {application.slug}, got {query.application!r:.80}."
+        raise InvalidError(errors={"application": [message]})
+    return msgspec.structs.replace(query, application=application.slug)

@@ -17,7 +17,7 @@ from psycopg import Connection
 from kernel import Database
 from plugins.observability.model import ItemError
 from plugins.observability.queries import QUERIES
-from plugins.observability.retention.horizon import refuse_old
+from plugins.observability.retention.watermark import ensure_not_too_old
 from plugins.observability.series import LOCAL_ACCOUNT, refuse_removed
 
 LOCAL_KEY = "local"
@@ -136,7 +136,7 @@ def append(
     values = {name: getattr(entry, name) for name in entry.__struct_fields__}
     values |= {"reasons": msgspec.json.encode(entry.reasons).decode(), "key": key, "account": account}
     row = connection.execute(QUERIES["append_ledger"], {**values, "hours": list(hours)}).fetchone()
-    refuse_old(row)
+    ensure_not_too_old(row)
     if generation is not None:
         refuse_removed(row, generation)
 

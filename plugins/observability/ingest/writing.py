@@ -28,7 +28,7 @@ from plugins.observability.ingest.preparing import Prepared
 from plugins.observability.model import ItemError, Messages
 from plugins.observability.partitions import Partitions
 from plugins.observability.queries import QUERIES
-from plugins.observability.retention.horizon import Horizon, TooOldError, too_old
+from plugins.observability.retention.watermark import IngestWatermark, TooOldError, too_old_messages
 from plugins.observability.series import Numbered, SeriesDictionary
 from plugins.observability.templates import Templates
 
@@ -98,12 +98,14 @@ class EventWriter:
         db: The database.
         series: Numbers for texts.
         partitions: Makes room for new days.
-        horizon: From when on events are kept.
+        watermark: From when on events are kept.
     """
 
-    def __init__(self, db: Database, series: SeriesDictionary, partitions: Partitions, horizon: Horizon) -> None:
+    def __init__(
+        self, db: Database, series: SeriesDictionary, partitions: Partitions, watermark: IngestWatermark
+    ) -> None:
         self._db = db
-        self._horizon = horizon
+        self._watermark = watermark
         self._series = series
         self._partitions = partitions
         self._capped = 0
@@ -149,7 +151,7 @@ class EventWriter:
         try:
             written = write()
         except TooOldError as ex:
-            self._horizon.learn(ex.since)
+            self._watermark.learn(ex.since)
             written = write()
         self._count_capped(written)
         return written
@@ -204,8 +206,8 @@ class EventWriter:
         except UNSTORABLE as ex:
             raise RefusedError([ItemError(0, unstorable(ex))]) from ex
         except TooOldError as ex:
-            self._horizon.learn(ex.since)
-            raise RefusedError([ItemError(0, too_old(ex.since))]) from ex
+            self._watermark.learn(ex.since)
+            raise RefusedError([ItemError(0, too_old_messages(ex.since))]) from ex
         self._count_capped(written)
         return written.inserted == 1
 
@@ -236,10 +238,10 @@ class EventWriter:
 
     def _too_old(self, prepared: Prepared) -> dict[int, ItemError]:
         """Return what is wrong with events that are older than what is kept, by their place."""
-        since = self._horizon.since
+        since = self._watermark.since
         if since is None:
             return {}
-        return {at: ItemError(prepared.indexes[at], too_old(since)) for at in prepared.before(since)}
+        return {at: ItemError(prepared.indexes[at], too_old_messages(since)) for at in prepared.before(since)}
 
     def _count_capped(self, written: Written) -> None:
         if written.capped:

@@ -1,50 +1,35 @@
--- name: lock_rollups
--- The same lock as refreshes take: what is computed while events go would be wrong.
+-- name: try_lock_refresh
+-- The same lock as refreshes take: what is computed while events are dropped would be wrong.
 SELECT pg_try_advisory_xact_lock(hashtext('observability.rollups'))
 
--- name: limit_waiting
--- Whoever waits for the lock below holds up everybody behind it.
+-- name: set_lock_timeout
+-- Whoever waits for the lock below makes everybody wait who comes later.
 SELECT set_config('lock_timeout', %(timeout_ms)s, true)
 
 -- name: lock_events
--- Against those who write, so that no event of a removed time comes after the check, and those who look at one moment.
+-- Writers must not add events of a removed time after the check; REPEATABLE READ transactions keep what they read.
 LOCK TABLE ONLY observability.event IN ACCESS EXCLUSIVE MODE
 
--- name: list_levels
+-- name: list_watermarks
 SELECT level, nullif(from_time, '-infinity') FROM observability.retention
 
--- name: any_touched
-SELECT EXISTS (
-    SELECT FROM observability.rollup_touched
-    WHERE hour < %(before)s AND hour >= (SELECT from_time FROM observability.retention WHERE level = 'raw'))
-
--- name: advance_level
+-- name: advance_watermark
 UPDATE observability.retention SET from_time = %(from_time)s WHERE level = %(level)s AND from_time < %(from_time)s
 
 -- name: list_partitions
--- Those that lie before a time as a whole, the oldest first.
+-- Only those that lie before the time as a whole.
 SELECT name, to_time FROM observability.event_partition WHERE to_time <= %(before)s ORDER BY to_time LIMIT %(limit)s
 
 -- name: drop_partition
 DROP TABLE IF EXISTS observability.{name}
 
--- name: forget_partition
+-- name: delete_partition_entry
 DELETE FROM observability.event_partition WHERE name = %(name)s
-
--- name: drop_chunks
-SELECT count(*) FROM drop_chunks(%(table)s::regclass, older_than => %(before)s::timestamptz)
-
--- name: count_chunks
-SELECT count(*) FROM show_chunks(%(table)s::regclass, older_than => %(before)s::timestamptz)
 
 -- name: count_partitions
 SELECT count(*) FROM observability.event_partition WHERE to_time <= %(before)s
 
--- name: count_touched
-SELECT count(DISTINCT hour) FROM observability.rollup_touched
-WHERE hour < %(before)s AND hour >= (SELECT from_time FROM observability.retention WHERE level = 'raw')
-
--- name: first_event
+-- name: oldest_event
 SELECT min(time) FROM observability.event WHERE time < %(before)s
 
 -- name: delete_events
@@ -59,10 +44,10 @@ EXPLAIN (FORMAT JSON) SELECT FROM observability.rollup_hour WHERE bucket < %(bef
 -- name: estimate_days
 EXPLAIN (FORMAT JSON) SELECT FROM observability.rollup_day WHERE bucket < %(before)s
 
--- name: first_bucket_hour
+-- name: oldest_hour
 SELECT min(bucket) FROM observability.rollup_hour WHERE bucket < %(before)s
 
--- name: first_bucket_day
+-- name: oldest_day
 SELECT min(bucket) FROM observability.rollup_day WHERE bucket < %(before)s
 
 -- name: delete_rollup_hour
@@ -78,15 +63,15 @@ DELETE FROM observability.rollup_day WHERE bucket >= %(start)s AND bucket < %(en
 DELETE FROM observability.coarse_day WHERE bucket >= %(start)s AND bucket < %(end)s
 
 -- name: delete_moved
--- An event that moved to a later time is still looked up here; one that moved to an earlier time must not come back at
--- its old one, as long as that is kept.
+-- An event that was moved to a later time is found by its entry; for one that was moved to an earlier time, the entry
+-- keeps a replay from storing it again at its old time, as long as that time is kept.
 DELETE FROM observability.event_moved WHERE time < %(before)s AND id < %(first_id)s
 
 -- name: list_unused_series
 SELECT id FROM observability.series WHERE NOT observability.is_series_used(id) ORDER BY id
 
 -- name: delete_unused_series
--- With the generation: who has these numbers learns it from that. Looked at again, now that nobody writes.
+-- The generation tells processes that numbers they remember may be gone. Checked again, now that nobody writes.
 WITH gone AS (
     DELETE FROM observability.series
     WHERE id = ANY(%(ids)s) AND NOT observability.is_series_used(id)
@@ -96,15 +81,15 @@ WITH gone AS (
 )
 SELECT count(*) FROM gone
 
--- name: first_ledger_entry
+-- name: oldest_ledger_entry
 SELECT min(at) FROM observability.ingest_ledger
 WHERE at >= (SELECT from_time FROM observability.retention WHERE level = 'ledger') AND at < %(before)s
 
--- name: count_ledger
+-- name: count_ledger_entries
 SELECT count(*) FROM observability.ingest_ledger WHERE at >= %(start)s AND at < %(end)s
 
--- name: sum_up_ledger
--- One row for each minute of a sender. Whoever reads meanwhile sees all of the old rows, or all of the new.
+-- name: merge_ledger_entries
+-- In one statement: a reader sees all of the old rows, or all of the new.
 WITH gone AS (
     DELETE FROM observability.ingest_ledger WHERE at >= %(start)s AND at < %(end)s RETURNING *
 ), by_reason AS (

@@ -1,20 +1,21 @@
--- clear_*, fill_* and what is filled into them are composed by refresh.py; everything else runs as it stands.
+-- delete_hour, insert_hour, delete_day and insert_day are composed by refresh.py, with the fragments counts_* and
+-- histogram_*; rollup_state is a fragment of queries of the analytics. Everything else runs as it stands.
 
--- name: hold_events
--- Keep retention from removing anything.
+-- name: lock_events_shared
+-- Before the snapshot is taken: a dropped partition is gone from older snapshots as well. Retention waits for this lock.
 LOCK TABLE ONLY observability.event IN ACCESS SHARE MODE;
--- What rollups know is looked up in one way, however many questions there are. That says how the question is planned.
+-- For the query of the rollup state, whose plan never depends on its parameters. It sets the mode for those after it.
 SET LOCAL plan_cache_mode = 'force_generic_plan'
 
--- name: see_rollups
+-- name: rollup_state
 SELECT ARRAY(SELECT DISTINCT hour FROM observability.rollup_touched
              WHERE hour >= date_trunc('hour', %(start)s::timestamptz, 'UTC') AND hour < %(end)s),
        (SELECT min(hour) FROM observability.rollup_touched),
        ARRAY(SELECT nullif(from_time, '-infinity') FROM observability.retention
              WHERE level <> 'ledger' ORDER BY array_position('{raw,hour,day}', level))
 
--- name: list_days_to_refresh
--- The oldest first: what is complete stays complete. Never an hour of which the events were removed.
+-- name: list_dirty_days
+-- Never an hour whose events retention has removed: it could only be computed wrong.
 SELECT date_trunc('day', hour, 'UTC') AS day, array_agg(hour ORDER BY hour)
 FROM (
     SELECT hour
@@ -22,33 +23,33 @@ FROM (
     WHERE hour >= %(start)s AND hour < %(end)s
       AND hour >= (SELECT from_time FROM observability.retention WHERE level = 'raw')
     GROUP BY hour
-    HAVING hour < date_trunc('hour', now(), 'UTC') OR min(at) <= now() - make_interval(secs => %(running_wait_s)s)
+    HAVING hour < date_trunc('hour', now(), 'UTC') OR min(at) <= now() - make_interval(secs => %(running_hour_wait_s)s)
 ) AS due
 GROUP BY 1
 ORDER BY 1
 
--- name: shorten_touched
--- One entry, the oldest, says as much as many.
+-- name: deduplicate_dirty_hours
+-- The oldest entry stays: since when the running hour has been waiting is told from it.
 DELETE FROM observability.rollup_touched AS entry
 USING (SELECT hour, min(id) AS id FROM observability.rollup_touched GROUP BY hour HAVING count(*) > 1) AS oldest
 WHERE entry.hour = oldest.hour AND entry.id > oldest.id
 
--- name: try_refresh_lock
+-- name: try_lock_refresh
 SELECT pg_try_advisory_lock(hashtext('observability.rollups'))
 
--- name: refresh_unlock
+-- name: unlock_refresh
 SELECT pg_advisory_unlock(hashtext('observability.rollups'))
 
--- name: forget_touched
--- Those that this transaction sees: whoever writes meanwhile touches the hour again.
+-- name: mark_clean
+-- Only entries of this snapshot: those that are inserted meanwhile stay.
 DELETE FROM observability.rollup_touched WHERE hour = ANY(%(hours)s)
 
--- name: make_room_to_sort
--- Groups are many, and spilling them to disk costs more than the memory.
+-- name: raise_work_mem
+-- There are many groups, and spilling them to disk costs more than the memory.
 SELECT set_config('work_mem', '128MB', true)
 
--- name: create_cells
-CREATE TEMPORARY TABLE IF NOT EXISTS rollup_cell (
+-- name: create_event_counts
+CREATE TEMPORARY TABLE IF NOT EXISTS event_count (
     bucket         timestamptz NOT NULL,
     series         integer     NOT NULL,
     status_code    smallint    NOT NULL,
@@ -59,26 +60,25 @@ CREATE TEMPORARY TABLE IF NOT EXISTS rollup_cell (
     latency_max_ms integer     NOT NULL
 ) ON COMMIT DELETE ROWS
 
--- name: fill_cells
+-- name: count_events
 -- The events are read once, for both tables.
-INSERT INTO rollup_cell
+INSERT INTO event_count
 SELECT date_trunc('hour', time, 'UTC'), series, status_code, observability.latency_bin(latency_ms),
        count(*), sum(latency_ms), min(latency_ms), max(latency_ms)
 FROM observability.event
 WHERE time >= %(start)s AND time < %(end)s
 GROUP BY 1, 2, 3, 4
 
--- name: clear_hour
+-- name: delete_hour
 DELETE FROM observability.{table} WHERE bucket = ANY(%(hours)s)
 
--- name: fill_hour
--- Whatever the keys are that cells are told apart by.
+-- name: insert_hour
 INSERT INTO observability.{table}
 WITH status AS (
     SELECT bucket, {keys}, status_code, sum(hits)::bigint AS hits, sum(latency_sum_ms)::bigint AS latency_sum_ms,
            min(latency_min_ms) AS latency_min_ms, max(latency_max_ms) AS latency_max_ms,
            sum(sum(hits)) OVER (PARTITION BY bucket, {keys} ORDER BY status_code)::bigint AS status_end
-    FROM {cells} GROUP BY bucket, {keys}, status_code
+    FROM {counts} GROUP BY bucket, {keys}, status_code
 ), total AS (
     SELECT bucket, {keys}, sum(hits)::bigint AS hits, sum(latency_sum_ms)::bigint AS latency_sum_ms,
            min(latency_min_ms) AS latency_min_ms, max(latency_max_ms) AS latency_max_ms,
@@ -87,31 +87,32 @@ WITH status AS (
     FROM status GROUP BY bucket, {keys}
 ), histogram AS (
     SELECT bucket, {keys}, {histograms} AS histograms
-    FROM (SELECT bucket, {keys}, bin, sum(hits)::bigint AS hits FROM {cells} GROUP BY bucket, {keys}, bin) AS counted
+    FROM (SELECT bucket, {keys}, bin, sum(hits)::bigint AS hits FROM {counts} GROUP BY bucket, {keys}, bin) AS counted
     GROUP BY bucket, {keys}
 )
 SELECT bucket, {keys}, hits, latency_sum_ms, latency_min_ms, latency_max_ms, status_codes, status_ends, histograms
 FROM total JOIN histogram USING (bucket, {keys})
--- In order, so that what is read of a series lies in few pages.
+-- In this order, the rows of one series lie in few pages.
 ORDER BY {keys}, bucket
 
--- name: number_for_each_bin
+-- name: histogram_by_bin
+-- A number for each bin: an hour of one series has hits in few bins, far apart.
 array_agg(observability.histogram_of(hits, bin))
 
--- name: one_number
+-- name: histogram_of_all_bins
 ARRAY[sum(observability.histogram_of(hits, bin))]
 
--- name: cells_of_series
-rollup_cell
+-- name: counts_by_series
+event_count
 
--- name: cells_of_methods
+-- name: counts_by_method
 (SELECT bucket, account, service, method, status_code, bin, hits, latency_sum_ms, latency_min_ms, latency_max_ms
- FROM rollup_cell JOIN observability.series ON id = series) AS cell
+ FROM event_count JOIN observability.series ON id = series) AS counted_by_method
 
--- name: clear_day
+-- name: delete_day
 DELETE FROM observability.{table} WHERE bucket = %(day)s
 
--- name: fill_day
+-- name: insert_day
 INSERT INTO observability.{table}
 WITH hour AS (
     SELECT * FROM observability.{hours} WHERE bucket >= %(day)s AND bucket < %(day)s + interval '24 hours'
@@ -136,11 +137,14 @@ SELECT %(day)s, {keys}, hits, latency_sum_ms, latency_min_ms, latency_max_ms, st
 FROM total JOIN statuses USING ({keys}) JOIN histogram USING ({keys})
 ORDER BY {keys}
 
--- name: see_one_moment
+-- name: set_repeatable_read
 SET TRANSACTION ISOLATION LEVEL REPEATABLE READ
 
--- name: has_aggregates
-SELECT to_regprocedure('observability.refresh_day(timestamptz, timestamptz[])') IS NOT NULL
+-- name: has_dirty_hours
+SELECT EXISTS (
+    SELECT FROM observability.rollup_touched
+    WHERE hour < %(before)s AND hour >= (SELECT from_time FROM observability.retention WHERE level = 'raw'))
 
--- name: refresh_day
-CALL observability.refresh_day(%(day)s, %(hours)s)
+-- name: count_dirty_hours
+SELECT count(DISTINCT hour) FROM observability.rollup_touched
+WHERE hour < %(before)s AND hour >= (SELECT from_time FROM observability.retention WHERE level = 'raw')

@@ -1,37 +1,38 @@
-"""Bring rollups up to date, day by day, from the log of touched hours."""
+"""Refresh rollups: compute dirty hours, and their days, from the events."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
 from typing import LiteralString
 
 import msgspec
-from psycopg import sql
+from psycopg import Connection, sql
+from psycopg.rows import TupleRow
 
 from kernel import ConflictError, Database
-from plugins.observability.rollups.plan import HOUR
-from plugins.observability.rollups.touched import QUERIES, Connected
+from plugins.observability.resolution import BEGINNING, END, HOUR, Resolution, Span
+from plugins.observability.rollups.dirty_buckets import QUERIES, deduplicate, list_dirty_days, mark_clean
+from plugins.observability.timescale import has_continuous_aggregates, refresh_continuous_aggregates
 
-# A statement over a day of events may take this long.
-_TIMEOUT_S = 600.0
-# What their rows are told apart by, what is summed up for an hour, and how its histogram is kept.
+# For one statement over a day of events.
+_STATEMENT_TIMEOUT_S = 600.0
+# By table: its key without the bucket; the fragments with the counts that its hours are made of, and with the form that
+# an hour's histogram is stored in.
 _TABLES = {
-    "rollup": (("series",), "cells_of_series", "number_for_each_bin"),
-    "coarse": (("account", "service", "method"), "cells_of_methods", "one_number"),
+    "rollup": (("series",), "counts_by_series", "histogram_by_bin"),
+    "coarse": (("account", "service", "method"), "counts_by_method", "histogram_of_all_bins"),
 }
-BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
-END = datetime(9999, 12, 31, tzinfo=UTC)
 
 
-class Refreshed(msgspec.Struct, frozen=True):
+class RefreshReport(msgspec.Struct, frozen=True):
     """What a refresh did.
 
     Args:
-        days: Days that were looked at.
-        hours: Hours that were computed anew.
+        days: Days with dirty hours.
+        hours: Hours that were computed.
     """
 
     days: int
@@ -39,10 +40,10 @@ class Refreshed(msgspec.Struct, frozen=True):
 
 
 class Rollups:
-    """Keeps rollups.
+    """Keeps rollups up to date.
 
     Args:
-        db: The database. Where it has continuous aggregates, those are refreshed.
+        db: The database.
     """
 
     def __init__(self, db: Database) -> None:
@@ -53,112 +54,97 @@ class Rollups:
         start: datetime = BEGINNING,
         end: datetime = END,
         *,
-        running_wait_s: float = 0.0,
+        running_hour_wait_s: float = 0.0,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
-    ) -> Refreshed:
-        """Compute the hours that were touched, and their days; oldest first, one transaction a day.
+    ) -> RefreshReport:
+        """Compute dirty hours and their days, the oldest day first, in one transaction a day.
 
         Args:
-            start: Of what is refreshed.
-            end: Up to but without it.
-            running_wait_s: The running hour is left alone until it has been waiting for this long: while events keep
-                coming, all that was computed of it is computed again.
-            progress: Called with days done and days in all; may raise to stop.
+            start: Hours before this are left dirty.
+            end: Hours from this on are left dirty.
+            running_hour_wait_s: The running hour is left alone until it has been dirty for this long: while events
+                keep coming, each refresh computes all of it again.
+            progress: Called with the number of days done and the number of all days; may raise to stop.
 
         Raises:
-            ConflictError: Somebody else is refreshing.
-            UnavailableError: The database is away; the days that are done stay done.
+            ConflictError: Another session is refreshing.
+            UnavailableError: The database cannot be reached; the days that are done stay done.
         """
-        with self._alone() as connection:
-            days = _days(connection, start, end, running_wait_s)
-            refresh_day = _refresh_aggregates if has_aggregates(connection) else _refresh_tables
+        with self._lock() as connection:
+            days = list_dirty_days(connection, Span(start, end), running_hour_wait_s)
+            refresh_day = refresh_continuous_aggregates if has_continuous_aggregates(connection) else _refresh_tables
             progress(0, len(days))
             for done, (day, hours) in enumerate(days, 1):
                 refresh_day(connection, day, hours)
                 progress(done, len(days))
-            # Every question reads the log. Nobody else may be refreshing: an entry that is newer than what a refresh
-            # saw must outlive it.
-            connection.execute(QUERIES["shorten_touched"])
-        return Refreshed(len(days), sum(len(hours) for _, hours in days))
+            # Under the lock: an entry that is newer than the snapshot of another refresh must outlive that refresh.
+            deduplicate(connection)
+        return RefreshReport(len(days), sum(len(hours) for _, hours in days))
 
     @contextmanager
-    def _alone(self) -> Iterator[Connected]:
-        # The lock is the session's: it ends with it, however this process dies. All work is done in that session, so
-        # that none of it goes on without the lock.
-        with self._db.connection(_TIMEOUT_S) as connection:
-            row = connection.execute(QUERIES["try_refresh_lock"]).fetchone()
+    def _lock(self) -> Iterator[Connection[TupleRow]]:
+        # A lock of the session ends with it, however this process dies. All work is done in that session, so that none
+        # of it goes on without the lock.
+        with self._db.connection(_STATEMENT_TIMEOUT_S) as connection:
+            row = connection.execute(QUERIES["try_lock_refresh"]).fetchone()
             if row is None or not row[0]:
                 raise ConflictError("Somebody else is refreshing the rollups.")
             try:
                 yield connection
             finally:
                 if not connection.closed:
-                    connection.execute(QUERIES["refresh_unlock"])
+                    connection.execute(QUERIES["unlock_refresh"])
 
 
-def has_aggregates(connection: Connected) -> bool:
-    """Tell whether rollups are continuous aggregates."""
-    # What is there, not what the server could do by now: its licence may have changed since.
-    row = connection.execute(QUERIES["has_aggregates"]).fetchone()
-    return row is not None and bool(row[0])
-
-
-def _days(
-    connection: Connected, start: datetime, end: datetime, running_wait_s: float
-) -> Sequence[tuple[datetime, list[datetime]]]:
-    given = {"start": start, "end": end, "running_wait_s": running_wait_s}
-    return list(connection.execute(QUERIES["list_days_to_refresh"], given).fetchall())
-
-
-def _refresh_tables(connection: Connected, day: datetime, hours: Sequence[datetime]) -> None:
+def _refresh_tables(connection: Connection[TupleRow], day: datetime, hours: Sequence[datetime]) -> None:
     with connection.transaction():
-        # One moment for all statements: what is written meanwhile touches its hour again, and is not forgotten.
-        connection.execute(QUERIES["see_one_moment"])
-        connection.execute(QUERIES["make_room_to_sort"])
-        connection.execute(QUERIES["forget_touched"], {"hours": list(hours)})
-        connection.execute(QUERIES["create_cells"])
-        for start, end in _runs(hours):
-            connection.execute(QUERIES["fill_cells"], {"start": start, "end": end})
-        for query in _filling():
+        # One snapshot for all statements: what is written meanwhile makes its hour dirty again.
+        connection.execute(QUERIES["set_repeatable_read"])
+        connection.execute(QUERIES["raise_work_mem"])
+        mark_clean(connection, hours)
+        connection.execute(QUERIES["create_event_counts"])
+        for span in _consecutive(hours):
+            connection.execute(QUERIES["count_events"], {"start": span.start, "end": span.end})
+        for query in _table_queries():
             connection.execute(query, {"hours": list(hours), "day": day})
 
 
-def _refresh_aggregates(connection: Connected, day: datetime, hours: Sequence[datetime]) -> None:
-    connection.execute(QUERIES["refresh_day"], {"day": day, "hours": list(hours)})
-
-
 @cache
-def _filling() -> Sequence[bytes]:
-    """Return what writes the tables by hour, and then those by day, which are made of them."""
+def _table_queries() -> Sequence[bytes]:
+    """Return the statements that replace hours and then the day, which is made of its hours, in each table."""
     return [
-        _compose(query, table, unit)
+        _compose(QUERIES[query], table, resolution)
         for table in _TABLES
-        for unit in ("hour", "day")
-        for query in (QUERIES[f"clear_{unit}"], QUERIES[f"fill_{unit}"])
+        for query, resolution in (
+            ("delete_hour", Resolution.HOUR),
+            ("insert_hour", Resolution.HOUR),
+            ("delete_day", Resolution.DAY),
+            ("insert_day", Resolution.DAY),
+        )
     ]
 
 
-def _compose(query: LiteralString, table: str, unit: str) -> bytes:
-    keys, cells, histograms = _TABLES[table]
+def _compose(query: LiteralString, table: str, resolution: Resolution) -> bytes:
+    keys, counts, histograms = _TABLES[table]
     return (
         sql.SQL(query)
         .format(
-            table=sql.Identifier(f"{table}_{unit}"),
-            hours=sql.Identifier(f"{table}_hour"),
+            table=sql.Identifier(f"{table}_{resolution}"),
+            hours=sql.Identifier(f"{table}_{Resolution.HOUR}"),
             keys=sql.SQL(", ").join(map(sql.Identifier, keys)),
-            cells=sql.SQL(QUERIES[cells]),
+            counts=sql.SQL(QUERIES[counts]),
             histograms=sql.SQL(QUERIES[histograms]),
         )
         .as_bytes()
     )
 
 
-def _runs(hours: Sequence[datetime]) -> Iterator[tuple[datetime, datetime]]:
-    """Join hours that follow one another."""
+def _consecutive(hours: Sequence[datetime]) -> Iterator[Span]:
+    """Join hours that follow one another into spans."""
     start = previous = hours[0]
     for hour in hours[1:]:
         if hour - previous > HOUR:
-            yield start, previous + HOUR
+            yield Span(start, previous + HOUR)
             start = hour
         previous = hour
-    yield start, previous + HOUR
+    yield Span(start, previous + HOUR)

@@ -1,4 +1,4 @@
-"""Databases and services to test, on the engines that a test is marked with."""
+"""Fixtures: databases and services on the engines that a test is marked with."""
 
 from __future__ import annotations
 

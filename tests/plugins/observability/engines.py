@@ -1,8 +1,8 @@
-"""The database engines that the behaviour of this plugin is tested on.
+"""The database engines that this plugin is tested on; a test is marked with those it runs on.
 
-Each is a real server: the embedded PostgreSQL; an older PostgreSQL, as the distribution has it or where
-``TIERCEL_TEST_POSTGRES_URL`` says; TimescaleDB under either licence, compiled for Node; and one that
-``TIERCEL_TEST_TIMESCALE_URL`` names.
+Each is a real server, started once for a run: the embedded PostgreSQL; an older PostgreSQL, of the distribution or at
+``TIERCEL_TEST_POSTGRES_URL``; TimescaleDB under either licence, compiled for Node; and the TimescaleDB at
+``TIERCEL_TEST_TIMESCALE_URL``, if it is set.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.plugins.observability.inserting import copy_by_statements
 MODULES = os.environ.get("TIERCEL_TEST_PGLITE")
 POSTGRES_URL = os.environ.get("TIERCEL_TEST_POSTGRES_URL")
 TIMESCALE_URL = os.environ.get("TIERCEL_TEST_TIMESCALE_URL")
-# As Debian and Ubuntu have them, by version.
+# Where Debian and Ubuntu install PostgreSQL, by version.
 INSTALLED = Path("/usr/lib/postgresql")
 SCRIPT = Path(__file__).with_name("timescale.cjs")
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
@@ -41,9 +41,9 @@ class TestedEngine(msgspec.Struct, frozen=True):
     """A server to test on.
 
     Args:
-        name: As the service reports it.
-        make_database: Gives a fresh database, migrated by every plugin, for as long as it is used; says how to connect.
-        one_session: Whether it serves one session at a time and knows no COPY.
+        name: ``Engine.name``.
+        make_database: Context manager of a new, migrated database; yields its connection string.
+        one_session: Whether it serves one session at a time, and has no COPY.
     """
 
     __test__ = False
@@ -54,7 +54,7 @@ class TestedEngine(msgspec.Struct, frozen=True):
 
     @contextmanager
     def database(self) -> Iterator[str]:
-        """Give a fresh database for as long as it is used; where there is one session, there is one at a time."""
+        """Create a new, migrated database, and drop it afterwards; yield its connection string."""
         with ExitStack() as stack:
             if self.one_session:
                 copy_by_statements(stack.enter_context(pytest.MonkeyPatch.context()))
@@ -66,7 +66,7 @@ class TestedEngine(msgspec.Struct, frozen=True):
 
 
 def migrate(url: str) -> None:
-    """Apply the migrations of every plugin in the tree."""
+    """Apply the migrations of every plugin of the project."""
     service = Tiercel(make_configuration(db={"url": url}, log={"level": "error"}))
     try:
         service.prepare()
@@ -86,7 +86,7 @@ def _cloned(server: str, template: str) -> Callable[[], AbstractContextManager[s
 
 
 def _migrated(server: str) -> Callable[[], AbstractContextManager[str]]:
-    # A database with TimescaleDB is no template: its workers are always connected.
+    # A database with TimescaleDB cannot be a template: its background workers are always connected.
     @contextmanager
     def make() -> Iterator[str]:
         name = f"engine_{os.getpid()}_{next(_numbers)}"
@@ -100,7 +100,7 @@ def _migrated(server: str) -> Callable[[], AbstractContextManager[str]]:
 
 @contextmanager
 def oldest_postgresql() -> Iterator[str]:
-    """Start the oldest PostgreSQL that works; yield how to connect as a role that may create databases."""
+    """Start the oldest supported PostgreSQL; yield the connection string of a role that may create databases."""
     if POSTGRES_URL:
         yield POSTGRES_URL
         return
@@ -116,7 +116,7 @@ def oldest_postgresql() -> Iterator[str]:
 
 
 class NodeTimescale:
-    """TimescaleDB in Node: one session at a time, any password, no COPY.
+    """TimescaleDB in Node (timescale.cjs): one session at a time, any password, no COPY.
 
     Args:
         licence: ``timescale`` or ``apache``.
@@ -143,23 +143,23 @@ class NodeTimescale:
         )
 
     def command(self, name: str) -> None:
-        """Let it do something, and wait until it is done."""
+        """Send a command of timescale.cjs, and wait until it is done."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{name}\n")
         self._process.stdin.flush()
         assert self._line() == name
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the process."""
         self._process.communicate()
 
     @contextmanager
     def database(self) -> Iterator[str]:
-        """Begin anew."""
+        """Restore the template; yield the connection string."""
         assert not self._is_used, (
             "there is one database at a time: a test has either a service of its own or a shared one"
         )
-        self.command("fresh")
+        self.command("restore_template")
         self._is_used = True
         try:
             yield self.url
@@ -176,7 +176,7 @@ def _in_node(name: str, licence: str) -> Iterator[TestedEngine]:
     node = NodeTimescale(licence)
     try:
         migrate(node.url)
-        node.command("keep")
+        node.command("save_template")
         yield TestedEngine(name, node.database, one_session=True)
     finally:
         node.stop()
@@ -184,13 +184,13 @@ def _in_node(name: str, licence: str) -> Iterator[TestedEngine]:
 
 @pytest.fixture(scope="session")
 def embedded_engine(server: EmbeddedServer, template: str) -> TestedEngine:
-    """The server of this run."""
+    """The embedded server of this run."""
     return TestedEngine("postgresql", _cloned(server.conninfo, template))
 
 
 @pytest.fixture(scope="session")
 def oldest_engine() -> Iterator[TestedEngine]:
-    """The oldest PostgreSQL that works."""
+    """The oldest supported PostgreSQL."""
     with oldest_postgresql() as url:
         template = f"tiercel_template_{os.getpid()}"
         migrate(create_database(url, template))
@@ -214,37 +214,37 @@ def apache_engine() -> Iterator[TestedEngine]:
 
 @pytest.fixture(scope="session")
 def timescale_server_engine() -> TestedEngine:
-    """TimescaleDB as somebody runs it."""
+    """The TimescaleDB at ``TIERCEL_TEST_TIMESCALE_URL``."""
     assert TIMESCALE_URL
     return TestedEngine("timescaledb", _migrated(TIMESCALE_URL))
 
 
-# Each Node takes long to start, so that one worker has it.
+# A Node takes long to start: all tests of one run in the same worker of xdist.
 _IN_NODE = [
     pytest.param("timescale_engine", marks=pytest.mark.xdist_group("timescale")),
     pytest.param("apache_engine", marks=pytest.mark.xdist_group("timescale_apache")),
 ]
 _SERVERS = ["embedded_engine", "oldest_engine", *(["timescale_server_engine"] if TIMESCALE_URL else [])]
 DEFAULT_ENGINES = _SERVERS[:1]
-# What needs neither COPY nor two sessions nor a server's commands, and what needs some of those but nothing else.
+# For tests that need neither COPY nor two sessions, and for those that need one of them.
 every_engine = pytest.mark.engines(*_SERVERS, *_IN_NODE)
 every_server = pytest.mark.engines(*_SERVERS)
 
 
 @pytest.fixture(scope="session")
 def engine(request: pytest.FixtureRequest) -> TestedEngine:
-    """The embedded server, or each engine that the test is marked with in turn."""
+    """Each engine that the test is marked with, in turn; the embedded server without a mark."""
     found: TestedEngine = request.getfixturevalue(request.param)
     return found
 
 
 @contextmanager
 def serving_on(engine: TestedEngine, before: LiteralString | None = None) -> Iterator[Client]:
-    """Keep a service running on a fresh database of an engine, for as long as the block lasts.
+    """Run a service on a new database of an engine.
 
     Args:
-        engine: Which.
-        before: A statement to run before the service starts. Where there is one session, it is of the service's.
+        engine: The engine.
+        before: A statement to run before the service starts; with ``one_session``, in the session of the service.
     """
     with engine.database() as url:
         if before is not None:
@@ -260,7 +260,7 @@ def serving_on(engine: TestedEngine, before: LiteralString | None = None) -> Ite
 
 
 def run_statement(client: Client, statement: LiteralString) -> list[Any]:
-    """Run a statement on the database of a service; return its rows, if it has some."""
+    """Run a statement on the database of a service; return its rows, none if it has no result."""
     with client.service.shared.db.connection() as connection:
         cursor = connection.execute(statement)
         return cursor.fetchall() if cursor.description is not None else []

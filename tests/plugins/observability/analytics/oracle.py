@@ -1,4 +1,4 @@
-"""The answers of the analytics, computed in plain Python over events as they were sent."""
+"""Oracle: the answers of the analytics, computed in plain Python from the events that were sent."""
 
 from __future__ import annotations
 
@@ -8,11 +8,24 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from plugins.observability.rollups.plan import DAY, HOUR, floor
-from tests.plugins.observability.analytics.computing import percentile_cont, time_of
+from plugins.observability.resolution import DAY, HOUR, floor
 
 Event = Mapping[str, Any]
 Row = dict[str, Any]
+
+
+def percentile_cont(values: Sequence[int], percentile: float) -> float:
+    """Compute a percentile as the SQL standard defines it."""
+    ordered = sorted(values)
+    rank = percentile / 100 * (len(ordered) - 1)
+    low = int(rank)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (rank - low)
+
+
+def time_of(event: Event) -> datetime:
+    """Return the time of an event."""
+    return datetime.fromisoformat(event["time"])
 
 
 def matching(events: Sequence[Event], start: datetime, end: datetime, filters: Mapping[str, str]) -> list[Event]:
@@ -20,7 +33,7 @@ def matching(events: Sequence[Event], start: datetime, end: datetime, filters: M
     return [
         event
         for event in events
-        if start <= time_of(dict(event)) <= end
+        if start <= time_of(event) <= end
         and all(event[name].lower() == value.lower() for name, value in filters.items())
     ]
 
@@ -61,18 +74,18 @@ def ranked(rows: Sequence[Row], sort_by: str, direction: str) -> list[Row]:
 
 def hours(events: Sequence[Event]) -> list[Row]:
     """Return the figures of each hour, service and endpoint; the newest hour first."""
-    rows = _buckets(events, lambda moment: floor(moment, HOUR))
+    rows = _buckets(events, lambda time: floor(time, HOUR))
     return [{name: value for name, value in row.items() if name != "p95_latency_ms"} for row in rows]
 
 
 def days(events: Sequence[Event]) -> list[Row]:
     """Return the figures of each day, service and endpoint; the newest day first."""
-    return _buckets(events, lambda moment: floor(moment, DAY))
+    return _buckets(events, lambda time: floor(time, DAY))
 
 
 def steps(events: Sequence[Event], step: timedelta, error_from: int = 500) -> list[Row]:
     """Return the figures of each step of time that has hits."""
-    groups = _grouped(events, lambda event: (floor(time_of(dict(event)), step),))
+    groups = _grouped(events, lambda event: (floor(time_of(event), step),))
     return [{"start": _iso(start), **summary(group, error_from)} for (start,), group in sorted(groups.items())]
 
 
@@ -102,7 +115,7 @@ def _is_close(name: str, found: Any, expected: Any, relative_error: float) -> bo
 
 
 def _buckets(events: Sequence[Event], bucket_of: Callable[[datetime], datetime]) -> list[Row]:
-    groups = _grouped(events, lambda event: (bucket_of(time_of(dict(event))), event["service"], event["endpoint"]))
+    groups = _grouped(events, lambda event: (bucket_of(time_of(event)), event["service"], event["endpoint"]))
     rows = [
         {
             "bucket": _iso(bucket),
@@ -115,8 +128,8 @@ def _buckets(events: Sequence[Event], bucket_of: Callable[[datetime], datetime])
     return sorted(rows, key=lambda row: str(row["bucket"]), reverse=True)
 
 
-def _iso(moment: datetime) -> str:
-    return moment.isoformat().replace("+00:00", "Z")
+def _iso(time: datetime) -> str:
+    return time.isoformat().replace("+00:00", "Z")
 
 
 def _grouped(events: Sequence[Event], key_of: Callable[[Event], tuple[Any, ...]]) -> Mapping[Any, Sequence[Event]]:

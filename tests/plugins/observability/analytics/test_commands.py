@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from kernel.testing import Client
+from kernel.testing import Client, make_configuration, running
 from tests.commands import RunCommand, make_runner
-from tests.conftest import Serve
-from tests.plugins.observability.analytics.computing import ingest, parts_of, random_events
-from tests.plugins.observability.engines import run_statement
+from tests.plugins.observability.analytics.factories import ingest, parts_of, random_events
+from tests.plugins.observability.conftest import QUIET
+from tests.plugins.observability.engines import TestedEngine, run_statement
 from tests.plugins.observability.events import make_event
 
 WINDOW = {"start": "2025-12-12", "end": "2025-12-14"}
@@ -18,13 +19,43 @@ ROUTES = {"kpis": "kpis", "top": "top-endpoints", "hourly": "hourly", "daily": "
 FRESH = "fresh_until"
 
 
+@pytest.fixture(scope="module")
+def client(shared: Client) -> Client:
+    """A service with random events that rollups do not include."""
+    ingest(shared, random_events(100))
+    return shared
+
+
+@pytest.fixture(scope="module")
+def database_without_first_day(engine: TestedEngine) -> Iterator[str]:
+    """A database with random events over three days, the first of which retention has removed, and one dirty hour."""
+    with engine.database() as url:
+        with running(make_configuration(db=engine.settings(url), **QUIET)) as client:
+            ingest(client, random_events(100))
+            parts_of(client).rollups.refresh()
+            run_statement(client, "UPDATE observability.retention SET from_time = '2025-12-13 00:00Z'")
+            # So that ``fresh_until`` is not the time of the question.
+            ingest(client, [make_event(time="2025-12-14T10:20:00Z")])
+        yield url
+
+
 @pytest.fixture
-def run(
-    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> RunCommand:
-    """Run a command of this plugin."""
-    run = make_runner(database, tmp_path, monkeypatch, capsys)
-    return lambda *arguments: run("observability", *arguments, TIERCEL_LOG__LEVEL="error")
+def make_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[str], RunCommand]:
+    """Return a function that makes a runner of the plugin's commands on a database."""
+
+    def make(database: str) -> RunCommand:
+        run = make_runner(database, tmp_path, monkeypatch, capsys)
+        return lambda *arguments: run("observability", *arguments, TIERCEL_LOG__LEVEL="error")
+
+    return make
+
+
+@pytest.fixture
+def run(make_run: Callable[[str], RunCommand], module_database: str) -> RunCommand:
+    """Run a command of this plugin on the database of ``client``."""
+    return make_run(module_database)
 
 
 @pytest.mark.parametrize(
@@ -40,10 +71,8 @@ def run(
     ],
 )
 def test_json_is_what_the_route_answers(
-    serve: Serve, run: RunCommand, command: str, parameters: dict[str, str]
+    client: Client, run: RunCommand, command: str, parameters: dict[str, str]
 ) -> None:
-    client = serve(observability={"log_own_requests": False})
-    ingest(client, random_events(100))
     given = WINDOW | parameters
     query = "&".join(f"{name}={value}" for name, value in given.items())
     options = [
@@ -62,9 +91,7 @@ def test_json_is_what_the_route_answers(
     assert shown == answered
 
 
-def test_tables_show_the_same_rows(serve: Serve, run: RunCommand) -> None:
-    client = serve(observability={"log_own_requests": False})
-    ingest(client, random_events(100))
+def test_tables_show_the_same_rows(client: Client, run: RunCommand) -> None:
     answer = client.get("/api/requests/top-endpoints/?start=2025-12-12&end=2025-12-14")
     rows = answer.json()
 
@@ -76,18 +103,6 @@ def test_tables_show_the_same_rows(serve: Serve, run: RunCommand) -> None:
     assert printed.errors == f"source: {answer.headers['x-source']}\nfresh_until: {answer.headers['x-fresh-until']}\n"
 
 
-@pytest.fixture
-def client_without_first_day(serve: Serve) -> Client:
-    """A service whose retention has removed the first of three days."""
-    client = serve(observability={"log_own_requests": False})
-    ingest(client, random_events(100))
-    parts_of(client).rollups.refresh()
-    run_statement(client, "UPDATE observability.retention SET from_time = '2025-12-13 00:00Z'")
-    # An hour that rollups do not know, so that this is not the time of each question.
-    ingest(client, [make_event(time="2025-12-14T10:20:00Z")])
-    return client
-
-
 @pytest.mark.parametrize(
     ("arguments", "within"),
     [
@@ -97,11 +112,14 @@ def client_without_first_day(serve: Serve) -> Client:
     ],
 )
 @pytest.mark.parametrize("options", [[], ["--json"]])
-@pytest.mark.usefixtures("client_without_first_day")
-def test_what_there_is_to_say_about_rows_stands_beside_them(
-    run: RunCommand, arguments: list[str], within: str, options: list[str]
+def test_metadata_of_rows_is_printed_to_stderr(
+    make_run: Callable[[str], RunCommand],
+    database_without_first_day: str,
+    arguments: list[str],
+    within: str,
+    options: list[str],
 ) -> None:
-    printed = run(*arguments, "--start", "2025-12-12", "--end", "2025-12-14", *options)
+    printed = make_run(database_without_first_day)(*arguments, "--start", "2025-12-12", "--end", "2025-12-14", *options)
 
     source = "hourly" if arguments == ["hourly"] else "daily"
     assert printed.errors == (
@@ -111,18 +129,15 @@ def test_what_there_is_to_say_about_rows_stands_beside_them(
     )
 
 
-@pytest.mark.usefixtures("client_without_first_day")
-def test_kpis_say_what_they_cover(run: RunCommand) -> None:
-    printed = run("kpis", "--start", "2025-12-12", "--end", "2025-12-14")
+def test_kpis_say_what_they_cover(make_run: Callable[[str], RunCommand], database_without_first_day: str) -> None:
+    printed = make_run(database_without_first_day)("kpis", "--start", "2025-12-12", "--end", "2025-12-14")
 
     figures = dict(line.split(maxsplit=1) for line in printed.output.splitlines())
     assert figures["covered"] == "2025-12-13T00:00:00Z to 2025-12-15T00:00:00Z"
 
 
-def test_kpis_are_a_table_of_figures(serve: Serve, run: RunCommand) -> None:
-    client = serve(observability={"log_own_requests": False})
-    ingest(client, random_events(100))
-
+@pytest.mark.usefixtures("client")
+def test_kpis_are_a_table_of_figures(run: RunCommand) -> None:
     printed = run("kpis", "--start", "2025-12-12", "--end", "2025-12-14", "--percentiles", "50")
 
     figures = dict(line.split(maxsplit=1) for line in printed.output.splitlines())
@@ -140,14 +155,14 @@ def test_kpis_are_a_table_of_figures(serve: Serve, run: RunCommand) -> None:
         (["kpis", "--application", "nobody"], "Unknown application: nobody"),
     ],
 )
-def test_what_is_wrong_is_said_as_the_route_says_it(run: RunCommand, arguments: list[str], message: str) -> None:
+def test_errors_are_those_of_the_route(run: RunCommand, arguments: list[str], message: str) -> None:
     printed = run(*arguments)
 
     assert printed.code == 1
     assert message in printed.errors
 
 
-def test_help_tells_what_an_option_means_and_what_it_is_by_default(run: RunCommand) -> None:
+def test_help_explains_options_and_their_defaults(run: RunCommand) -> None:
     printed = " ".join(run("top", "--help").output.split())
 
     assert "--limit TEXT Rows at most. [default: 20]" in printed

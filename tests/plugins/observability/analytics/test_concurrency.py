@@ -1,4 +1,4 @@
-"""Answers while others write and refresh: each is true of one committed moment."""
+"""Answers while others write and refresh: each is consistent with one snapshot of the database."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ import pytest
 
 from kernel import ConflictError, UnavailableError
 from kernel.testing import Client
-from plugins.observability.analytics.reading import Reader, Scope
-from plugins.observability.rollups.plan import DAY, Span
-from plugins.observability.rollups.refresh import Refreshed
+from plugins.observability.analytics.scope import Scope
+from plugins.observability.analytics.session import QuerySession
+from plugins.observability.resolution import DAY, Resolution, Span
+from plugins.observability.rollups.refresh import RefreshReport
 from plugins.observability.series import LOCAL_ACCOUNT
 from tests.conftest import Serve
-from tests.plugins.observability.analytics.computing import ingest, parts_of
+from tests.plugins.observability.analytics.factories import ingest, parts_of
 from tests.plugins.observability.engines import every_server
 from tests.plugins.observability.events import ROOT, create, make_event
 from tests.processes import eventually
@@ -29,7 +30,7 @@ pytestmark = every_server
 START = datetime(2025, 12, 10, tzinfo=UTC)
 WINDOW = "start=2025-12-10&end=2025-12-12"
 BATCHES = 150
-PLACES = [
+OFFSETS = [
     timedelta(0),
     timedelta(hours=23, minutes=59),
     timedelta(days=1),
@@ -47,14 +48,14 @@ def client(serve: Serve) -> Client:
 
 
 def batch() -> list[dict[str, Any]]:
-    """Make an event at each place, one of them an error."""
+    """Make an event at each offset, one of them an error."""
     return [
-        make_event(time=(START + place).isoformat(), status_code=200 if place else 500, latency_ms=10)
-        for place in PLACES
+        make_event(time=(START + offset).isoformat(), status_code=200 if offset else 500, latency_ms=10)
+        for offset in OFFSETS
     ]
 
 
-def totals(client: Client, query: str) -> tuple[int, int, float]:
+def kpis(client: Client, query: str) -> tuple[int, int, float]:
     answer = client.get(f"{ROOT}kpis/?{WINDOW}{query}")
     assert answer.status == 200, answer.content
     found = answer.json()
@@ -70,10 +71,10 @@ def read(client: Client, query: str, done: threading.Event) -> int:
     """Ask until the others are done; return how many answers differed from the one before."""
     before, changes = 0, 0
     while not done.is_set():
-        hits, errors, average = totals(client, query)
-        # The event that moves about is always somewhere; a batch is there as a whole or not at all.
-        assert (hits % len(PLACES), hits >= before) == (1, True)
-        assert errors == hits // len(PLACES)
+        hits, errors, average = kpis(client, query)
+        # The event that is moved is counted once at any time; a batch is counted as a whole or not at all.
+        assert (hits % len(OFFSETS), hits >= before) == (1, True)
+        assert errors == hits // len(OFFSETS)
         assert average == 10
         changes += hits > before
         before = hits
@@ -82,8 +83,8 @@ def read(client: Client, query: str, done: threading.Event) -> int:
 
 def move(client: Client, url: str, done: threading.Event) -> None:
     while not done.is_set():
-        for place in PLACES:
-            answer = client.request("PATCH", url, json={"time": (START + place).isoformat()})
+        for offset in OFFSETS:
+            answer = client.request("PATCH", url, json={"time": (START + offset).isoformat()})
             assert answer.status == 200, answer.content
 
 
@@ -95,7 +96,7 @@ def refresh(client: Client, done: threading.Event) -> int:
 
 
 @contextmanager
-def held_up(client: Client, database: str) -> Iterator[Future[Refreshed]]:
+def held_up(client: Client, database: str) -> Iterator[Future[RefreshReport]]:
     """Begin a refresh, and hold it up at the last of the tables that it writes."""
     with psycopg.connect(database) as blocking, ThreadPoolExecutor(1) as pool:
         blocking.execute("LOCK TABLE observability.coarse_day IN SHARE ROW EXCLUSIVE MODE")
@@ -131,39 +132,39 @@ def test_answers_are_whole_while_others_write_move_and_refresh(client: Client) -
     refreshed = [job.result() for job in others][1]
     assert refreshed > 1
     assert all(reader.result() > 1 for reader in readers)
-    assert totals(client, "&approx=true")[0] == BATCHES * len(PLACES) + 1
+    assert kpis(client, "&approx=true")[0] == BATCHES * len(OFFSETS) + 1
     parts_of(client).rollups.refresh()
-    assert totals(client, "&approx=true")[0] == BATCHES * len(PLACES) + 1
+    assert kpis(client, "&approx=true")[0] == BATCHES * len(OFFSETS) + 1
 
 
-def test_an_answer_sees_one_moment(client: Client) -> None:
+def test_the_queries_of_a_session_see_one_snapshot(client: Client) -> None:
     ingest(client, batch())
     parts_of(client).rollups.refresh()
 
-    window = Span(START, START + 3 * DAY)
-    with Reader(client.service.shared.db).moment(Scope(LOCAL_ACCOUNT), window, approx=False) as moment:
-        plan = moment.plan(window, "day")
+    scope = Scope(Span(START, START + 3 * DAY), LOCAL_ACCOUNT)
+    with QuerySession.open(client.service.shared.db, scope, approx=False) as session:
+        plan = session.plan(Resolution.DAY)
         ingest(client, batch())
         parts_of(client).rollups.refresh()
-        found = moment.totals(plan, 500)
+        totals = session.totals(plan, 500)
 
-    assert (plan.source, found.hits, found.errors) == ("daily", 5, 1)
+    assert (plan.source, totals.hits, totals.errors) == (Resolution.DAY, 5, 1)
 
 
 def test_a_refresh_whose_connection_dies_half_way_changes_no_answer(client: Client, database: str) -> None:
     ingest(client, batch())
     parts_of(client).rollups.refresh()
     ingest(client, batch())
-    before = totals(client, "&approx=true")
+    before = kpis(client, "&approx=true")
 
     with held_up(client, database) as refreshing, psycopg.connect(database, autocommit=True) as killing:
         killing.execute(f"SELECT pg_terminate_backend(pid) FROM {HELD_UP}")
         with pytest.raises(UnavailableError):
             refreshing.result()
 
-    after = totals(client, "&approx=true")
+    after = kpis(client, "&approx=true")
     parts_of(client).rollups.refresh()
-    assert before == after == totals(client, "&approx=true") == (10, 2, 10)
+    assert before == after == kpis(client, "&approx=true") == (10, 2, 10)
 
 
 def test_what_is_written_during_a_refresh_is_not_forgotten(client: Client, database: str) -> None:
@@ -173,9 +174,9 @@ def test_what_is_written_during_a_refresh_is_not_forgotten(client: Client, datab
         ingest(client, batch())
     refreshing.result()
 
-    assert totals(client, "&approx=true") == (10, 2, 10)
+    assert kpis(client, "&approx=true") == (10, 2, 10)
     parts_of(client).rollups.refresh()
-    assert totals(client, "&approx=true") == (10, 2, 10)
+    assert kpis(client, "&approx=true") == (10, 2, 10)
 
 
 def test_only_one_refreshes_at_a_time(client: Client) -> None:

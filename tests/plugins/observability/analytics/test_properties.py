@@ -1,4 +1,4 @@
-"""Whatever happens to events, in any order, every answer equals a plain computation over those that are left."""
+"""Properties: after any history of events, every answer equals that of the oracle."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from kernel.testing import Client
 from tests.plugins.observability.analytics import oracle
-from tests.plugins.observability.analytics.computing import parts_of, percentile_cont
+from tests.plugins.observability.analytics.factories import parts_of
+from tests.plugins.observability.analytics.oracle import percentile_cont
 from tests.plugins.observability.engines import TestedEngine, every_engine
 from tests.plugins.observability.events import ROOT, listed, make_event, post_ingest
 
@@ -27,7 +28,7 @@ DAY = timedelta(days=1)
 SORTABLE = ("hits", "errors", "error_rate", "avg_latency_ms", "max_latency_ms", "p95_latency_ms")
 PERCENTILES = (0, 50, 90, 99.9, 100)
 
-# Few places, so that many events meet at them: edges of days and hours, and just beside.
+# Few times, so that many events share them: edges of days and hours, and just beside.
 _offsets = st.builds(
     lambda day, hour, rest: day * DAY + hour * HOUR + rest,
     st.integers(0, 2),
@@ -51,7 +52,7 @@ _operations = st.one_of(
     st.tuples(st.just("ask"), st.none()),
 )
 _batches = st.lists(st.fixed_dictionaries(_changes), min_size=2, max_size=8)
-# What is edited or deleted shows most where rollups know it already.
+# Edits and deletes matter most where rollups include the events already.
 _beginnings = st.sampled_from([[("refresh", "whole")], []])
 _histories = st.builds(
     lambda batch, beginning, history: [("batch", batch), *beginning, *history, ("ask", None)],
@@ -81,15 +82,15 @@ _questions = st.fixed_dictionaries(
 
 
 class KilledError(Exception):
-    """Whoever was refreshing is gone."""
+    """The refreshing process was killed."""
 
 
 class History:
-    """A stretch of time of its own in a service, and what should be in it.
+    """A span of time of its own in a service, and the events that should be in it.
 
     Args:
         client: The service.
-        start: Of the stretch.
+        start: Of the span.
     """
 
     def __init__(self, client: Client, start: datetime) -> None:
@@ -221,19 +222,19 @@ def _name(row: Mapping[str, Any]) -> tuple[str, str]:
     return row["service"], row["endpoint"]
 
 
-def test_every_answer_equals_a_plain_computation(engine: TestedEngine, client: Client) -> None:
+def test_every_answer_equals_that_of_the_oracle(engine: TestedEngine, client: Client) -> None:
     starts = (datetime(2019, 1, 1, tzinfo=UTC) + number * 4 * DAY for number in itertools.count())
 
     @hypothesis.settings(max_examples=6 if engine.one_session else 50)
     @hypothesis.given(_histories, st.lists(_questions, min_size=3, max_size=3))
     def check(history: list[tuple[str, Any]], questions: list[Mapping[str, Any]]) -> None:
-        told = History(client, next(starts))
+        timeline = History(client, next(starts))
         for operation, given in history:
             if operation == "ask":
                 for question in questions:
-                    told.ask(question)
+                    timeline.ask(question)
             else:
-                getattr(told, operation)(given)
+                getattr(timeline, operation)(given)
 
     check()
 

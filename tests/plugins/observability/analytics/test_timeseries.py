@@ -11,14 +11,8 @@ import pytest
 
 from kernel.testing import Client
 from tests.conftest import Serve
-from tests.plugins.observability.analytics.computing import (
-    FIRST_DAY,
-    ingest,
-    parts_of,
-    percentile_cont,
-    random_events,
-    time_of,
-)
+from tests.plugins.observability.analytics.factories import FIRST_DAY, ingest, parts_of, random_events
+from tests.plugins.observability.analytics.oracle import percentile_cont, time_of
 from tests.plugins.observability.engines import every_engine, every_server
 from tests.plugins.observability.events import make_event
 
@@ -34,7 +28,7 @@ MINUTES = {"7m": 7, "30m": 30, "1h": 60, "6h": 360, "1d": 1440}
 
 @pytest.fixture(scope="module")
 def client(shared: Client) -> Client:
-    """A service whose rollups know most events, but not those that came late."""
+    """A service whose rollups include most events, but not those that came late."""
     ingest(shared, EVENTS)
     parts_of(shared).rollups.refresh()
     ingest(shared, LATE)
@@ -48,7 +42,7 @@ def ask(client: Client, query: str) -> dict[str, Any]:
     return found
 
 
-def steps_by_hand(
+def expected_steps(
     events: Sequence[dict[str, Any]], step: timedelta, error_from: int = 500
 ) -> list[tuple[str, int, int, float | None, int | None]]:
     """Return start, hits, errors, average and maximum of each step of the window."""
@@ -78,7 +72,7 @@ def steps_answered(answer: dict[str, Any]) -> list[tuple[Any, ...]]:
 def test_every_step_of_the_window_is_there_and_right(client: Client, step: str) -> None:
     answer = ask(client, f"{WINDOW}&step={step}")
 
-    assert steps_answered(answer) == steps_by_hand(EVENTS + LATE, timedelta(minutes=MINUTES[step]))
+    assert steps_answered(answer) == expected_steps(EVENTS + LATE, timedelta(minutes=MINUTES[step]))
     assert answer["step_s"] == MINUTES[step] * 60
 
 
@@ -94,7 +88,7 @@ def test_every_filter_narrows(client: Client, step: str, approx: str) -> None:
     query = f"service=BILLING&endpoint=/a&method=post&error_from=400&approx={approx}"
     answer = ask(client, f"{WINDOW}&step={step}&{query}")
 
-    assert steps_answered(answer) == steps_by_hand(kept, timedelta(minutes=MINUTES[step]), error_from=400)
+    assert steps_answered(answer) == expected_steps(kept, timedelta(minutes=MINUTES[step]), error_from=400)
 
 
 def test_a_step_without_hits_is_zero(client: Client) -> None:
@@ -143,7 +137,7 @@ def test_percentiles_of_each_step_are_within_their_bound(
             assert value == pytest.approx(percentile_cont(latencies, float(name)), rel=error + 1e-9)
 
 
-def test_without_percentiles_nothing_is_said_of_them(client: Client) -> None:
+def test_without_percentiles_their_fields_are_left_out(client: Client) -> None:
     answer = ask(client, f"{WINDOW}&step=6h")
 
     assert "basis" not in answer
@@ -165,7 +159,7 @@ def test_the_source_is_what_was_read(serve: Serve, step: str, source: str) -> No
 
 
 @pytest.mark.parametrize("step", ["0m", "30s", "2d", "25h", "1441m", "hour", "", "-1h", "1.5h", "\u0661h"])
-def test_a_wrong_step_is_refused_with_what_is_allowed(client: Client, step: str) -> None:
+def test_a_wrong_step_is_rejected_with_what_is_allowed(client: Client, step: str) -> None:
     answer = client.get(f"{URL}?step={step}")
 
     assert answer.status == 400
@@ -173,7 +167,7 @@ def test_a_wrong_step_is_refused_with_what_is_allowed(client: Client, step: str)
     assert f"from 1m to 1d, such as 5m or 6h, got {step!r}." in answer.json()["errors"]["step"][0]
 
 
-def test_too_many_steps_are_refused_and_the_limit_is_named(client: Client) -> None:
+def test_too_many_steps_are_rejected_and_the_limit_is_named(client: Client) -> None:
     fits = client.get(f"{URL}?step=1m&start=2025-12-01T00:00&end=2025-12-04T11:19:59")
     answer = client.get(f"{URL}?step=1m&start=2025-12-01T00:00&end=2025-12-04T11:20")
 
@@ -193,8 +187,8 @@ def test_the_window_is_the_last_day_by_default_and_a_step_an_hour(client: Client
     assert last <= datetime.now(UTC) < last + timedelta(hours=2)
 
 
-def forget(database: str, level: str, until: datetime) -> None:
-    """Do as retention does."""
+def remove(database: str, level: str, until: datetime) -> None:
+    """Delete what is older than a time, and advance the watermark, as retention does."""
     with psycopg.connect(database) as connection:
         if level == "raw":
             connection.execute("DELETE FROM observability.event WHERE time < %s", [until])
@@ -205,12 +199,12 @@ def forget(database: str, level: str, until: datetime) -> None:
 
 
 @every_server
-def test_where_events_are_gone_whole_hours_serve_and_a_finer_step_is_refused(serve: Serve, database: str) -> None:
+def test_where_events_were_removed_hours_are_answered_and_finer_steps_rejected(serve: Serve, database: str) -> None:
     client = serve(observability={"log_own_requests": False})
     ingest(client, EVENTS)
     whole = ask(client, "start=2025-12-12&end=2025-12-14&step=1h")
     parts_of(client).rollups.refresh()
-    forget(database, "raw", FIRST_DAY + timedelta(days=1))
+    remove(database, "raw", FIRST_DAY + timedelta(days=1))
 
     answer = ask(client, "start=2025-12-12&end=2025-12-14&step=1h&percentiles=95")
     cut = ask(client, "start=2025-12-12T00:30&end=2025-12-14&step=1h")
@@ -228,13 +222,13 @@ def test_where_events_are_gone_whole_hours_serve_and_a_finer_step_is_refused(ser
 
 
 @every_server
-def test_where_hours_are_gone_days_serve_and_hours_are_refused(serve: Serve, database: str) -> None:
+def test_where_hours_were_removed_days_are_answered_and_hours_rejected(serve: Serve, database: str) -> None:
     client = serve(observability={"log_own_requests": False})
     ingest(client, EVENTS)
     whole = ask(client, "start=2025-12-12&end=2025-12-14&step=1d")
     parts_of(client).rollups.refresh()
     for level in ("raw", "hour"):
-        forget(database, level, FIRST_DAY + timedelta(days=1))
+        remove(database, level, FIRST_DAY + timedelta(days=1))
 
     answer = ask(client, "start=2025-12-12&end=2025-12-14&step=1d")
     refused = client.get(f"{URL}?start=2025-12-12&end=2025-12-14&step=1h")

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from kernel import InvalidError
-from plugins.observability.analytics.window import TICK, read_window
-from plugins.observability.rollups.plan import DAY, Span
+from plugins.observability.analytics.scope import TICK, parse_window
+from plugins.observability.resolution import DAY, Span
 
 NOW = datetime(2026, 3, 1, 12, 34, 56, 789, tzinfo=UTC)
 
@@ -18,16 +18,16 @@ def utc(text: str) -> datetime:
 
 
 def test_the_window_ends_now_and_begins_one_length_before() -> None:
-    assert read_window(None, None, NOW, 7 * DAY) == Span(NOW - 7 * DAY, NOW + TICK)
+    assert parse_window(None, None, NOW, 7 * DAY) == Span(NOW - 7 * DAY, NOW + TICK)
 
 
 def test_the_start_is_one_length_before_the_end_that_is_given() -> None:
-    assert read_window(None, "2025-12-14T10:00:00Z", NOW, DAY).start == utc("2025-12-13T10:00:00")
+    assert parse_window(None, "2025-12-14T10:00:00Z", NOW, DAY).start == utc("2025-12-13T10:00:00")
 
 
 @pytest.mark.parametrize("end", ["2025-12-14", " 2025-12-14 ", "20251214", "2025-W50-7", "2025W507"])
 def test_a_date_alone_is_the_end_of_that_day(end: str) -> None:
-    assert read_window("2025-12-14", end, NOW, DAY) == Span(utc("2025-12-14"), utc("2025-12-15"))
+    assert parse_window("2025-12-14", end, NOW, DAY) == Span(utc("2025-12-14"), utc("2025-12-15"))
 
 
 @pytest.mark.parametrize(
@@ -40,17 +40,17 @@ def test_a_date_alone_is_the_end_of_that_day(end: str) -> None:
     ],
 )
 def test_an_end_belongs_to_the_window(end: str, last: str) -> None:
-    assert read_window("2025-12-01", end, NOW, DAY).end == utc(last) + TICK
+    assert parse_window("2025-12-01", end, NOW, DAY).end == utc(last) + TICK
 
 
 def test_start_and_end_may_be_one_moment() -> None:
-    window = read_window("2025-12-14T10:00:00Z", "2025-12-14T10:00:00Z", NOW, DAY)
+    window = parse_window("2025-12-14T10:00:00Z", "2025-12-14T10:00:00Z", NOW, DAY)
 
     assert window.end - window.start == TICK
 
 
 def test_a_window_may_be_all_time_there_is() -> None:
-    window = read_window("0001-01-01", "9999-12-31", NOW, DAY)
+    window = parse_window("0001-01-01", "9999-12-31", NOW, DAY)
 
     assert window.start < utc("0002-01-01")
     assert window.end > utc("9999-01-01")
@@ -64,7 +64,7 @@ def test_what_is_no_time_is_refused_by_name_and_value(name: str, text: str) -> N
     given = {"start": None, "end": None, name: text}
 
     with pytest.raises(InvalidError) as caught:
-        read_window(given["start"], given["end"], NOW, 7 * DAY)
+        parse_window(given["start"], given["end"], NOW, 7 * DAY)
 
     (message,) = (caught.value.errors or {})[name]
     assert message == f"Expected an ISO 8601 date or time, got {text!r}."
@@ -72,7 +72,7 @@ def test_what_is_no_time_is_refused_by_name_and_value(name: str, text: str) -> N
 
 def test_a_start_after_the_end_is_refused_with_both() -> None:
     with pytest.raises(InvalidError) as caught:
-        read_window("2025-12-15", "2025-12-14T23:00:00Z", NOW, timedelta(0))
+        parse_window("2025-12-15", "2025-12-14T23:00:00Z", NOW, timedelta(0))
 
     (message,) = (caught.value.errors or {})["start"]
     assert "2025-12-14T23:00:00" in message

@@ -1,4 +1,4 @@
-"""The job that keeps rollups up to date, and the commands that do so at once."""
+"""The job that refreshes rollups, and the commands that do so at once."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from kernel import ConflictError, InvalidError, NotFoundError
 from kernel.cli import output
 from kernel.testing import Client
 from tests.conftest import Serve
+from tests.plugins.observability.analytics.factories import parts_of
 from tests.plugins.observability.engines import every_server
-from tests.plugins.observability.rollups.retaining import (
+from tests.plugins.observability.rollups.factories import (
     DAY,
     HOUR,
     kpis,
     one_value,
-    parts_of,
     run_command,
     store_at,
     today,
@@ -43,11 +43,11 @@ def this_hour() -> datetime:
 
 
 @pytest.mark.parametrize(("job", "schedule"), [(JOB, "every 1m"), ("observability.retention", "20 0 * * *")])
-def test_jobs_run_by_themselves(client: Client, job: str, schedule: str) -> None:
+def test_jobs_are_scheduled(client: Client, job: str, schedule: str) -> None:
     assert client.service.shared.jobs.catalogue.schedules[job].text == schedule
 
 
-def test_the_job_computes_hours_that_are_over_at_once(serve: Serve, database: str) -> None:
+def test_the_job_computes_finished_hours_at_once(serve: Serve, database: str) -> None:
     client = serve(observability=OWN)
     store_at(client, this_hour() - HOUR, today() - 3 * DAY, today() - 3 * DAY + HOUR)
     before = kpis(client)
@@ -59,7 +59,7 @@ def test_the_job_computes_hours_that_are_over_at_once(serve: Serve, database: st
     assert kpis(client) == before
 
 
-def test_the_running_hour_is_left_alone_while_it_is_written_to(serve: Serve, database: str) -> None:
+def test_the_running_hour_is_left_alone_while_events_arrive(serve: Serve, database: str) -> None:
     client = serve(observability=OWN)
     store_at(client, datetime.now(UTC), this_hour() - HOUR)
 
@@ -81,7 +81,7 @@ def test_the_running_hour_is_computed_once_it_has_waited(serve: Serve, database:
     assert one_value(database, TOUCHED) == 0
 
 
-def test_the_log_of_touched_hours_stays_short(serve: Serve, database: str) -> None:
+def test_dirty_hours_are_deduplicated(serve: Serve, database: str) -> None:
     client = serve(observability=OWN)
     for _ in range(5):
         store_at(client, datetime.now(UTC))
@@ -92,7 +92,7 @@ def test_the_log_of_touched_hours_stays_short(serve: Serve, database: str) -> No
     assert kpis(client)["hits"] == 5
 
 
-def test_a_run_that_is_stopped_keeps_the_days_it_did(serve: Serve, database: str) -> None:
+def test_a_refresh_that_is_stopped_keeps_the_days_it_has_done(serve: Serve, database: str) -> None:
     client = serve(observability=OWN)
     store_at(client, *(today() - number * DAY for number in range(1, 5)))
 
@@ -110,7 +110,7 @@ def test_a_run_that_is_stopped_keeps_the_days_it_did(serve: Serve, database: str
     assert kpis(client)["hits"] == 4
 
 
-def test_the_job_gives_way_to_somebody_else_who_refreshes(serve: Serve, database: str) -> None:
+def test_the_job_does_nothing_while_another_session_refreshes(serve: Serve, database: str) -> None:
     client = serve(observability=OWN)
     store_at(client, today() - DAY)
     with psycopg.connect(database) as other:
@@ -134,7 +134,7 @@ def test_a_command_refreshes_a_range(serve: Serve, database: str) -> None:
     assert one_value(database, TOUCHED) == 2
 
 
-def test_a_command_shows_how_far_it_is(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_shows_its_progress(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     client = serve(observability=OWN)
     store_at(client, today() - 3 * DAY, today() - 2 * DAY)
     monkeypatch.setattr(output, "LINE_INTERVAL_S", 0)
@@ -155,7 +155,7 @@ def test_daily_refreshes_whole_days(serve: Serve, database: str) -> None:
     assert one_value(database, TOUCHED) == 1
 
 
-def test_a_refresh_without_anything_to_do_says_so(serve: Serve) -> None:
+def test_a_refresh_with_nothing_to_do_fails(serve: Serve) -> None:
     client = serve(observability=OWN)
     store_at(client, today() - 3 * DAY)
 
@@ -168,14 +168,14 @@ def test_a_refresh_without_anything_to_do_says_so(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("span", [("2020-02-01", "2020-01-01"), ("yesterday", "2020-01-01")])
-def test_a_range_that_is_none_is_refused(serve: Serve, span: tuple[str, str]) -> None:
+def test_an_invalid_range_is_rejected(serve: Serve, span: tuple[str, str]) -> None:
     ran = run_command(serve(observability=OWN), "refresh", "daily", "--start", span[0], "--end", span[1])
 
     assert isinstance(ran.exception, InvalidError)
     assert list(ran.exception.errors or {}) == ["start"]
 
 
-def test_a_refresh_beside_another_says_so(serve: Serve, database: str) -> None:
+def test_a_refresh_fails_while_another_session_refreshes(serve: Serve, database: str) -> None:
     client = serve(observability=OWN)
     with psycopg.connect(database) as other:
         other.execute("SELECT pg_advisory_lock(hashtext('observability.rollups'))")
@@ -187,7 +187,7 @@ def test_a_refresh_beside_another_says_so(serve: Serve, database: str) -> None:
 
 
 @pytest.mark.parametrize("alias", ["refresh_apirequest_hourly", "refresh_apirequest_daily"])
-def test_older_names_stand_right_under_tiercel(serve: Serve, database: str, tmp_path: Path, alias: str) -> None:
+def test_older_names_of_the_commands_still_work(serve: Serve, database: str, tmp_path: Path, alias: str) -> None:
     store_at(serve(observability=OWN), today() - timedelta(days=3))
 
     done = run_tiercel(tmp_path / "home", alias, "--json", TIERCEL_DATABASE_URL=database)

@@ -1,4 +1,4 @@
-"""What is kept for some days only goes, and no answer is wrong because of that."""
+"""Retention: what is older than the limits is removed, and no answer is wrong because of it."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ import psycopg
 import pytest
 
 from kernel.cli import output
-from plugins.observability.analytics.reading import Reader, Scope
-from plugins.observability.retention.limits import Limits
-from plugins.observability.rollups.plan import Span
+from plugins.observability.analytics.scope import Scope
+from plugins.observability.analytics.session import QuerySession
+from plugins.observability.resolution import Resolution, Span
+from plugins.observability.retention.watermark import RetentionLimits
 from plugins.observability.series import LOCAL_ACCOUNT
 from tests.conftest import Serve
 from tests.locks import waits_for_lock
+from tests.plugins.observability.analytics.factories import parts_of
 from tests.plugins.observability.engines import every_engine, every_server
 from tests.plugins.observability.events import ROOT, create, listed, make_event, post_ingest, stored_count
-from tests.plugins.observability.rollups.retaining import (
+from tests.plugins.observability.rollups.factories import (
     DAY,
     HOUR,
     apply,
-    fill,
-    full,
     keeping,
     kpis,
     one_value,
-    parts_of,
     run_command,
+    serve_six_days,
     store_at,
+    store_six_days,
     today,
 )
 from tests.processes import eventually
@@ -45,9 +46,9 @@ def exact(answer: dict[str, Any]) -> dict[str, Any]:
 @every_engine
 def test_answers_about_whole_hours_and_days_stay_the_same(serve: Serve) -> None:
     client = serve(observability=keeping(raw_days=2, hourly_days=4))
-    # As if they had come in time.
-    parts_of(client).writer._horizon._limits = Limits()
-    fill(client)
+    # As if the events had been ingested in time.
+    parts_of(client).writer._watermark._limits = RetentionLimits()
+    store_six_days(client)
     start = today() - 6 * DAY
     windows = [f"start={start.isoformat()}", f"start={(start + DAY).date()}&end={(start + 3 * DAY).date()}"]
     before = [kpis(client, f"{window}&approx=true") for window in windows]
@@ -64,8 +65,8 @@ def test_answers_about_whole_hours_and_days_stay_the_same(serve: Serve) -> None:
     assert listed(client, "ordering=time")[0]["time"] == (today() - 2 * DAY).isoformat().replace("+00:00", "Z")
 
 
-def test_an_exact_question_says_that_its_percentiles_come_from_rollups(serve: Serve) -> None:
-    full(serve)
+def test_without_events_an_exact_question_says_that_its_percentiles_come_from_rollups(serve: Serve) -> None:
+    serve_six_days(serve)
     client = serve(observability=keeping(raw_days=2))
     before = kpis(client, "start=2020-01-01&percentiles=50")
 
@@ -79,7 +80,7 @@ def test_an_exact_question_says_that_its_percentiles_come_from_rollups(serve: Se
 
 
 def test_a_window_that_begins_where_only_hours_are_left_says_what_it_covers(serve: Serve) -> None:
-    full(serve)
+    serve_six_days(serve)
     client = serve(observability=keeping(raw_days=2))
     apply(client)
     day = today() - 4 * DAY
@@ -90,8 +91,8 @@ def test_a_window_that_begins_where_only_hours_are_left_says_what_it_covers(serv
     assert answer["covered"]["start"] == day.isoformat().replace("+00:00", "Z")
 
 
-def test_every_event_that_was_taken_while_others_went_is_counted(serve: Serve) -> None:
-    unaware = full(serve)
+def test_events_written_during_a_removal_are_all_counted(serve: Serve) -> None:
+    unaware = serve_six_days(serve)
     client = serve(observability=keeping(raw_days=2))
     edge = today() - 2 * DAY
     batch = [make_event(time=(edge + at * HOUR).isoformat()) for at in range(-30, 30)]
@@ -111,8 +112,8 @@ def test_every_event_that_was_taken_while_others_went_is_counted(serve: Serve) -
     assert kpis(client, "start=1970-01-01&approx=true")["hits"] == 24 + inserted
 
 
-def test_events_go_only_after_their_rollups_know_a_write_that_was_under_way(serve: Serve, database: str) -> None:
-    full(serve)
+def test_a_write_in_progress_is_in_the_rollups_before_its_events_are_dropped(serve: Serve, database: str) -> None:
+    serve_six_days(serve)
     client = serve(observability=keeping(raw_days=2))
     with ThreadPoolExecutor(1) as pool, psycopg.connect(database) as writer:
         writer.execute("UPDATE observability.event SET latency_ms = 5000 WHERE latency_ms = 7 * 20")
@@ -129,24 +130,24 @@ def test_events_go_only_after_their_rollups_know_a_write_that_was_under_way(serv
     assert kpis(client)["max_latency_ms"] == 5000
 
 
-def test_who_looks_at_one_moment_keeps_what_it_looks_at(serve: Serve, database: str) -> None:
-    full(serve)
+def test_retention_waits_for_open_query_sessions(serve: Serve, database: str) -> None:
+    serve_six_days(serve)
     client = serve(observability=keeping(raw_days=2))
-    window = Span(today() - 10 * DAY, today() + DAY)
+    scope = Scope(Span(today() - 10 * DAY, today() + DAY), LOCAL_ACCOUNT)
     with ThreadPoolExecutor(1) as pool:
-        with Reader(client.service.shared.db).moment(Scope(LOCAL_ACCOUNT), window, approx=False) as moment:
-            plan = moment.plan(window, "raw")
+        with QuerySession.open(client.service.shared.db, scope, approx=False) as session:
+            plan = session.plan(Resolution.RAW)
             removing = pool.submit(apply, client)
             assert eventually(lambda: waits_for_lock(database))
 
-            assert moment.totals(plan, 500).hits == 24
+            assert session.totals(plan, 500).hits == 24
         removing.result()
 
     assert stored_count(client) == 12
 
 
-def test_writers_and_readers_are_never_held_up_for_long(serve: Serve, database: str) -> None:
-    full(serve)
+def test_writers_and_readers_never_wait_long_for_retention(serve: Serve, database: str) -> None:
+    serve_six_days(serve)
     client = serve(observability=keeping(raw_days=2), db={"statement_timeout_s": 5})
     with ThreadPoolExecutor(1) as pool, psycopg.connect(database) as reader:
         reader.execute("SELECT FROM observability.event LIMIT 1")
@@ -161,7 +162,7 @@ def test_writers_and_readers_are_never_held_up_for_long(serve: Serve, database: 
     assert stored_count(client) == 13
 
 
-def test_what_shares_a_partition_with_what_stays_is_deleted(serve: Serve, database: str) -> None:
+def test_old_events_that_share_a_partition_with_newer_ones_are_deleted(serve: Serve, database: str) -> None:
     # A month that was over when its first event came.
     month = (today() - 100 * DAY).replace(day=1)
     store_at(serve(observability=keeping()), month, month + 14 * DAY, month + 15 * DAY)
@@ -175,8 +176,8 @@ def test_what_shares_a_partition_with_what_stays_is_deleted(serve: Serve, databa
 
 
 @pytest.mark.parametrize("step", range(12))
-def test_whatever_a_killed_run_leaves_undone_the_next_one_does(serve: Serve, database: str, step: int) -> None:
-    full(serve)
+def test_the_next_run_does_what_a_killed_run_left_undone(serve: Serve, database: str, step: int) -> None:
+    serve_six_days(serve)
     client = serve(observability=keeping(raw_days=1, hourly_days=2, daily_days=4))
     steps = iter(range(100))
 
@@ -197,8 +198,8 @@ def test_whatever_a_killed_run_leaves_undone_the_next_one_does(serve: Serve, dat
     assert kpis(client)["hits"] == 20
 
 
-def test_notes_about_moved_events_go_with_them(serve: Serve, database: str) -> None:
-    client = full(serve)
+def test_entries_of_moved_events_are_removed_with_them(serve: Serve, database: str) -> None:
+    client = serve_six_days(serve)
     oldest, second, *_ = listed(client, "ordering=time")
     newest = listed(client)[0]
     for event, time in ((oldest, today() - 4 * DAY), (second, today()), (newest, today() - 5 * DAY)):
@@ -213,7 +214,7 @@ def test_notes_about_moved_events_go_with_them(serve: Serve, database: str) -> N
     assert kept == {second["id"], newest["id"]}
 
 
-def test_old_entries_of_the_ledger_are_summed_up_by_minute(serve: Serve, database: str) -> None:
+def test_old_entries_of_the_ledger_are_merged_by_minute(serve: Serve, database: str) -> None:
     client = serve(observability=keeping(ledger_days=2))
     for _ in range(3):
         post_ingest(client, [make_event(), make_event(status_code=999), make_event(status_code=998)])
@@ -233,8 +234,8 @@ def test_old_entries_of_the_ledger_are_summed_up_by_minute(serve: Serve, databas
     assert apply(client).ledger == 0
 
 
-def test_a_plan_says_what_would_go_and_removes_nothing(serve: Serve, database: str) -> None:
-    full(serve)
+def test_a_plan_lists_what_would_be_removed_and_removes_nothing(serve: Serve, database: str) -> None:
+    serve_six_days(serve)
     client = serve(observability=keeping(raw_days=2, hourly_days=4))
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("ANALYZE")
@@ -250,7 +251,7 @@ def test_a_plan_says_what_would_go_and_removes_nothing(serve: Serve, database: s
     assert stored_count(client) == 24
 
 
-def test_a_plan_says_what_it_means_for_each_level(serve: Serve) -> None:
+def test_a_plan_lists_the_consequences_for_each_level(serve: Serve) -> None:
     client = serve(observability=keeping(raw_days=2, hourly_days=4, daily_days=6))
     levels = {"raw": 2, "hour": 4, "day": 6}
     raw, hour, day = (f"{level}, before {(today() - days * DAY).isoformat()}" for level, days in levels.items())
@@ -268,7 +269,7 @@ def test_a_plan_says_what_it_means_for_each_level(serve: Serve) -> None:
 
 
 def test_without_limits_everything_is_kept(serve: Serve) -> None:
-    client = full(serve)
+    client = serve_six_days(serve)
 
     apply(client)
     ran = run_command(client, "retention", "--plan")
@@ -277,8 +278,8 @@ def test_without_limits_everything_is_kept(serve: Serve) -> None:
     assert stored_count(client) == 24
 
 
-def test_the_command_says_what_went(serve: Serve) -> None:
-    full(serve)
+def test_the_command_prints_what_was_removed(serve: Serve) -> None:
+    serve_six_days(serve)
     client = serve(observability=keeping(raw_days=2))
 
     ran = run_command(client, "retention")
@@ -288,7 +289,7 @@ def test_the_command_says_what_went(serve: Serve) -> None:
     assert f"raw: kept from {(today() - 2 * DAY).isoformat()}" in ran.stdout
 
 
-def test_the_command_shows_what_it_is_at(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_shows_its_progress(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     client = serve(observability=keeping(raw_days=2, hourly_days=4))
     monkeypatch.setattr(output, "LINE_INTERVAL_S", 0)
 
@@ -299,7 +300,7 @@ def test_the_command_shows_what_it_is_at(serve: Serve, monkeypatch: pytest.Monke
 
 
 def test_the_job_applies_the_limits(serve: Serve) -> None:
-    full(serve)
+    serve_six_days(serve)
     client = serve(observability=keeping(raw_days=2))
 
     record = client.service.shared.jobs.run_here("observability.retention")

@@ -1,4 +1,4 @@
-"""Series that nothing uses any more are removed, and no process writes under a number that it remembers of one."""
+"""Unused series are removed, and no process writes under the number of a removed series that it has cached."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pytest
 from kernel.testing import Client
 from tests.conftest import Serve
 from tests.locks import waits_for_lock
+from tests.plugins.observability.analytics.factories import parts_of
 from tests.plugins.observability.engines import every_engine, every_server, run_statement
 from tests.plugins.observability.events import create, listed, make_event, post_ingest, stored_count
-from tests.plugins.observability.rollups.retaining import DAY, apply, keeping, kpis, parts_of, store_at, today
+from tests.plugins.observability.rollups.factories import DAY, apply, keeping, kpis, store_at, today
 from tests.processes import eventually
 
 pytestmark = every_server
@@ -33,13 +34,13 @@ def remove_all(client: Client) -> None:
 
 
 def dangling(client: Client) -> int:
-    """Count the events of series that there are not."""
+    """Count the events whose series does not exist."""
     query = "SELECT count(*) FROM observability.event WHERE series NOT IN (SELECT id FROM observability.series)"
     return int(run_statement(client, query)[0][0])
 
 
 @every_engine
-def test_a_series_goes_once_neither_events_nor_rollups_are_of_it(serve: Serve) -> None:
+def test_a_series_is_removed_once_it_has_neither_events_nor_rollups(serve: Serve) -> None:
     client = serve(observability=keeping())
     create(client, endpoint="/kept")
     deleted, edited = create(client, endpoint="/deleted"), create(client, endpoint="/edited")
@@ -56,7 +57,7 @@ def test_a_series_goes_once_neither_events_nor_rollups_are_of_it(serve: Serve) -
     assert (kpis(client)["hits"], kpis(client, "start=1970-01-01&endpoint=/deleted")["hits"]) == (2, 0)
 
 
-def test_a_series_of_which_only_rollups_are_left_stays(serve: Serve) -> None:
+def test_a_series_with_rollups_only_stays(serve: Serve) -> None:
     client = serve(observability=keeping())
     store_at(client, today() - 5 * DAY, endpoint="/old")
     later = serve(observability=keeping(raw_days=2, hourly_days=3))
@@ -68,7 +69,7 @@ def test_a_series_of_which_only_rollups_are_left_stays(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("way", ["batch", "keyed", "one", "edit"])
-def test_who_remembers_a_series_that_went_makes_it_anew(serve: Serve, way: str) -> None:
+def test_a_process_that_has_cached_a_removed_series_creates_it_anew(serve: Serve, way: str) -> None:
     client, other = serve(observability=keeping()), serve(observability=keeping())
     create(client, endpoint="/a")
     remove_all(other)
@@ -89,7 +90,7 @@ def test_who_remembers_a_series_that_went_makes_it_anew(serve: Serve, way: str) 
     assert run["stored"] == (2 if way == "edit" else 3)
 
 
-def test_what_goes_makes_room_for_others_in_every_process(serve: Serve) -> None:
+def test_removed_series_make_room_for_others_in_every_process(serve: Serve) -> None:
     settings: dict[str, Any] = {"series_max": 1, "log_own_requests": False}
     client, other = serve(observability=settings), serve(observability=settings)
     create(client, endpoint="/a")
@@ -102,7 +103,7 @@ def test_what_goes_makes_room_for_others_in_every_process(serve: Serve) -> None:
     assert endpoints(client) == ["/b"]
 
 
-def test_a_write_that_is_under_way_keeps_its_series(serve: Serve, database: str) -> None:
+def test_a_write_in_progress_keeps_its_series(serve: Serve, database: str) -> None:
     client = serve(observability=keeping())
     url = create(client, endpoint="/a")
     with ThreadPoolExecutor(1) as pool, psycopg.connect(database) as writer:
@@ -121,13 +122,13 @@ def test_a_write_that_is_under_way_keeps_its_series(serve: Serve, database: str)
     assert (dangling(client), [event["endpoint"] for event in listed(client)]) == (0, ["/a"])
 
 
-def test_whatever_goes_while_others_write_no_event_is_left_without_its_series(serve: Serve) -> None:
+def test_no_event_loses_its_series_while_others_write_and_remove(serve: Serve) -> None:
     writers, remover = [serve(observability=keeping()) for _ in range(3)], serve(observability=keeping())
 
     def write(client: Client) -> int:
         inserted = 0
         for at in range(40):
-            # Of each series there is an event for a moment only.
+            # Each series has an event only for a short time.
             answer = client.post("/api/requests/", make_event(endpoint=f"/{at % 4}"))
             assert client.request("DELETE", f"/api/requests/{answer.json()['id']}/").status == 204
             answer = post_ingest(client, [make_event(endpoint=f"/{at % 5}/{at}")])

@@ -1,4 +1,4 @@
-"""How rollups lie in tables of our own."""
+"""How rollup tables are stored."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import LiteralString
 import pytest
 
 from kernel.testing import Client
-from tests.plugins.observability.analytics.computing import ingest, parts_of
+from tests.plugins.observability.analytics.factories import ingest, parts_of
 from tests.plugins.observability.engines import run_statement
 from tests.plugins.observability.events import make_event
 
@@ -21,8 +21,8 @@ STORED: tuple[LiteralString, ...] = (
 )
 
 
-def test_the_longest_histogram_lies_in_its_row_uncompressed(client: Client) -> None:
-    # All of the more than a thousand digits between are zeros: what compresses best.
+def test_the_longest_histogram_is_stored_inline_and_uncompressed(client: Client) -> None:
+    # More than a thousand digits between them are zeros, which compress best.
     ingest(client, [make_event(latency_ms=latency_ms) for latency_ms in (0, INT32_MAX)])
     parts_of(client).rollups.refresh()
 

@@ -1,0 +1,127 @@
+"""What a question is about: a window of time, the steps it is cut into, and the series that count."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from kernel import InvalidError, parse_time
+from plugins.observability.resolution import DAY, HOUR, Span, floor
+
+STEPS_MAX = 5000
+MINUTE = timedelta(minutes=1)
+# The resolution of time in the database: an inclusive end is a half-open one this much later.
+TICK = timedelta(microseconds=1)
+# Times are clamped, so that a default length or a whole bucket can be added on either side. No event lies out there.
+_MARGIN = timedelta(days=10)
+_FIRST = datetime.min.replace(tzinfo=UTC) + _MARGIN
+_LAST = datetime.max.replace(tzinfo=UTC) - _MARGIN
+_STEP = re.compile(r"([0-9]{1,4})([mhd])", re.ASCII)
+_STEP_UNITS = {"m": MINUTE, "h": HOUR, "d": DAY}
+
+
+class Scope(msgspec.Struct, frozen=True):
+    """The events that a question is about; texts are compared without case, and None matches everything.
+
+    Args:
+        window: Their time.
+        account: Whose.
+        service: Their service.
+        endpoint: Their endpoint.
+        method: Their HTTP method.
+        services: One of these is their service.
+    """
+
+    window: Span
+    account: int
+    service: str | None = None
+    endpoint: str | None = None
+    method: str | None = None
+    services: tuple[str, ...] | None = None
+
+    @property
+    def filters(self) -> tuple[str, ...]:
+        """The names of the filters that are set; none if the scope has every series of the account."""
+        filters = {"service": self.service, "endpoint": self.endpoint, "method": self.method, "services": self.services}
+        return tuple(name for name, value in filters.items() if value is not None)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters of queries that look up its series."""
+        return {
+            "account": self.account,
+            "service": self.service,
+            "endpoint": self.endpoint,
+            "method": self.method,
+            "services": None if self.services is None else list(self.services),
+        }
+
+
+def parse_window(start: str | None, end: str | None, now: datetime, default_length: timedelta) -> Span:
+    """Parse the parameters ``start`` and ``end``.
+
+    Args:
+        start: ISO 8601 date or time; None is ``default_length`` before the end.
+        end: The same, inclusive; a date alone is the end of that day, UTC. None is now.
+        now: The time.
+        default_length: See ``start``.
+
+    Raises:
+        InvalidError: One of them is no time, or the start is after the end.
+    """
+    last = now if end is None else _parse_time("end", end)
+    if end is not None and _is_date(end):
+        last += DAY - TICK
+    first = last - default_length if start is None else _parse_time("start", start)
+    if first > last:
+        message = f"Expected a time not after the end, {last.isoformat()}, got {first.isoformat()}."
+        raise InvalidError(errors={"start": [message]})
+    return Span(first, last + TICK)
+
+
+def parse_step(text: str) -> timedelta:
+    """Parse the length of a step, such as ``5m``, ``1h`` or ``1d``.
+
+    Raises:
+        InvalidError: It is no such text, or not from one minute to one day.
+    """
+    match = _STEP.fullmatch(text.strip())
+    step = int(match[1]) * _STEP_UNITS[match[2]] if match is not None else timedelta(0)
+    if not MINUTE <= step <= DAY:
+        message = f"Expected a number and m, h or d, from 1m to 1d, such as 5m or 6h, got {text!r:.80}."
+        raise InvalidError(errors={"step": [message]})
+    return step
+
+
+def step_starts(window: Span, step: timedelta) -> Sequence[datetime]:
+    """Return the start of every step that overlaps a window; that of the first may lie before the window.
+
+    Raises:
+        InvalidError: There are more than ``STEPS_MAX``.
+    """
+    start = floor(window.start, step)
+    count = -((start - window.end) // step)
+    if count > STEPS_MAX:
+        message = (
+            f"Expected at most {STEPS_MAX} steps in a window, got {count}: take a longer step or a shorter window."
+        )
+        raise InvalidError(errors={"step": [message]})
+    return [start + number * step for number in range(count)]
+
+
+def _is_date(text: str) -> bool:
+    with suppress(ValueError):
+        return bool(date.fromisoformat(text.strip()))
+    return False
+
+
+def _parse_time(name: str, text: str) -> datetime:
+    try:
+        return min(max(parse_time(text), _FIRST), _LAST)
+    except ValueError:
+        raise InvalidError(errors={name: [f"Expected an ISO 8601 date or time, got {text!r:.80}."]}) from None

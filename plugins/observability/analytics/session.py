@@ -1,0 +1,265 @@
+"""Query sessions: the database in one snapshot, for all queries of one question."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from kernel import Database
+from plugins.observability.analytics.models import RequestTotals
+from plugins.observability.analytics.plan import ReadPlan, make_plan
+from plugins.observability.analytics.scope import Scope
+from plugins.observability.analytics.sql_builder import (
+    QUERIES,
+    EventTime,
+    Measures,
+    QuerySpec,
+    SeriesCondition,
+    bounds,
+    build_query,
+    build_totals_and_percentiles,
+    opening_query,
+    span_counts,
+)
+from plugins.observability.resolution import Resolution, Span
+from plugins.observability.rollups.dirty_buckets import LOCK_EVENTS_SHARED, RollupState
+from plugins.observability.rollups.histogram import Histogram
+
+EndpointKey = tuple[str, str]
+BucketKey = tuple[datetime, str, str]
+
+# Up to so many series are looked up one by one.
+_FEW_SERIES_MAX = 100
+# The events of a longer window may be so many that it pays to plan anew how to find them.
+_FEW_EVENTS_WINDOW_MAX = timedelta(days=2)
+_PERCENTILES_PREFIX = "percentiles_"
+
+
+class QuerySession:
+    """A REPEATABLE READ transaction and the series of a question; ``open`` makes one.
+
+    Every query takes a plan of this session: the plan and the rollups that it reads belong to one snapshot.
+
+    Args:
+        connection: In the transaction.
+        scope: What the question is about.
+        state: The state of the rollups in the snapshot.
+        series: The condition for the series of the scope.
+        parameters: Of that condition and of the scope.
+        is_coarse: Whether rollups by service and method can tell these series from others.
+    """
+
+    def __init__(
+        self,
+        connection: Connection[TupleRow],
+        scope: Scope,
+        state: RollupState,
+        series: SeriesCondition,
+        parameters: Mapping[str, Any],
+        *,
+        is_coarse: bool,
+    ) -> None:
+        self.state = state
+        self._connection = connection
+        self._scope = scope
+        self._series: SeriesCondition = series
+        self._parameters = parameters
+        self._is_coarse = is_coarse
+
+    @classmethod
+    @contextmanager
+    def open(cls, db: Database, scope: Scope, *, approx: bool) -> Iterator[QuerySession]:
+        """Begin a REPEATABLE READ transaction, and look up the state of the rollups and the series of a scope.
+
+        While it is open, retention removes no events.
+
+        Args:
+            db: The database.
+            scope: What the question is about.
+            approx: Whether only dirty hours and the edges of the window are read from events.
+        """
+        with db.transaction(repeatable_read=True, begin_with=LOCK_EVENTS_SHARED) as connection:
+            window = scope.window
+            reads_few_events = approx or window.end - window.start <= _FEW_EVENTS_WINDOW_MAX
+            parameters = {
+                **scope.parameters,
+                "start": window.start,
+                "end": window.end,
+                "few_series_max": _FEW_SERIES_MAX if reads_few_events else 0,
+            }
+            ((dirty_hours, first_dirty_hour, from_times, _plan_cache_mode, *matching),) = connection.execute(
+                opening_query(scope.filters), parameters
+            )
+            state = RollupState.from_columns(dirty_hours, first_dirty_hour, from_times)
+            series: SeriesCondition
+            if scope.filters:
+                numbers, services, methods = matching
+                series = _condition(numbers)
+                of_series = {"series": numbers, "matching_services": services, "matching_methods": methods}
+            else:
+                (is_only_account,) = matching
+                series = "all_accounts" if is_only_account else "account"
+                of_series = {}
+            # Coarse rollups have no endpoints.
+            is_coarse = scope.endpoint is None
+            yield cls(connection, scope, state, series, {**scope.parameters, **of_series}, is_coarse=is_coarse)
+
+    def of_endpoints(self, endpoints: Collection[EndpointKey]) -> QuerySession:
+        """Return the same session for some services and endpoints only; a method of the scope still counts."""
+        parameters = {
+            **self._parameters,
+            "shown_services": [service for service, _ in endpoints],
+            "shown_endpoints": [endpoint for _, endpoint in endpoints],
+        }
+        ((numbers,),) = self._connection.execute(QUERIES["series_of_endpoints"], parameters)
+        return QuerySession(
+            self._connection,
+            self._scope,
+            self.state,
+            _condition(numbers),
+            {**self._parameters, "series": numbers},
+            is_coarse=False,
+        )
+
+    def plan(self, coarsest: Resolution, window: Span | None = None) -> ReadPlan:
+        """Plan what is read for the window of the scope, or for a part of it."""
+        return make_plan(window or self._scope.window, self.state.dirty_hours, self.state.watermarks, coarsest)
+
+    def fresh_until(self, now: datetime) -> datetime:
+        """Return the time before which rollups include every event."""
+        return self.state.first_dirty_hour or now
+
+    def totals(self, plan: ReadPlan, error_from: int) -> RequestTotals:
+        """Sum up all requests."""
+        rows = self._run("totals", plan, "totals", is_coarse=self._is_coarse, error_from=error_from)
+        return RequestTotals(*rows[0]) if rows else RequestTotals()
+
+    def totals_by_endpoint(self, plan: ReadPlan, error_from: int) -> dict[EndpointKey, RequestTotals]:
+        """Sum up the requests of each service and endpoint."""
+        rows = self._run("totals_by_endpoint", plan, "totals", error_from=error_from)
+        return {(service, endpoint): RequestTotals(*sums) for service, endpoint, *sums in rows}
+
+    def totals_by_bucket(
+        self, plan: ReadPlan, bucket: Resolution, error_from: int, limit: int
+    ) -> dict[BucketKey, RequestTotals]:
+        """Sum up the requests of each hour or day, service and endpoint; the newest bucket first."""
+        rows = self._run("totals_by_bucket", plan, "totals", bucket=bucket, error_from=error_from, limit=limit)
+        return {(start, service, endpoint): RequestTotals(*sums) for start, service, endpoint, *sums in rows}
+
+    def totals_by_step(self, plan: ReadPlan, step: timedelta, error_from: int) -> dict[datetime, RequestTotals]:
+        """Sum up the requests of each step that has some."""
+        rows = self._run("totals_by_step", plan, "totals", is_coarse=self._is_coarse, step=step, error_from=error_from)
+        return {start: RequestTotals(*sums) for start, *sums in rows}
+
+    def totals_and_histogram(self, plan: ReadPlan, error_from: int) -> tuple[RequestTotals, Histogram]:
+        """Return the totals and the latency histogram of all requests, in one query."""
+        rows = self._run(
+            "totals_and_histogram",
+            plan,
+            "totals_and_histograms",
+            is_coarse=self._is_coarse,
+            error_from=error_from,
+        )
+        return (RequestTotals(*rows[0][:4]), Histogram(rows[0][4] or "")) if rows else (RequestTotals(), Histogram(""))
+
+    def totals_and_percentiles(
+        self, plan: ReadPlan, events: ReadPlan, error_from: int, percentiles: Sequence[float]
+    ) -> tuple[RequestTotals, Sequence[float | None]]:
+        """Return totals and exact percentiles of all requests, in one query.
+
+        Args:
+            plan: For the totals.
+            events: For the percentiles; has nothing but events.
+            error_from: The lowest status that is an error.
+            percentiles: From 0 to 100.
+        """
+        fractions = _fractions(percentiles)
+        if plan == events:
+            rows = self._run("totals_and_percentiles", plan, "latencies", error_from=error_from, fractions=fractions)
+            *sums, found = rows[0] if rows else (0, 0, 0, None, None)
+        else:
+            query = build_totals_and_percentiles(
+                QuerySpec("totals", "totals", self._series, span_counts(plan), is_coarse=self._is_coarse),
+                QuerySpec("percentiles", "latencies", self._series, span_counts(events), prefix=_PERCENTILES_PREFIX),
+            )
+            parameters = {
+                **self._parameters,
+                "error_from": error_from,
+                "fractions": fractions,
+                **bounds(plan),
+                **bounds(events, _PERCENTILES_PREFIX),
+            }
+            ((*sums, found),) = self._connection.execute(query, parameters)
+        return RequestTotals(*sums), found or [None] * len(percentiles)
+
+    def histogram(self, plan: ReadPlan) -> Histogram:
+        """Return the latency histogram of all requests."""
+        rows = self._run("histogram", plan, "histograms", is_coarse=self._is_coarse)
+        return Histogram(rows[0][0] or "" if rows else "")
+
+    def histogram_by_endpoint(self, plan: ReadPlan) -> dict[EndpointKey, Histogram]:
+        """Return the latency histogram of each service and endpoint."""
+        self._connection.execute(QUERIES["raise_work_mem"])
+        rows = self._run("histogram_by_endpoint", plan, "histograms")
+        return {(service, endpoint): Histogram(packed) for service, endpoint, packed in rows}
+
+    def histogram_by_bucket(self, plan: ReadPlan, bucket: Resolution) -> dict[BucketKey, Histogram]:
+        """Return the latency histogram of each hour or day, service and endpoint."""
+        self._connection.execute(QUERIES["raise_work_mem"])
+        rows = self._run("histogram_by_bucket", plan, "histograms", bucket=bucket)
+        return {(start, service, endpoint): Histogram(packed) for start, service, endpoint, packed in rows}
+
+    def histogram_by_step(self, plan: ReadPlan, step: timedelta) -> dict[datetime, Histogram]:
+        """Return the latency histogram of each step that has requests."""
+        rows = self._run("histogram_by_step", plan, "histograms", is_coarse=self._is_coarse, step=step)
+        return {start: Histogram(packed) for start, packed in rows}
+
+    def percentiles_by_endpoint(self, events: ReadPlan, percentile: float) -> dict[EndpointKey, float]:
+        """Compute an exact percentile of each service and endpoint. The plan has nothing but events."""
+        rows = self._run("percentiles_by_endpoint", events, "latencies", fractions=_fractions([percentile]))
+        return {(service, endpoint): values[0] for service, endpoint, values in rows}
+
+    def percentiles_by_bucket(self, events: ReadPlan, bucket: Resolution, percentile: float) -> dict[BucketKey, float]:
+        """Compute an exact percentile of each hour or day, service and endpoint. The plan has nothing but events."""
+        fractions = _fractions([percentile])
+        rows = self._run("percentiles_by_bucket", events, "latencies", bucket=bucket, fractions=fractions)
+        return {(start, service, endpoint): values[0] for start, service, endpoint, values in rows}
+
+    def percentiles_by_step(
+        self, events: ReadPlan, step: timedelta, percentiles: Sequence[float]
+    ) -> dict[datetime, Sequence[float]]:
+        """Compute exact percentiles of each step that has requests. The plan has nothing but events."""
+        fractions = _fractions(percentiles)
+        return dict(self._run("percentiles_by_step", events, "latencies", step=step, fractions=fractions))
+
+    def _run(
+        self,
+        name: str,
+        plan: ReadPlan,
+        measures: Measures,
+        *,
+        is_coarse: bool = False,
+        bucket: Resolution | None = None,
+        **parameters: Any,
+    ) -> Sequence[TupleRow]:
+        counts = span_counts(plan)
+        if not counts:
+            return []
+        event_time: EventTime = "step_of_event" if "step" in parameters else "hour_of_event" if bucket else "no_time"
+        spec = QuerySpec(name, measures, self._series, counts, is_coarse, event_time, bucket)
+        return self._connection.execute(
+            build_query(spec), {**self._parameters, **parameters, **bounds(plan)}
+        ).fetchall()
+
+
+def _condition(series: Sequence[int]) -> SeriesCondition:
+    return "many_series" if len(series) > _FEW_SERIES_MAX else "few_series"
+
+
+def _fractions(percentiles: Sequence[float]) -> list[float]:
+    return [percentile / 100 for percentile in percentiles]

@@ -1,0 +1,212 @@
+"""Compose the queries of the analytics from the fragments in queries.sql.
+
+A query has an outer SELECT, such as ``totals_by_endpoint``, over ``{parts}``: a UNION ALL of one part for each span of
+rollups that its plan reads, and one part for all spans of events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Literal, LiteralString
+
+import msgspec
+from psycopg import sql
+
+from kernel import load_queries
+from plugins.observability.analytics.plan import ReadPlan
+from plugins.observability.resolution import Resolution
+from plugins.observability.rollups.dirty_buckets import ROLLUP_STATE
+
+QUERIES = load_queries(__package__)
+# What the rows of the parts hold. Latencies are those of single events, which rollups do not know.
+Measures = Literal["totals", "histograms", "totals_and_histograms", "latencies"]
+# The condition for the series of a scope; each is a fragment.
+SeriesCondition = Literal["all_accounts", "account", "few_series", "many_series"]
+# What a part groups events by beside their series; each is a fragment.
+EventTime = Literal["no_time", "hour_of_event", "step_of_event"]
+# A part with bounds of its own skips the partitions outside. Of more spans than this, planning so many parts costs more
+# than it saves: they share one part.
+_SINGLE_SPANS_MAX = 6
+_ANY_NUMBER = -1
+
+
+class _Fragments(msgspec.Struct, frozen=True):
+    """The fragments that select some measures.
+
+    Args:
+        view: The view of rollups, without ``_hour`` or ``_day``; see migrations/0002_rollups.sql.
+        hour: Selects from the view by hour.
+        day: Selects from the view by day.
+        events: Selects from events.
+    """
+
+    view: str
+    hour: str
+    day: str
+    events: str
+
+
+# By measures, and whether coarse rollups are read: those by service and method.
+_FRAGMENTS: Mapping[tuple[Measures, bool], _Fragments] = {
+    ("totals", False): _Fragments("cells", "rollup_totals", "rollup_totals", "event_totals"),
+    ("totals", True): _Fragments("cells_coarse", "rollup_totals_coarse", "rollup_totals_coarse", "event_totals_coarse"),
+    ("histograms", False): _Fragments(
+        "histograms", "rollup_histograms_by_bin", "rollup_histograms", "event_histograms"
+    ),
+    ("histograms", True): _Fragments(
+        "histograms_coarse", "rollup_histograms_coarse", "rollup_histograms_coarse", "event_histograms_coarse"
+    ),
+    ("totals_and_histograms", False): _Fragments("both", "rollup_both_by_bin", "rollup_both", "event_both"),
+    ("totals_and_histograms", True): _Fragments("both_coarse", "rollup_both", "rollup_both", "event_both"),
+    ("latencies", False): _Fragments("", "", "", "event_latencies"),
+}
+
+
+class QuerySpec(msgspec.Struct, frozen=True):
+    """All that the text of a query depends on. There are few texts, so that the server prepares each only once.
+
+    Args:
+        name: The outer SELECT.
+        measures: What it aggregates.
+        series: The condition for series.
+        span_counts: How many spans of each resolution are read; ``_ANY_NUMBER`` if they share a part.
+        is_coarse: Whether rollups by service and method suffice, in place of those by series.
+        event_time: What events are grouped by.
+        bucket: The resolution of the rows, if they are by bucket.
+        prefix: Of the names of bounds, to tell them from those of another query in the same statement.
+    """
+
+    name: LiteralString
+    measures: Measures
+    series: SeriesCondition
+    span_counts: tuple[tuple[Resolution, int], ...]
+    is_coarse: bool = False
+    event_time: EventTime = "no_time"
+    bucket: Resolution | None = None
+    prefix: str = ""
+
+
+def span_counts(plan: ReadPlan) -> tuple[tuple[Resolution, int], ...]:
+    """Return what a ``QuerySpec`` says of the spans of a plan."""
+    return tuple(
+        (resolution, len(spans) if len(spans) <= _SINGLE_SPANS_MAX else _ANY_NUMBER) for resolution, spans in plan.parts
+    )
+
+
+def bounds(plan: ReadPlan, prefix: str = "") -> Mapping[str, Any]:
+    """Return the parameters for the bounds of the spans of a plan."""
+    parameters: dict[str, Any] = {}
+    for resolution, spans in plan.parts:
+        if len(spans) > _SINGLE_SPANS_MAX:
+            parameters[f"{prefix}{resolution}_starts"] = [span.start for span in spans]
+            parameters[f"{prefix}{resolution}_ends"] = [span.end for span in spans]
+            continue
+        for number, span in enumerate(spans):
+            parameters[f"{prefix}{resolution}_start_{number}"] = span.start
+            parameters[f"{prefix}{resolution}_end_{number}"] = span.end
+    return parameters
+
+
+@lru_cache
+def opening_query(filters: tuple[str, ...]) -> bytes:
+    """Return the first query of a session: the state of the rollups, and the series that some filters match.
+
+    Args:
+        filters: Names of ``Scope.filters``.
+    """
+    state = sql.SQL(ROLLUP_STATE)
+    if not filters:
+        return sql.SQL(QUERIES["open_unfiltered"]).format(rollup_state=state).as_bytes()
+    conditions = sql.SQL(" AND ").join([sql.SQL(QUERIES[f"filter_{name}"]) for name in filters])
+    series = sql.SQL(QUERIES["filtered_series"]).format(filters=conditions)
+    return sql.SQL(QUERIES["open_filtered"]).format(rollup_state=state, series=series).as_bytes()
+
+
+@lru_cache(maxsize=1000)
+def build_query(spec: QuerySpec) -> bytes:
+    """Return the text of a query."""
+    return _compose(spec).as_bytes()
+
+
+@lru_cache(maxsize=1000)
+def build_totals_and_percentiles(totals: QuerySpec, percentiles: QuerySpec) -> bytes:
+    """Return the text of two queries of one row each as one statement; their prefixes must differ."""
+    return (
+        sql.SQL(QUERIES["totals_beside_percentiles"])
+        .format(totals=_compose(totals), percentiles=_compose(percentiles))
+        .as_bytes()
+    )
+
+
+def _compose(spec: QuerySpec) -> sql.Composed:
+    parts = sql.SQL(" UNION ALL ").join([*_rollup_parts(spec), *_event_parts(spec)])
+    return sql.SQL(QUERIES[spec.name]).format(parts=parts, bucket=sql.Literal(spec.bucket))
+
+
+def _rollup_parts(spec: QuerySpec) -> Sequence[sql.Composable]:
+    fragments = _FRAGMENTS[spec.measures, spec.is_coarse]
+    condition: LiteralString = spec.series
+    repeat: LiteralString | None = None
+    if spec.is_coarse and spec.series in ("all_accounts", "account"):
+        condition = "coarse_account"
+    elif spec.is_coarse:
+        condition, repeat = "one_method", "for_each_method"
+    elif spec.series == "few_series":
+        condition, repeat = "one_series", "for_each_series"
+    parts: list[sql.Composable] = []
+    for resolution, count in spec.span_counts:
+        if resolution is not Resolution.RAW:
+            parts += _span_parts(
+                QUERIES[fragments.hour if resolution is Resolution.HOUR else fragments.day],
+                f"{spec.prefix}{resolution}",
+                count,
+                view=sql.Identifier("observability", f"{fragments.view}_{resolution}"),
+                errors=sql.SQL(QUERIES["errors_of_rollups"]),
+                condition=sql.SQL(QUERIES[condition]),
+            )
+    if parts and repeat:
+        return [sql.SQL(QUERIES[repeat]).format(part=sql.SQL(" UNION ALL ").join(parts))]
+    return parts
+
+
+def _event_parts(spec: QuerySpec) -> Sequence[sql.Composable]:
+    """Return one part for all spans: aggregating each of them first would make as many groups again."""
+    count = dict(spec.span_counts).get(Resolution.RAW)
+    if count is None:
+        return []
+    condition = sql.SQL(QUERIES[spec.series])
+    # A condition that looks series up in a table stands outside, so that it is evaluated once, not for each span.
+    is_outside = spec.series in ("account", "many_series")
+    spans = _span_parts(
+        QUERIES["events"],
+        f"{spec.prefix}{Resolution.RAW}",
+        count,
+        time_group=sql.SQL(QUERIES[spec.event_time]),
+        condition=sql.SQL(QUERIES["all_accounts"]) if is_outside else condition,
+    )
+    events: sql.Composable = sql.SQL(" UNION ALL ").join(spans)
+    if is_outside:
+        events = sql.SQL(QUERIES["filtered_events"]).format(events=events, condition=condition)
+    fragment = QUERIES[_FRAGMENTS[spec.measures, spec.is_coarse].events]
+    return [sql.SQL(fragment).format(events=events, errors=sql.SQL(QUERIES["errors_of_events"]))]
+
+
+def _span_parts(
+    fragment: LiteralString, bounds_name: str, count: int, **fields: sql.Composable
+) -> Sequence[sql.Composable]:
+    """Return a part for each span, or one for all if their number is ``_ANY_NUMBER``."""
+    if count == _ANY_NUMBER:
+        part = sql.SQL(fragment).format(
+            start=sql.Identifier("span", "start_time"), end=sql.Identifier("span", "end_time"), **fields
+        )
+        starts, ends = sql.Placeholder(f"{bounds_name}_starts"), sql.Placeholder(f"{bounds_name}_ends")
+        return [sql.SQL(QUERIES["for_each_span"]).format(starts=starts, ends=ends, part=part)]
+    return [
+        sql.SQL(fragment).format(
+            start=sql.Placeholder(f"{bounds_name}_start_{number}"),
+            end=sql.Placeholder(f"{bounds_name}_end_{number}"),
+            **fields,
+        )
+        for number in range(count)
+    ]

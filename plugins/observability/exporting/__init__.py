@@ -1,1 +1,0 @@
-"""Every event that meets some filters, as one file, however many there are."""

@@ -1,0 +1,64 @@
+"""Latency histograms with bins of equal relative width, and percentiles from them (DDSketch).
+
+Source: https://www.vldb.org/pvldb/vol12/p2195-masson.pdf. The database computes bins with
+``observability.latency_bin``, and packs a histogram into one number with ``observability.histogram_of``; see
+migrations/0002_rollups.sql.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from itertools import accumulate
+
+# The bin i holds latencies in (GAMMA ** (i - 1), GAMMA ** i] ms.
+GAMMA = 1.02
+# (GAMMA - 1) / (GAMMA + 1) is 0.0099; the rest is room for rounding.
+MAX_RELATIVE_ERROR = 0.01
+# Latency 0 has a bin of its own, below all others.
+ZERO_BIN = -1
+_DIGITS_PER_BIN = 12
+
+
+def bin_value_ms(number: int) -> float:
+    """Return the latency that stands for a bin, in ms: the one with the least relative error to both of its ends."""
+    if number <= ZERO_BIN:
+        return 0.0
+    return 2 * GAMMA**number / (GAMMA + 1)
+
+
+class Histogram:
+    """Hits by bin.
+
+    Args:
+        packed: A decimal number with twelve digits for each bin, those of the lowest bin last; empty without hits.
+    """
+
+    def __init__(self, packed: str) -> None:
+        padded = packed.zfill(-(-len(packed) // _DIGITS_PER_BIN) * _DIGITS_PER_BIN)
+        hits = [
+            int(padded[start : start + _DIGITS_PER_BIN])
+            for start in range(len(padded) - _DIGITS_PER_BIN, -1, -_DIGITS_PER_BIN)
+        ]
+        # The hits of each bin and of all lower ones.
+        self._running_totals = list(accumulate(hits))
+
+    def percentile_ms(self, percentile: float) -> float | None:
+        """Return a percentile in ms, interpolated between neighbours as PostgreSQL's ``percentile_cont`` does.
+
+        Args:
+            percentile: From 0 to 100.
+
+        Returns:
+            At most ``MAX_RELATIVE_ERROR`` off; None if there are no hits.
+        """
+        if not self._running_totals:
+            return None
+        last = self._running_totals[-1] - 1
+        rank = percentile / 100 * last
+        below = int(rank)
+        low_ms, high_ms = (self._value_ms(position) for position in (below, min(below + 1, last)))
+        return low_ms + (high_ms - low_ms) * (rank - below)
+
+    def _value_ms(self, position: int) -> float:
+        """Return the latency at a position, from 0, of all hits in order."""
+        return bin_value_ms(bisect_right(self._running_totals, position) + ZERO_BIN)

@@ -1,0 +1,62 @@
+"""Where TimescaleDB differs from PostgreSQL.
+
+Under either licence, events live in a hypertable (``migrations/0001_events.sql``): TimescaleDB creates its chunks
+itself, so that ``partitions.py`` has nothing to create, and retention drops chunks in place of partitions.
+
+Under the community licence, rollups are continuous aggregates (``migrations/0002_rollups.sql``), which a procedure
+refreshes and a policy keeps up to date, and old chunks are compressed (``migrations/0003_policies.sql``). Elsewhere
+rollups are tables, which ``rollups/refresh.py`` computes. Both are read through the same views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from plugins.observability.queries import QUERIES
+from plugins.observability.resolution import Resolution
+
+_AGGREGATES = ("rollup", "histogram", "coarse")
+
+
+def has_continuous_aggregates(connection: Connection[TupleRow]) -> bool:
+    """Tell whether the rollups of this database are continuous aggregates."""
+    # Not what the licence allows now: it may have changed since the migrations ran.
+    row = connection.execute(QUERIES["has_continuous_aggregates"]).fetchone()
+    return row is not None and bool(row[0])
+
+
+def continuous_aggregates(connection: Connection[TupleRow], resolution: Resolution) -> Sequence[str]:
+    """Return the names of the continuous aggregates of a resolution; none where rollups are tables."""
+    if not has_continuous_aggregates(connection):
+        return []
+    return [f"{name}_{resolution}" for name in _AGGREGATES]
+
+
+def refresh_continuous_aggregates(connection: Connection[TupleRow], day: datetime, hours: Sequence[datetime]) -> None:
+    """Refresh the aggregates of some hours of a day, and of the day. Commits by itself.
+
+    Args:
+        connection: In autocommit mode.
+        day: Its start, UTC.
+        hours: The starts of dirty hours; they are clean afterwards, unless written to meanwhile.
+    """
+    connection.execute(QUERIES["refresh_continuous_aggregates"], {"day": day, "hours": list(hours)})
+
+
+def drop_chunks(connection: Connection[TupleRow], table: str, before: datetime) -> int:
+    """Drop the chunks of a hypertable or aggregate that lie before a time as a whole; return how many."""
+    return _count(connection, "drop_chunks", table, before)
+
+
+def count_chunks(connection: Connection[TupleRow], table: str, before: datetime) -> int:
+    """Return how many chunks ``drop_chunks`` would drop."""
+    return _count(connection, "count_chunks", table, before)
+
+
+def _count(connection: Connection[TupleRow], query: str, table: str, before: datetime) -> int:
+    row = connection.execute(QUERIES[query], {"table": f"observability.{table}", "before": before}).fetchone()
+    return 0 if row is None else int(row[0])

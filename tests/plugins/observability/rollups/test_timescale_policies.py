@@ -1,0 +1,205 @@
+"""The policies of TimescaleDB under its community licence: refresh of rollups, compression of old chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+import pytest
+
+from kernel.testing import Client
+from tests.plugins.observability.engines import TestedEngine, migrate, run_statement, serving_on
+from tests.plugins.observability.events import create, make_event, make_events, post_ingest
+from tests.plugins.observability.rollups.factories import HOUR, store_at
+
+pytestmark = pytest.mark.xdist_group("timescale")
+DAY = "start=2025-12-14&end=2025-12-14&granularity=daily&approx=true"
+
+
+@pytest.fixture
+def client(timescale_engine: TestedEngine) -> Iterator[Client]:
+    """A service on TimescaleDB."""
+    with serving_on(timescale_engine) as started:
+        yield started
+
+
+def kpis(client: Client, query: str = DAY) -> tuple[Any, ...]:
+    found = client.get(f"/api/requests/kpis/?{query}").json()
+    return found["hits"], found["source"]
+
+
+def touched(client: Client) -> list[Any]:
+    return run_statement(client, "SELECT hour FROM observability.rollup_touched ORDER BY 1")
+
+
+def run_policy(client: Client) -> None:
+    run_statement(client, "CALL observability.refresh_policy(0, NULL)")
+
+
+def test_rollups_are_continuous_aggregates_with_materialized_data_only(client: Client) -> None:
+    found = run_statement(
+        client,
+        "SELECT view_name, materialized_only FROM timescaledb_information.continuous_aggregates ORDER BY 1",
+    )
+
+    names = [f"{kind}_{level}" for kind in ("coarse", "histogram", "rollup") for level in ("day", "hour")]
+    assert found == [(name, True) for name in names]
+
+
+@pytest.mark.parametrize(("version", "kind"), [("2.12.2", "r"), ("2.13.0", "v")])
+def test_continuous_aggregates_need_a_version_that_can_join_and_stack_them(
+    timescale_engine: TestedEngine, version: str, kind: str
+) -> None:
+    with timescale_engine.database() as url:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("DROP SCHEMA observability CASCADE")
+            connection.execute("DELETE FROM tiercel.migration WHERE id LIKE 'observability/%'")
+            connection.execute("CREATE SCHEMA pretended")
+            connection.execute(
+                f"CREATE VIEW pretended.pg_extension AS SELECT extname, '{version}' AS extversion"
+                " FROM pg_catalog.pg_extension WHERE extname = 'timescaledb'".encode()
+            )
+            # There is one session: whoever connects next has this as well.
+            connection.execute("SET search_path = pretended, pg_catalog, public")
+        migrate(url)
+
+        with psycopg.connect(url, autocommit=True) as connection:
+            found = connection.execute("SELECT relkind FROM pg_class WHERE relname = 'rollup_hour'").fetchall()
+
+    assert found == [(kind,)]
+
+
+def test_policies_refresh_rollups_and_compress_old_chunks(client: Client) -> None:
+    jobs = run_statement(
+        client,
+        "SELECT proc_name, coalesce(config ->> 'compress_after', schedule_interval::text)"
+        " FROM timescaledb_information.jobs WHERE job_id >= 1000 ORDER BY 1",
+    )
+
+    assert jobs == [("policy_compression", "7 days"), ("refresh_policy", "00:05:00")]
+
+
+def test_compressed_chunks_are_segmented_by_series_and_ordered_by_time(client: Client) -> None:
+    columns = run_statement(
+        client,
+        "SELECT attname, segmentby_column_index, orderby_column_index, orderby_asc"
+        " FROM timescaledb_information.compression_settings WHERE hypertable_name = 'event'"
+        " ORDER BY segmentby_column_index, orderby_column_index",
+    )
+
+    assert columns == [("series", 1, None, None), ("time", None, 1, False), ("id", None, 2, True)]
+
+
+def test_the_refresh_policy_refreshes_dirty_hours(client: Client) -> None:
+    post_ingest(client, make_events(3))
+
+    run_policy(client)
+
+    assert kpis(client) == (3, "daily")
+    assert touched(client) == []
+    assert run_statement(client, "SELECT objid FROM pg_locks WHERE locktype = 'advisory'") == []
+
+
+def test_the_refresh_policy_leaves_the_running_hour_alone(client: Client) -> None:
+    now = datetime.now(UTC)
+    this_hour = now.replace(minute=0, second=0, microsecond=0)
+    store_at(client, now, this_hour - HOUR)
+
+    run_policy(client)
+
+    assert touched(client) == [(this_hour,)]
+    assert run_statement(client, "SELECT bucket FROM observability.rollup_hour") == [(this_hour - HOUR,)]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [("2025-10-26T01:30:00Z", "2025-10-27T00:30:00Z"), ("2026-03-29T00:30:00Z", "2026-03-29T23:30:00Z")],
+    ids=["25 hours", "23 hours"],
+)
+def test_a_day_has_24_hours_in_any_time_zone_of_the_policy(client: Client, times: tuple[str, str]) -> None:
+    post_ingest(client, [make_event(time=time) for time in times])
+    # A service has UTC, the server's own workers have what it is configured to.
+    run_statement(client, "SET TimeZone = 'Europe/Berlin'")
+
+    run_policy(client)
+
+    run_statement(client, "SET TimeZone = 'UTC'")
+    days = f"start={times[0][:10]}&end={times[1][:10]}&granularity=daily&approx=true"
+    assert kpis(client, days) == (2, "daily")
+    assert touched(client) == []
+
+
+def test_no_answer_is_wrong_after_a_refresh_that_failed_half_way(client: Client) -> None:
+    post_ingest(client, make_events(3))
+    path = f"/api/requests/kpis/?{DAY}&service=billing"
+    before = client.get(path).json()
+    run_statement(client, "ALTER MATERIALIZED VIEW observability.coarse_day RENAME TO away")
+
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        run_policy(client)
+    failed = client.get(path).json()
+    run_statement(client, "ALTER MATERIALIZED VIEW observability.away RENAME TO coarse_day")
+    run_policy(client)
+
+    assert failed == before
+    repaired = client.get(path).json()
+    assert (repaired["hits"], repaired["source"]) == (3, "daily")
+    assert repaired["p95_latency_ms"] == pytest.approx(before["p95_latency_ms"], rel=0.01)
+
+
+def test_the_refresh_policy_does_nothing_while_another_session_refreshes(client: Client) -> None:
+    post_ingest(client, make_events(3))
+    # There is one session, which has a lock as often as it likes.
+    run_statement(client, "CREATE SCHEMA pretended")
+    run_statement(
+        client,
+        "CREATE FUNCTION pretended.pg_try_advisory_lock(key integer) RETURNS boolean LANGUAGE sql AS"
+        " $$ SELECT key <> hashtext('observability.rollups') $$",
+    )
+    run_statement(client, "SET search_path = pretended, pg_catalog, public")
+
+    run_policy(client)
+
+    assert len(touched(client)) == 1
+    assert kpis(client) == (3, "hourly")
+
+
+def test_compressed_events_can_be_read_and_edited_and_late_ones_inserted(client: Client) -> None:
+    url, doomed = create(client, latency_ms=1), create(client, latency_ms=2)
+    before = client.get(url).json()
+    run_statement(client, "SELECT compress_chunk(chunk) FROM show_chunks('observability.event') AS chunk")
+
+    moved = client.request("PATCH", url, json={"status_code": 500})
+    late = create(client, latency_ms=3)
+    deleted = client.request("DELETE", doomed)
+    run_policy(client)
+
+    assert (moved.status, moved.json()) == (200, {**before, "status_code": 500})
+    assert (client.get(url).json(), client.get(late).status) == (moved.json(), 200)
+    assert (deleted.status, client.get(doomed).status) == (204, 404)
+    assert kpis(client) == (2, "daily")
+
+
+def test_a_replay_of_compressed_events_stores_nothing_twice(client: Client) -> None:
+    events = make_events(5)
+    headers = {"Idempotency-Key": "once"}
+    client.post("/api/requests/ingest/", events, headers=headers)
+    run_statement(client, "SELECT compress_chunk(chunk) FROM show_chunks('observability.event') AS chunk")
+
+    again = client.post("/api/requests/ingest/", events, headers=headers).json()
+
+    assert again["inserted"] == 0
+    assert run_statement(client, "SELECT count(*) FROM observability.event") == [(5,)]
+
+
+def test_an_edit_of_compressed_events_has_no_limit(timescale_engine: TestedEngine) -> None:
+    limit = "timescaledb.max_tuples_decompressed_per_dml_transaction"
+    with serving_on(timescale_engine, before=f"SET {limit} = 1") as client:
+        urls = [create(client, latency_ms=number) for number in range(3)]
+        run_statement(client, "SELECT compress_chunk(chunk) FROM show_chunks('observability.event') AS chunk")
+
+        run_statement(client, "UPDATE observability.event SET user_ref = 'someone'")
+
+        assert [client.get(url).json()["user_ref"] for url in urls] == ["someone"] * 3
