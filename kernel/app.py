@@ -20,7 +20,7 @@ from kernel.contracts import Application, Command, Dataset, HealthCheck, Job, Ro
 from kernel.datasets.models import find_invalid_relation, validate_dataset
 from kernel.datasets.service import Datasets
 from kernel.db.engine import Engine
-from kernel.db.migrations import Migration, MigrationError, find_migrations, migrate, pending_migrations
+from kernel.db.migrations import Migration, MigrationError, find_migrations, kernel_migrations, migrate, pending_migrations
 from kernel.db.pool import Database
 from kernel.embedded.server import EmbeddedServer
 from kernel.embedded.watchdog import EmbeddedWatchdog
@@ -41,7 +41,6 @@ from kernel.http.routing import (
     mount,
     validate_route,
 )
-from kernel.jobs.schema import base_migrations
 from kernel.jobs.service import Jobs
 from kernel.logging import Logger, make_logger
 from kernel.notifications import NotificationListener
@@ -139,7 +138,7 @@ class Tiercel:
         """Return the migrations of the kernel and of every imported plugin, in configured order."""
         plugins = self.registry.plugins.items()
         found = [find_migrations(name, plugin.migrations) for name, plugin in plugins if plugin.migrations is not None]
-        return (*base_migrations(), *(migration for each in found for migration in each))
+        return (*kernel_migrations(), *(migration for each in found for migration in each))
 
     def pending_migrations(self) -> tuple[Migration, ...]:
         """Return the migrations that are not applied yet. The database must be running."""
@@ -160,7 +159,7 @@ class Tiercel:
 
     def _migrate(self) -> tuple[Migration, ...]:
         conninfo = self.db.conninfo
-        applied = list(migrate(conninfo, base_migrations()))
+        applied = list(migrate(conninfo, kernel_migrations()))
         for name, plugin in self.registry.plugins.items():
             if plugin.migrations is not None:
                 try:
@@ -319,15 +318,15 @@ def register_routes(service: Tiercel) -> None:
 
 def register_jobs(service: Tiercel) -> None:
     """Collect the jobs of the plugins, and validate them and the configured schedules."""
-    registry, catalogue = service.registry, service.shared.jobs.catalogue
+    registry, jobs = service.registry, service.shared.jobs.registry
     for plugin, job in registry.collect("register_jobs", Job, unique_name=lambda _, each: each.name):
         try:
             if plugin in registry.loaded:
-                catalogue.install(plugin, job)
+                jobs.register(plugin, job)
         except ValueError as ex:
             registry.quarantine(plugin, "register_jobs", ex)
     # The configuration may have schedules for jobs of plugins that are not loaded at the moment.
-    catalogue.refuse_unknown(registry.statuses.keys() - set(registry.loaded))
+    jobs.apply_overrides(registry.statuses.keys() - set(registry.loaded))
 
 
 def register_health_checks(service: Tiercel) -> None:

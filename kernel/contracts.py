@@ -192,8 +192,8 @@ class Job(Contract, frozen=True):
 
     Args:
         name: Unique over all plugins, such as ``shop.refresh``.
-        run: Called with the ``Run`` and, if the job has parameters, their Struct. Its result is stored as JSON.
-        parameters: The Struct of the parameters; None if there are none.
+        run: The function. It is called by name with what it takes: ``run``, a ``kernel.jobs.Run``, and ``parameters``,
+            annotated with the Struct that the parameters are decoded into. Its result is stored as JSON.
         schedule: Cron expression of five fields, UTC, or an interval such as ``every 15m`` (s, m, h, d); None runs the
             job on demand only. ``[jobs.schedules]`` in the configuration overrides it.
         soft_timeout_s: Run time after which the run is asked to stop: its next ``check`` or ``progress`` raises.
@@ -206,7 +206,6 @@ class Job(Contract, frozen=True):
 
     name: str
     run: Callable[..., Any]
-    parameters: type[msgspec.Struct] | None = None
     schedule: str | None = None
     soft_timeout_s: float | None = None
     timeout_s: float = 3600.0

@@ -263,7 +263,7 @@ class Registry:
         self.statuses[name] = msgspec.structs.replace(self.statuses[name], state="quarantined", reason=reason)
         self._shared.authorizer.quarantine(name, reason)
         self._shared.health.uninstall(name)
-        self._shared.jobs.catalogue.withdraw(name)
+        self._shared.jobs.registry.unregister(name)
 
     def check_health(self) -> str:
         """Return how many plugins are loaded.

@@ -57,7 +57,7 @@ def walk(run: Run, parameters: Gates) -> str:
 @hookimpl
 def register_jobs(services: Services) -> list[Job]:
     return [
-        Job(name="sample.add", run=add, parameters=Sum, lock="sample.add-{label}"),
+        Job(name="sample.add", run=add, lock="sample.add-{label}"),
         Job(name="sample.fail", run=fail, schedule="30 4 * * *"),
-        Job(name="sample.walk", run=walk, parameters=Gates, lock="sample.walk-{folder}", timeout_s=120),
+        Job(name="sample.walk", run=walk, lock="sample.walk-{folder}", timeout_s=120),
     ]

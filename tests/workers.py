@@ -78,4 +78,4 @@ class Workers:
 
 def _is_registered(database: str) -> bool:
     with psycopg.connect(database) as connection:
-        return bool(connection.execute("SELECT 1 FROM procrastinate.procrastinate_workers").fetchone())
+        return bool(connection.execute("SELECT 1 FROM tiercel.job_worker").fetchone())

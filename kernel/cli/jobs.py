@@ -1,4 +1,4 @@
-"""``tiercel jobs``: which jobs there are and what became of them; start, watch and cancel them."""
+"""``tiercel jobs``: list, start, watch and cancel jobs."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ import msgspec
 from kernel.app import Tiercel
 from kernel.cli.output import print_json, print_table, progress
 from kernel.config import load
-from kernel.contracts import Job
 from kernel.conversion import convert_value, struct_fields
 from kernel.errors import UnavailableError
-from kernel.jobs.follow import Follower
-from kernel.jobs.model import JobLogLine, JobRecord, JobState, Progress
-from kernel.jobs.overview import summarize_jobs
+from kernel.jobs.events import JobFollower
+from kernel.jobs.models import JobLogLine, JobRecord, JobState, Progress
+from kernel.jobs.registry import RegisteredJob
 from kernel.jobs.service import Jobs
 
-# How often what is followed is asked for: progress is stored no more often.
-_LOOK_INTERVAL_S = 0.2
+# How often a job that is followed is polled: progress is stored no more often.
+_POLL_INTERVAL_S = 0.2
 _TITLES = ("id", "job", "state", "progress", "started", "took", "error")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -67,7 +66,7 @@ def show(*, job_id: int, as_json: bool) -> None:
 def start(*, name: str, given: tuple[str, ...], wait: bool, as_json: bool) -> None:
     """Start a job; a worker runs it. One that waits already is not started twice."""
     with _opened() as (_, found):
-        record, is_new = found.start_once(name, _read_parameters(found.catalogue.find(name), given))
+        record, is_new = found.start_once(name, _read_parameters(found.registry.get(name), given))
         if not is_new:
             click.echo(f"It waits already, as {record.id}.", err=True)
         if wait:
@@ -97,14 +96,14 @@ def cancel(*, job_id: int, as_json: bool) -> None:
 def log(*, job_id: int, follow: bool, as_json: bool) -> None:
     """Show what a job logged."""
     with _opened() as (_, found):
-        follower = Follower(found, job_id)
+        follower = JobFollower(found, job_id)
         while True:
-            for event in follower.look():
+            for event in follower.poll():
                 if isinstance(event.value, JobLogLine):
                     click.echo(msgspec.json.encode(event.value).decode() if as_json else _line(event.value))
             if not follow or follower.is_finished:
                 return
-            time.sleep(_LOOK_INTERVAL_S)
+            time.sleep(_POLL_INTERVAL_S)
 
 
 @jobs.command()
@@ -112,7 +111,7 @@ def log(*, job_id: int, follow: bool, as_json: bool) -> None:
 def schedules(*, as_json: bool) -> None:
     """List the jobs that can be started: schedule in force, next due time, last run."""
     with _opened() as (service, found):
-        summaries = summarize_jobs(found, service.shared.clock.now())
+        summaries = found.summaries(service.shared.clock.now())
     if as_json:
         print_json(summaries)
         return
@@ -136,7 +135,7 @@ def _opened() -> Iterator[tuple[Tiercel, Jobs]]:
         yield service, service.shared.jobs
 
 
-def _read_parameters(job: Job, given: tuple[str, ...]) -> dict[str, Any]:
+def _read_parameters(job: RegisteredJob, given: tuple[str, ...]) -> dict[str, Any]:
     fields = {} if job.parameters is None else struct_fields(job.parameters)
     read: dict[str, Any] = {}
     for pair in given:
@@ -163,17 +162,17 @@ def _wait(found: Jobs, record: JobRecord) -> JobRecord:
         found.check_health()
     except UnavailableError as ex:
         click.echo(f"tiercel: {ex.detail}", err=True)
-    follower = Follower(found, record.id)
+    follower = JobFollower(found, record.id)
     with progress(record.name) as bar:
         while True:
-            for event in follower.look():
+            for event in follower.poll():
                 if isinstance(event.value, Progress):
                     bar.show(event.value.done, event.value.total, event.value.message)
                 elif isinstance(event.value, JobRecord):
                     record = event.value
             if follower.is_finished:
                 return record
-            time.sleep(_LOOK_INTERVAL_S)
+            time.sleep(_POLL_INTERVAL_S)
 
 
 def _print(record: JobRecord, *, as_json: bool) -> None:

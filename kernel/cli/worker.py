@@ -1,4 +1,4 @@
-"""``tiercel worker``, and the one that ``tiercel up`` runs beside the web."""
+"""``tiercel worker``, and the supervisor that ``tiercel up`` runs beside the web server."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ import click
 
 from kernel.app import Tiercel
 from kernel.config import load
-from kernel.jobs.chores import Chores
-from kernel.jobs.scheduler import Scheduler
 from kernel.jobs.supervisor import Supervisor
 from kernel.jobs.worker import Worker
 
-# The web comes first: two more processes that start would slow its start.
-_HEAD_START_S = 1.5
+# The web server starts first: two more processes that start would slow it down.
+_DELAY_S = 1.5
 
 
 @click.command()
@@ -33,7 +31,7 @@ def worker() -> None:
 
 
 def fork_worker(service: Tiercel) -> int:
-    """Run jobs in a process beside this one, which ends with it; return its number.
+    """Run jobs in a child process that ends with this one; return its pid.
 
     Args:
         service: Prepared, without threads.
@@ -46,12 +44,12 @@ def fork_worker(service: Tiercel) -> int:
         return pid
     code = 1
     try:
-        # Until the supervisor has its own: whoever just died here would leave the embedded server running.
+        # Until the supervisor has handlers of its own: a child that just died would leave the embedded server running.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         if service.server is not None:
             service.server.acquire_after_fork()
         try:
-            time.sleep(_HEAD_START_S)
+            time.sleep(_DELAY_S)
             _supervise(service, parent=me)
         finally:
             service.close()
@@ -65,29 +63,26 @@ def fork_worker(service: Tiercel) -> int:
 
 
 def stop_worker(pid: int) -> None:
-    """Stop what ``fork_worker`` started, and wait until it did."""
+    """Stop what ``fork_worker`` started, and wait for its end."""
     try:
         os.kill(pid, signal.SIGTERM)
         os.waitpid(pid, 0)
     except (ProcessLookupError, ChildProcessError):
-        pass  # gunicorn takes note of every child that ends
+        pass  # gunicorn reaps every child that ends
 
 
 def _supervise(service: Tiercel, parent: int | None = None) -> None:
     jobs = service.settings.jobs
 
-    def work(number: int, predecessor: int | None, is_orphan: Callable[[], bool]) -> None:
-        _work(service, number, predecessor, is_orphan)
+    def run_worker(worker_id: int, dead_worker: int | None, is_orphan: Callable[[], bool]) -> None:
+        shared = service.shared
+        service.start()
+        try:
+            worker = Worker(
+                worker_id, shared.jobs.registry, shared.db, jobs, shared.clock.now, service.log, dead_worker
+            )
+            worker.run(is_orphan)
+        finally:
+            service.stop()
 
-    Supervisor(jobs.processes, jobs.graceful_timeout_s, service.log, work, parent).run()
-
-
-def _work(service: Tiercel, number: int, predecessor: int | None, is_orphan: Callable[[], bool]) -> None:
-    shared, settings = service.shared, service.settings.jobs
-    service.start()
-    try:
-        scheduler = Scheduler(shared.db, shared.jobs.catalogue, shared.clock.now, service.log)
-        chores = Chores(shared.db, settings, service.log, scheduler, predecessor)
-        Worker(number, shared.jobs, shared.db, settings, service.log, chores).run(is_orphan)
-    finally:
-        service.stop()
+    Supervisor(jobs.processes, jobs.graceful_timeout_s, service.log, run_worker, parent).run()

@@ -16,13 +16,14 @@ from typing import Any, LiteralString
 import msgspec
 import psycopg
 import sqlparse
-from psycopg import Connection, sql
+from psycopg import Connection
 
 from kernel.db.queries import load_queries
 from kernel.errors import BootError
 
 _FILE_NAME = re.compile(r"^[0-9]{4}_[a-z0-9_]+\.sql$")
 _OUTSIDE_TRANSACTION = re.compile(r"^-- transactional: false[ \t]*$", re.MULTILINE)
+_EARLIER_CHECKSUM = re.compile(r"^-- earlier-checksum: ([0-9a-f]{64})[ \t]*$", re.MULTILINE)
 _QUERIES = load_queries(__package__)
 _LOCK_KEY = int.from_bytes(hashlib.sha256(b"tiercel.migrations").digest()[:8], "big", signed=True)
 _LOCK_POLL_S = 0.1
@@ -35,14 +36,14 @@ class Migration(msgspec.Struct, frozen=True):
     Args:
         owner: Name of the plugin.
         path: The file, ``NNNN_what.sql``. A line ``-- transactional: false`` before the first statement runs it outside
-            a transaction, statement by statement. Such a file must be safe to run again: IF NOT EXISTS.
-        schema: For the files of a library, which do not qualify names: the schema to create if it is missing and to put
-            first in the search path. Their checksums are not verified: a release of the library may correct old files.
+            a transaction, statement by statement. Such a file must be safe to run again: IF NOT EXISTS. A file that was
+            edited for new databases lists the checksum of each earlier text in a line
+            ``-- earlier-checksum: <sha256>``. Databases in which an earlier text ran keep what it made; a later file
+            must upgrade them.
     """
 
     owner: str
     path: Path
-    schema: str | None = None
 
     @property
     def id(self) -> str:
@@ -63,6 +64,11 @@ class Migration(msgspec.Struct, frozen=True):
     def is_transactional(self) -> bool:
         """Whether the file runs inside a transaction."""
         return not _OUTSIDE_TRANSACTION.search(self.text)
+
+    @property
+    def valid_checksums(self) -> frozenset[str]:
+        """Checksums under which the migration may be recorded: that of the file, and those of its earlier texts."""
+        return frozenset({self.sha256, *_EARLIER_CHECKSUM.findall(self.text)})
 
 
 class MigrationError(BootError):
@@ -140,10 +146,6 @@ def _apply(connection: Connection[Any], migration: Migration) -> None:
     record = {"id": migration.id, "sha256": migration.sha256}
     if migration.is_transactional:
         with connection.transaction():
-            if migration.schema is not None:
-                create = sql.SQL(_QUERIES["create_schema"])
-                connection.execute(create.format(schema=sql.Identifier(migration.schema)))
-                connection.execute(_QUERIES["set_search_path"], {"schema": migration.schema})
             connection.execute(migration.text)
             connection.execute(_QUERIES["insert_migration"], record)
         return
@@ -175,7 +177,7 @@ def _read_applied(connection: Connection[Any]) -> dict[str, str]:
 
 def _select_pending(migrations: Sequence[Migration], applied: dict[str, str]) -> tuple[Migration, ...]:
     for migration in migrations:
-        if migration.schema is None and applied.get(migration.id, migration.sha256) != migration.sha256:
+        if applied.get(migration.id, migration.sha256) not in migration.valid_checksums:
             raise MigrationError(f"{migration.id} was edited after it was applied; add a new file instead")
     return tuple(migration for migration in migrations if migration.id not in applied)
 

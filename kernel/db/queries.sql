@@ -7,8 +7,6 @@ SELECT current_setting('server_version'),
 
 -- name: configure_session
 SELECT set_config('TimeZone', 'UTC', false),
-       -- The functions of the job queue do not qualify the names of their tables.
-       set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), 'procrastinate'), false),
        -- Partitions are pruned by the time range of a query, so plan each with its values.
        set_config('plan_cache_mode', 'force_custom_plan', false),
        -- Ten times the default: starting parallel workers takes milliseconds on every core, which other requests need.
@@ -87,12 +85,6 @@ CREATE TABLE IF NOT EXISTS tiercel.migration (
 
 -- name: create_kernel_schema
 CREATE SCHEMA IF NOT EXISTS tiercel
-
--- name: create_schema
-CREATE SCHEMA IF NOT EXISTS {schema}
-
--- name: set_search_path
-SELECT set_config('search_path', %(schema)s, true)
 
 -- name: list_migrations
 SELECT id, sha256 FROM tiercel.migration

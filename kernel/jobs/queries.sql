@@ -1,48 +1,58 @@
--- Lock order: a row of the queue before the row of job_run while it waits; the other way round while it runs.
+-- Lock order: a row of job_run before anything that refers to it.
 
--- name: lock_start
--- Two starts of one job at once must see each other.
-SELECT pg_advisory_xact_lock(hashtextextended('tiercel.start.' || %(name)s || '.' || %(lock)s, 0))
+-- name: lock_enqueue
+-- Two processes that enqueue one job at once must see each other.
+SELECT pg_advisory_xact_lock(hashtextextended('tiercel.enqueue.' || %(name)s || '.' || %(lock)s, 0))
 
 -- name: find_waiting
--- One that a worker is taking on right now is locked, and no longer waits.
-SELECT run.id, run.parameters
-FROM tiercel.job_run AS run JOIN procrastinate.procrastinate_jobs AS queued USING (id)
-WHERE run.name = %(name)s AND run.lock = %(lock)s AND run.state = 'waiting' AND queued.status = 'todo'
-ORDER BY run.id
+-- A row that is locked is being claimed or cancelled at the moment.
+SELECT id, parameters FROM tiercel.job_run
+WHERE name = %(name)s AND lock = %(lock)s AND state = 'waiting'
+ORDER BY id
 LIMIT 1
-FOR UPDATE OF queued SKIP LOCKED
+FOR UPDATE SKIP LOCKED
 
 -- name: bring_forward
-WITH moved AS (
-    UPDATE procrastinate.procrastinate_jobs SET scheduled_at = now() + make_interval(secs => %(delay_s)s)
-    WHERE id = %(id)s AND status = 'todo' AND scheduled_at > now() + make_interval(secs => %(delay_s)s)
-    RETURNING id, scheduled_at
-)
-UPDATE tiercel.job_run AS run SET due_at = moved.scheduled_at FROM moved WHERE run.id = moved.id
+UPDATE tiercel.job_run SET due_at = now() + make_interval(secs => %(delay_s)s)
+WHERE id = %(id)s AND due_at > now() + make_interval(secs => %(delay_s)s)
 
--- name: insert_job
-WITH queued AS (
-    SELECT unnest(procrastinate.procrastinate_defer_jobs_v1(ARRAY[
-        ROW(%(queue)s, %(name)s, %(priority)s, %(lock)s, NULL, '{}',
-            CASE WHEN %(delay_s)s > 0 THEN now() + make_interval(secs => %(delay_s)s) END)
-    ]::procrastinate.procrastinate_job_to_defer_v1[])) AS id
-)
-INSERT INTO tiercel.job_run (id, name, lock, parameters, request_id, state, due_at)
-SELECT id, %(name)s, %(lock)s, %(parameters)s, %(request_id)s, 'waiting', now() + make_interval(secs => %(delay_s)s)
-FROM queued
+-- name: insert_waiting
+INSERT INTO tiercel.job_run (name, lock, parameters, request_id, state, due_at)
+VALUES (%(name)s, %(lock)s, %(parameters)s, %(request_id)s, 'waiting', now() + make_interval(secs => %(delay_s)s))
 RETURNING id
 
--- name: notify_workers
--- procrastinate tells workers of new jobs only.
-SELECT pg_notify('procrastinate_queue_v1#' || %(queue)s, '{}')
+-- name: insert_running
+INSERT INTO tiercel.job_run (name, lock, parameters, request_id, state, attempt, started_at, worker, is_inline)
+VALUES (%(name)s, %(lock)s, %(parameters)s, %(request_id)s, 'running', 1, clock_timestamp(), %(worker)s, true)
+ON CONFLICT (lock) WHERE state = 'running' DO NOTHING
+RETURNING id
+
+-- name: insert_cancelled
+INSERT INTO tiercel.job_run (name, lock, parameters, request_id, state, finished_at, is_inline)
+VALUES (%(name)s, %(lock)s, %(parameters)s, %(request_id)s, 'cancelled', now(), true)
 
 -- name: claim
-SELECT id, name, lock, attempt, failures, request_id, parameters FROM tiercel.claim_job(%(queue)s, %(worker)s)
+-- In the order in which jobs are due. Those whose lock is held are passed over, so they keep no others waiting. Two jobs
+-- of one lock that are claimed at once break the unique index job_run_lock; one of the claims fails.
+WITH worker AS (
+    -- A worker that was thought dead and forgotten is back.
+    INSERT INTO tiercel.job_worker (id) VALUES (%(worker)s) ON CONFLICT DO NOTHING
+)
+UPDATE tiercel.job_run
+SET state = 'running', attempt = attempt + 1, started_at = clock_timestamp(), worker = %(worker)s
+WHERE id = (
+    SELECT id FROM tiercel.job_run
+    WHERE state = 'waiting' AND due_at <= now()
+      AND lock <> ALL (ARRAY(SELECT lock FROM tiercel.job_run WHERE state = 'running'))
+    ORDER BY due_at, id
+    LIMIT 1
+    FOR UPDATE SKIP LOCKED
+)
+RETURNING id, name, lock, attempt, failures, request_id, parameters
 
 -- name: fence
--- NO KEY: lines of the log and progress refer to this row meanwhile, from other connections. The advisory lock tells
--- whoever takes the run over which session holds it.
+-- NO KEY: lines of the log, progress and cancellations refer to this row meanwhile, from other connections. The advisory
+-- lock tells whoever takes the job over which session holds it.
 SELECT pg_advisory_xact_lock_shared(hashtextextended('tiercel.run.' || id, 0))
 FROM tiercel.job_run
 WHERE id = %(id)s AND attempt = %(attempt)s AND state = 'running'
@@ -69,44 +79,40 @@ SET attempt = excluded.attempt, done = excluded.done, total = excluded.total, me
 WHERE progress.attempt <= excluded.attempt
 RETURNING job_id
 
--- name: write_line
+-- name: insert_log_line
 INSERT INTO tiercel.job_log (job_id, attempt, level, event, fields)
 VALUES (%(id)s, %(attempt)s, %(level)s, %(event)s, %(fields)s)
 
 -- name: lock_running
-SELECT run.committed_at IS NOT NULL, queued.abort_requested
-FROM tiercel.job_run AS run JOIN procrastinate.procrastinate_jobs AS queued USING (id)
-WHERE run.id = %(id)s AND run.attempt = %(attempt)s AND run.state = 'running'
-FOR NO KEY UPDATE OF run, queued
+-- Not NO KEY: waits for a cancellation that is being inserted, so that find_cancellation sees it.
+SELECT committed_at IS NOT NULL FROM tiercel.job_run
+WHERE id = %(id)s AND attempt = %(attempt)s AND state = 'running'
+FOR UPDATE
+
+-- name: find_cancellation
+SELECT FROM tiercel.job_cancellation WHERE job_id = %(id)s
 
 -- name: finish
-WITH mine AS (
-    UPDATE tiercel.job_run
-    SET state = %(state)s, finished_at = now(), error = %(error)s, result = coalesce(%(result)s, result)
-    WHERE id = %(id)s AND attempt = %(attempt)s AND state = 'running'
-    RETURNING id
-)
-SELECT id, procrastinate.procrastinate_finish_job_v1(id, %(status)s, false) FROM mine
+UPDATE tiercel.job_run
+SET state = %(state)s, finished_at = now(), error = %(error)s, result = coalesce(%(result)s, result)
+WHERE id = %(id)s AND attempt = %(attempt)s AND state = 'running'
+RETURNING id
 
 -- name: requeue
-WITH mine AS (
-    UPDATE tiercel.job_run
-    SET state = 'waiting', error = %(error)s, due_at = now() + make_interval(secs => %(wait_s)s),
-        failures = failures + %(failures)s, deaths = deaths + %(deaths)s
-    WHERE id = %(id)s AND attempt = %(attempt)s AND state = 'running'
-    RETURNING id, due_at
-)
-SELECT id, procrastinate.procrastinate_retry_job_v2(id, CASE WHEN due_at > now() THEN due_at END, NULL, NULL, NULL)
-FROM mine
+UPDATE tiercel.job_run
+SET state = 'waiting', error = %(error)s, due_at = now() + make_interval(secs => %(wait_s)s),
+    failures = failures + %(failures)s, deaths = deaths + %(deaths)s
+WHERE id = %(id)s AND attempt = %(attempt)s AND state = 'running'
 
--- name: lock_queued
-SELECT status::text FROM procrastinate.procrastinate_jobs WHERE id = %(id)s FOR UPDATE
+-- name: insert_cancellation
+-- Its foreign key waits for whoever is about to requeue the job; cancel_waiting finds it waiting then.
+INSERT INTO tiercel.job_cancellation AS cancellation (job_id)
+SELECT id FROM tiercel.job_run WHERE id = %(id)s AND state IN ('waiting', 'running')
+ON CONFLICT (job_id) DO UPDATE SET requested_at = cancellation.requested_at
+RETURNING job_id
 
--- name: cancel_queued
-SELECT procrastinate.procrastinate_cancel_job_v1(%(id)s, true, false)
-
--- name: cancel_run
-UPDATE tiercel.job_run SET state = 'cancelled', finished_at = now() WHERE id = %(id)s AND state = 'waiting'
+-- name: cancel_waiting
+UPDATE tiercel.job_run SET state = 'cancelled', finished_at = now() WHERE id = %(id)s AND state = 'waiting' RETURNING id
 
 -- name: list_jobs
 SELECT run.id, run.name, run.state, run.parameters, run.lock, run.request_id, run.attempt, progress.done, progress.total,
@@ -122,48 +128,45 @@ WHERE (%(id)s::bigint IS NULL OR run.id = %(id)s)
 ORDER BY run.id {direction}
 LIMIT %(limit)s
 
--- name: list_lines
+-- name: list_log_lines
 SELECT id, attempt, at, level, event, fields FROM tiercel.job_log
 WHERE job_id = %(id)s AND id > %(after)s ORDER BY id LIMIT %(limit)s
 
 -- name: heartbeat
--- Also for a worker that was thought dead and forgotten.
-INSERT INTO procrastinate.procrastinate_workers (id, last_heartbeat) OVERRIDING SYSTEM VALUE VALUES (%(worker)s, now())
-ON CONFLICT (id) DO UPDATE SET last_heartbeat = now()
+-- Also of a worker that was thought dead and forgotten.
+INSERT INTO tiercel.job_worker (id) VALUES (%(worker)s) ON CONFLICT (id) DO UPDATE SET heartbeat_at = now()
 
--- name: read_wish
-SELECT run.attempt = %(attempt)s AND run.state = 'running', queued.abort_requested
-FROM tiercel.job_run AS run JOIN procrastinate.procrastinate_jobs AS queued USING (id)
+-- name: poll_cancellation
+SELECT run.attempt = %(attempt)s AND run.state = 'running',
+       EXISTS (SELECT FROM tiercel.job_cancellation WHERE job_id = run.id)
+FROM tiercel.job_run AS run
 WHERE run.id = %(id)s
 
--- name: listen
-LISTEN {channel}
+-- name: delete_worker
+DELETE FROM tiercel.job_worker WHERE id = %(worker)s
 
--- name: unregister
-SELECT procrastinate.procrastinate_unregister_worker_v1(%(worker)s)
+-- name: delete_dead_workers
+DELETE FROM tiercel.job_worker AS worker
+WHERE heartbeat_at < now() - make_interval(secs => %(dead_after_s)s)
+  AND NOT EXISTS (SELECT FROM tiercel.job_run WHERE state = 'running' AND job_run.worker = worker.id)
 
--- name: prune_workers
-DELETE FROM procrastinate.procrastinate_workers AS worker
-WHERE last_heartbeat < now() - make_interval(secs => %(dead_after_s)s)
-  AND NOT EXISTS (SELECT FROM procrastinate.procrastinate_jobs WHERE worker_id = worker.id AND status = 'doing')
+-- name: list_stalled
+SELECT run.id
+FROM tiercel.job_run AS run
+LEFT JOIN tiercel.job_worker AS worker ON worker.id = run.worker
+WHERE run.state = 'running'
+  AND (run.worker = %(worker)s OR worker.id IS NULL
+       OR worker.heartbeat_at < now() - make_interval(secs => %(dead_after_s)s))
 
--- name: list_abandoned
-SELECT queued.id
-FROM procrastinate.procrastinate_jobs AS queued
-LEFT JOIN procrastinate.procrastinate_workers AS worker ON worker.id = queued.worker_id
-WHERE queued.status = 'doing'
-  AND (queued.worker_id = %(worker)s OR worker.id IS NULL
-       OR worker.last_heartbeat < now() - make_interval(secs => %(dead_after_s)s))
-
--- name: lock_abandoned
--- Whoever is at it already, or commits right now, comes first.
-SELECT run.attempt, run.deaths, run.committed_at IS NOT NULL, queued.abort_requested, queued.queue_name
-FROM tiercel.job_run AS run JOIN procrastinate.procrastinate_jobs AS queued USING (id)
-LEFT JOIN procrastinate.procrastinate_workers AS worker ON worker.id = queued.worker_id
-WHERE run.id = %(id)s AND run.state = 'running' AND queued.status = 'doing'
-  AND (queued.worker_id = %(worker)s OR worker.id IS NULL
-       OR worker.last_heartbeat < now() - make_interval(secs => %(dead_after_s)s))
-FOR NO KEY UPDATE OF run, queued SKIP LOCKED
+-- name: lock_stalled
+-- Whoever takes it over already, or commits right now, comes first.
+SELECT run.attempt, run.deaths, run.committed_at IS NOT NULL, run.is_inline
+FROM tiercel.job_run AS run
+LEFT JOIN tiercel.job_worker AS worker ON worker.id = run.worker
+WHERE run.id = %(id)s AND run.state = 'running'
+  AND (run.worker = %(worker)s OR worker.id IS NULL
+       OR worker.heartbeat_at < now() - make_interval(secs => %(dead_after_s)s))
+FOR UPDATE OF run SKIP LOCKED
 
 -- name: insert_schedule
 INSERT INTO tiercel.job_schedule (name, schedule, last_due) VALUES (%(name)s, %(schedule)s, %(now)s)
@@ -176,15 +179,15 @@ SELECT schedule, last_due FROM tiercel.job_schedule WHERE name = %(name)s FOR UP
 UPDATE tiercel.job_schedule SET schedule = %(schedule)s, last_due = %(due)s WHERE name = %(name)s
 
 -- name: delete_old
--- Records, lines and progress go with it.
-DELETE FROM procrastinate.procrastinate_jobs
+-- Progress, log lines and cancellations go with it.
+DELETE FROM tiercel.job_run
 WHERE id IN (
     SELECT id FROM tiercel.job_run WHERE finished_at < now() - make_interval(days => %(keep_days)s)
     ORDER BY finished_at LIMIT %(limit)s
 )
 
 -- name: read_figures
--- One that waits for its next attempt is not late.
+-- A job that waits for its next attempt is not late.
 SELECT count(*) FILTER (WHERE state = 'waiting'),
        count(*) FILTER (WHERE state = 'running'),
        count(*) FILTER (WHERE state = 'failed'),
@@ -193,6 +196,5 @@ FROM tiercel.job_run
 WHERE state IN ('waiting', 'running') OR (state = 'failed' AND finished_at > now() - interval '1 day')
 
 -- name: read_health
-SELECT EXISTS (SELECT FROM procrastinate.procrastinate_workers
-               WHERE last_heartbeat > now() - make_interval(secs => %(dead_after_s)s)),
+SELECT EXISTS (SELECT FROM tiercel.job_worker WHERE heartbeat_at > now() - make_interval(secs => %(dead_after_s)s)),
        EXISTS (SELECT FROM tiercel.job_run WHERE state = 'waiting')

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from datetime import datetime
 
 import msgspec
 
-from kernel.contracts import Job
 from kernel.db.pool import Database
 from kernel.errors import ConflictError, NotFoundError, UnavailableError
-from kernel.jobs.catalogue import Catalogue, decode_parameters
-from kernel.jobs.here import run_in_this_process
-from kernel.jobs.model import JobFigures, JobLogLine, JobRecord, JobState
-from kernel.jobs.queueing import queue_job
+from kernel.jobs.inline import run_inline
+from kernel.jobs.models import JobFigures, JobLogLine, JobRecord, JobState, JobSummary
+from kernel.jobs.queue import enqueue
+from kernel.jobs.registry import JobRegistry, Parameters, RegisteredJob
 from kernel.jobs.store import JobStore
 from kernel.logging import Logger
 from kernel.settings import JobSettings
 
-# Whoever waits for a job asks so often: soon enough for people, cheap enough for the database.
+# How often ``wait`` asks: soon enough for people, cheap enough for the database.
 _POLL_S = 0.1
-_LINES_MAX = 1000
-
-Parameters = msgspec.Struct | Mapping[str, Any] | None
+_LOG_LINES_MAX = 1000
 
 
 class Jobs:
@@ -31,33 +28,28 @@ class Jobs:
 
     Args:
         db: Holds them.
-        settings: How long things may take.
-        log: Of runs in this process.
+        settings: Time limits and schedules.
+        log: The service's log, for runs in this process.
     """
 
     def __init__(self, db: Database, settings: JobSettings, log: Logger) -> None:
         self.store = JobStore(db)
-        self.catalogue = Catalogue(settings.schedules)
+        self.registry = JobRegistry(settings.schedules)
         self._settings = settings
         self._log = log
-
-    @property
-    def known(self) -> tuple[Job, ...]:
-        """The jobs that can be started, by name."""
-        return self.catalogue.all()
 
     def start(
         self, name: str, parameters: Parameters = None, *, request_id: str | None = None, delay_s: float = 0.0
     ) -> JobRecord:
         """Queue a job; a worker runs it as soon as it is due and its lock is free.
 
-        One that waits already is not queued twice: it comes back, and no longer waits for a later time than this. One
-        that is running does not keep the next from waiting.
+        A job that waits already is not queued twice: it is returned, and brought forward if this start is due earlier.
+        A job that is running does not keep the next from waiting.
 
         Args:
             name: Which job.
             parameters: Its Struct, or the values for it.
-            request_id: The request that wants it; its log lines carry it.
+            request_id: The request that starts it; its log lines carry it.
             delay_s: Seconds until it is due, in which further starts make no further job.
 
         Raises:
@@ -71,16 +63,45 @@ class Jobs:
         self, name: str, parameters: Parameters = None, *, request_id: str | None = None, delay_s: float = 0.0
     ) -> tuple[JobRecord, bool]:
         """As ``start``; tell as well whether the job is new, and not one that waited already."""
-        job = self.catalogue.find(name)
-        decoded = decode_parameters(job, parameters)
-        job_id, is_new = queue_job(self.store, job, decoded, request_id, delay_s)
+        job = self.registry.get(name)
+        decoded = job.decode_parameters(parameters)
+        job_id, is_new = enqueue(self.store, job, decoded, request_id=request_id, delay_s=delay_s)
         return self.get(job_id), is_new
+
+    def run_inline(
+        self,
+        name: str,
+        parameters: Parameters = None,
+        *,
+        on_progress: Callable[[JobRecord], None] | None = None,
+        request_id: str | None = None,
+    ) -> JobRecord:
+        """Run a job in this process, without a worker; return it finished. It is not retried.
+
+        Args:
+            name: Which job.
+            parameters: Its Struct, or the values for it.
+            on_progress: Called with its record when it reports progress.
+            request_id: The request that starts it.
+
+        Raises:
+            NotFoundError: There is no such job.
+            InvalidError: Some parameters are wrong.
+            ConflictError: A job with the same lock is running; names it.
+        """
+        job = self.registry.get(name)
+        decoded = job.decode_parameters(parameters)
+        notify = None if on_progress is None else lambda job_id: on_progress(self.get(job_id))
+        job_id = run_inline(
+            self.store, job, decoded, self._settings, self._log, request_id=request_id, on_progress=notify
+        )
+        return self.get(job_id)
 
     def get(self, job_id: int) -> JobRecord:
         """Return a job.
 
         Raises:
-            NotFoundError: There is none of that number, or it was removed.
+            NotFoundError: There is none of that id, or it was removed.
         """
         found = self.store.find(job_id=job_id)
         if not found:
@@ -102,8 +123,8 @@ class Jobs:
             name: Only this job.
             state: Only those in this state.
             limit: How many.
-            before: Only those with a lower number: the next page.
-            after: Only those with a higher number, the nearest: the previous page.
+            before: Only those with a lower id: the next page.
+            after: Only those with a higher id, the nearest: the previous page.
         """
         return self.store.find(name=name, state=state, before=before, after=after, limit=limit)
 
@@ -124,9 +145,9 @@ class Jobs:
 
         Args:
             job_id: Which job.
-            after: Only lines with a higher number: the next page.
+            after: Only lines with a higher id: the next page.
         """
-        return self.store.list_lines(job_id, after, _LINES_MAX)
+        return self.store.list_log_lines(job_id, after, _LOG_LINES_MAX)
 
     def wait(self, job_id: int, timeout_s: float) -> JobRecord:
         """Wait until a job is finished.
@@ -145,44 +166,43 @@ class Jobs:
             time.sleep(_POLL_S)
         return record
 
-    def run_here(
-        self,
-        name: str,
-        parameters: Parameters = None,
-        *,
-        on_progress: Callable[[JobRecord], None] | None = None,
-        request_id: str | None = None,
-    ) -> JobRecord:
-        """Run a job in this process, without a worker; return it finished. It is not retried.
+    def summaries(self, now: datetime) -> Sequence[JobSummary]:
+        """Return every job that can be started, by name: parameters, schedule in force, next due time, last run.
 
         Args:
-            name: Which job.
-            parameters: Its Struct, or the values for it.
-            on_progress: Called when it says how far it is.
-            request_id: The request that wants it.
-
-        Raises:
-            NotFoundError: There is no such job.
-            InvalidError: Some parameters are wrong.
-            ConflictError: A job with the same lock is running; names it.
+            now: For the next due times, UTC.
         """
-        job = self.catalogue.find(name)
-        decoded = decode_parameters(job, parameters)
-        notify = None if on_progress is None else lambda job_id: on_progress(self.get(job_id))
-        return self.get(run_in_this_process(self.store, job, decoded, request_id, self._settings, self._log, notify))
+        return [self._summarize(job, now) for job in self.registry.all()]
 
     def figures(self) -> JobFigures:
         """Count jobs."""
         return self.store.read_figures()
 
     def check_health(self) -> str:
-        """Say how the workers are.
+        """Say whether a worker runs.
 
         Raises:
-            UnavailableError: No worker lives, although jobs wait or are scheduled.
+            UnavailableError: No worker runs, although jobs wait or are scheduled.
         """
         alive, waiting = self.store.read_health(self._settings.dead_after_s)
-        if not alive and (waiting or self.catalogue.schedules):
+        if not alive and (waiting or self.registry.schedules):
             why = "jobs wait" if waiting else "jobs are scheduled"
             raise UnavailableError(f"{why}, but no worker runs; start one: tiercel worker")
         return "a worker runs" if alive else "no worker runs, and nothing waits for one"
+
+    def _summarize(self, registered: RegisteredJob, now: datetime) -> JobSummary:
+        job, parameters = registered.job, registered.parameters
+        schedule = self.registry.schedules.get(job.name)
+        last = self.list(name=job.name, limit=1)
+        return JobSummary(
+            name=job.name,
+            plugin=registered.plugin,
+            parameters=None if parameters is None else msgspec.json.schema(parameters),
+            lock=job.lock or job.name,
+            schedule=None if schedule is None else schedule.text,
+            next_due=None if schedule is None else schedule.following(now),
+            soft_timeout_s=job.soft_timeout_s,
+            timeout_s=job.timeout_s,
+            retries=job.retries,
+            last_run=last[0] if last else None,
+        )

@@ -1,37 +1,47 @@
-"""What is stored of jobs: one method for each question or change."""
+"""What is stored of jobs: one method for each question or change.
+
+A job is one row of ``tiercel.job_run``, from the moment it is queued until it is removed: waiting, running, then
+succeeded, failed or cancelled. Which job a worker runs next, and what keeps two jobs of one lock apart, stands in the
+query ``claim`` and in the index ``job_run_lock``.
+"""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import psycopg
 from psycopg import Connection, sql
+from psycopg.types.json import Jsonb
 
+from kernel.conversion import strip_nul
 from kernel.db.pool import Database
 from kernel.db.queries import load_queries
-from kernel.jobs.encoding import encode_json
-from kernel.jobs.model import JobFigures, JobLogLine, JobRecord, JobState, Progress
+from kernel.jobs.models import JobFigures, JobLogLine, JobRecord, JobState, Progress
+from kernel.notifications import notify
 
 QUERIES = load_queries(__package__)
-# Workers take jobs from this queue; commands that run a job themselves have one of their own each.
-QUEUE = "tiercel"
-OWN_QUEUE_PREFIX = "tiercel-here-"
-_BEFORE_OTHERS = 1
-_QUEUE_STATUS: Mapping[JobState, str] = {"succeeded": "succeeded", "failed": "failed", "cancelled": "aborted"}
+# Workers listen here: for a job that may be due, and for a running one that should stop.
+CHANNEL = "tiercel_jobs"
+QUEUED, CANCELLED = "queued", "cancelled"
+# Claims that lost a lock to another worker, until the next poll.
+_CLAIM_ATTEMPTS = 3
+
+FinalState = Literal["succeeded", "failed", "cancelled"]
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """A job that this process has taken on.
+    """A job that a worker has begun to run.
 
     Args:
-        id: Its number.
+        id: Of the job.
         name: Which job.
         lock: Held while it runs.
         attempt: The fence: a later attempt makes this claim void.
-        failures: Earlier attempts that failed.
+        failures: Earlier attempts that cost a retry.
         request_id: The request that started it.
         parameters: As given.
     """
@@ -55,46 +65,50 @@ class JobStore:
     def __init__(self, db: Database) -> None:
         self.db = db
 
-    # --- start, look, cancel ----------------------------------------------------------------------------------------
+    # --- queue, list, cancel ----------------------------------------------------------------------------------------
 
     @contextmanager
-    def starting(self, name: str, lock: str) -> Iterator[Connection[Any]]:
-        """Open a transaction in which nobody else starts the same job."""
+    def enqueueing(self, name: str, lock: str) -> Iterator[Connection[Any]]:
+        """Open a transaction in which no other process enqueues the same job."""
         with self.db.transaction() as connection:
-            connection.execute(QUERIES["lock_start"], {"name": name, "lock": lock})
+            connection.execute(QUERIES["lock_enqueue"], {"name": name, "lock": lock})
             yield connection
 
     def find_waiting(self, connection: Connection[Any], name: str, lock: str) -> tuple[int, dict[str, Any]] | None:
-        """Return the job of that lock that waits already, with its parameters; keep workers off it."""
+        """Return the job of that lock that waits already, with its parameters; keep workers from claiming it."""
         return connection.execute(QUERIES["find_waiting"], {"name": name, "lock": lock}).fetchone()
 
-    def bring_forward(self, connection: Connection[Any], job_id: int, delay_s: float = 0.0) -> None:
-        """Make a waiting job due after so many seconds, unless it is so before."""
+    def bring_forward(self, connection: Connection[Any], job_id: int, delay_s: float) -> None:
+        """Make a waiting job due after so many seconds, unless it is due before."""
         if connection.execute(QUERIES["bring_forward"], {"id": job_id, "delay_s": delay_s}).rowcount:
-            connection.execute(QUERIES["notify_workers"], {"queue": QUEUE})
+            notify(connection, CHANNEL, QUEUED)
 
-    def insert(
+    def insert_waiting(
         self,
         connection: Connection[Any],
         name: str,
         lock: str,
         parameters: Mapping[str, Any],
         request_id: str | None,
-        queue: str = QUEUE,
         delay_s: float = 0.0,
     ) -> int:
-        """Queue a job, due after so many seconds; return its number."""
-        given = {
-            "name": name,
-            "lock": lock,
-            "parameters": encode_json(parameters),
-            "request_id": request_id,
-            "queue": queue,
-            "delay_s": delay_s,
-            "priority": 0 if queue == QUEUE else _BEFORE_OTHERS,
-        }
-        row = connection.execute(QUERIES["insert_job"], given).fetchone()
+        """Queue a job, due after so many seconds; return its id."""
+        given = {"name": name, "lock": lock, "parameters": encode_json(parameters), "request_id": request_id}
+        row = connection.execute(QUERIES["insert_waiting"], {**given, "delay_s": delay_s}).fetchone()
+        notify(connection, CHANNEL, QUEUED)
         return int(row[0]) if row else 0
+
+    def insert_running(
+        self, worker: int, name: str, lock: str, parameters: dict[str, Any], request_id: str | None
+    ) -> Claim | None:
+        """Begin a job that was not queued; None, and a record that is cancelled, if its lock is held."""
+        given = {"name": name, "lock": lock, "parameters": encode_json(parameters), "request_id": request_id}
+        with self.db.transaction() as connection:
+            row = connection.execute(QUERIES["insert_running"], {**given, "worker": worker}).fetchone()
+            if row is None:
+                connection.execute(QUERIES["insert_cancelled"], given)
+                return None
+        return Claim(int(row[0]), name, lock, 1, 0, request_id, parameters)
 
     def find(
         self,
@@ -107,7 +121,7 @@ class JobStore:
         after: int | None = None,
         limit: int = 1,
     ) -> list[JobRecord]:
-        """Return jobs that fit, latest first: the latest, or with ``after`` the next ones above that number."""
+        """Return jobs that match, latest first: the latest, or with ``after`` the next ones above that id."""
         given = {"id": job_id, "name": name, "state": state, "lock": lock, "before": before, "after": after}
         direction = sql.SQL("DESC" if after is None else "ASC")
         query = sql.SQL(QUERIES["list_jobs"]).format(direction=direction)
@@ -115,36 +129,33 @@ class JobStore:
             found = [_record(row) for row in connection.execute(query, {**given, "limit": limit})]
         return found if after is None else found[::-1]
 
-    def list_lines(self, job_id: int, after: int, limit: int) -> Sequence[JobLogLine]:
+    def list_log_lines(self, job_id: int, after: int, limit: int) -> Sequence[JobLogLine]:
         """Return lines of a job's log, earliest first."""
         with self.db.connection() as connection:
-            rows = connection.execute(QUERIES["list_lines"], {"id": job_id, "after": after, "limit": limit})
+            rows = connection.execute(QUERIES["list_log_lines"], {"id": job_id, "after": after, "limit": limit})
             return [JobLogLine(*row) for row in rows]
 
     def cancel(self, job_id: int) -> bool:
         """Cancel a waiting job, ask a running one to stop; tell whether it was either."""
         with self.db.transaction() as connection:
-            row = connection.execute(QUERIES["lock_queued"], {"id": job_id}).fetchone()
-            if row is None or row[0] not in {"todo", "doing"}:
+            if connection.execute(QUERIES["insert_cancellation"], {"id": job_id}).fetchone() is None:
                 return False
-            connection.execute(QUERIES["cancel_queued"], {"id": job_id})
-            if row[0] == "todo":
-                connection.execute(QUERIES["cancel_run"], {"id": job_id})
+            if connection.execute(QUERIES["cancel_waiting"], {"id": job_id}).fetchone() is None:
+                notify(connection, CHANNEL, CANCELLED)
             return True
 
     # --- a run ------------------------------------------------------------------------------------------------------
 
-    def claim(self, worker: int, queue: str = QUEUE) -> Claim | None:
-        """Take on the next job that is due; None if there is none."""
-        try:
-            with self.db.connection() as connection:
-                row = connection.execute(QUERIES["claim"], {"worker": worker, "queue": queue}).fetchone()
-        except psycopg.errors.UniqueViolation:
-            return None  # somebody took another job of its lock in the same moment
-        except psycopg.errors.ForeignKeyViolation:
-            self.heartbeat(worker)  # this worker was thought dead, and forgotten
-            return None
-        return Claim(*row) if row else None
+    def claim(self, worker: int) -> Claim | None:
+        """Begin the next job that is due; None if there is none."""
+        for _ in range(_CLAIM_ATTEMPTS):
+            try:
+                with self.db.connection() as connection:
+                    row = connection.execute(QUERIES["claim"], {"worker": worker}).fetchone()
+            except psycopg.errors.UniqueViolation:
+                continue  # another worker began a job of that lock in the same moment
+            return Claim(*row) if row else None
+        return None
 
     @contextmanager
     def transaction(self, timeout_s: float) -> Iterator[Connection[Any]]:
@@ -158,80 +169,93 @@ class JobStore:
         return connection.execute(QUERIES["fence"], given).fetchone() is not None
 
     def mark_committed(self, connection: Connection[Any], claim: Claim, result: Any) -> None:
-        """Say that the effect of a run is in the database once this transaction commits."""
+        """Record that the effect of a run is in the database once this transaction commits."""
         connection.execute(QUERIES["mark_committed"], {"id": claim.id, "result": encode_json(result)})
 
     def write_progress(self, claim: Claim, progress: Progress) -> bool:
         """Store how far a run is; tell whether the claim is still valid."""
         given = {"id": claim.id, "attempt": claim.attempt, **msgspec.structs.asdict(progress)}
         with self.db.connection() as connection:
-            return connection.execute(QUERIES["write_progress"], given).fetchone() is not None
+            return connection.execute(QUERIES["write_progress"], strip_nul(given)).fetchone() is not None
 
-    def write_line(self, claim: Claim, level: str, event: str, fields: Mapping[str, Any]) -> None:
+    def insert_log_line(self, claim: Claim, level: str, event: str, fields: Mapping[str, Any]) -> None:
         """Store a line of a run's log."""
         plain = msgspec.to_builtins(fields, str_keys=True, enc_hook=str)
-        given = {"id": claim.id, "attempt": claim.attempt, "level": level, "event": event.replace("\x00", "")}
+        given = {"id": claim.id, "attempt": claim.attempt, "level": level, "event": strip_nul(event)}
         with self.db.connection() as connection:
-            connection.execute(QUERIES["write_line"], {**given, "fields": encode_json(plain)})
+            connection.execute(QUERIES["insert_log_line"], {**given, "fields": encode_json(plain)})
 
-    def finish(self, claim: Claim, state: JobState, error: str | None = None, result: Any = None) -> bool:
-        """End a run; tell whether it was still this one's to end."""
+    def poll_cancellation(self, claim: Claim) -> tuple[bool, bool]:
+        """Tell whether a claim is valid, and whether its run was asked to stop."""
+        given = {"id": claim.id, "attempt": claim.attempt}
+        with self.db.connection() as connection:
+            row = connection.execute(QUERIES["poll_cancellation"], given).fetchone()
+        return (bool(row[0]), bool(row[1])) if row else (False, False)
+
+    def finish(self, claim: Claim, state: FinalState, error: str | None = None, result: Any = None) -> bool:
+        """End a run; tell whether the claim was still valid."""
         with self.db.connection() as connection:
             return self.finish_in(connection, claim.id, claim.attempt, state, error, result)
+
+    def fail_overrun(self, claim: Claim, error: str) -> None:
+        """Fail a run that does not stop, unless its effect is in the database."""
+        self.end_session_of_run(claim.id)
+        with self.db.transaction() as connection:
+            found = self.lock_running(connection, claim)
+            if found is not None:
+                committed, _ = found
+                state: FinalState = "succeeded" if committed else "failed"
+                self.finish_in(connection, claim.id, claim.attempt, state, None if committed else error)
+
+    def requeue(
+        self, claim: Claim, error: str | None, *, wait_s: float = 0, failures: int = 0, end_session: bool = False
+    ) -> None:
+        """Queue a job for its next attempt, unless its effect is in the database or it was cancelled meanwhile.
+
+        Args:
+            claim: The attempt that ended.
+            error: Why it ended.
+            wait_s: Seconds until the next attempt is due.
+            failures: What it costs of the job's retries.
+            end_session: End the session of a run that may be about to commit.
+        """
+        if end_session:
+            self.end_session_of_run(claim.id)
+        with self.db.transaction() as connection:
+            found = self.lock_running(connection, claim)
+            if found is None:
+                return
+            committed, cancelled = found
+            if committed or cancelled:
+                state: FinalState = "succeeded" if committed else "cancelled"
+                self.finish_in(connection, claim.id, claim.attempt, state, None if committed else error)
+                return
+            self.requeue_in(connection, claim.id, claim.attempt, error, wait_s=wait_s, failures=failures)
+
+    # --- parts of transactions --------------------------------------------------------------------------------------
+
+    def lock_running(self, connection: Connection[Any], claim: Claim) -> tuple[bool, bool] | None:
+        """Lock a running job; tell whether its effect is committed and whether it was cancelled; None if void."""
+        given = {"id": claim.id, "attempt": claim.attempt}
+        row = connection.execute(QUERIES["lock_running"], given).fetchone()
+        return None if row is None else (bool(row[0]), self.is_cancelled(connection, claim.id))
+
+    def is_cancelled(self, connection: Connection[Any], job_id: int) -> bool:
+        """Tell whether a job that is locked was asked to stop."""
+        return connection.execute(QUERIES["find_cancellation"], {"id": job_id}).fetchone() is not None
 
     def finish_in(
         self,
         connection: Connection[Any],
         job_id: int,
         attempt: int,
-        state: JobState,
+        state: FinalState,
         error: str | None = None,
         result: Any = None,
     ) -> bool:
         """As ``finish``, on a connection."""
-        given = {
-            "id": job_id,
-            "attempt": attempt,
-            "state": state,
-            "status": _QUEUE_STATUS[state],
-            "error": error and error.replace("\x00", ""),
-            "result": encode_json(result),
-        }
-        return connection.execute(QUERIES["finish"], given).fetchone() is not None
-
-    def end_by_force(self, claim: Claim, error: str) -> None:
-        """Fail a run from outside, unless its effect is in the database."""
-        self.end_session_of_run(claim.id)
-        with self.db.transaction() as connection:
-            row = connection.execute(QUERIES["lock_running"], {"id": claim.id, "attempt": claim.attempt}).fetchone()
-            if row is not None:
-                state: JobState = "succeeded" if row[0] else "failed"
-                self.finish_in(connection, claim.id, claim.attempt, state, None if row[0] else error)
-
-    def give_back(
-        self, claim: Claim, error: str | None, *, wait_s: float = 0, failures: int = 0, by_force: bool = False
-    ) -> None:
-        """Let a run be tried again, unless its effect is in the database or it was cancelled meanwhile.
-
-        Args:
-            claim: The attempt.
-            error: Why.
-            wait_s: Until then.
-            failures: What it costs of its retries.
-            by_force: From outside, while it may be about to commit.
-        """
-        if by_force:
-            self.end_session_of_run(claim.id)
-        with self.db.transaction() as connection:
-            row = connection.execute(QUERIES["lock_running"], {"id": claim.id, "attempt": claim.attempt}).fetchone()
-            if row is None:
-                return
-            committed, cancelled = row
-            if committed or cancelled:
-                state: JobState = "succeeded" if committed else "cancelled"
-                self.finish_in(connection, claim.id, claim.attempt, state, None if committed else error)
-                return
-            self.requeue_in(connection, claim.id, claim.attempt, error, wait_s=wait_s, failures=failures)
+        given = {"id": job_id, "attempt": attempt, "state": state, "error": strip_nul(error)}
+        return connection.execute(QUERIES["finish"], {**given, "result": encode_json(result)}).fetchone() is not None
 
     def requeue_in(
         self,
@@ -244,28 +268,22 @@ class JobStore:
         failures: int = 0,
         deaths: int = 0,
     ) -> None:
-        """Let a run be tried again, on a connection."""
+        """Queue a running job for its next attempt, on a connection."""
         given = {"id": job_id, "attempt": attempt, "wait_s": wait_s, "failures": failures, "deaths": deaths}
-        connection.execute(QUERIES["requeue"], {**given, "error": error and error.replace("\x00", "")})
-        connection.execute(QUERIES["notify_workers"], {"queue": QUEUE})
+        connection.execute(QUERIES["requeue"], {**given, "error": strip_nul(error)})
+        notify(connection, CHANNEL, QUEUED)
 
     # --- workers ----------------------------------------------------------------------------------------------------
 
     def heartbeat(self, worker: int) -> None:
-        """Say that a worker lives."""
+        """Record that a worker is alive."""
         with self.db.connection() as connection:
             connection.execute(QUERIES["heartbeat"], {"worker": worker})
 
-    def read_wish(self, claim: Claim) -> tuple[bool, bool]:
-        """Tell whether a claim is valid, and whether its run should stop."""
+    def delete_worker(self, worker: int) -> None:
+        """Forget a worker that ended."""
         with self.db.connection() as connection:
-            row = connection.execute(QUERIES["read_wish"], {"id": claim.id, "attempt": claim.attempt}).fetchone()
-        return (bool(row[0]), bool(row[1])) if row else (False, False)
-
-    def unregister(self, worker: int) -> None:
-        """Say that a worker ended."""
-        with self.db.connection() as connection:
-            connection.execute(QUERIES["unregister"], {"worker": worker})
+            connection.execute(QUERIES["delete_worker"], {"worker": worker})
 
     def end_session_of_run(self, job_id: int) -> None:
         """End the session in which a run is about to commit, if there is one."""
@@ -283,10 +301,24 @@ class JobStore:
             return JobFigures(*connection.execute(QUERIES["read_figures"]).fetchone() or (0, 0, 0, 0.0))
 
     def read_health(self, dead_after_s: float) -> tuple[bool, bool]:
-        """Tell whether a worker lives, and whether a job waits."""
+        """Tell whether a worker is alive, and whether a job waits."""
         with self.db.connection() as connection:
             row = connection.execute(QUERIES["read_health"], {"dead_after_s": dead_after_s}).fetchone()
         return (bool(row[0]), bool(row[1])) if row else (False, False)
+
+
+def make_worker_id() -> int:
+    """Make the id of a worker at random, so that whoever starts the worker knows it before the database does."""
+    return secrets.randbits(62)
+
+
+def encode_json(value: Any) -> Jsonb | None:
+    """Encode a value for a ``jsonb`` column; None stays None.
+
+    Raises:
+        TypeError: It cannot be JSON.
+    """
+    return None if value is None else Jsonb(strip_nul(msgspec.to_builtins(value, str_keys=True)))
 
 
 def _record(row: tuple[Any, ...]) -> JobRecord:

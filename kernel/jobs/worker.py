@@ -1,4 +1,4 @@
-"""One worker process: takes on one job at a time, and ends when it is told, whatever the job does."""
+"""A worker process: runs one job at a time, starts scheduled jobs, and ends when it is told, whatever its job does."""
 
 from __future__ import annotations
 
@@ -7,66 +7,81 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import NoReturn
 
 import msgspec
 import psycopg
 
-from kernel.contracts import Job
 from kernel.db.pool import Database
 from kernel.errors import NotFoundError, TiercelError
-from kernel.jobs.chores import Chores
-from kernel.jobs.execution import log_end, perform, settle
-from kernel.jobs.keeper import Keeper
-from kernel.jobs.listener import Listener
-from kernel.jobs.run import Run
-from kernel.jobs.service import Jobs
-from kernel.jobs.store import Claim, JobStore
+from kernel.jobs.heartbeat import Heartbeat
+from kernel.jobs.queue import encode_parameters
+from kernel.jobs.registry import JobRegistry, RegisteredJob, Schedule
+from kernel.jobs.runner import Run, execute, log_outcome, record_outcome
+from kernel.jobs.stalled import recover_stalled_jobs
+from kernel.jobs.store import CANCELLED, CHANNEL, QUERIES, QUEUED, Claim, JobStore
 from kernel.logging import Logger
+from kernel.notifications import NotificationListener
 from kernel.settings import JobSettings
+from kernel.threads import BackgroundThread
 
-# How soon what could not be stored, or a database that is away, is tried again.
+# How soon a worker looks for jobs without being notified, and tries again when the database is away.
 _POLL_S = 1.0
-_LOOK_S = 0.1
-_LAST_WORDS_S = 3.0
+# How soon the main thread notices a signal, the hard time limit, and the end of the supervisor.
+_TICK_S = 0.1
+# What a process that ends by force has for telling the database why.
+_LAST_STATEMENT_S = 3.0
+# Notifications wake the worker; the queue is polled anyway.
+_LISTEN_POLL_S = 60.0
 
 
 class _Current(msgspec.Struct, frozen=True):
-    """The run of this moment, and when its time is up."""
+    """The job that runs now, and when its hard time limit is over."""
 
     claim: Claim
     run: Run
-    job: Job
+    job: RegisteredJob
     deadline: float
 
 
 class Worker:
-    """A worker process. Its main thread watches; another runs the jobs.
+    """A worker process. One thread runs jobs, another sends heartbeats and does maintenance, the main thread watches.
 
     Args:
-        number: From ``make_worker_id``.
-        jobs: What can be run.
+        worker_id: From ``make_worker_id``.
+        registry: The jobs it can run, and their schedules.
         db: Opened in this process.
-        settings: How long things may take.
-        log: Hears of every job.
-        chores: Done about once a second.
+        settings: Time limits.
+        now: Tells the time, UTC.
+        log: Gets a line about each job.
+        dead_worker: Id of the worker that this one replaces.
     """
 
     def __init__(
-        self, number: int, jobs: Jobs, db: Database, settings: JobSettings, log: Logger, chores: Chores
+        self,
+        worker_id: int,
+        registry: JobRegistry,
+        db: Database,
+        settings: JobSettings,
+        now: Callable[[], datetime],
+        log: Logger,
+        dead_worker: int | None = None,
     ) -> None:
-        self._number = number
-        self._jobs = jobs
-        self._store: JobStore = jobs.store
+        self._id = worker_id
+        self._registry = registry
+        self._store = JobStore(db)
         self._settings = settings
         self._log = log
-        self._stopping = threading.Event()
+        self._is_told_to_end = False
         self._wake = threading.Event()
         self._current: _Current | None = None
-        self._keeper = Keeper(self._store, number, settings.dead_after_s, log, chores.do)
-        self._listener = Listener(db.conninfo, new_job=self._wake.set, abort=self._keeper.wake.set)
-        self._runner = threading.Thread(target=self._loop, name="job-runner", daemon=True)
+        maintenance = Maintenance(self._store, settings, Scheduler(self._store, registry, now, log), log, dead_worker)
+        self._heartbeat = Heartbeat(self._store, worker_id, settings.dead_after_s, log, maintenance.run_due)
+        self._listener = NotificationListener(db.conninfo, name="tiercel jobs", poll_interval_s=_LISTEN_POLL_S, log=log)
+        self._listener.subscribe(CHANNEL, self._receive, poll=self._wake.set)
+        self._runner = BackgroundThread("job-runner", self._run_jobs, self._wake.set)
 
     def run(self, is_orphan: Callable[[], bool] = lambda: False) -> None:
         """Work until SIGTERM or SIGINT, or until this process is an orphan.
@@ -75,118 +90,216 @@ class Worker:
             is_orphan: Tells whether the process that started this one is gone.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self.stop())
+            signal.signal(number, self._on_signal)
         self.start()
-        while self._runner.is_alive() and not self._stopping.is_set():
-            self._runner.join(_LOOK_S)
+        while self._runner.is_alive and not self._is_told_to_end and not is_orphan():
+            time.sleep(_TICK_S)
             self._end_overrun()
-            if is_orphan():
-                self.stop()
         self._leave()
 
     def start(self) -> None:
         """Start the threads."""
-        self._keeper.start()
+        self._heartbeat.start()
         self._listener.start()
         self._runner.start()
 
     def stop(self) -> None:
-        """Take on no further job, and ask the one that runs to stop."""
-        self._stopping.set()
-        self._wake.set()
+        """Claim no further job, and ask the one that runs to stop."""
+        self._runner.stop(0)
         current = self._current
         if current is not None:
             current.run.stop("shutdown")
 
     def join(self, timeout_s: float) -> bool:
-        """After ``stop``: wait for the run, then say good-bye; tell whether it ended in time."""
-        self._runner.join(timeout_s)
+        """After ``stop``: wait for the job that runs, then forget this worker; tell whether the job ended in time."""
+        ended = self._runner.stop(timeout_s)
         self._listener.stop()
-        self._keeper.stop()
-        if self._runner.is_alive():
-            return False
-        with contextlib.suppress(TiercelError, psycopg.Error):
-            self._store.unregister(self._number)
-        return True
+        self._heartbeat.stop()
+        if ended:
+            with contextlib.suppress(TiercelError, psycopg.Error):
+                self._store.delete_worker(self._id)
+        return ended
+
+    def _on_signal(self, *_: object) -> None:
+        # Nothing else: it interrupts the main thread, which may hold any lock.
+        self._is_told_to_end = True
+
+    def _receive(self, payloads: Sequence[str]) -> None:
+        if QUEUED in payloads:
+            self._wake.set()
+        if CANCELLED in payloads:
+            self._heartbeat.wake()
 
     # --- the thread that runs jobs ----------------------------------------------------------------------------------
 
-    def _loop(self) -> None:
-        while not self._stopping.is_set():
+    def _run_jobs(self, stopping: threading.Event) -> None:
+        while not stopping.is_set():
             self._wake.clear()
             try:
-                claim = self._store.claim(self._number)
+                claim = self._store.claim(self._id)
             except (TiercelError, psycopg.Error) as ex:
                 self._log.warning("jobs_cannot_be_read", reason=getattr(ex, "detail", None) or str(ex))
-                self._stopping.wait(_POLL_S)
+                stopping.wait(_POLL_S)
                 continue
-            if claim is None:
+            if claim is not None:
+                self._run_claim(claim, stopping)
+            elif not stopping.is_set():
                 self._wake.wait(_POLL_S)
-            else:
-                self._take_on(claim)
 
-    def _take_on(self, claim: Claim) -> None:
+    def _run_claim(self, claim: Claim, stopping: threading.Event) -> None:
         try:
-            job = self._jobs.catalogue.find(claim.name)
+            job = self._registry.get(claim.name)
         except NotFoundError:
             reason = f"no loaded plugin has a job {claim.name!r}"
-            self._until_stored(lambda: self._store.finish(claim, "failed", reason))
+            self._store_until_done(lambda: self._store.finish(claim, "failed", reason))
             return
-        run = Run(claim, self._store, self._log, job)
+        run = Run(claim, self._store, self._log, job.job)
         started = time.monotonic()
-        self._current = _Current(claim, run, job, started + job.timeout_s)
-        self._keeper.watch(claim, run)
-        if self._stopping.is_set():
+        self._current = _Current(claim, run, job, started + job.job.timeout_s)
+        self._heartbeat.watch(claim, run)
+        if stopping.is_set():
             run.stop("shutdown")
-        outcome = perform(job, claim, run)
-        # Kept as current: what cannot be stored because the database is away is given back by the next worker.
+        outcome = execute(job, claim, run)
+        # Still the current job: a process that has to end while the database is away queues it again.
         self._current = msgspec.structs.replace(self._current, deadline=float("inf"))
-        self._until_stored(lambda: settle(self._store, job, claim, run, outcome))
+        self._store_until_done(lambda: record_outcome(self._store, job.job, claim, run, outcome))
         self._current = None
-        self._keeper.watch(None, None)
-        log_end(self._log, claim, outcome, time.monotonic() - started)
+        self._heartbeat.unwatch()
+        log_outcome(self._log, claim, outcome, time.monotonic() - started)
 
-    def _until_stored(self, store: Callable[[], object]) -> None:
-        while not self._is_stored(store):
-            time.sleep(_POLL_S)
-
-    def _is_stored(self, store: Callable[[], object]) -> bool:
-        try:
-            store()
-        except (TiercelError, psycopg.Error) as ex:
-            self._log.warning("job_end_not_stored", reason=getattr(ex, "detail", None) or str(ex))
-            return False
-        return True
+    def _store_until_done(self, store: Callable[[], object]) -> None:
+        while True:
+            try:
+                store()
+            except (TiercelError, psycopg.Error) as ex:
+                self._log.warning("job_end_not_stored", reason=getattr(ex, "detail", None) or str(ex))
+                time.sleep(_POLL_S)
+            else:
+                return
 
     # --- the main thread --------------------------------------------------------------------------------------------
 
     def _end_overrun(self) -> None:
         current = self._current
         if current is not None and time.monotonic() >= current.deadline:
-            error = f"hard time limit: it ran for more than {current.job.timeout_s:g} s"
+            error = f"hard time limit: it ran for more than {current.job.job.timeout_s:g} s"
             self._log.error("job_killed", job=current.claim.name, job_id=current.claim.id, reason=error)
-            self._die(lambda: self._store.end_by_force(current.claim, error))
+            self._exit(1, lambda: self._store.fail_overrun(current.claim, error))
 
     def _leave(self) -> None:
         self.stop()
-        if not self.join(self._settings.graceful_timeout_s):
-            current = self._current
-            if current is not None:
-                self._log.warning("job_abandoned", job=current.claim.name, job_id=current.claim.id)
-                self._die(lambda: self._store.give_back(current.claim, "stopped: shutdown", by_force=True))
-            self._die(lambda: None)
+        if self.join(self._settings.graceful_timeout_s):
+            return
+        current = self._current
+        if current is None:
+            self._exit(0, lambda: None)
+        self._log.warning("job_abandoned", job=current.claim.name, job_id=current.claim.id)
+        self._exit(0, lambda: self._store.requeue(current.claim, "stopped: shutdown", end_session=True))
 
-    def _die(self, last_words: Callable[[], object]) -> NoReturn:
-        # Nothing here may hang: neither the job, nor the database.
-        said = threading.Thread(target=_quietly, args=(last_words,), daemon=True)
-        said.start()
-        said.join(_LAST_WORDS_S)
-        with contextlib.suppress(Exception):
-            self._store.unregister(self._number)
-        os._exit(0 if self._stopping.is_set() else 1)
+    def _exit(self, code: int, last_statement: Callable[[], object]) -> NoReturn:
+        """End this process at once, whatever its threads do."""
+        # In a thread, because a database that does not answer must not keep the process. Should it fail, the job is
+        # recovered once the heartbeat of this worker is too old.
+        thread = threading.Thread(target=_run_quietly, args=(last_statement,), daemon=True)
+        thread.start()
+        thread.join(_LAST_STATEMENT_S)
+        _run_quietly(lambda: self._store.delete_worker(self._id))
+        os._exit(code)
 
 
-def _quietly(do: Callable[[], object]) -> None:
-    # Should it fail, the job is taken over when this worker has been silent for long enough.
+def _run_quietly(function: Callable[[], object]) -> None:
     with contextlib.suppress(Exception):
-        do()
+        function()
+
+
+# --- beside the jobs --------------------------------------------------------------------------------------------------
+
+_CLEAN_INTERVAL_S = 600.0
+_CLEAN_BATCH = 1000
+
+
+class Maintenance:
+    """What every worker does besides its jobs: start scheduled jobs, recover stalled ones, remove old records.
+
+    All workers do the same; the database sees to it that each thing is done once.
+
+    Args:
+        store: Jobs in the database.
+        settings: When a worker is dead, and how long jobs are kept.
+        scheduler: Starts scheduled jobs.
+        log: Gets a line about each job.
+        dead_worker: A worker that is known to be dead.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        settings: JobSettings,
+        scheduler: Scheduler,
+        log: Logger,
+        dead_worker: int | None = None,
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._scheduler = scheduler
+        self._log = log
+        self._dead_worker = dead_worker
+        self._recover_at = 0.0
+        self._clean_at = 0.0
+
+    def run_due(self) -> None:
+        """Do what is due."""
+        self._scheduler.tick()
+        now = time.monotonic()
+        if now >= self._recover_at:
+            recover_stalled_jobs(self._store, self._log, self._settings.dead_after_s, self._dead_worker)
+            self._dead_worker = None
+            self._recover_at = now + min(5.0, self._settings.dead_after_s / 4)
+        if now >= self._clean_at:
+            deleted = self._store.delete_old(self._settings.keep_days, _CLEAN_BATCH)
+            self._clean_at = now + (0 if deleted == _CLEAN_BATCH else _CLEAN_INTERVAL_S)
+
+
+class Scheduler:
+    """Starts scheduled jobs when they are due: once, however many workers look.
+
+    Args:
+        store: Jobs in the database, and when each schedule was due last.
+        registry: Jobs and the schedules in force.
+        now: Tells the time, UTC.
+        log: Gets a line about each job that is started.
+    """
+
+    def __init__(self, store: JobStore, registry: JobRegistry, now: Callable[[], datetime], log: Logger) -> None:
+        self._store = store
+        self._registry = registry
+        self._now = now
+        self._log = log
+        self._next: dict[str, datetime] = {}
+
+    def tick(self) -> None:
+        """Start the jobs that are due. Queries the database only then."""
+        now = self._now()
+        for name, schedule in self._registry.schedules.items():
+            if name not in self._next or self._next[name] <= now:
+                self._start(name, schedule, now)
+                self._next[name] = schedule.following(now)
+
+    def _start(self, name: str, schedule: Schedule, now: datetime) -> None:
+        job = self._registry.get(name)
+        parameters = job.decode_parameters({})
+        lock = job.lock_name(parameters)
+        with self._store.enqueueing(name, lock) as connection:
+            connection.execute(QUERIES["insert_schedule"], {"name": name, "schedule": schedule.text, "now": now})
+            row = connection.execute(QUERIES["lock_schedule"], {"name": name}).fetchone()
+            due = schedule.latest(now)
+            if row is None or (row[0] == schedule.text and row[1] >= due):
+                return
+            changed = row[0] != schedule.text
+            # A schedule that changed begins with its next due time.
+            given = {"name": name, "schedule": schedule.text, "due": now if changed else due}
+            connection.execute(QUERIES["advance_schedule"], given)
+            if changed or self._store.find_waiting(connection, name, lock) is not None:
+                return
+            job_id = self._store.insert_waiting(connection, name, lock, encode_parameters(parameters), None)
+        self._log.info("job_scheduled", job=name, job_id=job_id, due=due.isoformat())

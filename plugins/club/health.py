@@ -205,7 +205,7 @@ class ClubHealth:
 
     def _next_try_at(self) -> datetime | None:
         jobs, now = self._services.jobs, self._services.clock.now()
-        schedule = jobs.catalogue.schedules.get(JOB)
+        schedule = jobs.registry.schedules.get(JOB)
         times = [] if schedule is None else [schedule.following(now)]
         times += [job.due_at for job in jobs.list(name=JOB, state="waiting", limit=1)]
         return min(times, default=None)

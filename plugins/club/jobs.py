@@ -189,7 +189,7 @@ def run_refresh(services: Services, on_progress: Callable[[JobRecord], None] | N
         ConflictError: A refresh is already running.
         RefreshError: The refresh failed or was cancelled.
     """
-    record = services.jobs.run_here(JOB, on_progress=on_progress)
+    record = services.jobs.run_inline(JOB, on_progress=on_progress)
     if record.state != "succeeded":
         # The record's error begins with the type of the exception.
         raise RefreshError((record.error or record.state).removeprefix(f"{__name__}.{RefreshError.__name__}: "))

@@ -23,7 +23,7 @@ from kernel import (
     UnavailableError,
     route,
 )
-from kernel.jobs import Follower, JobEvent, JobRecord
+from kernel.jobs import JobEvent, JobFollower, JobRecord
 
 ID_MAX = 2**63 - 1
 JobId = Annotated[int, msgspec.Meta(ge=1, le=ID_MAX)]
@@ -58,8 +58,8 @@ class JobEventRoutes:
     def stream(self, request: Request, id: JobId) -> Response[StreamingResponse | None]:  # noqa: A002 - path parameter
         """Stream ``state``, ``log`` and ``progress`` events of a job until it is finished."""
         after, has_end = _parse_last_event_id(request.get_header("Last-Event-ID") or "")
-        follower = Follower(self._jobs, id, after)
-        first = follower.look()
+        follower = JobFollower(self._jobs, id, after)
+        first = follower.poll()
         if has_end and follower.is_finished:
             # By the specification, 204 tells a client to stop reconnecting.
             return Response(None, 204, _HEADERS)
@@ -71,7 +71,9 @@ class JobEventRoutes:
 class _EventStream:
     """The body of a stream. Closing it releases its slot of the limit, whether or not it was iterated."""
 
-    def __init__(self, follower: Follower, first: list[JobEvent], stopping: Event, release: Callable[[], None]) -> None:
+    def __init__(
+        self, follower: JobFollower, first: list[JobEvent], stopping: Event, release: Callable[[], None]
+    ) -> None:
         self._follower = follower
         self._first = first
         self._stopping = stopping
@@ -82,7 +84,7 @@ class _EventStream:
         sent_s = time.monotonic()
         while not self._follower.is_finished and not self._stopping.wait(_POLL_INTERVAL_S):
             try:
-                events = self._follower.look()
+                events = self._follower.poll()
             except NotFoundError:
                 return
             except UnavailableError:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 
 from kernel import Envelope, Page, Request, Response, Services, cursor_page, envelope, page_size_of, read_cursor, route
-from kernel.jobs import JobLogLine, JobRecord, JobState, JobSummary, summarize_jobs
+from kernel.jobs import JobLogLine, JobRecord, JobState, JobSummary
 from plugins.system.job_events import ID_MAX, JobId
 
 _NEWEST_FIRST = "-id"
@@ -101,7 +101,7 @@ class JobRoutes:
     @route("/api/v1/jobs/catalog/", policy="read")
     def catalog(self, request: Request) -> Envelope[Sequence[JobSummary]]:
         """List the registered jobs with their parameters and schedules."""
-        return envelope(request, summarize_jobs(self._jobs, self._clock.now()))
+        return envelope(request, self._jobs.summaries(self._clock.now()))
 
     @route("/api/v1/jobs/{id}/", policy="read")
     def show(self, request: Request, id: JobId, query: JobQuery) -> Envelope[JobDetail]:  # noqa: A002 - path parameter

@@ -55,7 +55,7 @@ class ExportJobs:
         }
         schedule = settings.schedule if settings.is_active else None
         full_schedule = settings.full_schedule if settings.is_active else None
-        yield Job(name=REFRESH, run=self.refresh, parameters=RefreshParameters, schedule=schedule, **limits)
+        yield Job(name=REFRESH, run=self.refresh, schedule=schedule, **limits)
         yield Job(name=RECONCILE, run=self.reconcile, schedule=full_schedule, **limits)
 
     def reconcile(self, run: Run) -> ExportReport:
@@ -141,7 +141,7 @@ def run_export(
         ConflictError: Another export is running.
         ExportError: The export was refused.
     """
-    record = services.jobs.run_here(REFRESH, RefreshParameters(full), on_progress=on_progress)
+    record = services.jobs.run_inline(REFRESH, RefreshParameters(full), on_progress=on_progress)
     if record.state != "succeeded":
         raise ExportError(record.error or record.state)
     return msgspec.convert(record.result, ExportReport)

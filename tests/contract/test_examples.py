@@ -62,7 +62,7 @@ def test_the_job_in_the_readme_works(serve: Serve, example: Callable[[str], str]
         connection.execute("CREATE SCHEMA acme CREATE TABLE item (name text)")
     client = serve(plugins=["system", example("register_jobs")])
 
-    done = client.service.shared.jobs.run_here("acme.export", {"source": "a", "limit": 3})
+    done = client.service.shared.jobs.run_inline("acme.export", {"source": "a", "limit": 3})
 
     assert (done.state, done.result) == ("succeeded", {"items": 3})
     with psycopg.connect(database) as connection:

@@ -142,7 +142,7 @@ def test_check_of_pending_migrations_exits_1_and_says_what_to_do(tiercel: RunCom
     ran = tiercel("check", TIERCEL_DATABASE_URL=empty_database)
 
     assert ran.code == 1
-    assert "[PROBLEM] migrations: not applied: procrastinate/00.00" in ran.output
+    assert "[PROBLEM] migrations: not applied: kernel/0001_datasets" in ran.output
     assert "run: tiercel migrate" in ran.output
 
 
@@ -163,7 +163,7 @@ def test_migrate_applies_its_plan_and_then_nothing(tiercel: RunCommand, empty_da
         for options in (["--plan"], [], ["--plan"], [])
     )
 
-    assert plan.json()[0].startswith("procrastinate/")
+    assert plan.json()[0].startswith("kernel/")
     assert "observability/0001_events" in plan.json()
     assert applied.json() == plan.json()
     assert (again.json(), nothing.json()) == ([], [])

@@ -140,6 +140,19 @@ DO $$ BEGIN INSERT INTO a DEFAULT VALUES; END $$;
     assert ask(empty_database, "SELECT answer(), word FROM a") == [(42, "a;b")]
 
 
+def test_a_file_that_was_edited_for_new_databases_may_list_its_earlier_checksums(
+    empty_database: str, tmp_path: Path
+) -> None:
+    first = write(tmp_path, m0001_make="CREATE TABLE a ();")
+    migrate(empty_database, first)
+    earlier = f"-- earlier-checksum: {'0' * 64}\n-- earlier-checksum: {first[0].sha256}\n"
+
+    edited = write(tmp_path, m0001_make=f"{earlier}CREATE TABLE a (n int);")
+
+    assert pending_migrations(empty_database, edited) == migrate(empty_database, edited) == ()
+    assert ask(empty_database, "SELECT * FROM a") == []
+
+
 def test_a_file_edited_after_it_was_applied_is_rejected_by_name(empty_database: str, tmp_path: Path) -> None:
     migrate(empty_database, write(tmp_path, m0001_make="CREATE TABLE a ();"))
     edited = write(tmp_path, m0001_make="CREATE TABLE a (n int);")

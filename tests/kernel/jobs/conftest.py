@@ -10,9 +10,7 @@ import pytest
 
 from kernel.app import Tiercel
 from kernel.contracts import Job
-from kernel.jobs.chores import Chores
-from kernel.jobs.here import make_worker_id
-from kernel.jobs.scheduler import Scheduler
+from kernel.jobs.store import make_worker_id
 from kernel.jobs.worker import Worker
 from kernel.testing import Client
 from tests.conftest import Serve
@@ -38,9 +36,7 @@ def serve_jobs(serve: Serve, make_plugin: MakePlugin) -> ServeJobs:
 def make_worker(service: Tiercel) -> Worker:
     """Make a worker of a started service."""
     shared, settings = service.shared, service.settings.jobs
-    scheduler = Scheduler(shared.db, shared.jobs.catalogue, shared.clock.now, service.log)
-    chores = Chores(shared.db, settings, service.log, scheduler)
-    return Worker(make_worker_id(), shared.jobs, shared.db, settings, service.log, chores)
+    return Worker(make_worker_id(), shared.jobs.registry, shared.db, settings, shared.clock.now, service.log)
 
 
 @contextmanager
@@ -56,5 +52,5 @@ def _working(service: Tiercel) -> Iterator[Worker]:
 
 @pytest.fixture
 def working() -> Working:
-    """Keep a worker in this process for as long as the block lasts."""
+    """Run a worker in this process for as long as the block lasts."""
     return _working

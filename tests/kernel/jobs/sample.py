@@ -74,10 +74,10 @@ def done(run: Run, parameters: Wait) -> str:
 @hookimpl
 def register_jobs(services: Services) -> list[Job]:
     return [
-        Job(name="sample.insert", run=insert, parameters=Insert, lock="insert-{number}"),
-        Job(name="sample.deaf", run=deaf, parameters=Wait),
-        Job(name="sample.half", run=half, parameters=Wait),
-        Job(name="sample.done", run=done, parameters=Wait),
-        Job(name="sample.endless", run=deaf, parameters=Wait, timeout_s=0.5, retries=5),
-        Job(name="sample.endless_half", run=half, parameters=Wait, timeout_s=0.5, retries=5),
+        Job(name="sample.insert", run=insert, lock="insert-{number}"),
+        Job(name="sample.deaf", run=deaf),
+        Job(name="sample.half", run=half),
+        Job(name="sample.done", run=done),
+        Job(name="sample.endless", run=deaf, timeout_s=0.5, retries=5),
+        Job(name="sample.endless_half", run=half, timeout_s=0.5, retries=5),
     ]

@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from kernel.jobs.model import JobRecord
+from kernel.jobs.models import JobRecord
 from kernel.jobs.service import Jobs
 from tests.conftest import Serve
 from tests.processes import eventually, make_environment

@@ -11,11 +11,11 @@ import pytest
 
 from kernel.contracts import Job
 from kernel.errors import UnavailableError
-from kernel.jobs.execution import perform, settle
-from kernel.jobs.model import JobError, JobRecord, RunStopped
-from kernel.jobs.run import Run
+from kernel.jobs.models import JobError, JobRecord, RunStopped
+from kernel.jobs.registry import RegisteredJob
+from kernel.jobs.runner import Run, execute, record_outcome
+from kernel.jobs.stalled import recover_stalled_jobs
 from kernel.jobs.store import Claim
-from kernel.jobs.takeover import take_over
 from tests.kernel.jobs.conftest import ServeJobs, Working
 from tests.processes import eventually
 
@@ -137,7 +137,7 @@ def test_a_worker_that_is_stopped_gives_its_job_back_for_nothing(serve_jobs: Ser
 
 
 def test_what_is_no_json_is_a_failure(serve_jobs: ServeJobs) -> None:
-    done = serve_jobs(job(lambda run: object())).shared.jobs.run_here(NAME)
+    done = serve_jobs(job(lambda run: object())).shared.jobs.run_inline(NAME)
 
     assert done.state == "failed"
 
@@ -149,7 +149,7 @@ def test_progress_is_written_now_and_then_and_at_the_end(serve_jobs: ServeJobs) 
         for number in range(1000):
             run.progress(number, 1000, f"item {number}")
 
-    done = serve_jobs(job(run)).shared.jobs.run_here(NAME, on_progress=seen.append)
+    done = serve_jobs(job(run)).shared.jobs.run_inline(NAME, on_progress=seen.append)
 
     assert len(seen) < 100
     assert done.progress is not None
@@ -163,7 +163,7 @@ def test_lines_are_kept_with_attempt_and_fields(serve_jobs: ServeJobs) -> None:
         raise ValueError("oops")
 
     jobs = serve_jobs(job(run)).shared.jobs
-    done = jobs.run_here(NAME)
+    done = jobs.run_inline(NAME)
 
     lines = jobs.log_lines(done.id)
     assert [(line.level, line.event, line.attempt) for line in lines] == [
@@ -180,7 +180,7 @@ def test_lines_in_the_log_of_the_service_carry_the_request(
 ) -> None:
     service = serve_jobs(job(lambda run: run.log.info("read")), log={"format": "json", "level": "info"})
 
-    service.shared.jobs.run_here(NAME, request_id="r-77")
+    service.shared.jobs.run_inline(NAME, request_id="r-77")
 
     line = next(line for line in capfd.readouterr().err.splitlines() if '"read"' in line)
     assert '"request_id":"r-77"' in line
@@ -193,7 +193,7 @@ def test_a_run_has_one_transaction(serve_jobs: ServeJobs) -> None:
         with run.transaction():
             pass
 
-    assert "one transaction" in str(serve_jobs(job(run, retries=3)).shared.jobs.run_here(NAME).error)
+    assert "one transaction" in str(serve_jobs(job(run, retries=3)).shared.jobs.run_inline(NAME).error)
 
 
 def test_a_failure_after_the_commit_is_not_retried(serve_jobs: ServeJobs, working: Working) -> None:
@@ -214,7 +214,7 @@ def test_progress_and_lines_inside_the_transaction_do_not_wait_for_it(serve_jobs
             run.log.info("inside")
 
     started = time.monotonic()
-    done = serve_jobs(job(run)).shared.jobs.run_here(NAME)
+    done = serve_jobs(job(run)).shared.jobs.run_inline(NAME)
 
     assert done.state == "succeeded"
     assert time.monotonic() - started < 5
@@ -232,10 +232,10 @@ class Orphan:
         claim = self.store.claim(1)
         assert claim is not None
         self.claim: Claim = claim
-        self.run = Run(claim, self.store, self.service.log, self.jobs.catalogue.find(NAME))
+        self.run = Run(claim, self.store, self.service.log, self.jobs.registry.get(NAME).job)
 
     def take_over(self) -> int:
-        return take_over(self.service.shared.db, self.service.log, 1000, worker=1)
+        return recover_stalled_jobs(self.store, self.service.log, 1000, dead_worker=1)
 
 
 def test_whoever_was_taken_over_can_do_nothing_more(serve_jobs: ServeJobs) -> None:
@@ -272,7 +272,7 @@ def test_a_takeover_ends_the_transaction_of_whoever_is_in_it(serve_jobs: ServeJo
 def test_a_worker_that_lives_keeps_its_job(serve_jobs: ServeJobs) -> None:
     orphan = Orphan(serve_jobs)
 
-    assert take_over(orphan.service.shared.db, orphan.service.log, 1000) == 0
+    assert recover_stalled_jobs(orphan.store, orphan.service.log, 1000) == 0
     assert orphan.jobs.get(orphan.started.id).state == "running"
 
 
@@ -290,6 +290,7 @@ def test_a_job_cancelled_while_it_failed_is_not_retried(serve_jobs: ServeJobs) -
     orphan.jobs.cancel(orphan.started.id)
     broken = job(failing(9), retries=3)
 
-    settle(orphan.store, broken, orphan.claim, orphan.run, perform(broken, orphan.claim, orphan.run))
+    ended = execute(RegisteredJob("alpha", broken), orphan.claim, orphan.run)
+    record_outcome(orphan.store, broken, orphan.claim, orphan.run, ended)
 
     assert orphan.jobs.get(orphan.started.id).state == "cancelled"

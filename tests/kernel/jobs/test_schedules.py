@@ -12,9 +12,9 @@ import pytest
 from kernel.app import Tiercel
 from kernel.contracts import Job
 from kernel.errors import ConfigError
-from kernel.jobs.scheduler import Scheduler
-from kernel.jobs.schedules import parse_schedule
-from kernel.jobs.store import JobStore
+from kernel.jobs.registry import parse_schedule
+from kernel.jobs.runner import Run
+from kernel.jobs.worker import Scheduler
 from tests.kernel.fakes import Boot, MakePlugin
 from tests.kernel.jobs.conftest import ServeJobs
 
@@ -40,9 +40,21 @@ def scheduled(text: str = "every 15m") -> Job:
     return Job(name="alpha.job", run=lambda run: None, schedule=text)
 
 
+def takes_a_dict(parameters: dict) -> None:  # type: ignore[type-arg]
+    """Not a job: its parameters are no Struct."""
+
+
+def takes_anything(run: Run, parameters) -> None:  # type: ignore[no-untyped-def]
+    """Not a job: nothing says what its parameters are."""
+
+
+def takes_more(run: Run, speed: int) -> None:
+    """Not a job: nobody gives it a speed."""
+
+
 def scheduler(service: Tiercel) -> Scheduler:
     shared = service.shared
-    return Scheduler(shared.db, shared.jobs.catalogue, shared.clock.now, service.log)
+    return Scheduler(shared.jobs.store, shared.jobs.registry, shared.clock.now, service.log)
 
 
 def count(service: Tiercel) -> int:
@@ -174,7 +186,12 @@ def test_an_override_of_a_plugin_that_is_left_out_is_not_looked_at(boot: Boot, m
     ("wrong", "reason"),
     [
         ({"schedule": "often"}, "often"),
-        ({"parameters": dict}, "Struct"),
+        (
+            {"run": takes_a_dict},
+            "`parameters` of its function must be annotated with a Struct, not with <class 'dict'>",
+        ),
+        ({"run": takes_anything}, "`parameters` of its function must be annotated with a Struct, not with nothing"),
+        ({"run": takes_more}, "takes_more takes 'speed'; it can be given parameters, run"),
         ({"lock": "a-{b}"}, "b"),
         ({"soft_timeout_s": 7200.0}, "soft_timeout_s"),
     ],
@@ -182,7 +199,8 @@ def test_an_override_of_a_plugin_that_is_left_out_is_not_looked_at(boot: Boot, m
 def test_a_plugin_with_a_wrong_job_is_quarantined(
     boot: Boot, make_plugin: MakePlugin, wrong: dict[str, Any], reason: str
 ) -> None:
-    plugin = make_plugin("alpha", register_jobs=lambda services: [Job(name="alpha.job", run=print, **wrong)])
+    job = Job(**{"name": "alpha.job", "run": print, **wrong})
+    plugin = make_plugin("alpha", register_jobs=lambda services: [job])
 
     status = boot(plugin).service.registry.statuses["alpha"]
 
@@ -193,7 +211,7 @@ def test_a_plugin_with_a_wrong_job_is_quarantined(
 
 def test_finished_jobs_are_removed_with_all_that_belongs_to_them(serve_jobs: ServeJobs, database: str) -> None:
     jobs = serve_jobs(Job(name="alpha.job", run=lambda run: run.log.info("line") or run.progress(1))).shared.jobs
-    old, new = jobs.run_here("alpha.job"), jobs.run_here("alpha.job")
+    old, new = jobs.run_inline("alpha.job"), jobs.run_inline("alpha.job")
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute(
             "UPDATE tiercel.job_run SET finished_at = finished_at - interval '31 days' WHERE id = %s", [old.id]
@@ -202,7 +220,7 @@ def test_finished_jobs_are_removed_with_all_that_belongs_to_them(serve_jobs: Ser
         left = [
             [row[0] for row in connection.execute(query)]
             for query in (
-                "SELECT id FROM procrastinate.procrastinate_jobs",
+                "SELECT id FROM tiercel.job_run",
                 "SELECT DISTINCT job_id FROM tiercel.job_log",
                 "SELECT job_id FROM tiercel.job_progress",
             )
@@ -221,15 +239,6 @@ def test_health_wants_a_worker_once_something_waits_for_one(serve_jobs: ServeJob
     idle = health()
     service.shared.jobs.start("alpha.job")
     waiting = health()
-    JobStore(service.shared.db).heartbeat(1)
+    service.shared.jobs.store.heartbeat(1)
 
     assert (idle, waiting, health()) == ("ok", "degraded", "ok")
-
-
-def test_the_cure_of_the_plan_cliff_is_in_place(database: str) -> None:
-    with psycopg.connect(database) as connection:
-        rows = connection.execute(
-            "SELECT proname, proconfig FROM pg_proc WHERE proname LIKE 'procrastinate_fetch_job%' ORDER BY proname"
-        ).fetchall()
-
-    assert rows[-1] == ("procrastinate_fetch_job_v2", ["enable_sort=off"])

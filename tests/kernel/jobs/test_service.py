@@ -10,8 +10,8 @@ import pytest
 
 from kernel.contracts import Job
 from kernel.errors import ConflictError, InvalidError, NotFoundError
-from kernel.jobs.model import RunStopped
-from kernel.jobs.run import Run
+from kernel.jobs.models import RunStopped
+from kernel.jobs.runner import Run
 from tests.kernel.jobs.conftest import ServeJobs, Working
 from tests.processes import eventually
 
@@ -27,7 +27,7 @@ def add(run: Run, parameters: Add) -> int:
     return parameters.left + parameters.right
 
 
-ADD = Job(name="alpha.add", run=add, parameters=Add)
+ADD = Job(name="alpha.add", run=add)
 
 
 class Gate:
@@ -133,7 +133,7 @@ def test_one_that_waits_comes_earlier_and_never_later(
 
 
 def test_parameters_in_a_lock_tell_jobs_apart(serve_jobs: ServeJobs) -> None:
-    jobs = serve_jobs(Job(name="alpha.add", run=add, parameters=Add, lock="add-{left}")).shared.jobs
+    jobs = serve_jobs(Job(name="alpha.add", run=add, lock="add-{left}")).shared.jobs
 
     locks = [jobs.start("alpha.add", {"left": left}).lock for left in (1, 2)]
 
@@ -179,7 +179,7 @@ def test_a_running_job_is_asked_to_stop(serve_jobs: ServeJobs, working: Working)
 
 def test_a_finished_job_cannot_be_cancelled(serve_jobs: ServeJobs) -> None:
     jobs = serve_jobs(ADD).shared.jobs
-    done = jobs.run_here("alpha.add", {"left": 1})
+    done = jobs.run_inline("alpha.add", {"left": 1})
 
     with pytest.raises(ConflictError, match="succeeded"):
         jobs.cancel(done.id)
@@ -194,7 +194,7 @@ def test_a_number_nobody_has_is_not_found(serve_jobs: ServeJobs, ask: str) -> No
 def test_lists_are_filtered_and_paged(serve_jobs: ServeJobs) -> None:
     jobs = serve_jobs(ADD, Gate().job).shared.jobs
     gate = jobs.start("alpha.gate")
-    ran = [jobs.run_here("alpha.add", {"left": left}).id for left in range(3)]
+    ran = [jobs.run_inline("alpha.add", {"left": left}).id for left in range(3)]
 
     assert [job.id for job in jobs.list(name="alpha.gate")] == [gate.id]
     assert [job.id for job in jobs.list(state="succeeded", limit=2)] == [ran[2], ran[1]]
@@ -208,7 +208,7 @@ def test_a_job_runs_in_this_process_without_a_worker(serve_jobs: ServeJobs) -> N
 
     seen: list[Any] = []
 
-    done = serve_jobs(Job(name="alpha.count", run=count)).shared.jobs.run_here("alpha.count", on_progress=seen.append)
+    done = serve_jobs(Job(name="alpha.count", run=count)).shared.jobs.run_inline("alpha.count", on_progress=seen.append)
 
     assert (done.state, done.result) == ("succeeded", threading.get_ident())
     assert [(record.id, record.progress.message) for record in seen] == [(done.id, "half")]
@@ -218,7 +218,7 @@ def test_a_failure_in_this_process_is_kept_and_not_retried(serve_jobs: ServeJobs
     def fail(run: Run) -> None:
         raise ValueError("no such thing")
 
-    done = serve_jobs(Job(name="alpha.fail", run=fail, retries=3)).shared.jobs.run_here("alpha.fail")
+    done = serve_jobs(Job(name="alpha.fail", run=fail, retries=3)).shared.jobs.run_inline("alpha.fail")
 
     assert (done.state, done.error, done.attempt) == ("failed", "ValueError: no such thing", 1)
 
@@ -232,7 +232,7 @@ def test_a_taken_lock_names_who_holds_it(serve_jobs: ServeJobs, working: Working
         assert gate.began.wait(10)
 
         with pytest.raises(ConflictError, match=f"alpha.gate, as {started.id},"):
-            jobs.run_here("alpha.gate")
+            jobs.run_inline("alpha.gate")
 
         gate.open.set()
         jobs.wait(started.id, 10)
@@ -243,11 +243,11 @@ def test_a_job_in_this_process_does_not_wait_for_those_in_the_queue(serve_jobs: 
     jobs = serve_jobs(ADD).shared.jobs
     jobs.start("alpha.add", {"left": 1})
 
-    assert jobs.run_here("alpha.add", {"left": 2}).state == "succeeded"
+    assert jobs.run_inline("alpha.add", {"left": 2}).state == "succeeded"
 
 
 def test_a_job_queued_while_workers_look_is_not_lost(serve_jobs: ServeJobs) -> None:
-    jobs = serve_jobs(Job(name="alpha.add", run=add, parameters=Add, lock="add-{left}")).shared.jobs
+    jobs = serve_jobs(Job(name="alpha.add", run=add, lock="add-{left}")).shared.jobs
     claimed: set[int] = set()
     ended = threading.Event()
 

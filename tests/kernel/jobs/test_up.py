@@ -15,7 +15,7 @@ from tests.processes import TIERCEL, Service, copy_home, eventually, postmaster,
 
 pytestmark = pytest.mark.process
 VARIABLES = {"TIERCEL_JOBS__GRACEFUL_TIMEOUT_S": "1", "TIERCEL_OBSERVABILITY__LOG_OWN_REQUESTS": "false"}
-ALIVE = "SELECT count(*) FROM procrastinate.procrastinate_workers WHERE last_heartbeat > now() - interval '7 s'"
+ALIVE = "SELECT count(*) FROM tiercel.job_worker WHERE heartbeat_at > now() - interval '7 s'"
 
 
 def processes(service: Service) -> list[psutil.Process]:
@@ -54,8 +54,6 @@ def test_a_worker_outlives_a_restart_of_its_database(home: Path) -> None:
 
         end_server(home, signal.SIGINT)
 
-        queue = (
-            "SELECT count(*) FROM procrastinate.procrastinate_workers WHERE last_heartbeat > pg_postmaster_start_time()"
-        )
-        assert eventually(lambda: ask(home, queue) == 2, 30), service.errors
+        since = "SELECT count(*) FROM tiercel.job_worker WHERE heartbeat_at > pg_postmaster_start_time()"
+        assert eventually(lambda: ask(home, since) == 2, 30), service.errors
         assert {process.pid for process in processes(service)} == before

@@ -271,13 +271,13 @@ def test_without_sources_a_refresh_publishes_nothing(serve: Serve) -> None:
 
     assert (report.sources, report.datasets) == ((), ())
     assert attempts_of(client, "hero-metrics") == []
-    assert client.service.shared.jobs.catalogue.schedules == {}
+    assert client.service.shared.jobs.registry.schedules == {}
 
 
 def test_with_sources_the_job_has_the_configured_schedule(serve: Serve, sources: dict[str, Source]) -> None:
     client = serve_club(serve, sources, {"schedule": "every 7m"})
 
-    assert client.service.shared.jobs.catalogue.schedules["club.refresh"].text == "every 7m"
+    assert client.service.shared.jobs.registry.schedules["club.refresh"].text == "every 7m"
 
 
 def test_a_cancelled_refresh_publishes_nothing(serve: Serve, sources: dict[str, Source], api: FakeApi) -> None:

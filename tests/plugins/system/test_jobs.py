@@ -127,7 +127,7 @@ def test_a_null_character_in_a_parameter_of_the_lock_is_harmless(client: Client)
 
 
 def test_one_job_is_shown_with_result_and_log(client: Client) -> None:
-    job_id = client.service.shared.jobs.run_here("sample.add", {"numbers": [1, 2], "scale": 2}, request_id="r").id
+    job_id = client.service.shared.jobs.run_inline("sample.add", {"numbers": [1, 2], "scale": 2}, request_id="r").id
 
     data = data_of(client, f"{job_id}/")
 
@@ -137,7 +137,7 @@ def test_one_job_is_shown_with_result_and_log(client: Client) -> None:
 
 
 def test_the_log_can_begin_after_a_line(client: Client) -> None:
-    job_id = client.service.shared.jobs.run_here("sample.fail").id
+    job_id = client.service.shared.jobs.run_inline("sample.fail").id
     first, second = data_of(client, f"{job_id}/")["log"]
 
     assert data_of(client, f"{job_id}/?log={first['id']}")["log"] == [second]
@@ -186,8 +186,8 @@ def test_a_new_job_does_not_shift_the_next_page(own_client: Client) -> None:
 
 
 def test_the_list_can_be_filtered(own_client: Client) -> None:
-    own_client.service.shared.jobs.run_here("sample.add", {"numbers": []})
-    own_client.service.shared.jobs.run_here("sample.fail")
+    own_client.service.shared.jobs.run_inline("sample.add", {"numbers": []})
+    own_client.service.shared.jobs.run_inline("sample.fail")
     expected = {
         "?name=sample.fail": ["sample.fail"],
         "?state=succeeded": ["sample.add"],
@@ -229,7 +229,7 @@ def test_a_waiting_job_is_cancelled_at_once(client: Client) -> None:
 
 
 def test_a_finished_job_cannot_be_cancelled(client: Client) -> None:
-    job_id = client.service.shared.jobs.run_here("sample.add", {"numbers": []}).id
+    job_id = client.service.shared.jobs.run_inline("sample.add", {"numbers": []}).id
 
     answer = client.post(f"{JOBS}{job_id}/cancel/")
 
@@ -237,7 +237,7 @@ def test_a_finished_job_cannot_be_cancelled(client: Client) -> None:
 
 
 def test_the_catalog_lists_jobs_with_schedule_and_last_run(client: Client) -> None:
-    client.service.shared.jobs.run_here("sample.fail")
+    client.service.shared.jobs.run_inline("sample.fail")
 
     found = {each["name"]: each for each in data_of(client, "catalog/")}
 
@@ -287,8 +287,8 @@ def test_reading_has_policy_read_and_changing_write(client: Client) -> None:
 
 def test_stats_count_jobs_and_measure_the_oldest_wait(own_client: Client) -> None:
     jobs = own_client.service.shared.jobs
-    jobs.run_here("sample.fail")
-    jobs.run_here("sample.add", {"numbers": []})
+    jobs.run_inline("sample.fail")
+    jobs.run_inline("sample.add", {"numbers": []})
     started(own_client, "a")
 
     figures = own_client.get("/stats/").json()["jobs"]

@@ -133,7 +133,7 @@ def export_refused(client: Client, *names: str, full: bool = False) -> str:
 
 def reconcile(client: Client) -> None:
     """Run the job that reads every row."""
-    record = client.service.shared.jobs.run_here(RECONCILE)
+    record = client.service.shared.jobs.run_inline(RECONCILE)
     assert record.state == "succeeded", record.error
 
 

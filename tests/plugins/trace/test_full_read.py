@@ -67,7 +67,7 @@ def test_a_full_read_notices_a_row_moved_elsewhere(
 
 
 def test_a_full_read_has_a_schedule(exported: Client) -> None:
-    assert exported.service.shared.jobs.catalogue.schedules[RECONCILE].text == "0 3 * * *"
+    assert exported.service.shared.jobs.registry.schedules[RECONCILE].text == "0 3 * * *"
 
 
 def changed_mapping(specifications: Specifications) -> dict[str, Any]:

@@ -177,7 +177,7 @@ def test_cancelling_an_export_ends_its_wait(serve: Serve, notion: FakeNotion, sp
     client = serve_trace(serve, notion, specifications.sources())
     jobs = client.service.shared.jobs
     notion.faults.append(rate_limited(200))
-    running = threading.Thread(target=lambda: jobs.run_here("trace.refresh"))
+    running = threading.Thread(target=lambda: jobs.run_inline("trace.refresh"))
     running.start()
     assert eventually(lambda: bool(notion.calls))
 
@@ -197,7 +197,7 @@ def test_the_time_limit_of_an_export_ends_its_wait(
     client = serve_trace(serve, notion, specifications.sources(), total_timeout_s=0.5)
     notion.faults.append(rate_limited(200))
 
-    record = client.service.shared.jobs.run_here("trace.refresh")
+    record = client.service.shared.jobs.run_inline("trace.refresh")
 
     assert (record.state, record.error) == ("failed", "stopped: soft timeout")
     assert record.finished_at is not None

@@ -33,7 +33,7 @@ OWN = {"log_own_requests": False}
 
 
 def refresh(client: Client) -> object:
-    record = client.service.shared.jobs.run_here(JOB)
+    record = client.service.shared.jobs.run_inline(JOB)
     assert record.state == "succeeded", record.error
     return record.result
 
@@ -44,7 +44,7 @@ def this_hour() -> datetime:
 
 @pytest.mark.parametrize(("job", "schedule"), [(JOB, "every 1m"), ("observability.retention", "20 0 * * *")])
 def test_jobs_are_scheduled(client: Client, job: str, schedule: str) -> None:
-    assert client.service.shared.jobs.catalogue.schedules[job].text == schedule
+    assert client.service.shared.jobs.registry.schedules[job].text == schedule
 
 
 def test_the_job_computes_finished_hours_at_once(serve: Serve, database: str) -> None:

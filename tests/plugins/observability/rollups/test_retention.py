@@ -303,6 +303,6 @@ def test_the_job_applies_the_limits(serve: Serve) -> None:
     serve_six_days(serve)
     client = serve(observability=keeping(raw_days=2))
 
-    record = client.service.shared.jobs.run_here("observability.retention")
+    record = client.service.shared.jobs.run_inline("observability.retention")
 
     assert (record.state, stored_count(client)) == ("succeeded", 12)

@@ -1,4 +1,4 @@
-"""Follow one job: what is new of it since the last look."""
+"""Follow one job: the events since the last poll."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Literal
 
 import msgspec
 
-from kernel.jobs.model import JobLogLine, JobRecord, Progress
+from kernel.jobs.models import JobLogLine, JobRecord, Progress
 from kernel.jobs.service import Jobs
 
 
 class JobEvent(msgspec.Struct, frozen=True):
-    """Something new of a job.
+    """A change of a job.
 
     Args:
         kind: ``state`` comes with the whole record, ``log`` with a line, ``progress`` with how far the run is.
-        line: The number of the last log line up to here.
-        value: What is new.
+        line: Id of the last log line up to here.
+        value: The record, the line or the progress.
     """
 
     kind: Literal["state", "progress", "log"]
@@ -24,13 +24,13 @@ class JobEvent(msgspec.Struct, frozen=True):
     value: JobRecord | JobLogLine | Progress
 
 
-class Follower:
-    """Looks at a job again and again. The first look tells how it is, later ones what changed.
+class JobFollower:
+    """Polls a job for events. The first poll returns how it is, later ones return what changed.
 
     Args:
         jobs: Has the job.
-        job_id: Which.
-        after: Leave out log lines up to this number.
+        job_id: Which job.
+        after: Leave out log lines up to this id.
     """
 
     def __init__(self, jobs: Jobs, job_id: int, after: int = 0) -> None:
@@ -41,16 +41,16 @@ class Follower:
         self._progress: tuple[int, Progress | None] | None = None
         self.is_finished = False
 
-    def look(self) -> list[JobEvent]:
-        """Return what is new, in order; the last event of all is the ``state`` of the finished job.
+    def poll(self) -> list[JobEvent]:
+        """Return the events since the last poll, in order. The very last one is the ``state`` of the finished job.
 
         Raises:
-            NotFoundError: There is no such job, or not any more.
+            NotFoundError: There is no such job, or it was removed.
         """
         # The record first: whatever is logged before a job is finished is there when the record says so.
         record = self._jobs.get(self._job_id)
         lines = self._read_lines()
-        # From here on nothing fails, so that what was read is handed out.
+        # From here on nothing fails, so no line that was read is lost.
         events: list[JobEvent] = []
         seen = (record.state, record.attempt)
         if seen != self._seen and not record.is_finished:

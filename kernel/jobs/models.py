@@ -1,9 +1,9 @@
-"""What is known of jobs: records, their log lines, and why a run had to stop."""
+"""Records of jobs, their progress and log lines, and the errors with which a run ends early."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import msgspec
 
@@ -11,7 +11,6 @@ from kernel.errors import TiercelError
 
 JobState = Literal["waiting", "running", "succeeded", "failed", "cancelled"]
 StopReason = Literal["cancelled", "soft timeout", "shutdown", "taken over"]
-STATES: tuple[JobState, ...] = get_args(JobState)
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -20,7 +19,7 @@ class Progress(msgspec.Struct, frozen=True):
     Args:
         done: In whatever unit the job counts.
         total: Where ``done`` will end, if the job knows.
-        message: What it is at, for people.
+        message: What the job is working on, for people.
     """
 
     done: float
@@ -29,10 +28,10 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class JobRecord(msgspec.Struct, frozen=True):
-    """One job that was started: what it should do, and what became of it.
+    """One job that was started, and its outcome so far.
 
     Args:
-        id: Its number; later ones have higher ones.
+        id: Later jobs have higher ids.
         name: Which job.
         state: ``waiting`` also while it waits for its next attempt.
         parameters: As given.
@@ -40,10 +39,10 @@ class JobRecord(msgspec.Struct, frozen=True):
         request_id: The request that started it, if one did.
         attempt: How often it began to run.
         progress: Of the latest attempt.
-        result: What it returned.
+        result: What its function returned.
         error: Why the latest attempt failed or stopped.
         created_at: When it was started.
-        due_at: It does not run before.
+        due_at: It does not run before this time.
         started_at: When the latest attempt began.
         finished_at: When it succeeded, failed or was cancelled.
     """
@@ -65,7 +64,7 @@ class JobRecord(msgspec.Struct, frozen=True):
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing will happen to it any more."""
+        """Whether it has succeeded, failed or was cancelled."""
         return self.state not in {"waiting", "running"}
 
 
@@ -73,12 +72,12 @@ class JobLogLine(msgspec.Struct, frozen=True):
     """A line that a run logged.
 
     Args:
-        id: Later lines have higher ones.
+        id: Later lines have higher ids.
         attempt: Which attempt logged it.
         at: When.
         level: ``info``, ``warning``, ``error`` or ``critical``.
-        event: What happened.
-        fields: Everything else about it.
+        event: Name of the event.
+        fields: Its fields.
     """
 
     id: int
@@ -90,13 +89,13 @@ class JobLogLine(msgspec.Struct, frozen=True):
 
 
 class JobFigures(msgspec.Struct, frozen=True):
-    """How many jobs there are, and whether they are served.
+    """How many jobs there are, and how far behind the workers are.
 
     Args:
-        waiting_count: Those that wait, for a worker or for their next attempt.
-        running_count: Those that run.
-        failed_last_day_count: Those that failed within the last 24 hours.
-        oldest_waiting_s: For how long the oldest that is due has been waiting; 0 if none is.
+        waiting_count: Jobs that wait for a worker or for their next attempt.
+        running_count: Jobs that run.
+        failed_last_day_count: Jobs that failed within the last 24 hours.
+        oldest_waiting_s: For how many seconds the job that is due for longest has been waiting; 0 if none is due.
     """
 
     waiting_count: int
@@ -105,12 +104,40 @@ class JobFigures(msgspec.Struct, frozen=True):
     oldest_waiting_s: float
 
 
-class JobError(TiercelError):
-    """A job cannot do what it should, and says why in its own words.
+class JobSummary(msgspec.Struct, frozen=True):
+    """A job that can be started.
 
     Args:
-        reason: For people; the error of the job.
-        retry: Whether it may work another time. If not, the job fails at once, whatever its ``retries``.
+        name: What starts it.
+        plugin: Who registered it.
+        parameters: JSON Schema of its parameters; None if it has none.
+        lock: Jobs with one lock never run at the same time; may name parameters in braces.
+        schedule: The one in force, from the configuration or its own; None if it is not scheduled.
+        next_due: When the schedule starts it next.
+        soft_timeout_s: After this a run is asked to stop.
+        timeout_s: After this it is killed.
+        retries: How often a run that failed is tried again.
+        last_run: The latest that was started, whatever its state.
+    """
+
+    name: str
+    plugin: str
+    parameters: dict[str, Any] | None
+    lock: str
+    schedule: str | None
+    next_due: datetime | None
+    soft_timeout_s: float | None
+    timeout_s: float
+    retries: int
+    last_run: JobRecord | None
+
+
+class JobError(TiercelError):
+    """A job cannot be done, for a reason that needs no traceback. Raised by the functions of jobs.
+
+    Args:
+        reason: For people; becomes the job's error.
+        retry: Whether another attempt may succeed. If not, the job fails at once, whatever its ``retries``.
     """
 
     def __init__(self, reason: str, *, retry: bool = False) -> None:
@@ -118,8 +145,8 @@ class JobError(TiercelError):
         self.retry = retry
 
 
-class RunStopped(TiercelError):  # noqa: N818 - what happened, not an error of the job
-    """A run must not go on. Clean up and let it pass.
+class RunStopped(TiercelError):  # noqa: N818 - an event, not an error of the job
+    """A run must stop. Clean up and let the exception pass.
 
     Args:
         reason: Why.

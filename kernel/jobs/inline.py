@@ -1,0 +1,92 @@
+"""Run a job in the process that starts it, without a worker; lock, fence, log and record are those of any run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from kernel.errors import ConflictError
+from kernel.jobs.heartbeat import Heartbeat
+from kernel.jobs.queue import encode_parameters
+from kernel.jobs.registry import RegisteredJob
+from kernel.jobs.runner import Outcome, Run, execute, log_outcome, record_outcome
+from kernel.jobs.stalled import recover_stalled_jobs
+from kernel.jobs.store import Claim, JobStore, make_worker_id
+from kernel.logging import Logger
+from kernel.settings import JobSettings
+
+
+def run_inline(
+    store: JobStore,
+    job: RegisteredJob,
+    parameters: msgspec.Struct | None,
+    settings: JobSettings,
+    log: Logger,
+    *,
+    request_id: str | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> int:
+    """Run a job to its end; return its id. It is not retried.
+
+    Args:
+        store: Where its record is.
+        job: Which job.
+        parameters: From ``job.decode_parameters``.
+        settings: When a worker is dead.
+        log: The service's log.
+        request_id: The request that starts it.
+        on_progress: Called with the job's id when it reports progress.
+
+    Raises:
+        ConflictError: Its lock is held; names the job that holds it.
+    """
+    recover_stalled_jobs(store, log, settings.dead_after_s)
+    worker = make_worker_id()
+    store.heartbeat(worker)
+    try:
+        claim = _begin(store, job, parameters, request_id, worker)
+        _run(store, job, claim, Heartbeat(store, worker, settings.dead_after_s, log), log, on_progress)
+    finally:
+        store.delete_worker(worker)
+    return claim.id
+
+
+def _begin(
+    store: JobStore, job: RegisteredJob, parameters: msgspec.Struct | None, request_id: str | None, worker: int
+) -> Claim:
+    lock = job.lock_name(parameters)
+    claim = store.insert_running(worker, job.name, lock, encode_parameters(parameters), request_id)
+    if claim is None:
+        running = store.find(state="running", lock=lock)
+        holder = f"{running[0].name}, as {running[0].id}" if running else "another job"
+        raise ConflictError(f"The job {job.name} cannot run now: {holder}, is running and holds the lock {lock!r}.")
+    return claim
+
+
+def _run(
+    store: JobStore,
+    job: RegisteredJob,
+    claim: Claim,
+    heartbeat: Heartbeat,
+    log: Logger,
+    on_progress: Callable[[int], None] | None,
+) -> None:
+    run = Run(claim, store, log, job.job)
+    if on_progress is not None:
+        run.on_progress = lambda _: on_progress(claim.id)
+    heartbeat.watch(claim, run)
+    heartbeat.start()
+    started = time.monotonic()
+    try:
+        outcome = execute(job, claim, run)
+    except BaseException:
+        interrupted = Outcome(error="interrupted", stopped="cancelled")
+        record_outcome(store, job.job, claim, run, interrupted, may_retry=False)
+        raise
+    else:
+        record_outcome(store, job.job, claim, run, outcome, may_retry=False)
+        log_outcome(log, claim, outcome, time.monotonic() - started)
+    finally:
+        heartbeat.stop()

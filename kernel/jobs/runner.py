@@ -1,0 +1,300 @@
+"""Run one attempt at a job: what its function gets, how it is called, and how its outcome is recorded."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import msgspec
+import structlog
+from psycopg import Connection
+from structlog.types import EventDict, WrappedLogger
+
+from kernel.contracts import Job
+from kernel.errors import ApiError
+from kernel.jobs.models import JobError, Progress, RunStopped, StopReason
+from kernel.jobs.registry import RegisteredJob
+from kernel.jobs.store import Claim, JobStore, encode_json
+from kernel.logging import Logger
+
+_PROGRESS_INTERVAL_S = 0.2
+_ERROR_CHARACTERS_MAX = 2000
+# Of one attempt; a job that logs in a loop must not fill the disk.
+_LOG_LINES_MAX = 5000
+_STORED_LEVELS = ("info", "warning", "error", "critical")
+
+
+class Run:
+    """One attempt at a job: progress, requests to stop, a log, and a transaction that no other attempt can commit.
+
+    Args:
+        claim: The attempt.
+        store: Where its progress and log lines go.
+        log: The service's log.
+        job: Its time limits.
+    """
+
+    def __init__(self, claim: Claim, store: JobStore, log: Logger, job: Job) -> None:
+        self.id = claim.id
+        self.name = claim.name
+        self.attempt = claim.attempt
+        self.request_id = claim.request_id
+        self.log: Logger = make_run_logger(claim, store, log)
+        self.result: Any = None
+        self.committed = False
+        self.stopped: StopReason | None = None
+        self.latest: Progress | None = None
+        self.on_progress: Callable[[Progress], None] | None = None
+        self._claim = claim
+        self._store = store
+        self._stop_reason: StopReason | None = None
+        self._transaction_used = False
+        self._lock = threading.Lock()
+        self._written: Progress | None = None
+        self._written_at = 0.0
+        self._timeout_s = job.timeout_s
+        self._deadline = None if job.soft_timeout_s is None else time.monotonic() + job.soft_timeout_s
+
+    def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        """Report how far this run is, and stop it if it should stop. Cheap: call it as often as you like.
+
+        Args:
+            done: In whatever unit the job counts.
+            total: Where ``done`` will end, if known.
+            message: What the job is working on, for people.
+
+        Raises:
+            RunStopped: As ``check``.
+        """
+        self.check()
+        self.latest = Progress(done, total, message)
+        if time.monotonic() - self._written_at >= _PROGRESS_INTERVAL_S and self.write_progress():
+            self.check()
+            if self.on_progress is not None:
+                self.on_progress(self.latest)
+
+    def write_progress(self) -> bool:
+        """Store the latest progress unless it is stored; tell whether there was something to store."""
+        with self._lock:
+            latest = self.latest
+            if latest is None or latest is self._written:
+                return False
+            self._written_at = time.monotonic()
+            if not self._store.write_progress(self._claim, latest):
+                self.stop("taken over")
+            self._written = latest
+            return True
+
+    def check(self) -> None:
+        """Stop this run if it should stop.
+
+        Raises:
+            RunStopped: It was cancelled, reached its soft time limit, its process ends, or another took it over.
+        """
+        if self._stop_reason is None and self._deadline is not None and time.monotonic() >= self._deadline:
+            self._stop_reason = "soft timeout"
+        if self._stop_reason is not None:
+            self.stopped = self._stop_reason
+            raise RunStopped(self._stop_reason)
+
+    def stop(self, reason: StopReason) -> None:
+        """Make the next ``check`` raise. The first reason counts, except that ``taken over`` replaces any other."""
+        if self._stop_reason is None or reason == "taken over":
+            self._stop_reason = reason
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection[Any]]:
+        """Do the work of this run in one transaction. At most once a run.
+
+        It commits only if no other attempt has begun, and records in the same transaction that the work is done: a run
+        whose transaction committed is never run again, however its process ends.
+
+        Raises:
+            RunStopped: Another process took this run over.
+            RuntimeError: It was used before.
+        """
+        if self._transaction_used:
+            raise RuntimeError("a run has one transaction; use fence() for several")
+        self._transaction_used = True
+        with self._store.transaction(self._timeout_s) as connection:
+            self.fence(connection)
+            yield connection
+            self._store.mark_committed(connection, self._claim, self.result)
+        self.committed = True
+
+    def fence(self, connection: Connection[Any]) -> None:
+        """Let a transaction of your own commit only if no other attempt has begun.
+
+        Args:
+            connection: Inside a transaction. No other process can take this run over before it ends.
+
+        Raises:
+            RunStopped: Another process took this run over.
+        """
+        if not self._store.fence(connection, self._claim):
+            self.stop("taken over")
+            self.check()
+
+
+# --- the call and its outcome -----------------------------------------------------------------------------------------
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How an attempt ended.
+
+    Args:
+        result: What the function returned.
+        error: Why it failed; None if it did not.
+        stopped: Why it stopped early.
+        is_final: Whether another attempt would fail as well.
+    """
+
+    result: Any = None
+    error: str | None = None
+    stopped: StopReason | None = None
+    is_final: bool = False
+
+
+def execute(job: RegisteredJob, claim: Claim, run: Run) -> Outcome:
+    """Call the job's function. Never raises."""
+    try:
+        result = job.call(run, job.decode_parameters(claim.parameters))
+        result = run.result if result is None else result
+        encode_json(result)
+    except RunStopped as ex:
+        return Outcome(error=f"stopped: {ex.reason}", stopped=ex.reason)
+    except Exception as ex:
+        if run.stopped is not None:
+            # The function turned RunStopped into an error of its own.
+            return Outcome(error=f"stopped: {run.stopped}", stopped=run.stopped)
+        if isinstance(ex, JobError):
+            return _failed(run, ex)
+        run.log.exception("job_failed")
+        return Outcome(error=_describe(ex))
+    return Outcome(result=result)
+
+
+def record_outcome(
+    store: JobStore, job: Job, claim: Claim, run: Run, outcome: Outcome, *, may_retry: bool = True
+) -> None:
+    """Record how an attempt ended: the job is finished, or queued for its next attempt.
+
+    Args:
+        store: Where it is recorded.
+        job: Says how often and when to retry.
+        claim: The attempt.
+        run: Knows whether the effect is in the database already.
+        outcome: How it ended.
+        may_retry: False if no worker would run it again.
+
+    Raises:
+        UnavailableError: The database is away.
+    """
+    if run.latest is not None:
+        store.write_progress(claim, run.latest)
+    if outcome.stopped == "taken over":
+        return
+    if outcome.error is None or (run.committed and outcome.stopped is not None):
+        store.finish(claim, "succeeded", result=outcome.result)
+    elif outcome.stopped == "cancelled":
+        store.finish(claim, "cancelled", outcome.error)
+    elif run.committed or not may_retry:
+        store.finish(claim, "cancelled" if outcome.stopped == "shutdown" else "failed", outcome.error)
+    elif outcome.stopped == "shutdown":
+        store.requeue(claim, outcome.error)
+    elif claim.failures < job.retries and not outcome.is_final:
+        store.requeue(claim, outcome.error, wait_s=job.retry_wait_s * 2**claim.failures, failures=1)
+    else:
+        store.finish(claim, "failed", outcome.error)
+
+
+def log_outcome(log: Logger, claim: Claim, outcome: Outcome, took_s: float) -> None:
+    """Log one line about an attempt that ended."""
+    given = {"job": claim.name, "job_id": claim.id, "attempt": claim.attempt, "took_s": round(took_s, 3)}
+    if outcome.error is None:
+        log.info("job_done", **given)
+    else:
+        log.warning("job_not_done", reason=outcome.error, **given)
+
+
+def _failed(run: Run, error: JobError) -> Outcome:
+    # Its reason says everything; a traceback would add nothing.
+    run.log.error("job_failed", reason=str(error))
+    return Outcome(error=str(error)[:_ERROR_CHARACTERS_MAX], is_final=not error.retry)
+
+
+def _describe(error: Exception) -> str:
+    detail = error.detail if isinstance(error, ApiError) else None
+    text = "".join(traceback.format_exception_only(error)).strip()
+    return (f"{text} ({detail})" if detail else text)[:_ERROR_CHARACTERS_MAX]
+
+
+# --- the log of a run -------------------------------------------------------------------------------------------------
+
+
+class _RunLog:
+    """Writes each line to the service's log and to the record of the job.
+
+    Args:
+        claim: Which job and attempt.
+        store: Stores lines from ``info`` up.
+        log: The service's log.
+    """
+
+    def __init__(self, claim: Claim, store: JobStore, log: Logger) -> None:
+        self._claim = claim
+        self._store = store
+        self._log = log.bind(job=claim.name, job_id=claim.id, request_id=claim.request_id)
+        self._line_count = 0
+
+    def __getattr__(self, _method: str) -> Callable[[str, str, dict[str, Any]], None]:
+        # structlog looks for a method of each level; they are one.
+        return self._write
+
+    def _write(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        getattr(self._log, level)(event, **fields)
+        if level not in _STORED_LEVELS or self._line_count > _LOG_LINES_MAX:
+            return
+        self._line_count += 1
+        if self._line_count > _LOG_LINES_MAX:
+            level, event, fields = "warning", "further lines are in the log of the service only", {}
+        try:
+            self._store.insert_log_line(self._claim, level, event, _format_exception(fields))
+        except ApiError as ex:
+            # The service's log has it; a job need not fail because its log cannot be stored.
+            self._log.warning("job_line_not_kept", reason=ex.detail)
+
+
+def _format_exception(fields: dict[str, Any]) -> dict[str, Any]:
+    formatted = {name: value for name, value in fields.items() if name != "exc_info"}
+    error = fields.get("exc_info")
+    if error:
+        raised = error if isinstance(error, BaseException) else sys.exc_info()[1]
+        if raised is not None:
+            formatted["exception"] = "".join(traceback.format_exception(raised))
+    return formatted
+
+
+def _to_arguments(_logger: WrappedLogger, method: str, event: EventDict) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return (method, event.pop("event", ""), event), {}
+
+
+def make_run_logger(claim: Claim, store: JobStore, log: Logger) -> Logger:
+    """Make the logger of a run.
+
+    Args:
+        claim: Which job and attempt.
+        store: Stores lines from ``info`` up.
+        log: The service's log.
+    """
+    wrapped = structlog.wrap_logger(
+        _RunLog(claim, store, log),
+        processors=[_to_arguments],
+        wrapper_class=structlog.make_filtering_bound_logger(0),
+    )
+    return cast("Logger", wrapped.bind())
