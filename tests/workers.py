@@ -26,7 +26,7 @@ def sample_environment(database: str) -> dict[str, str]:
 
 
 @contextmanager
-def working(home: Path, database: str) -> Iterator[Service]:
+def running_worker(home: Path, database: str) -> Iterator[Service]:
     """Run ``tiercel worker`` until the block ends; it is ready when the block begins."""
     worker = Service(home, [TIERCEL, "worker"], **sample_environment(database))
     try:

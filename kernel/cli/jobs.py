@@ -40,12 +40,12 @@ def jobs() -> None:
 @_JSON
 def list_(*, name: str | None, state: JobState | None, limit: int, as_json: bool) -> None:
     """List jobs that were started, newest first."""
-    with _opened() as (_, found):
-        records = found.list(name=name, state=state, limit=limit)
+    with _open_service() as service:
+        records = service.shared.jobs.list(name=name, state=state, limit=limit)
     if as_json:
         print_json(records)
     else:
-        print_table(_TITLES, [_row(record) for record in records])
+        print_table(_TITLES, [_table_row(record) for record in records])
 
 
 @jobs.command()
@@ -53,8 +53,8 @@ def list_(*, name: str | None, state: JobState | None, limit: int, as_json: bool
 @_JSON
 def show(*, job_id: int, as_json: bool) -> None:
     """Show what is known of one job."""
-    with _opened() as (_, found):
-        record = found.get(job_id)
+    with _open_service() as service:
+        record = service.shared.jobs.get(job_id)
     _print(record, as_json=as_json)
 
 
@@ -65,12 +65,13 @@ def show(*, job_id: int, as_json: bool) -> None:
 @_JSON
 def start(*, name: str, given: tuple[str, ...], wait: bool, as_json: bool) -> None:
     """Start a job; a worker runs it. One that waits already is not started twice."""
-    with _opened() as (_, found):
-        record, is_new = found.start_once(name, _read_parameters(found.registry.get(name), given))
+    with _open_service() as service:
+        registered = service.shared.jobs.registry.get(name)
+        record, is_new = service.shared.jobs.start_once(name, _read_parameters(registered, given))
         if not is_new:
             click.echo(f"It waits already, as {record.id}.", err=True)
         if wait:
-            record = _wait(found, record)
+            record = _wait(service.shared.jobs, record)
     _print(record, as_json=as_json)
     if wait and record.state != "succeeded":
         sys.exit(1)
@@ -81,8 +82,8 @@ def start(*, name: str, given: tuple[str, ...], wait: bool, as_json: bool) -> No
 @_JSON
 def cancel(*, job_id: int, as_json: bool) -> None:
     """Cancel a job that waits, ask one that runs to stop."""
-    with _opened() as (_, found):
-        record = found.cancel(job_id)
+    with _open_service() as service:
+        record = service.shared.jobs.cancel(job_id)
     if as_json:
         print_json(record)
     else:
@@ -95,12 +96,12 @@ def cancel(*, job_id: int, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one line each.")
 def log(*, job_id: int, follow: bool, as_json: bool) -> None:
     """Show what a job logged."""
-    with _opened() as (_, found):
-        follower = JobFollower(found, job_id)
+    with _open_service() as service:
+        follower = JobFollower(service.shared.jobs, job_id)
         while True:
             for event in follower.poll():
                 if isinstance(event.value, JobLogLine):
-                    click.echo(msgspec.json.encode(event.value).decode() if as_json else _line(event.value))
+                    click.echo(msgspec.json.encode(event.value).decode() if as_json else _format_line(event.value))
             if not follow or follower.is_finished:
                 return
             time.sleep(_POLL_INTERVAL_S)
@@ -110,8 +111,8 @@ def log(*, job_id: int, follow: bool, as_json: bool) -> None:
 @_JSON
 def schedules(*, as_json: bool) -> None:
     """List the jobs that can be started: schedule in force, next due time, last run."""
-    with _opened() as (service, found):
-        summaries = found.summaries(service.shared.clock.now())
+    with _open_service() as service:
+        summaries = service.shared.jobs.summaries(service.shared.clock.now())
     if as_json:
         print_json(summaries)
         return
@@ -120,8 +121,8 @@ def schedules(*, as_json: bool) -> None:
             each.name,
             each.plugin,
             each.schedule or "on demand",
-            _time(each.next_due),
-            "never" if each.last_run is None else f"{each.last_run.state} {_time(each.last_run.created_at)}",
+            _format_time(each.next_due),
+            "never" if each.last_run is None else f"{each.last_run.state} {_format_time(each.last_run.created_at)}",
         )
         for each in summaries
     ]
@@ -129,10 +130,10 @@ def schedules(*, as_json: bool) -> None:
 
 
 @contextmanager
-def _opened() -> Iterator[tuple[Tiercel, Jobs]]:
+def _open_service() -> Iterator[Tiercel]:
     service = Tiercel(load())
     with service.database_open():
-        yield service, service.shared.jobs
+        yield service
 
 
 def _read_parameters(job: RegisteredJob, given: tuple[str, ...]) -> dict[str, Any]:
@@ -154,15 +155,15 @@ def _read_value(text: str, annotation: Any) -> Any:
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:
-        return text  # what is wrong with it is said together with what is wrong with the others
+        return text  # rejected together with the other wrong parameters
 
 
-def _wait(found: Jobs, record: JobRecord) -> JobRecord:
+def _wait(service_jobs: Jobs, record: JobRecord) -> JobRecord:
     try:
-        found.check_health()
+        service_jobs.check_health()
     except UnavailableError as ex:
         click.echo(f"tiercel: {ex.detail}", err=True)
-    follower = JobFollower(found, record.id)
+    follower = JobFollower(service_jobs, record.id)
     with progress(record.name) as bar:
         while True:
             for event in follower.poll():
@@ -185,7 +186,7 @@ def _print(record: JobRecord, *, as_json: bool) -> None:
             click.echo(f"{name.replace('_', ' ')}: {text}")
 
 
-def _row(record: JobRecord) -> tuple[object, ...]:
+def _table_row(record: JobRecord) -> tuple[object, ...]:
     took_s = None
     if record.started_at is not None and record.finished_at is not None:
         took_s = f"{(record.finished_at - record.started_at).total_seconds():.1f} s"
@@ -193,23 +194,23 @@ def _row(record: JobRecord) -> tuple[object, ...]:
         record.id,
         record.name,
         record.state,
-        _share(record.progress),
-        _time(record.started_at),
+        _format_progress(record.progress),
+        _format_time(record.started_at),
         took_s,
         record.error,
     )
 
 
-def _share(done: Progress | None) -> str:
-    if done is None:
+def _format_progress(progress: Progress | None) -> str:
+    if progress is None:
         return ""
-    return f"{done.done:g} of {done.total:g}" if done.total else f"{done.done:g}"
+    return f"{progress.done:g} of {progress.total:g}" if progress.total else f"{progress.done:g}"
 
 
-def _time(moment: datetime | None) -> str:
+def _format_time(moment: datetime | None) -> str:
     return "" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
-def _line(line: JobLogLine) -> str:
+def _format_line(line: JobLogLine) -> str:
     fields = " ".join(f"{name}={value}" for name, value in line.fields.items())
     return f"{line.at:%Y-%m-%d %H:%M:%S} {line.level:<8} {line.event} {fields}".rstrip()

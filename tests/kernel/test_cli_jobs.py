@@ -13,7 +13,7 @@ import pytest
 
 from tests.commands import RunCommand, make_runner
 from tests.processes import TIERCEL, Service, eventually, make_environment
-from tests.workers import SAMPLE, sample_environment, working
+from tests.workers import SAMPLE, running_worker, sample_environment
 
 ADD = ("start", "sample.add", "-p", "numbers=1,2")
 
@@ -42,7 +42,7 @@ def worked(
 @pytest.fixture(scope="module")
 def worker(module_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A worker for all tests of this file that need one."""
-    with working(tmp_path_factory.mktemp("worker") / ".tiercel", module_database) as started:
+    with running_worker(tmp_path_factory.mktemp("worker") / ".tiercel", module_database) as started:
         yield started
 
 

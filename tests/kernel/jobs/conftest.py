@@ -1,4 +1,4 @@
-"""Services of one plugin with jobs, and workers in this process."""
+"""Services with one plugin that has jobs, and workers in this process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.conftest import Serve
 from tests.kernel.fakes import MakePlugin
 
 ServeJobs = Callable[..., Tiercel]
-Working = Callable[[Tiercel], AbstractContextManager[Worker]]
+RunWorker = Callable[[Tiercel], AbstractContextManager[Worker]]
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def make_worker(service: Tiercel) -> Worker:
 
 
 @contextmanager
-def _working(service: Tiercel) -> Iterator[Worker]:
+def _run_worker(service: Tiercel) -> Iterator[Worker]:
     worker = make_worker(service)
     worker.start()
     try:
@@ -51,6 +51,6 @@ def _working(service: Tiercel) -> Iterator[Worker]:
 
 
 @pytest.fixture
-def working() -> Working:
+def run_worker() -> RunWorker:
     """Run a worker in this process for as long as the block lasts."""
-    return _working
+    return _run_worker

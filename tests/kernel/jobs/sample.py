@@ -20,7 +20,7 @@ class Insert(msgspec.Struct, frozen=True):
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """Which file to make as a sign of life, and which to wait for."""
+    """Which file to create when the run begins, and which to wait for."""
 
     begun: str
     until: str = ""
@@ -42,8 +42,8 @@ def _wait(parameters: Wait) -> None:
         time.sleep(0.02)
 
 
-def deaf(run: Run, parameters: Wait) -> str:
-    """Never ask whether to stop."""
+def run_without_checks(run: Run, parameters: Wait) -> str:
+    """Wait without a check, then commit."""
     if run.attempt > 1:
         return "again"
     _wait(parameters)
@@ -52,8 +52,8 @@ def deaf(run: Run, parameters: Wait) -> str:
     return "late"
 
 
-def half(run: Run, parameters: Wait) -> str:
-    """Write, and wait before it is committed."""
+def wait_before_commit(run: Run, parameters: Wait) -> str:
+    """Write, and wait before the commit."""
     if run.attempt > 1:
         return "again"
     with run.transaction() as connection:
@@ -62,8 +62,8 @@ def half(run: Run, parameters: Wait) -> str:
     return "late"
 
 
-def done(run: Run, parameters: Wait) -> str:
-    """Commit, and wait for the end."""
+def wait_after_commit(run: Run, parameters: Wait) -> str:
+    """Commit, and wait afterwards."""
     run.result = "committed"
     with run.transaction() as connection:
         connection.execute("INSERT INTO sample_row (number) VALUES (-3)")
@@ -75,9 +75,9 @@ def done(run: Run, parameters: Wait) -> str:
 def register_jobs(services: Services) -> list[Job]:
     return [
         Job(name="sample.insert", run=insert, lock="insert-{number}"),
-        Job(name="sample.deaf", run=deaf),
-        Job(name="sample.half", run=half),
-        Job(name="sample.done", run=done),
-        Job(name="sample.endless", run=deaf, timeout_s=0.5, retries=5),
-        Job(name="sample.endless_half", run=half, timeout_s=0.5, retries=5),
+        Job(name="sample.unstoppable", run=run_without_checks),
+        Job(name="sample.uncommitted", run=wait_before_commit),
+        Job(name="sample.committed", run=wait_after_commit),
+        Job(name="sample.overrun", run=run_without_checks, timeout_s=0.5, retries=5),
+        Job(name="sample.overrun_uncommitted", run=wait_before_commit, timeout_s=0.5, retries=5),
     ]

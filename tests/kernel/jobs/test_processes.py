@@ -1,4 +1,4 @@
-"""Real workers, killed, frozen and stopped."""
+"""Worker processes that are killed, frozen and stopped."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def rows(database: str) -> list[int]:
 
 
 def begin(jobs: Jobs, name: str, tmp_path: Path) -> JobRecord:
-    """Start a job and wait until a worker is at it."""
+    """Start a job and wait until a worker runs it."""
     begun = tmp_path / "begun"
     started = jobs.start(name, {"begun": str(begun), "until": str(tmp_path / "until")})
     assert eventually(begun.exists, 30)
@@ -63,9 +63,7 @@ def is_running(jobs: Jobs, job_id: int, attempt: int) -> bool:
     return (record.state, record.attempt) == ("running", attempt)
 
 
-def test_nothing_is_lost_and_nothing_done_twice_when_workers_are_killed(
-    jobs: Jobs, workers: Workers, database: str
-) -> None:
+def test_every_job_is_done_exactly_once_when_workers_are_killed(jobs: Jobs, workers: Workers, database: str) -> None:
     chance = random.Random(4)
     supervisor = workers.start(processes=2)
     for number in range(320):
@@ -84,9 +82,11 @@ def test_nothing_is_lost_and_nothing_done_twice_when_workers_are_killed(
     assert {job.state for job in jobs.list(limit=1000)} == {"succeeded"}
 
 
-def test_the_next_worker_takes_over_what_a_killed_one_left(jobs: Jobs, workers: Workers, tmp_path: Path) -> None:
+def test_the_job_of_a_killed_worker_is_taken_over_by_its_replacement(
+    jobs: Jobs, workers: Workers, tmp_path: Path
+) -> None:
     supervisor = workers.start()
-    started = begin(jobs, "sample.deaf", tmp_path)
+    started = begin(jobs, "sample.unstoppable", tmp_path)
 
     supervisor.children()[0].kill()
 
@@ -94,9 +94,9 @@ def test_the_next_worker_takes_over_what_a_killed_one_left(jobs: Jobs, workers: 
     assert (done.state, done.result, done.attempt) == ("succeeded", "again", 2)
 
 
-def test_other_workers_take_over_what_a_whole_machine_left(jobs: Jobs, workers: Workers, tmp_path: Path) -> None:
+def test_jobs_of_a_lost_machine_are_taken_over_by_other_workers(jobs: Jobs, workers: Workers, tmp_path: Path) -> None:
     supervisor = workers.start()
-    started = begin(jobs, "sample.deaf", tmp_path)
+    started = begin(jobs, "sample.unstoppable", tmp_path)
     for process in (supervisor, *supervisor.children()):
         process.kill()
 
@@ -110,7 +110,7 @@ def test_a_frozen_worker_that_wakes_up_cannot_commit(
     jobs: Jobs, workers: Workers, database: str, tmp_path: Path
 ) -> None:
     frozen = workers.start().children()[0]
-    started = begin(jobs, "sample.deaf", tmp_path)
+    started = begin(jobs, "sample.unstoppable", tmp_path)
     frozen.send_signal(signal.SIGSTOP)
     workers.start()
     assert jobs.wait(started.id, 20).result == "again"
@@ -118,15 +118,17 @@ def test_a_frozen_worker_that_wakes_up_cannot_commit(
     (tmp_path / "until").touch()
     frozen.send_signal(signal.SIGCONT)
 
-    # It goes on to the next job, so it is through with that one.
+    # It logs the outcome of the job that was taken over, so that run has ended.
     assert eventually(lambda: "taken over" in workers.log, 20), workers.log
     assert rows(database) == []
     assert jobs.get(started.id).result == "again"
 
 
-def test_a_half_done_export_leaves_nothing_behind(jobs: Jobs, workers: Workers, database: str, tmp_path: Path) -> None:
+def test_the_open_transaction_of_a_killed_worker_leaves_nothing_behind(
+    jobs: Jobs, workers: Workers, database: str, tmp_path: Path
+) -> None:
     supervisor = workers.start()
-    started = begin(jobs, "sample.half", tmp_path)
+    started = begin(jobs, "sample.uncommitted", tmp_path)
 
     supervisor.children()[0].kill()
 
@@ -138,7 +140,7 @@ def test_a_worker_frozen_inside_its_transaction_does_not_keep_the_job(
     jobs: Jobs, workers: Workers, database: str, tmp_path: Path
 ) -> None:
     frozen = workers.start().children()[0]
-    started = begin(jobs, "sample.half", tmp_path)
+    started = begin(jobs, "sample.uncommitted", tmp_path)
     frozen.send_signal(signal.SIGSTOP)
 
     workers.start()
@@ -147,9 +149,9 @@ def test_a_worker_frozen_inside_its_transaction_does_not_keep_the_job(
     assert rows(database) == []
 
 
-def test_what_was_committed_is_not_done_again(jobs: Jobs, workers: Workers, database: str, tmp_path: Path) -> None:
+def test_a_run_that_committed_is_not_run_again(jobs: Jobs, workers: Workers, database: str, tmp_path: Path) -> None:
     supervisor = workers.start()
-    started = begin(jobs, "sample.done", tmp_path)
+    started = begin(jobs, "sample.committed", tmp_path)
 
     supervisor.children()[0].kill()
 
@@ -158,7 +160,7 @@ def test_what_was_committed_is_not_done_again(jobs: Jobs, workers: Workers, data
     assert rows(database) == [-3]
 
 
-def test_a_job_that_kills_its_workers_fails_after_the_third(jobs: Jobs, workers: Workers, database: str) -> None:
+def test_a_job_that_kills_its_workers_fails_after_the_third_death(jobs: Jobs, workers: Workers, database: str) -> None:
     supervisor = workers.start()
     started = jobs.start("sample.insert", {"number": 1, "before_ms": 60_000})
     for attempt in (1, 2, 3):
@@ -170,7 +172,7 @@ def test_a_job_that_kills_its_workers_fails_after_the_third(jobs: Jobs, workers:
     assert rows(database) == []
 
 
-@pytest.mark.parametrize("name", ["sample.endless", "sample.endless_half"])
+@pytest.mark.parametrize("name", ["sample.overrun", "sample.overrun_uncommitted"])
 def test_the_hard_time_limit_fails_the_job_and_frees_the_worker(
     jobs: Jobs, workers: Workers, database: str, tmp_path: Path, name: str
 ) -> None:
@@ -187,7 +189,7 @@ def test_the_hard_time_limit_fails_the_job_and_frees_the_worker(
 
 def test_sigterm_ends_a_worker_in_time_whatever_its_job_does(jobs: Jobs, workers: Workers, tmp_path: Path) -> None:
     workers.start()
-    started = begin(jobs, "sample.deaf", tmp_path)
+    started = begin(jobs, "sample.unstoppable", tmp_path)
 
     workers.started[0].send_signal(signal.SIGTERM)
 

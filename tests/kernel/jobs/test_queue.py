@@ -14,7 +14,7 @@ from kernel.contracts import Job
 from kernel.jobs.runner import Run
 from kernel.jobs.service import Jobs
 from kernel.jobs.store import QUERIES, Claim
-from tests.kernel.jobs.conftest import ServeJobs, Working
+from tests.kernel.jobs.conftest import RunWorker, ServeJobs
 
 WORKER = 7
 
@@ -150,7 +150,7 @@ def test_a_queue_that_was_seen_empty_is_still_read_by_its_index(jobs: Jobs, data
     assert "Join" not in plan
 
 
-def test_cancelling_a_run_does_not_wait_for_its_transaction(serve_jobs: ServeJobs, working: Working) -> None:
+def test_cancelling_a_run_does_not_wait_for_its_transaction(serve_jobs: ServeJobs, run_worker: RunWorker) -> None:
     inside, cancelled = threading.Event(), threading.Event()
 
     def write(run: Run) -> None:
@@ -163,7 +163,7 @@ def test_cancelling_a_run_does_not_wait_for_its_transaction(serve_jobs: ServeJob
 
     service = serve_jobs(Job(name="alpha.write", run=write))
     jobs = service.shared.jobs
-    with working(service):
+    with run_worker(service):
         started = jobs.start("alpha.write")
         assert inside.wait(10)
         asked_at = time.monotonic()

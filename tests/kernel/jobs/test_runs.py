@@ -1,4 +1,4 @@
-"""What a run gets, and what becomes of it: retries, time limits, progress, lines, transactions."""
+"""One attempt at a job: retries, time limits, progress, log lines, transactions; and runs that were taken over."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kernel.jobs.registry import RegisteredJob
 from kernel.jobs.runner import Run, execute, record_outcome
 from kernel.jobs.stalled import recover_stalled_jobs
 from kernel.jobs.store import Claim
-from tests.kernel.jobs.conftest import ServeJobs, Working
+from tests.kernel.jobs.conftest import RunWorker, ServeJobs
 from tests.processes import eventually
 
 NAME = "alpha.job"
@@ -37,9 +37,9 @@ def failing(times: int) -> Callable[[Run], int]:
     return run
 
 
-def outcome(serve_jobs: ServeJobs, working: Working, one: Job) -> JobRecord:
+def outcome(serve_jobs: ServeJobs, run_worker: RunWorker, one: Job) -> JobRecord:
     service = serve_jobs(one)
-    with working(service):
+    with run_worker(service):
         return service.shared.jobs.wait(service.shared.jobs.start(NAME).id, 20)
 
 
@@ -47,43 +47,45 @@ def outcome(serve_jobs: ServeJobs, working: Working, one: Job) -> JobRecord:
     ("fails", "state", "attempt", "error"),
     [(0, "succeeded", 1, None), (2, "succeeded", 3, None), (3, "failed", 3, "ValueError: attempt 3")],
 )
-def test_a_run_that_fails_is_retried(
-    serve_jobs: ServeJobs, working: Working, fails: int, state: str, attempt: int, error: str | None
+def test_a_failed_run_is_retried(
+    serve_jobs: ServeJobs, run_worker: RunWorker, fails: int, state: str, attempt: int, error: str | None
 ) -> None:
-    done = outcome(serve_jobs, working, job(failing(fails), retries=2, retry_wait_s=0.01))
+    done = outcome(serve_jobs, run_worker, job(failing(fails), retries=2, retry_wait_s=0.01))
 
     assert (done.state, done.attempt, done.error) == (state, attempt, error)
 
 
 @pytest.mark.parametrize(("retry", "attempts"), [(False, 1), (True, 2)])
-def test_an_error_of_a_job_says_in_its_own_words_whether_it_is_retried(
-    serve_jobs: ServeJobs, working: Working, *, retry: bool, attempts: int
+def test_a_job_error_says_whether_it_is_retried(
+    serve_jobs: ServeJobs, run_worker: RunWorker, *, retry: bool, attempts: int
 ) -> None:
     def run(run: Run) -> None:
         raise JobError("nobody is there", retry=retry)
 
-    done = outcome(serve_jobs, working, job(run, retries=1, retry_wait_s=0.01))
+    done = outcome(serve_jobs, run_worker, job(run, retries=1, retry_wait_s=0.01))
 
     assert (done.state, done.attempt, done.error) == ("failed", attempts, "nobody is there")
 
 
-def test_the_wait_before_a_retry_doubles(serve_jobs: ServeJobs, working: Working) -> None:
+def test_the_wait_before_a_retry_doubles(serve_jobs: ServeJobs, run_worker: RunWorker) -> None:
     began: list[float] = []
 
     def run(run: Run) -> None:
         began.append(time.monotonic())
         raise ValueError("again")
 
-    outcome(serve_jobs, working, job(run, retries=2, retry_wait_s=0.7))
+    outcome(serve_jobs, run_worker, job(run, retries=2, retry_wait_s=0.7))
 
     assert began[1] - began[0] >= 0.7
     assert began[2] - began[1] >= 1.4
 
 
-def test_a_start_brings_a_retry_forward(serve_jobs: ServeJobs, working: Working) -> None:
+def test_starting_a_job_that_waits_for_its_retry_brings_it_forward(
+    serve_jobs: ServeJobs, run_worker: RunWorker
+) -> None:
     service = serve_jobs(job(failing(1), retries=1, retry_wait_s=600))
     jobs = service.shared.jobs
-    with working(service):
+    with run_worker(service):
         first = jobs.start(NAME)
         assert eventually(lambda: jobs.get(first.id).error is not None)
         assert jobs.get(first.id).state == "waiting"
@@ -94,18 +96,20 @@ def test_a_start_brings_a_retry_forward(serve_jobs: ServeJobs, working: Working)
         assert jobs.wait(first.id, 10).state == "succeeded"
 
 
-def test_the_soft_limit_stops_a_run_that_asks(serve_jobs: ServeJobs, working: Working) -> None:
+def test_the_soft_timeout_stops_a_run_when_it_reports_progress(serve_jobs: ServeJobs, run_worker: RunWorker) -> None:
     def run(run: Run) -> None:
         while True:
             run.progress(1)
             time.sleep(0.01)
 
-    done = outcome(serve_jobs, working, job(run, soft_timeout_s=0.1))
+    done = outcome(serve_jobs, run_worker, job(run, soft_timeout_s=0.1))
 
     assert (done.state, done.error) == ("failed", "stopped: soft timeout")
 
 
-def test_a_stop_that_the_job_turns_into_an_error_is_still_a_stop(serve_jobs: ServeJobs, working: Working) -> None:
+def test_a_stopped_run_that_raises_another_error_still_counts_as_stopped(
+    serve_jobs: ServeJobs, run_worker: RunWorker
+) -> None:
     def run(run: Run) -> None:
         run.stop("cancelled")
         try:
@@ -113,10 +117,12 @@ def test_a_stop_that_the_job_turns_into_an_error_is_still_a_stop(serve_jobs: Ser
         except RunStopped as ex:
             raise ValueError("oops") from ex
 
-    assert outcome(serve_jobs, working, job(run, retries=5)).state == "cancelled"
+    assert outcome(serve_jobs, run_worker, job(run, retries=5)).state == "cancelled"
 
 
-def test_a_worker_that_is_stopped_gives_its_job_back_for_nothing(serve_jobs: ServeJobs, working: Working) -> None:
+def test_the_job_of_a_stopped_worker_is_queued_again_without_costing_a_retry(
+    serve_jobs: ServeJobs, run_worker: RunWorker
+) -> None:
     def run(run: Run) -> str:
         while run.attempt == 1:
             run.check()
@@ -126,23 +132,23 @@ def test_a_worker_that_is_stopped_gives_its_job_back_for_nothing(serve_jobs: Ser
     service = serve_jobs(job(run))
     jobs = service.shared.jobs
     started = jobs.start(NAME)
-    with working(service):
+    with run_worker(service):
         assert eventually(lambda: jobs.get(started.id).state == "running")
     assert jobs.get(started.id).state == "waiting"
 
-    with working(service):
+    with run_worker(service):
         done = jobs.wait(started.id, 10)
 
     assert (done.state, done.attempt, done.result) == ("succeeded", 2, "done")
 
 
-def test_what_is_no_json_is_a_failure(serve_jobs: ServeJobs) -> None:
+def test_a_result_that_is_not_json_fails_the_job(serve_jobs: ServeJobs) -> None:
     done = serve_jobs(job(lambda run: object())).shared.jobs.run_inline(NAME)
 
     assert done.state == "failed"
 
 
-def test_progress_is_written_now_and_then_and_at_the_end(serve_jobs: ServeJobs) -> None:
+def test_progress_is_stored_at_intervals_and_at_the_end(serve_jobs: ServeJobs) -> None:
     seen: list[JobRecord] = []
 
     def run(run: Run) -> None:
@@ -156,7 +162,7 @@ def test_progress_is_written_now_and_then_and_at_the_end(serve_jobs: ServeJobs) 
     assert (done.progress.done, done.progress.total, done.progress.message) == (999, 1000, "item 999")
 
 
-def test_lines_are_kept_with_attempt_and_fields(serve_jobs: ServeJobs) -> None:
+def test_log_lines_are_stored_with_attempt_and_fields(serve_jobs: ServeJobs) -> None:
     def run(run: Run) -> None:
         run.log.info("read", items=3)
         run.log.debug("too much")
@@ -175,7 +181,7 @@ def test_lines_are_kept_with_attempt_and_fields(serve_jobs: ServeJobs) -> None:
     assert jobs.log_lines(done.id, after=lines[0].id) == lines[1:]
 
 
-def test_lines_in_the_log_of_the_service_carry_the_request(
+def test_lines_in_the_log_of_the_service_carry_the_request_id(
     serve_jobs: ServeJobs, capfd: pytest.CaptureFixture[str]
 ) -> None:
     service = serve_jobs(job(lambda run: run.log.info("read")), log={"format": "json", "level": "info"})
@@ -186,7 +192,7 @@ def test_lines_in_the_log_of_the_service_carry_the_request(
     assert '"request_id":"r-77"' in line
 
 
-def test_a_run_has_one_transaction(serve_jobs: ServeJobs) -> None:
+def test_a_second_transaction_of_a_run_is_an_error(serve_jobs: ServeJobs) -> None:
     def run(run: Run) -> None:
         with run.transaction():
             pass
@@ -196,18 +202,18 @@ def test_a_run_has_one_transaction(serve_jobs: ServeJobs) -> None:
     assert "one transaction" in str(serve_jobs(job(run, retries=3)).shared.jobs.run_inline(NAME).error)
 
 
-def test_a_failure_after_the_commit_is_not_retried(serve_jobs: ServeJobs, working: Working) -> None:
+def test_a_failure_after_the_commit_is_not_retried(serve_jobs: ServeJobs, run_worker: RunWorker) -> None:
     def run(run: Run) -> None:
         with run.transaction():
             pass
         raise ValueError("late")
 
-    done = outcome(serve_jobs, working, job(run, retries=3, retry_wait_s=0))
+    done = outcome(serve_jobs, run_worker, job(run, retries=3, retry_wait_s=0))
 
     assert (done.state, done.attempt) == ("failed", 1)
 
 
-def test_progress_and_lines_inside_the_transaction_do_not_wait_for_it(serve_jobs: ServeJobs) -> None:
+def test_progress_and_log_lines_inside_the_transaction_do_not_wait_for_it(serve_jobs: ServeJobs) -> None:
     def run(run: Run) -> None:
         with run.transaction():
             run.progress(1)
@@ -220,8 +226,8 @@ def test_progress_and_lines_inside_the_transaction_do_not_wait_for_it(serve_jobs
     assert time.monotonic() - started < 5
 
 
-class Orphan:
-    """A claim whose worker never says that it lives."""
+class StalledRun:
+    """A job that was claimed by a worker without heartbeats."""
 
     def __init__(self, serve_jobs: ServeJobs, **given: Any) -> None:
         self.service = serve_jobs(job(lambda run: "done", **given))
@@ -234,63 +240,63 @@ class Orphan:
         self.claim: Claim = claim
         self.run = Run(claim, self.store, self.service.log, self.jobs.registry.get(NAME).job)
 
-    def take_over(self) -> int:
+    def recover(self) -> int:
         return recover_stalled_jobs(self.store, self.service.log, 1000, dead_worker=1)
 
 
-def test_whoever_was_taken_over_can_do_nothing_more(serve_jobs: ServeJobs) -> None:
-    orphan = Orphan(serve_jobs)
-    assert orphan.take_over() == 1
+def test_a_run_that_was_taken_over_can_neither_commit_nor_finish(serve_jobs: ServeJobs) -> None:
+    stalled = StalledRun(serve_jobs)
+    assert stalled.recover() == 1
 
-    with pytest.raises(RunStopped, match="taken over"), orphan.run.transaction():
+    with pytest.raises(RunStopped, match="taken over"), stalled.run.transaction():
         pytest.fail("it got in")
     with pytest.raises(RunStopped, match="taken over"):
-        orphan.run.progress(1)
-    assert not orphan.store.finish(orphan.claim, "failed", "late")
-    assert orphan.jobs.get(orphan.started.id).state == "waiting"
+        stalled.run.progress(1)
+    assert not stalled.store.finish(stalled.claim, "failed", "late")
+    assert stalled.jobs.get(stalled.started.id).state == "waiting"
 
 
-def test_a_fence_lets_in_only_who_runs(serve_jobs: ServeJobs) -> None:
-    orphan = Orphan(serve_jobs)
-    with orphan.service.shared.db.transaction() as connection:
-        orphan.run.fence(connection)
-    orphan.take_over()
+def test_a_fence_rejects_a_run_that_was_taken_over(serve_jobs: ServeJobs) -> None:
+    stalled = StalledRun(serve_jobs)
+    with stalled.service.shared.db.transaction() as connection:
+        stalled.run.fence(connection)
+    stalled.recover()
 
-    with pytest.raises(RunStopped), orphan.service.shared.db.transaction() as connection:
-        orphan.run.fence(connection)
-
-
-def test_a_takeover_ends_the_transaction_of_whoever_is_in_it(serve_jobs: ServeJobs) -> None:
-    orphan = Orphan(serve_jobs)
-
-    with pytest.raises((UnavailableError, psycopg.Error)), orphan.run.transaction():
-        assert eventually(lambda: orphan.take_over() == 1)
-
-    assert orphan.jobs.get(orphan.started.id).state == "waiting"
+    with pytest.raises(RunStopped), stalled.service.shared.db.transaction() as connection:
+        stalled.run.fence(connection)
 
 
-def test_a_worker_that_lives_keeps_its_job(serve_jobs: ServeJobs) -> None:
-    orphan = Orphan(serve_jobs)
+def test_recovering_a_stalled_job_ends_its_open_transaction(serve_jobs: ServeJobs) -> None:
+    stalled = StalledRun(serve_jobs)
 
-    assert recover_stalled_jobs(orphan.store, orphan.service.log, 1000) == 0
-    assert orphan.jobs.get(orphan.started.id).state == "running"
+    with pytest.raises((UnavailableError, psycopg.Error)), stalled.run.transaction():
+        assert eventually(lambda: stalled.recover() == 1)
+
+    assert stalled.jobs.get(stalled.started.id).state == "waiting"
+
+
+def test_the_job_of_a_live_worker_is_not_taken_over(serve_jobs: ServeJobs) -> None:
+    stalled = StalledRun(serve_jobs)
+
+    assert recover_stalled_jobs(stalled.store, stalled.service.log, 1000) == 0
+    assert stalled.jobs.get(stalled.started.id).state == "running"
 
 
 def test_a_cancelled_job_of_a_dead_worker_is_cancelled(serve_jobs: ServeJobs) -> None:
-    orphan = Orphan(serve_jobs)
-    orphan.jobs.cancel(orphan.started.id)
+    stalled = StalledRun(serve_jobs)
+    stalled.jobs.cancel(stalled.started.id)
 
-    orphan.take_over()
+    stalled.recover()
 
-    assert orphan.jobs.get(orphan.started.id).state == "cancelled"
+    assert stalled.jobs.get(stalled.started.id).state == "cancelled"
 
 
 def test_a_job_cancelled_while_it_failed_is_not_retried(serve_jobs: ServeJobs) -> None:
-    orphan = Orphan(serve_jobs, retries=3)
-    orphan.jobs.cancel(orphan.started.id)
+    stalled = StalledRun(serve_jobs, retries=3)
+    stalled.jobs.cancel(stalled.started.id)
     broken = job(failing(9), retries=3)
 
-    ended = execute(RegisteredJob("alpha", broken), orphan.claim, orphan.run)
-    record_outcome(orphan.store, broken, orphan.claim, orphan.run, ended)
+    ended = execute(RegisteredJob("alpha", broken), stalled.claim, stalled.run)
+    record_outcome(stalled.store, broken, stalled.claim, stalled.run, ended)
 
-    assert orphan.jobs.get(orphan.started.id).state == "cancelled"
+    assert stalled.jobs.get(stalled.started.id).state == "cancelled"

@@ -1,4 +1,4 @@
-"""Schedules: what they mean, and that each time fires once."""
+"""Schedules: when they are due, and that each due time starts one job. Validation of registered jobs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOON = datetime(2026, 11, 20, 12, 0, 30, tzinfo=UTC)
 
 
 class SetClock:
-    """Tells the time it was told."""
+    """A clock that stands still until it is set."""
 
     def __init__(self) -> None:
         self.time = NOON
@@ -61,8 +61,8 @@ def count(service: Tiercel) -> int:
     return len(service.shared.jobs.list())
 
 
-def run_all(service: Tiercel) -> None:
-    """Finish what waits, so that the next is not the same."""
+def finish_waiting(service: Tiercel) -> None:
+    """End the jobs that wait, so that the next is not found waiting already."""
     for record in service.shared.jobs.list(state="waiting"):
         service.shared.jobs.cancel(record.id)
 
@@ -87,12 +87,12 @@ def test_due_times(text: str, latest: str, following: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "every", "every 0m", "every 5 weeks", "* * * *", "* * * * * *", "61 * * * *", "0 0 31 2 *"]
 )
-def test_what_is_no_schedule_is_refused(text: str) -> None:
+def test_an_invalid_schedule_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match=r"cron|never due"):
         parse_schedule(text)
 
 
-def test_a_new_schedule_begins_with_its_next_time(serve_jobs: ServeJobs, clock: SetClock) -> None:
+def test_a_new_schedule_begins_with_its_next_due_time(serve_jobs: ServeJobs, clock: SetClock) -> None:
     service = serve_jobs(scheduled(), clock=clock)
     one = scheduler(service)
 
@@ -104,7 +104,7 @@ def test_a_new_schedule_begins_with_its_next_time(serve_jobs: ServeJobs, clock: 
     assert (before, count(service)) == (0, 1)
 
 
-def test_a_time_fires_once_however_many_look(serve_jobs: ServeJobs, clock: SetClock) -> None:
+def test_a_due_time_starts_one_job_however_many_workers_look(serve_jobs: ServeJobs, clock: SetClock) -> None:
     service = serve_jobs(scheduled(), clock=clock)
     many = [scheduler(service) for _ in range(6)]
     for one in many:
@@ -116,26 +116,26 @@ def test_a_time_fires_once_however_many_look(serve_jobs: ServeJobs, clock: SetCl
             thread.start()
         for thread in threads:
             thread.join()
-        run_all(service)
+        finish_waiting(service)
 
     assert count(service) == 3
 
 
-def test_missed_times_are_made_up_once(serve_jobs: ServeJobs, clock: SetClock) -> None:
+def test_missed_due_times_start_one_job(serve_jobs: ServeJobs, clock: SetClock) -> None:
     service = serve_jobs(scheduled(), clock=clock)
     scheduler(service).tick()
 
     clock.time += timedelta(days=2)
     later = scheduler(service)
     later.tick()
-    run_all(service)
+    finish_waiting(service)
     later.tick()
     scheduler(service).tick()
 
     assert count(service) == 1
 
 
-def test_a_job_that_waits_already_is_not_queued_again(serve_jobs: ServeJobs, clock: SetClock) -> None:
+def test_a_schedule_does_not_queue_a_job_that_waits_already(serve_jobs: ServeJobs, clock: SetClock) -> None:
     service = serve_jobs(scheduled(), clock=clock)
     one = scheduler(service)
     for _ in range(4):
@@ -165,7 +165,7 @@ def test_the_configuration_overrides_a_schedule(
         ({"alpha.job": "often"}, "'often' is neither"),
     ],
 )
-def test_a_wrong_override_is_a_problem_of_the_configuration(
+def test_an_invalid_override_is_an_error_of_the_configuration(
     boot: Boot, make_plugin: MakePlugin, schedules: dict[str, str], problem: str
 ) -> None:
     plugin = make_plugin("alpha", register_jobs=lambda services: [scheduled()])
@@ -176,7 +176,7 @@ def test_a_wrong_override_is_a_problem_of_the_configuration(
     assert problem in str(caught.value)
 
 
-def test_an_override_of_a_plugin_that_is_left_out_is_not_looked_at(boot: Boot, make_plugin: MakePlugin) -> None:
+def test_an_override_for_a_disabled_plugin_is_ignored(boot: Boot, make_plugin: MakePlugin) -> None:
     plugin = make_plugin("alpha", register_jobs=lambda services: [scheduled()])
 
     boot(plugin, disabled=["alpha"], jobs={"schedules": {"alpha.job": "every 5m"}})
@@ -196,7 +196,7 @@ def test_an_override_of_a_plugin_that_is_left_out_is_not_looked_at(boot: Boot, m
         ({"soft_timeout_s": 7200.0}, "soft_timeout_s"),
     ],
 )
-def test_a_plugin_with_a_wrong_job_is_quarantined(
+def test_a_plugin_with_an_invalid_job_is_quarantined(
     boot: Boot, make_plugin: MakePlugin, wrong: dict[str, Any], reason: str
 ) -> None:
     job = Job(**{"name": "alpha.job", "run": print, **wrong})
@@ -209,7 +209,7 @@ def test_a_plugin_with_a_wrong_job_is_quarantined(
     assert "alpha.job" in str(status.reason)
 
 
-def test_finished_jobs_are_removed_with_all_that_belongs_to_them(serve_jobs: ServeJobs, database: str) -> None:
+def test_old_jobs_are_removed_with_their_log_and_progress(serve_jobs: ServeJobs, database: str) -> None:
     jobs = serve_jobs(Job(name="alpha.job", run=lambda run: run.log.info("line") or run.progress(1))).shared.jobs
     old, new = jobs.run_inline("alpha.job"), jobs.run_inline("alpha.job")
     with psycopg.connect(database, autocommit=True) as connection:
@@ -230,7 +230,7 @@ def test_finished_jobs_are_removed_with_all_that_belongs_to_them(serve_jobs: Ser
     assert left == [[new.id]] * 3
 
 
-def test_health_wants_a_worker_once_something_waits_for_one(serve_jobs: ServeJobs) -> None:
+def test_health_is_degraded_while_jobs_wait_and_no_worker_runs(serve_jobs: ServeJobs) -> None:
     service = serve_jobs(Job(name="alpha.job", run=print))
 
     def health() -> str:

@@ -12,7 +12,7 @@ from kernel.contracts import Job
 from kernel.errors import ConflictError, InvalidError, NotFoundError
 from kernel.jobs.models import RunStopped
 from kernel.jobs.runner import Run
-from tests.kernel.jobs.conftest import ServeJobs, Working
+from tests.kernel.jobs.conftest import RunWorker, ServeJobs
 from tests.processes import eventually
 
 
@@ -31,7 +31,7 @@ ADD = Job(name="alpha.add", run=add)
 
 
 class Gate:
-    """A job that says when it began and runs until it is let go."""
+    """A job that sets an event when it begins, and runs until another is set."""
 
     def __init__(self, **given: Any) -> None:
         self.began = threading.Event()
@@ -50,11 +50,11 @@ class Gate:
         return "through"
 
 
-def test_a_worker_runs_what_was_started(serve_jobs: ServeJobs, working: Working) -> None:
+def test_a_worker_runs_a_started_job(serve_jobs: ServeJobs, run_worker: RunWorker) -> None:
     jobs = serve_jobs(ADD).shared.jobs
     started = jobs.start("alpha.add", {"left": 1, "right": 2}, request_id="r-1")
 
-    with working(serve_jobs(ADD)):
+    with run_worker(serve_jobs(ADD)):
         done = jobs.wait(started.id, 10)
 
     assert started.state == "waiting"
@@ -64,13 +64,13 @@ def test_a_worker_runs_what_was_started(serve_jobs: ServeJobs, working: Working)
     assert done.finished_at is not None
 
 
-def test_parameters_come_as_their_struct_too(serve_jobs: ServeJobs) -> None:
+def test_parameters_can_be_given_as_their_struct(serve_jobs: ServeJobs) -> None:
     started = serve_jobs(ADD).shared.jobs.start("alpha.add", Add(4))
 
     assert started.parameters == {"left": 4, "right": 0}
 
 
-def test_an_unknown_job_names_those_there_are(serve_jobs: ServeJobs) -> None:
+def test_starting_an_unknown_job_lists_the_known_ones(serve_jobs: ServeJobs) -> None:
     with pytest.raises(NotFoundError) as caught:
         serve_jobs(ADD).shared.jobs.start("alpha.ad")
 
@@ -84,12 +84,12 @@ def test_every_wrong_parameter_is_named(serve_jobs: ServeJobs) -> None:
     assert set(caught.value.errors or {}) == {"left", "right", "up"}
 
 
-def test_a_job_without_parameters_takes_none(serve_jobs: ServeJobs) -> None:
+def test_a_job_without_parameters_rejects_any(serve_jobs: ServeJobs) -> None:
     with pytest.raises(InvalidError):
         serve_jobs(Gate().job).shared.jobs.start("alpha.gate", {"up": 1})
 
 
-def test_one_that_waits_is_not_queued_twice(serve_jobs: ServeJobs) -> None:
+def test_a_waiting_job_is_not_queued_twice(serve_jobs: ServeJobs) -> None:
     jobs = serve_jobs(ADD).shared.jobs
 
     first, second = (jobs.start("alpha.add", {"left": 1}) for _ in range(2))
@@ -98,7 +98,7 @@ def test_one_that_waits_is_not_queued_twice(serve_jobs: ServeJobs) -> None:
     assert len(jobs.list()) == 1
 
 
-def test_one_that_waits_is_not_replaced_by_one_with_other_parameters(serve_jobs: ServeJobs) -> None:
+def test_starting_a_waiting_job_with_other_parameters_is_a_conflict(serve_jobs: ServeJobs) -> None:
     jobs = serve_jobs(ADD).shared.jobs
     jobs.start("alpha.add", {"left": 1})
 
@@ -106,21 +106,21 @@ def test_one_that_waits_is_not_replaced_by_one_with_other_parameters(serve_jobs:
         jobs.start("alpha.add", {"left": 2})
 
 
-def test_one_that_is_started_for_later_waits_until_then(serve_jobs: ServeJobs, working: Working) -> None:
+def test_a_delayed_job_does_not_run_before_it_is_due(serve_jobs: ServeJobs, run_worker: RunWorker) -> None:
     service = serve_jobs(ADD)
     jobs = service.shared.jobs
 
     started = jobs.start("alpha.add", {"left": 1}, delay_s=0.5)
 
     assert (started.due_at - started.created_at).total_seconds() == 0.5
-    with working(service):
+    with run_worker(service):
         done = jobs.wait(started.id, 10)
     assert done.started_at is not None
     assert done.started_at >= started.due_at
 
 
 @pytest.mark.parametrize(("again_s", "due_after_s"), [(0.0, 0.0), (30.0, 30.0), (120.0, 60.0)])
-def test_one_that_waits_comes_earlier_and_never_later(
+def test_starting_a_waiting_job_again_brings_it_forward_and_never_delays_it(
     serve_jobs: ServeJobs, again_s: float, due_after_s: float
 ) -> None:
     jobs = serve_jobs(ADD).shared.jobs
@@ -132,7 +132,7 @@ def test_one_that_waits_comes_earlier_and_never_later(
     assert (again.due_at - first.created_at).total_seconds() == pytest.approx(due_after_s, abs=5.0)
 
 
-def test_parameters_in_a_lock_tell_jobs_apart(serve_jobs: ServeJobs) -> None:
+def test_a_lock_may_depend_on_parameters(serve_jobs: ServeJobs) -> None:
     jobs = serve_jobs(Job(name="alpha.add", run=add, lock="add-{left}")).shared.jobs
 
     locks = [jobs.start("alpha.add", {"left": left}).lock for left in (1, 2)]
@@ -140,17 +140,17 @@ def test_parameters_in_a_lock_tell_jobs_apart(serve_jobs: ServeJobs) -> None:
     assert locks == ["add-1", "add-2"]
 
 
-def test_one_that_runs_lets_the_next_wait_but_not_run(serve_jobs: ServeJobs, working: Working) -> None:
+def test_the_next_job_of_a_lock_waits_until_the_running_one_ends(serve_jobs: ServeJobs, run_worker: RunWorker) -> None:
     gate = Gate()
     service = serve_jobs(gate.job)
     jobs = service.shared.jobs
-    with working(service), working(service):
+    with run_worker(service), run_worker(service):
         first = jobs.start("alpha.gate")
         assert gate.began.wait(10)
         second, third = jobs.start("alpha.gate"), jobs.start("alpha.gate")
 
         assert second.id == third.id != first.id
-        # The second worker has looked at the queue by now, and again.
+        # The second worker has polled the queue by now, and again.
         assert not eventually(lambda: jobs.get(second.id).state != "waiting", 1.5)
         gate.open.set()
         assert jobs.wait(first.id, 10).state == jobs.wait(second.id, 10).state == "succeeded"
@@ -165,10 +165,10 @@ def test_a_waiting_job_is_cancelled_at_once(serve_jobs: ServeJobs) -> None:
     assert jobs.list(state="waiting") == []
 
 
-def test_a_running_job_is_asked_to_stop(serve_jobs: ServeJobs, working: Working) -> None:
+def test_cancelling_a_running_job_asks_it_to_stop(serve_jobs: ServeJobs, run_worker: RunWorker) -> None:
     gate = Gate()
     service = serve_jobs(gate.job)
-    with working(service):
+    with run_worker(service):
         started = service.shared.jobs.start("alpha.gate")
         assert gate.began.wait(10)
         service.shared.jobs.cancel(started.id)
@@ -186,7 +186,7 @@ def test_a_finished_job_cannot_be_cancelled(serve_jobs: ServeJobs) -> None:
 
 
 @pytest.mark.parametrize("ask", ["get", "cancel"])
-def test_a_number_nobody_has_is_not_found(serve_jobs: ServeJobs, ask: str) -> None:
+def test_an_unknown_id_is_not_found(serve_jobs: ServeJobs, ask: str) -> None:
     with pytest.raises(NotFoundError):
         getattr(serve_jobs(ADD).shared.jobs, ask)(4711)
 
@@ -201,7 +201,7 @@ def test_lists_are_filtered_and_paged(serve_jobs: ServeJobs) -> None:
     assert [job.id for job in jobs.list(state="succeeded", before=ran[1])] == [ran[0]]
 
 
-def test_a_job_runs_in_this_process_without_a_worker(serve_jobs: ServeJobs) -> None:
+def test_an_inline_run_needs_no_worker_and_reports_progress(serve_jobs: ServeJobs) -> None:
     def count(run: Run) -> int:
         run.progress(1, 2, "half")
         return threading.get_ident()
@@ -214,7 +214,7 @@ def test_a_job_runs_in_this_process_without_a_worker(serve_jobs: ServeJobs) -> N
     assert [(record.id, record.progress.message) for record in seen] == [(done.id, "half")]
 
 
-def test_a_failure_in_this_process_is_kept_and_not_retried(serve_jobs: ServeJobs) -> None:
+def test_a_failed_inline_run_is_recorded_and_not_retried(serve_jobs: ServeJobs) -> None:
     def fail(run: Run) -> None:
         raise ValueError("no such thing")
 
@@ -223,11 +223,11 @@ def test_a_failure_in_this_process_is_kept_and_not_retried(serve_jobs: ServeJobs
     assert (done.state, done.error, done.attempt) == ("failed", "ValueError: no such thing", 1)
 
 
-def test_a_taken_lock_names_who_holds_it(serve_jobs: ServeJobs, working: Working) -> None:
+def test_an_inline_run_whose_lock_is_held_names_the_holder(serve_jobs: ServeJobs, run_worker: RunWorker) -> None:
     gate = Gate()
     service = serve_jobs(gate.job)
     jobs = service.shared.jobs
-    with working(service):
+    with run_worker(service):
         started = jobs.start("alpha.gate")
         assert gate.began.wait(10)
 
@@ -239,32 +239,32 @@ def test_a_taken_lock_names_who_holds_it(serve_jobs: ServeJobs, working: Working
     assert [job.state for job in jobs.list()] == ["cancelled", "succeeded"]
 
 
-def test_a_job_in_this_process_does_not_wait_for_those_in_the_queue(serve_jobs: ServeJobs) -> None:
+def test_an_inline_run_does_not_wait_for_queued_jobs_of_its_lock(serve_jobs: ServeJobs) -> None:
     jobs = serve_jobs(ADD).shared.jobs
     jobs.start("alpha.add", {"left": 1})
 
     assert jobs.run_inline("alpha.add", {"left": 2}).state == "succeeded"
 
 
-def test_a_job_queued_while_workers_look_is_not_lost(serve_jobs: ServeJobs) -> None:
+def test_jobs_enqueued_while_workers_claim_are_not_lost(serve_jobs: ServeJobs) -> None:
     jobs = serve_jobs(Job(name="alpha.add", run=add, lock="add-{left}")).shared.jobs
     claimed: set[int] = set()
     ended = threading.Event()
 
-    def look(worker: int) -> None:
+    def claim_all(worker: int) -> None:
         jobs.store.heartbeat(worker)
         while not ended.is_set():
             claim = jobs.store.claim(worker)
             if claim is not None:
                 claimed.add(claim.id)
 
-    lookers = [threading.Thread(target=look, args=(worker,)) for worker in (1, 2, 3)]
-    for looker in lookers:
-        looker.start()
+    threads = [threading.Thread(target=claim_all, args=(worker,)) for worker in (1, 2, 3)]
+    for thread in threads:
+        thread.start()
     started = {jobs.start("alpha.add", {"left": left}).id for left in range(400)}
     everything = eventually(lambda: claimed == started)
     ended.set()
-    for looker in lookers:
-        looker.join()
+    for thread in threads:
+        thread.join()
 
     assert everything

@@ -16,7 +16,7 @@ import pytest
 
 from tests.outage import outage
 from tests.processes import Service, eventually, serving
-from tests.workers import sample_environment, working
+from tests.workers import running_worker, sample_environment
 
 JOBS = "/api/v1/jobs/"
 PLACES = 2
@@ -68,7 +68,7 @@ def service(module_database: str, tmp_path_factory: pytest.TempPathFactory) -> I
     home = tmp_path_factory.mktemp("events") / ".tiercel"
     own = {"TIERCEL_THREADS": str(2 * PLACES), "TIERCEL_DB__POOL_TIMEOUT_S": "0.5"}
     environment = {**sample_environment(module_database), **own}
-    with working(home, module_database), serving(home, **environment) as started:
+    with running_worker(home, module_database), serving(home, **environment) as started:
         yield started
 
 
