@@ -20,7 +20,14 @@ from kernel.contracts import Application, Command, Dataset, HealthCheck, Job, Ro
 from kernel.datasets.models import find_invalid_relation, validate_dataset
 from kernel.datasets.service import Datasets
 from kernel.db.engine import Engine
-from kernel.db.migrations import Migration, MigrationError, find_migrations, kernel_migrations, migrate, pending_migrations
+from kernel.db.migrations import (
+    Migration,
+    MigrationError,
+    find_migrations,
+    kernel_migrations,
+    migrate,
+    pending_migrations,
+)
 from kernel.db.pool import Database
 from kernel.embedded.server import EmbeddedServer
 from kernel.embedded.watchdog import EmbeddedWatchdog

@@ -69,7 +69,7 @@ def restored(postgresql: str) -> Iterator[str]:
 def client(restored: str) -> Iterator[Client]:
     """A service of this version on that database."""
     with running(configure(restored)) as started:
-        started.service.check_plugins()
+        started.service.registry.check_health()
         yield started
 
 
