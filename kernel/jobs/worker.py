@@ -35,6 +35,9 @@ _TICK_S = 0.1
 _LAST_STATEMENT_S = 3.0
 # Notifications wake the worker; the queue is polled anyway.
 _LISTEN_POLL_S = 60.0
+# Old records are removed so often, and so many in one statement.
+_CLEAN_INTERVAL_S = 600.0
+_CLEAN_BATCH = 1000
 
 
 class _Current(msgspec.Struct, frozen=True):
@@ -213,9 +216,6 @@ def _run_quietly(function: Callable[[], object]) -> None:
 
 
 # --- beside the jobs --------------------------------------------------------------------------------------------------
-
-_CLEAN_INTERVAL_S = 600.0
-_CLEAN_BATCH = 1000
 
 
 class Maintenance:
