@@ -1,4 +1,4 @@
-"""``tiercel observability import``."""
+"""The commands ``import``, ``seed`` and ``ledger``."""
 
 from __future__ import annotations
 
@@ -6,29 +6,45 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
+from random import Random
 from typing import Any, BinaryIO
 
 import click
 import msgspec
 
-from kernel import Command
+from kernel import Command, parse_time
 from kernel.cli import print_json, print_table, progress
-from plugins.observability.importing.importer import FileReport, Importer, OnRead
-from plugins.observability.importing.lineformats import AUTO, check_format
-from plugins.observability.model import SERVICE_MAX
-from plugins.observability.parts import Parts
+from plugins.observability.container import Container
+from plugins.observability.importer.parsers import AUTO, validate_format
+from plugins.observability.importer.service import FileReport, Importer, OnRead
+from plugins.observability.ledger import LedgerPage, LedgerQuery, LedgerTotals
+from plugins.observability.models import SERVICE_MAX
+from plugins.observability.seed import DEMO_DAYS, DEMO_EVENTS, seed
 
 STDIN = "-"
 DETAIL_MAX = 200
-# What rotation and packing put behind a name. It must not count: the id of an event derives from its service.
+# What rotation and compression append to a name. It must not count: the ids of events are derived from their service.
 _SUFFIX = re.compile(r"(?:\.(?:gz|log|txt|json|jsonl|ndjson|\d+)|[.-]\d{4}-?\d\d-?\d\d(?:[-_T]?\d+)?)$", re.IGNORECASE)
 _COUNTS = ("lines", "inserted", "duplicates", "refused", "capped")
 _TITLES = ("file", "format", *_COUNTS)
 
 
-class Summary(msgspec.Struct, frozen=True):
-    """What became of all files; the counts are sums."""
+def make_commands(container: Container) -> Iterable[Command]:
+    """Make the commands; ``tiercel up`` runs ``seed`` if there are no events."""
+    return [
+        Command(command=_import_command(container)),
+        Command(command=_seed_command(container), demo=("--if-empty",)),
+        Command(command=_ledger_command(container)),
+    ]
+
+
+# import
+
+
+class ImportSummary(msgspec.Struct, frozen=True):
+    """The outcome of all files; the counts are sums."""
 
     files: Sequence[FileReport]
     lines: int
@@ -40,40 +56,35 @@ class Summary(msgspec.Struct, frozen=True):
     @property
     def failed(self) -> bool:
         """Whether a file could not be read, or every line was refused."""
-        nothing_arrived = self.inserted + self.duplicates == 0
-        return any(report.problem for report in self.files) or (nothing_arrived and self.refused > 0)
+        is_nothing_stored = self.inserted + self.duplicates == 0
+        return any(report.problem for report in self.files) or (is_nothing_stored and self.refused > 0)
 
 
-def make_commands(parts: Parts) -> Iterable[Command]:
-    """Return the command ``import``."""
-    return [Command(command=_make_import(parts))]
-
-
-def service_name(file: str) -> str:
-    """Return the service that a file is named after; the same when it is rotated or packed."""
+def service_of_file(file: str) -> str:
+    """Return the service that a file is named after; the same after rotation or compression."""
     name = "stdin" if file == STDIN else Path(file).name
     while _SUFFIX.sub("", name) not in ("", name):
         name = _SUFFIX.sub("", name)
     return name.encode("utf-8", "replace").decode().strip()[:SERVICE_MAX] or "unnamed"
 
 
-def _make_import(parts: Parts) -> click.Command:
+def _import_command(container: Container) -> click.Command:
     @click.command("import")
     @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-    @click.option("--service", callback=_checked_service, help="The service; by default the name of the file.")
+    @click.option("--service", callback=_validate_service, help="The service; by default the name of the file.")
     @click.option(
         "--format",
         "format_name",
         default=AUTO,
         show_default=True,
-        callback=_checked_format,
+        callback=_validate_format,
         metavar="FORMAT",
         help="auto, combined, common, json, or a format string of Apache.",
     )
     @click.option(
         "--templates/--no-templates",
         "with_templates",
-        default=parts.template_imports,
+        default=container.settings.template_imports,
         show_default=True,
         help="Turn paths into templates: /users/42 into /users/{id}. The path is kept in the tag 'path'.",
     )
@@ -90,14 +101,14 @@ def _make_import(parts: Parts) -> click.Command:
         %{request_time}x. JSON lines hold one event each, as for the REST interface; --service is for events that
         name none.
         """
-        templates = parts.templates if with_templates else None
-        importer = Importer(parts.writer, parts.batch_size, parts.now(), templates)
+        templates = container.templates if with_templates else None
+        importer = Importer(container.ingest, container.settings.ingest_batch_size, container.now(), templates)
         reports = [FileReport(file, format_name) for file in files]
         with progress("bytes", _total_bytes(files)) as bar:
             for report in reports:
                 _import(importer, report, service, bar.advance)
-        summary = _sum(reports)
-        _print(summary, as_json=as_json)
+        summary = _sum_up(reports)
+        _print_import(summary, as_json=as_json)
         if summary.failed:
             sys.exit(1)
 
@@ -111,8 +122,8 @@ def _import(importer: Importer, report: FileReport, service: str | None, on_read
         except (OSError, ValueError) as ex:
             report.problem = f"cannot be read: {ex}"
             return
-        name = service or service_name(report.file)
-        importer.run(report, stream, on_read, service=name, json_service=service)
+        name = service or service_of_file(report.file)
+        importer.import_file(report, stream, on_read, service=name, json_service=service)
 
 
 def _open(file: str, stack: ExitStack) -> BinaryIO:
@@ -128,14 +139,11 @@ def _total_bytes(files: Sequence[str]) -> float | None:
         return None
 
 
-def _sum(reports: Sequence[FileReport]) -> Summary:
-    def total(name: str) -> int:
-        return sum(getattr(report, name) for report in reports)
-
-    return Summary(reports, *(total(name) for name in _COUNTS))
+def _sum_up(reports: Sequence[FileReport]) -> ImportSummary:
+    return ImportSummary(reports, *(sum(getattr(report, name) for report in reports) for name in _COUNTS))
 
 
-def _print(summary: Summary, *, as_json: bool) -> None:
+def _print_import(summary: ImportSummary, *, as_json: bool) -> None:
     for report in summary.files:
         for refused in report.shown:
             detail = f" ({refused.detail[:DETAIL_MAX]})" if refused.detail else ""
@@ -154,16 +162,88 @@ def _print(summary: Summary, *, as_json: bool) -> None:
             click.echo(f"{report.file}: {count:,} refused: {reason}")
 
 
-def _checked_service(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+def _validate_service(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
     name = value.strip() if value is not None else None
     if name is not None and not (0 < len(name) <= SERVICE_MAX and name.isprintable()):
         raise click.BadParameter(f"Expected 1 to {SERVICE_MAX} characters that can be printed.")
     return name
 
 
-def _checked_format(_context: click.Context, _option: click.Parameter, value: str) -> Any:
+def _validate_format(_context: click.Context, _option: click.Parameter, value: str) -> Any:
     try:
-        check_format(value)
+        validate_format(value)
     except ValueError as ex:
         raise click.BadParameter(str(ex)) from ex
     return value
+
+
+# seed
+
+
+def _seed_command(container: Container) -> click.Command:
+    @click.command("seed")
+    @click.option("--events", default=DEMO_EVENTS, show_default=True, type=click.IntRange(0), help="How many.")
+    @click.option("--days", default=DEMO_DAYS, show_default=True, type=click.IntRange(1, 3650), help="How far back.")
+    @click.option("--random-seed", type=int, help="The same number makes the same events.")
+    @click.option("--if-empty", is_flag=True, help="Only if there are no events at all.")
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    def command(*, events: int, days: int, random_seed: int | None, if_empty: bool, as_json: bool) -> None:
+        """Fill the store with demo data: a daily rhythm, a slow endpoint, an incident."""
+        inserted = 0
+        if not (if_empty and not container.store.is_empty()):
+            inserted = seed(
+                container.ingest,
+                count=events,
+                days=days,
+                end=container.now(),
+                random=Random(random_seed),  # noqa: S311 - demo data
+                batch_size=container.settings.ingest_batch_size,
+            )
+        if as_json:
+            print_json({"inserted": inserted})
+        else:
+            click.echo(f"{inserted:,} demo events stored.")
+
+    return command
+
+
+# ledger
+
+
+def _ledger_command(container: Container) -> click.Command:
+    @click.command("ledger")
+    @click.option("--start", metavar="TIME", help="Start of the span, ISO 8601; by default a day before its end.")
+    @click.option("--end", metavar="TIME", help="End of the span; now by default.")
+    @click.option("--key", "sender", help="One sender only.")
+    @click.option("--limit", default=500, show_default=True, type=click.IntRange(1, 5000), help="Minutes to list.")
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    def command(*, start: str | None, end: str | None, sender: str | None, limit: int, as_json: bool) -> None:
+        """Count received, stored, duplicate and rejected items, by sender and minute."""
+        query = LedgerQuery(start=_parse_time(start), end=_parse_time(end), sender=sender, limit=limit)
+        page = container.ledger.read(query)
+        if as_json:
+            print_json(page)
+        else:
+            _print_ledger(page)
+
+    return command
+
+
+def _parse_time(text: str | None) -> datetime | None:
+    try:
+        return None if text is None else parse_time(text)
+    except ValueError as ex:
+        raise click.BadParameter(f"{text!r} is no ISO 8601 time") from ex
+
+
+def _print_ledger(page: LedgerPage) -> None:
+    figures = LedgerTotals.__struct_fields__
+    rows = [
+        (minute.minute.isoformat(timespec="minutes"), minute.sender, *(getattr(minute, name) for name in figures))
+        for minute in page.minutes
+    ]
+    rows.append(("total", "", *(getattr(page.totals, name) for name in figures)))
+    print_table(("minute", "key", *figures), rows)
+    for minute in page.minutes:
+        for reason, items in minute.reasons.items():
+            click.echo(f"{minute.minute.isoformat(timespec='minutes')} {minute.sender}: {items} rejected: {reason}")

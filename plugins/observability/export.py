@@ -27,14 +27,14 @@ from kernel import (
     Services,
     StreamingResponse,
     UnavailableError,
-    route,
 )
 from plugins.observability.filters import order_by, parse_ordering, validate_filters, with_tie_breaker
-from plugins.observability.model import Event, FilterQuery
+from plugins.observability.models import Event, FilterQuery
 from plugins.observability.queries import QUERIES
+from plugins.observability.routes import requests_route
 from plugins.observability.series import LOCAL_ACCOUNT
 from plugins.observability.settings import ObservabilitySettings
-from plugins.observability.store import resolve, select_events, to_event
+from plugins.observability.store import resolve_filters, select_events, to_event
 
 FormatName = Literal["csv", "ndjson", "parquet"]
 COLUMNS = Event.__struct_fields__
@@ -85,7 +85,7 @@ class ExportRoutes:
         )
         self._stopping = services.stopping
 
-    @route("/api/requests/export/", aliases=("/api/v1/requests/export/",), policy="read")
+    @requests_route("export/", policy="read")
     def export(self, query: ExportQuery) -> Response[StreamingResponse]:
         """Export every request log that some filters match, in order, in one snapshot of the database."""
         file_format = _FORMATS[query.format]()
@@ -133,7 +133,7 @@ class EventScanner:
         # In place of the statement timeout, which is meant for requests: sorting all events may take longer.
         with self._db.transaction(self._timeout_s, repeatable_read=True) as connection:
             connection.execute(QUERIES["limit_export_pauses"], {"pause_ms": str(round(self._pause_s * 1000))})
-            conditions = resolve(connection, query, LOCAL_ACCOUNT)
+            conditions = resolve_filters(connection, query, LOCAL_ACCOUNT)
             # A named cursor is one of the server; a client-side cursor would fetch all rows at once.
             with connection.cursor(name="export") as cursor:
                 cursor.execute(select_events(conditions, order), {**conditions.values, "limit": None, "offset": 0})

@@ -9,7 +9,7 @@ import msgspec
 from psycopg import sql
 
 from kernel import InvalidError
-from plugins.observability.model import Event, FilterQuery
+from plugins.observability.models import Event, FilterQuery
 from plugins.observability.queries import QUERIES
 
 SEARCH_TERMS_MAX = 10

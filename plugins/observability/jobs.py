@@ -1,4 +1,4 @@
-"""The jobs of this plugin: rollups are refreshed, and retention is applied."""
+"""The jobs of this plugin: refresh rollups every minute, apply retention every night."""
 
 from __future__ import annotations
 
@@ -6,31 +6,27 @@ from collections.abc import Iterable
 
 from kernel import ConflictError, Job
 from kernel.jobs import Run
-from plugins.observability.retention.apply import Retention, RetentionReport
-from plugins.observability.rollups.refresh import RefreshReport, Rollups
+from plugins.observability.container import Container
+from plugins.observability.retention.apply import RetentionReport
+from plugins.observability.rollups.refresh import RefreshReport
 
-# Neither may run while the other does.
+# They share a lock: neither may run while the other does.
 _LOCK = "observability.rollups"
 _TIMEOUT_S = 86_400.0
 
 
-def make_jobs(rollups: Rollups, retention: Retention, running_hour_wait_s: float) -> Iterable[Job]:
-    """Return ``observability.rollups`` and ``observability.retention``.
+def make_jobs(container: Container) -> Iterable[Job]:
+    """Make ``observability.rollups`` and ``observability.retention``."""
 
-    Args:
-        rollups: What the first refreshes.
-        retention: What the second applies.
-        running_hour_wait_s: See ``Rollups.refresh``.
-    """
-
-    def refresh(run: Run) -> RefreshReport | None:
+    def refresh_rollups(run: Run) -> RefreshReport | None:
         def report_progress(done: int, total: int) -> None:
             run.progress(done, total, "days")
 
+        wait_s = container.settings.running_hour_wait_s
         try:
-            return rollups.refresh(running_hour_wait_s=running_hour_wait_s, progress=report_progress)
+            return container.rollups.refresh(running_hour_wait_s=wait_s, progress=report_progress)
         except ConflictError as ex:
-            # The command ``refresh`` runs at the moment.
+            # The command ``refresh`` is running.
             run.log.info("rollups_busy", reason=ex.message)
             return None
 
@@ -39,10 +35,10 @@ def make_jobs(rollups: Rollups, retention: Retention, running_hour_wait_s: float
             run.check()
             run.progress(0, None, step)
 
-        return retention.apply(report_step)
+        return container.retention.apply(report_step)
 
     return [
-        Job(name="observability.rollups", run=refresh, schedule="every 1m", timeout_s=_TIMEOUT_S, lock=_LOCK),
+        Job(name="observability.rollups", run=refresh_rollups, schedule="every 1m", timeout_s=_TIMEOUT_S, lock=_LOCK),
         Job(
             name="observability.retention",
             run=apply_retention,

@@ -1,4 +1,4 @@
-"""Store the requests that this service itself answered, as service ``tiercel``."""
+"""Store the requests that this service itself answers, as events of service ``tiercel``."""
 
 from __future__ import annotations
 
@@ -7,31 +7,32 @@ from collections.abc import Sequence
 import msgspec
 
 from kernel import RequestRecord
-from plugins.observability.ingest.preparing import prepare
-from plugins.observability.ingest.writing import EventWriter
-from plugins.observability.model import ENDPOINT_MAX, METHOD_MAX, EventIn
+from plugins.observability.ingest.normalize import normalize
+from plugins.observability.ingest.service import IngestService
+from plugins.observability.models import ENDPOINT_MAX, METHOD_MAX, EventIn
 
 SERVICE = "tiercel"
+NO_ROUTE = "(no route)"
 
 
 class OwnRequests:
-    """Takes batches of the request log.
+    """A subscriber of the feed of request records.
 
     Args:
-        writer: Stores events.
+        ingest: Stores events.
     """
 
-    def __init__(self, writer: EventWriter) -> None:
-        self._writer = writer
+    def __init__(self, ingest: IngestService) -> None:
+        self._ingest = ingest
 
     def store(self, records: Sequence[RequestRecord]) -> None:
-        """Store some records.
+        """Store a batch of records.
 
         Raises:
             UnavailableError: The database is away.
         """
-        prepared, _ = prepare(range(len(records)), [_event(record) for record in records], records[-1].time)
-        self._writer.write(prepared, sender=SERVICE, batch_size=len(records))
+        batch, _ = normalize(range(len(records)), [_event(record) for record in records], records[-1].time)
+        self._ingest.store(batch, sender=SERVICE)
 
 
 def _event(record: RequestRecord) -> EventIn:
@@ -39,8 +40,8 @@ def _event(record: RequestRecord) -> EventIn:
     return EventIn(
         time=record.time,
         service=SERVICE,
-        # Requests that met no route share one series: whoever probes for paths must not fill the dictionary.
-        endpoint=(record.template or "(no route)")[:ENDPOINT_MAX],
+        # Requests without a route share one series: probing for paths must not fill the dictionary.
+        endpoint=(record.template or NO_ROUTE)[:ENDPOINT_MAX],
         method=record.method[:METHOD_MAX],
         status_code=record.status,
         latency_ms=round(record.duration_ms),

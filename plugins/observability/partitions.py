@@ -1,60 +1,60 @@
-"""Native partitions by time, made when the first event of a day arrives."""
+"""Native partitions of the table of events, created when the first event of a day arrives.
+
+What happens to an event whose day has no partition: whoever writes calls ``Partitions.ensure`` first, which creates it
+(``observability.ensure_partitions`` in migration 0001 decides how much time it covers). Should the partition have been
+dropped since this process saw it, the write fails with ``MissingPartitionError``; the writer calls ``forget`` and tries
+again. On TimescaleDB there is nothing to do: a hypertable creates its chunks itself.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
-from datetime import date, timedelta
-from typing import TypeVar
+from collections.abc import Collection
+from datetime import timedelta
 
 import psycopg
 
 from kernel import Database
-from plugins.observability.ids import EPOCH
+from plugins.observability.event_ids import EPOCH
 from plugins.observability.queries import QUERIES
 
 DAY_US = 86_400_000_000
-T = TypeVar("T")
+# "no partition of relation found for row" is reported as a check violation.
+MissingPartitionError = psycopg.errors.CheckViolation
 
 
 class Partitions:
-    """Knows which days have a partition, and makes those that have none.
+    """Creates missing partitions, and remembers which days have one.
 
     Args:
-        db: On TimescaleDB there is nothing to make: a hypertable does it itself.
+        db: The database.
     """
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._known: set[int] = set()
+        self._known: frozenset[int] = frozenset()
         self._lock = threading.Lock()
 
-    def make_room(self, days: Collection[int], write: Callable[[], T]) -> T:
-        """Make the partitions that some days need, and write into them.
+    def ensure(self, days: Collection[int]) -> None:
+        """Create the partitions that some days need and that do not exist yet.
 
         Args:
-            days: Numbers of days since 1970, UTC.
-            write: A whole transaction. It comes twice if somebody dropped a partition that this process remembers.
+            days: Days since 1970, UTC.
 
         Raises:
-            UnavailableError: The database cannot be asked.
+            UnavailableError: The database cannot be reached.
         """
-        self._ensure(days)
-        try:
-            return write()
-        except psycopg.errors.CheckViolation:
-            with self._lock:
-                self._known = set()
-            self._ensure(days)
-            return write()
-
-    def _ensure(self, days: Collection[int]) -> None:
         missing = set(days) - self._known
         if not missing:
             return
         if not self._db.engine.has_hypertables:
-            dates: list[date] = [(EPOCH + timedelta(days=day)).date() for day in sorted(missing)]
+            dates = [(EPOCH + timedelta(days=day)).date() for day in sorted(missing)]
             with self._db.connection() as connection:
                 connection.execute(QUERIES["ensure_partitions"], {"days": dates})
         with self._lock:
-            self._known = self._known | missing
+            self._known |= missing
+
+    def forget(self) -> None:
+        """Forget which days have a partition, after one that this process knew was dropped."""
+        with self._lock:
+            self._known = frozenset()

@@ -1,7 +1,7 @@
 -- Fragments named filter_* and column_* are composed by filters.py; everything else runs as it stands.
 
 -- name: find_series
--- With the generation, all of one moment; that alone where no series is found.
+-- With the generation of the same snapshot, which is returned alone if no series is found.
 SELECT generation.number, found.*
 FROM observability.series_generation AS generation
 LEFT JOIN (
@@ -12,7 +12,7 @@ LEFT JOIN (
     WHERE account = %(account)s AND site = 0) AS found ON true
 
 -- name: lock_series
--- Until the end of the transaction: whoever counts and then inserts must do it alone.
+-- Until the end of the transaction: nobody else may insert between the count and the insert.
 SELECT pg_advisory_xact_lock(hashtext('observability.series'), %(account)s)
 
 -- name: insert_series
@@ -28,11 +28,11 @@ LIMIT greatest(0, %(items_max)s - (
     SELECT count(*) FROM observability.series
     WHERE account = %(account)s
       AND (endpoint = %(other)s)::int + (endpoint = %(other)s AND service = %(other)s)::int = %(kind)s))
--- Whoever inserts by hand takes no lock.
+-- Somebody may insert by hand, without the lock.
 ON CONFLICT DO NOTHING
 
 -- name: match_series
--- Filters by identity compare without case, as the service this one replaces did.
+-- These filters ignore case, as those of the service that this one replaces do.
 SELECT id
 FROM observability.series
 WHERE account = %(account)s
@@ -66,7 +66,7 @@ INSERT INTO observability.event (id, time, series, status_code, latency_ms, trac
 SELECT id, time, series, status_code, latency_ms, trace_id, user_ref, tags
 FROM event_staging
 WHERE NOT EXISTS (SELECT FROM observability.event_moved AS moved WHERE moved.id = event_staging.id)
--- One order everywhere, so that two who store the same rows never wait in a ring.
+-- In one order everywhere, so that two writers of the same rows cannot deadlock.
 ORDER BY id
 ON CONFLICT (time, id) DO NOTHING
 
@@ -80,16 +80,13 @@ JOIN observability.series AS s ON s.id = e.series
 WHERE e.time >= %(from_time)s AND e.time < %(to_time)s AND e.id = %(id)s AND s.account = %(account)s
 
 -- name: lock_event
--- An update that changes nothing: TimescaleDB locks no rows in columns, but turns those it updates into rows again.
+-- An update that changes nothing: TimescaleDB cannot lock rows of compressed chunks, but decompresses those it updates.
 UPDATE observability.event AS e
 SET series = e.series
 FROM observability.series AS s
 WHERE s.id = e.series AND e.time >= %(from_time)s AND e.time < %(to_time)s AND e.id = %(id)s
   AND s.account = %(account)s
 RETURNING e.id, e.time, s.service, s.endpoint, s.method, e.status_code, e.latency_ms, e.trace_id, e.user_ref, e.tags::text
-
--- name: see_one_moment
-SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY
 
 -- name: find_moved
 SELECT time FROM observability.event_moved WHERE id = %(id)s
@@ -200,7 +197,7 @@ e.latency_ms
 e.status_code
 
 -- name: column_service
--- The same order on every server, whatever its locale.
+-- The same order on every server, regardless of its locale.
 s.service COLLATE "C"
 
 -- name: column_endpoint
@@ -210,15 +207,15 @@ s.endpoint COLLATE "C"
 s.method COLLATE "C"
 
 -- name: append_ledger
--- With the hours whose rollups must be computed anew, in one statement: a round trip costs as much as its rows. Returns
--- from when on there are events, if some of these are older, and the generation of the series. Whoever removes events or
--- series waits for all who write events: so this sees what was removed before they were written, and nothing can be
--- removed between this and the commit.
+-- Also notes the hours whose rollups have to be computed again, in one statement because a round trip costs as much as
+-- the rows. Returns the watermark of retention, if some of these hours lie before it, and the generation of the series.
+-- Removal of events or series waits for all writers of events: this statement sees what was removed before it, and
+-- nothing is removed between it and the commit.
 WITH touched AS (
     INSERT INTO observability.rollup_touched (hour) SELECT unnest(%(hours)s::timestamptz[])
 ), entry AS (
     INSERT INTO observability.ingest_ledger (account, key, received, stored, duplicate, rejected, capped, reasons)
-    VALUES (%(account)s, %(key)s, %(received)s, %(stored)s, %(duplicate)s, %(rejected)s, %(capped)s, %(reasons)s::jsonb)
+    VALUES (%(account)s, %(sender)s, %(received)s, %(stored)s, %(duplicate)s, %(rejected)s, %(capped)s, %(reasons)s::jsonb)
 )
 SELECT (SELECT from_time FROM observability.retention WHERE level = 'raw' AND from_time > ANY(%(hours)s::timestamptz[])),
        number
@@ -228,13 +225,13 @@ FROM observability.series_generation
 SELECT coalesce(sum(received), 0), coalesce(sum(stored), 0), coalesce(sum(duplicate), 0), coalesce(sum(rejected), 0),
        coalesce(sum(capped), 0)
 FROM observability.ingest_ledger
-WHERE account = %(account)s AND at >= %(start)s AND at < %(end)s AND (%(key)s::text IS NULL OR key = %(key)s)
+WHERE account = %(account)s AND at >= %(start)s AND at < %(end)s AND (%(sender)s::text IS NULL OR key = %(sender)s)
 
 -- name: list_ledger
 WITH entry AS (
     SELECT date_trunc('minute', at) AS minute, account, key, received, stored, duplicate, rejected, capped, reasons
     FROM observability.ingest_ledger
-    WHERE account = %(account)s AND at >= %(start)s AND at < %(end)s AND (%(key)s::text IS NULL OR key = %(key)s)
+    WHERE account = %(account)s AND at >= %(start)s AND at < %(end)s AND (%(sender)s::text IS NULL OR key = %(sender)s)
 ), counted AS (
     SELECT minute, key, jsonb_object_agg(reason, items) AS reasons
     FROM (SELECT minute, key, reason, sum(items::bigint) AS items

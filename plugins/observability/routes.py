@@ -1,132 +1,124 @@
-"""The routes of request logs."""
+"""The routes of request logs, and the two roots that every route of this plugin about them has."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from typing import TypeVar
 from uuid import UUID
 
 from kernel import (
     Handler,
-    InvalidError,
     Method,
     Page,
     Policy,
     RawBody,
     Request,
     Response,
-    Route,
     StreamBody,
     require_json,
+    route,
 )
-from plugins.observability.ingest.batch import Ingest
-from plugins.observability.ingest.decoding import decode_item
-from plugins.observability.ingest.identity import read_key
+from plugins.observability.ingest.decode import decode_fields
+from plugins.observability.ingest.idempotency import read_idempotency_key
+from plugins.observability.ingest.service import IngestService
 from plugins.observability.ingest.stream import NDJSON, StreamIngest
-from plugins.observability.ingest.validation import validate_event, validate_fields
-from plugins.observability.listing import Listing
-from plugins.observability.model import Event, EventIn, IngestQuery, IngestResult, ListQuery, Messages
+from plugins.observability.ingest.validate import invalid_fields, validate_event, validate_fields
+from plugins.observability.models import Event, EventIn, IngestQuery, IngestResult, ListQuery
+from plugins.observability.pages import EventPages
 from plugins.observability.store import EventStore
 
-# What an edit can change: not the id, nor what it was derived from.
+# An edit changes neither the id nor what it was derived from.
 EDITABLE = tuple(name for name in EventIn.__struct_fields__ if name != "event_id")
 ROOTS = ("/api/requests/", "/api/v1/requests/")
+H = TypeVar("H", bound=Handler)
 
 
-class RequestLogs:
+def requests_route(path: str, *, policy: Policy, method: Method = "GET", menu: str | None = None) -> Callable[[H], H]:
+    """Declare where a handler is served, below both roots of request logs; other arguments as of ``kernel.route``.
+
+    Args:
+        path: Below the roots, such as ``ingest/``; empty for the roots themselves.
+    """
+    first, *others = (root + path for root in ROOTS)
+    return route(first, aliases=tuple(others), policy=policy, method=method, menu=menu)
+
+
+class RequestLogRoutes:
     """Handlers of ``/api/requests/``.
 
     Args:
         store: Single events.
-        listing: Pages of them.
-        ingest: Batches.
+        pages: Lists of events.
+        ingest: Stores new events.
         now: The clock.
     """
 
     def __init__(
         self,
         store: EventStore,
-        listing: Listing,
-        ingest: Ingest,
+        pages: EventPages,
+        ingest: IngestService,
         now: Callable[[], datetime],
     ) -> None:
         self._store = store
-        self._listing = listing
+        self._pages = pages
         self._ingest = ingest
         self._stream = StreamIngest(ingest, now)
         self._now = now
 
-    def list_events(self, request: Request, query: ListQuery) -> Page[Event]:
+    @requests_route("", policy="read", menu="request logs, newest first")
+    def list(self, request: Request, query: ListQuery) -> Page[Event]:
         """List request logs, newest first."""
-        return self._listing.page(request, query)
+        return self._pages.page(request, query)
 
+    @requests_route("", method="POST", policy="ingest")
     def create(self, request: Request, body: RawBody) -> Response[Event]:
         """Store one request log."""
         require_json(request)
-        event, messages = validate_event(decode_item(body.content), self._now())
-        if event is None:
-            raise self._ingest.reject_one(messages)
-        event_id, is_new = self._ingest.take_one(event, _key(request))
-        # A replay finds what is there, also when it was edited since.
+        event_id, is_new = self._ingest.ingest_event(body.content, _idempotency_key(request))
+        # Not what was sent: a replay finds the stored event, which may have been edited since.
         location = {"Location": f"{request.path}/{event_id}/"}
         return Response(self._store.find(event_id), 201 if is_new else 200, location)
 
+    @requests_route("ingest/", method="POST", policy="ingest")
+    def ingest(self, request: Request, query: IngestQuery, body: StreamBody) -> IngestResult:
+        """Store a batch of request logs, or a stream with one a line."""
+        key = _idempotency_key(request)
+        if body.media_type in NDJSON:
+            return self._stream.ingest_stream(body, query, key)
+        require_json(request)
+        return self._ingest.ingest_json(body.read(), query, key)
+
+    @requests_route("{id}/", policy="read")
     def show(self, id: UUID) -> Event:  # noqa: A002 - the name of the segment
         """Show one request log."""
         return self._store.find(id)
 
+    @requests_route("{id}/", method="PUT", policy="write")
     def replace(self, request: Request, id: UUID, body: RawBody) -> Event:  # noqa: A002
-        """Replace every field of a request log; what is left out goes back to its default."""
+        """Replace every field of a request log; those left out get their defaults."""
         require_json(request)
-        event, messages = validate_event(decode_item(body.content), self._now())
+        event, messages = validate_event(decode_fields(body.content), self._now())
         if event is None:
-            raise _invalid(messages)
-        return self._store.replace(id, {name: getattr(event, name) for name in EDITABLE})
+            raise invalid_fields(messages)
+        return self._store.edit(id, {name: getattr(event, name) for name in EDITABLE})
 
+    @requests_route("{id}/", method="PATCH", policy="write")
     def update(self, request: Request, id: UUID, body: RawBody) -> Event:  # noqa: A002
         """Change some fields of a request log."""
         require_json(request)
-        values, messages = validate_fields(decode_item(body.content), self._now())
+        values, messages = validate_fields(decode_fields(body.content), self._now())
         if messages:
-            raise _invalid(messages)
-        return self._store.replace(id, {name: value for name, value in values.items() if name in EDITABLE})
+            raise invalid_fields(messages)
+        return self._store.edit(id, {name: value for name, value in values.items() if name in EDITABLE})
 
+    @requests_route("{id}/", method="DELETE", policy="write")
     def delete(self, id: UUID) -> Response[None]:  # noqa: A002
-        """Delete a request log for good."""
+        """Delete a request log."""
         self._store.delete(id)
         return Response(None, 204)
 
-    def take(self, request: Request, query: IngestQuery, body: StreamBody) -> IngestResult:
-        """Store a batch of request logs, or a stream of them with one a line."""
-        key = _key(request)
-        if body.media_type in NDJSON:
-            return self._stream.take(body, query, key)
-        require_json(request)
-        return self._ingest.take(body.read(), query, key)
 
-    def routes(self) -> list[Route]:
-        """Return the routes, under both roots."""
-
-        def route(
-            path: str, handler: Handler, policy: Policy, method: Method = "GET", menu: str | None = None
-        ) -> Route:
-            first, *others = (root + path for root in ROOTS)
-            return Route(path=first, aliases=tuple(others), handler=handler, policy=policy, method=method, menu=menu)
-
-        return [
-            route("", self.list_events, "read", menu="request logs, newest first"),
-            route("", self.create, "ingest", "POST"),
-            route("ingest/", self.take, "ingest", "POST"),
-            route("{id}/", self.show, "read"),
-            route("{id}/", self.replace, "write", "PUT"),
-            route("{id}/", self.update, "write", "PATCH"),
-            route("{id}/", self.delete, "write", "DELETE"),
-        ]
-
-
-def _key(request: Request) -> str | None:
-    return read_key(request.get_header("Idempotency-Key"))
-
-
-def _invalid(messages: Messages) -> InvalidError:
-    return InvalidError(f"Some fields are wrong: {', '.join(messages)}.", errors=messages)
+def _idempotency_key(request: Request) -> str | None:
+    return read_idempotency_key(request.get_header("Idempotency-Key"))

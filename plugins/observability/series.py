@@ -1,49 +1,54 @@
-"""The dictionary of series: texts to numbers, remembered in each process, and no more of them than an account may have.
+"""The dictionary of series: ids for (service, endpoint, method), cached in each process, at most so many an account.
 
-An account has at most ``own_max`` series that are its senders' own. An event of a further one goes to the first of
-these that has room, and keeps in its tags what that does not tell:
+An account has at most ``series_max`` series of its own. Events of further ones are capped: they go to the first of
+these that has room, and the texts that differ are preserved in their tags:
 
-- ``__other__`` of the same service and method: a tenth of ``own_max``, at least 100;
+- ``__other__`` of the same service and method: a tenth of ``series_max``, at least 100;
 - ``__other__`` of service ``__other__`` and the same method: 50;
-- ``__other__`` in all three, which always fits.
+- ``__other__`` in all three, which always has room.
 
-The limits hold exactly, however many processes write: whoever makes series of an account counts them under a lock.
-Nobody takes it for series that exist, nor once a process has seen that there is no room.
+The limits hold exactly, however many processes write: series are counted and inserted under a lock of the account.
+Nobody takes it for series that exist, nor once a process has seen that a level is full.
 
-Retention removes series that nothing uses any more. No number is given twice, and each removal begins a new generation:
-a process forgets what it remembers of another, and a write under numbers of another is rolled back and done again.
+Retention removes series that nothing refers to. An id is never reused, and each removal begins a new generation of the
+dictionary. A write under the ids of an earlier generation is rolled back with ``SeriesRemovedError``; the writer calls
+``SeriesDictionary.forget``, resolves its series again and repeats the write.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 from psycopg import Connection
 
 from kernel import Cache, Database, UnavailableError
-from plugins.observability.model import ENDPOINT_MAX, INT32_MAX
-from plugins.observability.originals import keep
+from plugins.observability.models import ENDPOINT_MAX, INT32_MAX
 from plugins.observability.queries import QUERIES
 from plugins.observability.templates import Templates
 
-SeriesKey = tuple[str, str, str]
 LOCAL_ACCOUNT = 0
 OTHER = "__other__"
 METHODS_MAX = 50
 _LAST_KIND = 2
-# A removal takes turns with writes: to be overtaken twice in a row is rare.
-_TRIES = 10
-T = TypeVar("T")
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class SeriesKey(NamedTuple):
+    """What identifies a series of an account."""
+
+    service: str
+    endpoint: str
+    method: str
 
 
 class SeriesRemovedError(UnavailableError):
-    """Series were removed since numbers were looked up: these may be among them.
+    """Series were removed after their ids were looked up.
 
     Args:
-        generation: Which it is now.
+        generation: The current generation of the dictionary.
     """
 
     def __init__(self, generation: int) -> None:
@@ -51,11 +56,11 @@ class SeriesRemovedError(UnavailableError):
         self.generation = generation
 
 
-def refuse_removed(row: Sequence[object] | None, generation: int) -> None:
-    """Look at what a write returned: the generation, after another value.
+def ensure_generation(row: Sequence[object] | None, generation: int) -> None:
+    """Check what a write returned: the current generation of the dictionary, in the second column.
 
     Raises:
-        SeriesRemovedError: It is not the one that the numbers of series are of.
+        SeriesRemovedError: The ids of the series are of another generation.
     """
     if row is None or not isinstance(row[1], int):
         raise LookupError("no generation")
@@ -63,146 +68,169 @@ def refuse_removed(row: Sequence[object] | None, generation: int) -> None:
         raise SeriesRemovedError(row[1])
 
 
-class Numbered(msgspec.Struct, frozen=True):
-    """Numbers of series, and which of them stand in for others.
+class ResolvedSeries(msgspec.Struct, frozen=True):
+    """The series that the events of some keys go to.
 
     Args:
-        generation: At which they are true.
-        numbers: By the key that was asked for.
-        changed: The series an event of a key goes to, where that is another one.
+        generation: The generation of the dictionary in which the ids are valid.
+        ids: Id of the series, by the key that was asked for.
+        substitutes: The series that events go to in place of that of their own key, by key.
         capped: The keys for which there was no room.
     """
 
     generation: int
-    numbers: dict[SeriesKey, int]
-    changed: dict[SeriesKey, SeriesKey]
+    ids: Mapping[SeriesKey, int]
+    substitutes: Mapping[SeriesKey, SeriesKey]
     capped: frozenset[SeriesKey]
 
-    def tags(self, key: SeriesKey, tags: bytes) -> bytes:
-        """Return the tags of an event of a key: JSON, with what its series does not tell."""
-        series = self.changed.get(key)
+    def preserve_original(self, key: SeriesKey, tags: bytes) -> bytes:
+        """Return the tags of an event of a key, with the texts in which its series differs from the key."""
+        series = self.substitutes.get(key)
         if series is None:
             return tags
-        before = dict(zip(("service", "path", "method"), key, strict=True))
-        after = dict(zip(before, series, strict=True))
-        return keep(tags, {name: text for name, text in before.items() if after[name] != text})
+        names = zip(("service", "path", "method"), key, series, strict=True)
+        return preserve_original(tags, {name: text for name, text, substitute in names if text != substitute})
+
+
+def preserve_original(tags: bytes, originals: Mapping[str, str]) -> bytes:
+    """Add texts to tags without changing the members that the sender put there.
+
+    Args:
+        tags: A JSON object. Its members are not decoded, so that numbers of any size stay as they were sent.
+        originals: Texts by name. To a name that is taken ``_`` is added, unless that member already holds the text, or
+            the longer one that was cut to fit an endpoint.
+    """
+    try:
+        members = _MEMBERS.decode(tags)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return tags  # half a surrogate pair in a name: the server will reject the event for it
+    for original, text in originals.items():
+        name = original
+        while name in members and not _holds(members[name], text):
+            name += "_"
+        if name not in members:
+            members[name] = msgspec.Raw(msgspec.json.encode(text))
+    return msgspec.json.encode(members)
+
+
+def _holds(member: msgspec.Raw, text: str) -> bool:
+    try:
+        held = msgspec.json.decode(member, type=str)
+    except msgspec.DecodeError:
+        return False
+    return text in (held, held[:ENDPOINT_MAX].strip())
 
 
 class SeriesDictionary:
-    """Numbers of series by (service, endpoint, method).
+    """Ids of series.
 
     Args:
-        db: Where the dictionary stands.
-        cache: Remembers what was looked up.
-        own_max: How many series an account may have, those of ``__other__`` apart.
+        db: The database.
+        cache: Ids that were looked up before.
+        series_max: How many series an account may have, those of ``__other__`` apart.
     """
 
-    def __init__(self, db: Database, cache: Cache[SeriesKey, int], own_max: int) -> None:
+    def __init__(self, db: Database, cache: Cache[SeriesKey, int], series_max: int) -> None:
         self._db = db
         self._cache = cache
-        self._levels_max = (own_max, max(100, own_max // 10), METHODS_MAX, INT32_MAX)
-        # All of one generation. Pairs of account and level: what is full stays full in it.
+        self._max_by_level = (series_max, max(100, series_max // 10), METHODS_MAX, INT32_MAX)
+        # Cache, generation and the full levels, as pairs of account and level, belong together. A level that is full
+        # stays full for its generation.
         self._full: frozenset[tuple[int, int]] = frozenset()
         self._generation = -1
         self._lock = threading.Lock()
 
-    def write(
-        self,
-        keys: Iterable[SeriesKey],
-        write: Callable[[Numbered], T],
-        templates: Templates | None = None,
-        account: int = LOCAL_ACCOUNT,
-    ) -> T:
-        """Number series, making those that are new and have room, and write under these numbers.
+    def resolve(
+        self, keys: Iterable[SeriesKey], templates: Templates | None = None, account: int = LOCAL_ACCOUNT
+    ) -> ResolvedSeries:
+        """Look up series, and insert those that are new and have room.
 
         Args:
-            keys: Blanks cut.
-            write: A whole transaction, which raises ``SeriesRemovedError`` at another generation. Then it comes again.
+            keys: Stripped of blanks.
             templates: Applied to the endpoints.
             account: Whose series.
 
         Raises:
-            UnavailableError: The database cannot be asked, or series are being removed faster than this can write.
+            SeriesRemovedError: Series were removed: ``forget`` and resolve again.
+            UnavailableError: The database cannot be reached.
         """
         asked = set(keys)
-        for attempt in range(_TRIES):
-            try:
-                return write(self._number_asked(asked, templates, account))
-            except SeriesRemovedError as ex:
-                self._forget(ex.generation)
-                if attempt == _TRIES - 1:
-                    raise
-        raise AssertionError
+        generation = self._generation
+        templated = _apply_templates(asked, templates) if templates is not None else {}
+        wanted = {templated.get(key, key) for key in asked} if templated else asked
+        ids, stand_ins = self._find_or_insert(wanted, generation, account)
+        if not templated and not stand_ins:
+            return ResolvedSeries(generation, ids, {}, frozenset())
+        targets = {key: templated.get(key, key) for key in asked}
+        capped = frozenset(key for key in asked if targets[key] in stand_ins)
+        targets = {key: stand_ins.get(series, series) for key, series in targets.items()}
+        return ResolvedSeries(
+            generation,
+            {key: ids[series] for key, series in targets.items()},
+            {key: series for key, series in targets.items() if series != key},
+            capped,
+        )
 
-    def _forget(self, generation: int) -> None:
+    def forget(self, generation: int) -> None:
+        """Forget the ids of earlier generations.
+
+        Args:
+            generation: The current one, from ``SeriesRemovedError``.
+        """
         with self._lock:
-            # In this order: nobody may take what is remembered for something of the new generation.
+            # In this order: an id of the old generation must not be taken for one of the new.
             self._cache.clear()
             self._full = frozenset()
             self._generation = generation
 
-    def _number_asked(self, asked: set[SeriesKey], templates: Templates | None, account: int) -> Numbered:
-        generation = self._generation
-        changed = _templated(asked, templates) if templates is not None else {}
-        wanted = {changed.get(key, key) for key in asked} if changed else asked
-        numbers, stand_ins = self._number(wanted, generation, account)
-        if not changed and not stand_ins:
-            return Numbered(generation, numbers, {}, frozenset())
-        final = {key: changed.get(key, key) for key in asked}
-        capped = frozenset(key for key in asked if final[key] in stand_ins)
-        final = {key: stand_ins.get(series, series) for key, series in final.items()}
-        return Numbered(
-            generation,
-            {key: numbers[series] for key, series in final.items()},
-            {key: series for key, series in final.items() if series != key},
-            capped,
-        )
-
-    def _number(
-        self, asked: set[SeriesKey], generation: int, account: int
+    def _find_or_insert(
+        self, wanted: set[SeriesKey], generation: int, account: int
     ) -> tuple[dict[SeriesKey, int], dict[SeriesKey, SeriesKey]]:
-        """Return numbers by series, and the series that stand in for those that have none."""
-        numbers = self._cache.get_many(asked)
-        missing: Collection[SeriesKey] = asked - numbers.keys()
+        """Return ids by series, and what stands in for the series that have none, level by level."""
+        ids = self._cache.get_many(wanted)
+        missing: Collection[SeriesKey] = wanted - ids.keys()
         stand_ins: dict[SeriesKey, SeriesKey] = {}
-        for level in range(len(self._levels_max)):
+        for level in range(len(self._max_by_level)):
             if not missing:
                 break
-            places = {key: _stand_in(key, level) for key in missing}
-            # Who sends "__other__" as an endpoint waits for the level that counts it.
-            ready = {series for series in places.values() if _kind(series) == min(level, _LAST_KIND)}
-            found = self._find_or_make(ready, level, generation, account) if ready else {}
-            numbers |= found
-            stand_ins |= {key: series for key, series in places.items() if series in found and series != key}
-            missing = [key for key in missing if places[key] not in found]
-        return numbers, stand_ins
+            candidates = {key: _stand_in(key, level) for key in missing}
+            # A key that names "__other__" itself waits for the level that counts it.
+            counted = {series for series in candidates.values() if _kind(series) == min(level, _LAST_KIND)}
+            found = self._find_or_insert_level(counted, level, generation, account) if counted else {}
+            ids |= found
+            stand_ins |= {key: series for key, series in candidates.items() if series in found and series != key}
+            missing = [key for key in missing if candidates[key] not in found]
+        return ids, stand_ins
 
-    def _find_or_make(self, keys: set[SeriesKey], level: int, generation: int, account: int) -> dict[SeriesKey, int]:
+    def _find_or_insert_level(
+        self, keys: set[SeriesKey], level: int, generation: int, account: int
+    ) -> dict[SeriesKey, int]:
         with self._db.connection() as connection:
-            found = _find(connection, keys, generation, account)
-        missing = keys - found.keys()
+            ids = _find(connection, keys, generation, account)
+        missing = keys - ids.keys()
         if missing and (account, level) not in self._full:
-            found |= self._make(missing, level, generation, account)
-        self._remember(found, generation)
-        return found
+            ids |= self._insert(missing, level, generation, account)
+        self._remember(ids, generation)
+        return ids
 
-    def _make(self, missing: set[SeriesKey], level: int, generation: int, account: int) -> dict[SeriesKey, int]:
-        limits = {"kind": min(level, _LAST_KIND), "items_max": self._levels_max[level], "other": OTHER}
+    def _insert(self, missing: set[SeriesKey], level: int, generation: int, account: int) -> dict[SeriesKey, int]:
+        """Insert as many series as there is room for on a level; return the ids of those that exist now."""
+        limits = {"kind": min(level, _LAST_KIND), "items_max": self._max_by_level[level], "other": OTHER}
         with self._db.transaction() as connection:
             connection.execute(QUERIES["lock_series"], {"account": account})
             connection.execute(QUERIES["insert_series"], {**_columns(missing, account), **limits})
-            made = _find(connection, missing, generation, account)
-        if len(made) < len(missing):
+            ids = _find(connection, missing, generation, account)
+        if len(ids) < len(missing):
             with self._lock:
                 if generation == self._generation:
                     self._full |= {(account, level)}
-        return made
+        return ids
 
-    def _remember(self, found: dict[SeriesKey, int], generation: int) -> None:
+    def _remember(self, ids: Mapping[SeriesKey, int], generation: int) -> None:
         with self._lock:
             if generation == self._generation:
-                for series, number in found.items():
-                    self._cache.set(series, number)
+                for series, series_id in ids.items():
+                    self._cache.set(series, series_id)
 
 
 def _columns(keys: Iterable[SeriesKey], account: int) -> dict[str, Any]:
@@ -216,25 +244,30 @@ def _find(
     rows = connection.execute(QUERIES["find_series"], _columns(keys, account)).fetchall()
     if rows[0][0] != generation:
         raise SeriesRemovedError(rows[0][0])
-    return {(service, endpoint, method): number for _, number, service, endpoint, method in rows if number is not None}
+    return {SeriesKey(*texts): series_id for _, series_id, *texts in rows if series_id is not None}
 
 
-def _templated(keys: Iterable[SeriesKey], templates: Templates) -> dict[SeriesKey, SeriesKey]:
+def _apply_templates(keys: Iterable[SeriesKey], templates: Templates) -> dict[SeriesKey, SeriesKey]:
+    """Return the series of the keys whose endpoint a template changes."""
     changed: dict[SeriesKey, SeriesKey] = {}
-    for service, endpoint, method in keys:
-        template = templates.apply(endpoint)
-        if template != endpoint:
-            # Names may be longer than what they stand for.
-            changed[service, endpoint, method] = (service, template[:ENDPOINT_MAX].strip(), method)
+    for key in keys:
+        template = templates.apply(key.endpoint)
+        if template != key.endpoint:
+            # The name of a segment may be longer than the segment.
+            changed[key] = key._replace(endpoint=template[:ENDPOINT_MAX].strip())
     return changed
 
 
 def _kind(series: SeriesKey) -> int:
     """Return which of the limits counts a series; ``insert_series`` counts the same way."""
-    service, endpoint, _ = series
-    return int(endpoint == OTHER) + int(endpoint == service == OTHER)
+    return int(series.endpoint == OTHER) + int(series.endpoint == series.service == OTHER)
 
 
 def _stand_in(key: SeriesKey, level: int) -> SeriesKey:
-    service, _, method = key
-    return (key, (service, OTHER, method), (OTHER, OTHER, method), (OTHER, OTHER, OTHER))[level]
+    """Return the series that a key goes to on a level, from the key itself to ``__other__`` in all three."""
+    return (
+        key,
+        SeriesKey(key.service, OTHER, key.method),
+        SeriesKey(OTHER, OTHER, key.method),
+        SeriesKey(OTHER, OTHER, OTHER),
+    )[level]

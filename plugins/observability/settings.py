@@ -7,16 +7,36 @@ from typing import Annotated
 import msgspec
 
 from kernel import Table, env
-from plugins.observability.model import INT32_MAX
+from plugins.observability.models import INT32_MAX
 from plugins.observability.retention.watermark import RetentionLimits
 from plugins.observability.templates import DEFAULT_TEMPLATES, Templates
 
-# A hundred years: more than there can be, and no overflow of dates.
+# A hundred years: no events are older, and dates do not overflow.
 DAYS_MAX = 36_500
 
 
 class ObservabilitySettings(Table, frozen=True):
-    """Limits of ingest, rules for endpoints, how long what is kept, and whether the service logs its own requests."""
+    """Limits of ingest and exports, templates of endpoints, retention.
+
+    Args:
+        ingest_batch_size: Rows sent to the database at a time.
+        ingest_max_events: The most items of one request.
+        ingest_max_errors: How many errors a response lists.
+        log_own_requests: Whether the requests that this service answers are stored as well.
+        series_cache_items: How many ids of series a process remembers.
+        series_max: How many series an account may have.
+        templates: Names of segments by pattern; see ``Templates``.
+        template_imports: Whether templates are applied to imported log files by default.
+        template_ingest: Whether templates are applied to what clients send.
+        exports_max: How many exports a process runs at the same time; further ones get 503.
+        export_timeout_s: How long an export may take.
+        export_pause_s: How long a client may take to read a thousand rows of it, or 20,000 of Parquet.
+        running_hour_wait_s: How long the rollups of the running hour are left until they are computed again.
+        raw_days: How many days events are kept; 0 for ever.
+        hourly_days: How many days hourly rollups are kept; 0 for ever.
+        daily_days: How many days daily rollups are kept; 0 for ever.
+        ledger_days: After how many days the ledger's entries of a minute become one; 0 for never.
+    """
 
     ingest_batch_size: Annotated[int, env("APM_INGEST_BATCH_SIZE"), msgspec.Meta(ge=1)] = 10_000
     ingest_max_events: Annotated[int, env("APM_INGEST_MAX_EVENTS"), msgspec.Meta(ge=1)] = 100_000

@@ -1,30 +1,37 @@
-"""Read and change single events, and list many."""
+"""The table of events: find, edit and delete single ones, list and count many."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import datetime
-from functools import partial
 from typing import Any
 from uuid import UUID
 
 import msgspec
 from psycopg import Connection, sql
 
-from kernel import ConflictError, Database, InvalidError, NotFoundError
+from kernel import ConflictError, Database, NotFoundError
+from plugins.observability.event_ids import time_range, unix_us
 from plugins.observability.filters import Conditions, add_search, event_conditions, search_terms
-from plugins.observability.ids import time_range
-from plugins.observability.ingest.copying import UNSTORABLE, unstorable
-from plugins.observability.ingest.rows import unix_us
-from plugins.observability.model import Event, FilterQuery
-from plugins.observability.partitions import DAY_US, Partitions
+from plugins.observability.ingest.copy import UNSTORABLE_ERRORS, unstorable_messages
+from plugins.observability.ingest.validate import invalid_fields
+from plugins.observability.models import Event, FilterQuery
+from plugins.observability.partitions import DAY_US, MissingPartitionError, Partitions
 from plugins.observability.queries import QUERIES
 from plugins.observability.retention.watermark import IngestWatermark, TooOldError, ensure_not_too_old
-from plugins.observability.series import LOCAL_ACCOUNT, Numbered, SeriesDictionary, SeriesKey, refuse_removed
+from plugins.observability.series import (
+    LOCAL_ACCOUNT,
+    ResolvedSeries,
+    SeriesDictionary,
+    SeriesKey,
+    SeriesRemovedError,
+    ensure_generation,
+)
 from plugins.observability.templates import Templates
 
-EDIT_TRIES = 5
+# An edit starts over when another edit of the event, or a removal of series or partitions, comes first.
+EDIT_ATTEMPTS_MAX = 10
+DELETE_ATTEMPTS_MAX = 5
 Connected = Connection[tuple[Any, ...]]
 
 
@@ -33,9 +40,9 @@ class EventStore:
 
     Args:
         db: The database.
-        series: Numbers for texts.
-        partitions: Makes room for new days.
-        watermark: From when on events are kept.
+        series: The dictionary of series.
+        partitions: Creates partitions for new days.
+        watermark: Of retention: no event can be moved to an earlier time.
         templates: Applied to endpoints; None leaves them as they were sent.
     """
 
@@ -48,28 +55,27 @@ class EventStore:
         templates: Templates | None = None,
     ) -> None:
         self._db = db
-        self._watermark = watermark
         self._series = series
         self._partitions = partitions
+        self._watermark = watermark
         self._templates = templates
 
     def find(self, event_id: UUID, account: int = LOCAL_ACCOUNT) -> Event:
         """Return one event.
 
         Raises:
-            NotFoundError: There is none of that id.
+            NotFoundError: No event has that id.
         """
-        with self._db.connection() as connection:
-            try:
+        try:
+            with self._db.connection() as connection:
                 return _find(connection, event_id, account)
-            except NotFoundError:
-                # It may have moved from where we looked second to where we looked first: look at one moment.
-                with connection.transaction():
-                    connection.execute(QUERIES["see_one_moment"])
-                    return _find(connection, event_id, account)
+        except NotFoundError:
+            # It may have been moved from the place searched second to the one searched first: search one snapshot.
+            with self._db.transaction(repeatable_read=True) as connection:
+                return _find(connection, event_id, account)
 
-    def replace(self, event_id: UUID, changes: dict[str, Any], account: int = LOCAL_ACCOUNT) -> Event:
-        """Change fields of an event; it keeps its id, also when its time changes.
+    def edit(self, event_id: UUID, changes: dict[str, Any], account: int = LOCAL_ACCOUNT) -> Event:
+        """Change fields of an event. It keeps its id, even if its time changes.
 
         Args:
             event_id: Which event.
@@ -77,77 +83,89 @@ class EventStore:
             account: Whose event.
 
         Raises:
-            NotFoundError: There is none of that id.
+            NotFoundError: No event has that id.
             InvalidError: The database cannot store its tags, or events of its new time are not kept.
-            ConflictError: Others edit it faster than this call can.
+            ConflictError: The event was edited by others in every attempt.
         """
-        for _ in range(EDIT_TRIES):
+        failure: Exception
+        for _ in range(EDIT_ATTEMPTS_MAX):
             before = self.find(event_id, account)
             since = self._watermark.since
             if since is not None and changes.get("time", since) < since and changes["time"] != before.time:
                 raise TooOldError(since)
             wanted = msgspec.structs.replace(before, **changes)
-            edit = partial(self._write_edit, before, wanted, account)
-            with _storable():
-                after = self._series.write([_key(wanted)], edit, self._templates, account)
-            if after is not None:
-                return after
-        raise _edited_by_others(event_id)
+            try:
+                series = self._series.resolve([_series_key(wanted)], self._templates, account)
+                self._partitions.ensure([unix_us(wanted.time) // DAY_US])
+                return self._write_edit(before, wanted, series, account)
+            except SeriesRemovedError as ex:
+                self._series.forget(ex.generation)
+                failure = ex
+            except MissingPartitionError as ex:
+                self._partitions.forget()
+                failure = ex
+            except ConflictError as ex:
+                failure = ex
+            except UNSTORABLE_ERRORS as ex:
+                raise invalid_fields(unstorable_messages(ex)) from ex
+        raise failure
 
-    def _write_edit(self, before: Event, wanted: Event, account: int, numbered: Numbered) -> Event | None:
-        """Write an edit and return the event; None if somebody else's came between reading and locking."""
-        after = _stored_as(wanted, numbered)
-        values = _values(after, numbered.numbers[_key(wanted)])
-        write = partial(self._write_values, before, after, values, account, numbered.generation)
-        return after if self._partitions.make_room([_day(after)], write) else None
+    def _write_edit(self, before: Event, wanted: Event, series: ResolvedSeries, account: int) -> Event:
+        """Write an edit; return the event as stored.
 
-    def _write_values(self, before: Event, after: Event, values: dict[str, Any], account: int, generation: int) -> bool:
+        Raises:
+            ConflictError: The event is not the one that was read any more.
+        """
+        key = _series_key(wanted)
+        after = _with_series(wanted, series)
+        columns = {name: getattr(after, name) for name in after.__struct_fields__}
+        values = {**columns, "series": series.ids[key], "tags": bytes(after.tags).decode()}
         with self._db.transaction() as connection:
             try:
-                if _find(connection, before.id, account, lock=True) != before:
-                    return False
-            except NotFoundError:
-                return False  # moved or deleted meanwhile; the next look says which
+                current = _find(connection, before.id, account, lock=True)
+            except NotFoundError as ex:
+                raise _edited_by_others(before.id) from ex  # moved or deleted: the next attempt tells which
+            if current != before:
+                raise _edited_by_others(before.id)
             if after.time == before.time:
                 connection.execute(QUERIES["update_event"], values)
             else:
                 _move(connection, before, values)
-            refuse_removed(_touch(connection, before, after), generation)
-        return True
+            ensure_generation(_touch_hours(connection, before, after), series.generation)
+        return after
 
     def delete(self, event_id: UUID, account: int = LOCAL_ACCOUNT) -> None:
-        """Delete an event for good.
+        """Delete an event.
 
         Raises:
-            NotFoundError: There is none of that id.
-            ConflictError: Others move it faster than this call can find it.
+            NotFoundError: No event has that id.
+            ConflictError: The event was moved by others in every attempt.
         """
-        for _ in range(EDIT_TRIES):
+        for _ in range(DELETE_ATTEMPTS_MAX):
             self.find(event_id, account)
             with self._db.transaction() as connection:
                 try:
                     event = _find(connection, event_id, account, lock=True)
                 except NotFoundError:
-                    continue  # moved meanwhile; the next look says where to
+                    continue  # moved: the next attempt finds where it is
                 connection.execute(QUERIES["delete_event"], {"id": event.id, "time": event.time})
                 connection.execute(QUERIES["delete_moved"], {"id": event.id})
-                _touch(connection, event)
+                _touch_hours(connection, event)
                 return
         raise _edited_by_others(event_id)
 
     def conditions(self, query: FilterQuery, account: int = LOCAL_ACCOUNT) -> Conditions:
-        """Resolve the filters of a list into conditions on the table of events."""
-        if not _names_series(query):
+        """Resolve filters into conditions on the table of events."""
+        if not _filters_by_series(query):
             return event_conditions(query, None)
         with self._db.connection() as connection:
-            return resolve(connection, query, account)
+            return resolve_filters(connection, query, account)
 
     def list(self, conditions: Conditions, order: sql.Composable, limit: int, offset: int = 0) -> list[Event]:
         """Return events that meet some conditions, in order."""
+        values = {**conditions.values, "limit": limit, "offset": offset}
         with self._db.connection() as connection:
-            rows = connection.execute(
-                select_events(conditions, order), {**conditions.values, "limit": limit, "offset": offset}
-            ).fetchall()
+            rows = connection.execute(select_events(conditions, order), values).fetchall()
         return [to_event(row) for row in rows]
 
     def trace(self, trace_id: str, limit: int, account: int = LOCAL_ACCOUNT) -> Sequence[Event]:
@@ -161,11 +179,11 @@ class EventStore:
         return int(self._one("count_events", conditions)[0])
 
     def estimate(self, conditions: Conditions) -> int:
-        """Return the planner's estimate of that count; costs no reading."""
+        """Return the planner's estimate of that count, which reads no events."""
         return int(self._one("estimate_events", conditions)[0][0]["Plan"]["Plan Rows"])
 
     def is_empty(self) -> bool:
-        """Tell whether there is no event at all."""
+        """Tell whether there are no events."""
         return not self._one("any_event", Conditions([], {}))[0]
 
     def _one(self, name: str, conditions: Conditions) -> tuple[Any, ...]:
@@ -177,122 +195,101 @@ class EventStore:
         return row
 
 
-def _key(event: Event) -> SeriesKey:
-    return (event.service, event.endpoint, event.method)
+def select_events(conditions: Conditions, order: sql.Composable) -> sql.Composed:
+    """Compose the query for events; ``limit`` and ``offset`` are further parameters."""
+    return sql.SQL(QUERIES["list_events"]).format(where=conditions.where, order=order)
 
 
-def _stored_as(event: Event, numbered: Numbered) -> Event:
-    """Return an event as it can be stored."""
-    key = _key(event)
-    if key not in numbered.changed:
+def resolve_filters(connection: Connected, query: FilterQuery, account: int) -> Conditions:
+    """Resolve filters into conditions on the table of events, with the series that a connection sees.
+
+    Raises:
+        InvalidError: The search has too many terms.
+    """
+    series_ids: list[int] | None = None
+    texts = {"service": query.service, "endpoint": query.endpoint, "method": query.method}
+    if any(text is not None for text in texts.values()):
+        series_ids = _series_ids(connection, "match_series", account=account, **texts)
+    conditions = event_conditions(query, series_ids)
+    for position, pattern in enumerate(search_terms(query.search)):
+        matching = _series_ids(connection, "search_series", account=account, pattern=pattern)
+        add_search(conditions, position, pattern, matching)
+    return conditions
+
+
+def to_event(row: Sequence[Any]) -> Event:
+    """Make an event of a row; the queries have its columns in this order."""
+    # Named one by one: to unpack a row into the call takes half as long again.
+    event_id, time, service, endpoint, method, status_code, latency_ms, trace_id, user_ref, tags = row
+    raw_tags = msgspec.Raw(tags.encode())
+    return Event(event_id, time, service, endpoint, method, status_code, latency_ms, trace_id, user_ref, raw_tags)
+
+
+def _filters_by_series(query: FilterQuery) -> bool:
+    texts = (query.service, query.endpoint, query.method)
+    return bool(search_terms(query.search)) or any(text is not None for text in texts)
+
+
+def _series_ids(connection: Connected, name: str, **values: Any) -> list[int]:
+    return [row[0] for row in connection.execute(QUERIES[name], values)]
+
+
+def _series_key(event: Event) -> SeriesKey:
+    return SeriesKey(event.service, event.endpoint, event.method)
+
+
+def _with_series(event: Event, series: ResolvedSeries) -> Event:
+    """Return an event with the texts of the series it goes to."""
+    key = _series_key(event)
+    if key not in series.substitutes:
         return event
-    service, endpoint, method = numbered.changed[key]
-    tags = msgspec.Raw(numbered.tags(key, bytes(event.tags)))
+    service, endpoint, method = series.substitutes[key]
+    tags = msgspec.Raw(series.preserve_original(key, bytes(event.tags)))
     return msgspec.structs.replace(event, service=service, endpoint=endpoint, method=method, tags=tags)
 
 
-def _day(event: Event) -> int:
-    return unix_us(event.time) // DAY_US
-
-
-@contextmanager
-def _storable() -> Iterator[None]:
-    try:
-        yield
-    except UNSTORABLE as ex:
-        raise InvalidError("Some fields are wrong: tags.", errors=unstorable(ex)) from ex
-
-
 def _find(connection: Connected, event_id: UUID, account: int, *, lock: bool = False) -> Event:
+    """Find an event at the time in its id, or where it was moved to."""
     try:
         start, end = time_range(event_id)
     except ValueError as ex:
-        raise _no_event(event_id) from ex
+        raise _not_found(event_id) from ex
     query = QUERIES["lock_event" if lock else "find_event"]
     values = {"id": event_id, "account": account}
     row = connection.execute(query, {**values, "from_time": start, "to_time": end}).fetchone()
     if row is None:
         moved = connection.execute(QUERIES["find_moved"], {"id": event_id}).fetchone()
         if moved is not None:
-            at: datetime = moved[0]
-            span = {"from_time": at, "to_time": at + datetime.resolution}
+            time: datetime = moved[0]
+            span = {"from_time": time, "to_time": time + datetime.resolution}
             row = connection.execute(query, {**values, **span}).fetchone()
     if row is None:
-        raise _no_event(event_id)
+        raise _not_found(event_id)
     return to_event(row)
 
 
 def _move(connection: Connected, before: Event, values: dict[str, Any]) -> None:
-    """Put an event at another time. Not an UPDATE: a hypertable does not move rows between its chunks."""
+    """Move an event to another time. Not by UPDATE: a hypertable does not move rows between its chunks."""
     connection.execute(QUERIES["delete_event"], {"id": before.id, "time": before.time})
     connection.execute(QUERIES["insert_event"], values)
     # Also within the millisecond of its id: a replay must not bring the event back at its old time.
     connection.execute(QUERIES["set_moved"], {"id": before.id, "time": values["time"]})
 
 
-def _values(event: Event, series: int) -> dict[str, Any]:
-    values = {name: getattr(event, name) for name in event.__struct_fields__}
-    return {**values, "series": series, "tags": bytes(event.tags).decode()}
-
-
-def _numbers(connection: Connected, name: str, **values: Any) -> list[int]:
-    return [row[0] for row in connection.execute(QUERIES[name], values)]
-
-
-def select_events(conditions: Conditions, order: sql.Composable) -> sql.Composed:
-    """Compose the query for events; ``limit`` and ``offset`` are further parameters."""
-    return sql.SQL(QUERIES["list_events"]).format(where=conditions.where, order=order)
-
-
-def resolve(connection: Connected, query: FilterQuery, account: int) -> Conditions:
-    """Resolve filters into conditions on the table of events, as the series are to a connection.
+def _touch_hours(connection: Connected, *events: Event) -> tuple[Any, ...] | None:
+    """Note the hours whose rollups have to be computed again; return the row for ``ensure_generation``.
 
     Raises:
-        InvalidError: The search has too many terms.
+        TooOldError: Retention has removed the events of some of these hours.
     """
-    series: list[int] | None = None
-    identity = {"service": query.service, "endpoint": query.endpoint, "method": query.method}
-    if any(value is not None for value in identity.values()):
-        series = _numbers(connection, "match_series", account=account, **identity)
-    conditions = event_conditions(query, series)
-    for position, pattern in enumerate(search_terms(query.search)):
-        numbers = _numbers(connection, "search_series", account=account, pattern=pattern)
-        add_search(conditions, position, pattern, numbers)
-    return conditions
-
-
-def _names_series(query: FilterQuery) -> bool:
-    names = (query.service, query.endpoint, query.method)
-    return bool(search_terms(query.search)) or any(name is not None for name in names)
-
-
-def to_event(row: Sequence[Any]) -> Event:
-    """Make an event of a row, as the queries have its columns."""
-    event_id, time, service, endpoint, method, status_code, latency_ms, trace_id, user_ref, tags = row
-    return Event(
-        event_id,
-        time,
-        service,
-        endpoint,
-        method,
-        status_code,
-        latency_ms,
-        trace_id,
-        user_ref,
-        msgspec.Raw(tags.encode()),
-    )
+    row = connection.execute(QUERIES["touch_hours"], {"times": [event.time for event in events]}).fetchone()
+    ensure_not_too_old(row)
+    return row
 
 
 def _edited_by_others(event_id: UUID) -> ConflictError:
     return ConflictError(detail=f"{event_id} is being edited by others")
 
 
-def _no_event(event_id: UUID) -> NotFoundError:
+def _not_found(event_id: UUID) -> NotFoundError:
     return NotFoundError(detail=f"no request log has the id {event_id}")
-
-
-def _touch(connection: Connected, *events: Event) -> tuple[Any, ...] | None:
-    """Say that the rollups of these events' hours must be computed anew; return what there is to look at."""
-    row = connection.execute(QUERIES["touch_hours"], {"times": [event.time for event in events]}).fetchone()
-    ensure_not_too_old(row)
-    return row

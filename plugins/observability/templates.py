@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-# The first that matches a whole segment names it.
 DEFAULT_TEMPLATES: Mapping[str, str] = {
     "[0-9]+": "{id}",
     "(?i:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})": "{uuid}",
@@ -15,27 +14,27 @@ DEFAULT_TEMPLATES: Mapping[str, str] = {
 
 
 class Templates:
-    """Rules that name segments of paths.
+    """Rules that replace segments of paths by names.
 
-    Patterns are trusted as the rest of the configuration is. One that backtracks without end, such as ``(a+)+b``, can
-    hold a process up on a single segment, though that has at most as many characters as an endpoint.
+    Patterns are trusted like the rest of the configuration. One with catastrophic backtracking, such as ``(a+)+b``, can
+    block a process on a single segment, even though that is no longer than an endpoint.
 
     Args:
-        rules: Names by pattern. A pattern is a regular expression of Python for one whole segment.
+        rules: Names by pattern, a Python regular expression for one whole segment. The first that matches counts.
 
     Raises:
-        ValueError: A pattern is no regular expression, or a name is none for a segment.
+        ValueError: A pattern is no regular expression, or a name cannot be a segment.
     """
 
     def __init__(self, rules: Mapping[str, str]) -> None:
-        self._rules = [(_compiled(pattern), _checked(name)) for pattern, name in rules.items()]
+        self._rules = [(_compiled(pattern), _validated(name)) for pattern, name in rules.items()]
 
     def apply(self, path: str) -> str:
-        """Return a path with every segment that meets a rule replaced; it has as many segments as before."""
+        """Return a path with every segment replaced that matches a rule. The number of segments stays the same."""
         return "/".join(map(self._name, path.split("/")))
 
     def _name(self, segment: str) -> str:
-        # An empty one stands at both ends of most paths, and must stay what it is whatever the rules are.
+        # Most paths begin and end with an empty segment, which must stay empty whatever the rules are.
         if segment:
             for pattern, name in self._rules:
                 if pattern.fullmatch(segment):
@@ -50,7 +49,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
         raise ValueError(f"{pattern!r} is no regular expression: {ex}") from ex
 
 
-def _checked(name: str) -> str:
+def _validated(name: str) -> str:
     if not name.strip() or "/" in name or not name.isprintable():
         raise ValueError(f"{name!r} is no name for a segment: expected printable text without a slash")
     return name

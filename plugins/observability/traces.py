@@ -8,8 +8,9 @@ from typing import Annotated
 
 import msgspec
 
-from kernel import NotFoundError, route
-from plugins.observability.model import Event
+from kernel import NotFoundError
+from plugins.observability.models import Event
+from plugins.observability.routes import requests_route
 from plugins.observability.store import EventStore
 
 
@@ -55,7 +56,7 @@ class TraceRoutes:
     def __init__(self, store: EventStore) -> None:
         self._store = store
 
-    @route("/api/requests/traces/{trace_id}/", aliases=("/api/v1/requests/traces/{trace_id}/",), policy="read")
+    @requests_route("traces/{trace_id}/", policy="read")
     def show(self, trace_id: str, query: TraceQuery) -> Trace:
         """Show the request logs of a trace, in order of time."""
         # PostgreSQL stores no text with a NUL, and rejects a query that has one.

@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 
 import psycopg
 
-from plugins.observability.ids import random_tails
-from plugins.observability.ingest.decoding import decode_batch
-from plugins.observability.ingest.preparing import prepare
-from plugins.observability.ingest.rows import copy_data
+from plugins.observability.event_ids import random_suffixes
+from plugins.observability.ingest.copy import copy_stream
+from plugins.observability.ingest.decode import decode_batch
+from plugins.observability.ingest.normalize import normalize
 from plugins.observability.queries import QUERIES
-from plugins.observability.series import Numbered, SeriesKey
+from plugins.observability.series import ResolvedSeries, SeriesKey
 from tests.bench.figures import Figure, in_turn
 from tests.bench.load import bodies, post, side_by_side
 from tests.bench.service import Service, service
@@ -104,11 +104,14 @@ def _copy(running: Service, content: Sequence[bytes], batch: int) -> float:
 
 def _encode(running: Service, content: Sequence[bytes], batch: int) -> list[bytes]:
     now = datetime.now(UTC)
-    prepared = [prepare(range(batch), decode_batch(body, batch, now).events, now)[0] for body in content]
+    batches = [normalize(range(batch), decode_batch(body, batch, now).events, now)[0] for body in content]
     with psycopg.connect(running.conninfo) as connection:
         rows = connection.execute("SELECT service, endpoint, method, id FROM observability.series").fetchall()
-    numbers: dict[SeriesKey, int] = {(service, endpoint, method): number for service, endpoint, method, number in rows}
-    numbered = Numbered(0, numbers, {}, frozenset())
-    return [
-        copy_data(prepared[at % len(prepared)].rows(numbered, random_tails(batch))) for at in range(EVENTS // batch)
-    ]
+    ids = {SeriesKey(service, endpoint, method): series_id for service, endpoint, method, series_id in rows}
+    series = ResolvedSeries(0, ids, {}, frozenset())
+    streams: list[bytes] = []
+    for at in range(EVENTS // batch):
+        normalized = batches[at % len(batches)]
+        normalized.id_suffixes = random_suffixes(batch)
+        streams.append(copy_stream(normalized.rows(series)))
+    return streams

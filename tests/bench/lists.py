@@ -16,8 +16,8 @@ from psycopg import sql
 
 from kernel.cli.output import progress
 from kernel.db.pool import QUERIES as KERNEL_QUERIES
+from plugins.observability.event_ids import time_range
 from plugins.observability.filters import order_by, parse_ordering, with_tie_breaker
-from plugins.observability.ids import time_range
 from plugins.observability.queries import QUERIES
 from plugins.observability.series import LOCAL_ACCOUNT
 from tests.bench.figures import Figure, in_turn

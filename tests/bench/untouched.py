@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from kernel.cli.main import main
-from plugins.observability.ingest.preparing import Prepared
+from plugins.observability.ingest.normalize import NormalizedBatch
 
 
-def _none(_prepared: Prepared) -> Sequence[datetime]:
+def _none(_batch: NormalizedBatch) -> Sequence[datetime]:
     return []
 
 
 if __name__ == "__main__":
-    Prepared.hours = property(_none)  # type: ignore[method-assign, assignment]
+    NormalizedBatch.hours = property(_none)  # type: ignore[method-assign, assignment]
     main()

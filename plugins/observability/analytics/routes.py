@@ -23,6 +23,7 @@ from plugins.observability.analytics.models import (
     WindowQuery,
 )
 from plugins.observability.analytics.service import AnalyticsService
+from plugins.observability.routes import requests_route
 
 Query = TypeVar("Query", bound=WindowQuery)
 
@@ -37,52 +38,27 @@ class AnalyticsRoutes:
     def __init__(self, analytics: AnalyticsService) -> None:
         self._analytics = analytics
 
-    @route(
-        "/api/requests/hourly/",
-        aliases=("/api/v1/requests/hourly/",),
-        policy="read",
-        menu="requests by hour",
-    )
+    @requests_route("hourly/", policy="read", menu="requests by hour")
     def hourly(self, query: BucketsQuery) -> Response[Sequence[HourRow]]:
         """Requests by hour, service and endpoint; the newest first."""
         return _rows_with_headers(self._analytics.hourly(query))
 
-    @route(
-        "/api/requests/daily/",
-        aliases=("/api/v1/requests/daily/",),
-        policy="read",
-        menu="requests by day",
-    )
+    @requests_route("daily/", policy="read", menu="requests by day")
     def daily(self, query: BucketsQuery) -> Response[Sequence[DayRow]]:
         """Requests by day, service and endpoint; the newest first."""
         return _rows_with_headers(self._analytics.daily(query))
 
-    @route(
-        "/api/requests/kpis/",
-        aliases=("/api/v1/requests/kpis/",),
-        policy="read",
-        menu="hits, errors and latencies of the last day",
-    )
+    @requests_route("kpis/", policy="read", menu="hits, errors and latencies of the last day")
     def kpis(self, query: KpiQuery) -> Kpis:
         """Hits, errors and latencies over a window."""
         return self._analytics.kpis(query)
 
-    @route(
-        "/api/requests/timeseries/",
-        aliases=("/api/v1/requests/timeseries/",),
-        policy="read",
-        menu="hits, errors and latencies, hour by hour",
-    )
+    @requests_route("timeseries/", policy="read", menu="hits, errors and latencies, hour by hour")
     def timeseries(self, query: TimeseriesQuery) -> Timeseries:
         """Hits, errors and latencies over a window, step by step."""
         return self._analytics.timeseries(query)
 
-    @route(
-        "/api/requests/top-endpoints/",
-        aliases=("/api/v1/requests/top-endpoints/",),
-        policy="read",
-        menu="endpoints, the busiest first",
-    )
+    @requests_route("top-endpoints/", policy="read", menu="endpoints, the busiest first")
     def top_endpoints(self, query: TopQuery) -> Response[Sequence[EndpointRow]]:
         """Endpoints, ranked."""
         return _rows_with_headers(self._analytics.top_endpoints(query))

@@ -1,1 +1,1 @@
-"""Take batches of events in: decode, validate, prepare, write."""
+"""Ingest of events: decode, validate, normalize, resolve series, ensure partitions, copy."""

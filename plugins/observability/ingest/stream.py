@@ -1,4 +1,4 @@
-"""Take a stream of events in, one a line: a transaction for each batch of lines, and never more than one batch held."""
+"""Ingest of NDJSON streams: a transaction for each batch of lines, and never more than one batch in memory."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from datetime import datetime
 import msgspec
 
 from kernel import ApiError, StreamBody, TooLargeError
-from plugins.observability.ingest.batch import Ingest, Limits
-from plugins.observability.ingest.lines import decode_lines
-from plugins.observability.model import IngestQuery, IngestResult, ItemError
+from plugins.observability.ingest.decode import decode_lines
+from plugins.observability.ingest.service import IngestLimits, IngestService
+from plugins.observability.models import IngestQuery, IngestResult, ItemError
 
 NDJSON = frozenset({"application/x-ndjson", "application/jsonlines"})
 LINE_MAX_BYTES = 1024 * 1024
-# A batch of long lines ends here, so that memory depends on no client.
+# A batch of long lines ends here, so that memory does not depend on the client.
 BATCH_MAX_BYTES = 8 * 1024 * 1024
 
 
-class _Lines(msgspec.Struct):
-    """Lines that go into one transaction, with their places in the stream."""
+class _LineBatch(msgspec.Struct):
+    """Lines that go into one transaction, with their positions in the stream."""
 
     indexes: list[int] = []
     lines: list[bytes] = []
     size_bytes: int = 0
 
 
-class _Settled:
-    """What became of the batches so far.
+class _StreamTotals:
+    """The sum over the batches that are stored.
 
     Args:
-        errors_max: How many errors to keep.
+        errors_max: How many errors to list.
     """
 
     def __init__(self, errors_max: int) -> None:
@@ -40,7 +40,12 @@ class _Settled:
         self._inserted = self._duplicates = self._rejected = self._capped = self._lines = 0
 
     def add(self, result: IngestResult, lines: int) -> None:
-        """Add a batch that is stored, which ends after so many lines of the stream."""
+        """Add a batch that is stored.
+
+        Args:
+            result: Its outcome.
+            lines: How many lines of the stream have been read with it.
+        """
         self._inserted += result.inserted
         self._duplicates += result.duplicates
         self._rejected += result.rejected
@@ -49,7 +54,7 @@ class _Settled:
         self._lines = lines
 
     def counts(self) -> dict[str, int]:
-        """Return what a sender needs to go on from here."""
+        """Return what a sender needs to resume from here."""
         return {
             "inserted": self._inserted,
             "duplicates": self._duplicates,
@@ -59,57 +64,58 @@ class _Settled:
         }
 
     def result(self) -> IngestResult:
-        """Return the answer to a stream that came to its end."""
+        """Return the response to a stream that was read to its end."""
         return IngestResult(self._inserted, self._duplicates, self._rejected, self._errors, self._capped)
 
 
 class StreamIngest:
-    """Takes streams of events in.
+    """Stores streams of events.
 
     Args:
         ingest: Stores the batches.
         now: The clock.
     """
 
-    def __init__(self, ingest: Ingest, now: Callable[[], datetime]) -> None:
+    def __init__(self, ingest: IngestService, now: Callable[[], datetime]) -> None:
         self._ingest = ingest
         self._now = now
 
-    def take(self, body: StreamBody, query: IngestQuery, key: str | None = None) -> IngestResult:
+    def ingest_stream(self, body: StreamBody, query: IngestQuery, idempotency_key: str | None = None) -> IngestResult:
         """Store the valid lines of a stream, ``batch_size`` of them in a transaction.
 
-        What must be whole, ``strict``, and what must be told from a replay by its content, ``key``, cannot be
-        forgotten batch by batch; so there ``max_events`` limits the stream, which is unlimited otherwise.
+        The length of a stream is unlimited, except that ``max_events`` applies if it is given, and where events must be
+        remembered beyond their batch: under ``strict`` and under an idempotency key.
 
         Args:
             body: One event a line.
-            query: Lowers limits. ``strict`` makes one transaction of the whole stream.
-            key: The request's ``Idempotency-Key``.
+            query: Lowers limits. ``strict`` makes the whole stream one transaction.
+            idempotency_key: Of the request.
 
         Raises:
-            ApiError: As ``Ingest.take``, or as reading the body. Batches before the one it happened in stay stored;
-                ``inserted``, ``duplicates`` and ``rejected`` count those, ``lines`` says where they end.
+            ApiError: As of ``IngestService.ingest_json``, or of reading the body. The batches before the failed one
+                stay stored: ``inserted``, ``duplicates`` and ``rejected`` count them, ``lines`` says where they end.
         """
-        limits = self._ingest.lowered(query)
-        is_limited = query.strict or key is not None or query.max_events is not None
+        limits = self._ingest.limits_of(query)
+        is_limited = query.strict or idempotency_key is not None or query.max_events is not None
         lines = body.lines(LINE_MAX_BYTES)
-        batches = _batches(lines, limits, is_limited=is_limited, is_whole=query.strict)
-        settled = _Settled(limits.max_errors)
+        totals = _StreamTotals(limits.max_errors)
         seen: Counter[bytes] = Counter()
         try:
-            for batch in batches:
+            for batch in _batches(lines, limits, is_limited=is_limited, is_whole=query.strict):
                 decoded = decode_lines(batch.lines, batch.indexes, self._now())
-                result = self._ingest.store(decoded, limits, strict=query.strict, key=key, seen=seen)
-                settled.add(result, batch.indexes[-1] + 1)
+                result = self._ingest.ingest(
+                    decoded, limits, strict=query.strict, idempotency_key=idempotency_key, seen=seen
+                )
+                totals.add(result, batch.indexes[-1] + 1)
         except ApiError as ex:
-            ex.extra = {**settled.counts(), **ex.extra}
+            ex.extra = {**totals.counts(), **ex.extra}
             raise
-        return settled.result()
+        return totals.result()
 
 
-def _batches(lines: Iterable[bytes], limits: Limits, *, is_limited: bool, is_whole: bool) -> Iterator[_Lines]:
-    """Gather lines into batches; blank ones count as places only."""
-    batch = _Lines()
+def _batches(lines: Iterable[bytes], limits: IngestLimits, *, is_limited: bool, is_whole: bool) -> Iterator[_LineBatch]:
+    """Gather lines into batches. Blank lines are skipped, but count in positions."""
+    batch = _LineBatch()
     count = 0
     for index, line in enumerate(lines):
         if not line or line.isspace():
@@ -123,6 +129,6 @@ def _batches(lines: Iterable[bytes], limits: Limits, *, is_limited: bool, is_who
         is_full = len(batch.lines) == limits.batch_size or batch.size_bytes >= BATCH_MAX_BYTES
         if is_full and not is_whole:
             yield batch
-            batch = _Lines()
+            batch = _LineBatch()
     if batch.lines:
         yield batch

@@ -19,8 +19,7 @@ from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
 from kernel import ConflictError, Database, UnavailableError, load_queries
-from plugins.observability.ids import LOWEST_TAIL, make_id
-from plugins.observability.ingest.rows import unix_us
+from plugins.observability.event_ids import LOWEST_SUFFIX, make_event_id, unix_us
 from plugins.observability.resolution import DAY, Resolution, floor
 from plugins.observability.retention.plan import PlannedRemoval, plan_removal
 from plugins.observability.retention.watermark import FOREVER, RetentionLimits
@@ -187,7 +186,7 @@ class Retention:
         for day in self._days("oldest_event", before, lambda: on_step("events")):
             report.events += self._delete(["delete_events"], day, min(day + DAY, before))
         with self._db.transaction(_STATEMENT_TIMEOUT_S) as connection:
-            values = {"before": before, "first_id": make_id(unix_us(before) // 1000, LOWEST_TAIL)}
+            values = {"before": before, "first_id": make_event_id(unix_us(before) // 1000, LOWEST_SUFFIX)}
             report.moved += connection.execute(QUERIES["delete_moved"], values).rowcount
 
     def _delete_rollups(self, report: RetentionReport, on_step: OnStep) -> None:

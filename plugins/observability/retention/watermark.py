@@ -8,7 +8,7 @@ from datetime import datetime
 import msgspec
 
 from kernel import InvalidError
-from plugins.observability.model import Messages
+from plugins.observability.models import Messages
 from plugins.observability.resolution import BEGINNING, DAY, Resolution, floor
 
 FOREVER = 0

@@ -25,7 +25,7 @@ from psycopg.conninfo import make_conninfo
 from kernel.app import Tiercel
 from kernel.embedded.server import EmbeddedServer
 from kernel.testing import Client, create_database, drop_database, make_configuration, running
-from tests.plugins.observability.inserting import copy_by_statements
+from tests.plugins.observability.copy_emulation import emulate_copy
 
 MODULES = os.environ.get("TIERCEL_TEST_PGLITE")
 POSTGRES_URL = os.environ.get("TIERCEL_TEST_POSTGRES_URL")
@@ -57,7 +57,7 @@ class TestedEngine(msgspec.Struct, frozen=True):
         """Create a new, migrated database, and drop it afterwards; yield its connection string."""
         with ExitStack() as stack:
             if self.one_session:
-                copy_by_statements(stack.enter_context(pytest.MonkeyPatch.context()))
+                emulate_copy(stack.enter_context(pytest.MonkeyPatch.context()))
             yield stack.enter_context(self.make_database())
 
     def settings(self, url: str) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Two ways lead into the store, a fast one and a patient one: whatever comes, both do the same with it."""
+"""The fast path and the slow path of ingest accept and reject the same events, and read the same values from them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import hypothesis
 from hypothesis import strategies as st
 
 from kernel.testing import Client
-from plugins.observability.ingest.decoding import decode_batch, decode_item
-from plugins.observability.ingest.preparing import prepare
-from plugins.observability.ingest.rows import unix_us
-from plugins.observability.ingest.validation import validate_event
+from plugins.observability.event_ids import unix_us
+from plugins.observability.ingest.decode import decode_batch, decode_fields
+from plugins.observability.ingest.normalize import normalize
+from plugins.observability.ingest.validate import validate_event
 from tests.plugins.observability.engines import every_engine
 from tests.plugins.observability.events import ROOT, make_event, post_bytes
 from tests.plugins.observability.strategies import NOW, any_events, any_items, good_events
@@ -21,26 +21,26 @@ from tests.plugins.observability.strategies import NOW, any_events, any_items, g
 pytestmark = every_engine
 
 
-def by_the_batch(content: bytes) -> dict[str, Any] | None:
-    batch = decode_batch(b"[" + content + b"]", 1, NOW)
-    prepared, late = prepare(batch.indexes, batch.events, NOW)
-    assert len(prepared.events) + len(batch.errors) + len(late) == 1
-    assert all(error.errors for error in [*batch.errors, *late])
-    if not prepared.events:
+def fast_path(content: bytes) -> dict[str, Any] | None:
+    decoded = decode_batch(b"[" + content + b"]", 1, NOW)
+    batch, invalid = normalize(decoded.indexes, decoded.events, NOW)
+    assert len(batch.events) + len(decoded.errors) + len(invalid) == 1
+    assert all(error.errors for error in [*decoded.errors, *invalid])
+    if not batch.events:
         return None
-    (event,) = prepared.events
-    return described(event, prepared.keys[0], prepared.times_us[0], bytes(event.tags))
+    (event,) = batch.events
+    return as_dict(event, batch.series_keys[0], batch.times_us[0], bytes(event.tags))
 
 
-def by_itself(content: bytes) -> dict[str, Any] | None:
-    event, messages = validate_event(decode_item(content), NOW)
+def slow_path(content: bytes) -> dict[str, Any] | None:
+    event, messages = validate_event(decode_fields(content), NOW)
     assert (event is None) == bool(messages)
     if event is None:
         return None
-    return described(event, (event.service, event.endpoint, event.method), unix_us(event.time), bytes(event.tags))
+    return as_dict(event, (event.service, event.endpoint, event.method), unix_us(event.time), bytes(event.tags))
 
 
-def described(event: Any, key: tuple[str, str, str], time_us: int, tags: bytes) -> dict[str, Any]:
+def as_dict(event: Any, key: tuple[str, str, str], time_us: int, tags: bytes) -> dict[str, Any]:
     return {
         "key": key,
         "time_us": time_us,
@@ -52,21 +52,21 @@ def described(event: Any, key: tuple[str, str, str], time_us: int, tags: bytes) 
 
 @hypothesis.settings(max_examples=500)
 @hypothesis.given(item=any_items)
-def test_both_ways_take_and_refuse_the_same(item: Any) -> None:
+def test_both_paths_accept_and_reject_the_same_items(item: Any) -> None:
     content = json.dumps(item).encode()
 
-    assert by_the_batch(content) == by_itself(content)
+    assert fast_path(content) == slow_path(content)
 
 
 @hypothesis.settings(max_examples=300)
 @hypothesis.given(event=any_events, field=st.sampled_from(sorted(make_event())), junk=st.binary(max_size=6))
-def test_both_ways_take_and_refuse_the_same_bytes(event: dict[str, Any], field: str, junk: bytes) -> None:
+def test_both_paths_accept_and_reject_the_same_bytes(event: dict[str, Any], field: str, junk: bytes) -> None:
     quoted = junk.replace(b"\\", b"").replace(b'"', b"")
     quoted = bytes(byte for byte in quoted if byte >= 0x20)
     text = json.dumps(event, ensure_ascii=False).encode("utf-8", "surrogatepass")
     content = text[:-1] + b',"' + field.encode() + b'":"' + quoted + b'"}'
 
-    assert by_the_batch(content) == by_itself(content)
+    assert fast_path(content) == slow_path(content)
 
 
 @hypothesis.settings(max_examples=40)
@@ -81,7 +81,7 @@ def test_every_item_is_either_stored_as_it_was_sent_or_rejected(shared: Client, 
     result = answer.json()
     rejected = [error["index"] for error in result["errors"]]
     assert (result["rejected"], result["inserted"]) == (len(rejected), len(items) - len(rejected))
-    sent = [by_itself(json.dumps(item).encode()) for index, item in enumerate(items) if index not in rejected]
+    sent = [slow_path(json.dumps(item).encode()) for index, item in enumerate(items) if index not in rejected]
     found = [read_back(shared, event_id) for event_id in ids(shared) - before]
     assert all(event in found for event in sent)
     assert len(found) == len(sent)
@@ -102,7 +102,7 @@ def test_no_body_breaks_the_service(shared: Client, body: str) -> None:
 
 
 def ids(client: Client) -> set[str]:
-    """Return the ids of all events, and forget none: pages are 1,000 long."""
+    """Return the ids of all events, page by page."""
     found: set[str] = set()
     url = f"{ROOT}?page_size=1000&cursor="
     while url:

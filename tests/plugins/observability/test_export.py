@@ -18,7 +18,7 @@ import pytest
 from kernel import Database, UnavailableError
 from kernel.testing import Client
 from plugins.observability.export import EventScanner, ExportQuery, ExportRoutes, FormatName
-from plugins.observability.model import FilterQuery
+from plugins.observability.models import FilterQuery
 from tests.conftest import Serve
 from tests.plugins.observability.analytics.factories import ingest, random_events
 from tests.plugins.observability.engines import every_engine, every_server

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from plugins.observability.commands import service_name
-from plugins.observability.importing.logfiles import CHUNK_BYTES, LogFile
-from plugins.observability.importing.occurrences import Occurrences
+from plugins.observability.commands import service_of_file
+from plugins.observability.importer.files import CHUNK_BYTES, LogFile
+from plugins.observability.importer.service import LineIds
 
 Pack = Callable[[bytes], bytes]
 
@@ -108,21 +108,21 @@ def test_progress_counts_the_bytes_of_the_file() -> None:
 
 def test_identical_lines_are_told_apart_the_same_way_every_time() -> None:
     lines = [b"a", b"b", b"a", b"a"]
-    first, second = Occurrences(), Occurrences()
+    first, second = LineIds(), LineIds()
 
-    tails = [first.tail("shop", line) for line in lines]
+    suffixes = [first.next_suffix("shop", line) for line in lines]
 
-    assert len(set(tails)) == 4
-    assert [second.tail("shop", line) for line in lines] == tails
+    assert len(set(suffixes)) == 4
+    assert [second.next_suffix("shop", line) for line in lines] == suffixes
 
 
 def test_services_do_not_share_events() -> None:
-    assert Occurrences().tail("shop", b"a") != Occurrences().tail("till", b"a")
+    assert LineIds().next_suffix("shop", b"a") != LineIds().next_suffix("till", b"a")
 
 
 def test_only_so_many_lines_are_remembered() -> None:
-    occurrences = Occurrences(remembered=2)
-    seen = [occurrences.tail("shop", line) for line in (b"a", b"b", b"a", b"c", b"a", b"b")]
+    ids = LineIds(remembered=2)
+    seen = [ids.next_suffix("shop", line) for line in (b"a", b"b", b"a", b"c", b"a", b"b")]
 
     assert seen[5] == seen[1]
     assert len({seen[0], seen[2], seen[4]}) == 3
@@ -145,4 +145,4 @@ def test_only_so_many_lines_are_remembered() -> None:
     ],
 )
 def test_a_service_is_named_after_its_file_however_that_is_rotated(file: str, service: str) -> None:
-    assert service_name(file) == service
+    assert service_of_file(file) == service

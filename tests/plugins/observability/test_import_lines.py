@@ -12,10 +12,16 @@ from apachelogs import COMBINED, COMMON
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.observability.importing.accesslog import ACCESS_LINE_MAX_BYTES, LineParser, RefusedLineError
-from plugins.observability.importing.lineformats import JSON, detect, make_parser
-from plugins.observability.ingest.preparing import prepare
-from plugins.observability.model import EventIn
+from plugins.observability.importer.parsers import (
+    ACCESS_LINE_MAX_BYTES,
+    JSON,
+    LineParser,
+    RefusedLineError,
+    detect_format,
+    make_parser,
+)
+from plugins.observability.ingest.normalize import normalize
+from plugins.observability.models import EventIn
 from tests.plugins.observability.accesslogs import AGENT, START, combined_line, common_line
 from tests.plugins.observability.events import make_event
 
@@ -191,7 +197,7 @@ def test_a_hostile_line_takes_no_time_to_speak_of(line: bytes) -> None:
     ],
 )
 def test_the_format_is_the_one_that_most_lines_have(lines: list[bytes], name: str) -> None:
-    assert detect(lines) == name
+    assert detect_format(lines) == name
 
 
 @pytest.mark.parametrize("name", ["apache", '%h "%r" %s', "%t %r", "%Q %t %s", "%"])
@@ -256,10 +262,10 @@ def test_any_line_is_an_event_that_can_be_stored_or_refused(line: bytes, parser:
     except RefusedLineError:
         return
 
-    prepared, errors = prepare([0], [event], NOW)
+    batch, errors = normalize([0], [event], NOW)
 
     texts = "".join([event.service, event.endpoint, event.method, event.user_ref or ""])
-    assert len(prepared.events) + len(errors) == 1
+    assert len(batch.events) + len(errors) == 1
     assert "\x00" not in texts
     assert texts.encode()
     assert b"\\u0000" not in bytes(event.tags).replace(b"\\\\", b"")

@@ -16,9 +16,8 @@ from click.testing import CliRunner
 from kernel.app import Tiercel
 from kernel.cli.serve import create_demo_data
 from kernel.testing import Client, make_configuration
-from plugins.observability.demo import traffic
-from plugins.observability.model import EventIn
-from plugins.observability.seed import DEMO_DAYS, DEMO_EVENTS
+from plugins.observability.models import EventIn
+from plugins.observability.seed import DEMO_DAYS, DEMO_EVENTS, generate_traffic
 from tests.conftest import Serve
 from tests.plugins.observability.events import create, stored_count
 
@@ -27,7 +26,7 @@ END = datetime(2026, 3, 1, 12, 34, 56, tzinfo=UTC)
 
 def made(count: int = DEMO_EVENTS, days: int = DEMO_DAYS, random_seed: int = 1) -> list[EventIn]:
     """Make demo events."""
-    return list(traffic(count, END, days, Random(random_seed)))
+    return list(generate_traffic(count, END, days, Random(random_seed)))
 
 
 def run_seed(client: Client, *arguments: str) -> Any:

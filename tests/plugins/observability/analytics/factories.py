@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from kernel.testing import Client, Result
-from plugins.observability.parts import Parts, make_parts
+from plugins.observability.container import Container, make_container
 from tests.plugins.observability.events import ROOT, make_event, post_ingest
 
 # Of random events.
@@ -19,9 +19,9 @@ WINDOW = "start=2025-12-10&end=2025-12-13"
 HOURS = 96
 
 
-def parts_of(client: Client) -> Parts:
+def parts_of(client: Client) -> Container:
     """Return the parts of the plugin in a service."""
-    return client.service.registry.services["observability"].once(make_parts)
+    return client.service.registry.services["observability"].once(make_container)
 
 
 def random_events(count: int, days: int = 3, seed: int = 1) -> list[dict[str, Any]]:

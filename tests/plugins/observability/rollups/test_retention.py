@@ -47,7 +47,7 @@ def exact(answer: dict[str, Any]) -> dict[str, Any]:
 def test_answers_about_whole_hours_and_days_stay_the_same(serve: Serve) -> None:
     client = serve(observability=keeping(raw_days=2, hourly_days=4))
     # As if the events had been ingested in time.
-    parts_of(client).writer._watermark._limits = RetentionLimits()
+    parts_of(client).ingest._watermark._limits = RetentionLimits()
     store_six_days(client)
     start = today() - 6 * DAY
     windows = [f"start={start.isoformat()}", f"start={(start + DAY).date()}&end={(start + 3 * DAY).date()}"]

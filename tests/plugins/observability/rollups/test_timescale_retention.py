@@ -20,7 +20,7 @@ def with_events(serve: Serve, *days_ago: int) -> Client:
     """Start a service with events of some days and clean rollups, which has not applied its limits yet."""
     client = serve(observability=keeping(raw_days=10, hourly_days=30, daily_days=100))
     # As if the events had been ingested in time.
-    parts_of(client).writer._watermark._limits = RetentionLimits()
+    parts_of(client).ingest._watermark._limits = RetentionLimits()
     store_at(client, *(today() - days * DAY for days in days_ago))
     parts_of(client).rollups.refresh()
     return client

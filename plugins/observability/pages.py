@@ -1,4 +1,4 @@
-"""Pages of the list of request logs, numbered or by cursor."""
+"""Pages of the list of request logs: by number, or by cursor."""
 
 from __future__ import annotations
 
@@ -6,16 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from kernel import (
-    Cursor,
-    InvalidError,
-    Page,
-    Request,
-    cursor_page,
-    numbered_page,
-    page_size_of,
-    read_cursor,
-)
+from kernel import InvalidError, Page, Request, cursor_page, numbered_page, page_size_of, read_cursor
 from plugins.observability.filters import (
     Conditions,
     key_values,
@@ -25,7 +16,7 @@ from plugins.observability.filters import (
     validate_filters,
     with_tie_breaker,
 )
-from plugins.observability.model import Event, ListQuery
+from plugins.observability.models import Event, ListQuery
 from plugins.observability.store import EventStore
 
 _KEY_TYPES: dict[str, type] = {
@@ -39,13 +30,13 @@ _KEY_TYPES: dict[str, type] = {
 }
 
 
-class Listing:
+class EventPages:
     """Lists events a page at a time.
 
     Args:
         store: The events.
-        page_size: Items of a page where the client does not say.
-        page_size_max: The most a client may ask for.
+        page_size: Items of a page by default.
+        page_size_max: The most items a client may ask for.
     """
 
     def __init__(self, store: EventStore, page_size: int, page_size_max: int) -> None:
@@ -54,11 +45,11 @@ class Listing:
         self._page_size_max = page_size_max
 
     def page(self, request: Request, query: ListQuery) -> Page[Event]:
-        """Return the page a client asks for: by number, or by cursor if the parameter ``cursor`` is there.
+        """Return the page a client asks for: by cursor if the parameter ``cursor`` is given, by number otherwise.
 
         Raises:
             InvalidError: A parameter is wrong; names it.
-            NotFoundError: A page beyond the last.
+            NotFoundError: The page is beyond the last.
         """
         validate_filters(query)
         size = page_size_of(query.page_size, self._page_size, self._page_size_max)
@@ -66,17 +57,17 @@ class Listing:
         conditions = self._store.conditions(query)
         count = self._count(query, conditions)
         if query.cursor is None:
-            return self._numbered(request, query.page, size, ordering, conditions, count)
+            return self._page_by_number(request, query.page, size, ordering, conditions, count)
         if query.page != 1:
             raise InvalidError(errors={"page": ["A page has a number or a cursor, not both."]})
-        return self._by_cursor(request, query.cursor, size, ordering, conditions, count)
+        return self._page_by_cursor(request, query.cursor, size, ordering, conditions, count)
 
     def _count(self, query: ListQuery, conditions: Conditions) -> int | None:
         if query.count == "none":
             return None
         return self._store.count(conditions) if query.count == "exact" else self._store.estimate(conditions)
 
-    def _numbered(
+    def _page_by_number(
         self,
         request: Request,
         page: int,
@@ -86,13 +77,13 @@ class Listing:
         count: int | None,
     ) -> Page[Event]:
         order = order_by(with_tie_breaker(ordering))
-        # One more than the page holds tells whether there is a next one, whatever the count says.
+        # One event more than the page holds tells whether there is a next page, whatever the count says.
         events = self._store.list(conditions, order, size + 1, (page - 1) * size)
         return numbered_page(
             request, events[:size], page=page, page_size=size, count=count, has_next=len(events) > size
         )
 
-    def _by_cursor(
+    def _page_by_cursor(
         self,
         request: Request,
         text: str,
@@ -102,28 +93,23 @@ class Listing:
         count: int | None,
     ) -> Page[Event]:
         keys = with_tie_breaker(ordering)
-        cursor = _read(text, ordering, keys)
+        name = ",".join(ordering)
+        cursor = read_cursor(text, name, [_KEY_TYPES[column] for column, _ in keys])
         backwards = cursor is not None and cursor.backwards
         if cursor is not None:
+            if any(isinstance(value, str) and "\x00" in value for value in cursor.values):
+                raise InvalidError(errors={"cursor": ["Null characters are not allowed."]})
             after = keyset(keys, cursor.values, backwards=backwards)
             conditions = Conditions(conditions.parts + after.parts, conditions.values | after.values)
         events = self._store.list(conditions, order_by(keys, backwards=backwards), size + 1)
         if backwards:
             events.reverse()
-
         return cursor_page(
             request,
             events,
             cursor=cursor,
             page_size=size,
-            ordering=",".join(ordering),
+            ordering=name,
             keys_of=lambda event: key_values(event, keys),
             count=count,
         )
-
-
-def _read(text: str, ordering: Sequence[str], keys: Sequence[tuple[str, bool]]) -> Cursor | None:
-    cursor = read_cursor(text, ",".join(ordering), [_KEY_TYPES[name] for name, _ in keys])
-    if cursor is not None and any(isinstance(value, str) and "\x00" in value for value in cursor.values):
-        raise InvalidError(errors={"cursor": ["Null characters are not allowed."]})
-    return cursor

@@ -9,21 +9,21 @@ from typing import BinaryIO
 from kernel import DecompressionError, decompress
 
 CHUNK_BYTES = 256 * 1024
-# Of a longer line only so much is kept, which is enough to refuse it.
-LINE_KEPT_BYTES = 2 * 1024 * 1024
+# A longer line is truncated, to a length at which parsers still refuse it.
+LINE_MAX_BYTES = 2 * 1024 * 1024
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
 class LogFile:
-    """One file, read once.
+    """A file that is read once.
 
     Args:
         stream: Opened for reading bytes.
-        on_read: Told how many bytes were read, of the compressed ones if it is compressed.
+        on_read: Called with the number of bytes read: compressed ones, if the file is compressed.
 
     Attributes:
-        problem: Why reading ended before the end of the file; None if it did not. Known after the last line.
-        complete: False once a line was given that has no end.
+        problem: Why reading stopped before the end of the file; None if it did not. Set after the last line.
+        complete: False once a line without a line end was returned.
     """
 
     def __init__(self, stream: BinaryIO, on_read: Callable[[float], None]) -> None:
@@ -33,12 +33,12 @@ class LogFile:
         self.complete = True
 
     def lines(self) -> Iterator[bytes]:
-        """Read the lines, without their ends."""
+        """Read the lines, without their line ends."""
         rest = b""
         try:
             for chunk in self._contents():
                 lines = (rest + chunk).split(b"\n")
-                rest = lines.pop()[:LINE_KEPT_BYTES]
+                rest = lines.pop()[:LINE_MAX_BYTES]
                 for line in lines:
                     yield line.removesuffix(b"\r")
         except (OSError, DecompressionError) as ex:
@@ -51,7 +51,7 @@ class LogFile:
         chunks = self._chunks()
         first = next(chunks, b"")
         if first.startswith(_GZIP_MAGIC):
-            # Log files are put together of several members, and padded with zeros.
+            # Files that were concatenated or appended to have several members, perhaps padded with zeros.
             yield from decompress(chain((first,), chunks), "gzip", allow_padding=True)
         else:
             yield first

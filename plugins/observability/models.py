@@ -1,4 +1,4 @@
-"""Request logs as Structs: what comes in, what is stored, what goes out."""
+"""Request logs as Structs: what clients send, what is stored, what is returned."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from uuid import UUID
 
 import msgspec
 
+# In characters.
 SERVICE_MAX = 100
 ENDPOINT_MAX = 255
 METHOD_MAX = 20
@@ -30,16 +31,16 @@ class EventIn(msgspec.Struct, gc=False):
     """A request log as clients send it; unknown fields are ignored.
 
     Args:
-        time: When the request happened; without an offset it is UTC.
+        time: When the request happened; UTC unless it has an offset.
         service: The service that answered.
         endpoint: The path or route it answered on.
         method: HTTP method.
         status_code: HTTP status.
         latency_ms: How long it took, in ms.
-        trace_id: Identifier of the trace it belongs to.
-        user_ref: Whoever asked, in the sender's terms.
-        tags: A JSON object, kept as it is.
-        event_id: The sender's own id of the event: sent again with the same time, it is stored once.
+        trace_id: The trace it belongs to.
+        user_ref: The user who sent the request, as the sender calls them.
+        tags: A JSON object, stored unchanged.
+        event_id: The sender's own id of the event. An event sent again with the same id and time is stored once.
     """
 
     time: datetime
@@ -58,7 +59,7 @@ class Event(msgspec.Struct, frozen=True):
     """A stored request log.
 
     Args:
-        id: A UUIDv7; its first 48 bits are the ``time`` the event came with, in ms.
+        id: A UUIDv7; its first 48 bits are the ``time`` the event was sent with, in ms.
     """
 
     id: UUID
@@ -77,10 +78,10 @@ Messages = Mapping[str, Sequence[str]]
 
 
 class ItemError(msgspec.Struct, frozen=True):
-    """What is wrong with one item of a batch.
+    """Why one item of a batch is rejected.
 
     Args:
-        index: Its place in the batch, from 0.
+        index: Position of the item in the batch, from 0.
         errors: Messages by field.
     """
 
@@ -89,14 +90,15 @@ class ItemError(msgspec.Struct, frozen=True):
 
 
 class IngestResult(msgspec.Struct, frozen=True):
-    """What became of a batch.
+    """The outcome of a batch. ``inserted``, ``duplicates`` and ``rejected`` add up to the items that were sent.
 
     Args:
-        inserted: Items that are stored by this request, for good.
-        duplicates: Items that were stored before. With the two others, this makes what was sent.
+        inserted: Items that this request stored.
+        duplicates: Items that were stored before.
         rejected: Items that are not stored.
-        errors: The first ``max_errors`` of the rejected, in order.
-        capped: Items, not rejected, that went to endpoint ``__other__``: the account has all the series it may have.
+        errors: The first ``max_errors`` of the rejected items, in order.
+        capped: Items, inserted or duplicate, that belong to endpoint ``__other__`` because the account has reached
+            its maximum of series.
     """
 
     inserted: int
@@ -107,13 +109,13 @@ class IngestResult(msgspec.Struct, frozen=True):
 
 
 class IngestQuery(msgspec.Struct, frozen=True):
-    """Parameters of ingest. Each may only lower the setting of that name.
+    """Query parameters of ingest. Each may only lower the setting of the same name.
 
     Args:
         strict: Store nothing unless every item is valid.
         batch_size: Rows sent to the database at a time.
-        max_events: More items than this are refused with 413.
-        max_errors: How many errors the answer lists; 0 for counts only.
+        max_events: A request with more items than this is answered with 413.
+        max_errors: How many errors the response lists; 0 for counts only.
     """
 
     strict: bool = False
@@ -122,16 +124,8 @@ class IngestQuery(msgspec.Struct, frozen=True):
     max_errors: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
-class Identity(msgspec.Struct, frozen=True):
-    """Filters by what a request was: compared without case where None does not switch them off."""
-
-    service: str | None = None
-    endpoint: str | None = None
-    method: str | None = None
-
-
 class FilterQuery(msgspec.Struct, frozen=True):
-    """Which events, and in which order."""
+    """Query parameters that select and order events."""
 
     service: str | None = None
     endpoint: str | None = None
@@ -149,7 +143,7 @@ class FilterQuery(msgspec.Struct, frozen=True):
 
 
 class ListQuery(FilterQuery, frozen=True):
-    """Parameters of the list: filters, order, page."""
+    """Query parameters of the list: filters, order and page."""
 
     page: Annotated[int, msgspec.Meta(ge=1, le=INT32_MAX)] = 1
     page_size: Annotated[int, msgspec.Meta(ge=1)] | None = None

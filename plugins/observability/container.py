@@ -1,0 +1,61 @@
+"""The objects of this plugin, constructed and wired together once for a process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+import msgspec
+
+from kernel import Cache, Services
+from plugins.observability.analytics.service import AnalyticsService
+from plugins.observability.ingest.service import IngestService
+from plugins.observability.ledger import Ledger
+from plugins.observability.partitions import Partitions
+from plugins.observability.retention.apply import Retention
+from plugins.observability.retention.watermark import IngestWatermark
+from plugins.observability.rollups.refresh import Rollups
+from plugins.observability.series import SeriesDictionary, SeriesKey
+from plugins.observability.settings import ObservabilitySettings
+from plugins.observability.store import EventStore
+from plugins.observability.templates import Templates
+
+
+class Container(msgspec.Struct, frozen=True):
+    """What routes, commands, jobs and the log of the service's own requests share."""
+
+    settings: ObservabilitySettings
+    store: EventStore
+    ingest: IngestService
+    ledger: Ledger
+    analytics: AnalyticsService
+    rollups: Rollups
+    retention: Retention
+    templates: Templates
+    now: Callable[[], datetime]
+
+
+def make_container(services: Services) -> Container:
+    """Construct the objects. Called through ``services.once``."""
+    db, now = services.db, services.clock.now
+    settings = services.settings(ObservabilitySettings)
+    cache: Cache[SeriesKey, int] = services.cache.create("observability.series", settings.series_cache_items)
+    series = SeriesDictionary(db, cache, settings.series_max)
+    partitions = Partitions(db)
+    watermark = IngestWatermark(settings.limits, now)
+    templates = Templates(settings.templates)
+    request_templates = templates if settings.template_ingest else None
+    ingest = IngestService(db, series, partitions, watermark, settings, now, request_templates)
+    services.provide_statistics(ingest.figures)
+    rollups = Rollups(db)
+    return Container(
+        settings=settings,
+        store=EventStore(db, series, partitions, watermark, request_templates),
+        ingest=ingest,
+        ledger=Ledger(db, now),
+        analytics=AnalyticsService(db, now, lambda slug: services.applications.find(slug).services),
+        rollups=rollups,
+        retention=Retention(db, rollups, settings.limits, settings.ledger_days, now),
+        templates=templates,
+        now=now,
+    )

@@ -1,0 +1,1 @@
+"""Import of log files: lines to events, without duplicates however often a file is imported."""

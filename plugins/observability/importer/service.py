@@ -1,0 +1,209 @@
+"""Import log files: read lines, parse them into events, store these in batches.
+
+The id of an event is derived from its service, its line, and how many identical lines precede it in the file. So a file
+can be imported again after it grew, was renamed or compressed, and nothing is stored twice. Two files of one service
+that contain the same line share its event.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from itertools import chain, islice
+from typing import BinaryIO
+
+import msgspec
+
+from plugins.observability.event_ids import IdSuffix, derive_suffix
+from plugins.observability.importer.files import LogFile
+from plugins.observability.importer.parsers import (
+    AUTO,
+    DETECTION_LINES,
+    LineParser,
+    RefusedLineError,
+    detect_format,
+    join_messages,
+    make_parser,
+)
+from plugins.observability.ingest.normalize import normalize
+from plugins.observability.ingest.service import IngestService
+from plugins.observability.models import EventIn
+from plugins.observability.templates import Templates
+
+OnRead = Callable[[float], None]
+SENDER = "import"
+SHOWN_MAX = 5
+# Takes some 200 MB. Identical lines of a log are close to each other: they share their second.
+REMEMBERED_LINES = 1_000_000
+_DIGEST_BYTES = 16
+
+
+class RefusedLine(msgspec.Struct, frozen=True):
+    """A line that is no event.
+
+    Args:
+        line: Its number, from 1.
+        reason: What is wrong; the same for all lines with this fault.
+        detail: What is special about this one.
+    """
+
+    line: int
+    reason: str
+    detail: str = ""
+
+
+class FileReport(msgspec.Struct):
+    """The outcome of a file.
+
+    Args:
+        file: Its name as given.
+        format: As given, or as detected.
+        lines: How many lines it has, blank ones not counted.
+        inserted: Lines whose events are stored now.
+        duplicates: Lines whose events were stored before.
+        refused: The other lines.
+        capped: Lines, inserted or duplicate, whose events went to ``__other__``; see ``series``.
+        reasons: How many lines were refused, by reason.
+        shown: The first refused lines.
+        problem: Why the file could not be read, or not to its end.
+    """
+
+    file: str
+    format: str = AUTO
+    lines: int = 0
+    inserted: int = 0
+    duplicates: int = 0
+    refused: int = 0
+    capped: int = 0
+    reasons: Counter[str] = msgspec.field(default_factory=Counter)
+    shown: list[RefusedLine] = msgspec.field(default_factory=list)
+    problem: str | None = None
+
+    def refuse(self, refused: RefusedLine) -> None:
+        """Count a line that is no event."""
+        self.refused += 1
+        self.reasons[refused.reason] += 1
+        if len(self.shown) < SHOWN_MAX:
+            self.shown.append(refused)
+
+
+class LineIds:
+    """Id suffixes for the lines of one file: different for identical lines, and the same in every import.
+
+    If a million different lines separate two identical ones, the second is taken for the first, imported again.
+
+    Args:
+        remembered: How many different lines are remembered.
+    """
+
+    def __init__(self, remembered: int = REMEMBERED_LINES) -> None:
+        self._remembered = remembered
+        self._counts: OrderedDict[bytes, int] = OrderedDict()
+
+    def next_suffix(self, service: str, line: bytes) -> IdSuffix:
+        """Return the id suffix of the next line; see ``event_ids``."""
+        digest = hashlib.blake2b(line, digest_size=_DIGEST_BYTES).digest()
+        count = self._counts.get(digest, 0)
+        self._counts[digest] = count + 1
+        if count:
+            self._counts.move_to_end(digest)
+        elif len(self._counts) > self._remembered:
+            self._counts.popitem(last=False)
+        return derive_suffix(service.encode(), digest, count.to_bytes(8, "big"))
+
+
+class _Batch(msgspec.Struct):
+    """Events that go into one transaction, with the numbers of their lines."""
+
+    line_numbers: list[int] = []
+    events: list[EventIn] = []
+    id_suffixes: list[IdSuffix] = []
+
+
+class Importer:
+    """Imports files one after the other.
+
+    Args:
+        ingest: Stores events.
+        batch_size: Events in one transaction; an import that is interrupted has stored whole batches.
+        now: UTC; events may be a day ahead of it.
+        templates: Applied to endpoints; None leaves them as they are. The ids of events do not depend on it.
+    """
+
+    def __init__(
+        self, ingest: IngestService, batch_size: int, now: datetime, templates: Templates | None = None
+    ) -> None:
+        self._ingest = ingest
+        self._batch_size = batch_size
+        self._now = now
+        self._templates = templates
+
+    def import_file(
+        self,
+        report: FileReport,
+        stream: BinaryIO,
+        on_read: OnRead,
+        *,
+        service: str,
+        json_service: str | None = None,
+    ) -> None:
+        """Import one file.
+
+        Args:
+            report: Names file and format; filled in batch by batch.
+            stream: The file, opened for reading bytes.
+            on_read: Called with the number of bytes of the file that were read.
+            service: The service whose access log it is.
+            json_service: The service of JSON events that have none; None refuses those.
+
+        Raises:
+            UnavailableError: The database is away; earlier batches are stored.
+        """
+        log = LogFile(stream, on_read)
+        numbered = ((number, line) for number, line in enumerate(log.lines(), 1) if line.strip())
+        first = list(islice(numbered, DETECTION_LINES))
+        if report.format == AUTO:
+            report.format = detect_format([line for _, line in first])
+        parser = make_parser(report.format, service=service, json_service=json_service, now=self._now)
+        for batch in self._batches(log, chain(first, numbered), parser, report):
+            self._store(batch, report)
+        report.problem = log.problem
+
+    def _batches(
+        self, log: LogFile, numbered: Iterator[tuple[int, bytes]], parser: LineParser, report: FileReport
+    ) -> Iterator[_Batch]:
+        ids = LineIds()
+        batch = _Batch()
+        for number, line in numbered:
+            report.lines += 1
+            try:
+                event = parser.parse(line, complete=log.complete)
+            except RefusedLineError as ex:
+                report.refuse(RefusedLine(number, ex.reason, ex.detail))
+                continue
+            batch.line_numbers.append(number)
+            batch.events.append(event)
+            batch.id_suffixes.append(ids.next_suffix(event.service, line))
+            if len(batch.events) >= self._batch_size:
+                yield batch
+                batch = _Batch()
+        yield batch
+
+    def _store(self, batch: _Batch, report: FileReport) -> None:
+        normalized, errors = normalize(batch.line_numbers, batch.events, self._now, batch.id_suffixes)
+        stored = self._ingest.store(
+            normalized,
+            sender=SENDER,
+            rejected=errors,
+            batch_size=self._batch_size,
+            # A file that was imported before begins with duplicates.
+            likely_new=report.duplicates == 0,
+            templates=self._templates,
+        )
+        report.inserted += stored.inserted
+        report.duplicates += stored.duplicates
+        report.capped += stored.capped
+        for error in (*errors, *stored.errors):
+            report.refuse(RefusedLine(error.index, join_messages(error.errors)))

@@ -1,1 +1,0 @@
-"""Import log files: lines to events, safely any number of times."""

@@ -1,0 +1,357 @@
+"""Decode events out of JSON: a batch, a line each, or a single one.
+
+The fast path decodes a whole batch by one call of msgspec. Only a batch that msgspec refuses is split into its items,
+and of these only the ones it refuses again are decoded into plain values for ``validate``, field by field: a field that
+cannot be read costs no more than itself.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any, NoReturn
+
+import msgspec
+
+from kernel import InvalidError, MalformedError, TooLargeError
+from plugins.observability.ingest.validate import Undecodable, validate_event
+from plugins.observability.models import EventIn, ItemError, Messages
+
+
+class DecodedBatch(msgspec.Struct):
+    """The items of a batch, decoded. Times and blanks are left to ``normalize``.
+
+    Args:
+        indexes: Position of each event in what was sent.
+        events: The valid events, in order.
+        errors: The other items.
+    """
+
+    indexes: Sequence[int]
+    events: list[EventIn]
+    errors: list[ItemError]
+
+    @property
+    def received(self) -> int:
+        """How many items were sent."""
+        return len(self.events) + len(self.errors)
+
+
+class _Wrapped(msgspec.Struct):
+    events: list[EventIn]
+
+
+class _WrappedRaw(msgspec.Struct):
+    events: list[msgspec.Raw]
+
+
+_EVENT = msgspec.json.Decoder(EventIn)
+_ANY = msgspec.json.Decoder()
+_RAW = msgspec.json.Decoder(msgspec.Raw)
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+# By the first byte of the body.
+_BATCH: dict[bytes, msgspec.json.Decoder[Any]] = {
+    b"[": msgspec.json.Decoder(list[EventIn]),
+    b"{": msgspec.json.Decoder(_Wrapped),
+}
+_RAW_BATCH: dict[bytes, msgspec.json.Decoder[Any]] = {
+    b"[": msgspec.json.Decoder(list[msgspec.Raw]),
+    b"{": msgspec.json.Decoder(_WrappedRaw),
+}
+
+_EXPECTED = 'Expected a list of events or {"events": [...]}.'
+_FIELDS = frozenset(EventIn.__struct_fields__)
+# Everything msgspec raises for a text that it cannot read to its end.
+_DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def decode_batch(content: bytes, events_max: int, now: datetime) -> DecodedBatch:
+    """Decode the body of an ingest request.
+
+    Args:
+        content: JSON: a list of events, or an object with the member ``events``.
+        events_max: The most items it may have.
+        now: UTC; events may be a day ahead of it.
+
+    Raises:
+        MalformedError: It is no JSON.
+        InvalidError: It is neither a list nor such an object.
+        TooLargeError: It has too many items.
+    """
+    first = content.lstrip()[:1]
+    if first not in _BATCH:
+        raise _unexpected(content)
+    if is_storable_text(content):
+        try:
+            events = _unwrap(_BATCH[first].decode(content))
+        except _DECODE_ERRORS:
+            pass  # some item is wrong: decode them one by one
+        else:
+            _ensure_count(len(events), events_max)
+            return DecodedBatch(range(len(events)), events, [])
+    items = _split_batch(content, first)
+    _ensure_count(len(items), events_max)
+    return _decode_items(items, now)
+
+
+def decode_lines(lines: Sequence[bytes], indexes: Sequence[int], now: datetime) -> DecodedBatch:
+    """Decode one event from each line. A line that is no JSON is an error of that line.
+
+    Args:
+        lines: None of them blank.
+        indexes: Position of each in what was sent.
+        now: UTC; events may be a day ahead of it.
+    """
+    events = _decode_all_lines(lines)
+    if events is not None:
+        return DecodedBatch(indexes, events, [])
+    return _decode_each_line(lines, indexes, now)
+
+
+def decode_event(content: bytes, now: datetime) -> tuple[EventIn | None, Messages]:
+    """Decode and validate one event.
+
+    Returns:
+        The event and no messages, or None and what is wrong by field.
+
+    Raises:
+        MalformedError: It is no JSON.
+    """
+    if is_storable_text(content):
+        try:
+            return _EVENT.decode(content), {}
+        except _DECODE_ERRORS:
+            pass  # validation takes it after all, or says what is wrong
+    return validate_event(decode_fields(content), now)
+
+
+def decode_fields(content: bytes) -> Any:
+    """Decode one event for validation: values by field, ``Undecodable`` where there is none.
+
+    Raises:
+        MalformedError: It is no JSON.
+    """
+    try:
+        members: dict[str, msgspec.Raw] = _MEMBERS.decode(content)
+    except msgspec.ValidationError:
+        return _decode_value(content)  # no object
+    except _DECODE_ERRORS as ex:
+        return _decode_split_fields(content, ex)
+    return {name: decode_field(name, bytes(raw)) for name, raw in members.items() if name in _FIELDS}
+
+
+def decode_field(name: str, content: bytes) -> Any:
+    """Decode the value of one field. Tags stay JSON if the server can store them as they are."""
+    if name == "tags" and content.startswith(b"{") and is_storable_text(content):
+        try:
+            return _RAW.decode(content)
+        except _DECODE_ERRORS:
+            pass
+    return _decode_value(content)
+
+
+def is_storable_text(content: bytes) -> bool:
+    """Tell whether the server can store every text in here that msgspec decodes: UTF-8 without an escaped NUL."""
+    # A single byte is found many times faster than several, and most bodies have no escapes at all.
+    if b"\\" in content and b"\\u0000" in content:
+        return False
+    if content.isascii():
+        return True
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _decode_items(items: Sequence[bytes], now: datetime) -> DecodedBatch:
+    indexes: list[int] = []
+    events: list[EventIn] = []
+    errors: list[ItemError] = []
+    for index, item in enumerate(items):
+        try:
+            event, messages = decode_event(item, now)
+        except MalformedError as ex:
+            raise MalformedError(ex.message, detail=f"item {index}: {ex.detail}") from ex
+        if event is None:
+            errors.append(ItemError(index, messages))
+        else:
+            indexes.append(index)
+            events.append(event)
+    return DecodedBatch(indexes, events, errors)
+
+
+def _decode_all_lines(lines: Sequence[bytes]) -> list[EventIn] | None:
+    """Decode lines by one call; None if some line is not exactly one valid event."""
+    content = b"\n".join(lines)
+    # msgspec ignores line ends. But if each line begins and ends as an object does, no object spans two lines; as many
+    # events as lines are then one in each.
+    boundaries = content.count(b"}\n{") + content.count(b"}\r\n{")
+    if not content.startswith(b"{") or boundaries != len(lines) - 1 or not is_storable_text(content):
+        return None
+    try:
+        events = _EVENT.decode_lines(content)
+    except _DECODE_ERRORS:
+        return None
+    return events if len(events) == len(lines) else None
+
+
+def _decode_each_line(lines: Sequence[bytes], indexes: Sequence[int], now: datetime) -> DecodedBatch:
+    valid: list[int] = []
+    events: list[EventIn] = []
+    errors: list[ItemError] = []
+    for index, line in zip(indexes, lines, strict=True):
+        try:
+            event, messages = decode_event(line, now)
+        except MalformedError as ex:
+            event, messages = None, {"non_field_errors": [f"Invalid data. The line is not valid JSON: {ex.detail}"]}
+        if event is None:
+            errors.append(ItemError(index, messages))
+        else:
+            valid.append(index)
+            events.append(event)
+    return DecodedBatch(valid, events, errors)
+
+
+def _decode_split_fields(content: bytes, reason: Exception) -> Any:
+    """Decode the fields of an object that msgspec cannot read as a whole."""
+    if content.lstrip()[:1] != b"{":
+        return _decode_value(content)
+    try:
+        members = _split_object(content)
+    except ValueError:
+        raise _malformed(reason) from reason
+    # All of them, not only those of events: something in here is broken, and everything should at least be JSON.
+    names = {key: key.decode("ascii", "replace") for key in members}
+    values = {names[key]: decode_field(names[key], value) for key, value in members.items()}
+    return {name: value for name, value in values.items() if name in _FIELDS}
+
+
+def _decode_value(content: bytes) -> Any:
+    """Decode any value; one that Python cannot hold becomes ``Undecodable``.
+
+    Raises:
+        MalformedError: It is no JSON.
+    """
+    try:
+        return _ANY.decode(content)
+    except msgspec.ValidationError:
+        return Undecodable("A number is out of range.")
+    except UnicodeDecodeError:
+        return Undecodable("The text is not UTF-8.")
+    except RecursionError:
+        return Undecodable("The value is nested too deeply.")
+    except msgspec.DecodeError as ex:
+        # msgspec takes half a surrogate pair for malformed text; the standard library decodes it.
+        return _decode_surrogates(content, ex)
+
+
+def _decode_surrogates(content: bytes, reason: Exception) -> Any:
+    def refuse_constant(_name: str) -> NoReturn:
+        raise _malformed(reason) from reason  # NaN and Infinity are no JSON
+
+    try:
+        return json.loads(content.decode(errors="replace"), parse_constant=refuse_constant)
+    except json.JSONDecodeError:
+        raise _malformed(reason) from reason
+    except RecursionError:
+        return Undecodable("The value is nested too deeply.")
+    except ValueError:
+        return Undecodable("A number is out of range.")
+
+
+def _split_batch(content: bytes, first: bytes) -> list[bytes]:
+    """Return the items of a batch, each still JSON.
+
+    Raises:
+        MalformedError: The body is no JSON.
+        InvalidError: It is neither a list nor an object with a list ``events``.
+    """
+    try:
+        return [bytes(item) for item in _unwrap(_RAW_BATCH[first].decode(content))]
+    except msgspec.ValidationError:
+        raise _unexpected(content) from None
+    except _DECODE_ERRORS as ex:
+        reason = ex
+    # Half a surrogate pair or endless nesting in one item makes msgspec give up the whole body.
+    try:
+        array = content if first == b"[" else _split_object(content).get(b"events", b"")
+        if array.lstrip().startswith(b"["):
+            return _split_array(array)
+    except ValueError:
+        raise _malformed(reason) from reason
+    raise _unexpected(content)
+
+
+def _unwrap(decoded: Any) -> list[Any]:
+    items: list[Any] = decoded if isinstance(decoded, list) else decoded.events
+    return items
+
+
+def _ensure_count(count: int, events_max: int) -> None:
+    if count > events_max:
+        raise TooLargeError("Too many events in one request.", detail=f"{count} events; the limit is {events_max}")
+
+
+def _unexpected(content: bytes) -> InvalidError:
+    _decode_value(content)  # raises if it is not even JSON
+    return InvalidError("The body is wrong.", errors={"non_field_errors": [_EXPECTED]})
+
+
+def _malformed(error: Exception) -> MalformedError:
+    return MalformedError("The body is not valid JSON.", detail=str(error))
+
+
+# Split a JSON array or object into its members without decoding them.
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_TOKEN = re.compile(_STRING + rb"|[\[\]{},]", re.DOTALL)
+_NAME = re.compile(rb"\s*+(" + _STRING + rb")\s*+:", re.DOTALL)
+
+
+def _split_array(content: bytes) -> list[bytes]:
+    """Return the items of a JSON array, each still JSON and not validated.
+
+    Raises:
+        ValueError: It is no array, or it does not end where the text does.
+    """
+    return list(_split(content, b"[]"))
+
+
+def _split_object(content: bytes) -> dict[bytes, bytes]:
+    """Return the members of a JSON object by name, both still JSON, the name without its quotes.
+
+    Raises:
+        ValueError: It is no object, or it does not end where the text does.
+    """
+    members: dict[bytes, bytes] = {}
+    for member in _split(content, b"{}"):
+        name = _NAME.match(member)
+        if name is None:
+            raise ValueError("a member without a name")
+        members[name[1][1:-1]] = member[name.end() :].strip()
+    return members
+
+
+def _split(content: bytes, brackets: bytes) -> Iterator[bytes]:
+    content = content.strip()
+    if len(content) < len(brackets) or content[:1] + content[-1:] != brackets:
+        raise ValueError("not closed")
+    if not content[1:-1].strip():
+        return
+    depth, start, end = 0, 1, len(content) - 1
+    for token in _TOKEN.finditer(content, 1, end):
+        kind = token[0]
+        if kind in b"[{":
+            depth += 1
+        elif kind in b"]}":
+            depth -= 1
+            if depth < 0:
+                raise ValueError("closed too early")
+        elif kind == b"," and depth == 0:
+            yield content[start : token.start()].strip()
+            start = token.end()
+    if depth:
+        raise ValueError("not closed")
+    yield content[start:end].strip()

@@ -1,0 +1,387 @@
+"""Ingest: the way of events from the body of a request into the table.
+
+    decode -> validate -> normalize -> resolve series -> ensure partitions -> copy
+
+``IngestService.ingest_json`` decodes (``decode``, and ``validate`` for what the fast decoder refuses) and
+``IngestService.ingest`` normalizes. ``IngestService.store`` does the rest in one loop: what a process remembers of
+series, partitions and retention may be out of date, the database says so, and the loop goes around once more.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+import psycopg
+
+from kernel import Database, InvalidError
+from plugins.observability.event_ids import make_event_id
+from plugins.observability.ingest.copy import (
+    UNSTORABLE_ERRORS,
+    Connected,
+    EventMovedError,
+    copy_new_rows,
+    copy_rows,
+    copy_storable_rows,
+    ensure_none_moved,
+)
+from plugins.observability.ingest.decode import DecodedBatch, decode_batch, decode_fields
+from plugins.observability.ingest.idempotency import derive_ids
+from plugins.observability.ingest.normalize import NormalizedBatch, normalize
+from plugins.observability.ingest.validate import invalid_fields, validate_event
+from plugins.observability.ledger import LOCAL_SENDER, LedgerEntry, append_entry, count_reasons
+from plugins.observability.models import IngestQuery, IngestResult, ItemError
+from plugins.observability.partitions import MissingPartitionError, Partitions
+from plugins.observability.queries import QUERIES
+from plugins.observability.retention.watermark import IngestWatermark, TooOldError, too_old_messages
+from plugins.observability.series import ResolvedSeries, SeriesDictionary, SeriesRemovedError
+from plugins.observability.settings import ObservabilitySettings
+from plugins.observability.templates import Templates
+
+# Removals of series and partitions take turns with writes: to be overtaken twice in a row is rare.
+ATTEMPTS_MAX = 10
+
+
+class IngestLimits(msgspec.Struct, frozen=True):
+    """The limits of one request; see ``IngestQuery``."""
+
+    batch_size: int
+    max_events: int
+    max_errors: int
+
+
+class StoreResult(msgspec.Struct, frozen=True):
+    """The outcome of storing a batch.
+
+    Args:
+        inserted: Events that are stored now.
+        duplicates: Events that were stored before.
+        errors: Events that are too old, or that the server cannot store.
+        capped: Events, inserted or duplicate, that went to ``__other__``; see ``series``.
+    """
+
+    inserted: int
+    duplicates: int = 0
+    errors: Sequence[ItemError] = ()
+    capped: int = 0
+
+
+class BatchRejectedError(Exception):
+    """A batch that must be stored whole has events that cannot be stored; nothing is stored.
+
+    Args:
+        errors: Why each of these is rejected.
+    """
+
+    def __init__(self, errors: Sequence[ItemError]) -> None:
+        super().__init__(f"{len(errors)} events rejected")
+        self.errors = errors
+
+
+class _Write(msgspec.Struct, frozen=True):
+    """A batch with all that is needed to write it; see ``IngestService.store``.
+
+    Args:
+        batch: The events, those that are too old left out.
+        rejected: What the ledger has to record as rejected with them.
+    """
+
+    batch: NormalizedBatch
+    series: ResolvedSeries
+    rejected: Sequence[ItemError]
+    sender: str
+    batch_size: int
+    strict: bool
+    likely_new: bool
+
+    def record(self, connection: Connected, inserted: int, unstorable: Sequence[ItemError] = ()) -> StoreResult:
+        """Append the outcome to the ledger, in the transaction that stores the events.
+
+        Raises:
+            TooOldError: Events of these times were removed by retention.
+            SeriesRemovedError: Series were removed since theirs were resolved.
+        """
+        capped = len(self.batch.capped_indexes(self.series).difference(error.index for error in unstorable))
+        duplicates = len(self.batch.events) - len(unstorable) - inserted
+        rejected = [*self.rejected, *unstorable]
+        entry = LedgerEntry(
+            received=inserted + duplicates + len(rejected),
+            stored=inserted,
+            duplicate=duplicates,
+            rejected=len(rejected),
+            reasons=count_reasons(rejected),
+            capped=capped,
+        )
+        append_entry(connection, entry, self.sender, hours=self.batch.hours, generation=self.series.generation)
+        return StoreResult(inserted, duplicates, unstorable, capped)
+
+
+class IngestService:
+    """Stores events: of requests, and of whatever else in this process has events.
+
+    Args:
+        db: The database.
+        series: The dictionary of series.
+        partitions: Creates partitions for new days.
+        watermark: Of retention: older events are rejected.
+        settings: The limits that query parameters may lower.
+        now: The clock.
+        templates: Applied to the endpoints of requests; None leaves them as they were sent.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        series: SeriesDictionary,
+        partitions: Partitions,
+        watermark: IngestWatermark,
+        settings: ObservabilitySettings,
+        now: Callable[[], datetime],
+        templates: Templates | None = None,
+    ) -> None:
+        self._db = db
+        self._series = series
+        self._partitions = partitions
+        self._watermark = watermark
+        self._limits = IngestLimits(settings.ingest_batch_size, settings.ingest_max_events, settings.ingest_max_errors)
+        self._now = now
+        self._templates = templates
+        self._capped = 0
+        self._lock = threading.Lock()
+
+    def figures(self) -> dict[str, int]:
+        """Return how many events were capped since the process started; a replay counts again."""
+        return {"events_capped": self._capped}
+
+    def ingest_json(self, content: bytes, query: IngestQuery, idempotency_key: str | None = None) -> IngestResult:
+        """Store the valid items of a JSON body in one transaction.
+
+        Args:
+            content: JSON.
+            query: Lowers limits, and says whether every item must be valid.
+            idempotency_key: Of the request: items that were stored under it before are not stored again.
+
+        Raises:
+            InvalidError: ``strict``, and an item is invalid: nothing is stored. Or a parameter exceeds its setting.
+            MalformedError: The body is no JSON.
+            TooLargeError: It has more than ``max_events`` items.
+            UnavailableError: The database is away: nothing is stored; or, if it went away during the commit, all of it.
+        """
+        limits = self.limits_of(query)
+        decoded = decode_batch(content, limits.max_events, self._now())
+        return self.ingest(decoded, limits, strict=query.strict, idempotency_key=idempotency_key)
+
+    def ingest(
+        self,
+        decoded: DecodedBatch,
+        limits: IngestLimits,
+        *,
+        strict: bool = False,
+        idempotency_key: str | None = None,
+        seen: Counter[bytes] | None = None,
+    ) -> IngestResult:
+        """Store the valid items of a decoded batch in one transaction; arguments and errors as of ``ingest_json``.
+
+        With ``seen``, the batch is one of several under the key; see ``derive_ids``.
+        """
+        batch, invalid = normalize(decoded.indexes, decoded.events, self._now())
+        errors = decoded.errors + invalid
+        if strict and errors:
+            raise self._reject_batch(errors, decoded.received, limits)
+        derive_ids(batch, idempotency_key, seen=seen)
+        try:
+            stored = self.store(
+                batch,
+                sender=LOCAL_SENDER,
+                rejected=errors,
+                batch_size=limits.batch_size,
+                strict=strict,
+                templates=self._templates,
+            )
+        except BatchRejectedError as ex:
+            raise self._reject_batch(ex.errors, decoded.received, limits) from ex
+        errors = sorted([*errors, *stored.errors], key=lambda error: error.index)
+        listed = errors[: limits.max_errors]
+        return IngestResult(stored.inserted, stored.duplicates, len(errors), listed, stored.capped)
+
+    def ingest_event(self, content: bytes, idempotency_key: str | None = None) -> tuple[UUID, bool]:
+        """Store one event.
+
+        Args:
+            content: JSON.
+            idempotency_key: Of the request.
+
+        Returns:
+            Its id, and whether it is new: False if it was stored before.
+
+        Raises:
+            InvalidError: Fields are wrong, it is too old, or the database cannot store its tags.
+            MalformedError: The body is no JSON.
+            UnavailableError: The database is away.
+        """
+        event, messages = validate_event(decode_fields(content), self._now())
+        if event is None:
+            self.record_rejected(LOCAL_SENDER, [ItemError(0, messages)])
+            raise invalid_fields(messages)
+        batch, _ = normalize([0], [event], self._now())
+        derive_ids(batch, idempotency_key)
+        try:
+            stored = self.store(batch, sender=LOCAL_SENDER, strict=True, templates=self._templates)
+        except BatchRejectedError as ex:
+            self.record_rejected(LOCAL_SENDER, ex.errors)
+            raise invalid_fields(ex.errors[0].errors) from ex
+        return make_event_id(batch.times_us[0] // 1000, batch.id_suffixes[0]), stored.inserted == 1
+
+    def store(
+        self,
+        batch: NormalizedBatch,
+        *,
+        sender: str,
+        rejected: Sequence[ItemError] = (),
+        batch_size: int | None = None,
+        strict: bool = False,
+        likely_new: bool = True,
+        templates: Templates | None = None,
+    ) -> StoreResult:
+        """Store events in one transaction: all that are not too old and that the server can store, or none.
+
+        Args:
+            batch: Normalized.
+            sender: Whose events they are, for the ledger.
+            rejected: Items that were sent with them and are invalid; the ledger has them in the same transaction.
+            batch_size: Rows in one COPY; all by default.
+            strict: Store nothing if any event has to be rejected.
+            likely_new: Whether, as far as is known, none of the events is stored already. A wrong guess costs time
+                only.
+            templates: Applied to the endpoints.
+
+        Raises:
+            BatchRejectedError: ``strict``, and an event is rejected.
+            UnavailableError: The database is away; nothing is stored.
+        """
+        failure: Exception
+        for _ in range(ATTEMPTS_MAX):
+            kept, expired = self._drop_expired(batch)
+            if expired and strict:
+                raise BatchRejectedError(expired)
+            all_rejected = [*rejected, *expired]
+            if not kept.events:
+                self.record_rejected(sender, all_rejected)
+                return StoreResult(0, errors=expired)
+            try:
+                series = self._series.resolve(kept.series_keys, templates)
+                self._partitions.ensure(kept.days)
+                size = batch_size or len(kept.events)
+                stored = self._write(_Write(kept, series, all_rejected, sender, size, strict, likely_new))
+            except SeriesRemovedError as ex:
+                self._series.forget(ex.generation)
+                failure = ex
+            except MissingPartitionError as ex:
+                self._partitions.forget()
+                failure = ex
+            except TooOldError as ex:  # another process has moved the watermark
+                self._watermark.learn(ex.since)
+                failure = ex
+            else:
+                self._count_capped(stored.capped)
+                return msgspec.structs.replace(stored, errors=[*expired, *stored.errors])
+        raise failure
+
+    def record_rejected(self, sender: str, rejected: Sequence[ItemError], received: int | None = None) -> None:
+        """Append a batch to the ledger of which nothing is stored.
+
+        Args:
+            sender: Whose batch.
+            rejected: What is wrong.
+            received: How many items were sent, where valid ones are rejected along with the invalid.
+        """
+        if not rejected and not received:
+            return
+        reasons = count_reasons(rejected)
+        total = len(rejected) if received is None else received
+        if total > len(rejected):
+            reasons["strict: refused with the others"] = total - len(rejected)
+        with self._db.connection() as connection:
+            append_entry(connection, LedgerEntry(total, 0, 0, total, reasons), sender)
+
+    def limits_of(self, query: IngestQuery) -> IngestLimits:
+        """Return the limits of a request: its parameters, which may only lower the settings.
+
+        Raises:
+            InvalidError: A parameter exceeds its setting.
+        """
+        values: dict[str, int] = {}
+        errors: dict[str, list[str]] = {}
+        for name in IngestLimits.__struct_fields__:
+            setting = getattr(self._limits, name)
+            given = getattr(query, name)
+            if given is not None and given > setting:
+                errors[name] = [f"Expected at most {setting}, got {given}. A parameter may only lower the setting."]
+            values[name] = setting if given is None else given
+        if errors:
+            raise InvalidError(f"Some parameters are wrong: {', '.join(errors)}.", errors=errors)
+        return IngestLimits(**values)
+
+    def _drop_expired(self, batch: NormalizedBatch) -> tuple[NormalizedBatch, list[ItemError]]:
+        """Return a batch without the events that are older than what is kept, and the errors of these."""
+        since = self._watermark.since
+        expired = [] if since is None else batch.positions_before(since)
+        if since is None or not expired:
+            return batch, []
+        return batch.without(expired), [ItemError(batch.indexes[at], too_old_messages(since)) for at in expired]
+
+    def _write(self, write: _Write) -> StoreResult:
+        """Write a batch and its entry in the ledger in one transaction.
+
+        The cheapest way comes first, the next only where it fails: straight into the table; through staging, past
+        events that are stored already; around events that the server cannot store, which nobody else can tell.
+        """
+        batch, size = write.batch, write.batch_size
+        rows = batch.rows(write.series)
+        copy = copy_new_rows if batch.has_derived_ids else copy_rows
+        try:
+            if len(rows) == 1:
+                with suppress(EventMovedError), self._db.transaction() as connection:
+                    # Costs less than COPY.
+                    inserted = connection.execute(QUERIES["insert_new_event"], batch.columns(write.series)).rowcount
+                    if inserted and batch.has_derived_ids:
+                        ensure_none_moved(connection, batch.id_range)
+                    return write.record(connection, inserted)
+            elif batch.has_derived_ids and write.likely_new:
+                with suppress(psycopg.errors.UniqueViolation, EventMovedError), self._db.transaction() as connection:
+                    # Rows begin with their ids: sorted, so that two writers of the same rows cannot deadlock.
+                    inserted = copy_rows(connection, sorted(rows), size)
+                    # The row of an event whose time was edited violates no constraint, and must not come back at its
+                    # old time. Asked last: the rows above had to wait for an edit that was under way.
+                    ensure_none_moved(connection, batch.id_range)
+                    return write.record(connection, inserted)
+            with self._db.transaction() as connection:
+                return write.record(connection, copy(connection, rows, size))
+        except UNSTORABLE_ERRORS:
+            with self._db.transaction() as connection:
+                inserted, messages = copy_storable_rows(connection, rows, size, copy)
+                unstorable = [ItemError(batch.indexes[at], messages[at]) for at in messages]
+                if write.strict and unstorable:
+                    raise BatchRejectedError(unstorable) from None
+                return write.record(connection, inserted, unstorable)
+
+    def _count_capped(self, capped: int) -> None:
+        if capped:
+            with self._lock:
+                self._capped += capped
+
+    def _reject_batch(self, errors: Sequence[ItemError], received: int, limits: IngestLimits) -> InvalidError:
+        """Record a strict batch as rejected; return the error it is answered with."""
+        self.record_rejected(LOCAL_SENDER, errors, received)
+        listed = sorted(errors, key=lambda error: error.index)[: limits.max_errors]
+        by_field = {f"{error.index}.{field}": text for error in listed for field, text in error.errors.items()}
+        return InvalidError(
+            f"{len(errors)} of {received} events are invalid; nothing was stored.",
+            errors=by_field,
+            extra={"inserted": 0, "duplicates": 0, "rejected": received},
+        )

@@ -1,0 +1,180 @@
+"""The ingest ledger: how many items each sender sent, and how many were stored, duplicate or rejected, by minute.
+
+Entries are only ever appended, in the transaction that stores the events: writers never wait for each other, and the
+sums agree with the events. They are summed up when they are read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+import msgspec
+from psycopg import Connection
+
+from kernel import Database, Envelope, Request, envelope, route
+from plugins.observability.event_ids import EPOCH
+from plugins.observability.models import ItemError
+from plugins.observability.queries import QUERIES
+from plugins.observability.retention.watermark import ensure_not_too_old
+from plugins.observability.series import LOCAL_ACCOUNT, ensure_generation
+
+# Who sends events over REST.
+LOCAL_SENDER = "local"
+REASON_MAX = 200
+REASONS_MAX = 10
+OTHER_REASONS = "other"
+_DEFAULT_SPAN = timedelta(days=1)
+
+
+class LedgerEntry(msgspec.Struct, frozen=True):
+    """The outcome of one batch.
+
+    Args:
+        received: Items that were sent; the sum of the next three.
+        stored: Items that this batch stored.
+        duplicate: Items that were stored before.
+        rejected: Items that are not stored.
+        reasons: How many were rejected, by reason.
+        capped: Items, stored or duplicate, that went to ``__other__``; see ``series``.
+    """
+
+    received: int
+    stored: int
+    duplicate: int
+    rejected: int
+    reasons: dict[str, int]
+    capped: int = 0
+
+
+class LedgerMinute(msgspec.Struct, frozen=True):
+    """The entries of one account, sender and minute, summed up. JSON calls the sender ``key``."""
+
+    minute: datetime
+    account: int
+    sender: str = msgspec.field(name="key")
+    received: int
+    stored: int
+    duplicate: int
+    rejected: int
+    capped: int
+    reasons: dict[str, int]
+
+
+class LedgerTotals(msgspec.Struct, frozen=True):
+    """The sum over a span of time."""
+
+    received: int = 0
+    stored: int = 0
+    duplicate: int = 0
+    rejected: int = 0
+    capped: int = 0
+
+
+class LedgerPage(msgspec.Struct, frozen=True):
+    """What the ledger has about a span of time.
+
+    Args:
+        totals: Over the whole span.
+        minutes: The latest first; as many as were asked for.
+    """
+
+    totals: LedgerTotals
+    minutes: Sequence[LedgerMinute]
+
+
+class LedgerQuery(msgspec.Struct, frozen=True):
+    """Query parameters of the ledger.
+
+    Args:
+        start: Start of the span; a day before ``end`` by default.
+        end: End of the span, exclusive; now by default.
+        sender: One sender only; the parameter is called ``key``.
+        limit: The most minutes to list.
+    """
+
+    start: datetime | None = None
+    end: datetime | None = None
+    sender: Annotated[str, msgspec.Meta(pattern="^[ -~]*$")] | None = msgspec.field(default=None, name="key")
+    limit: Annotated[int, msgspec.Meta(ge=1, le=5000)] = 500
+
+
+def count_reasons(errors: Iterable[ItemError]) -> dict[str, int]:
+    """Count why items were rejected, by field and message; rare reasons are counted together."""
+    reasons = Counter(
+        f"{field}: {message}"[:REASON_MAX]
+        for error in errors
+        for field, messages in error.errors.items()
+        for message in messages
+    )
+    counted = dict(reasons.most_common(REASONS_MAX))
+    rest = reasons.total() - sum(counted.values())
+    return {**counted, OTHER_REASONS: rest} if rest else counted
+
+
+def append_entry(
+    connection: Connection[tuple[Any, ...]],
+    entry: LedgerEntry,
+    sender: str = LOCAL_SENDER,
+    account: int = LOCAL_ACCOUNT,
+    hours: Sequence[datetime] = (),
+    generation: int | None = None,
+) -> None:
+    """Append an entry, in the caller's transaction.
+
+    Args:
+        connection: Inside that transaction.
+        entry: The outcome of a batch.
+        sender: Whose batch.
+        account: Of the sender.
+        hours: The hours of its events; their rollups have to be computed again.
+        generation: The generation in which its series were resolved; None if no events are stored.
+
+    Raises:
+        TooOldError: Retention has removed the events of some of these hours.
+        SeriesRemovedError: Series were removed since that generation.
+    """
+    values = {name: getattr(entry, name) for name in entry.__struct_fields__}
+    values |= {"reasons": msgspec.json.encode(entry.reasons).decode(), "sender": sender, "account": account}
+    row = connection.execute(QUERIES["append_ledger"], {**values, "hours": list(hours)}).fetchone()
+    ensure_not_too_old(row)
+    if generation is not None:
+        ensure_generation(row, generation)
+
+
+class Ledger:
+    """Reads the ledger, so that senders can compare it with what they sent.
+
+    Args:
+        db: The database.
+        now: The clock.
+    """
+
+    def __init__(self, db: Database, now: Callable[[], datetime]) -> None:
+        self._db = db
+        self._now = now
+
+    @route("/api/v1/ingest/ledger/", policy="read", menu="ingest ledger")
+    def show(self, request: Request, query: LedgerQuery) -> Envelope[LedgerPage]:
+        """Count what was received, stored, duplicate and rejected, by sender and minute."""
+        return envelope(request, self.read(query))
+
+    def read(self, query: LedgerQuery, account: int = LOCAL_ACCOUNT) -> LedgerPage:
+        """Sum up the entries of a span of time, by minute and over all of it."""
+        # Entries have the time of the database's clock, which may be ahead of ours.
+        end = query.end or self._now() + timedelta(minutes=1)
+        start = query.start or max(end, EPOCH + _DEFAULT_SPAN) - _DEFAULT_SPAN
+        values = {"start": start, "end": end, "sender": query.sender, "account": account, "limit": query.limit}
+        with self._db.transaction(repeatable_read=True) as connection:
+            totals = connection.execute(QUERIES["sum_ledger"], values).fetchone()
+            rows = connection.execute(QUERIES["list_ledger"], values).fetchall()
+        minutes = [_minute(*row) for row in rows]
+        return LedgerPage(LedgerTotals(*totals) if totals is not None else LedgerTotals(), minutes)
+
+
+def _minute(*columns: Any) -> LedgerMinute:
+    minute, account, sender, received, stored, duplicate, rejected, capped, reasons = columns
+    counted = msgspec.json.decode(reasons)
+    return LedgerMinute(minute, account, sender, received, stored, duplicate, rejected, capped, counted)
