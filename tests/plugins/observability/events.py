@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from kernel.testing import Client, Result
 
@@ -30,6 +30,11 @@ def make_event(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in event.items() if value is not ...}
 
 
+def unique_service() -> str:
+    """Return a service that no other event has, for tests that share a database."""
+    return f"service-{uuid4()}"
+
+
 def make_events(count: int, **fields: Any) -> list[dict[str, Any]]:
     """Make events a second apart."""
     return [
@@ -42,6 +47,11 @@ def raw_event(**fields: str) -> bytes:
     """Make an event as JSON, some fields given as JSON text, for what no encoder would write."""
     texts = {name: json.dumps(value) for name, value in make_event().items()} | fields
     return ("{" + ",".join(f'"{name}":{text}' for name, text in texts.items()) + "}").encode()
+
+
+def short_id(value: object) -> str:
+    """Return an id for a parameter of a test that may be long."""
+    return repr(value)[:32]
 
 
 def post_ingest(client: Client, payload: Any, query: str = "") -> Result:

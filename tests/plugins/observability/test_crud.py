@@ -25,7 +25,7 @@ pytestmark = every_engine
 NOBODY = "019b1cbb-5e00-7ccf-a012-cd546f9c0d88"
 
 
-def test_what_was_posted_is_read_back(shared: Client) -> None:
+def test_a_posted_event_is_read_back(shared: Client) -> None:
     created = shared.post(ROOT, make_event(tags={"env": "prod"}))
 
     assert created.status == 201
@@ -33,13 +33,13 @@ def test_what_was_posted_is_read_back(shared: Client) -> None:
     assert created.json()["tags"] == {"env": "prod"}
 
 
-def test_an_answer_has_every_field_and_nothing_else(shared: Client) -> None:
+def test_a_response_has_exactly_the_documented_fields(shared: Client) -> None:
     created = shared.post(ROOT, make_event()).json()
 
     assert {**created, "id": ...} == {**make_event(), "id": ...}
 
 
-def test_location_leads_to_what_was_created(shared: Client) -> None:
+def test_location_is_the_url_of_the_created_event(shared: Client) -> None:
     created = shared.post(ROOT, make_event())
 
     assert shared.get(created.headers["location"]).json() == created.json()
@@ -72,7 +72,7 @@ def test_both_roots_work_with_and_without_a_slash(shared: Client, root: str, sla
         pytest.param("%ff", id="not UTF-8"),
     ],
 )
-def test_an_id_that_names_nothing_is_not_found(shared: Client, method: str, event_id: str) -> None:
+def test_an_unknown_id_is_not_found(shared: Client, method: str, event_id: str) -> None:
     body = None if method in ("GET", "DELETE") else make_event()
 
     answer = shared.request(method, f"{ROOT}{event_id}/", json=body)
@@ -90,7 +90,7 @@ def test_an_id_is_a_uuid_7_of_the_time_of_the_event(shared: Client) -> None:
     assert id_time_ms(created["id"]) == unix_ms(time)
 
 
-def test_deleted_is_gone_for_good(shared: Client) -> None:
+def test_a_deleted_event_is_not_found(shared: Client) -> None:
     url = create(shared)
 
     deleted = shared.request("DELETE", url)
@@ -99,7 +99,7 @@ def test_deleted_is_gone_for_good(shared: Client) -> None:
     assert [shared.get(url).status, shared.request("DELETE", url).status] == [404, 404]
 
 
-def test_delete_costs_no_other_event(shared: Client) -> None:
+def test_delete_removes_no_other_event(shared: Client) -> None:
     first, second = create(shared), create(shared)
 
     shared.request("DELETE", first)
@@ -107,7 +107,7 @@ def test_delete_costs_no_other_event(shared: Client) -> None:
     assert shared.get(second).status == 200
 
 
-def test_put_resets_what_is_left_out(shared: Client) -> None:
+def test_put_resets_omitted_fields_to_their_defaults(shared: Client) -> None:
     url = create(shared)
 
     shared.request("PUT", url, json=make_event(trace_id=..., user_ref=..., tags=..., latency_ms=7))
@@ -116,7 +116,7 @@ def test_put_resets_what_is_left_out(shared: Client) -> None:
     assert (now["trace_id"], now["user_ref"], now["tags"], now["latency_ms"]) == (None, None, {}, 7)
 
 
-def test_put_needs_every_required_field(shared: Client) -> None:
+def test_put_requires_every_required_field(shared: Client) -> None:
     url = create(shared)
     before = shared.get(url).json()
 
@@ -143,7 +143,7 @@ def test_every_wrong_field_is_named(shared: Client, method: str) -> None:
     ("content", "code"),
     [(b"", "malformed"), (b"{", "malformed"), (b"[]", "invalid"), (b"null", "invalid"), (b'"x"', "invalid")],
 )
-def test_a_body_that_is_no_object_is_refused(shared: Client, method: str, content: bytes, code: str) -> None:
+def test_a_body_that_is_no_object_is_rejected(shared: Client, method: str, content: bytes, code: str) -> None:
     url = ROOT if method == "POST" else create(shared)
 
     answer = shared.request(method, url, content=content)
@@ -153,7 +153,7 @@ def test_a_body_that_is_no_object_is_refused(shared: Client, method: str, conten
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
 @pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
-def test_only_json_is_taken(shared: Client, method: str, media_type: str) -> None:
+def test_only_json_is_accepted(shared: Client, method: str, media_type: str) -> None:
     url = ROOT if method == "POST" else create(shared)
 
     answer = shared.request(method, url, json=make_event(), headers={"Content-Type": media_type})
@@ -186,7 +186,7 @@ def test_one_event_and_a_batch_store_the_same(shared: Client) -> None:
     assert {**first, "id": ...} == {**second, "id": ...}
 
 
-def test_a_refused_event_stores_nothing(shared: Client) -> None:
+def test_a_rejected_event_is_not_stored(shared: Client) -> None:
     before = stored_count(shared)
 
     shared.post(ROOT, make_event(status_code=600))

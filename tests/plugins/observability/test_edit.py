@@ -1,4 +1,4 @@
-"""Changes to one request log, also of the fields that decide where it is stored, also by many at once."""
+"""Edits of a request log: of any field, of the time that decides where it is stored, and concurrent ones."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def at_once(*edits: Edit) -> list[Result]:
     ],
     ids=str,
 )
-def test_a_patch_changes_what_it_names_and_nothing_else(shared: Client, changes: dict[str, Any]) -> None:
+def test_a_patch_changes_only_the_given_fields(shared: Client, changes: dict[str, Any]) -> None:
     url = create(shared)
     before = shared.get(url).json()
 
@@ -74,7 +74,7 @@ def test_a_moved_event_is_listed_once_and_at_its_new_time(shared: Client) -> Non
 
 
 @pytest.mark.parametrize("times", [["2001-01-01T00:00:00Z"], ["2025-12-14T12:00:00.002000Z", "2024-02-29T00:00:00Z"]])
-def test_an_event_can_move_away_and_back_home(shared: Client, times: list[str]) -> None:
+def test_an_event_can_be_moved_and_moved_back(shared: Client, times: list[str]) -> None:
     url = create(shared)
     before = shared.get(url).json()
 
@@ -84,7 +84,7 @@ def test_an_event_can_move_away_and_back_home(shared: Client, times: list[str]) 
     assert shared.get(url).json() == before
 
 
-def test_a_put_may_move_an_event_too(shared: Client) -> None:
+def test_a_put_can_move_an_event(shared: Client) -> None:
     url = create(shared)
     moved = {**shared.get(url).json(), "time": "2012-12-12T12:12:12Z"}
 
@@ -123,7 +123,7 @@ def test_tags_that_the_server_cannot_store_leave_the_event_as_it_was(shared: Cli
     assert shared.get(url).json() == before
 
 
-def test_patches_of_different_fields_at_once_lose_nothing(shared: Client) -> None:
+def test_concurrent_patches_of_different_fields_are_all_applied(shared: Client) -> None:
     url = create(shared)
     changes: dict[str, Any] = {
         "service": "s2",
@@ -139,7 +139,7 @@ def test_patches_of_different_fields_at_once_lose_nothing(shared: Client) -> Non
     assert {name: now[name] for name in changes} == changes
 
 
-def test_patches_of_one_field_at_once_leave_one_event_with_one_of_the_values(shared: Client) -> None:
+def test_concurrent_patches_of_one_field_leave_one_event_with_one_of_the_values(shared: Client) -> None:
     url = create(shared, service="contested")
     times = [f"20{year}-06-01T00:00:00Z" for year in (10, 11, 12, 13)]
 
@@ -151,7 +151,7 @@ def test_patches_of_one_field_at_once_leave_one_event_with_one_of_the_values(sha
 
 
 @every_server
-def test_an_event_is_found_though_it_moves_between_two_looks(serve: Serve, database: str) -> None:
+def test_an_event_that_is_moved_during_the_lookup_is_found(serve: Serve, database: str) -> None:
     client = serve()
     create(client, time="2016-02-03T00:00:00Z")
     url = create(client, service="mover")
@@ -168,7 +168,7 @@ def test_an_event_is_found_though_it_moves_between_two_looks(serve: Serve, datab
     assert (looking.result().status, looking.result().json()["time"]) == (200, "2016-02-03T00:00:00Z")
 
 
-def test_a_move_back_and_forth_hides_an_event_from_nobody(shared: Client) -> None:
+def test_an_event_that_is_moved_back_and_forth_is_always_found(shared: Client) -> None:
     url = create(shared)
     done = threading.Event()
 
@@ -192,7 +192,7 @@ def test_a_move_back_and_forth_hides_an_event_from_nobody(shared: Client) -> Non
     assert (moving.result(), looking.result()) == ({200}, {200})
 
 
-def test_of_many_deletes_at_once_one_succeeds(shared: Client) -> None:
+def test_exactly_one_of_several_concurrent_deletes_succeeds(shared: Client) -> None:
     url = create(shared)
 
     answers = at_once(*[lambda: shared.request("DELETE", url)] * 4)

@@ -1,4 +1,4 @@
-"""What a sender and a reader of single events see is the same on every engine."""
+"""Ingest, lists and replays behave the same on every database engine."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ def test_a_replay_stores_nothing_twice(client: Client) -> None:
     assert stored_count(client) == 6
 
 
-def test_events_of_fifty_years_find_their_place(client: Client) -> None:
+def test_events_of_fifty_years_are_stored_and_listed(client: Client) -> None:
     times = [f"{year}-03-01T12:00:00Z" for year in (1980, 1999, 2024, 2025)]
 
     assert post_ingest(client, [make_event(time=time) for time in times]).json()["inserted"] == len(times)
     assert [event["time"] for event in listed(client, "ordering=time")] == times
 
 
-def test_what_cannot_be_stored_is_refused_and_the_rest_kept(client: Client) -> None:
+def test_unstorable_events_are_rejected_and_the_others_stored(client: Client) -> None:
     answer = post_ingest(client, [make_event(), make_event(latency_ms=-1)]).json()
 
     assert (answer["inserted"], [error["index"] for error in answer["errors"]]) == (1, [1])
 
 
-def test_lists_filter_order_and_walk(client: Client) -> None:
+def test_lists_filter_sort_and_paginate(client: Client) -> None:
     for number in range(5):
         create(client, service="Walk", latency_ms=number, time=f"2025-0{number + 1}-01T00:00:00Z")
     create(client, service="other")

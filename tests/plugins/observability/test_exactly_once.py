@@ -1,4 +1,4 @@
-"""A batch, or any part of it, that is sent again is stored once."""
+"""A batch that is sent again, whole or in part, is stored once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 from kernel.testing import Client, Result
 from tests.conftest import Serve
 from tests.plugins.observability.engines import every_engine, every_server
-from tests.plugins.observability.events import ROOT, create, listed, make_event, make_events, stored_count
+from tests.plugins.observability.events import (
+    ROOT,
+    create,
+    listed,
+    make_event,
+    make_events,
+    short_id,
+    stored_count,
+)
 
 pytestmark = every_engine
 
@@ -45,7 +53,7 @@ def test_a_whole_batch_sent_again_is_stored_once(serve: Serve) -> None:
     assert stored_count(client) == 5
 
 
-def test_any_part_in_any_order_finds_what_is_there(serve: Serve) -> None:
+def test_any_part_in_any_order_finds_the_stored_events(serve: Serve) -> None:
     client = serve()
     events = make_events(10)
     send(client, events[:7])
@@ -56,7 +64,7 @@ def test_any_part_in_any_order_finds_what_is_there(serve: Serve) -> None:
     assert stored_count(client) == 10
 
 
-def test_equal_events_of_one_batch_are_different_events(serve: Serve) -> None:
+def test_equal_events_of_one_batch_are_distinct(serve: Serve) -> None:
     client = serve()
     events = [make_event()] * 3
 
@@ -65,7 +73,7 @@ def test_equal_events_of_one_batch_are_different_events(serve: Serve) -> None:
     assert send(client, [make_event()] * 4) == counts(1, duplicates=3)
 
 
-def test_another_key_makes_other_events(serve: Serve) -> None:
+def test_under_another_key_the_same_events_are_distinct(serve: Serve) -> None:
     client = serve()
 
     assert send(client, make_events(2), "one") == counts(2)
@@ -73,16 +81,16 @@ def test_another_key_makes_other_events(serve: Serve) -> None:
     assert send(client, make_events(2), None) == counts(2)
 
 
-def test_a_key_may_stand_in_quotes(serve: Serve) -> None:
+def test_a_key_may_be_quoted(serve: Serve) -> None:
     client = serve()
     send(client, make_events(2), "one")
 
     assert send(client, make_events(2), '"one"') == counts(0, duplicates=2)
 
 
-@pytest.mark.parametrize("key", ["", "   ", '""', "x" * 256, "caf\xe9"])
-def test_a_wrong_key_is_refused_by_name(serve: Serve, key: str) -> None:
-    answer = serve().post(f"{ROOT}ingest/", make_events(1), headers={"Idempotency-Key": key})
+@pytest.mark.parametrize("key", ["", "   ", '""', "x" * 256, "caf\xe9"], ids=short_id)
+def test_an_invalid_key_is_rejected(shared: Client, key: str) -> None:
+    answer = shared.post(f"{ROOT}ingest/", make_events(1), headers={"Idempotency-Key": key})
 
     assert (answer.status, list(answer.json()["errors"])) == (400, ["Idempotency-Key"])
 
@@ -103,10 +111,10 @@ def test_an_event_id_twice_in_one_batch_is_stored_once(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(
-    ("event_id", "stored"), [(None, 1), ("", 0), ("  ", 0), ("x" * 255, 1), ("x" * 256, 0), (7, 1)]
+    ("event_id", "stored"), [(None, 1), ("", 0), ("  ", 0), ("x" * 255, 1), ("x" * 256, 0), (7, 1)], ids=short_id
 )
-def test_event_ids_are_validated(serve: Serve, event_id: object, stored: int) -> None:
-    assert send(serve(), [make_event(event_id=event_id)], None) == counts(stored, rejected=1 - stored)
+def test_event_ids_are_validated(shared: Client, event_id: object, stored: int) -> None:
+    assert send(shared, [make_event(event_id=event_id)], None) == counts(stored, rejected=1 - stored)
 
 
 def test_bad_items_are_rejected_each_time(serve: Serve) -> None:
@@ -128,21 +136,21 @@ def test_a_replay_does_not_undo_an_edit(serve: Serve) -> None:
     assert {event["time"][:4] for event in listed(client)} == {"2024", "2025"}
 
 
-def test_batches_smaller_than_the_request_make_no_difference(serve: Serve) -> None:
+def test_a_replay_may_have_another_batch_size(serve: Serve) -> None:
     client = serve()
 
     assert send(client, make_events(10), query="?batch_size=3") == counts(10)
     assert send(client, make_events(12), query="?batch_size=4") == counts(2, duplicates=10)
 
 
-def test_strict_takes_a_replay(serve: Serve) -> None:
+def test_a_strict_replay_is_accepted(serve: Serve) -> None:
     client = serve()
     send(client, make_events(2), query="?strict=true")
 
     assert send(client, make_events(2), query="?strict=true") == counts(0, duplicates=2)
 
 
-def test_tags_that_cannot_be_stored_cost_no_replay(serve: Serve) -> None:
+def test_unstorable_tags_do_not_break_a_replay(serve: Serve) -> None:
     client = serve()
     bad = b'{"huge":1e400000}'
     body = (
@@ -168,7 +176,7 @@ def client_event(number: int) -> bytes:
     return msgspec.json.encode(make_event(latency_ms=number))
 
 
-def test_replays_at_the_same_time_store_once(serve: Serve) -> None:
+def test_concurrent_replays_store_each_event_once(serve: Serve) -> None:
     client = serve()
     events = make_events(200)
     halves = [events, events[:100], events[100:], events[::-1]] * 3
@@ -183,7 +191,7 @@ def test_replays_at_the_same_time_store_once(serve: Serve) -> None:
 
 @every_server
 @given(data=st.data())
-def test_whatever_is_replayed_every_event_is_there_once(shared: Client, data: st.DataObject) -> None:
+def test_whatever_is_replayed_each_event_is_stored_once(shared: Client, data: st.DataObject) -> None:
     key = f"property-{uuid4()}"
     events = [make_event(latency_ms=number, service=key[:100]) for number in range(12)]
     parts = data.draw(st.lists(st.lists(st.sampled_from(events), unique_by=lambda event: event["latency_ms"])))
@@ -195,7 +203,7 @@ def test_whatever_is_replayed_every_event_is_there_once(shared: Client, data: st
     assert stored == sorted({event["latency_ms"] for part in parts for event in part})
 
 
-def test_a_single_event_posted_again_is_found_again(serve: Serve) -> None:
+def test_a_single_event_posted_again_is_returned(serve: Serve) -> None:
     client = serve()
 
     def post(**fields: Any) -> Result:
@@ -208,7 +216,7 @@ def test_a_single_event_posted_again_is_found_again(serve: Serve) -> None:
     assert again.headers["location"] == first.headers["location"]
 
 
-def test_a_moved_event_posted_again_is_found_where_it_is(serve: Serve) -> None:
+def test_a_moved_event_posted_again_is_returned_at_its_new_time(serve: Serve) -> None:
     client = serve()
     url = create(client, event_id="mine")
     client.request("PATCH", url, json={"time": "2024-01-01T00:00:00Z"})
@@ -219,7 +227,7 @@ def test_a_moved_event_posted_again_is_found_where_it_is(serve: Serve) -> None:
     assert stored_count(client) == 1
 
 
-def test_an_event_id_in_an_edit_changes_nothing(serve: Serve) -> None:
+def test_an_event_id_in_an_edit_is_ignored(serve: Serve) -> None:
     client = serve()
     url = create(client)
 
@@ -227,7 +235,7 @@ def test_an_event_id_in_an_edit_changes_nothing(serve: Serve) -> None:
     assert client.request("PUT", url, json=make_event(event_id="new")).status == 200
 
 
-def test_a_batch_without_names_meets_no_other(serve: Serve, database: str) -> None:
+def test_events_without_keys_get_distinct_ids(serve: Serve, database: str) -> None:
     client = serve()
 
     send(client, [make_event()] * 50, None)

@@ -9,6 +9,7 @@ import msgspec
 import psycopg
 import pytest
 
+from kernel.testing import Client
 from tests.conftest import Serve
 from tests.plugins.observability.accesslogs import (
     combined_line,
@@ -40,7 +41,7 @@ def test_an_access_log_is_read_back_over_rest(serve: Serve, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("batch_size", [10, 1000])
-def test_every_line_of_many_batches_arrives_and_none_twice(serve: Serve, tmp_path: Path, batch_size: int) -> None:
+def test_every_line_of_many_batches_is_stored_once(serve: Serve, tmp_path: Path, batch_size: int) -> None:
     client = serve(observability={"ingest_batch_size": batch_size})
     # Identical lines are requests of their own.
     log = combined_log(45) + (combined_line() + b"\n") * 5
@@ -53,7 +54,7 @@ def test_every_line_of_many_batches_arrives_and_none_twice(serve: Serve, tmp_pat
     assert len(stored(client)) == 50
 
 
-def test_of_a_log_that_grew_and_was_packed_only_the_new_lines_are_stored(serve: Serve, tmp_path: Path) -> None:
+def test_only_the_new_lines_of_a_log_that_grew_and_was_compressed_are_stored(serve: Serve, tmp_path: Path) -> None:
     client = serve(observability=SMALL_BATCHES)
     import_text(client, tmp_path, combined_log(25))
 
@@ -98,7 +99,7 @@ def test_an_event_that_was_moved_within_its_millisecond_does_not_come_back(serve
     assert len(stored(client)) == 1
 
 
-def test_a_first_import_goes_around_the_staging_table(serve: Serve, tmp_path: Path, database: str) -> None:
+def test_a_first_import_does_not_use_the_staging_table(serve: Serve, tmp_path: Path, database: str) -> None:
     client = serve()
     import_text(client, tmp_path, combined_log(20))
 
@@ -119,7 +120,7 @@ def test_json_lines_are_imported_as_over_rest(serve: Serve, tmp_path: Path) -> N
     assert stored(client)[0]["trace_id"] == "trace-001"
 
 
-def test_refused_lines_are_counted_by_reason_and_the_others_arrive(serve: Serve, tmp_path: Path) -> None:
+def test_refused_lines_are_counted_by_reason_and_the_others_stored(serve: Serve, tmp_path: Path) -> None:
     client = serve()
     lines = [combined_line(), b"garbage", b"", combined_line(status="999"), b"more garbage", common_line(user="bob")]
 
@@ -133,7 +134,7 @@ def test_refused_lines_are_counted_by_reason_and_the_others_arrive(serve: Serve,
     assert "shop.log:4: status_code" in imported.errors
 
 
-def test_what_only_the_database_refuses_is_counted_too(serve: Serve, tmp_path: Path) -> None:
+def test_lines_that_only_the_database_refuses_are_counted(serve: Serve, tmp_path: Path) -> None:
     client = serve()
     # Valid JSON, and more digits than jsonb can hold.
     endless = msgspec.json.encode(make_event(tags={"a": "@"})).replace(b'"@"', b"1" * 200_000)
@@ -144,7 +145,7 @@ def test_what_only_the_database_refuses_is_counted_too(serve: Serve, tmp_path: P
     assert "shop.log:4: tags: The database cannot store this" in imported.errors
 
 
-def test_times_that_no_event_may_have_are_refused(serve: Serve, tmp_path: Path) -> None:
+def test_lines_with_times_out_of_range_are_refused(serve: Serve, tmp_path: Path) -> None:
     log = (
         combined_line(time="[01/Jan/1969:00:00:00 +0000]") + b"\n" + combined_line(time="[01/Jan/9999:00:00:00 +0000]")
     )
@@ -160,10 +161,10 @@ def test_times_that_no_event_may_have_are_refused(serve: Serve, tmp_path: Path) 
     [(b"garbage\n", 1), (b"", 0), (b"\n\n", 0), (combined_line() + b"\ngarbage\n", 0), (b"\x00\xff" * 1000, 1)],
     ids=["all refused", "empty", "blank", "some refused", "binary"],
 )
-def test_the_exit_code_says_whether_anything_came_of_it(
-    serve: Serve, tmp_path: Path, content: bytes, exit_code: int
+def test_the_exit_code_says_whether_anything_was_stored(
+    shared: Client, tmp_path: Path, content: bytes, exit_code: int
 ) -> None:
-    assert import_text(serve(), tmp_path, content).exit_code == exit_code
+    assert import_text(shared, tmp_path, content).exit_code == exit_code
 
 
 def test_a_file_that_cannot_be_read_does_not_stop_the_others(serve: Serve, tmp_path: Path) -> None:
@@ -176,7 +177,7 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_others(serve: Serve, tmp_p
     assert "missing.log: cannot be read" in imported.errors
 
 
-def test_of_a_packed_file_that_is_cut_off_the_rest_is_imported(serve: Serve, tmp_path: Path) -> None:
+def test_a_truncated_gzip_file_is_imported_up_to_its_end(serve: Serve, tmp_path: Path) -> None:
     packed = gzip.compress(combined_log(500))
 
     imported = import_text(serve(), tmp_path, packed[: len(packed) // 2])
@@ -196,7 +197,7 @@ def test_standard_input_is_read_as_a_file(serve: Serve, pack: type[bytes]) -> No
     assert {event["service"] for event in stored(client)} == {"till"}
 
 
-def test_a_format_string_of_apache_is_taken(serve: Serve, tmp_path: Path) -> None:
+def test_an_apache_format_string_is_accepted(serve: Serve, tmp_path: Path) -> None:
     client = serve()
 
     import_text(client, tmp_path, common_line() + b" 2500\n", "--format", '%h %l %u %t "%r" %>s %b %D')
@@ -205,5 +206,7 @@ def test_a_format_string_of_apache_is_taken(serve: Serve, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("arguments", [("--format", "apache"), ("--service", " "), ("--service", "a\x00b")])
-def test_wrong_usage_is_told_before_anything_is_read(serve: Serve, tmp_path: Path, arguments: tuple[str, str]) -> None:
-    assert import_text(serve(), tmp_path, combined_log(1), *arguments).exit_code == 2
+def test_wrong_usage_is_reported_before_anything_is_read(
+    shared: Client, tmp_path: Path, arguments: tuple[str, str]
+) -> None:
+    assert import_text(shared, tmp_path, combined_log(1), *arguments).exit_code == 2

@@ -1,4 +1,4 @@
-"""Reading log files: plain, packed, cut off; and numbering identical lines."""
+"""Reading of log files: plain, compressed, truncated; ids of identical lines."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PACK_NAMES = ["plain", "gzip", "gzip in two goes", "gzip and padding"]
 
 @pytest.mark.parametrize("pack", PACKS, ids=PACK_NAMES)
 @given(lines=st.lists(st.binary(max_size=20).map(lambda line: line.replace(b"\n", b"").replace(b"\r", b""))))
-def test_every_line_is_read_packed_or_not(pack: Pack, lines: list[bytes]) -> None:
+def test_every_line_is_read_compressed_or_not(pack: Pack, lines: list[bytes]) -> None:
     content = b"".join(line + b"\n" for line in lines) or b"\n"
     assume(not content.startswith(GZIP_MAGIC))  # such a file is taken for gzip, whatever its name
 
@@ -58,7 +58,7 @@ def test_lines_across_chunks_are_whole(pack: Pack) -> None:
     assert found == lines
 
 
-def test_ends_of_lines_from_other_systems_are_cut() -> None:
+def test_carriage_returns_are_removed() -> None:
     assert read(b"one\r\ntwo\r\n")[0] == [b"one", b"two"]
 
 
@@ -69,7 +69,7 @@ def test_a_last_line_without_an_end_is_marked() -> None:
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.6, 0.95])
-def test_of_a_packed_file_that_is_cut_off_everything_that_is_there_is_read(kept: float) -> None:
+def test_a_truncated_gzip_file_is_read_up_to_its_end(kept: float) -> None:
     lines = [b"line %d" % number for number in range(1000)]
     packed = gzip.compress(b"\n".join(lines) + b"\n")
 
@@ -81,7 +81,7 @@ def test_of_a_packed_file_that_is_cut_off_everything_that_is_there_is_read(kept:
     assert "cut off" in log.problem
 
 
-def test_a_damaged_packed_file_is_reported() -> None:
+def test_a_damaged_gzip_file_is_reported() -> None:
     packed = bytearray(gzip.compress(b"one\ntwo\n"))
     packed[-8] ^= 1
 
@@ -106,7 +106,7 @@ def test_progress_counts_the_bytes_of_the_file() -> None:
     assert sum(seen) == len(packed)
 
 
-def test_identical_lines_are_told_apart_the_same_way_every_time() -> None:
+def test_identical_lines_get_distinct_ids_that_are_the_same_in_every_import() -> None:
     lines = [b"a", b"b", b"a", b"a"]
     first, second = LineIds(), LineIds()
 
@@ -120,7 +120,7 @@ def test_services_do_not_share_events() -> None:
     assert LineIds().next_suffix("shop", b"a") != LineIds().next_suffix("till", b"a")
 
 
-def test_only_so_many_lines_are_remembered() -> None:
+def test_the_number_of_remembered_lines_is_limited() -> None:
     ids = LineIds(remembered=2)
     seen = [ids.next_suffix("shop", line) for line in (b"a", b"b", b"a", b"c", b"a", b"b")]
 
@@ -144,5 +144,5 @@ def test_only_so_many_lines_are_remembered() -> None:
         (".log", ".log"),
     ],
 )
-def test_a_service_is_named_after_its_file_however_that_is_rotated(file: str, service: str) -> None:
+def test_the_service_of_a_file_does_not_depend_on_rotation(file: str, service: str) -> None:
     assert service_of_file(file) == service

@@ -1,4 +1,4 @@
-"""Lines of logs: what becomes of good ones, damaged ones, and hostile ones."""
+"""Parsing of log lines: valid, damaged and hostile ones."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def parse(line: bytes, name: str = "combined") -> dict[str, Any]:
     return {**fields, "tags": msgspec.json.decode(event.tags)}
 
 
-def test_a_combined_line_becomes_an_event_with_everything_in_it() -> None:
+def test_every_field_of_a_combined_line_is_in_the_event() -> None:
     assert parse(combined_line(user="ann")) == {
         "time": START,
         "service": "shop",
@@ -72,7 +72,7 @@ def test_fields_that_are_a_hyphen_are_left_out() -> None:
     assert (event["user_ref"], event["tags"]) == (None, {"client": "192.0.2.7"})
 
 
-def test_offsets_count() -> None:
+def test_offsets_of_times_are_applied() -> None:
     assert parse(combined_line(time="[14/Dec/2025:05:00:00 -0700]"))["time"] == START
 
 
@@ -92,7 +92,7 @@ def test_the_latency_is_what_the_format_says(format_string: str, end: bytes, lat
     assert parse(common_line() + end, format_string)["latency_ms"] == latency_ms
 
 
-def test_a_format_may_give_method_path_and_query_apart() -> None:
+def test_a_format_may_have_separate_method_path_and_query() -> None:
     event = parse(b"[14/Dec/2025:12:00:00 +0000] PUT /a ?b=c 204", "%t %m %U %q %s")
 
     assert (event["method"], event["endpoint"], event["tags"]) == ("PUT", "/a", {"query": "b=c"})
@@ -122,13 +122,13 @@ def test_any_request_line_becomes_an_event(request_line: str, expected: dict[str
     assert found == expected
 
 
-def test_a_long_path_is_cut_and_kept_whole_in_the_tags() -> None:
+def test_a_long_path_is_truncated_and_preserved_in_the_tags() -> None:
     event = parse(combined_line(request=f"GET /{'a' * 300} HTTP/1.1"))
 
     assert (event["endpoint"], event["tags"]["path"]) == ("/" + "a" * 254, "/" + "a" * 300)
 
 
-def test_a_line_whose_last_quote_is_missing_is_repaired_and_kept() -> None:
+def test_a_line_without_its_last_quote_is_repaired_and_preserved() -> None:
     line = combined_line()[:-1]
 
     event = parse(line)
@@ -137,7 +137,7 @@ def test_a_line_whose_last_quote_is_missing_is_repaired_and_kept() -> None:
 
 
 @pytest.mark.parametrize("end", [b' "half a refe', b' "-" "a "raw" quote"', b' "-" "-" "-" 0.012', b" garbage"])
-def test_whatever_follows_the_common_fields_does_not_cost_the_event(end: bytes) -> None:
+def test_garbage_after_the_common_fields_does_not_prevent_an_event(end: bytes) -> None:
     event = parse(common_line() + end)
 
     assert (event["endpoint"], event["tags"]["line"]) == ("/invoices", (common_line() + end).decode())
@@ -175,7 +175,7 @@ def test_a_line_that_is_no_event_is_refused_with_the_reason(line: bytes, reason:
     ],
     ids=["escapes", "blanks", "words"],
 )
-def test_a_hostile_line_takes_no_time_to_speak_of(line: bytes) -> None:
+def test_a_hostile_line_is_refused_quickly(line: bytes) -> None:
     started = time.monotonic()
 
     with pytest.raises(RefusedLineError):
@@ -201,7 +201,7 @@ def test_the_format_is_the_one_that_most_lines_have(lines: list[bytes], name: st
 
 
 @pytest.mark.parametrize("name", ["apache", '%h "%r" %s', "%t %r", "%Q %t %s", "%"])
-def test_what_is_no_format_is_refused(name: str) -> None:
+def test_an_invalid_format_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"ormat|directive"):
         parser_of(name)
 
@@ -229,7 +229,7 @@ def test_a_json_line_that_is_no_event_is_refused_with_the_reason(line: bytes, re
 
 
 @pytest.mark.parametrize(("fields", "service"), [({"service": ...}, "given"), ({}, "billing")])
-def test_a_given_service_is_for_json_events_that_name_none(fields: dict[str, Any], service: str) -> None:
+def test_the_given_service_applies_to_json_events_without_one(fields: dict[str, Any], service: str) -> None:
     line = msgspec.json.encode(make_event(**fields))
 
     assert parser_of(JSON, json_service="given").parse(line).service == service

@@ -40,7 +40,7 @@ def count_events(database: str) -> int:
     return int(row[0])
 
 
-def test_a_log_comes_in_through_a_pipe(database: str, tmp_path: Path) -> None:
+def test_a_log_is_imported_from_a_pipe(database: str, tmp_path: Path) -> None:
     with start_import(database, tmp_path, "-", "--service", "shop", "--json") as process:
         output, _ = process.communicate(combined_log(1200), timeout=DEADLINE_S)
 
@@ -49,7 +49,7 @@ def test_a_log_comes_in_through_a_pipe(database: str, tmp_path: Path) -> None:
     assert count_events(database) == 1200
 
 
-def test_an_interrupted_import_leaves_whole_batches(database: str, tmp_path: Path) -> None:
+def test_an_interrupted_import_has_stored_whole_batches(database: str, tmp_path: Path) -> None:
     with start_import(database, tmp_path, "-") as process:
         assert process.stdin is not None
         # More than is read at a time; the pipe stays open, so that the command waits for the rest.

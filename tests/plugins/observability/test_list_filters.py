@@ -1,4 +1,4 @@
-"""Which events a list shows."""
+"""Filters and orderings of the list."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def latencies(client: Client, query: str) -> list[int]:
         ("search=a%27%20OR%201=1--", []),
     ],
 )
-def test_filters(shared: Client, query: str, expected: list[int]) -> None:
+def test_filters_select_events(shared: Client, query: str, expected: list[int]) -> None:
     assert latencies(shared, query) == expected
 
 
@@ -127,7 +127,7 @@ def test_all_wrong_parameters_are_named(shared: Client) -> None:
 
 
 @pytest.mark.parametrize("query", ["service=%FF", "search=%ED%A0%80"])
-def test_a_query_that_is_no_text_is_malformed(shared: Client, query: str) -> None:
+def test_a_query_string_that_is_not_utf8_is_malformed(shared: Client, query: str) -> None:
     assert shared.get(f"{ROOT}?{query}").status == 400
 
 
@@ -145,5 +145,5 @@ def test_a_query_that_is_no_text_is_malformed(shared: Client, query: str) -> Non
         ("ordering=method&ordering=-endpoint&ordering=time", [6, 7, 1, 4, 5, 3, 2]),
     ],
 )
-def test_ordering(shared: Client, ordering: str, expected: list[int]) -> None:
+def test_events_are_sorted(shared: Client, ordering: str, expected: list[int]) -> None:
     assert [event["latency_ms"] for event in listed(shared, ordering)] == expected

@@ -1,4 +1,4 @@
-"""Any events, any order, any page size: a list shows what Python would, each event once."""
+"""Any events, any ordering, any page size: a list agrees with Python, and has each event once."""
 
 from __future__ import annotations
 

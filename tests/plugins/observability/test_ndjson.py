@@ -1,4 +1,4 @@
-"""Streams of request logs, one a line: batches settle as they come, and a sender is told where a stream stopped."""
+"""NDJSON streams of request logs: batches are stored as they arrive, and the sender is told where a stream stopped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ import pytest
 from kernel.testing import Client, Result
 from tests.conftest import Serve
 from tests.outage import outage
-from tests.plugins.observability.events import ROOT, listed, make_event, make_events, raw_event, stored_count
+from tests.plugins.observability.events import (
+    ROOT,
+    listed,
+    make_event,
+    make_events,
+    raw_event,
+    stored_count,
+    unique_service,
+)
 from tests.processes import Service, eventually, serving
 
 if sys.version_info >= (3, 14):
@@ -77,12 +85,12 @@ def test_a_stream_may_be_encoded(coding: str, serve: Serve) -> None:
     ],
     ids=["no end of the last", "carriage returns", "blank lines", "blanks around"],
 )
-def test_lines_may_be_written_in_other_ways(content: bytes, shared: Client) -> None:
+def test_blank_lines_and_other_line_ends_are_accepted(content: bytes, shared: Client) -> None:
     assert counts(post(shared, content)) == (2, 0, 0)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"  \r\n"])
-def test_a_stream_of_nothing_is_no_error(content: bytes, shared: Client) -> None:
+def test_an_empty_stream_is_no_error(content: bytes, shared: Client) -> None:
     assert counts(post(shared, content)) == (0, 0, 0)
 
 
@@ -103,24 +111,25 @@ def test_a_stream_of_nothing_is_no_error(content: bytes, shared: Client) -> None
     ],
     ids=lambda content: repr(content[-24:]),
 )
-def test_a_bad_line_costs_no_other(bad: bytes, serve: Serve) -> None:
-    client = serve()
+def test_an_invalid_line_does_not_affect_the_others(bad: bytes, shared: Client) -> None:
+    service = unique_service()
+    first, last = (raw_event(service=f'"{service}"', latency_ms=number) for number in ("1", "2"))
 
-    answer = post(client, raw_event(latency_ms="1") + b"\n\n" + bad + b"\n" + raw_event(latency_ms="2"))
+    answer = post(shared, first + b"\n\n" + bad + b"\n" + last)
 
     assert counts(answer) == (2, 0, 1)
     assert [error["index"] for error in answer.json()["errors"]] == [2]
-    assert sorted(event["latency_ms"] for event in listed(client)) == [1, 2]
+    assert sorted(event["latency_ms"] for event in listed(shared, f"service={service}")) == [1, 2]
 
 
 @pytest.mark.parametrize("bad", [raw_event(tags='{"a": "\\u0000"}'), raw_event(latency_ms="-1")])
-def test_a_bad_line_is_told_as_a_bad_item_is(bad: bytes, shared: Client) -> None:
+def test_an_invalid_line_is_reported_like_an_invalid_item(bad: bytes, shared: Client) -> None:
     as_item = shared.post(URL, content=b"[" + bad + b"]")
 
     assert post(shared, bad).json() == as_item.json()
 
 
-def test_an_event_does_not_go_on_in_the_next_line(shared: Client) -> None:
+def test_an_event_does_not_span_lines(shared: Client) -> None:
     # As many events as lines, and none of them on a line of its own.
     content = raw_event().replace(b",", b",\n", 1) + b"\n" + raw_event() + raw_event()
 
@@ -137,7 +146,7 @@ def test_errors_are_counted_over_all_batches_and_listed_up_to_the_limit(shared: 
 
 
 @pytest.mark.parametrize("coding", ENCODE)
-def test_a_stream_that_breaks_off_stores_whole_batches_and_says_where_it_stopped(coding: str, serve: Serve) -> None:
+def test_a_truncated_stream_stores_whole_batches_and_reports_where_it_stopped(coding: str, serve: Serve) -> None:
     client = serve()
     encode = ENCODE[coding]
     # The end of the stream is missing, not that of an event: what arrived is not trusted to be all.
@@ -158,7 +167,7 @@ def test_a_stream_that_breaks_off_stores_whole_batches_and_says_where_it_stopped
     ],
     ids=["line too long", "stream too long"],
 )
-def test_a_limit_stops_a_stream_where_it_is_reached(spoilt: bytes, settings: dict[str, Any], serve: Serve) -> None:
+def test_a_stream_stops_where_a_limit_is_reached(spoilt: bytes, settings: dict[str, Any], serve: Serve) -> None:
     client = serve(**settings)
 
     answer = post(client, gzip.compress(spoilt), TWO_A_BATCH, Content_Encoding="gzip")
@@ -168,7 +177,7 @@ def test_a_limit_stops_a_stream_where_it_is_reached(spoilt: bytes, settings: dic
     assert stored_count(client) == settled
 
 
-def test_a_sender_goes_on_from_the_line_it_is_told(serve: Serve) -> None:
+def test_a_sender_resumes_from_the_reported_line(serve: Serve) -> None:
     client = serve()
     lines = as_lines(make_events(5)).splitlines(keepends=True)
 
@@ -178,7 +187,7 @@ def test_a_sender_goes_on_from_the_line_it_is_told(serve: Serve) -> None:
     assert sorted(event["latency_ms"] for event in listed(client)) == [0, 1, 2, 3, 4]
 
 
-def test_a_stream_may_be_longer_than_a_batch_of_json(serve: Serve) -> None:
+def test_a_stream_may_have_more_events_than_a_json_batch(serve: Serve) -> None:
     client = serve(observability={"ingest_max_events": 3})
 
     assert counts(post(client, as_lines(make_events(7)))) == (7, 0, 0)
@@ -189,7 +198,9 @@ def test_a_stream_may_be_longer_than_a_batch_of_json(serve: Serve) -> None:
     [("?max_events=3&batch_size=2", {}, 2), ("?strict=true", {}, 0), (TWO_A_BATCH, {"Idempotency_Key": "k"}, 4)],
     ids=["parameter", "strict", "key"],
 )
-def test_some_streams_have_a_most(query: str, headers: dict[str, str], settled: int, serve: Serve) -> None:
+def test_streams_that_must_be_remembered_are_limited(
+    query: str, headers: dict[str, str], settled: int, serve: Serve
+) -> None:
     client = serve(observability={"ingest_max_events": 5})
 
     answer = post(client, as_lines(make_events(6)), query, **headers)
@@ -209,7 +220,7 @@ def test_strict_stores_all_lines_or_none(serve: Serve) -> None:
     assert counts(taken) == (5, 0, 0)
 
 
-def test_a_stream_sent_again_with_its_key_stores_nothing_twice(serve: Serve) -> None:
+def test_a_replayed_stream_stores_nothing_twice(serve: Serve) -> None:
     client = serve()
     # The same event five times, in more than one batch: each is an event of its own.
     content = as_lines([make_event()] * 5)
@@ -220,7 +231,7 @@ def test_a_stream_sent_again_with_its_key_stores_nothing_twice(serve: Serve) -> 
     assert (counts(first), counts(again)) == ((5, 0, 0), (0, 5, 0))
 
 
-def test_a_database_that_is_away_is_told_with_the_place(serve: Serve, database: str) -> None:
+def test_the_position_is_reported_when_the_database_is_away(serve: Serve, database: str) -> None:
     client = serve(db={"pool_timeout_s": 0.2})
     with outage(database):
         answer = post(client, as_lines(make_events(3)))
@@ -229,7 +240,7 @@ def test_a_database_that_is_away_is_told_with_the_place(serve: Serve, database: 
     assert "retry-after" in answer.headers
 
 
-def test_a_stream_is_never_held(shared: Client) -> None:
+def test_a_stream_is_read_in_constant_memory(shared: Client) -> None:
     padded = gzip.compress((raw_event() + b" " * 500_000 + b"\n") * 200)
     tracemalloc.start()
 
@@ -278,7 +289,7 @@ def count_of(service: Service, name: str) -> int:
     "headers", [b"Content-Length: 99999", b"Transfer-Encoding: chunked"], ids=["length", "chunked"]
 )
 @pytest.mark.parametrize("ends", ["waits", "goes"])
-def test_a_client_that_stops_has_its_whole_batches_stored(headers: bytes, ends: str, service: Service) -> None:
+def test_whole_batches_of_a_client_that_stops_are_stored(headers: bytes, ends: str, service: Service) -> None:
     name = f"{ends}-{headers[:7].decode().lower()}"
     content = as_lines(make_events(5, service=name)) + FILLER
     if b"chunked" in headers:
@@ -294,7 +305,7 @@ def test_a_client_that_stops_has_its_whole_batches_stored(headers: bytes, ends: 
 
 
 @pytest.mark.process
-def test_a_batch_is_stored_while_the_stream_goes_on(service: Service) -> None:
+def test_a_batch_is_stored_while_the_stream_continues(service: Service) -> None:
     content = as_lines(make_events(4, service="live")) + FILLER
     with send(service, b"%x\r\n%b\r\n" % (len(content), content), b"Transfer-Encoding: chunked") as connection:
         assert eventually(lambda: count_of(service, "live") == 4, 5)

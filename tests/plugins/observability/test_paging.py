@@ -45,7 +45,7 @@ def test_a_page_has_count_links_and_results(shared: Client) -> None:
     assert set(page(shared, "")) == {"count", "next", "previous", "results"}
 
 
-def test_pages_by_number_lead_to_each_other(shared: Client) -> None:
+def test_numbered_pages_link_to_each_other(shared: Client) -> None:
     first = page(shared, "page_size=3&ordering=time")
     second = follow(shared, first["next"])
     third = follow(shared, second["next"])
@@ -71,7 +71,7 @@ def test_links_are_absolute_and_keep_every_parameter(shared: Client) -> None:
     }
 
 
-def test_links_stay_under_the_root_that_was_asked(shared: Client) -> None:
+def test_links_keep_the_root_of_the_request(shared: Client) -> None:
     found = shared.get("/api/v1/requests?page_size=1").json()
 
     assert urlsplit(found["next"]).path == "/api/v1/requests"
@@ -84,7 +84,7 @@ def test_a_page_beyond_the_last_is_not_found(shared: Client, query: str) -> None
     assert (answer.status, answer.json()["error"]) == (404, "Invalid page.")
 
 
-def test_the_first_page_of_nothing_is_empty(shared: Client) -> None:
+def test_the_first_page_of_an_empty_list_is_empty(shared: Client) -> None:
     assert page(shared, "service=nobody") == {"count": 0, "next": None, "previous": None, "results": []}
 
 
@@ -93,7 +93,7 @@ def test_the_last_full_page_has_no_next(shared: Client) -> None:
 
 
 @every_server
-def test_sizes_come_from_the_settings(serve: Serve) -> None:
+def test_page_sizes_come_from_the_settings(serve: Serve) -> None:
     client = serve(http={"page_size": 2, "page_size_max": 3})
     post_ingest(client, make_events(4))
 
@@ -103,7 +103,7 @@ def test_sizes_come_from_the_settings(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(("query", "count"), [("", COUNT), ("count=exact&latency_min=5", 2), ("count=none", None)])
-def test_count(shared: Client, query: str, count: int | None) -> None:
+def test_the_count_can_be_chosen(shared: Client, query: str, count: int | None) -> None:
     assert page(shared, query)["count"] == count
 
 
@@ -133,12 +133,12 @@ def test_an_estimate_reads_no_event(serve: Serve, database: str) -> None:
 
 
 @pytest.mark.parametrize("count", ["exact", "estimated", "none"])
-def test_next_is_there_however_it_is_counted(shared: Client, count: str) -> None:
+def test_the_link_to_the_next_page_does_not_depend_on_the_count(shared: Client, count: str) -> None:
     assert page(shared, f"page_size=6&count={count}")["next"] is not None
     assert page(shared, f"page_size=7&count={count}")["next"] is None
 
 
-def test_cursors_lead_forward_and_back(shared: Client) -> None:
+def test_cursors_link_forward_and_back(shared: Client) -> None:
     first = page(shared, "cursor=&page_size=3&ordering=time")
     second = follow(shared, first["next"])
     third = follow(shared, second["next"])
@@ -162,7 +162,7 @@ def test_a_cursor_is_not_shifted_by_new_events(serve: Serve) -> None:
 
 
 @every_server
-def test_a_cursor_survives_that_its_event_goes(serve: Serve) -> None:
+def test_a_cursor_stays_valid_after_its_event_is_deleted(serve: Serve) -> None:
     client = serve()
     post_ingest(client, make_events(4))
     first = page(client, "cursor=&page_size=2")
@@ -193,7 +193,7 @@ SOME_ID = "019b1cbb-5e00-7ccf-a012-cd546f9c0d88"
         ("latency_ms", made_by_hand("latency_ms", ["9", "2025-01-01T00:00:00Z", SOME_ID])),
     ],
 )
-def test_a_cursor_that_no_page_gave_is_refused(shared: Client, ordering: str, cursor: str) -> None:
+def test_an_invalid_cursor_is_rejected(shared: Client, ordering: str, cursor: str) -> None:
     answer = shared.get(f"{ROOT}?ordering={ordering}&cursor={cursor}")
 
     assert (answer.status, list(answer.json()["errors"])) == (400, ["cursor"])
@@ -208,7 +208,7 @@ def test_a_cursor_that_no_page_gave_is_refused(shared: Client, ordering: str, cu
         ("-time", ["9999-12-31T23:59:59-14:00", SOME_ID]),
     ],
 )
-def test_a_cursor_far_out_breaks_nothing(shared: Client, ordering: str, values: object) -> None:
+def test_a_cursor_out_of_range_is_no_failure(shared: Client, ordering: str, values: object) -> None:
     answer = shared.get(f"{ROOT}?ordering={ordering}&cursor={made_by_hand(ordering, values)}")
 
     assert answer.status in (200, 400)

@@ -1,4 +1,4 @@
-"""Events of any age find room, and making it stops nobody."""
+"""Partitions are created for events of any age, without blocking writers."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_events_of_a_month_that_is_over_share_one_partition(serve: Serve, databa
     assert partitions(database) == [(first, following)]
 
 
-def test_old_years_may_come_a_day_at_a_time(serve: Serve, database: str) -> None:
+def test_events_of_old_years_may_arrive_a_day_at_a_time(serve: Serve, database: str) -> None:
     client = serve()
     times = [
         "2015-12-31T23:59:59.999999Z",
@@ -115,7 +115,7 @@ def test_an_event_a_day_ahead_is_stored(serve: Serve) -> None:
     ids=["dropped", "detached"],
 )
 @pytest.mark.parametrize("way", ["batch", "single", "patch"])
-def test_a_partition_that_went_behind_our_back_is_made_again(
+def test_a_partition_that_somebody_dropped_is_created_again(
     serve: Serve, database: str, statement: str, way: str
 ) -> None:
     client = serve()
@@ -145,7 +145,7 @@ def ingest_at_once(client: Client, batches: list[list[dict[str, Any]]]) -> list[
         return list(pool.map(ingest, batches))
 
 
-def test_many_ingests_of_the_same_new_days_all_succeed(serve: Serve) -> None:
+def test_concurrent_ingests_of_the_same_new_days_all_succeed(serve: Serve) -> None:
     client = serve()
     times = [*days(10, until=datetime.now(UTC)), *(f"20{year:02}-01-01T00:00:00Z" for year in range(10))]
     events = [make_event(time=time) for time in times]
@@ -157,7 +157,7 @@ def test_many_ingests_of_the_same_new_days_all_succeed(serve: Serve) -> None:
     assert stored_count(client) == 8 * len(times)
 
 
-def test_two_writers_of_the_same_new_series_never_wait_for_each_other_in_a_ring(serve: Serve, database: str) -> None:
+def test_two_writers_of_the_same_new_series_do_not_deadlock(serve: Serve, database: str) -> None:
     client = serve()
     names = [f"s{number:02}" for number in range(50)]
     insert = "INSERT INTO observability.series (service, endpoint, method) VALUES (%s, '/api/v1/invoices', 'GET')"
@@ -173,7 +173,7 @@ def test_two_writers_of_the_same_new_series_never_wait_for_each_other_in_a_ring(
     assert ingesting.result().json() == {"inserted": 50, "duplicates": 0, "rejected": 0, "errors": [], "capped": 0}
 
 
-def test_room_for_a_new_day_is_made_beside_an_open_transaction_that_writes(serve: Serve, database: str) -> None:
+def test_a_partition_is_created_while_another_transaction_writes(serve: Serve, database: str) -> None:
     client = serve(db={"statement_timeout_s": 5})
     create(client)
     with psycopg.connect(database) as writer:
@@ -187,7 +187,7 @@ def test_room_for_a_new_day_is_made_beside_an_open_transaction_that_writes(serve
         assert [answer.status for answer in answers] == [200, 201]
 
 
-def test_rows_can_be_written_while_room_is_being_made(serve: Serve, database: str) -> None:
+def test_rows_are_written_while_a_partition_is_being_created(serve: Serve, database: str) -> None:
     client: Client = serve(db={"statement_timeout_s": 5})
     create(client)
     with psycopg.connect(database) as maker:

@@ -1,4 +1,4 @@
-"""Demo data: ``tiercel observability seed``, and what ``tiercel up`` makes of it."""
+"""Demo data: ``tiercel observability seed``, and what ``tiercel up`` does with it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run_seed(client: Client, *arguments: str) -> Any:
 
 
 @pytest.mark.parametrize(("count", "days"), [(0, 1), (1, 1), (7, 3), (5000, 30)])
-def test_there_are_as_many_as_wanted_in_order_over_all_days(count: int, days: int) -> None:
+def test_the_requested_number_of_events_is_in_order_over_all_days(count: int, days: int) -> None:
     times = [event.time for event in made(count, days)]
 
     assert len(times) == count
@@ -78,18 +78,18 @@ def test_an_incident_shows_in_two_hours_and_no_others(count: int, days: int) -> 
     assert min(errors[hour] / hits[hour] for hour in (first, second)) > 0.05
 
 
-def test_the_same_number_makes_the_same_events() -> None:
+def test_the_same_random_seed_generates_the_same_events() -> None:
     assert made(100, random_seed=7) == made(100, random_seed=7) != made(100, random_seed=8)
 
 
-def test_the_command_stores_what_it_was_asked_for(serve: Serve) -> None:
+def test_the_command_stores_the_requested_number_of_events(serve: Serve) -> None:
     client = serve(observability={"log_own_requests": False, "ingest_batch_size": 100})
 
     assert run_seed(client, "--events", "250", "--days", "2") == {"inserted": 250}
     assert stored_count(client) == 250
 
 
-def test_if_empty_leaves_a_store_with_events_alone(serve: Serve) -> None:
+def test_if_empty_adds_nothing_to_existing_events(serve: Serve) -> None:
     client = serve(observability={"log_own_requests": False})
     create(client)
 
@@ -97,7 +97,7 @@ def test_if_empty_leaves_a_store_with_events_alone(serve: Serve) -> None:
     assert stored_count(client) == 1
 
 
-def test_up_fills_a_service_that_is_empty_and_only_once(database: str) -> None:
+def test_up_fills_an_empty_service_once(database: str) -> None:
     service = Tiercel(make_configuration(db={"url": database}, log={"level": "error"}))
     service.prepare()
 

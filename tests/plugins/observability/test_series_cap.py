@@ -1,4 +1,4 @@
-"""An account has as many series as it may; what is beyond them goes to ``__other__`` and loses nothing."""
+"""The number of series of an account is capped; events beyond the cap go to ``__other__`` and lose nothing."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def flood(count: int, **fields: str) -> list[dict[str, Any]]:
     return [make_event(**{name: text.replace("@", str(at)) for name, text in fields.items()}) for at in range(count)]
 
 
-def test_what_is_beyond_the_cap_goes_to_other_and_keeps_its_path(full: Client) -> None:
+def test_events_beyond_the_cap_go_to_other_and_preserve_their_path(full: Client) -> None:
     answer = post_ingest(full, flood(5, endpoint="/new/@"))
 
     events = listed(full, f"endpoint={OTHER}")
@@ -73,27 +73,27 @@ def test_what_is_beyond_the_cap_goes_to_other_and_keeps_its_path(full: Client) -
     assert {event["tags"]["env"] for event in events} == {"prod"}
 
 
-def test_a_batch_that_meets_the_cap_fills_it_exactly(client: Client, database: str) -> None:
+def test_a_batch_that_exceeds_the_cap_fills_it_exactly(client: Client, database: str) -> None:
     answer = post_ingest(client, [*flood(10, endpoint="/new/@"), *flood(10, endpoint="/new/@")])
 
     assert answer.json()["capped"] == 2 * (10 - CAP)
     assert own_count(database) == CAP
 
 
-def test_series_that_exist_go_on_as_before(full: Client) -> None:
+def test_existing_series_are_not_capped(full: Client) -> None:
     post_ingest(full, flood(5, endpoint="/new/@"))
 
     assert post_ingest(full, KNOWN).json()["capped"] == 0
     assert listed(full, f"endpoint={OTHER}&search=known") == []
 
 
-def test_a_process_that_starts_later_holds_the_cap_and_knows_the_series(full: Client, serve: Serve) -> None:
+def test_a_process_that_starts_later_enforces_the_cap(full: Client, serve: Serve) -> None:
     later = serve(observability={"series_max": CAP, "log_own_requests": False})
 
     assert post_ingest(later, [*KNOWN, make_event(endpoint="/new")]).json()["capped"] == 1
 
 
-def test_a_cap_that_is_lowered_lets_nothing_new_in_and_keeps_services_apart(full: Client, serve: Serve) -> None:
+def test_a_lowered_cap_admits_no_new_series_and_keeps_services_apart(full: Client, serve: Serve) -> None:
     lowered = serve(observability={"series_max": 1, "log_own_requests": False})
 
     assert post_ingest(lowered, [*KNOWN, make_event(endpoint="/new")]).json()["capped"] == 1
@@ -119,7 +119,7 @@ def test_other_is_kept_apart_by_service_and_method(full: Client) -> None:
     ],
     ids=lambda value: ",".join(sorted(value)),
 )
-def test_no_flood_of_names_escapes(full: Client, database: str, fields: dict[str, str], kept: set[str]) -> None:
+def test_a_flood_of_names_is_capped(full: Client, database: str, fields: dict[str, str], kept: set[str]) -> None:
     events = flood(OF_SERVICES_MAX * 3, **fields)
 
     answer = post_ingest(full, events)
@@ -131,13 +131,13 @@ def test_no_flood_of_names_escapes(full: Client, database: str, fields: dict[str
     assert kept <= set().union(*(event["tags"] for event in last))
 
 
-def test_who_sends_other_as_an_endpoint_takes_no_room_from_series_of_their_own(client: Client) -> None:
+def test_series_of_endpoint_other_do_not_count_as_own_series(client: Client) -> None:
     post_ingest(client, flood(OF_SERVICES_MAX * 3, service="s@", endpoint=OTHER))
 
     assert post_ingest(client, KNOWN).json()["capped"] == 0
 
 
-def test_texts_that_were_kept_give_the_event_back(full: Client) -> None:
+def test_the_original_texts_can_be_restored_from_the_tags(full: Client) -> None:
     events = flood(OF_SERVICES_MAX * 3, service="s@", endpoint="/@", method="M@")
 
     post_ingest(full, events)
@@ -166,7 +166,7 @@ def resolve(dictionary: SeriesDictionary, keys: Iterable[SeriesKey]) -> Resolved
         return dictionary.resolve(keys)
 
 
-def test_several_processes_that_write_at_once_hold_the_cap_exactly(full: Client, database: str) -> None:
+def test_concurrent_processes_enforce_the_cap_exactly(full: Client, database: str) -> None:
     # Each dictionary is one process: it has its own cache, and its own idea of what is full.
     db = full.service.shared.db
     dictionaries = [SeriesDictionary(db, Cache(1000), OWN_MAX_OF_MANY) for _ in range(6)]
@@ -183,7 +183,7 @@ def test_several_processes_that_write_at_once_hold_the_cap_exactly(full: Client,
     assert capped == 6 * 20 * 3 - (OWN_MAX_OF_MANY - CAP)
 
 
-def test_neither_known_series_nor_a_full_dictionary_wait_for_whoever_makes_series(full: Client, database: str) -> None:
+def test_known_series_and_a_full_dictionary_do_not_wait_for_the_lock(full: Client, database: str) -> None:
     post_ingest(full, flood(2, endpoint="/new/@"))
     with psycopg.connect(database) as other:
         other.execute("SELECT pg_advisory_xact_lock(hashtext('observability.series'), 0)")
@@ -209,7 +209,7 @@ def test_an_edit_obeys_the_cap(full: Client, method: str) -> None:
     assert answer.json()["tags"] == full.get(url).json()["tags"] == {"env": "prod", "path": "/new"}
 
 
-def test_an_edit_of_another_field_leaves_other_alone(full: Client) -> None:
+def test_an_edit_of_another_field_keeps_the_capped_series(full: Client) -> None:
     url = create(full, endpoint="/new")
 
     answer = full.request("PATCH", url, json={"latency_ms": 7})
@@ -227,7 +227,7 @@ def test_a_replay_of_capped_events_stores_nothing_twice(client: Client) -> None:
     assert [answer["capped"] for answer in answers] == [10 - CAP] * 2
 
 
-def test_events_that_are_refused_do_not_count_as_capped(full: Client) -> None:
+def test_rejected_events_do_not_count_as_capped(full: Client) -> None:
     # Valid JSON, and more digits than the server can hold.
     endless = msgspec.json.encode(make_event(endpoint="/new/1", tags={"a": "@"})).replace(b'"@"', b"1" * 200_000)
     good = msgspec.json.encode(make_event(endpoint="/new/2"))
@@ -237,7 +237,7 @@ def test_events_that_are_refused_do_not_count_as_capped(full: Client) -> None:
     assert (answer["inserted"], answer["rejected"], answer["capped"]) == (1, 1, 1)
 
 
-def test_a_stream_sums_what_was_capped(full: Client) -> None:
+def test_a_stream_counts_capped_events(full: Client) -> None:
     lines = b"\n".join(map(msgspec.json.encode, [*KNOWN, *flood(7, endpoint="/new/@")]))
     headers = {"Content-Type": "application/x-ndjson"}
 
@@ -246,7 +246,7 @@ def test_a_stream_sums_what_was_capped(full: Client) -> None:
     assert (answer["inserted"], answer["capped"]) == (10, 7)
 
 
-def test_the_ledger_sums_what_was_capped(full: Client) -> None:
+def test_the_ledger_counts_capped_events(full: Client) -> None:
     post_ingest(full, flood(7, endpoint="/new/@"))
     create(full, endpoint="/new")
 
@@ -255,7 +255,7 @@ def test_the_ledger_sums_what_was_capped(full: Client) -> None:
     assert (totals["stored"], totals["capped"]) == (CAP + 8, 8)
 
 
-def test_the_figures_count_what_was_capped(full: Client) -> None:
+def test_the_figures_count_capped_events(full: Client) -> None:
     post_ingest(full, flood(7, endpoint="/new/@"))
     create(full, endpoint="/new")
 
@@ -264,7 +264,7 @@ def test_the_figures_count_what_was_capped(full: Client) -> None:
     assert figures == {"observability": {"events_capped": 8}}
 
 
-def test_an_import_obeys_the_cap_and_says_so(full: Client, tmp_path: Path) -> None:
+def test_an_import_obeys_the_cap_and_reports_it(full: Client, tmp_path: Path) -> None:
     log = b"".join(combined_line(request=f"GET /users/{at}/{name} HTTP/1.1") + b"\n" for at, name in enumerate("abc"))
 
     imported = import_text(full, tmp_path, log, name="billing.log")
@@ -278,7 +278,7 @@ def test_an_import_obeys_the_cap_and_says_so(full: Client, tmp_path: Path) -> No
     ]
 
 
-def test_the_service_s_own_requests_obey_the_cap(serve: Serve, database: str) -> None:
+def test_own_requests_obey_the_cap(serve: Serve, database: str) -> None:
     client = serve(observability={"series_max": 1})
     post_ingest(client, [make_event()])
 

@@ -1,4 +1,4 @@
-"""Paths become templates: on import by default, of what clients send only where that is switched on."""
+"""Paths become templates: by default in imports, for clients only if switched on."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ def test_numbers_uuids_and_hashes_are_named(path: str, template: str) -> None:
         UUID.replace("-", "_"),
     ],
 )
-def test_any_other_segment_stays(path: str) -> None:
+def test_other_segments_stay_unchanged(path: str) -> None:
     assert DEFAULT.apply(path) == path
 
 
 @given(paths)
 @example("/users/42\n")
-def test_templates_keep_the_number_of_segments_and_change_nothing_twice(path: str) -> None:
+def test_templates_keep_the_number_of_segments_and_are_idempotent(path: str) -> None:
     template = DEFAULT.apply(path)
 
     assert template.count("/") == path.count("/")
@@ -176,7 +176,7 @@ def test_events_of_json_lines_become_templates_as_well(serve: Serve, tmp_path: P
     assert places(client) == [("/users/{id}", "/users/42")]
 
 
-def test_of_a_path_that_is_too_long_the_whole_is_kept(serve: Serve, tmp_path: Path) -> None:
+def test_a_path_that_is_too_long_is_preserved_whole(serve: Serve, tmp_path: Path) -> None:
     client = serve()
     path = "/1" * 127 + "/23/45"
 
@@ -187,7 +187,7 @@ def test_of_a_path_that_is_too_long_the_whole_is_kept(serve: Serve, tmp_path: Pa
     assert event["tags"]["path"] == path
 
 
-def test_what_clients_send_comes_back_as_it_was(serve: Serve) -> None:
+def test_endpoints_of_clients_are_not_templated_by_default(serve: Serve) -> None:
     client = serve()
 
     post_ingest(client, [make_event(endpoint="/users/42")])
@@ -196,7 +196,7 @@ def test_what_clients_send_comes_back_as_it_was(serve: Serve) -> None:
     assert places(client) == [("/users/42", None), ("/users/43", None)]
 
 
-def test_templates_of_what_clients_send_can_be_switched_on(serve: Serve) -> None:
+def test_templates_can_be_switched_on_for_clients(serve: Serve) -> None:
     client = serve(observability=ON)
     post_ingest(client, [make_event(endpoint="/users/42")])
     url = create(client, endpoint="/orders/7")
@@ -208,7 +208,7 @@ def test_templates_of_what_clients_send_can_be_switched_on(serve: Serve) -> None
     assert places(client)[-1] == ("/users/{id}", "/users/42")
 
 
-def test_tags_that_are_there_stay_as_they_were_sent(serve: Serve) -> None:
+def test_existing_tags_stay_unchanged(serve: Serve) -> None:
     client = serve(observability=ON)
     event = raw_event(endpoint='"/users/42"', tags='{"path": "/mine", "n": 12345678901234567890.5}')
 
@@ -219,7 +219,7 @@ def test_tags_that_are_there_stay_as_they_were_sent(serve: Serve) -> None:
     assert b"12345678901234567890.5" in client.get("/api/requests/").content
 
 
-def test_paths_of_one_template_are_events_of_their_own_under_one_key(serve: Serve) -> None:
+def test_paths_of_one_template_are_distinct_events_under_one_key(serve: Serve) -> None:
     client = serve(observability=ON)
     events = [make_event(endpoint="/users/42"), make_event(endpoint="/users/43")]
     headers = {"Idempotency-Key": "k"}

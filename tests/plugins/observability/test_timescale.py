@@ -1,4 +1,4 @@
-"""The same events in a hypertable, on the real TimescaleDB compiled for Node."""
+"""Events in a hypertable, on TimescaleDB compiled for Node."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_hypertable_has_the_indexes_of_a_table(client: Client) -> None:
     ],
     ids=str,
 )
-def test_an_event_is_changed_and_found_again(client: Client, changes: dict[str, Any]) -> None:
+def test_an_event_is_edited_and_found(client: Client, changes: dict[str, Any]) -> None:
     url = create(client)
     before = client.get(url).json()
 

@@ -1,4 +1,4 @@
-"""What each field takes and refuses, alike for one event and for one of a batch, in the words of the original."""
+"""What each field accepts and rejects, in single events and in batches, with the messages of Django REST Framework."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from kernel.testing import Client
 from tests.conftest import Serve
 from tests.plugins.observability.engines import every_engine, every_server
-from tests.plugins.observability.events import ROOT, listed, make_event, post_bytes, raw_event, stored_count
+from tests.plugins.observability.events import ROOT, listed, make_event, post_bytes, raw_event, short_id, stored_count
 
 pytestmark = every_engine
 
@@ -82,8 +82,9 @@ def messages(client: Client, content: bytes) -> dict[str, list[str]]:
         ("tags", '{"n": 1180591620717411303424}', {"n": 2**70}),
         ("tags", '{"deep": ' + "[" * 300 + "]" * 300 + "}", {"deep": json.loads("[" * 300 + "]" * 300)}),
     ],
+    ids=short_id,
 )
-def test_taken(shared: Client, field: str, text: str, value: object) -> None:
+def test_valid_values_are_accepted(shared: Client, field: str, text: str, value: object) -> None:
     alone, in_batch = stored(shared, raw_event(**{field: text}))
 
     assert alone[field] == value
@@ -119,20 +120,21 @@ def test_taken(shared: Client, field: str, text: str, value: object) -> None:
         ("tags", '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "The value is nested too deeply."),
         ("tags", '{"a": 1e400000}', "The database cannot store this: value overflows numeric format"),
     ],
+    ids=short_id,
 )
-def test_refused(shared: Client, field: str, text: str, message: str) -> None:
+def test_invalid_values_are_rejected(shared: Client, field: str, text: str, message: str) -> None:
     assert messages(shared, raw_event(**{field: text})) == {field: [message]}
 
 
 @pytest.mark.parametrize("field", REQUIRED)
-def test_required(shared: Client, field: str) -> None:
+def test_required_fields_may_not_be_omitted(shared: Client, field: str) -> None:
     content = json.dumps(make_event(**{field: ...})).encode()
 
     assert messages(shared, content) == {field: ["This field is required."]}
 
 
 @pytest.mark.parametrize("field", [*TEXTS, "tags"])
-def test_bytes_that_are_no_text_cost_their_field_only(shared: Client, field: str) -> None:
+def test_invalid_utf8_affects_only_its_field(shared: Client, field: str) -> None:
     text = '{"a": "BYTE"}' if field == "tags" else '"BYTE"'
     content = raw_event(**{field: text}).replace(b"BYTE", b"\xff\xfe")
 
@@ -141,7 +143,7 @@ def test_bytes_that_are_no_text_cost_their_field_only(shared: Client, field: str
 
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "nul", "01", "'a'", ""])
 @pytest.mark.parametrize("field", ["latency_ms", "tags", "service"])
-def test_what_is_no_json_is_malformed(shared: Client, field: str, text: str) -> None:
+def test_invalid_json_is_malformed(shared: Client, field: str, text: str) -> None:
     content = raw_event(**{field: text})
     before = stored_count(shared)
 
@@ -169,7 +171,7 @@ def test_what_is_no_json_is_malformed(shared: Client, field: str, text: str) -> 
         ("2024-02-29T23:59:59.999999Z", "2024-02-29T23:59:59.999999Z"),
     ],
 )
-def test_times_taken(shared: Client, text: str, time: str) -> None:
+def test_valid_times_are_accepted(shared: Client, text: str, time: str) -> None:
     alone, in_batch = stored(shared, raw_event(time=f'"{text}"'))
 
     assert (alone["time"], in_batch["time"]) == (time, time)
@@ -207,7 +209,7 @@ def test_times_taken(shared: Client, text: str, time: str) -> None:
         ('"9999-12-31T23:59:59Z"', "Ensure this time is at most a day ahead."),
     ],
 )
-def test_times_refused(shared: Client, text: str, message: str) -> None:
+def test_invalid_times_are_rejected(shared: Client, text: str, message: str) -> None:
     assert messages(shared, raw_event(time=text)) == {"time": [message]}
 
 
