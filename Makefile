@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PGLITE := $(VENV)/pglite
 
-.PHONY: up test lint fmt bench lock clean
+.PHONY: up test quick lint fmt docs bench lock clean
 
 ## up: set up, start with demo data on http://127.0.0.1:8000/
 up: $(VENV)/.run
@@ -13,6 +13,10 @@ up: $(VENV)/.run
 ## test: lint, format, types, import rules and every test
 test: lint $(VENV)/.pglite
 	TIERCEL_TEST_PGLITE=$$(test -d $(PGLITE)/node_modules && echo $(CURDIR)/$(PGLITE)) $(BIN)/pytest -n 2 --dist loadgroup
+
+## quick: lint, format, types, import rules and the tests that start no process, on the embedded PostgreSQL only
+quick: lint
+	$(BIN)/pytest -q -n 2 --quick
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -24,6 +28,10 @@ lint: $(VENV)/.dev
 fmt: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+## docs: write docs/reference anew from the code
+docs: $(VENV)/.dev
+	$(BIN)/python -m docs.generate
 
 ## bench: measure, as ratios within one run; BENCH='--full NAME ...' for more events or some benches only
 bench: $(VENV)/.bench

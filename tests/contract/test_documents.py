@@ -1,4 +1,4 @@
-"""The README and the configuration file tell what the code does."""
+"""The documentation and the configuration file say what the code does."""
 
 from __future__ import annotations
 
@@ -13,26 +13,23 @@ from typing import Any
 import msgspec
 import pytest
 
+from docs.generate import DOCS, pages
 from kernel import errors, hookspecs
 from kernel.config import Configuration, load, read_shipped_file
 from kernel.conversion import nested_struct, struct_fields
 from kernel.settings import Secret, Settings
-from tests.contract.tree import ROOT
+from tests.contract.tree import README, ROOT, documents
 
 TOML = ROOT / "config/tiercel.toml"
+README_LINES_MAX = 150
 # A key that is commented out, unlike prose.
 _COMMENTED = re.compile(r"^# ?(?=[a-z_]+ = )", re.MULTILINE)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_FENCED = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
+_HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
 HOOKS = {name: hook for name, hook in vars(hookspecs).items() if hasattr(hook, "tiercel_spec")}
-CODES = sorted(
-    {kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.ApiError)}
-)
 PLUGINS = sorted(path.parent.name for path in (ROOT / "plugins").glob("*/__init__.py"))
-
-
-@pytest.fixture(scope="module")
-def readme() -> str:
-    return (ROOT / "README.md").read_text()
 
 
 def plugin_settings() -> Iterator[tuple[str, type[msgspec.Struct]]]:
@@ -82,6 +79,15 @@ def aliases() -> list[str]:
     return sorted({name for meta in metas for each in meta if each.extra for name in each.extra.get("env", ())})
 
 
+def anchors(path: Path) -> set[str]:
+    """Return the anchors of the headings of a page, as GitHub makes them."""
+    headings = _HEADING.findall(_FENCED.sub("", path.read_text()))
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+# --- the configuration file -----------------------------------------------------------------------------------------
+
+
 def test_the_configuration_file_names_every_key_and_no_other() -> None:
     expected = every_default()
 
@@ -108,39 +114,109 @@ def test_the_configuration_file_sets_nothing_but_the_plugins(tmp_path: Path) -> 
     assert [entry.key for entry in configuration.entries() if entry.origin != "default"] == ["plugins", "required"]
 
 
-@pytest.mark.parametrize("alias", aliases())
-def test_a_further_variable_of_a_setting_is_documented(alias: str, readme: str) -> None:
-    assert f"`{alias}`" in readme
-    assert re.search(rf"^# TIERCEL_.*\b{alias}\b", TOML.read_text(), re.MULTILINE)
+def test_the_configuration_file_names_every_further_variable() -> None:
+    toml = TOML.read_text()
+
+    assert [name for name in aliases() if not re.search(rf"^# TIERCEL_.*\b{name}\b", toml, re.MULTILINE)] == []
 
 
 def test_no_default_is_a_secret() -> None:
     assert not [key for key, value in every_default().items() if isinstance(value, Secret)]
 
 
-def test_all_nine_hooks_are_looked_at() -> None:
-    assert len(HOOKS) == 9
+# --- the reference --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", HOOKS)
-def test_a_hook_has_a_test(name: str) -> None:
+@pytest.fixture(scope="module")
+def reference() -> dict[str, str]:
+    return {path.name: path.read_text() for path in (DOCS / "reference").glob("*.md")}
+
+
+def test_the_reference_is_what_the_code_says(reference: dict[str, str]) -> None:
+    generated = pages()
+
+    assert sorted(generated) == sorted(reference)
+    assert [name for name, text in generated.items() if text != reference[name]] == [], "run: make docs"
+
+
+def test_every_setting_is_in_the_reference_with_its_further_variables(reference: dict[str, str]) -> None:
+    settings = reference["settings.md"]
+
+    assert [key for key in every_default() if f"| `{key}` |" not in settings] == []
+    assert [name for name in aliases() if f"`{name}`" not in settings] == []
+
+
+def test_every_setting_and_its_meaning_is_in_the_reference(reference: dict[str, str]) -> None:
+    rows = [line for line in reference["settings.md"].splitlines() if line.startswith("| `")]
+
+    assert [row for row in rows if not row.split(" | ")[-1].strip(" |")] == []
+
+
+def test_every_hook_is_in_the_reference_with_its_arguments(reference: dict[str, str]) -> None:
+    shown = [f"`{name}({', '.join(inspect.signature(hook).parameters)})`" for name, hook in HOOKS.items()]
+
+    assert len(shown) == 9
+    assert [each for each in shown if each not in reference["hooks.md"]] == []
+
+
+def test_every_hook_has_a_test() -> None:
     tests = importlib.import_module("tests.kernel.test_hooks")
 
-    assert callable(getattr(tests, f"test_hook_{name}"))
+    assert [name for name in HOOKS if not callable(getattr(tests, f"test_hook_{name}", None))] == []
 
 
-@pytest.mark.parametrize("name", HOOKS)
-def test_a_hook_is_documented_with_its_arguments(name: str, readme: str) -> None:
-    arguments = ", ".join(inspect.signature(HOOKS[name]).parameters)
+def test_every_error_code_is_in_the_reference(reference: dict[str, str]) -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.ApiError)]
 
-    assert f"`{name}({arguments})`" in readme
-
-
-@pytest.mark.parametrize("code", CODES)
-def test_the_code_of_an_error_is_documented(code: str, readme: str) -> None:
-    assert f"`{code}`" in readme
+    assert len(kinds) > 10
+    assert [kind.code for kind in kinds if f"`{kind.code}`" not in reference["errors.md"]] == []
 
 
-@pytest.mark.parametrize("key", every_default())
-def test_a_setting_is_documented(key: str, readme: str) -> None:
-    assert key.rpartition(".")[2] in readme
+# --- pages ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= README_LINES_MAX
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    reached, new = set[Path](), {README}
+    while new:
+        reached |= new
+        linked = {
+            (page.parent / link.partition("#")[0]).resolve()
+            for page in new
+            for link in _LINK.findall(_FENCED.sub("", page.read_text()))
+            if "://" not in link and link.partition("#")[0].endswith(".md")
+        }
+        new = linked - reached
+
+    assert sorted(set(documents()) - reached) == []
+
+
+def test_every_link_leads_somewhere() -> None:
+    broken = []
+    for page in documents():
+        for link in _LINK.findall(_FENCED.sub("", page.read_text())):
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path).resolve() if path else page
+            if "://" not in link and not (target.exists() and (not anchor or anchor in anchors(target))):
+                broken.append(f"{page.relative_to(ROOT)}: {link}")
+
+    assert broken == []
+
+
+def test_every_name_in_the_architecture_is_in_the_code() -> None:
+    text = (DOCS / "architecture.md").read_text()
+    names = re.findall(r"`((?:kernel|plugins)/[\w/]+)\.py: ([\w.]+)`", text)
+    files = re.findall(r"`((?:kernel|plugins|config)/[\w/]+\.(?:py|toml))`", text)
+    missing = [name for name in files if not (ROOT / name).exists()]
+    for path, name in names:
+        thing: Any = importlib.import_module(path.replace("/", "."))
+        for part in name.split("."):
+            thing = getattr(thing, part, None)
+        if thing is None:
+            missing.append(f"{path}.py: {name}")
+
+    assert len(names) > 40
+    assert missing == []

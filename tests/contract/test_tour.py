@@ -1,4 +1,4 @@
-"""The tour in the README, walked line by line on a service as ``make up`` starts it."""
+"""The pages of the documentation, walked line by line on a service as ``make up`` starts it."""
 
 from __future__ import annotations
 
@@ -11,27 +11,37 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.tree import ROOT
+from tests.contract.tree import DOCS, README
 from tests.processes import TIERCEL, Service, copy_home, eventually, make_environment, serving
 
-_SECTION = re.compile(r"^###? (.*)$", re.MULTILINE)
+_SECTION = re.compile(r"^## (.*)$", re.MULTILINE)
 _BLOCK = re.compile(r"^```(sh|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_FIRST, _BEYOND = "A tour with curl", "Retention"
-# Their answers are about the day that ends now.
-_OF_TODAY = {"Analytics", "Over time"}
-# What was sent is shown by the minute; it takes this long until all of it is.
+# In an order in which each page finds what it is about.
+PAGES = [
+    README,
+    DOCS / "quickstart.md",
+    DOCS / "howto" / "ingest.md",
+    DOCS / "howto" / "analytics.md",
+    DOCS / "howto" / "import-logs.md",
+    DOCS / "howto" / "jobs.md",
+    DOCS / "operations" / "production.md",
+    DOCS / "reference" / "errors.md",
+]
+# What is about installing, or about files and containers of another place.
+_NOT_HERE = {"Start", "Install and start", "Container", "Write a job"}
+# What is sent is counted by the minute; it takes this long until all of it is.
 _SENDING_S = 25
 
 
 def walk() -> Iterator[tuple[str, str, str | None]]:
-    """List section, commands and what the README shows of their output, where it shows some."""
-    _, *parts = _SECTION.split((ROOT / "README.md").read_text())
-    titles, texts = parts[::2], parts[1::2]
-    for title, text in list(zip(titles, texts, strict=True))[titles.index(_FIRST) : titles.index(_BEYOND)]:
-        blocks = _BLOCK.findall(text)
-        for (kind, commands), (next_kind, shown) in zip(blocks, [*blocks[1:], ("", "")], strict=False):
-            if kind == "sh" and title not in _OF_TODAY:
-                yield title, commands, shown if next_kind == "text" else None
+    """List page and section, commands, and what the page shows of their output, where it shows some."""
+    for page in PAGES:
+        _, *parts = _SECTION.split(f"## {page.name}\n{page.read_text()}")
+        for title, text in zip(parts[::2], parts[1::2], strict=True):
+            blocks = _BLOCK.findall(text)
+            for (kind, commands), (next_kind, shown) in zip(blocks, [*blocks[1:], ("", "")], strict=True):
+                if kind == "sh" and title not in _NOT_HERE and "tiercel serve" not in commands:
+                    yield f"{page.name}: {title}", commands, shown if next_kind == "text" else None
 
 
 def run(service: Service, commands: str, folder: Path) -> str:
@@ -60,8 +70,8 @@ def looks_like(output: str, shown: str | None) -> bool:
 
 
 @pytest.mark.process
-@pytest.mark.skipif(shutil.which("curl") is None, reason="the tour goes with curl")
-def test_every_line_of_the_tour_does_what_is_shown(initialised: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the pages use curl")
+def test_every_command_of_the_documentation_does_what_is_shown(initialised: Path, tmp_path: Path) -> None:
     home = copy_home(initialised, tmp_path)
     with serving(home, (TIERCEL, "up")) as service:
         assert eventually(lambda: service.get("/readyz").json()["status"] == "ok")
@@ -69,5 +79,5 @@ def test_every_line_of_the_tour_does_what_is_shown(initialised: Path, tmp_path: 
 
         outputs = [(title, shown, run(service, commands, tmp_path)) for title, commands, shown in walk()]
 
-    assert len(outputs) > 15
+    assert len(outputs) > 30
     assert [(title, shown, output) for title, shown, output in outputs if not looks_like(output, shown)] == []

@@ -136,7 +136,7 @@ def test_a_dry_run_shows_the_differences_and_stores_nothing(
         "  - feature-1\n"
         '  ~ feature-0: area "flow" -> "clout"'
     )
-    assert f"```text\n{difference}\n```" in (ROOT / "README.md").read_text()
+    assert f"```text\n{difference}\n```" in (ROOT / "docs" / "howto" / "notion.md").read_text()
     assert "tags, version 1 to 1: 0 added, 0 removed, 0 changed, 1 unchanged" in ran.output
     assert [each["slug"] for each in found["added"]] == ["new"]
     assert found["changed"] == [{"key": "feature-0", "fields": {"area": {"before": "flow", "after": "clout"}}}]

@@ -1,4 +1,4 @@
-"""The set-up of Notion as the README shows it, word by word, with a fake in place of Notion."""
+"""The set-up of Notion as the how-to shows it, word by word, with a fake in place of Notion."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from kernel.testing import Client
 from tests.commands import RunCommand, make_runner
 from tests.conftest import Serve
 from tests.contract.test_tour import looks_like
-from tests.contract.tree import ROOT
+from tests.contract.tree import DOCS
 from tests.notion.server import FakeNotion, running_notion
 from tests.notion.values import person
 from tests.notion.workspace import DataSource, Workspace
 from tests.plugins.trace.factories import FAST
 from tests.processes import eventually
 
-README = (ROOT / "README.md").read_text()
-_SECTION = re.compile(r"^## Specifications from Notion$(.*?)^### Refresh from Notion$", re.MULTILINE | re.DOTALL)
+PAGE = (DOCS / "howto" / "notion.md").read_text()
+_SECTION = re.compile(r"^## Set up$(.*?)^## Refresh$", re.MULTILINE | re.DOTALL)
 _BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _IDS = re.compile(r"\b[0-9a-f]{32}\b")
 PLUGINS = ["system", "trace", "skyflow", "nexus"]
 
 
 class Example:
-    """The workspace that the README tells of."""
+    """The workspace that the page is about."""
 
     def __init__(self) -> None:
         self.workspace = Workspace()
@@ -49,11 +49,11 @@ class Example:
         self.workspace.add_page(self.features, {"Name": name, **values})
 
     def spoil(self) -> None:
-        """Do what the README has somebody do."""
+        """Do what somebody does on that page."""
         self.workspace.change_type(self.features, "Status", "checkbox")
 
     def put_ids(self, toml: str) -> str:
-        """Put the ids of this workspace in the place of those in the README: of features, of a view, of tiers."""
+        """Put the ids of this workspace in the place of those on the page: of features, of a view, of tiers."""
         ids = [_plain(self.features), "0" * 32, _plain(self.tiers)]
         return _IDS.sub(lambda found: ids.pop(0), toml)
 
@@ -64,7 +64,7 @@ def _plain(source: DataSource) -> str:
 
 def blocks() -> Iterator[tuple[str, str]]:
     """List the kinds and contents of the blocks of the section."""
-    (section,) = _SECTION.findall(README)
+    (section,) = _SECTION.findall(PAGE)
     for indent, kind, content in _BLOCK.findall(section):
         yield kind, textwrap.dedent(f"{indent}{content}") if indent else content
 

@@ -1,4 +1,4 @@
-"""Applications and datasets as the README shows them, word by word."""
+"""Applications and datasets as the how-to pages show them, word by word."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from kernel.testing import Client
 from tests.applications import PLUGINS, is_served, publish_demo
 from tests.commands import make_runner
 from tests.conftest import Serve
-from tests.contract.tree import ROOT
+from tests.contract.tree import DOCS
 from tests.processes import eventually
 
-README = (ROOT / "README.md").read_text()
+PAGES = "\n".join((DOCS / "howto" / name).read_text() for name in ("applications.md", "datasets.md"))
 _SAVED = re.compile(r"Save this as `acme/(\w+)\.py`.*?^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _ASKED = re.compile(r"^```sh\n([^`]*?)^```\n```text\n([^`]*?)^```$", re.MULTILINE)
 
 
 @pytest.fixture
 def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The package of all plugins that the README tells to save."""
+    """The package of all plugins that the PAGES tells to save."""
     # A name of its own, so that no other test's package of that name is in the way.
-    folder = tmp_path / "readme_example"
+    folder = tmp_path / "howto_example"
     folder.mkdir()
-    for name, block in _SAVED.findall(README):
+    for name, block in _SAVED.findall(PAGES):
         (folder / f"{name}.py").write_text(block)
     monkeypatch.syspath_prepend(tmp_path)
     return folder.name
 
 
-def test_the_application_in_the_readme_works(serve: Serve, examples: str) -> None:
+def test_the_application_of_the_how_to_works(serve: Serve, examples: str) -> None:
     client = serve(plugins=["system", "trace", f"{examples}.orbit"])
     publish_demo(client)
 
     assert shown(client, "/trace/public/orbit/tiers/?explain=1") == example("/trace/public/orbit/tiers/?explain=1")
 
 
-def test_the_dataset_in_the_readme_works(
+def test_the_dataset_of_the_how_to_works(
     serve: Serve,
     examples: str,
     database: str,
@@ -47,7 +47,7 @@ def test_the_dataset_in_the_readme_works(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     plugins = ["system", f"{examples}.orbit", f"{examples}.planets"]
-    (file,) = re.findall(r"^echo '(.*)' > files/planets.json$", README, re.MULTILINE)
+    (file,) = re.findall(r"^echo '(.*)' > files/planets.json$", PAGES, re.MULTILINE)
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "planets.json").write_text(file)
     run = make_runner(database, tmp_path, monkeypatch, capsys)
@@ -57,7 +57,7 @@ def test_the_dataset_in_the_readme_works(
 
     assert eventually(lambda: is_served(client, "planets"))
     assert ran.code == 0
-    assert ran.output + ran.errors in README
+    assert ran.output + ran.errors in PAGES
     for path in ("/acme/public/orbit/planets/", "/acme/public/planets/?tags=hot", "/acme/public/planets/mars/"):
         assert shown(client, path) == example(path)
 
@@ -72,7 +72,7 @@ def test_the_dataset_in_the_readme_works(
         "/trace/public/nexus/matrix/?search=digest",
     ],
 )
-def test_what_the_readme_asks_of_specifications_is_answered_so(serve: Serve, path: str) -> None:
+def test_what_is_requested_of_specifications_is_answered_as_shown(serve: Serve, path: str) -> None:
     client = serve(plugins=PLUGINS)
     publish_demo(client)
 
@@ -87,8 +87,8 @@ def shown(client: Client, path: str) -> str:
 
 
 def example(path: str) -> str:
-    """Return the answer that the README shows for a path."""
-    for commands, answers in _ASKED.findall(README):
+    """Return the answer that the PAGES shows for a path."""
+    for commands, answers in _ASKED.findall(PAGES):
         asked = re.findall(r"^curl -s '?http://127.0.0.1:8000([^'\n]*)'?$", commands, re.MULTILINE)
         if path in asked:
             return str(answers.splitlines()[asked.index(path)])
