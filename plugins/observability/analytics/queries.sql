@@ -7,8 +7,8 @@
 SET LOCAL work_mem = '32MB'
 
 -- name: open_unfiltered
--- Which partitions a query reads depends on its window: it is planned anew each time. If there is only one account, no
--- condition on the account is needed.
+-- Which partitions a query reads depends on its window, so that each execution is planned with its parameters. If there
+-- is only one account, no condition on the account is needed.
 SELECT rollups.*, set_config('plan_cache_mode', 'force_custom_plan', true),
        %(account)s = ALL (ARRAY[(SELECT min(account) FROM observability.series),
                                 (SELECT max(account) FROM observability.series)])
@@ -226,7 +226,7 @@ GROUP BY 1, service, endpoint
 -- name: percentiles
 SELECT percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_ms) FROM ({parts}) AS event
 
--- name: totals_beside_percentiles
+-- name: totals_with_percentiles
 SELECT totals.*, percentiles.* FROM ({totals}) AS totals, ({percentiles}) AS percentiles
 
 -- name: percentiles_by_endpoint

@@ -96,13 +96,13 @@ class AnalyticsService:
                 plan = session.plan(_coarsest(query, scope.window) if query.approx else Resolution.RAW)
                 p95 = _p95_by_endpoint(session, approx=query.approx)
                 shown = _rank(p95.values_ms, query)
-                totals = session.of_endpoints(shown).totals_by_endpoint(plan, query.error_from)
+                totals = session.for_endpoints(shown).totals_by_endpoint(plan, query.error_from)
             else:
                 plan = session.plan(_coarsest(query, scope.window))
                 totals = session.totals_by_endpoint(plan, query.error_from)
                 shown = _rank({key: _sort_figure(each, query) for key, each in totals.items()}, query)
                 if query.with_p95:
-                    p95 = _p95_by_endpoint(session.of_endpoints(shown), approx=query.approx)
+                    p95 = _p95_by_endpoint(session.for_endpoints(shown), approx=query.approx)
             fresh_until = session.fresh_until(self._now())
         return RowSet(
             rows=[EndpointRow(*key, **totals[key].figures(), p95_latency_ms=p95.values_ms.get(key)) for key in shown],

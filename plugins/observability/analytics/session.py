@@ -33,9 +33,9 @@ from plugins.observability.rollups.histogram import Histogram
 EndpointKey = tuple[str, str]
 BucketKey = tuple[datetime, str, str]
 
-# Up to so many series are looked up one by one.
+# Up to this number, series are looked up one by one.
 _FEW_SERIES_MAX = 100
-# The events of a longer window may be so many that it pays to plan anew how to find them.
+# A longer window may have so many events that planning each query with its parameters pays off.
 _FEW_EVENTS_WINDOW_MAX = timedelta(days=2)
 _PERCENTILES_PREFIX = "percentiles_"
 
@@ -109,8 +109,8 @@ class QuerySession:
             is_coarse = scope.endpoint is None
             yield cls(connection, scope, state, series, {**scope.parameters, **of_series}, is_coarse=is_coarse)
 
-    def of_endpoints(self, endpoints: Collection[EndpointKey]) -> QuerySession:
-        """Return the same session for some services and endpoints only; a method of the scope still counts."""
+    def for_endpoints(self, endpoints: Collection[EndpointKey]) -> QuerySession:
+        """Return a session in the same transaction for some services and endpoints, and the method of the scope."""
         parameters = {
             **self._parameters,
             "shown_services": [service for service, _ in endpoints],

@@ -23,7 +23,7 @@ QUERIES = load_queries(__package__)
 Measures = Literal["totals", "histograms", "totals_and_histograms", "latencies"]
 # The condition for the series of a scope; each is a fragment.
 SeriesCondition = Literal["all_accounts", "account", "few_series", "many_series"]
-# What a part groups events by beside their series; each is a fragment.
+# The time that a part groups events by, apart from their series; each is a fragment.
 EventTime = Literal["no_time", "hour_of_event", "step_of_event"]
 # A part with bounds of its own skips the partitions outside. Of more spans than this, planning so many parts costs more
 # than it saves: they share one part.
@@ -133,7 +133,7 @@ def build_query(spec: QuerySpec) -> bytes:
 def build_totals_and_percentiles(totals: QuerySpec, percentiles: QuerySpec) -> bytes:
     """Return the text of two queries of one row each as one statement; their prefixes must differ."""
     return (
-        sql.SQL(QUERIES["totals_beside_percentiles"])
+        sql.SQL(QUERIES["totals_with_percentiles"])
         .format(totals=_compose(totals), percentiles=_compose(percentiles))
         .as_bytes()
     )

@@ -226,7 +226,7 @@ class Retention:
             report.ledger += entries - kept
 
     def _days(self, oldest: str, before: datetime, on_day: Callable[[], None]) -> Iterator[datetime]:
-        """Yield the first day that has something, again and again: whoever takes a day must empty it."""
+        """Yield the first day that has rows, until there is none: the caller must delete or skip all rows of each."""
         while True:
             on_day()
             with self._db.transaction(_STATEMENT_TIMEOUT_S) as connection:

@@ -3,7 +3,7 @@
 SELECT pg_try_advisory_xact_lock(hashtext('observability.rollups'))
 
 -- name: set_lock_timeout
--- Whoever waits for the lock below makes everybody wait who comes later.
+-- A session that waits for the lock below makes all later ones wait behind it.
 SELECT set_config('lock_timeout', %(timeout_ms)s, true)
 
 -- name: lock_events
@@ -71,15 +71,15 @@ DELETE FROM observability.event_moved WHERE time < %(before)s AND id < %(first_i
 SELECT id FROM observability.series WHERE NOT observability.is_series_used(id) ORDER BY id
 
 -- name: delete_unused_series
--- The generation tells processes that numbers they remember may be gone. Checked again, now that nobody writes.
-WITH gone AS (
+-- The generation tells processes that numbers in their caches may be removed. Checked again, now that nobody writes.
+WITH deleted AS (
     DELETE FROM observability.series
     WHERE id = ANY(%(ids)s) AND NOT observability.is_series_used(id)
     RETURNING id
 ), next AS (
-    UPDATE observability.series_generation SET number = number + 1 WHERE EXISTS (SELECT FROM gone)
+    UPDATE observability.series_generation SET number = number + 1 WHERE EXISTS (SELECT FROM deleted)
 )
-SELECT count(*) FROM gone
+SELECT count(*) FROM deleted
 
 -- name: oldest_ledger_entry
 SELECT min(at) FROM observability.ingest_ledger
@@ -90,18 +90,18 @@ SELECT count(*) FROM observability.ingest_ledger WHERE at >= %(start)s AND at < 
 
 -- name: merge_ledger_entries
 -- In one statement: a reader sees all of the old rows, or all of the new.
-WITH gone AS (
+WITH deleted AS (
     DELETE FROM observability.ingest_ledger WHERE at >= %(start)s AND at < %(end)s RETURNING *
 ), by_reason AS (
     SELECT account, key, date_trunc('minute', at) AS minute, reason, sum(items::bigint) AS items
-    FROM gone, jsonb_each_text(reasons) AS each (reason, items)
+    FROM deleted, jsonb_each_text(reasons) AS each (reason, items)
     GROUP BY 1, 2, 3, 4
 ), counted AS (
     SELECT account, key, minute, jsonb_object_agg(reason, items) AS reasons FROM by_reason GROUP BY 1, 2, 3
 ), summed AS (
     SELECT account, key, date_trunc('minute', at) AS minute, min(at) AS at, sum(received) AS received,
            sum(stored) AS stored, sum(duplicate) AS duplicate, sum(rejected) AS rejected, sum(capped) AS capped
-    FROM gone GROUP BY 1, 2, 3
+    FROM deleted GROUP BY 1, 2, 3
 )
 INSERT INTO observability.ingest_ledger (at, account, key, received, stored, duplicate, rejected, capped, reasons)
 SELECT at, account, key, received, stored, duplicate, rejected, capped, coalesce(reasons, '{}')

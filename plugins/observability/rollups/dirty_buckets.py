@@ -20,7 +20,7 @@ from plugins.observability.retention.watermark import Watermarks
 QUERIES = load_queries(__package__)
 # What a REPEATABLE READ transaction over rollups and events begins with.
 LOCK_EVENTS_SHARED = QUERIES["lock_events_shared"]
-# The columns that ``RollupState.from_columns`` takes, for queries that select others beside them.
+# A SELECT of the columns that ``RollupState.from_columns`` takes; queries of the analytics include it.
 ROLLUP_STATE = QUERIES["rollup_state"]
 
 

@@ -2,7 +2,7 @@
 -- histogram_*; rollup_state is a fragment of queries of the analytics. Everything else runs as it stands.
 
 -- name: lock_events_shared
--- Before the snapshot is taken: a dropped partition is gone from older snapshots as well. Retention waits for this lock.
+-- Taken before the snapshot: a dropped partition disappears from older snapshots as well. Retention waits for this lock.
 LOCK TABLE ONLY observability.event IN ACCESS SHARE MODE;
 -- For the query of the rollup state, whose plan never depends on its parameters. It sets the mode for those after it.
 SET LOCAL plan_cache_mode = 'force_generic_plan'
@@ -29,7 +29,7 @@ GROUP BY 1
 ORDER BY 1
 
 -- name: deduplicate_dirty_hours
--- The oldest entry stays: since when the running hour has been waiting is told from it.
+-- The oldest entry stays: it says since when the hour has been dirty.
 DELETE FROM observability.rollup_touched AS entry
 USING (SELECT hour, min(id) AS id FROM observability.rollup_touched GROUP BY hour HAVING count(*) > 1) AS oldest
 WHERE entry.hour = oldest.hour AND entry.id > oldest.id
