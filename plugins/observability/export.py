@@ -30,8 +30,8 @@ from kernel import (
 )
 from plugins.observability.filters import order_by, parse_ordering, validate_filters, with_tie_breaker
 from plugins.observability.models import Event, FilterQuery
+from plugins.observability.paths import requests_route
 from plugins.observability.queries import QUERIES
-from plugins.observability.routes import requests_route
 from plugins.observability.series import LOCAL_ACCOUNT
 from plugins.observability.settings import ObservabilitySettings
 from plugins.observability.store import resolve_filters, select_events, to_event

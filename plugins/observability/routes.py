@@ -1,23 +1,18 @@
-"""The routes of request logs, and the two roots that every route of this plugin about them has."""
+"""The routes of request logs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import TypeVar
 from uuid import UUID
 
 from kernel import (
-    Handler,
-    Method,
     Page,
-    Policy,
     RawBody,
     Request,
     Response,
     StreamBody,
     require_json,
-    route,
 )
 from plugins.observability.ingest.decode import decode_fields
 from plugins.observability.ingest.idempotency import read_idempotency_key
@@ -26,22 +21,11 @@ from plugins.observability.ingest.stream import NDJSON, StreamIngest
 from plugins.observability.ingest.validate import invalid_fields, validate_event, validate_fields
 from plugins.observability.models import Event, EventIn, IngestQuery, IngestResult, ListQuery
 from plugins.observability.pages import EventPages
+from plugins.observability.paths import requests_route
 from plugins.observability.store import EventStore
 
 # An edit changes neither the id nor what it was derived from.
 EDITABLE = tuple(name for name in EventIn.__struct_fields__ if name != "event_id")
-ROOTS = ("/api/requests/", "/api/v1/requests/")
-H = TypeVar("H", bound=Handler)
-
-
-def requests_route(path: str, *, policy: Policy, method: Method = "GET", menu: str | None = None) -> Callable[[H], H]:
-    """Declare where a handler is served, below both roots of request logs; other arguments as of ``kernel.route``.
-
-    Args:
-        path: Below the roots, such as ``ingest/``; empty for the roots themselves.
-    """
-    first, *others = (root + path for root in ROOTS)
-    return route(first, aliases=tuple(others), policy=policy, method=method, menu=menu)
 
 
 class RequestLogRoutes:

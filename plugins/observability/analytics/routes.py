@@ -23,7 +23,7 @@ from plugins.observability.analytics.models import (
     WindowQuery,
 )
 from plugins.observability.analytics.service import AnalyticsService
-from plugins.observability.routes import requests_route
+from plugins.observability.paths import requests_route
 
 Query = TypeVar("Query", bound=WindowQuery)
 

@@ -19,8 +19,8 @@ WINDOW = "start=2025-12-10&end=2025-12-13"
 HOURS = 96
 
 
-def parts_of(client: Client) -> Container:
-    """Return the parts of the plugin in a service."""
+def container_of(client: Client) -> Container:
+    """Return the objects of the plugin in a service."""
     return client.service.registry.services["observability"].once(make_container)
 
 
@@ -57,7 +57,7 @@ def ingest(client: Client, events: Sequence[dict[str, Any]]) -> None:
 def ingest_hourly_events(client: Client) -> None:
     """Store an event an hour over four days, and refresh the rollups."""
     ingest(client, [hourly_event(hour) for hour in range(HOURS)])
-    parts_of(client).rollups.refresh()
+    container_of(client).rollups.refresh()
 
 
 def ask(client: Client, path: str) -> Result:

@@ -9,7 +9,7 @@ import pytest
 
 from kernel.testing import Client, make_configuration, running
 from tests.commands import RunCommand, make_runner
-from tests.plugins.observability.analytics.factories import ingest, parts_of, random_events
+from tests.plugins.observability.analytics.factories import container_of, ingest, random_events
 from tests.plugins.observability.conftest import QUIET
 from tests.plugins.observability.engines import TestedEngine, run_statement
 from tests.plugins.observability.events import make_event
@@ -32,7 +32,7 @@ def database_without_first_day(engine: TestedEngine) -> Iterator[str]:
     with engine.database() as url:
         with running(make_configuration(db=engine.settings(url), **QUIET)) as client:
             ingest(client, random_events(100))
-            parts_of(client).rollups.refresh()
+            container_of(client).rollups.refresh()
             run_statement(client, "UPDATE observability.retention SET from_time = '2025-12-13 00:00Z'")
             # So that ``fresh_until`` is not the time of the question.
             ingest(client, [make_event(time="2025-12-14T10:20:00Z")])

@@ -20,7 +20,7 @@ from plugins.observability.resolution import DAY, Resolution, Span
 from plugins.observability.rollups.refresh import RefreshReport
 from plugins.observability.series import LOCAL_ACCOUNT
 from tests.conftest import Serve
-from tests.plugins.observability.analytics.factories import ingest, parts_of
+from tests.plugins.observability.analytics.factories import container_of, ingest
 from tests.plugins.observability.engines import every_server
 from tests.plugins.observability.events import ROOT, create, make_event
 from tests.processes import eventually
@@ -91,7 +91,7 @@ def move(client: Client, url: str, done: threading.Event) -> None:
 def refresh(client: Client, done: threading.Event) -> int:
     count = 0
     while not done.is_set():
-        count += parts_of(client).rollups.refresh().hours > 0
+        count += container_of(client).rollups.refresh().hours > 0
     return count
 
 
@@ -100,7 +100,7 @@ def held_up(client: Client, database: str) -> Iterator[Future[RefreshReport]]:
     """Begin a refresh, and hold it up at the last of the tables that it writes."""
     with psycopg.connect(database) as blocking, ThreadPoolExecutor(1) as pool:
         blocking.execute("LOCK TABLE observability.coarse_day IN SHARE ROW EXCLUSIVE MODE")
-        refreshing = pool.submit(parts_of(client).rollups.refresh)
+        refreshing = pool.submit(container_of(client).rollups.refresh)
         with psycopg.connect(database, autocommit=True) as watching:
             assert eventually(lambda: bool(watching.execute(f"SELECT FROM {HELD_UP}").fetchall()))
         yield refreshing
@@ -133,19 +133,19 @@ def test_answers_are_whole_while_others_write_move_and_refresh(client: Client) -
     assert refreshed > 1
     assert all(reader.result() > 1 for reader in readers)
     assert kpis(client, "&approx=true")[0] == BATCHES * len(OFFSETS) + 1
-    parts_of(client).rollups.refresh()
+    container_of(client).rollups.refresh()
     assert kpis(client, "&approx=true")[0] == BATCHES * len(OFFSETS) + 1
 
 
 def test_the_queries_of_a_session_see_one_snapshot(client: Client) -> None:
     ingest(client, batch())
-    parts_of(client).rollups.refresh()
+    container_of(client).rollups.refresh()
 
     scope = Scope(Span(START, START + 3 * DAY), LOCAL_ACCOUNT)
     with QuerySession.open(client.service.shared.db, scope, approx=False) as session:
         plan = session.plan(Resolution.DAY)
         ingest(client, batch())
-        parts_of(client).rollups.refresh()
+        container_of(client).rollups.refresh()
         totals = session.totals(plan, 500)
 
     assert (plan.source, totals.hits, totals.errors) == (Resolution.DAY, 5, 1)
@@ -153,7 +153,7 @@ def test_the_queries_of_a_session_see_one_snapshot(client: Client) -> None:
 
 def test_a_refresh_whose_connection_dies_half_way_changes_no_answer(client: Client, database: str) -> None:
     ingest(client, batch())
-    parts_of(client).rollups.refresh()
+    container_of(client).rollups.refresh()
     ingest(client, batch())
     before = kpis(client, "&approx=true")
 
@@ -163,7 +163,7 @@ def test_a_refresh_whose_connection_dies_half_way_changes_no_answer(client: Clie
             refreshing.result()
 
     after = kpis(client, "&approx=true")
-    parts_of(client).rollups.refresh()
+    container_of(client).rollups.refresh()
     assert before == after == kpis(client, "&approx=true") == (10, 2, 10)
 
 
@@ -175,7 +175,7 @@ def test_what_is_written_during_a_refresh_is_not_forgotten(client: Client, datab
     refreshing.result()
 
     assert kpis(client, "&approx=true") == (10, 2, 10)
-    parts_of(client).rollups.refresh()
+    container_of(client).rollups.refresh()
     assert kpis(client, "&approx=true") == (10, 2, 10)
 
 
@@ -184,6 +184,6 @@ def test_only_one_refreshes_at_a_time(client: Client) -> None:
 
     def refresh_as_well(_done: int, _total: int) -> None:
         with pytest.raises(ConflictError, match="Somebody else"):
-            parts_of(client).rollups.refresh()
+            container_of(client).rollups.refresh()
 
-    assert parts_of(client).rollups.refresh(progress=refresh_as_well).days == 3
+    assert container_of(client).rollups.refresh(progress=refresh_as_well).days == 3

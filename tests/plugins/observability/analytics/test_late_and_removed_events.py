@@ -13,10 +13,10 @@ from tests.conftest import Serve
 from tests.plugins.observability.analytics.factories import (
     WINDOW,
     ask,
+    container_of,
     hourly_event,
     ingest,
     ingest_hourly_events,
-    parts_of,
 )
 from tests.plugins.observability.engines import every_server
 
@@ -201,7 +201,7 @@ def test_events_of_another_account_are_in_no_answer(client: Client, database: st
             expected = {**kpis[query], "fresh_until": None, "source": None}
             assert {**again, "fresh_until": None, "source": None} == expected, query
         assert [ask(client, f"{name}/?{WINDOW}").json() for name in ("hourly", "daily", "top-endpoints")] == ours
-        parts_of(client).rollups.refresh()
+        container_of(client).rollups.refresh()
 
 
 def test_many_scattered_dirty_hours_change_no_answer(client: Client) -> None:

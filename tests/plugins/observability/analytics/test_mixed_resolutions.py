@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from tests.conftest import Serve
-from tests.plugins.observability.analytics.factories import FIRST_DAY, ingest, parts_of, random_events
+from tests.plugins.observability.analytics.factories import FIRST_DAY, container_of, ingest, random_events
 from tests.plugins.observability.analytics.oracle import percentile_cont, time_of
 from tests.plugins.observability.engines import every_engine
 from tests.plugins.observability.events import ROOT, make_event
@@ -38,7 +38,7 @@ def test_each_event_of_a_window_that_cuts_hours_is_counted_once(
     send(latencies)
     # In one bin with the greatest.
     send({HOURS - 1: 809})
-    parts_of(client).rollups.refresh()
+    container_of(client).rollups.refresh()
     if late:
         send(dict.fromkeys(late, 500))
     expected = [*latencies.values(), 809, *[500] * len(late)]
@@ -59,7 +59,7 @@ def test_percentiles_are_within_their_bound_whatever_they_are_read_from(serve: S
     client = serve(observability={"log_own_requests": False})
     sent = random_events(1500)
     ingest(client, sent)
-    parts_of(client).rollups.refresh()
+    container_of(client).rollups.refresh()
     start, end = FIRST_DAY + timedelta(hours=6, minutes=10), FIRST_DAY + timedelta(days=2, hours=20, minutes=20)
     window = f"start={start.isoformat()[:-6]}Z&end={end.isoformat()[:-6]}Z"
 

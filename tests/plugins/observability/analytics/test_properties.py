@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from kernel.testing import Client
 from tests.plugins.observability.analytics import oracle
-from tests.plugins.observability.analytics.factories import parts_of
+from tests.plugins.observability.analytics.factories import container_of
 from tests.plugins.observability.analytics.oracle import percentile_cont
 from tests.plugins.observability.engines import TestedEngine, every_engine
 from tests.plugins.observability.events import ROOT, listed, make_event, post_ingest
@@ -127,7 +127,7 @@ class History:
             del self._events[event_id]
 
     def refresh(self, how: str | tuple[timedelta, timedelta]) -> None:
-        rollups = parts_of(self._client).rollups
+        rollups = container_of(self._client).rollups
         if isinstance(how, tuple):
             start, end = sorted(how)
             rollups.refresh(self._start + start, self._start + end)
@@ -247,7 +247,7 @@ def test_a_batch_that_crosses_days_is_counted_once_before_and_after_a_refresh(cl
     post_ingest(client, events)
 
     before = client.get(f"{ROOT}kpis/?{window}").json()
-    parts_of(client).rollups.refresh()
+    container_of(client).rollups.refresh()
     after = client.get(f"{ROOT}kpis/?{window}").json()
 
     assert before["hits"] == after["hits"] == 4

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kernel.testing import Client, make_configuration, running
-from tests.plugins.observability.analytics.factories import ingest, parts_of
+from tests.plugins.observability.analytics.factories import container_of, ingest
 from tests.plugins.observability.engines import TestedEngine, every_engine
 from tests.plugins.observability.events import make_event
 
@@ -35,7 +35,7 @@ def client(engine: TestedEngine, module_database: str) -> Iterator[Client]:
     events = [make_event(service=service, latency_ms=hits) for service, hits in SERVICES.items() for _ in range(hits)]
     with running(configuration) as started:
         ingest(started, events[::2])
-        parts_of(started).rollups.refresh()
+        container_of(started).rollups.refresh()
         ingest(started, events[1::2])
         yield started
 

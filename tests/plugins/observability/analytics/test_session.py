@@ -14,7 +14,7 @@ from plugins.observability.analytics.session import QuerySession
 from plugins.observability.resolution import DAY, Resolution, Span
 from plugins.observability.series import LOCAL_ACCOUNT
 from tests.conftest import Serve
-from tests.plugins.observability.analytics.factories import ingest, parts_of
+from tests.plugins.observability.analytics.factories import container_of, ingest
 from tests.plugins.observability.engines import every_server, run_statement
 from tests.plugins.observability.events import ROOT, make_event
 
@@ -117,7 +117,7 @@ def test_the_plan_mode_of_a_session_ends_with_its_transaction(client: Client) ->
 def test_exact_percentiles_of_few_series_are_read_from_an_index_alone(own_client: Client) -> None:
     times = [(START + timedelta(seconds=number)).isoformat() for number in range(5000)]
     ingest(own_client, [make_event(time=time, service=f"s{number % 50}") for number, time in enumerate(times)])
-    parts_of(own_client).rollups.refresh()
+    container_of(own_client).rollups.refresh()
     run_statement(own_client, "VACUUM ANALYZE")
 
     scope = scope_of(1, {"service": "s7"})
@@ -147,7 +147,7 @@ def test_many_series_and_spellings_of_one_name_are_found(serve: Serve) -> None:
                 found = client.get(f"{ROOT}kpis/?{query}").json()
                 assert found["hits"] == hits, (source, query)
                 assert found["source"] == ("raw" if "method" in filters and not approx else source), query
-        parts_of(client).rollups.refresh()
+        container_of(client).rollups.refresh()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from kernel.testing import Client
 from tests.conftest import Serve
-from tests.plugins.observability.analytics.factories import FIRST_DAY, ingest, parts_of, random_events
+from tests.plugins.observability.analytics.factories import FIRST_DAY, container_of, ingest, random_events
 from tests.plugins.observability.analytics.oracle import percentile_cont, time_of
 from tests.plugins.observability.engines import every_engine, every_server
 from tests.plugins.observability.events import make_event
@@ -30,7 +30,7 @@ MINUTES = {"7m": 7, "30m": 30, "1h": 60, "6h": 360, "1d": 1440}
 def client(shared: Client) -> Client:
     """A service whose rollups include most events, but not those that came late."""
     ingest(shared, EVENTS)
-    parts_of(shared).rollups.refresh()
+    container_of(shared).rollups.refresh()
     ingest(shared, LATE)
     return shared
 
@@ -150,7 +150,7 @@ def test_the_source_is_what_was_read(serve: Serve, step: str, source: str) -> No
     client = serve(observability={"log_own_requests": False})
     ingest(client, EVENTS)
     before = ask(client, f"start=2025-12-12&end=2025-12-14&step={step}&approx=true")
-    parts_of(client).rollups.refresh()
+    container_of(client).rollups.refresh()
 
     after = ask(client, f"start=2025-12-12&end=2025-12-14&step={step}&approx=true")
 
@@ -203,7 +203,7 @@ def test_where_events_were_removed_hours_are_answered_and_finer_steps_rejected(s
     client = serve(observability={"log_own_requests": False})
     ingest(client, EVENTS)
     whole = ask(client, "start=2025-12-12&end=2025-12-14&step=1h")
-    parts_of(client).rollups.refresh()
+    container_of(client).rollups.refresh()
     remove(database, "raw", FIRST_DAY + timedelta(days=1))
 
     answer = ask(client, "start=2025-12-12&end=2025-12-14&step=1h&percentiles=95")
@@ -226,7 +226,7 @@ def test_where_hours_were_removed_days_are_answered_and_hours_rejected(serve: Se
     client = serve(observability={"log_own_requests": False})
     ingest(client, EVENTS)
     whole = ask(client, "start=2025-12-12&end=2025-12-14&step=1d")
-    parts_of(client).rollups.refresh()
+    container_of(client).rollups.refresh()
     for level in ("raw", "hour"):
         remove(database, level, FIRST_DAY + timedelta(days=1))
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from kernel.testing import Client
 from plugins.observability.retention.apply import RetentionReport
 from tests.conftest import Serve
-from tests.plugins.observability.analytics.factories import parts_of
+from tests.plugins.observability.analytics.factories import container_of
 from tests.plugins.observability.events import make_event, post_ingest
 
 PLUGIN = "observability"
@@ -59,7 +59,7 @@ def run_command(client: Client, name: str, *arguments: str) -> Result:
 
 def apply(client: Client) -> RetentionReport:
     """Apply retention."""
-    return parts_of(client).retention.apply()
+    return container_of(client).retention.apply()
 
 
 def store_six_days(client: Client) -> None:

@@ -12,7 +12,7 @@ from kernel import ConflictError, InvalidError, NotFoundError
 from kernel.cli import output
 from kernel.testing import Client
 from tests.conftest import Serve
-from tests.plugins.observability.analytics.factories import parts_of
+from tests.plugins.observability.analytics.factories import container_of
 from tests.plugins.observability.engines import every_server
 from tests.plugins.observability.rollups.factories import (
     DAY,
@@ -101,7 +101,7 @@ def test_a_refresh_that_is_stopped_keeps_the_days_it_has_done(serve: Serve, data
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        parts_of(client).rollups.refresh(progress=stop)
+        container_of(client).rollups.refresh(progress=stop)
 
     assert one_value(database, TOUCHED) == 2
     assert kpis(client)["hits"] == 4

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kernel.testing import Client
-from tests.plugins.observability.analytics.factories import parts_of
+from tests.plugins.observability.analytics.factories import container_of
 from tests.plugins.observability.engines import TestedEngine, every_engine
 from tests.plugins.observability.events import create, make_event, make_events, post_ingest
 
@@ -43,7 +43,7 @@ def test_after_a_refresh_answers_come_from_rollups(client: Client) -> None:
     post_ingest(client, make_events(5))
     before = kpis(client)
 
-    refreshed = parts_of(client).rollups.refresh()
+    refreshed = container_of(client).rollups.refresh()
 
     after = kpis(client)
     assert (before["source"], after["source"], refreshed.hours) == ("hourly", "daily", 1)
@@ -53,7 +53,7 @@ def test_after_a_refresh_answers_come_from_rollups(client: Client) -> None:
 
 
 def test_late_events_show_before_and_after_the_next_refresh(client: Client) -> None:
-    rollups = parts_of(client).rollups
+    rollups = container_of(client).rollups
     post_ingest(client, make_events(2))
     rollups.refresh()
     post_ingest(client, [make_event(latency_ms=3, status_code=503)])
@@ -77,7 +77,7 @@ def test_late_events_show_before_and_after_the_next_refresh(client: Client) -> N
 def test_a_change_shows_before_and_after_the_next_refresh(
     client: Client, changes: dict[str, Any] | None, expected: tuple[Any, ...]
 ) -> None:
-    rollups = parts_of(client).rollups
+    rollups = container_of(client).rollups
     url = create(client, latency_ms=100)
     create(client, latency_ms=50, time="2025-12-14T15:00:00Z")
     rollups.refresh()
@@ -92,7 +92,7 @@ def test_a_change_shows_before_and_after_the_next_refresh(
 
 
 def test_a_refresh_of_some_hours_leaves_the_others_to_the_events(client: Client) -> None:
-    rollups = parts_of(client).rollups
+    rollups = container_of(client).rollups
     for hour in ("03", "05", "20"):
         create(client, time=f"2025-12-14T{hour}:30:00Z", latency_ms=int(hour))
     (at,) = (hour for (hour,) in rows_of(client, "SELECT max(hour) FROM observability.rollup_touched"))
@@ -112,7 +112,7 @@ def test_filters_and_percentiles_are_answered_from_rollups(client: Client) -> No
         for method in ("GET", "POST")
     ]
     post_ingest(client, events)
-    parts_of(client).rollups.refresh()
+    container_of(client).rollups.refresh()
 
     for query in ("service=A", "service=b&method=POST", "endpoint=/a/1", "endpoint=/b/0&method=get"):
         exact, approx = kpis(client, query), kpis(client, f"{query}&approx=true&percentiles=50,99")

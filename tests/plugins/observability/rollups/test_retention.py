@@ -16,7 +16,7 @@ from plugins.observability.retention.watermark import RetentionLimits
 from plugins.observability.series import LOCAL_ACCOUNT
 from tests.conftest import Serve
 from tests.locks import waits_for_lock
-from tests.plugins.observability.analytics.factories import parts_of
+from tests.plugins.observability.analytics.factories import container_of
 from tests.plugins.observability.engines import every_engine, every_server
 from tests.plugins.observability.events import ROOT, create, listed, make_event, post_ingest, stored_count
 from tests.plugins.observability.rollups.factories import (
@@ -47,7 +47,7 @@ def exact(answer: dict[str, Any]) -> dict[str, Any]:
 def test_answers_about_whole_hours_and_days_stay_the_same(serve: Serve) -> None:
     client = serve(observability=keeping(raw_days=2, hourly_days=4))
     # As if the events had been ingested in time.
-    parts_of(client).ingest._watermark._limits = RetentionLimits()
+    container_of(client).ingest._watermark._limits = RetentionLimits()
     store_six_days(client)
     start = today() - 6 * DAY
     windows = [f"start={start.isoformat()}", f"start={(start + DAY).date()}&end={(start + 3 * DAY).date()}"]
@@ -59,7 +59,7 @@ def test_answers_about_whole_hours_and_days_stay_the_same(serve: Serve) -> None:
     assert [exact(answer) for answer in after] == [exact(answer) for answer in before]
     assert stored_count(client) == 12
     store_at(client, today() - 2 * DAY, today() - DAY)
-    parts_of(client).rollups.refresh()
+    container_of(client).rollups.refresh()
     assert kpis(client, f"{windows[0]}&approx=true")["hits"] == before[0]["hits"] + 2
     assert kpis(client, f"{windows[1]}&approx=true")["hits"] == before[1]["hits"]
     assert listed(client, "ordering=time")[0]["time"] == (today() - 2 * DAY).isoformat().replace("+00:00", "Z")
@@ -108,7 +108,7 @@ def test_events_written_during_a_removal_are_all_counted(serve: Serve) -> None:
 
     assert removed.partitions == 3
     assert kpis(client)["hits"] == 24 + inserted
-    parts_of(client).rollups.refresh()
+    container_of(client).rollups.refresh()
     assert kpis(client, "start=1970-01-01&approx=true")["hits"] == 24 + inserted
 
 
@@ -187,7 +187,7 @@ def test_the_next_run_does_what_a_killed_run_left_undone(serve: Serve, database:
 
     # There are at least so many.
     with pytest.raises(KeyboardInterrupt):
-        parts_of(client).retention.apply(stop)
+        container_of(client).retention.apply(stop)
     assert kpis(client, f"start={(today() - 4 * DAY).isoformat()}")["hits"] == 20
     apply(client)
 
@@ -241,7 +241,7 @@ def test_a_plan_lists_what_would_be_removed_and_removes_nothing(serve: Serve, da
         connection.execute("ANALYZE")
 
     ran = run_command(client, "retention", "--plan")
-    raw, _ = parts_of(client).retention.plan()
+    raw, _ = container_of(client).retention.plan()
 
     assert ran.exit_code == 0
     assert (raw.setting, raw.before, raw.oldest) == ("raw_days = 2", today() - 2 * DAY, today() - 5 * DAY)

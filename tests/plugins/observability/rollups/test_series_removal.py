@@ -11,7 +11,7 @@ import pytest
 from kernel.testing import Client
 from tests.conftest import Serve
 from tests.locks import waits_for_lock
-from tests.plugins.observability.analytics.factories import parts_of
+from tests.plugins.observability.analytics.factories import container_of
 from tests.plugins.observability.engines import every_engine, every_server, run_statement
 from tests.plugins.observability.events import create, listed, make_event, post_ingest, stored_count
 from tests.plugins.observability.rollups.factories import DAY, apply, keeping, kpis, store_at, today
@@ -44,12 +44,12 @@ def test_a_series_is_removed_once_it_has_neither_events_nor_rollups(serve: Serve
     client = serve(observability=keeping())
     create(client, endpoint="/kept")
     deleted, edited = create(client, endpoint="/deleted"), create(client, endpoint="/edited")
-    parts_of(client).rollups.refresh()
+    container_of(client).rollups.refresh()
     client.request("DELETE", deleted)
     client.request("PATCH", edited, json={"endpoint": "/kept"})
 
     with_rollups = apply(client)
-    parts_of(client).rollups.refresh()
+    container_of(client).rollups.refresh()
     without = apply(client)
 
     assert (with_rollups.series, without.series) == (0, 2)

@@ -7,7 +7,7 @@ from typing import LiteralString
 import pytest
 
 from kernel.testing import Client
-from tests.plugins.observability.analytics.factories import ingest, parts_of
+from tests.plugins.observability.analytics.factories import container_of, ingest
 from tests.plugins.observability.engines import run_statement
 from tests.plugins.observability.events import make_event
 
@@ -24,7 +24,7 @@ STORED: tuple[LiteralString, ...] = (
 def test_the_longest_histogram_is_stored_inline_and_uncompressed(client: Client) -> None:
     # More than a thousand digits between them are zeros, which compress best.
     ingest(client, [make_event(latency_ms=latency_ms) for latency_ms in (0, INT32_MAX)])
-    parts_of(client).rollups.refresh()
+    container_of(client).rollups.refresh()
 
     stored = [run_statement(client, query) for query in STORED]
 

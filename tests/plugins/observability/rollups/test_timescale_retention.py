@@ -7,7 +7,7 @@ import pytest
 from kernel.testing import Client
 from plugins.observability.retention.watermark import RetentionLimits
 from tests.conftest import Serve
-from tests.plugins.observability.analytics.factories import parts_of
+from tests.plugins.observability.analytics.factories import container_of
 from tests.plugins.observability.engines import run_statement
 from tests.plugins.observability.events import stored_count
 from tests.plugins.observability.rollups.factories import DAY, apply, keeping, kpis, store_at, today
@@ -20,9 +20,9 @@ def with_events(serve: Serve, *days_ago: int) -> Client:
     """Start a service with events of some days and clean rollups, which has not applied its limits yet."""
     client = serve(observability=keeping(raw_days=10, hourly_days=30, daily_days=100))
     # As if the events had been ingested in time.
-    parts_of(client).ingest._watermark._limits = RetentionLimits()
+    container_of(client).ingest._watermark._limits = RetentionLimits()
     store_at(client, *(today() - days * DAY for days in days_ago))
-    parts_of(client).rollups.refresh()
+    container_of(client).rollups.refresh()
     return client
 
 
@@ -35,7 +35,7 @@ def days_of(client: Client, aggregate: str) -> set[int]:
 def test_a_plan_counts_the_chunks_of_every_level_that_would_be_dropped(serve: Serve) -> None:
     client = with_events(serve, 5, 20, 50, 150)
 
-    plan = parts_of(client).retention.plan()
+    plan = container_of(client).retention.plan()
     removed = apply(client)
 
     assert {removal.level: removal.partitions for removal in plan} == {

@@ -10,7 +10,7 @@ import pytest
 
 from plugins.observability.retention.watermark import RetentionLimits
 from tests.conftest import Serve
-from tests.plugins.observability.analytics.factories import parts_of
+from tests.plugins.observability.analytics.factories import container_of
 from tests.plugins.observability.engines import every_server
 from tests.plugins.observability.events import ROOT, create, listed, make_event, post_ingest, stored_count
 from tests.plugins.observability.rollups.factories import (
@@ -101,7 +101,7 @@ def test_a_process_that_does_not_know_the_watermark_learns_it_from_the_database(
         answer = client.request("PATCH", url, json={"time": old["time"]})
         assert list(answer.json()["errors"]) == ["time"]
 
-    parts_of(client).rollups.refresh()
+    container_of(client).rollups.refresh()
     assert (stored_count(client), kpis(client)["hits"]) == (count, hits)
     ledger = client.get("/api/v1/ingest/ledger/").json()["data"]["totals"]
     assert ledger["received"] == ledger["stored"] + ledger["rejected"]
