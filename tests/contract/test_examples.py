@@ -55,6 +55,7 @@ def test_the_plugin_of_the_how_to_works(serve: Serve, acme: Path) -> None:
     assert (wrong.status, list(wrong.json()["errors"])) == (400, ["nmae"])
 
 
+@pytest.mark.slow
 def test_the_tests_of_the_how_to_pass(acme: Path, database: str) -> None:
     (plugin,) = python_blocks("howto/write-a-plugin.md")
     (tests,) = python_blocks("howto/test-a-plugin.md")

@@ -97,6 +97,7 @@ def tiercel(
     return run
 
 
+@pytest.mark.slow
 def test_every_line_of_the_set_up_does_what_is_shown(
     serve: Serve, tiercel: RunCommand, notion: FakeNotion, example: Example, tmp_path: Path
 ) -> None:

@@ -51,7 +51,7 @@ def test_applications_are_listed_with_features_filters_and_counts(
     (line,) = [line for line in ran.output.splitlines() if line.startswith("skyflow ")]
     assert ran.code == 0
     assert "flow, clout, kudos" in line
-    assert "feature, tier, hero-metrics (of no dataset), most-present (of no dataset)" in line
+    assert "features, tiers, hero-metrics (of no dataset), most-present (of no dataset)" in line
     assert "features 7, gateways 4, tiers 3, tags 4" in line
 
 

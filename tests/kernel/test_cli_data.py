@@ -52,6 +52,7 @@ def published(tiercel: RunCommand, folder: Path, *options: str) -> Any:
     return {name: (each["outcome"], each["version"]) for name, each in found["published"].items()}
 
 
+@pytest.mark.slow
 def test_import_publishes_the_files_it_finds_and_leaves_other_datasets(tiercel: RunCommand, folder: Path) -> None:
     write(folder, "tiers.json", {"slug": "a"}, {"slug": "b"})
     write(folder, "tags.json", {"slug": "c"})

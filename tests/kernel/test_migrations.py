@@ -75,6 +75,7 @@ def test_files_are_applied_in_order_and_once(empty_database: str, tmp_path: Path
     assert ask(empty_database, "SELECT n FROM a") == [(1,)]
 
 
+@pytest.mark.slow
 def test_ten_concurrent_processes_apply_each_file_once(empty_database: str, tmp_path: Path) -> None:
     write(
         tmp_path,

@@ -141,6 +141,7 @@ def test_the_service_is_alive_but_not_ready_while_the_server_is_down(stopped: Cl
     assert stopped.get("/livez").status == 200
 
 
+@pytest.mark.slow
 def test_the_service_recovers_when_the_server_is_back(own_server: EmbeddedServer, stopped: Client) -> None:
     assert stopped.get(LIST).status == 503
 

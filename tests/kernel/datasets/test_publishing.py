@@ -201,6 +201,7 @@ def test_concurrent_publishers_make_one_version_each(client: DatasetClient) -> N
     assert sorted(versions) == list(range(1, 21))
 
 
+@pytest.mark.slow
 def test_readers_see_whole_snapshots_during_publications(client: DatasetClient) -> None:
     client.publish(*(Tier(f"t{number}", 0) for number in range(50)))
     seen: set[tuple[int, ...]] = set()

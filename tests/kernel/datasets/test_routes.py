@@ -402,6 +402,7 @@ def select_in_plain_python(items: list[Tier], least: int, query: dict[str, Any])
     return [item.slug for item in found][: query.get("page_size")]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(items=st.lists(TIER, max_size=12), least=st.integers(-2, 4), query=QUERY)
 def test_any_query_selects_what_plain_python_selects(

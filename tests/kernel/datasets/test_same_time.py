@@ -115,6 +115,7 @@ def test_datasets_published_together_have_the_same_time(tagged: DatasetClient) -
     assert published["things"].at == published["tags"].at
 
 
+@pytest.mark.slow
 def test_readers_see_all_datasets_of_a_publication_or_none(tagged: DatasetClient) -> None:
     def publish() -> None:
         for level in range(PUBLICATIONS):

@@ -100,6 +100,7 @@ def follow_links(client: Client, path: str, direction: str) -> list[Any]:
     return found
 
 
+@pytest.mark.slow
 @given(CURSORS)
 def test_a_cursor_is_decoded_as_it_was_encoded(cursor: Cursor) -> None:
     assert Cursor.decode(cursor.encode()) == cursor

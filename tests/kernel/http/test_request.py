@@ -67,6 +67,7 @@ def test_a_malformed_traceparent_is_ignored(sent: str) -> None:
     assert context.trace_id != TRACE_ID
 
 
+@pytest.mark.slow
 @given(st.text(max_size=80) | st.from_regex(r"[0-9a-f]{2}-[0-9a-f]{31,33}-[0-9a-f]{15,17}-[0-9a-f]{1,3}(-x)?"))
 def test_any_traceparent_is_answered_with_a_valid_one(sent: str) -> None:
     context = make_context({"HTTP_TRACEPARENT": sent})

@@ -67,6 +67,7 @@ def test_a_job_error_says_whether_it_is_retried(
     assert (done.state, done.attempt, done.error) == ("failed", attempts, "nobody is there")
 
 
+@pytest.mark.slow
 def test_the_wait_before_a_retry_doubles(serve_jobs: ServeJobs, run_worker: RunWorker) -> None:
     began: list[float] = []
 

@@ -246,6 +246,7 @@ def test_an_inline_run_does_not_wait_for_queued_jobs_of_its_lock(serve_jobs: Ser
     assert jobs.run_inline("alpha.add", {"left": 2}).state == "succeeded"
 
 
+@pytest.mark.slow
 def test_jobs_enqueued_while_workers_claim_are_not_lost(serve_jobs: ServeJobs) -> None:
     jobs = serve_jobs(Job(name="alpha.add", run=add, lock="add-{left}")).shared.jobs
     claimed: set[int] = set()

@@ -239,6 +239,7 @@ def test_stored_items_of_an_incompatible_version_are_fetched_again(serve: Serve,
     assert (by_source(report)["heroes"].state, keys_of(client, "hero-metrics")) == ("fetched", ["joined"])
 
 
+@pytest.mark.slow
 def test_items_of_a_removed_source_are_removed(serve: Serve, sources: dict[str, Source], database: str) -> None:
     refresh(serve_club(serve, sources))
     del sources["others"]
@@ -252,6 +253,7 @@ def test_items_of_a_removed_source_are_removed(serve: Serve, sources: dict[str, 
     assert names == [("flow",), ("heroes",)]
 
 
+@pytest.mark.slow
 def test_stored_items_of_another_dataset_are_ignored(serve: Serve, api: FakeApi) -> None:
     api.routes |= {"/metrics": fixed([metric("joined", 7)]), "/members": fixed([member("ada")])}
     refresh(serve_club(serve, {"one": source(api)}))

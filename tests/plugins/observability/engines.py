@@ -25,6 +25,7 @@ from psycopg.conninfo import make_conninfo
 from kernel.app import Tiercel
 from kernel.embedded.server import EmbeddedServer
 from kernel.testing import Client, create_database, drop_database, make_configuration, running
+from tests.conftest import memory_directory
 from tests.plugins.observability.copy_emulation import emulate_copy
 
 MODULES = os.environ.get("TIERCEL_TEST_PGLITE")
@@ -108,7 +109,7 @@ def oldest_postgresql() -> Iterator[str]:
     if not versions and not os.environ.get("CI"):
         pytest.skip(f"no PostgreSQL in {INSTALLED}, and TIERCEL_TEST_POSTGRES_URL names none")
     oldest = INSTALLED / str(versions[0]) / "bin"
-    with tempfile.TemporaryDirectory(prefix="tiercel-test-") as home:
+    with tempfile.TemporaryDirectory(prefix="tiercel-test-", dir=memory_directory()) as home:
         server = EmbeddedServer(Path(home), options={**FAST, "max_connections": "100"})
         server._bin = oldest
         with server:

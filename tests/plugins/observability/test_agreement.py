@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import hypothesis
+import pytest
 from hypothesis import strategies as st
 
 from kernel.testing import Client
@@ -50,6 +51,7 @@ def as_dict(event: Any, key: tuple[str, str, str], time_us: int, tags: bytes) ->
     }
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=500)
 @hypothesis.given(item=any_items)
 def test_both_paths_accept_and_reject_the_same_items(item: Any) -> None:
@@ -58,6 +60,7 @@ def test_both_paths_accept_and_reject_the_same_items(item: Any) -> None:
     assert fast_path(content) == slow_path(content)
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=300)
 @hypothesis.given(event=any_events, field=st.sampled_from(sorted(make_event())), junk=st.binary(max_size=6))
 def test_both_paths_accept_and_reject_the_same_bytes(event: dict[str, Any], field: str, junk: bytes) -> None:

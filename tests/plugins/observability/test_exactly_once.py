@@ -189,6 +189,7 @@ def test_concurrent_replays_store_each_event_once(serve: Serve) -> None:
     assert stored_count(client) == 200
 
 
+@pytest.mark.slow
 @every_server
 @given(data=st.data())
 def test_whatever_is_replayed_each_event_is_stored_once(shared: Client, data: st.DataObject) -> None:

@@ -274,6 +274,7 @@ def peak_bytes() -> int:
     return int(line.split()[1]) * 1024
 
 
+@pytest.mark.slow
 @every_server
 @pytest.mark.parametrize("name", ["csv", "ndjson"])
 def test_an_export_is_streamed_in_constant_memory(serve: Serve, database: str, name: FormatName) -> None:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import hypothesis
 import psycopg
+import pytest
 from hypothesis import strategies as st
 
 from kernel.testing import Client
@@ -71,6 +72,7 @@ def ids(pages: list[dict[str, Any]]) -> list[str]:
     return [event["id"] for page in pages for event in page["results"]]
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=40)
 @hypothesis.given(sent=st.lists(events, max_size=15), ordering=orderings, size=st.integers(1, 6))
 def test_pages_and_cursors_visit_each_event_once_in_order(
@@ -135,6 +137,7 @@ def as_text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=60)
 @hypothesis.given(sent=st.lists(events, max_size=20), wanted=filters)
 def test_filters_agree_with_python(shared: Client, sent: list[Event], wanted: dict[str, Any]) -> None:

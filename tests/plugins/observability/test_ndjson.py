@@ -240,6 +240,7 @@ def test_the_position_is_reported_when_the_database_is_away(serve: Serve, databa
     assert "retry-after" in answer.headers
 
 
+@pytest.mark.slow
 def test_a_stream_is_read_in_constant_memory(shared: Client) -> None:
     padded = gzip.compress((raw_event() + b" " * 500_000 + b"\n") * 200)
     tracemalloc.start()

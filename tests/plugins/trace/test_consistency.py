@@ -201,6 +201,7 @@ def runner(module_database: str, request: pytest.FixtureRequest) -> Iterator[Exp
             yield ExportRunner(client, notion, module_database)
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=60, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 @hypothesis.given(
     minutes=st.lists(st.integers(0, 4), min_size=1, max_size=40),
@@ -230,6 +231,7 @@ def test_an_export_publishes_states_that_existed_during_the_run_or_is_refused(
     assert runner.run(full=runner.recorded.restore_columns()), "refused although nothing is wrong any more"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [0, 1])
 def test_a_row_that_is_moved_at_any_moment_of_an_export_is_not_lost(runner: ExportRunner, target: int) -> None:
     is_moved, request_number = True, 0

@@ -169,6 +169,7 @@ def test_two_workers_never_export_at_the_same_time(
     assert str(records[0].finished_at) <= str(records[1].started_at)
 
 
+@pytest.mark.slow
 def test_an_outage_of_the_database_during_an_export_changes_nothing(
     client: Client, notion: FakeNotion, specifications: Specifications, database: str
 ) -> None:

@@ -64,6 +64,7 @@ def test_windows_start_where_a_query_was_cut_off(notion: FakeNotion, source: Dat
     assert [each.cut_off for each in scan.windows] == [True, True, False]
 
 
+@pytest.mark.slow
 def test_a_scan_reads_more_than_ten_thousand_rows_also_within_a_minute(
     notion: FakeNotion, workspace: Workspace
 ) -> None:

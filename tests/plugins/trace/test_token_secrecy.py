@@ -49,6 +49,7 @@ def everything_shown(client: Client, database: str) -> str:
     return shown
 
 
+@pytest.mark.slow
 def test_the_token_appears_nowhere_whatever_fails(
     serve: Serve, database: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:

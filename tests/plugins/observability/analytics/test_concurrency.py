@@ -107,6 +107,7 @@ def held_up(client: Client, database: str) -> Iterator[Future[RefreshReport]]:
         blocking.rollback()
 
 
+@pytest.mark.slow
 def test_answers_are_whole_while_others_write_move_and_refresh(client: Client) -> None:
     moving = create(client, time=START.isoformat(), latency_ms=10)
     done = threading.Event()

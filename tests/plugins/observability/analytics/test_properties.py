@@ -222,6 +222,7 @@ def _name(row: Mapping[str, Any]) -> tuple[str, str]:
     return row["service"], row["endpoint"]
 
 
+@pytest.mark.slow
 def test_every_answer_equals_that_of_the_oracle(engine: TestedEngine, client: Client) -> None:
     starts = (datetime(2019, 1, 1, tzinfo=UTC) + number * 4 * DAY for number in itertools.count())
 

@@ -186,6 +186,7 @@ def test_a_refresh_fails_while_another_session_refreshes(serve: Serve, database:
     assert ran.exception.message == "Somebody else is refreshing the rollups."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alias", ["refresh_apirequest_hourly", "refresh_apirequest_daily"])
 def test_older_names_of_the_commands_still_work(serve: Serve, database: str, tmp_path: Path, alias: str) -> None:
     store_at(serve(observability=OWN), today() - timedelta(days=3))

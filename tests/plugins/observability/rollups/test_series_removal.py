@@ -122,6 +122,7 @@ def test_a_write_in_progress_keeps_its_series(serve: Serve, database: str) -> No
     assert (dangling(client), [event["endpoint"] for event in listed(client)]) == (0, ["/a"])
 
 
+@pytest.mark.slow
 def test_no_event_loses_its_series_while_others_write_and_remove(serve: Serve) -> None:
     writers, remover = [serve(observability=keeping()) for _ in range(3)], serve(observability=keeping())
 
