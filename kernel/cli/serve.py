@@ -13,7 +13,7 @@ from kernel.config import load
 from kernel.contracts import Command
 from kernel.datasets.files import publish_folder, read_folder
 from kernel.http.routing import APPLICATION, MountedRoute
-from kernel.server.application import run_gunicorn
+from kernel.server.launcher import run_gunicorn
 
 # Beside the kernel in a checkout and in a wheel.
 DEMO_FOLDER = Path(__file__).parent.parent.parent / "contrib" / "demo"

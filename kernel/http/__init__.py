@@ -1,1 +1,33 @@
-"""HTTP: a request passes access_log, routing, auth, request, then its handler, response and compression; or errors."""
+"""HTTP: a request passes access_log, routing, auth, request, then its handler, response and compression; or errors.
+
+Listed here is what plugins may import: pages, envelopes, decompression, and what else only some handlers need.
+"""
+
+from kernel.http.access_log import RequestRecord
+from kernel.http.compression import DecompressionError, Decompressor, decompress
+from kernel.http.concurrency import ConcurrencyLimit
+from kernel.http.health import CheckResult
+from kernel.http.pagination import Page, cursor_page, numbered_page, page_size_of, read_cursor
+from kernel.http.request import require_json
+from kernel.http.response import Envelope, Listing, Single, envelope, listing, single
+
+__all__ = [
+    "CheckResult",
+    "ConcurrencyLimit",
+    "DecompressionError",
+    "Decompressor",
+    "Envelope",
+    "Listing",
+    "Page",
+    "RequestRecord",
+    "Single",
+    "cursor_page",
+    "decompress",
+    "envelope",
+    "listing",
+    "numbered_page",
+    "page_size_of",
+    "read_cursor",
+    "require_json",
+    "single",
+]

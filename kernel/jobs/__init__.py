@@ -8,11 +8,9 @@ from kernel.jobs.models import (
     JobRecord,
     JobState,
     JobSummary,
-    Progress,
     RunStopped,
 )
 from kernel.jobs.runner import Run
-from kernel.jobs.service import Jobs
 
 __all__ = [
     "JobError",
@@ -23,8 +21,6 @@ __all__ = [
     "JobRecord",
     "JobState",
     "JobSummary",
-    "Jobs",
-    "Progress",
     "Run",
     "RunStopped",
 ]

@@ -11,10 +11,10 @@ from plugins.observability.analytics.commands import make_analytics_commands
 from plugins.observability.analytics.routes import AnalyticsRoutes, PublicAnalyticsRoutes
 from plugins.observability.commands import make_commands
 from plugins.observability.container import make_container
+from plugins.observability.event_list import EventPages
 from plugins.observability.export import ExportRoutes
 from plugins.observability.jobs import make_jobs
 from plugins.observability.own_requests import OwnRequests
-from plugins.observability.pages import EventPages
 from plugins.observability.retention.commands import make_retention_command
 from plugins.observability.rollups.commands import make_refresh_commands
 from plugins.observability.routes import RequestLogRoutes

@@ -12,13 +12,13 @@ from plugins.observability.analytics.service import AnalyticsService
 from plugins.observability.ingest.service import IngestService
 from plugins.observability.ledger import Ledger
 from plugins.observability.partitions import Partitions
+from plugins.observability.path_templates import Templates
 from plugins.observability.retention.apply import Retention
 from plugins.observability.retention.watermark import IngestWatermark
 from plugins.observability.rollups.refresh import Rollups
 from plugins.observability.series import SeriesDictionary, SeriesKey
 from plugins.observability.settings import ObservabilitySettings
 from plugins.observability.store import EventStore
-from plugins.observability.templates import Templates
 
 
 class Container(msgspec.Struct, frozen=True):

@@ -19,19 +19,12 @@ from typing import Any, Literal, Protocol
 import msgspec
 from psycopg import sql
 
-from kernel import (
-    ConcurrencyLimit,
-    Database,
-    InvalidError,
-    Response,
-    Services,
-    StreamingResponse,
-    UnavailableError,
-)
+from kernel import Database, InvalidError, Response, Services, StreamingResponse, UnavailableError
+from kernel.http import ConcurrencyLimit
 from plugins.observability.filters import order_by, parse_ordering, validate_filters, with_tie_breaker
 from plugins.observability.models import Event, FilterQuery
-from plugins.observability.paths import requests_route
 from plugins.observability.queries import QUERIES
+from plugins.observability.requests_route import requests_route
 from plugins.observability.series import LOCAL_ACCOUNT
 from plugins.observability.settings import ObservabilitySettings
 from plugins.observability.store import resolve_filters, select_events, to_event

@@ -14,7 +14,8 @@ from typing import Annotated, Any
 import msgspec
 from psycopg import Connection
 
-from kernel import Database, Envelope, Request, envelope, route
+from kernel import Database, Request, route
+from kernel.http import Envelope, envelope
 from plugins.observability.event_ids import EPOCH
 from plugins.observability.models import ItemError
 from plugins.observability.queries import QUERIES

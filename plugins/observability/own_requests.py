@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from kernel import RequestRecord
+from kernel.http import RequestRecord
 from plugins.observability.ingest.normalize import normalize
 from plugins.observability.ingest.service import IngestService
 from plugins.observability.models import ENDPOINT_MAX, METHOD_MAX, EventIn

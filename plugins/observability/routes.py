@@ -6,22 +6,16 @@ from collections.abc import Callable
 from datetime import datetime
 from uuid import UUID
 
-from kernel import (
-    Page,
-    RawBody,
-    Request,
-    Response,
-    StreamBody,
-    require_json,
-)
+from kernel import RawBody, Request, Response, StreamBody
+from kernel.http import Page, require_json
+from plugins.observability.event_list import EventPages
 from plugins.observability.ingest.decode import decode_fields
 from plugins.observability.ingest.idempotency import read_idempotency_key
 from plugins.observability.ingest.service import IngestService
 from plugins.observability.ingest.stream import NDJSON, StreamIngest
 from plugins.observability.ingest.validate import invalid_fields, validate_event, validate_fields
 from plugins.observability.models import Event, EventIn, IngestQuery, IngestResult, ListQuery
-from plugins.observability.pages import EventPages
-from plugins.observability.paths import requests_route
+from plugins.observability.requests_route import requests_route
 from plugins.observability.store import EventStore
 
 # An edit changes neither the id nor what it was derived from.

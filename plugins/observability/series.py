@@ -26,8 +26,8 @@ from psycopg import Connection
 
 from kernel import Cache, Database, UnavailableError
 from plugins.observability.models import ENDPOINT_MAX, INT32_MAX
+from plugins.observability.path_templates import Templates
 from plugins.observability.queries import QUERIES
-from plugins.observability.templates import Templates
 
 LOCAL_ACCOUNT = 0
 OTHER = "__other__"

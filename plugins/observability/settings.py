@@ -8,8 +8,8 @@ import msgspec
 
 from kernel import Table, env
 from plugins.observability.models import INT32_MAX
+from plugins.observability.path_templates import DEFAULT_TEMPLATES, Templates
 from plugins.observability.retention.watermark import RetentionLimits
-from plugins.observability.templates import DEFAULT_TEMPLATES, Templates
 
 # A hundred years: no events are older, and dates do not overflow.
 DAYS_MAX = 36_500

@@ -17,6 +17,7 @@ from plugins.observability.ingest.copy import UNSTORABLE_ERRORS, unstorable_mess
 from plugins.observability.ingest.validate import invalid_fields
 from plugins.observability.models import Event, FilterQuery
 from plugins.observability.partitions import DAY_US, MissingPartitionError, Partitions
+from plugins.observability.path_templates import Templates
 from plugins.observability.queries import QUERIES
 from plugins.observability.retention.watermark import IngestWatermark, TooOldError, ensure_not_too_old
 from plugins.observability.series import (
@@ -27,7 +28,6 @@ from plugins.observability.series import (
     SeriesRemovedError,
     ensure_generation,
 )
-from plugins.observability.templates import Templates
 
 # An edit starts over when another edit of the event, or a removal of series or partitions, comes first.
 EDIT_ATTEMPTS_MAX = 10

@@ -10,7 +10,7 @@ import msgspec
 
 from kernel import NotFoundError
 from plugins.observability.models import Event
-from plugins.observability.paths import requests_route
+from plugins.observability.requests_route import requests_route
 from plugins.observability.store import EventStore
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kernel import Envelope, Request, Services, envelope, route
+from kernel import Request, Services, route
 from kernel.datasets import ApplicationSummary, summarize_application
+from kernel.http import Envelope, envelope
 
 
 class ApplicationRoutes:

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-from kernel import Envelope, Request, Services, envelope, route
+from kernel import Request, Services, route
 from kernel.datasets import DatasetSummary, Difference, Publication, Version, parse_as_of, summarize_dataset
+from kernel.http import Envelope, envelope
 
 LIMIT_MAX = 100
 

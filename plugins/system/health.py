@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from kernel import CheckResult, Request, Response, Services, route
+from kernel import Request, Response, Services, route
+from kernel.http import CheckResult
 
 _NO_STORE = {"Cache-Control": "no-store"}
 

@@ -12,17 +12,8 @@ from typing import Annotated
 
 import msgspec
 
-from kernel import (
-    ConcurrencyLimit,
-    InvalidError,
-    NotFoundError,
-    Request,
-    Response,
-    Services,
-    StreamingResponse,
-    UnavailableError,
-    route,
-)
+from kernel import InvalidError, NotFoundError, Request, Response, Services, StreamingResponse, UnavailableError, route
+from kernel.http import ConcurrencyLimit
 from kernel.jobs import JobEvent, JobFollower, JobRecord
 
 ID_MAX = 2**63 - 1

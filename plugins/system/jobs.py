@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from kernel import Envelope, Page, Request, Response, Services, cursor_page, envelope, page_size_of, read_cursor, route
+from kernel import Request, Response, Services, route
+from kernel.http import Envelope, Page, cursor_page, envelope, page_size_of, read_cursor
 from kernel.jobs import JobLogLine, JobRecord, JobState, JobSummary
 from plugins.system.job_events import ID_MAX, JobId
 

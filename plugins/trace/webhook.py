@@ -19,7 +19,6 @@ import msgspec
 
 from kernel import (
     ConflictError,
-    Envelope,
     MalformedError,
     NotFoundError,
     Request,
@@ -28,9 +27,9 @@ from kernel import (
     StreamBody,
     TooLargeError,
     UnauthorizedError,
-    envelope,
     route,
 )
+from kernel.http import Envelope, envelope
 from plugins.trace.jobs import REFRESH
 from plugins.trace.settings import TraceSettings
 from plugins.trace.store import save_moved_page, save_verification_token

@@ -14,7 +14,7 @@ import httpx
 import msgspec
 
 from kernel import Secret, backoff_s, retry_after_s
-from plugins.club.fetch.addresses import display_url, ensure_same_host
+from plugins.club.fetch.allowed_hosts import display_url, ensure_same_host
 from plugins.club.fetch.limits import ACCEPT_ENCODING, HostLimits, TimeBudget, read_body
 from plugins.club.fetch.results import FetchError, PageValidator
 from plugins.club.settings import ENV_PREFIX, ClubSettings, is_header_value

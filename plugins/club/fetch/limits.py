@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 import httpx
 
-from kernel import DecompressionError, Decompressor
+from kernel.http import DecompressionError, Decompressor
 from plugins.club.fetch.results import FetchError
 
 ACCEPT_ENCODING = "gzip"

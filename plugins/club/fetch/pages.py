@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from plugins.club.fetch.addresses import ensure_same_host
+from plugins.club.fetch.allowed_hosts import ensure_same_host
 from plugins.club.fetch.client import PageResponse, SourceClient
 from plugins.club.fetch.results import FetchError, PageValidator, Validators
 from plugins.club.mapping import look_up, parse_path

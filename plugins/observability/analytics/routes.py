@@ -7,7 +7,8 @@ from typing import TypeVar
 
 import msgspec
 
-from kernel import Application, InvalidError, Listing, Request, Response, Single, listing, route, single
+from kernel import Application, InvalidError, Request, Response, route
+from kernel.http import Listing, Single, listing, single
 from plugins.observability.analytics.models import (
     BucketsQuery,
     DayRow,
@@ -23,7 +24,7 @@ from plugins.observability.analytics.models import (
     WindowQuery,
 )
 from plugins.observability.analytics.service import AnalyticsService
-from plugins.observability.paths import requests_route
+from plugins.observability.requests_route import requests_route
 
 Query = TypeVar("Query", bound=WindowQuery)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import BinaryIO
 
-from kernel import DecompressionError, decompress
+from kernel.http import DecompressionError, decompress
 
 CHUNK_BYTES = 256 * 1024
 # A longer line is truncated, to a length at which parsers still refuse it.

@@ -30,7 +30,7 @@ from plugins.observability.importer.parsers import (
 from plugins.observability.ingest.normalize import normalize
 from plugins.observability.ingest.service import IngestService
 from plugins.observability.models import EventIn
-from plugins.observability.templates import Templates
+from plugins.observability.path_templates import Templates
 
 OnRead = Callable[[float], None]
 SENDER = "import"

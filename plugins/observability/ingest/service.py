@@ -37,11 +37,11 @@ from plugins.observability.ingest.validate import invalid_fields, validate_event
 from plugins.observability.ledger import LOCAL_SENDER, LedgerEntry, append_entry, count_reasons
 from plugins.observability.models import IngestQuery, IngestResult, ItemError
 from plugins.observability.partitions import MissingPartitionError, Partitions
+from plugins.observability.path_templates import Templates
 from plugins.observability.queries import QUERIES
 from plugins.observability.retention.watermark import IngestWatermark, TooOldError, too_old_messages
 from plugins.observability.series import ResolvedSeries, SeriesDictionary, SeriesRemovedError
 from plugins.observability.settings import ObservabilitySettings
-from plugins.observability.templates import Templates
 
 # Removals of series and partitions take turns with writes: to be overtaken twice in a row is rare.
 ATTEMPTS_MAX = 10

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from kernel.config import load
 from kernel.errors import ConfigError
 from kernel.testing import Client
+from plugins.observability.path_templates import DEFAULT_TEMPLATES, Templates
 from plugins.observability.settings import ObservabilitySettings
-from plugins.observability.templates import DEFAULT_TEMPLATES, Templates
 from tests.conftest import Serve
 from tests.plugins.observability.accesslogs import combined_line, import_text, stored
 from tests.plugins.observability.events import create, make_event, make_events, post_bytes, post_ingest, raw_event
@@ -112,7 +112,7 @@ def test_a_wrong_rule_is_an_error_of_the_configuration(pattern: str, name: str, 
         configuration.table("observability", ObservabilitySettings)
 
     (problem,) = caught.value.problems
-    assert problem.startswith(f"tiercel.toml: observability.templates: {reason}")
+    assert problem.startswith(f"tiercel.toml: observability.path_templates: {reason}")
 
 
 def quoted(text: str) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from kernel import InvalidError, Page, Request, cursor_page, numbered_page, page_size_of, read_cursor
+from kernel import InvalidError, Request
+from kernel.http import Page, cursor_page, numbered_page, page_size_of, read_cursor
 from plugins.observability.filters import (
     Conditions,
     key_values,

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from plugins.club.fetch.addresses import ensure_same_host
+from plugins.club.fetch.allowed_hosts import ensure_same_host
 from plugins.club.fetch.results import FetchError, SourceProgress
 from tests.plugins.club.fakes import Exchange, FakeApi, fixed, metric, redirect
 from tests.plugins.club.fetching import failed, fetch, fetched, keys, members, source

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kernel.errors import UnavailableError
-from kernel.http.limits import ConcurrencyLimit
+from kernel.http.concurrency import ConcurrencyLimit
 
 
 @pytest.mark.parametrize("slots", [0, 1, 3])
