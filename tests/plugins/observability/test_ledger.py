@@ -38,8 +38,8 @@ def totals(received: int, stored: int, duplicate: int = 0, rejected: int = 0, ca
     }
 
 
-def test_the_response_has_an_envelope(shared: Client) -> None:
-    answer = shared.get(LEDGER)
+def test_the_response_has_an_envelope(reusable: Client) -> None:
+    answer = reusable.get(LEDGER)
 
     assert answer.json()["success"] is True
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
@@ -117,8 +117,8 @@ def test_a_span_of_time_can_be_selected(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=9999", "start=now", "key=%00", "end=0001-01-01"])
-def test_odd_parameters_are_no_failure(shared: Client, query: str) -> None:
-    assert shared.get(f"{LEDGER}?{query}").status in {200, 400}
+def test_odd_parameters_are_no_failure(reusable: Client, query: str) -> None:
+    assert reusable.get(f"{LEDGER}?{query}").status in {200, 400}
 
 
 @every_server

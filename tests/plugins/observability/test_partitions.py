@@ -12,6 +12,7 @@ import pytest
 from kernel.testing import Client
 from tests.conftest import Serve
 from tests.locks import waits_for_lock
+from tests.plugins.observability.conftest import QUIET
 from tests.plugins.observability.engines import every_server
 from tests.plugins.observability.events import ROOT, create, listed, make_event, make_events, post_ingest, stored_count
 from tests.processes import eventually
@@ -118,7 +119,7 @@ def test_an_event_a_day_ahead_is_stored(serve: Serve) -> None:
 def test_a_partition_that_somebody_dropped_is_created_again(
     serve: Serve, database: str, statement: str, way: str
 ) -> None:
-    client = serve()
+    client = serve(**QUIET)
     other = create(client, time="2010-06-15T00:00:00Z")
     create(client, time="2015-02-03T00:00:00Z")
     with psycopg.connect(database, autocommit=True) as connection:
