@@ -1,6 +1,6 @@
 """Write the reference, ``docs/reference/``, from the code: ``python -m docs.generate``.
 
-Every text in it stands where the thing itself is defined: docstrings of hooks, Structs, handlers and errors, help of
+Every text in it comes from the definition it describes: docstrings of hooks, Structs, handlers and errors, help of
 commands, comments of ``config/tiercel.toml``. A test fails while a page is not what this module would write.
 """
 
@@ -10,6 +10,7 @@ import importlib
 import inspect
 import re
 import tempfile
+import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -61,7 +62,7 @@ def pages() -> dict[str, str]:
 
 
 def page(title: str, introduction: str, parts: Iterable[str]) -> str:
-    """Put a page together."""
+    """Return a page: title, introduction, parts and the note that it is generated."""
     return "\n\n".join([f"# {title}", introduction.strip(), *parts, _GENERATED])
 
 
@@ -80,6 +81,8 @@ def markdown(text: str) -> str:
 
 def docstring(thing: object) -> str:
     """Return the own docstring of something, without its indentation; empty if it has none."""
+    if isinstance(thing, types.GenericAlias):
+        return ""  # its attribute is the docstring of the generic class
     return markdown(inspect.cleandoc(getattr(thing, "__doc__", None) or ""))
 
 
@@ -359,7 +362,7 @@ def errors_page() -> str:
     """Return the page of errors: their body, and every code."""
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.ApiError)]
     rows = [
-        [f"`{kind.code}`", str(kind.status), summary(kind)]
+        [f"`{kind.code}`", str(kind.status), kind.default_message]
         for kind in sorted(kinds, key=lambda kind: (kind.status, kind.code))
         if "code" in vars(kind)
     ]
@@ -379,7 +382,7 @@ A client that accepts `application/problem+json` gets the same facts as RFC 9457
 curl -s -H 'Accept: application/problem+json' http://127.0.0.1:8000/nowhere/
 ```
 ```text
-{"type":"about:blank","title":"Not Found","status":404,"detail":"There is nothing here. (…)","code":"not_found",…}
+{"type":"about:blank","title":"Not Found","status":404,"detail":"Not found. (…)","code":"not_found",…}
 ```""",
         [
             table(["code", "status", "meaning"], rows),

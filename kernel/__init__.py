@@ -25,6 +25,7 @@ from kernel.db.queries import load_queries
 from kernel.errors import (
     ApiError,
     ConflictError,
+    FieldErrors,
     InvalidError,
     MalformedError,
     NotFoundError,
@@ -49,6 +50,7 @@ __all__ = [
     "Database",
     "Dataset",
     "Engine",
+    "FieldErrors",
     "Handler",
     "HealthCheck",
     "InvalidError",

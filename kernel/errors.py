@@ -1,14 +1,14 @@
-"""One tree of errors: those that stop the boot, and those that are answered to clients.
+"""The exception classes of Tiercel: errors that stop the boot, and errors that are returned to clients.
 
-The first line of an API error's docstring is its default message.
+Each subclass of ``ApiError`` has a status, a code and a default message. ``kernel.http.errors`` builds the responses.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
+# Messages by field.
 FieldErrors = Mapping[str, Sequence[str]]
 
 
@@ -66,18 +66,19 @@ class DuplicateError(BootError):
 
 
 class ApiError(TiercelError):
-    """The request could not be served.
+    """Base of the errors that are returned to clients: an HTTP status, a code, and a message.
 
     Args:
-        message: For people; the first line of the class's docstring by default.
+        message: For people; the class's ``default_message`` by default.
         detail: Technical detail for developers of the client. Never a secret.
-        errors: Messages by field, if fields of the request are wrong.
+        errors: Messages by field, if fields of the request are invalid.
         headers: Response headers of this error.
         extra: Further members of the body, such as ``available_apps``.
     """
 
     status: int = 500
     code: str = "error"
+    default_message: str = "The request could not be served."
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class ApiError(TiercelError):
         headers: Mapping[str, str] | None = None,
         extra: Mapping[str, object] | None = None,
     ) -> None:
-        self.message = message or inspect.cleandoc(type(self).__doc__ or "").partition("\n")[0]
+        self.message = message or self.default_message
         super().__init__(self.message)
         self.detail = detail
         self.errors = errors
@@ -97,70 +98,82 @@ class ApiError(TiercelError):
 
 
 class MalformedError(ApiError):
-    """The request could not be understood."""
+    """400: the body, query string or path cannot be decoded."""
 
     status = 400
     code = "malformed"
+    default_message = "The request could not be understood."
 
 
 class InvalidError(ApiError):
-    """Some fields of the request are wrong."""
+    """400: the request can be decoded, but fields or parameters are invalid; ``errors`` names them."""
 
     status = 400
     code = "invalid"
+    default_message = "Some fields of the request are wrong."
 
 
 class UnauthorizedError(ApiError):
-    """Authentication is needed."""
+    """401: the request is not authenticated."""
 
     status = 401
     code = "unauthorized"
+    default_message = "Authentication is needed."
 
 
 class ForbiddenError(ApiError):
-    """This is not allowed."""
+    """403: the request is authenticated, but not permitted."""
 
     status = 403
     code = "forbidden"
+    default_message = "This is not allowed."
 
 
 class NotFoundError(ApiError):
-    """There is nothing here."""
+    """404: no such route, application, dataset, item, job ..."""
 
     status = 404
     code = "not_found"
+    default_message = "Not found."
 
 
 class MethodNotAllowedError(ApiError):
-    """This method is not allowed here."""
+    """405: the path has no handler for this method."""
 
     status = 405
     code = "method_not_allowed"
+    default_message = "This method is not allowed here."
 
 
 class ConflictError(ApiError):
-    """The request conflicts with what is stored."""
+    """409: the request conflicts with stored data, or with a job that runs."""
 
     status = 409
     code = "conflict"
+    default_message = "The request conflicts with what is stored."
 
 
 class TooLargeError(ApiError):
-    """The request is too large."""
+    """413: the body, compressed or decompressed, is too large, or it has too many items.
+
+    The limits are checked by ``kernel.http.request``, which states the exceeded one in ``detail``, and by ingest.
+    """
 
     status = 413
     code = "too_large"
+    default_message = "The request is too large."
 
 
 class UnsupportedMediaError(ApiError):
-    """The body is of a media type that is not understood here."""
+    """415: the body has a media type or content coding that the route does not accept."""
 
     status = 415
     code = "unsupported_media_type"
+    default_message = "The media type of the body is not supported."
 
 
 class OtherClientError(ApiError):
-    """The request could not be served.
+    """Any other 4xx; ``code`` is the name of the status, such as ``length_required``.
 
     Args:
         status: A 4xx status without a class of its own.
@@ -175,22 +188,24 @@ class OtherClientError(ApiError):
 
 
 class InternalError(ApiError):
-    """The service failed. The request id finds the reason in its log."""
+    """500: an unexpected exception, which is logged with the request id."""
 
     status = 500
     code = "internal"
+    default_message = "The service failed. The request id finds the reason in its log."
 
 
 class UnavailableError(ApiError):
-    """The service cannot answer at the moment. Try again.
+    """503: something that the request needs is unavailable, such as the database. Clients may retry.
 
     Args:
         detail: What is unavailable.
-        retry_after_s: Seconds after which to try again; sent as ``Retry-After``.
+        retry_after_s: Seconds after which to retry; sent as ``Retry-After``.
     """
 
     status = 503
     code = "unavailable"
+    default_message = "The service cannot answer at the moment. Try again."
 
     def __init__(self, detail: str, *, retry_after_s: int = 1) -> None:
         super().__init__(detail=detail, headers={"Retry-After": str(retry_after_s)})

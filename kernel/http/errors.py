@@ -1,9 +1,9 @@
 """Errors as responses: one body for all of them, or RFC 9457 for clients that ask for it.
 
-Where an error gets its words: ``kernel.errors`` has the class of each status with its ``code`` and default message.
-Whoever raises it may pass a better ``message`` and a ``detail``: for bodies that is ``request.py``, for JSON, query and
-path ``routing.py``, for pages ``pagination.py``, for hosts and policies ``auth.py``. Errors that Falcon raises are
-translated here. ``body`` and ``problem`` turn each of them into what the client reads::
+Where the text of an error comes from: ``kernel.errors`` has a class for each status, with its ``code`` and
+``default_message``. The code that raises it can pass a more precise ``message``, and a ``detail``: ``request.py`` for
+bodies (413, 415), ``routing.py`` for JSON, query string and path, ``pagination.py`` for pages, ``auth.py`` for hosts
+and policies. ``translate`` converts errors that Falcon raises. ``body`` and ``problem`` build the response::
 
     413 {"success": false, "error": "The request is too large.", "detail": "the body has more than 1024 bytes",
          "code": "too_large", "request_id": "..."}
@@ -39,7 +39,7 @@ def body(error: ApiError, request_id: str) -> dict[str, Any]:
 
 
 def problem(error: ApiError, request_id: str) -> dict[str, Any]:
-    """Return the same facts as https://www.rfc-editor.org/rfc/rfc9457 names them, the rest as extension members."""
+    """Return the body as ``application/problem+json`` (RFC 9457), with the remaining members as extensions."""
     members = body(error, request_id)
     del members["success"], members["error"], members["detail"]
     return {
@@ -52,7 +52,7 @@ def problem(error: ApiError, request_id: str) -> dict[str, Any]:
 
 
 def translate(error: falcon.HTTPError, request: Request) -> ApiError:
-    """Return an error of our own for one that Falcon raised: no route, wrong method, malformed header ..."""
+    """Return the ``ApiError`` for an error that Falcon raised: no route, wrong method, malformed header ..."""
     own: ApiError = InternalError()
     if error.status_code == http.HTTPStatus.NOT_FOUND:
         own = NotFoundError(detail=f"no route for {request.path_as_sent}")
@@ -81,7 +81,7 @@ class ErrorHandlers:
     """Falcon's error handlers, for everything that a handler or Falcon itself raises.
 
     Args:
-        log: Gets the traceback of exceptions that are no errors of the client.
+        log: Gets the traceback of exceptions that are not ``ApiError``.
         debug: Whether ``detail`` shows such an exception.
     """
 
@@ -98,7 +98,7 @@ class ErrorHandlers:
     def handle_api_error(
         self, request: Request, response: FalconResponse, error: ApiError, _params: dict[str, Any]
     ) -> None:
-        """Write an error of our own."""
+        """Write an ``ApiError``."""
         write_error(request, response, error)
 
     def handle_falcon_error(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
+
+from kernel import FieldErrors
 
 # In characters.
 SERVICE_MAX = 100
@@ -74,9 +76,6 @@ class Event(msgspec.Struct, frozen=True):
     tags: msgspec.Raw
 
 
-Messages = Mapping[str, Sequence[str]]
-
-
 class ItemError(msgspec.Struct, frozen=True):
     """Why one item of a batch is rejected.
 
@@ -86,7 +85,7 @@ class ItemError(msgspec.Struct, frozen=True):
     """
 
     index: int
-    errors: Messages
+    errors: FieldErrors
 
 
 class IngestResult(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ from psycopg import Connection, sql
 from kernel import ConflictError, Database, NotFoundError
 from plugins.observability.event_ids import time_range, unix_us
 from plugins.observability.filters import Conditions, add_search, event_conditions, search_terms
-from plugins.observability.ingest.copy import UNSTORABLE_ERRORS, unstorable_messages
+from plugins.observability.ingest.copy import UNSTORABLE_ERRORS, unstorable_errors
 from plugins.observability.ingest.validate import invalid_fields
 from plugins.observability.models import Event, FilterQuery
 from plugins.observability.partitions import DAY_US, MissingPartitionError, Partitions
@@ -107,7 +107,7 @@ class EventStore:
             except ConflictError as ex:
                 failure = ex
             except UNSTORABLE_ERRORS as ex:
-                raise invalid_fields(unstorable_messages(ex)) from ex
+                raise invalid_fields(unstorable_errors(ex)) from ex
         raise failure
 
     def _write_edit(self, before: Event, wanted: Event, series: ResolvedSeries, account: int) -> Event:

@@ -247,4 +247,4 @@ def test_schedules_lists_jobs_with_the_schedule_in_force(tiercel: RunCommand) ->
 def test_a_job_that_is_not_there_exits_1_with_one_line(tiercel: RunCommand, command: str) -> None:
     ran = tiercel(command, "99")
 
-    assert (ran.code, ran.errors) == (1, "tiercel: There is nothing here. there is no job 99\n")
+    assert (ran.code, ran.errors) == (1, "tiercel: Not found. there is no job 99\n")

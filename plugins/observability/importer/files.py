@@ -9,7 +9,7 @@ from typing import BinaryIO
 from kernel.http import DecompressionError, decompress
 
 CHUNK_BYTES = 256 * 1024
-# A longer line is truncated, to a length at which parsers still refuse it.
+# A longer line is truncated, to a length at which parsers still reject it.
 LINE_MAX_BYTES = 2 * 1024 * 1024
 _GZIP_MAGIC = b"\x1f\x8b"
 

@@ -18,10 +18,10 @@ from apachelogs import COMBINED, COMMON
 from apachelogs.directives import format2regex
 from apachelogs.timeutil import assemble_datetime
 
-from kernel import MalformedError
+from kernel import FieldErrors, MalformedError
 from plugins.observability.ingest.decode import decode_event, decode_fields
 from plugins.observability.ingest.validate import BAD_STATUS, validate_event
-from plugins.observability.models import ENDPOINT_MAX, INT32_MAX, REFERENCE_MAX, EventIn, Messages
+from plugins.observability.models import ENDPOINT_MAX, INT32_MAX, REFERENCE_MAX, EventIn
 
 AUTO = "auto"
 JSON = "json"
@@ -32,11 +32,11 @@ JSON_LINE_MAX_BYTES = 1024 * 1024
 
 
 class RefusedLineError(Exception):
-    """A line that is no event.
+    """A line cannot be converted to an event.
 
     Args:
         reason: The same for all lines with this fault, so that they can be counted.
-        detail: What is special about this one.
+        detail: The part that differs between lines.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -56,7 +56,7 @@ class LineParser(Protocol):
             complete: False for the last line of a file if that has no line end.
 
         Raises:
-            RefusedLineError: It is no event.
+            RefusedLineError: It is not an event.
         """
 
 
@@ -113,7 +113,7 @@ class JsonParser:
     """Parses lines that hold one event each, as an object; valid is what is valid over REST.
 
     Args:
-        service: Of events that have none; None refuses those.
+        service: Of events that have none; None rejects those.
         now: UTC; events may be a day ahead of it.
     """
 
@@ -121,7 +121,7 @@ class JsonParser:
         self._service = service
         self._now = now
 
-    def parse(self, line: bytes, *, complete: bool = True) -> EventIn:  # noqa: ARG002 - half an object is no JSON
+    def parse(self, line: bytes, *, complete: bool = True) -> EventIn:  # noqa: ARG002 - half an object is not JSON
         """See ``LineParser``."""
         if len(line) > JSON_LINE_MAX_BYTES:
             raise RefusedLineError(f"The line is longer than {JSON_LINE_MAX_BYTES:,} bytes.")
@@ -132,16 +132,16 @@ class JsonParser:
         except MalformedError as ex:
             raise RefusedLineError("The line is not valid JSON.", ex.detail or "") from ex
         if event is None:
-            raise RefusedLineError(join_messages(messages))
+            raise RefusedLineError(join_errors(messages))
         return event
 
-    def _with_service(self, fields: Any, messages: Messages) -> tuple[EventIn | None, Messages]:
+    def _with_service(self, fields: Any, messages: FieldErrors) -> tuple[EventIn | None, FieldErrors]:
         if not isinstance(fields, dict) or "service" in fields:
             return None, messages
         return validate_event({**fields, "service": self._service}, self._now)
 
 
-def join_messages(messages: Messages) -> str:
+def join_errors(messages: FieldErrors) -> str:
     """Return the messages of all fields as one line."""
     return " ".join(f"{field}: {text}" for field, texts in messages.items() for text in texts)
 
@@ -241,7 +241,7 @@ def _latency_ms(fields: Mapping[str, Any]) -> int:
 
 # Format strings
 
-# The library's names, without "final_" and "original_", and ours. The first field of a line that has a value counts.
+# The library's names, without "final_" and "original_", and the names used here. The first field with a value is used.
 _FIELDS: Mapping[str, str] = {
     "remote_host": "client",
     "remote_address": "client",
@@ -279,7 +279,7 @@ class LogFormat:
         text: Such as ``%h %l %u %t "%r" %>s %b``.
 
     Raises:
-        ValueError: It is no such format, or it has no time or no status.
+        ValueError: It is not a log format, or it has no time or no status.
     """
 
     def __init__(self, text: str) -> None:
@@ -289,11 +289,11 @@ class LogFormat:
         self._fields: list[tuple[int, str, Converter]] = []
         time_groups: list[tuple[int, str, Converter]] = []
         for number, (name, _, convert) in enumerate(groups):
-            library_name, ours = _field_names(name)
+            library_name, field = _field_names(name)
             if library_name == _TIME:
                 time_groups.append((number, name[1], convert))
-            elif ours is not None:
-                self._fields.append((number, ours, convert))
+            elif field is not None:
+                self._fields.append((number, field, convert))
         self._time_groups = time_groups
         if not time_groups or all(field != "status" for _, field, _ in self._fields):
             raise ValueError(f"Expected a format with a time (%t) and a status (%s or %>s), got {text!r}")
@@ -332,7 +332,7 @@ class LogFormat:
 
 
 def _field_names(name: Any) -> tuple[str, str | None]:
-    """Return the library's name of a group, and ours if the field is used."""
+    """Return the library's name of a group, and the name used here if the field is used."""
     first, *further = name if isinstance(name, tuple) else (name,)
     first = _REDIRECTED.sub("", first)
     return first, _FIELDS.get(".".join([first, *further]).lower())

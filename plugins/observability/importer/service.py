@@ -24,7 +24,7 @@ from plugins.observability.importer.parsers import (
     LineParser,
     RefusedLineError,
     detect_format,
-    join_messages,
+    join_errors,
     make_parser,
 )
 from plugins.observability.ingest.normalize import normalize
@@ -41,12 +41,12 @@ _DIGEST_BYTES = 16
 
 
 class RefusedLine(msgspec.Struct, frozen=True):
-    """A line that is no event.
+    """A line that could not be converted to an event.
 
     Args:
         line: Its number, from 1.
         reason: What is wrong; the same for all lines with this fault.
-        detail: What is special about this one.
+        detail: The part that differs between lines.
     """
 
     line: int
@@ -82,7 +82,7 @@ class FileReport(msgspec.Struct):
     problem: str | None = None
 
     def refuse(self, refused: RefusedLine) -> None:
-        """Count a line that is no event."""
+        """Count a refused line."""
         self.refused += 1
         self.reasons[refused.reason] += 1
         if len(self.shown) < SHOWN_MAX:
@@ -156,10 +156,10 @@ class Importer:
             stream: The file, opened for reading bytes.
             on_read: Called with the number of bytes of the file that were read.
             service: The service whose access log it is.
-            json_service: The service of JSON events that have none; None refuses those.
+            json_service: The service of JSON events that have none; None rejects those.
 
         Raises:
-            UnavailableError: The database is away; earlier batches are stored.
+            UnavailableError: The database is unavailable; earlier batches are stored.
         """
         log = LogFile(stream, on_read)
         numbered = ((number, line) for number, line in enumerate(log.lines(), 1) if line.strip())
@@ -206,4 +206,4 @@ class Importer:
         report.duplicates += stored.duplicates
         report.capped += stored.capped
         for error in (*errors, *stored.errors):
-            report.refuse(RefusedLine(error.index, join_messages(error.errors)))
+            report.refuse(RefusedLine(error.index, join_errors(error.errors)))

@@ -16,8 +16,9 @@ from uuid import UUID
 import psycopg
 from psycopg import Connection
 
+from kernel import FieldErrors
 from plugins.observability.event_ids import HIGHEST_SUFFIX, LOWEST_SUFFIX, IdSuffix, id_halves
-from plugins.observability.models import EventIn, Messages
+from plugins.observability.models import EventIn
 from plugins.observability.queries import QUERIES
 
 Connected = Connection[tuple[Any, ...]]
@@ -131,7 +132,7 @@ def copy_new_rows(connection: Connected, rows: Sequence[bytes], batch_size: int)
 
 def copy_storable_rows(
     connection: Connected, rows: Sequence[bytes], batch_size: int, copy: CopyRows
-) -> tuple[int, dict[int, Messages]]:
+) -> tuple[int, dict[int, FieldErrors]]:
     """Copy the rows that the server can store; find the others by bisection.
 
     Args:
@@ -144,7 +145,7 @@ def copy_storable_rows(
         How many rows were inserted, and what is wrong with those that cannot be stored, by position.
     """
     inserted = 0
-    unstorable: dict[int, Messages] = {}
+    unstorable: dict[int, FieldErrors] = {}
     spans = [range(len(rows))]
     while spans:
         span = spans.pop()
@@ -153,7 +154,7 @@ def copy_storable_rows(
                 count = copy(connection, rows[span.start : span.stop], batch_size)
         except UNSTORABLE_ERRORS as ex:
             if len(span) == 1:
-                unstorable[span.start] = unstorable_messages(ex)
+                unstorable[span.start] = unstorable_errors(ex)
             else:
                 middle = len(span) // 2
                 spans += [span[middle:], span[:middle]]
@@ -173,7 +174,7 @@ def ensure_none_moved(connection: Connected, id_range: Mapping[str, UUID]) -> No
         raise EventMovedError
 
 
-def unstorable_messages(error: psycopg.Error) -> Messages:
+def unstorable_errors(error: psycopg.Error) -> FieldErrors:
     """Return what the sender of an event is told that the server cannot store. All but its tags is validated before."""
     return {"tags": [f"The database cannot store this: {str(error).partition(chr(10))[0]}"]}
 

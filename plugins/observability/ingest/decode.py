@@ -1,8 +1,8 @@
 """Decode events out of JSON: a batch, a line each, or a single one.
 
-The fast path decodes a whole batch by one call of msgspec. Only a batch that msgspec refuses is split into its items,
-and of these only the ones it refuses again are decoded into plain values for ``validate``, field by field: a field that
-cannot be read costs no more than itself.
+The fast path decodes a whole batch by one call of msgspec. Only a batch that msgspec rejects is split into its items,
+and only the items that it rejects again are decoded into plain values for ``validate``, field by field, so that one
+unreadable field does not hide the others.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from kernel import InvalidError, MalformedError, TooLargeError
+from kernel import FieldErrors, InvalidError, MalformedError, TooLargeError
 from plugins.observability.ingest.validate import Undecodable, validate_event
-from plugins.observability.models import EventIn, ItemError, Messages
+from plugins.observability.models import EventIn, ItemError
 
 
 class DecodedBatch(msgspec.Struct):
@@ -76,7 +76,7 @@ def decode_batch(content: bytes, events_max: int, now: datetime) -> DecodedBatch
         now: UTC; events may be a day ahead of it.
 
     Raises:
-        MalformedError: It is no JSON.
+        MalformedError: It is not JSON.
         InvalidError: It is neither a list nor such an object.
         TooLargeError: It has too many items.
     """
@@ -110,14 +110,14 @@ def decode_lines(lines: Sequence[bytes], indexes: Sequence[int], now: datetime) 
     return _decode_each_line(lines, indexes, now)
 
 
-def decode_event(content: bytes, now: datetime) -> tuple[EventIn | None, Messages]:
+def decode_event(content: bytes, now: datetime) -> tuple[EventIn | None, FieldErrors]:
     """Decode and validate one event.
 
     Returns:
         The event and no messages, or None and what is wrong by field.
 
     Raises:
-        MalformedError: It is no JSON.
+        MalformedError: It is not JSON.
     """
     if is_storable_text(content):
         try:
@@ -131,7 +131,7 @@ def decode_fields(content: bytes) -> Any:
     """Decode one event for validation: values by field, ``Undecodable`` where there is none.
 
     Raises:
-        MalformedError: It is no JSON.
+        MalformedError: It is not JSON.
     """
     try:
         members: dict[str, msgspec.Raw] = _MEMBERS.decode(content)
@@ -233,7 +233,7 @@ def _decode_value(content: bytes) -> Any:
     """Decode any value; one that Python cannot hold becomes ``Undecodable``.
 
     Raises:
-        MalformedError: It is no JSON.
+        MalformedError: It is not JSON.
     """
     try:
         return _ANY.decode(content)
@@ -249,11 +249,11 @@ def _decode_value(content: bytes) -> Any:
 
 
 def _decode_surrogates(content: bytes, reason: Exception) -> Any:
-    def refuse_constant(_name: str) -> NoReturn:
-        raise _malformed(reason) from reason  # NaN and Infinity are no JSON
+    def reject_constant(_name: str) -> NoReturn:
+        raise _malformed(reason) from reason  # NaN and Infinity are not JSON
 
     try:
-        return json.loads(content.decode(errors="replace"), parse_constant=refuse_constant)
+        return json.loads(content.decode(errors="replace"), parse_constant=reject_constant)
     except json.JSONDecodeError:
         raise _malformed(reason) from reason
     except RecursionError:
@@ -314,7 +314,7 @@ def _split_array(content: bytes) -> list[bytes]:
     """Return the items of a JSON array, each still JSON and not validated.
 
     Raises:
-        ValueError: It is no array, or it does not end where the text does.
+        ValueError: It is not an array, or it does not end where the text does.
     """
     return list(_split(content, b"[]"))
 
@@ -323,7 +323,7 @@ def _split_object(content: bytes) -> dict[bytes, bytes]:
     """Return the members of a JSON object by name, both still JSON, the name without its quotes.
 
     Raises:
-        ValueError: It is no object, or it does not end where the text does.
+        ValueError: It is not an object, or it does not end where the text does.
     """
     members: dict[bytes, bytes] = {}
     for member in _split(content, b"{}"):

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import msgspec
 
+from kernel import FieldErrors
 from plugins.observability.event_ids import (
     EPOCH,
     HIGHEST_SUFFIX,
@@ -21,7 +22,7 @@ from plugins.observability.event_ids import (
 from plugins.observability.ingest.copy import encode_rows
 from plugins.observability.ingest.decode import decode_field
 from plugins.observability.ingest.validate import AHEAD_MAX, validate_event
-from plugins.observability.models import EventIn, ItemError, Messages
+from plugins.observability.models import EventIn, ItemError
 from plugins.observability.partitions import DAY_US
 from plugins.observability.series import ResolvedSeries, SeriesKey
 
@@ -130,7 +131,7 @@ def normalize(
     now: datetime,
     derived_suffixes: list[IdSuffix] | None = None,
 ) -> tuple[NormalizedBatch, list[ItemError]]:
-    """Normalize events, and check what the decoder cannot: times, texts of blanks alone, tags that are no object.
+    """Normalize events, and check what the decoder cannot: times, texts of blanks alone, tags that are not an object.
 
     Args:
         indexes: Position of each event in what was sent.
@@ -147,7 +148,7 @@ def normalize(
     invalid = _invalid_positions(batch, unix_us(now + AHEAD_MAX))
     if not invalid:
         return batch, []
-    return batch.without(invalid), [ItemError(indexes[at], _messages(events[at], now)) for at in invalid]
+    return batch.without(invalid), [ItemError(indexes[at], _validate_again(events[at], now)) for at in invalid]
 
 
 def _times_us(events: Sequence[EventIn]) -> list[int]:
@@ -190,7 +191,7 @@ def _invalid_positions(batch: NormalizedBatch, time_max_us: int) -> list[int]:
     ]
 
 
-def _messages(event: EventIn, now: datetime) -> Messages:
+def _validate_again(event: EventIn, now: datetime) -> FieldErrors:
     """Return what is wrong with an event, as validation words it."""
     values = {name: getattr(event, name) for name in event.__struct_fields__}
     tags = decode_field("tags", bytes(event.tags))

@@ -2,7 +2,7 @@
 
     decode -> validate -> normalize -> resolve series -> ensure partitions -> copy
 
-``IngestService.ingest_json`` decodes (``decode``, and ``validate`` for what the fast decoder refuses) and
+``IngestService.ingest_json`` decodes (``decode``, and ``validate`` for what the fast decoder rejects) and
 ``IngestService.ingest`` normalizes. ``IngestService.store`` does the rest in one loop: what a process remembers of
 series, partitions and retention may be out of date, the database says so, and the loop goes around once more.
 """
@@ -39,7 +39,7 @@ from plugins.observability.models import IngestQuery, IngestResult, ItemError
 from plugins.observability.partitions import MissingPartitionError, Partitions
 from plugins.observability.path_templates import Templates
 from plugins.observability.queries import QUERIES
-from plugins.observability.retention.watermark import IngestWatermark, TooOldError, too_old_messages
+from plugins.observability.retention.watermark import IngestWatermark, TooOldError, too_old_errors
 from plugins.observability.series import ResolvedSeries, SeriesDictionary, SeriesRemovedError
 from plugins.observability.settings import ObservabilitySettings
 
@@ -170,7 +170,7 @@ class IngestService:
             InvalidError: ``strict``, and an item is invalid: nothing is stored. Or a parameter exceeds its setting.
             MalformedError: The body is no JSON.
             TooLargeError: It has more than ``max_events`` items.
-            UnavailableError: The database is away: nothing is stored; or, if it went away during the commit, all of it.
+            UnavailableError: The database is unavailable. Nothing is stored, or all of it if the commit failed.
         """
         limits = self.limits_of(query)
         decoded = decode_batch(content, limits.max_events, self._now())
@@ -222,7 +222,7 @@ class IngestService:
         Raises:
             InvalidError: Fields are wrong, it is too old, or the database cannot store its tags.
             MalformedError: The body is no JSON.
-            UnavailableError: The database is away.
+            UnavailableError: The database is unavailable.
         """
         event, messages = validate_event(decode_fields(content), self._now())
         if event is None:
@@ -262,7 +262,7 @@ class IngestService:
 
         Raises:
             BatchRejectedError: ``strict``, and an event is rejected.
-            UnavailableError: The database is away; nothing is stored.
+            UnavailableError: The database is unavailable; nothing is stored.
         """
         failure: Exception
         for _ in range(ATTEMPTS_MAX):
@@ -333,7 +333,7 @@ class IngestService:
         expired = [] if since is None else batch.positions_before(since)
         if since is None or not expired:
             return batch, []
-        return batch.without(expired), [ItemError(batch.indexes[at], too_old_messages(since)) for at in expired]
+        return batch.without(expired), [ItemError(batch.indexes[at], too_old_errors(since)) for at in expired]
 
     def _write(self, write: _Write) -> StoreResult:
         """Write a batch and its entry in the ledger in one transaction.

@@ -1,4 +1,4 @@
-"""Validate one event field by field: the slow path, for what the fast decoder refused.
+"""Validate one event field by field: the slow path, for what the fast decoder rejected.
 
 Accepts and rejects what the serializers of Django REST Framework do, with their messages: numbers in strings, text made
 of numbers, blanks stripped from both ends. Collects the errors of every field.
@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from kernel import InvalidError, parse_time
+from kernel import FieldErrors, InvalidError, parse_time
 from plugins.observability.event_ids import EPOCH
 from plugins.observability.models import (
     ENDPOINT_MAX,
@@ -24,7 +24,6 @@ from plugins.observability.models import (
     REFERENCE_MAX,
     SERVICE_MAX,
     EventIn,
-    Messages,
 )
 
 REQUIRED = "This field is required."
@@ -120,7 +119,7 @@ def _tags(value: Any) -> msgspec.Raw:
         encoded = msgspec.json.encode(value)
     except (UnicodeEncodeError, RecursionError):
         raise _FieldError("Surrogate characters and endless nesting are not allowed.") from None
-    # An escaped backslash before "u0000" is no null character: check the text that the server would decode.
+    # An escaped backslash before "u0000" is not a null character: check the text that the server would decode.
     if b"\\u0000" in encoded.replace(b"\\\\", b""):
         raise _FieldError("Null characters are not allowed.")
     return msgspec.Raw(encoded)
@@ -184,7 +183,7 @@ def validate_fields(raw: Any, now: datetime) -> tuple[dict[str, Any], dict[str, 
     return values, errors
 
 
-def validate_event(raw: Any, now: datetime) -> tuple[EventIn | None, Messages]:
+def validate_event(raw: Any, now: datetime) -> tuple[EventIn | None, FieldErrors]:
     """Validate a whole event; arguments as of ``validate_fields``.
 
     Returns:
@@ -198,6 +197,6 @@ def validate_event(raw: Any, now: datetime) -> tuple[EventIn | None, Messages]:
     return (None, errors) if errors else (EventIn(**{"tags": NO_TAGS, **values}), {})
 
 
-def invalid_fields(messages: Messages) -> InvalidError:
+def invalid_fields(messages: FieldErrors) -> InvalidError:
     """Make the error that a request with wrong fields is answered with."""
     return InvalidError(f"Some fields are wrong: {', '.join(messages)}.", errors=messages)

@@ -7,15 +7,14 @@ from datetime import datetime
 
 import msgspec
 
-from kernel import InvalidError
-from plugins.observability.models import Messages
+from kernel import FieldErrors, InvalidError
 from plugins.observability.resolution import BEGINNING, DAY, Resolution, floor
 
 FOREVER = 0
 
 
 class RetentionLimits(msgspec.Struct, frozen=True):
-    """How many days each resolution is kept, the running day aside; 0 is for ever.
+    """How many days each resolution is kept, in addition to the current day; 0 keeps it forever.
 
     Args:
         raw: Whole days, UTC, of events.
@@ -34,13 +33,13 @@ class RetentionLimits(msgspec.Struct, frozen=True):
         finer: tuple[Resolution, int] | None = None
         for resolution, days in self._days().items():
             if finer is not None and _is_longer(finer[1], days):
-                kept = "for ever" if finer[1] == FOREVER else f"{finer[1]} days"
+                kept = "forever" if finer[1] == FOREVER else f"{finer[1]} days"
                 name, finer_name = f"{resolution.adjective}_days", f"{finer[0].adjective}_days"
                 raise ValueError(f"{name} = {days} is shorter than {finer_name}, which keeps {kept}")
             finer = (resolution, days)
 
     def cutoffs(self, now: datetime) -> Mapping[Resolution, datetime]:
-        """Return the time before which each resolution is to be removed; one that is kept for ever is left out."""
+        """Return the time before which each resolution is to be removed; one that is kept forever is left out."""
         today = floor(now, DAY)
         return {resolution: today - days * DAY for resolution, days in self._days().items() if days != FOREVER}
 
@@ -67,11 +66,11 @@ class TooOldError(InvalidError):
     """
 
     def __init__(self, since: datetime) -> None:
-        super().__init__("Some fields are wrong: time.", errors=too_old_messages(since))
+        super().__init__("Some fields are wrong: time.", errors=too_old_errors(since))
         self.since = since
 
 
-def too_old_messages(since: datetime) -> Messages:
+def too_old_errors(since: datetime) -> FieldErrors:
     """Return the messages by field for an event that lies before the watermark.
 
     Its hour was computed for good: nothing is left to compute it from again.
