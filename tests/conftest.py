@@ -65,7 +65,7 @@ def memory_directory() -> str | None:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedServer]:
-    """The server of this run, in a directory of its own."""
+    """The server of this run, in a separate directory."""
     with (
         tempfile.TemporaryDirectory(prefix="tiercel-test-", dir=memory_directory()) as home,
         EmbeddedServer(Path(home), options=FAST) as started,

@@ -55,11 +55,11 @@ class Window(msgspec.Struct, frozen=True):
 
 
 class Bare:
-    """The same questions in SQL.
+    """The same queries in plain SQL.
 
     Args:
-        connection: Where statements are planned as a server does by itself.
-        window: What is asked about.
+        connection: With the server's default planner settings.
+        window: The span of time.
     """
 
     def __init__(self, connection: Connected, window: Window) -> None:
@@ -138,7 +138,7 @@ def figures(full: bool) -> Iterator[Figure]:
         psycopg.connect(running.conninfo, autocommit=True) as connection,
     ):
         connection.execute(KERNEL_QUERIES["configure_session"])
-        # As a server does it by itself.
+        # With the server's default planner settings.
         connection.execute("SET plan_cache_mode = auto; SET parallel_setup_cost TO DEFAULT")
         make_series(connection)
         yield from _growth(running, connection, month, events, window)

@@ -1,4 +1,4 @@
-"""The gunicorn settings of the service, for what it is compared with."""
+"""The gunicorn settings of the service, for the baselines."""
 
 import runpy
 

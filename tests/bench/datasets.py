@@ -29,14 +29,14 @@ LARGE_APPLICATIONS = 50
 
 
 def figures(full: bool) -> Iterator[Figure]:
-    """Measure requests beside one application and beside many, then a large snapshot."""
+    """Measure requests with one application and with many, then a large snapshot."""
     for applications in (1, MANY_APPLICATIONS):
         yield from _requests(applications)
     yield from _large()
 
 
 def _requests(applications: int) -> Iterator[Figure]:
-    beside = f"beside {applications} application{'s' if applications > 1 else ''}"
+    with_applications = f"with {applications} application{'s' if applications > 1 else ''}"
     with _shop(applications) as served, tempfile.TemporaryDirectory(prefix="tiercel-bench-") as folder:
         _publish(served, ITEMS_SERVED)
         answer = _wait_for(served, 1)
@@ -44,8 +44,8 @@ def _requests(applications: int) -> Iterator[Figure]:
         content.write_bytes(answer.content)
         with bare("tests.bench.bare_bytes:app", BENCH_CONTENT=str(content)) as port:
             for name, target, headers in (
-                (f"route over {ITEMS_SERVED} items, {beside}, against bare Falcon", 0.8, {}),
-                (f"its 304, {beside}, against bare Falcon", 0.9, {"If-None-Match": answer.headers["etag"]}),
+                (f"route over {ITEMS_SERVED} items, {with_applications}, against bare Falcon", 0.8, {}),
+                (f"its 304, {with_applications}, against bare Falcon", 0.9, {"If-None-Match": answer.headers["etag"]}),
             ):
                 wrk(served.port, PATH, seconds=1, headers=headers)
                 wrk(port, "/bytes", seconds=1)

@@ -47,7 +47,7 @@ def in_turn(first: Measure, second: Measure, rounds: int) -> tuple[float, float,
 
     Args:
         first: Returns a speed or a time.
-        second: Returns the same of what it is compared with.
+        second: Returns the same of the baseline.
         rounds: Pairs.
 
     Returns:

@@ -47,7 +47,7 @@ def figures(full: bool) -> Iterator[Figure]:
         _configure(connection)
         http = HTTPConnection("127.0.0.1", running.port, timeout=60)
         first = _get(http, page_size=1)["results"][0]
-        # Idle for longer than the service keeps it; it opens again by itself.
+        # Idle for longer than the service keeps it; the client reconnects.
         http.close()
         floor_ms = wrk_p50_ms(running.port, "/livez")
         for name, target, path, bare in (

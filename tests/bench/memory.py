@@ -1,4 +1,4 @@
-"""Memory of the workers: after many events, and while large bodies come in."""
+"""Memory of the workers: after many events, and while large bodies are received."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _peak(running: Service) -> Figure:
     for worker in running.workers:
         _forget_peak(worker)
     for _ in range(LARGE_SENDS):
-        # A connection of its own each time, so that every worker gets some.
+        # A new connection each time, so that every worker gets some.
         connection = HTTPConnection("127.0.0.1", running.port, timeout=60)
         send(connection, body, {})
         connection.close()

@@ -1,4 +1,4 @@
-"""A month of events in 1,000 series, put into the table beside REST, with rollups made by the product."""
+"""A month of events in 1,000 series, inserted directly into the table, with rollups computed by the product."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ FROM (SELECT n, md5(n::text || %(start)s) AS md5, 1 + floor(random() * random() 
 
 @contextmanager
 def rollups(conninfo: str) -> Iterator[Rollups]:
-    """Yield what refreshes rollups, beside the service."""
+    """Yield a ``Rollups`` that refreshes outside of the service."""
     database = Database(DatabaseSettings(), conninfo, embedded=True)
     database.open()
     try:

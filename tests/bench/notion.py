@@ -88,7 +88,7 @@ def _budget_s(took: Took) -> float:
 
 
 class _Exports:
-    """Exports of one fake Notion into one database, each in a process of its own."""
+    """Exports of one fake Notion into one database, each in a separate process."""
 
     def __init__(self, notion: subprocess.Popen[str], conninfo: str, pace: dict[str, Any]) -> None:
         self._notion = notion

@@ -1,4 +1,4 @@
-"""An export in a process of its own: ``python -m tests.bench.notion_export CONNINFO TABLE full|changes``.
+"""An export in a separate process: ``python -m tests.bench.notion_export CONNINFO TABLE full|changes``.
 
 Prints what it took as a line of JSON. TABLE is ``[trace]`` of the configuration, as JSON.
 """

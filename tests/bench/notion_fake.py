@@ -1,4 +1,4 @@
-"""A fake Notion in a process of its own: ``python -m tests.bench.notion_fake ROWS LATENCY_S``.
+"""A fake Notion in a separate process: ``python -m tests.bench.notion_fake ROWS LATENCY_S``.
 
 Edits as many features as each line of its input says, and answers each with what to export as a line of JSON.
 """

@@ -44,7 +44,7 @@ def startup(services):
 
 
 def figures(full: bool) -> Iterator[Figure]:
-    """Measure a route beside a hundred plugins and beside none, and both boots."""
+    """Measure a route with a hundred other plugins and with none, and both boots."""
     with tempfile.TemporaryDirectory(prefix="tiercel-bench-plugins-") as folder:
         one = {"TIERCEL_PLUGINS": f"system,{SMALL_PLUGIN}"}
         many = {

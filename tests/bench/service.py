@@ -1,4 +1,4 @@
-"""A real service in processes of its own, and the database behind it."""
+"""A real service in separate processes, and its database."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Service(msgspec.Struct, frozen=True):
 
 @contextmanager
 def service(command: str = "serve", *, program: Sequence[str] = (TIERCEL,), **environment: str) -> Iterator[Service]:
-    """Run Tiercel on an embedded database of its own, with ``WORKERS`` workers by default and no request log.
+    """Run Tiercel on a new embedded database, with ``WORKERS`` workers by default and no request log.
 
     Args:
         command: What the program is told to do.

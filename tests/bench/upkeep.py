@@ -60,7 +60,7 @@ def _post(running: Service, content: list[bytes], events: int) -> float:
 
 
 def _post_and_refresh(running: Service, kept: Rollups, content: list[bytes], events: int) -> float:
-    """Post events; when half of them are in, refresh beside it."""
+    """Post events; when half of them are stored, refresh concurrently."""
     half = threading.Thread(target=_refresh_at, args=(running.conninfo, kept, events // 2))
     running.empty()
     half.start()

@@ -20,7 +20,7 @@ _HEALTH = re.compile(r"^HEALTHCHECK [^\n]*\\\n +CMD (.*)$", re.MULTILINE)
 
 
 def last(instruction: str) -> str:
-    """Return what an instruction says where it stands last, which is what counts."""
+    """Return the argument of the last occurrence of an instruction, which takes precedence."""
     return str(re.findall(rf"^{instruction} (.*)$", CONTAINERFILE, re.MULTILINE)[-1])
 
 

@@ -1,4 +1,4 @@
-"""What the documentation shows to copy works as it stands."""
+"""Examples of the documentation work when copied."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_every_variable_of_the_example_sets_something(tmp_path: Path) -> None:
 
 @pytest.fixture
 def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty package that can be imported, with a name of its own for each test."""
+    """An empty package that can be imported, with a unique name for each test."""
     folder = tmp_path / f"acme_{tmp_path.name.replace('-', '_')}"
     folder.mkdir()
     monkeypatch.syspath_prepend(tmp_path)

@@ -22,7 +22,7 @@ _ASKED = re.compile(r"^```sh\n([^`]*?)^```\n```text\n([^`]*?)^```$", re.MULTILIN
 @pytest.fixture
 def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The package of all plugins that the PAGES tells to save."""
-    # A name of its own, so that no other test's package of that name is in the way.
+    # A unique name, because modules of other tests stay imported.
     folder = tmp_path / "howto_example"
     folder.mkdir()
     for name, block in _SAVED.findall(PAGES):

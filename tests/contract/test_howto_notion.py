@@ -49,7 +49,7 @@ class Example:
         self.workspace.add_page(self.features, {"Name": name, **values})
 
     def spoil(self) -> None:
-        """Do what somebody does on that page."""
+        """Break the workspace as on that page: change the type of a column."""
         self.workspace.change_type(self.features, "Status", "checkbox")
 
     def put_ids(self, toml: str) -> str:
@@ -133,7 +133,7 @@ class Doing:
             if "--full" in words:
                 self._on_full()
             ran = self._tiercel(*words[1:])
-            # Beside the log.
+            # Messages to the user, without the log.
             told = [each for each in ran.errors.splitlines(keepends=True) if each.startswith("tiercel: ")]
             return ran.output + "".join(told)
         if words[:2] == ["curl", "-s"]:

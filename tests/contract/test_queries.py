@@ -25,7 +25,7 @@ def code_of(folder: Path) -> str:
 
 
 def is_used(name: str, code: str) -> bool:
-    """Tell whether code names a query, or puts its name together: ``QUERIES[f"filter_{name}"]``."""
+    """Tell whether code names a query, or composes its name: ``QUERIES[f"filter_{name}"]``."""
     prefixes = {"", *_USED_PREFIX.findall(code)}
     return any(name.startswith(prefix) and f'"{name.removeprefix(prefix)}"' in code for prefix in prefixes)
 

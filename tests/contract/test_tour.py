@@ -1,4 +1,4 @@
-"""The pages of the documentation, walked line by line on a service as ``make up`` starts it."""
+"""The pages of the documentation, executed line by line on a service as ``make up`` starts it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NOT_HERE = {"Start", "Install and start", "Container", "Write a job"}
 _SENDING_S = 25
 
 
-def walk() -> Iterator[tuple[str, str, str | None]]:
+def examples() -> Iterator[tuple[str, str, str | None]]:
     """List page and section, commands, and what the page shows of their output, where it shows some."""
     for page in PAGES:
         _, *parts = _SECTION.split(f"## {page.name}\n{page.read_text()}")
@@ -77,7 +77,7 @@ def test_every_command_of_the_documentation_does_what_is_shown(initialised: Path
         assert eventually(lambda: service.get("/readyz").json()["status"] == "ok")
         assert eventually(lambda: datetime.now(UTC).second < 60 - _SENDING_S, timeout_s=60)
 
-        outputs = [(title, shown, run(service, commands, tmp_path)) for title, commands, shown in walk()]
+        outputs = [(title, shown, run(service, commands, tmp_path)) for title, commands, shown in examples()]
 
     assert len(outputs) > 30
     different = [f"{title}\n{shown}\n{output}" for title, shown, output in outputs if not looks_like(output, shown)]

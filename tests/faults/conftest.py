@@ -31,7 +31,7 @@ def home(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def service(home: Path) -> Iterator[Service]:
-    """A service on an embedded database of its own."""
+    """A service on a separate embedded database."""
     with serving(home, **VARIABLES) as started:
         yield started
 

@@ -13,7 +13,7 @@ NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 
 
 class FixedClock:
-    """A clock that stands still."""
+    """A fake clock that returns a fixed time."""
 
     def __init__(self, time: datetime) -> None:
         self._time = time

@@ -85,7 +85,7 @@ def test_a_head_that_arrives_in_parts_is_served(connect: Connect) -> None:
     connection = connect()
     for part in (HEAD[:10], HEAD[10:], b"Connection: close\r\n", b"\r\n"):
         connection.sendall(part)
-        time.sleep(0.05)  # send each in a packet of its own
+        time.sleep(0.05)  # send each in a separate packet
 
     assert read_response(connection).startswith(b"HTTP/1.1 200 ")
 

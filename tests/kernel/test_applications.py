@@ -29,7 +29,7 @@ def keep(items: Sequence[Any]) -> Sequence[Any]:
 
 
 def empty(items: list[Any]) -> Sequence[Any]:
-    """Change what it was given."""
+    """Change the list that was passed."""
     items.clear()
     return items
 
@@ -155,7 +155,7 @@ def test_readiness_shows_a_failing_filter_until_it_works_again(make_client: Make
 
     client.publish(Tier("a", 1))
     assert eventually(lambda: state().startswith("ok"))
-    # Asking for the version it failed on makes nobody worry again.
+    # A request for the version on which it failed does not make the check fail again.
     assert client.get(f"{BROKEN}?as_of=1").status == 503
     assert state().startswith("ok")
 

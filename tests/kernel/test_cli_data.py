@@ -39,7 +39,7 @@ def write(folder: Path, file: str, *items: object) -> None:
 
 
 def served(tiercel: RunCommand) -> dict[str, Any]:
-    """Return what serves, by dataset."""
+    """Return the current versions, by dataset."""
     found = tiercel("data", "list", "--json").json()
     return {each["name"]: each for each in found}
 
@@ -127,7 +127,7 @@ def test_an_index_and_other_files_are_skipped_and_named(tiercel: RunCommand, fol
     ran = tiercel("data", "import", str(folder))
 
     assert ran.code == 0
-    assert f"{INDEX}: is made from what serves, not imported" in ran.errors
+    assert f"{INDEX}: is generated, not imported" in ran.errors
     assert "notes.json: no such dataset is imported" in ran.errors
 
 

@@ -114,7 +114,7 @@ def test_a_file_outside_a_transaction_that_was_killed_is_run_again(empty_databas
 
     kill_in_the_pause(empty_database, tmp_path)
 
-    assert exists(empty_database, "a_n"), "each statement is committed by itself"
+    assert exists(empty_database, "a_n"), "each statement is committed separately"
     assert ids(pending_migrations(empty_database, files)) == ["demo/0002_index"]
     assert ids(migrate(empty_database, files, timeout_s=10)) == ["demo/0002_index"]
 

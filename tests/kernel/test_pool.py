@@ -64,13 +64,13 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedSer
 def client(own_server: EmbeddedServer, serve: Serve) -> Client:
     """A service on the server that a test may stop."""
     url = create_database(own_server.conninfo, "stoppable")
-    # Requests alone use the database, so that nothing but they meets the server while it is away.
+    # Only requests use the database, so that nothing else reconnects to the stopped server.
     return serve(db={"url": url, "pool_timeout_s": 1.0}, observability={"log_own_requests": False})
 
 
 @pytest.fixture
 def stopped(own_server: EmbeddedServer, client: Client) -> Iterator[Client]:
-    """A service whose server went away after it had served."""
+    """A service whose database server was stopped after a successful request."""
     assert client.get(LIST).status == 200
     own_server.release()
     yield client

@@ -46,7 +46,7 @@ def service(surroundings: Path) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def insecure(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A second service with a home of its own. It listens on every address, and its two threads wait one second."""
+    """A second service with a separate home. It listens on every address, and its two threads wait one second."""
     home = copy_home(initialised, tmp_path_factory.mktemp("insecure"))
     variables = {"TIERCEL_THREADS": "2", "TIERCEL_SERVER__HEADER_TIMEOUT_S": "1"}
     with serving(home, (TIERCEL, "serve", "--insecure"), host="0.0.0.0", **variables) as started:

@@ -16,11 +16,11 @@ class Greeting:
 
 
 def by_position(items: list[int], /) -> None:
-    """Take one that cannot be named."""
+    """Take a positional-only parameter."""
 
 
 def with_default(items: list[int], limit: int = 3) -> None:
-    """Take one that need not be given."""
+    """Take a parameter with a default."""
 
 
 def unresolvable(items: Missing) -> None:  # type: ignore[name-defined]  # noqa: F821

@@ -53,7 +53,7 @@ def is_query(source_id: str | None = None) -> Where:
 
 
 def error_response(status: int, code: str, message: str = "Something went wrong.", **headers: str) -> Fault:
-    """Respond with an error of Notion's. Underscores in names of headers stand for dashes."""
+    """Respond with an error of Notion's. Underscores in names of headers become dashes."""
     shown = {name.replace("_", "-"): value for name, value in headers.items()}
 
     def fail(_call: Call) -> None:

@@ -37,7 +37,7 @@ def shown_property(workspace: Workspace, page: Page, column: Column) -> Shape:
 
 
 def property_item(workspace: Workspace, page: Page, column: Column, query: Mapping[str, Sequence[str]]) -> Shape:
-    """Return a property by itself: one item, or a page of a list.
+    """Return the response of a single property: one item, or a page of a list.
 
     Args:
         workspace: Has the related pages.

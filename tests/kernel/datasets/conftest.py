@@ -137,7 +137,7 @@ def make_client(serve: Serve, make_plugin: MakePlugin) -> MakeClient:
 
 @pytest.fixture(scope="module")
 def make_shared_client(server: EmbeddedServer, template: str) -> Iterator[MakeClient]:
-    """As ``make_client``, with a database of its own, for clients that the tests of a file share and only read from."""
+    """As ``make_client``, with a separate database, for clients that the tests of a file share and only read from."""
     with ExitStack() as stack, pytest.MonkeyPatch.context() as monkeypatch:
 
         def serve(clock: Any = None, **values: Any) -> Client:

@@ -1,4 +1,4 @@
-"""Several processes, lost notifications, and a database that goes away."""
+"""Several processes, lost notifications, and a database that becomes unavailable."""
 
 from __future__ import annotations
 

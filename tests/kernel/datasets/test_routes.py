@@ -165,7 +165,7 @@ def test_a_derivation_gets_the_items_of_the_previous_version(make_client: MakeCl
 
 
 def takes_items_only(items: Sequence[Any]) -> Derived:
-    """Take no more than what a derivation must."""
+    """Take only the required arguments of a derivation."""
     return Derived(items)
 
 

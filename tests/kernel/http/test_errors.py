@@ -37,7 +37,7 @@ RAISED: list[tuple[Exception, int, str]] = [
     (ConflictError(), 409, "conflict"),
     (TooLargeError(), 413, "too_large"),
     (UnsupportedMediaError(), 415, "unsupported_media_type"),
-    (UnavailableError("the database is away"), 503, "unavailable"),
+    (UnavailableError("the database is unavailable"), 503, "unavailable"),
     (falcon.HTTPUnprocessableEntity(title="No", description="Not so."), 422, "unprocessable_entity"),
     (falcon.HTTPInternalServerError(title="No"), 500, "internal"),
     (RuntimeError("secret cause"), 500, "internal"),
@@ -119,9 +119,9 @@ def test_extra_members_are_added_to_the_body(get_error: Callable[..., Result]) -
 
 
 def test_unavailable_has_retry_after(get_error: Callable[..., Result]) -> None:
-    answer = get_error(UnavailableError("the database is away", retry_after_s=7))
+    answer = get_error(UnavailableError("the database is unavailable", retry_after_s=7))
 
-    assert (answer.headers["retry-after"], answer.json()["detail"]) == ("7", "the database is away")
+    assert (answer.headers["retry-after"], answer.json()["detail"]) == ("7", "the database is unavailable")
 
 
 def test_headers_of_an_error_are_sent(get_error: Callable[..., Result]) -> None:

@@ -190,7 +190,7 @@ def test_a_started_service_is_healthy(serve: Serve) -> None:
     client = serve()
 
     for path in ("/startupz", "/readyz", "/livez"):
-        # No worker runs beside a service in a test.
+        # No worker runs in this test.
         assert client.get(f"{path}?exclude=jobs").json()["status"] == "ok"
     assert check_named(client.get("/readyz?verbose").json(), "database")["detail"].startswith("postgresql ")
 

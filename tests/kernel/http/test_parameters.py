@@ -188,8 +188,8 @@ def test_path_parameters_are_decoded_into_their_types(client: Client) -> None:
 @pytest.mark.parametrize(
     ("path", "detail"),
     [
-        ("/path/five/0192aa6e-0000-7000-8000-000000000000/", "number is no int: 'five'"),
-        ("/path/5/nonsense/", "key is no UUID: 'nonsense'"),
+        ("/path/five/0192aa6e-0000-7000-8000-000000000000/", "number is not a valid int: 'five'"),
+        ("/path/5/nonsense/", "key is not a valid UUID: 'nonsense'"),
     ],
 )
 def test_a_path_parameter_of_the_wrong_type_is_a_404(path: str, detail: str, client: Client) -> None:

@@ -20,7 +20,7 @@ WORKER = 7
 
 
 class Numbered(msgspec.Struct, frozen=True):
-    """Tells jobs apart."""
+    """Parameters that distinguish jobs."""
 
     number: int
     lock: str = ""
@@ -37,7 +37,7 @@ BY_LOCK = Job(name="alpha.lock", run=run, lock="{lock}")
 @pytest.fixture
 def jobs(serve_jobs: ServeJobs) -> Jobs:
     """The jobs of a service, without a worker."""
-    # Each name has jobs of its own, so that many of one lock can wait.
+    # Each name has separate jobs, so that many of one lock can wait.
     more = [Job(name=f"alpha.lock{number}", run=run, lock="{lock}") for number in range(20)]
     return serve_jobs(BY_NUMBER, BY_LOCK, *more).shared.jobs
 
@@ -136,7 +136,7 @@ def test_a_claim_registers_its_worker(jobs: Jobs, database: str) -> None:
 
 
 def test_a_queue_that_was_seen_empty_is_still_read_by_its_index(jobs: Jobs, database: str) -> None:
-    # PostgreSQL plans by what it saw last. With a sort or a join, claims take time that grows with the queue.
+    # PostgreSQL plans by its latest statistics. With a sort or a join, claims take time that grows with the queue.
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("ANALYZE tiercel.job_run")
         connection.execute(

@@ -22,7 +22,7 @@ NOON = datetime(2026, 11, 20, 12, 0, 30, tzinfo=UTC)
 
 
 class SetClock:
-    """A clock that stands still until it is set."""
+    """A fake clock that returns a fixed time until it is set."""
 
     def __init__(self) -> None:
         self.time = NOON
@@ -49,7 +49,7 @@ def takes_anything(run: Run, parameters) -> None:  # type: ignore[no-untyped-def
 
 
 def takes_more(run: Run, speed: int) -> None:
-    """Not a job: nobody gives it a speed."""
+    """Not a valid job: no argument has the name ``speed``."""
 
 
 def scheduler(service: Tiercel) -> Scheduler:

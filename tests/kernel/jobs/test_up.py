@@ -1,4 +1,4 @@
-"""The worker that ``tiercel up`` runs, and a worker whose database goes away."""
+"""The worker that ``tiercel up`` runs, and a worker whose database becomes unavailable."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ def test_responses_are_cached_under_the_documented_names(client: Client, path: s
 
 def test_the_index_shows_the_history(serve: Serve) -> None:
     client = publish_two_versions(serve)
-    client.service.shared.datasets.refuse("hero-metrics", "the API is away", source="test")
+    client.service.shared.datasets.refuse("hero-metrics", "the API is unavailable", source="test")
 
     def entries() -> dict[str, Any]:
         return {entry["dataset"]: entry for entry in get_json(client, "/club/public/skyflow/index/")["data"]}
@@ -176,5 +176,5 @@ def test_the_index_shows_the_history(serve: Serve) -> None:
     heroes, members = entries()["hero-metrics"], entries()["most-present"]
     assert [attempt["outcome"] for attempt in heroes["history"]] == ["refused", "published", "published"]
     assert (heroes["file"], heroes["items"], heroes["version"]) == ("hero-metrics.json", 2, 2)
-    assert heroes["warning"] == "the API is away"
+    assert heroes["warning"] == "the API is unavailable"
     assert (members["file"], members["items"]) == ("{feature}-most-present.json", 3)

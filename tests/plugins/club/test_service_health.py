@@ -16,7 +16,7 @@ from tests.plugins.club.fetching import members, source
 
 
 class Clock:
-    """Tells the time that a test wants."""
+    """A fake clock that tests set."""
 
     def __init__(self) -> None:
         self.ahead = timedelta()

@@ -158,7 +158,7 @@ class NodeTimescale:
     def database(self) -> Iterator[str]:
         """Restore the template; yield the connection string."""
         assert not self._is_used, (
-            "there is one database at a time: a test has either a service of its own or a shared one"
+            "there is one database at a time: a test has either a separate service or the shared one"
         )
         self.command("restore_template")
         self._is_used = True

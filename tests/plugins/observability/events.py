@@ -60,7 +60,7 @@ def post_ingest(client: Client, payload: Any, query: str = "") -> Result:
 
 
 def post_bytes(client: Client, content: bytes, query: str = "") -> Result:
-    """Post a batch as it stands."""
+    """Post an encoded batch unchanged."""
     return client.post(f"{ROOT}ingest/{query}", content=content)
 
 

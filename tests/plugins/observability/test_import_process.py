@@ -1,4 +1,4 @@
-"""``tiercel observability import`` as a process of its own."""
+"""``tiercel observability import`` as a separate process."""
 
 from __future__ import annotations
 

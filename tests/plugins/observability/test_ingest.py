@@ -29,7 +29,7 @@ pytestmark = every_engine
 BAD_STATUS = "status_code must be a valid HTTP status (100..599)."
 BAD = make_event(status_code=99)
 URL = "/api/requests/ingest/"
-# Each is wrong in a way of its own; "malformed" is no such way, for then nobody can tell where an item ends.
+# Each has a different fault. "malformed" is not among them, because then the ends of the items are unknown.
 BAD_ITEMS = {
     "wrong value": raw_event(status_code="99"),
     "missing field": b"{}",

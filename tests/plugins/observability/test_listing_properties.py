@@ -57,7 +57,7 @@ def sort_key(name: str) -> Callable[[Event], Any]:
     return lambda event: kind(event[name]) if kind else event[name]
 
 
-def walk(client: Client, url: str | None, direction: str) -> list[dict[str, Any]]:
+def follow_links(client: Client, url: str | None, direction: str) -> list[dict[str, Any]]:
     """Follow the links of pages in one direction to the end."""
     pages = []
     while url:
@@ -81,9 +81,9 @@ def test_pages_and_cursors_visit_each_event_once_in_order(
     expected = in_order(refill(shared, sent), ordering)
     query = urlencode({"ordering": ",".join(ordering), "page_size": size})
 
-    by_number = walk(shared, f"{ROOT}?{query}", "next")
-    forward = walk(shared, f"{ROOT}?{query}&cursor=", "next")
-    backward = walk(shared, forward[-1]["previous"], "previous")
+    by_number = follow_links(shared, f"{ROOT}?{query}", "next")
+    forward = follow_links(shared, f"{ROOT}?{query}&cursor=", "next")
+    backward = follow_links(shared, forward[-1]["previous"], "previous")
 
     assert ids(by_number) == expected
     assert ids(forward) == expected

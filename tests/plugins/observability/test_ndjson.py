@@ -37,7 +37,7 @@ NDJSON = "application/x-ndjson"
 ENCODE: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "zstd": zstd.compress}
 BAD = make_event(status_code=99)
 TWO_A_BATCH = "?batch_size=2"
-# More than the service reads at a time, so that it looks at what stands before.
+# More than the service reads at a time, so that it processes the lines before.
 FILLER = b" " * 70_000 + b"\n"
 
 
@@ -130,7 +130,7 @@ def test_an_invalid_line_is_reported_like_an_invalid_item(bad: bytes, shared: Cl
 
 
 def test_an_event_does_not_span_lines(shared: Client) -> None:
-    # As many events as lines, and none of them on a line of its own.
+    # As many events as lines, but no line holds exactly one event.
     content = raw_event().replace(b",", b",\n", 1) + b"\n" + raw_event() + raw_event()
 
     assert [error["index"] for error in post(shared, content).json()["errors"]] == [0, 1, 2]
@@ -222,7 +222,7 @@ def test_strict_stores_all_lines_or_none(serve: Serve) -> None:
 
 def test_a_replayed_stream_stores_nothing_twice(serve: Serve) -> None:
     client = serve()
-    # The same event five times, in more than one batch: each is an event of its own.
+    # The same event five times, in more than one batch: each is stored.
     content = as_lines([make_event()] * 5)
 
     first = post(client, content, TWO_A_BATCH, Idempotency_Key="k")

@@ -136,7 +136,7 @@ def test_a_partition_that_somebody_dropped_is_created_again(
 
 
 def ingest_at_once(client: Client, batches: list[list[dict[str, Any]]]) -> list[tuple[int, int]]:
-    """Send every batch in a thread of its own; return how each was answered and how much it stored."""
+    """Send every batch in a separate thread; return how each was answered and how much it stored."""
 
     def ingest(batch: list[dict[str, Any]]) -> tuple[int, int]:
         answer = post_ingest(client, batch)

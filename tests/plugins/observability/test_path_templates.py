@@ -97,11 +97,11 @@ def test_the_first_rule_that_matches_a_whole_segment_names_it() -> None:
 @pytest.mark.parametrize(
     ("pattern", "name", "reason"),
     [
-        ("(", "{id}", "'(' is no regular expression"),
-        ("a{99999999999}", "{id}", "'a{99999999999}' is no regular expression"),
-        ("x", "", "'' is no name for a segment"),
-        ("x", "a/b", "'a/b' is no name for a segment"),
-        ("x", "a\x00", "'a\\x00' is no name for a segment"),
+        ("(", "{id}", "'(' is not a regular expression"),
+        ("a{99999999999}", "{id}", "'a{99999999999}' is not a regular expression"),
+        ("x", "", "'' is not a valid name for a segment"),
+        ("x", "a/b", "'a/b' is not a valid name for a segment"),
+        ("x", "a\x00", "'a\\x00' is not a valid name for a segment"),
     ],
 )
 def test_a_wrong_rule_is_an_error_of_the_configuration(pattern: str, name: str, reason: str, tmp_path: Path) -> None:

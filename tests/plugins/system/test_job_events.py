@@ -64,7 +64,7 @@ class Events:
 
 @pytest.fixture(scope="module")
 def service(module_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One process with four threads and a worker beside it, for all tests of this file; none of them harms it."""
+    """One process with four threads and a worker, shared by all tests of this file."""
     home = tmp_path_factory.mktemp("events") / ".tiercel"
     own = {"TIERCEL_THREADS": str(2 * PLACES), "TIERCEL_DB__POOL_TIMEOUT_S": "0.5"}
     environment = {**sample_environment(module_database), **own}
@@ -100,7 +100,7 @@ def start(service: Service, name: str, **parameters: Any) -> int:
 
 
 @pytest.fixture
-def walk(service: Service, tmp_path: Path) -> Iterator[int]:
+def running_job(service: Service, tmp_path: Path) -> Iterator[int]:
     """A job that waits at the first of two gates, which are files in ``tmp_path``; it is over after the test."""
     job_id = start(service, "sample.walk", folder=str(tmp_path))
     yield job_id
@@ -125,8 +125,10 @@ def is_end(event: Event) -> bool:
     return event.kind == "state" and event.data["finished_at"] is not None
 
 
-def test_state_log_and_progress_are_streamed_while_the_job_runs(service: Service, walk: int, tmp_path: Path) -> None:
-    with following(service, walk) as events:
+def test_state_log_and_progress_are_streamed_while_the_job_runs(
+    service: Service, running_job: int, tmp_path: Path
+) -> None:
+    with following(service, running_job) as events:
         assert events.response.headers["Content-Type"] == "text/event-stream"
         before = events.until(is_progress(1))
         (tmp_path / "1").touch()
@@ -143,12 +145,12 @@ def test_state_log_and_progress_are_streamed_while_the_job_runs(service: Service
     ]
 
 
-def test_a_client_that_reconnects_gets_the_events_it_missed(service: Service, walk: int, tmp_path: Path) -> None:
-    with following(service, walk) as events:
+def test_a_client_that_reconnects_gets_the_events_it_missed(service: Service, running_job: int, tmp_path: Path) -> None:
+    with following(service, running_job) as events:
         last = events.until(is_progress(1))[-1].id
     open_gates(tmp_path)
 
-    with following(service, walk, last) as events:
+    with following(service, running_job, last) as events:
         read = list(events)
 
     assert [event.data["fields"] for event in read if event.kind == "log"] == [{"gate": 2}]
@@ -174,26 +176,26 @@ def test_the_stream_of_a_failed_job_ends_with_its_error(service: Service) -> Non
     assert (read[-1].data["state"], read[-1].data["error"]) == ("failed", "ValueError: nothing works")
 
 
-def test_streams_beyond_half_of_the_threads_are_refused(service: Service, walk: int) -> None:
+def test_streams_beyond_half_of_the_threads_are_refused(service: Service, running_job: int) -> None:
     with ExitStack() as stack:
         for _ in range(PLACES):
-            stack.enter_context(following(service, walk)).until(is_progress(1))
-        refused = service.get(f"{JOBS}{walk}/events/")
+            stack.enter_context(following(service, running_job)).until(is_progress(1))
+        refused = service.get(f"{JOBS}{running_job}/events/")
         others = [service.get("/livez").status_code for _ in range(5)]
 
     assert (refused.status_code, int(refused.headers["Retry-After"]) > 0) == (503, True)
     assert others == [200] * 5
     # Both clients have gone.
-    assert eventually(lambda: has_place(service, walk))
+    assert eventually(lambda: has_place(service, running_job))
 
 
 def test_a_stream_survives_an_outage_of_the_database(
-    service: Service, module_database: str, walk: int, tmp_path: Path
+    service: Service, module_database: str, running_job: int, tmp_path: Path
 ) -> None:
-    with following(service, walk) as events:
+    with following(service, running_job) as events:
         events.until(is_progress(1))
         with outage(module_database):
-            assert eventually(lambda: service.get(f"{JOBS}{walk}/").status_code == 503)
+            assert eventually(lambda: service.get(f"{JOBS}{running_job}/").status_code == 503)
             open_gates(tmp_path)
 
         assert is_end(list(events)[-1])

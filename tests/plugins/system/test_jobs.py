@@ -18,7 +18,7 @@ NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
 
 class FixedClock:
-    """Tells the same time for ever."""
+    """A fake clock that returns a fixed time."""
 
     def now(self) -> datetime:
         """Return it."""

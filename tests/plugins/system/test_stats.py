@@ -15,7 +15,7 @@ from tests.conftest import Serve
 from tests.outage import outage
 from tests.plugins.observability.events import make_events, post_ingest
 
-# What a figure says of its own unit: at the end of its name, or as a plain count.
+# The unit of a figure: the suffix of its name; names without one are counts.
 UNITS = re.compile(r"_(bytes|percent|s|ms|\d+m|count)$")
 COUNTS = {"pid", "parent_pid", "threads", "open_files", "workers", "routes", "version_number"}
 

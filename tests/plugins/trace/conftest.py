@@ -39,7 +39,7 @@ def specifications(workspace: Workspace) -> Specifications:
 
 @pytest.fixture
 def notion(workspace: Workspace) -> Iterator[FakeNotion]:
-    """A server of that workspace, with a token of its own: tests may share a database, and so request budgets."""
+    """A server of that workspace, with a unique token: tests may share a database, and so request budgets."""
     with running_notion(FakeNotion(workspace, token=f"ntn_test_{next(_numbers)}")) as started:
         yield started
 

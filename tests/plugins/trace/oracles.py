@@ -27,7 +27,7 @@ COLORS = ("red", "green", "blue")
 
 
 class RowState(msgspec.Struct, frozen=True):
-    """The values of a row at one moment.
+    """The values of a row at a point in time.
 
     Args:
         name: Its title.

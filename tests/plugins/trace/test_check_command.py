@@ -293,7 +293,7 @@ def test_tiercel_check_describes_the_setup_without_requests_to_notion(
 def test_tiercel_check_says_that_no_token_is_set(tiercel: RunCommand, migrated: Client) -> None:
     ran = tiercel("check", NOTION_TOKEN="")
 
-    assert "[ok] trace: NOTION_TOKEN is not set: what was imported is served" in ran.output
+    assert "[ok] trace: NOTION_TOKEN is not set: imported data are served" in ran.output
 
 
 def test_tiercel_check_warns_about_a_token_in_the_configuration_file(

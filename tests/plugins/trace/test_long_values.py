@@ -39,7 +39,7 @@ class Tables:
         )
 
     def add_targets(self, count: int) -> list[Page]:
-        """Add rows to point to: each with an estimate of 1, and a date of its own."""
+        """Add rows to point to: each with an estimate of 1, and a different date."""
         return [
             self.workspace.add_page(
                 self.targets,

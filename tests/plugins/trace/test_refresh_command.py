@@ -112,7 +112,7 @@ def test_without_a_token_nothing_is_read(tiercel: RunCommand, monkeypatch: pytes
 
     ran = tiercel("trace", "refresh")
 
-    assert (ran.code, ran.output, ran.errors) == (0, "", "NOTION_TOKEN is not set: what was imported is served.\n")
+    assert (ran.code, ran.output, ran.errors) == (0, "", "NOTION_TOKEN is not set: imported data are served.\n")
 
 
 def test_a_dry_run_shows_the_differences_and_stores_nothing(

@@ -85,7 +85,7 @@ def test_readiness_says_what_is_refused_since_when_and_what_serves(
     # Once, although it refused every dataset.
     assert check["detail"].count(REASON) == 1
     for name in specifications.sources():
-        assert f"{name}: refused since 0 s ago, version 1 serves, confirmed" in check["detail"]
+        assert f"{name}: refused since 0 s ago, version 1 is served, confirmed" in check["detail"]
 
 
 def test_the_index_shows_the_refusal_in_its_history(broken: Client) -> None:
@@ -212,7 +212,7 @@ def without_token(given: dict[str, Any]) -> None:
     [
         (without_sources, "ok", "no sources are configured"),
         (without_token, "ok", "NOTION_TOKEN is not set"),
-        (lambda given: None, "degraded", "features: what was imported serves"),
+        (lambda given: None, "degraded", "features: imported data are served"),
     ],
     ids=["no sources", "no token", "not yet"],
 )

@@ -86,7 +86,7 @@ class KilledError(Exception):
 
 
 class History:
-    """A span of time of its own in a service, and the events that should be in it.
+    """A separate span of time in a service, and the events that should be in it.
 
     Args:
         client: The service.

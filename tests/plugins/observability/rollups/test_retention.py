@@ -274,7 +274,7 @@ def test_without_limits_everything_is_kept(serve: Serve) -> None:
     apply(client)
     ran = run_command(client, "retention", "--plan")
 
-    assert ran.stdout == "Everything is kept for ever: raw_days, hourly_days and daily_days are 0.\n"
+    assert ran.stdout == "Everything is kept forever: raw_days, hourly_days and daily_days are 0.\n"
     assert stored_count(client) == 24
 
 

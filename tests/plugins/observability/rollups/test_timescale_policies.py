@@ -61,7 +61,7 @@ def test_continuous_aggregates_need_a_version_that_can_join_and_stack_them(
                 f"CREATE VIEW pretended.pg_extension AS SELECT extname, '{version}' AS extversion"
                 " FROM pg_catalog.pg_extension WHERE extname = 'timescaledb'".encode()
             )
-            # There is one session: whoever connects next has this as well.
+            # There is only one session, so this affects later connections as well.
             connection.execute("SET search_path = pretended, pg_catalog, public")
         migrate(url)
 

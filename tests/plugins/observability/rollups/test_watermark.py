@@ -42,9 +42,9 @@ def test_coarser_resolutions_may_be_kept_for_longer(raw: int, hour: int, day: in
     ("days", "message"),
     [
         ((2, 1, 0), "hourly_days = 1 is shorter than raw_days, which keeps 2 days"),
-        ((0, 1, 0), "hourly_days = 1 is shorter than raw_days, which keeps for ever"),
+        ((0, 1, 0), "hourly_days = 1 is shorter than raw_days, which keeps forever"),
         ((1, 3, 2), "daily_days = 2 is shorter than hourly_days, which keeps 3 days"),
-        ((1, 0, 400), "daily_days = 400 is shorter than hourly_days, which keeps for ever"),
+        ((1, 0, 400), "daily_days = 400 is shorter than hourly_days, which keeps forever"),
     ],
     ids=str,
 )
