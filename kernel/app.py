@@ -416,7 +416,7 @@ BOOT_STEPS: tuple[Callable[[Tiercel], None], ...] = (
     register_jobs,
     register_health_checks,
     register_commands,
-    # Every plugin has registered or is quarantined: put the service together.
+    # Every plugin has registered or is quarantined: build the service.
     mount_routes,
     install_applications,
     install_datasets,

@@ -14,7 +14,7 @@ from kernel.logging import Logger
 from kernel.signatures import accepts_any_keyword, parameter_types
 
 _SLUG = re.compile(r"[a-z0-9-]+")
-# Stands for the unfiltered view where an application's slug would stand.
+# The name of the unfiltered view, in place of an application's slug.
 DEFAULT = "default"
 
 
@@ -114,7 +114,7 @@ class Applications:
 
 
 def validate_application(application: Application) -> None:
-    """Validate an application by itself.
+    """Validate an application, without regard to others.
 
     Raises:
         ValueError: Its slug is not allowed.

@@ -34,7 +34,7 @@ DEFAULT_ORIGIN = "default"
 _NOT_SETTINGS = (CONFIG_VARIABLE, "TIERCEL_TEST_")
 
 _PACKAGE = Path(__file__).parent
-# A wheel carries a copy of config/ inside the package; a source checkout has it beside.
+# A wheel carries a copy of config/ inside the package; a source checkout has it next to the package.
 _SHIPPED_FOLDERS = (_PACKAGE / "_config", _PACKAGE.parent / "config")
 # The keys that the shipped file sets. All others are commented out there: their Structs have the defaults.
 _SHIPPED_KEYS = ("plugins", "required")
@@ -296,7 +296,7 @@ class Configuration:
         return self._construct(kind, values, prefix) if not self._problems else cast("T", None)
 
     def _construct(self, kind: type[T], values: Mapping[str, Any], prefix: KeyPath) -> T:
-        """Make a table; the message of one that validates itself in ``__post_init__`` starts with the key at fault."""
+        """Create a settings Struct. A ``ValueError`` of its ``__post_init__`` starts with the invalid key."""
         try:
             return kind(**values)
         except ValueError as ex:

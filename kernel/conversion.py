@@ -1,6 +1,6 @@
 """Convert values to the types of Struct fields, one field at a time, so that one error names every wrong field.
 
-msgspec stops at the first problem. That suits the fast path; whoever has to correct the input wants to see all of them.
+msgspec stops at the first error. That suits the fast path; a client that has to correct its request needs all of them.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from kernel.errors import UnavailableError
 from kernel.logging import Logger
 from kernel.threads import BackgroundThread
 
-# What a subscriber may raise when the database is away; anything else is a fault of its own.
+# What a subscriber may raise while the database is unavailable; any other exception is a bug of the subscriber.
 DATABASE_ERRORS = (psycopg.Error, UnavailableError, OSError)
 
 _RECONNECT_S = 1.0
@@ -35,7 +35,7 @@ class _Subscription(msgspec.Struct, frozen=True):
 
 
 class NotificationListener:
-    """Listens for notifications on a connection of its own, in a background thread.
+    """Listens for notifications in a background thread, on a dedicated connection.
 
     A notification that is sent while the connection is down is lost. Subscribers therefore poll as well: whenever the
     connection was made, and once an interval.

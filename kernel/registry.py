@@ -34,7 +34,7 @@ ENTRY_POINT_GROUP = "tiercel"
 # Packages of the source tree whose modules are plugins under their bare names.
 PLUGIN_PACKAGES = ("plugins", "contrib")
 # The kernel's own commands, and where each is defined: from here the command line loads them. A plugin has a group of
-# commands with its own name beside them, so these names are taken.
+# commands with its own name next to them, so these names are reserved.
 KERNEL_COMMANDS = {
     "up": "kernel.cli.serve:up",
     "serve": "kernel.cli.serve:serve",

@@ -74,7 +74,7 @@ class SharedServices(msgspec.Struct):
         db: Connection pool.
         cache: Caches by name.
         log: Logger without a plugin's name.
-        clock: Tells the time.
+        clock: Returns the time.
         requests: Feed of served requests.
         health: Health checks.
         authorizer: Enforces the policies of routes.
@@ -117,7 +117,7 @@ class Services:
         kernel_settings: The kernel's settings, such as ``kernel_settings.http.page_size``.
         db: Connection pool: ``with services.db.transaction() as connection``.
         cache: Creates bounded caches with statistics.
-        clock: Tells the time; use it instead of ``datetime.now`` so that tests can replace it.
+        clock: Returns the time; use it instead of ``datetime.now`` so that tests can replace it.
         log: Logger that adds the plugin's name to each line.
         requests: Feed of served requests, to subscribe to in ``startup``.
         health: Runs health checks.
@@ -199,25 +199,26 @@ class Services:
         aliases: tuple[str, ...] = (),
         cache_name: CacheName | None = None,
     ) -> Route:
-        """Return a route that serves a dataset, unfiltered and to each application; for ``register_routes``.
+        """Return a route that serves a dataset, unfiltered and per application; for ``register_routes``.
 
-        It responds with ``{"data": [...], "meta": {...}}``. Query parameters are ``search``, the fields of the items,
+        The body is ``{"data": [...], "meta": {...}}``. The query parameters are the fields of the items, ``search``,
         ``ordering``, ``page``, ``page_size``, ``as_of`` and ``explain``, and ``include`` if there are relations.
-        Responses are encoded once and cached until the data change.
+        Responses are encoded once, and cached until the data change.
 
         Args:
-            path: With ``/public/`` in it. A parameter ``{name}`` selects the items whose field of that name equals it.
+            path: Path of the unfiltered view; it contains ``/public/``. A parameter ``{name}`` selects the items whose
+                field of that name equals it.
             dataset: The dataset.
-            one: Respond with the one item that the path selects, not with a list.
-            derivation: Makes the items that are shown from those of this and of other datasets.
-            policy: Who may use it.
-            menu: Label under which pages list it.
+            one: Whether ``data`` is the single item that the path selects, instead of a list.
+            derivation: Computes the items of the response from those of this and of other datasets.
+            policy: Who may use the route.
+            menu: Label of the route in lists of routes.
             aliases: Further paths.
-            cache_name: Two parts of the name for ``tiercel cache clear``, between which an application's slug goes; by
-                default ``{plugin}_data`` and the dataset's file.
+            cache_name: Prefix and suffix of the name that ``tiercel cache clear`` matches; an application's slug comes
+                between them. By default ``{plugin}_data`` and the dataset's file.
 
         Raises:
-            TypeError: The path names a field that items do not have, or the derivation takes other arguments.
+            TypeError: A path parameter is not a field of the items, or ``derive`` takes other arguments.
         """
         return self.datasets.route(
             ViewSpec(
@@ -244,23 +245,23 @@ class Services:
         aliases: tuple[str, ...] = (),
         cache_name: CacheName | None = None,
     ) -> Route:
-        """Return a route that serves an index of datasets, unfiltered and to each application; for ``register_routes``.
+        """Return a route that serves an index of datasets, unfiltered and per application; for ``register_routes``.
 
-        It responds with ``{"data": [...], "meta": {...}}`` and for each dataset an ``IndexEntry``: its current version,
-        how many items the application sees, how old they are, and the newest attempts to publish.
+        The body is ``{"data": [...], "meta": {...}}``, with an ``IndexEntry`` for each dataset: its current version,
+        the number of items that the application sees, their age, and the latest attempts to publish.
 
         Args:
-            path: With ``/public/`` in it.
-            datasets: The datasets, in the order in which they are listed.
+            path: Path of the unfiltered view; it contains ``/public/``.
+            datasets: The datasets, in the order of the list.
             file: Name of the file that ``tiercel data export`` writes.
-            policy: Who may use it.
-            menu: Label under which pages list it.
+            policy: Who may use the route.
+            menu: Label of the route in lists of routes.
             aliases: Further paths.
-            cache_name: Two parts of the name for ``tiercel cache clear``, between which an application's slug goes; by
-                default ``{plugin}_data`` and the file.
+            cache_name: Prefix and suffix of the name that ``tiercel cache clear`` matches; an application's slug comes
+                between them. By default ``{plugin}_data`` and ``file``.
 
         Raises:
-            ValueError: Another index has that file.
+            ValueError: Another index has the same file.
         """
         return self.datasets.index_route(
             IndexSpec(

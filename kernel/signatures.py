@@ -50,6 +50,6 @@ def _annotated(function: Callable[..., Any]) -> Any:
 
 
 def accepts_any_keyword(function: Callable[..., Any]) -> bool:
-    """Tell whether a function takes ``**names`` beside its own parameters."""
+    """Tell whether a function takes ``**names`` besides its other parameters."""
     kinds = (parameter.kind for parameter in inspect.signature(function).parameters.values())
     return inspect.Parameter.VAR_KEYWORD in kinds

@@ -15,7 +15,7 @@ from kernel.datasets.files import publish_folder, read_folder
 from kernel.http.routing import APPLICATION, MountedRoute
 from kernel.server.launcher import run_gunicorn
 
-# Beside the kernel in a checkout and in a wheel.
+# Next to the kernel's package, in a checkout and in a wheel.
 DEMO_FOLDER = Path(__file__).parent.parent.parent / "contrib" / "demo"
 _APPLICATIONS_SHOWN_MAX = 5
 

@@ -1,4 +1,4 @@
-"""``tiercel worker``, and the supervisor that ``tiercel up`` runs beside the web server."""
+"""``tiercel worker``, and the supervisor that ``tiercel up`` runs next to the web server."""
 
 from __future__ import annotations
 

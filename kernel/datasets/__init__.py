@@ -1,4 +1,4 @@
-"""What plugins need of datasets beside ``kernel.Dataset`` and ``Services.datasets``."""
+"""What plugins need of datasets besides ``kernel.Dataset`` and ``Services.datasets``."""
 
 from kernel.datasets.diff import Difference
 from kernel.datasets.http import Derivation, Derived

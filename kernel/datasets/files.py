@@ -50,8 +50,8 @@ def export_folder(datasets: Datasets, folder: Path) -> Export:
         files = write_files(dataset, items, folder)
         written += files
         for stale in set(find_files(dataset, folder)) - set(files):
-            # Not ours to remove, but an import would take it for a part of the dataset.
-            warnings[stale.name] = f"{stale} is no part of {name} any more: remove it before an import"
+            # It may be a file of the user's, so it is not removed; but an import would read it as part of the dataset.
+            warnings[stale.name] = f"{stale} does not belong to {name} any more: remove it before an import"
     for file, entries in datasets.indexes.items():
         write_json(folder / file, entries(None))
         written.append(folder / file)
@@ -82,7 +82,7 @@ def write_json(path: Path, value: object) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    # Whoever reads the folder meanwhile must not see half a file.
+    # A concurrent reader of the folder must not see a partial file.
     unfinished = path.with_name(f".{path.name}.part")
     unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2) + b"\n")
     unfinished.replace(path)
@@ -132,10 +132,10 @@ def read_folder(path: Path, datasets: Sequence[Dataset], generated: Collection[s
     Args:
         path: The folder.
         datasets: Those to look for.
-        generated: Names of files that an export writes but that are no dataset, such as an index.
+        generated: Names of files that an export writes but that are not datasets, such as an index.
 
     Raises:
-        BootError: It is no folder, or a file in it cannot be read.
+        BootError: It is not a folder, or a file in it cannot be read.
     """
     if not path.is_dir():
         raise BootError(f"{path}: there is no such folder")
@@ -148,7 +148,7 @@ def read_folder(path: Path, datasets: Sequence[Dataset], generated: Collection[s
             found.append(DatasetFiles(dataset, [file.name for file in files], items, make_content(dataset, items)))
     others = {file.name for file in path.glob("*.json") if not file.name.startswith(".")} - names
     ignored = {
-        name: "is made from what serves, not imported" if name in generated else "no such dataset is imported"
+        name: "is generated, not imported" if name in generated else "no such dataset is imported"
         for name in sorted(others)
     }
     return Folder(path, found, ignored)

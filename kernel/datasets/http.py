@@ -36,13 +36,13 @@ from kernel.http.response import Listing, PreparedResponse, Single, envelope_met
 from kernel.settings import HttpSettings
 from kernel.signatures import accepts_any_keyword, parameter_types
 
-# Two parts of the name under which people find cached responses; the slug of an application goes between them.
+# Prefix and suffix of the name under which a response is cached; the slug of an application comes between them.
 CacheName = tuple[str, str]
 PathParameters = Mapping[str, Any]
 _state_of = attrgetter("version", "sha256", "warning")
 _fresh_at = attrgetter("fresh_at")
 
-# --- what plugins state ---------------------------------------------------------------------------------------------
+# --- specifications of routes ---------------------------------------------------------------------------------------
 
 
 class Derived(msgspec.Struct, frozen=True):
@@ -99,11 +99,11 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         owner: The plugin that registers it.
-        path: With ``/public/`` in it.
-        policy: Who may use it.
-        menu: Label under which pages list it.
+        path: Path of the unfiltered view; it contains ``/public/``.
+        policy: Who may use the route.
+        menu: Label of the route in lists of routes.
         aliases: Further paths.
-        cache_name: Under which its responses are cached; ``{owner}_data`` and a file name by default.
+        cache_name: Prefix and suffix of the names of its cached responses; ``{owner}_data`` and a file name by default.
     """
 
     owner: str
@@ -116,7 +116,7 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
     def route(
         self, handler: Handler, query: type[msgspec.Struct] | None = None, path_types: Mapping[str, Any] | None = None
     ) -> Route:
-        """Return the route, for everybody and for each application.
+        """Return the route, unfiltered and per application.
 
         Args:
             handler: Of GET.
@@ -135,10 +135,10 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def cached_as(self, file: str, application: Application | None, parameters: PathParameters) -> str:
-        """Return the name under which people find a cached response, such as ``club_data_skyflow_hero-metrics.json``.
+        """Return the name of a cached response, such as ``club_data_skyflow_hero-metrics.json``.
 
         Args:
-            file: Second part of the name, if ``cache_name`` does not say another.
+            file: Second part of the name, unless ``cache_name`` is set.
             application: Whose response it is.
             parameters: Values for the fields in braces of the name.
         """
@@ -167,7 +167,7 @@ class ViewSpec(RouteSpec, frozen=True, kw_only=True):
 
     @property
     def path_types(self) -> dict[str, Any]:
-        """Types of the path's parameters. Each is a field that items must have as the path says.
+        """Types of the path parameters, each of which selects by the field of that name.
 
         Raises:
             TypeError: Items have no such field.
@@ -181,7 +181,7 @@ class ViewSpec(RouteSpec, frozen=True, kw_only=True):
 
     @property
     def file(self) -> str:
-        """The file of the dataset, by which responses are named. The path must say which, if there are several."""
+        """The file of the dataset, after which responses are named. The path selects one if there are several."""
         file = file_pattern(self.dataset)
         return file if set(pattern_fields(file)) <= set(pattern_fields(self.path)) else f"{self.dataset.name}.json"
 

@@ -37,7 +37,7 @@ def field_types(item: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def validate_dataset(dataset: Dataset) -> None:
-    """Validate a dataset by itself.
+    """Validate a dataset, without regard to others.
 
     Raises:
         ValueError: Its name is not allowed, its items can be changed, or it names a field that items do not have.

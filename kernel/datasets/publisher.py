@@ -22,7 +22,7 @@ from kernel.errors import ConflictError, NotFoundError, UnavailableError
 
 # Keys of dictionaries in one order, so that equal items make equal bytes.
 _ENCODER = msgspec.json.Encoder(order="deterministic")
-# Raised by an invalid item; anything else is a fault of ours.
+# Raised for an invalid item; any other exception is a bug.
 _INVALID_ITEM = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
 
 
@@ -193,7 +193,7 @@ def make_content(dataset: Dataset, items: Iterable[object], rejected: Sequence[R
         rejected: Items that the caller has rejected already.
     """
     decoder = msgspec.json.Decoder(dataset.item)
-    # There may be many items: beside its bytes, only the fields that an item is sorted by are held.
+    # There may be many items: besides its bytes, only the fields that an item is sorted by are held.
     names = tuple(dict.fromkeys([*(field.removeprefix("-") for field in dataset.order), dataset.key]))
     sortable: Any = msgspec.defstruct("Sortable", [*names, "encoded_"])
     valid: dict[Any, Any] = {}

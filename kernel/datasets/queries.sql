@@ -91,7 +91,7 @@ LIMIT 1
 -- name: insert_content
 INSERT INTO tiercel.dataset_content (sha256, items, size_bytes, item_count)
 VALUES (%(sha256)s, %(items)s, %(size_bytes)s, %(item_count)s)
--- Not DO NOTHING: this locks the row, so that nobody removes it as unused before our version refers to it.
+-- Not DO NOTHING: this locks the row, so that no other session deletes it as unused before this version refers to it.
 ON CONFLICT (sha256) DO UPDATE SET item_count = EXCLUDED.item_count
 
 -- name: insert_version

@@ -24,7 +24,7 @@ _INCLUDE = "include"
 
 
 class DatasetQuery(msgspec.Struct, frozen=True):
-    """Parameters that every dataset route takes, beside the fields of its items.
+    """Parameters that every dataset route takes, besides the fields of its items.
 
     Args:
         search: Items with this text in any of their text fields, ignoring case.
@@ -274,7 +274,7 @@ def _include(
         name = item.__struct_encode_fields__[item.__struct_fields__.index(field)]
         if held is None or isinstance(held, str):
             members[name] = seen.get(held)
-            # An empty text is no key.
+            # An empty text is not a key.
             held = (held,) if held else ()
         else:
             members[name] = [seen[key] for key in held if key in seen]

@@ -17,7 +17,7 @@ from kernel.http.request import Request
 from kernel.http.response import PreparedResponse
 
 _ENCODER = msgspec.json.Encoder(enc_hook=str)
-# What a cached response takes beside its body: key, headers, objects.
+# Bytes that a cached response takes besides its body: key, headers, objects.
 _OVERHEAD_BYTES = 1500
 
 

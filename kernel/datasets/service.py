@@ -80,7 +80,7 @@ class Datasets:
         self._snapshots.is_refreshed = True
 
     def stop(self) -> None:
-        """Undo ``start``."""
+        """Read from the database again, without a listener."""
         self._snapshots.is_refreshed = False
 
     def check(self) -> None:

@@ -51,7 +51,7 @@ _EMPTY = _State({}, {}, {}, {})
 class Snapshots:
     """Reads snapshots and holds them in memory.
 
-    Current snapshots are held for as long as they are current, so that they are served while the database is away.
+    Current snapshots are never evicted, so that they are served while the database is unavailable.
 
     Args:
         db: Where they are stored.
@@ -67,7 +67,7 @@ class Snapshots:
         self._lock = threading.Lock()
         self._first_refresh = threading.Event()
         self._failure = "the datasets are being read"
-        # Whether somebody calls ``refresh`` when there is a new version. If not, every read asks the database.
+        # Whether the listener calls ``refresh`` for new versions. If not, every read queries the database.
         self.is_refreshed = False
 
     def install(self, datasets: Iterable[Dataset]) -> None:
@@ -130,7 +130,7 @@ class Snapshots:
 
         Args:
             datasets: Names of the datasets.
-            as_of: A time, or a version of the first dataset, which stands for the last time it was current; now by
+            as_of: A time, or a version of the first dataset, meaning the last time it was current; now by
                 default.
 
         Raises:
@@ -205,7 +205,7 @@ class Snapshots:
             return tuple(each for name, each in current.items() if not _has_same_items(old.current.get(name), each))
 
     def report_failure(self, reason: str) -> None:
-        """Tell readers that wait for the first refresh why it failed."""
+        """Report to readers that wait for the first refresh why it failed."""
         self._failure = reason
         self._first_refresh.set()
 

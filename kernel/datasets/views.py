@@ -135,7 +135,7 @@ def apply_filters(dataset: Dataset, items: Sequence[Any], filters: Sequence[Name
     """
     hidden: list[Hidden] = []
     for each in filters:
-        # A list of its own: a filter that sorts or clears it must not change what others see.
+        # A copy: a filter that sorts or clears it must not change what others see.
         left = tuple(each.function(items=list(items)))
         for item in left:
             if not isinstance(item, dataset.item):

@@ -1,4 +1,4 @@
-"""Load named queries: SQL in ``.sql`` files beside the code that uses it, parsed once."""
+"""Load named queries: SQL in ``.sql`` files next to the code that uses it, parsed once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def load_queries(package: str, file: str = "queries.sql") -> Mapping[str, Litera
         Queries by name.
 
     Raises:
-        ValueError: Two queries have the same name, a name line is misspelt, or SQL stands before the first name.
+        ValueError: Two queries have the same name, a name line is misspelt, or there is SQL before the first name.
     """
     text = files(package).joinpath(file).read_text(encoding="utf-8")
     for line in _MISSPELT_NAME.findall(text):

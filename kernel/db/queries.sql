@@ -53,7 +53,7 @@ WHERE request = %(request)s
 ORDER BY process, pid
 
 -- name: delete_cache_reports
--- Also those of requests that nobody waits for any more.
+-- Includes those of requests whose clients have disconnected.
 DELETE FROM tiercel.cache_report WHERE request = %(request)s OR reported_at < now() - interval '1 hour'
 
 -- name: enable_connection_check

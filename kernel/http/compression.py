@@ -27,7 +27,7 @@ else:
 
 # Below this, headers cost more than the body saves.
 MIN_BYTES = 1024
-# The most that one step of a decoder may give: a few bytes can stand for gigabytes.
+# The most that one step of a decoder may give: a few bytes can decompress to gigabytes.
 STEP_BYTES = 256 * 1024
 # Higher levels spend more time than a local network saves.
 _GZIP_LEVEL = 1
@@ -51,7 +51,7 @@ class DecompressionError(TiercelError):
 
     Args:
         message: For people.
-        reason: The stream is no such coding or damaged; it ends early; or more comes out than is allowed.
+        reason: The stream is corrupt or has another coding; it is truncated; or its output is too large.
     """
 
     def __init__(self, message: str, reason: Literal["corrupt", "truncated", "too_large"]) -> None:
@@ -299,5 +299,5 @@ def _compress_response(response: FalconResponse, content: bytes, accepted: Accep
     response.set_header("Content-Encoding", coding)
     etag = response.get_header("ETag")
     if etag is not None and not etag.startswith("W/"):
-        # A strong validator stands for the exact bytes, which are others now.
+        # A strong validator identifies the exact bytes, and compression changed them.
         response.set_header("ETag", f"W/{etag}")

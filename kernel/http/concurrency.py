@@ -19,7 +19,7 @@ class ConcurrencyLimit:
         return StreamingResponse(Export(rows, on_close=release), "text/csv")
 
     Args:
-        limit: How many; 0 refuses everybody.
+        limit: How many; 0 rejects every request.
         detail: What a client is told when the limit is reached.
     """
 

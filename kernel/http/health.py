@@ -21,7 +21,7 @@ class CheckResult(msgspec.Struct, frozen=True):
     """The result of one check.
 
     Args:
-        name: As ``?exclude=`` takes it.
+        name: Name of the check, as in ``?exclude=``.
         status: ``ok``, ``degraded`` (it failed, but is not critical) or ``failed``.
         duration_ms: How long it took, or for how long it has been hanging.
         detail: What the probe returned, or why it failed.
@@ -78,7 +78,7 @@ class _Runner:
 
     def start(self) -> None:
         # At most one thread for each check: requests that come while it runs wait for the same run, so that a probe
-        # that hangs for ever costs one thread, not one for each request.
+        # that hangs forever costs one thread, not one for each request.
         with self._lock:
             if not self._done.is_set():
                 return

@@ -139,7 +139,7 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
         """Decode what ``encode`` returned.
 
         Raises:
-            InvalidError: The text is no cursor.
+            InvalidError: The text is not a cursor.
         """
         try:
             return msgspec.json.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=cls)
@@ -156,7 +156,7 @@ def read_cursor(text: str, ordering: str, key_types: Sequence[Any]) -> Cursor | 
         key_types: The types of the sort keys, in their order.
 
     Raises:
-        InvalidError: It is no cursor, or one of another ordering.
+        InvalidError: It is not a cursor, or one of another ordering.
     """
     if not text:
         return None
@@ -200,13 +200,13 @@ def cursor_page(
         results = items[:page_size]
         has_previous, has_next = cursor is not None, has_more
 
-    def link_beside(item: T, *, backwards: bool) -> str:
+    def cursor_link(item: T, *, backwards: bool) -> str:
         return page_link(request, cursor=Cursor(ordering, keys_of(item), backwards).encode())
 
     return Page(
         count=count,
-        next=link_beside(results[-1], backwards=False) if results and has_next else None,
-        previous=link_beside(results[0], backwards=True) if results and has_previous else None,
+        next=cursor_link(results[-1], backwards=False) if results and has_next else None,
+        previous=cursor_link(results[0], backwards=True) if results and has_previous else None,
         results=results,
     )
 

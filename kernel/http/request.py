@@ -62,7 +62,7 @@ def make_context(environ: Mapping[str, Any]) -> RequestContext:
     Source: https://www.w3.org/TR/trace-context/ for ``traceparent``. A malformed one is ignored, as it demands.
     """
     # Unlike os.urandom, this does not release the GIL, for which this thread would have to wait again. Identifiers tell
-    # requests apart and are no secrets; after a fork, Python seeds the generator anew.
+    # requests apart and are not secret; after a fork, Python seeds the generator anew.
     digits = random.getrandbits(320).to_bytes(40).hex()
     given = environ.get("HTTP_X_REQUEST_ID")
     request_id = given if given is not None and _REQUEST_ID.fullmatch(given) else digits[:32]
@@ -270,7 +270,7 @@ def _decompression_failed(error: DecompressionError, coding: str, limits: BodyLi
         return TooLargeError(detail=f"the body decodes to more than {limits.decoded_bytes} bytes")
     if error.reason == "truncated":
         return MalformedError("The body ended early.", detail=f"its {coding} stream is not complete")
-    return MalformedError(f"The body is no valid {coding}.", detail=str(error))
+    return MalformedError(f"The body is not valid {coding}.", detail=str(error))
 
 
 def _chunks_as_sent(request: Request, limits: BodyLimits) -> Iterator[bytes]:

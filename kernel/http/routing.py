@@ -233,8 +233,8 @@ def _handler_responder(mounted: MountedRoute, pipeline: RequestPipeline) -> Resp
     """
     route, handler = mounted.route, mounted.route.handler
     if not callable(handler):
-        raise TypeError(f"{type(handler).__name__} is no function; a resource goes with method None")
-    # ``application`` is no text to decode, and has no place in the path where the unfiltered view is mounted.
+        raise TypeError(f"{type(handler).__name__} is not a function; a Falcon resource needs method None")
+    # ``application`` is resolved, not decoded, and is not in the path of the unfiltered view.
     application = {APPLICATION} if route.per_application else set()
     path_names = [name for name in _PATH_PARAMETER.findall(mounted.template) if name not in application]
     types = parameter_types(handler, {"request", "query", "body", *path_names, *application})
@@ -309,7 +309,7 @@ def _query_type(route: Route, types: Mapping[str, Any]) -> type[msgspec.Struct]:
     if annotated is None:
         raise TypeError("the annotation of 'query' is no Struct")
     if route.query is not None and not issubclass(route.query, annotated):
-        raise TypeError(f"the handler takes {annotated.__name__}, of which {route.query.__name__} is no subclass")
+        raise TypeError(f"the handler takes {annotated.__name__}, but {route.query.__name__} is not a subclass of it")
     return route.query or annotated
 
 
@@ -329,7 +329,7 @@ def _path_decoder(name: str, kind: Any) -> Callable[[str], Any]:
         try:
             return msgspec.convert(text, kind, strict=False)
         except msgspec.ValidationError as ex:
-            raise NotFoundError(detail=f"{name} is no {describe_type(kind)}: {text!r:.80}") from ex
+            raise NotFoundError(detail=f"{name} is not a valid {describe_type(kind)}: {text!r:.80}") from ex
 
     return decode
 

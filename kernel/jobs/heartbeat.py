@@ -1,4 +1,4 @@
-"""The heartbeat of a worker: proves that it is alive, and tells its run when it should stop."""
+"""The heartbeat of a worker: shows that it is alive, and polls for the cancellation of its run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HEARTBEAT_INTERVAL_S = 5.0
 
 
 class Heartbeat:
-    """A thread beside the runs of a worker. About once a second it stores progress and polls for cancellation.
+    """The heartbeat thread of a worker. About once a second it stores progress and polls for cancellation.
 
     Args:
         store: Where heartbeats go.
@@ -57,11 +57,11 @@ class Heartbeat:
         self._wake.set()
 
     def watch(self, claim: Claim, run: Run) -> None:
-        """Watch over a run."""
+        """Set the current run."""
         self._current = (claim, run)
 
     def unwatch(self) -> None:
-        """Watch over none: the run ended."""
+        """Clear the current run, because it ended."""
         self._current = None
 
     def _run(self, stopping: threading.Event) -> None:
@@ -73,7 +73,7 @@ class Heartbeat:
                 self._poll_cancellation()
                 self._on_tick()
             except UnavailableError:
-                # The database is away. The first heartbeat after that must not wait for its turn.
+                # The database is unavailable. Send a heartbeat as soon as it is back.
                 tick = -1
             except Exception:
                 self._log.exception("job_heartbeat_failed")
@@ -86,7 +86,7 @@ class Heartbeat:
         if current is None:
             return
         claim, run = current
-        # The run itself stores progress now and then only: what it said last may wait here.
+        # The run itself limits how often it stores progress; the latest may not be stored yet.
         run.write_progress()
         valid, cancelled = self._store.poll_cancellation(claim)
         if self._current is not current:

@@ -52,7 +52,7 @@ RETURNING id, name, lock, attempt, failures, request_id, parameters
 
 -- name: fence
 -- NO KEY: lines of the log, progress and cancellations refer to this row meanwhile, from other connections. The advisory
--- lock tells whoever takes the job over which session holds it.
+-- lock identifies the session to the worker that takes the job over.
 SELECT pg_advisory_xact_lock_shared(hashtextextended('tiercel.run.' || id, 0))
 FROM tiercel.job_run
 WHERE id = %(id)s AND attempt = %(attempt)s AND state = 'running'
@@ -105,7 +105,7 @@ SET state = 'waiting', error = %(error)s, due_at = now() + make_interval(secs =>
 WHERE id = %(id)s AND attempt = %(attempt)s AND state = 'running'
 
 -- name: insert_cancellation
--- Its foreign key waits for whoever is about to requeue the job; cancel_waiting finds it waiting then.
+-- The foreign key waits for a transaction that is requeuing the job; cancel_waiting then finds it waiting.
 INSERT INTO tiercel.job_cancellation AS cancellation (job_id)
 SELECT id FROM tiercel.job_run WHERE id = %(id)s AND state IN ('waiting', 'running')
 ON CONFLICT (job_id) DO UPDATE SET requested_at = cancellation.requested_at
@@ -159,7 +159,7 @@ WHERE run.state = 'running'
        OR worker.heartbeat_at < now() - make_interval(secs => %(dead_after_s)s))
 
 -- name: lock_stalled
--- Whoever takes it over already, or commits right now, comes first.
+-- Waits for a worker that is taking the job over, or committing it, at the moment.
 SELECT run.attempt, run.deaths, run.committed_at IS NOT NULL, run.is_inline
 FROM tiercel.job_run AS run
 LEFT JOIN tiercel.job_worker AS worker ON worker.id = run.worker

@@ -170,7 +170,7 @@ def execute(job: RegisteredJob, claim: Claim, run: Run) -> Outcome:
         return Outcome(error=f"stopped: {ex.reason}", stopped=ex.reason)
     except Exception as ex:
         if run.stopped is not None:
-            # The function turned RunStopped into an error of its own.
+            # The function converted RunStopped to another exception.
             return Outcome(error=f"stopped: {run.stopped}", stopped=run.stopped)
         if isinstance(ex, JobError):
             return _failed(run, ex)
@@ -193,7 +193,7 @@ def record_outcome(
         may_retry: False if no worker would run it again.
 
     Raises:
-        UnavailableError: The database is away.
+        UnavailableError: The database is unavailable.
     """
     if run.latest is not None:
         store.write_progress(claim, run.latest)

@@ -62,7 +62,7 @@ class Jobs:
     def start_once(
         self, name: str, parameters: Parameters = None, *, request_id: str | None = None, delay_s: float = 0.0
     ) -> tuple[JobRecord, bool]:
-        """As ``start``; tell as well whether the job is new, and not one that waited already."""
+        """Start a job like ``start``; also return whether it is new, rather than one that waited already."""
         job = self.registry.get(name)
         decoded = job.decode_parameters(parameters)
         job_id, is_new = enqueue(self.store, job, decoded, request_id=request_id, delay_s=delay_s)
@@ -179,7 +179,7 @@ class Jobs:
         return self.store.read_figures()
 
     def check_health(self) -> str:
-        """Say whether a worker runs.
+        """Report whether a worker runs, for readiness.
 
         Raises:
             UnavailableError: No worker runs, although jobs wait or are scheduled.

@@ -32,7 +32,7 @@ def recover_stalled_jobs(store: JobStore, log: Logger, dead_after_s: float, dead
         stalled = [row[0] for row in connection.execute(QUERIES["list_stalled"], given)]
     recovered = 0
     for job_id in stalled:
-        # A frozen process may sit in an open transaction; it must not keep the job for ever.
+        # A frozen process may sit in an open transaction; it must not hold the job forever.
         store.end_session_of_run(job_id)
         with store.db.transaction() as connection:
             outcome = _recover(connection, store, job_id, given)

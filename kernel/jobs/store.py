@@ -1,8 +1,8 @@
-"""What is stored of jobs: one method for each question or change.
+"""Jobs in the database: one method for each query.
 
 A job is one row of ``tiercel.job_run``, from the moment it is queued until it is removed: waiting, running, then
-succeeded, failed or cancelled. Which job a worker runs next, and what keeps two jobs of one lock apart, stands in the
-query ``claim`` and in the index ``job_run_lock``.
+succeeded, failed or cancelled. The query ``claim`` decides which job a worker runs next, and the index ``job_run_lock``
+keeps two jobs with one lock from running at the same time.
 """
 
 from __future__ import annotations
@@ -308,7 +308,7 @@ class JobStore:
 
 
 def make_worker_id() -> int:
-    """Make the id of a worker at random, so that whoever starts the worker knows it before the database does."""
+    """Make a random id for a worker, which its supervisor knows before the worker is in the database."""
     return secrets.randbits(62)
 
 

@@ -1,4 +1,4 @@
-"""A worker process: runs one job at a time, starts scheduled jobs, and ends when it is told, whatever its job does."""
+"""A worker process: runs one job at a time, starts scheduled jobs, and stops on SIGTERM, even if its job does not."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from kernel.notifications import NotificationListener
 from kernel.settings import JobSettings
 from kernel.threads import BackgroundThread
 
-# How soon a worker looks for jobs without being notified, and tries again when the database is away.
+# How soon a worker looks for jobs without being notified, and retries when the database is unavailable.
 _POLL_S = 1.0
 # How soon the main thread notices a signal, the hard time limit, and the end of the supervisor.
 _TICK_S = 0.1
-# What a process that ends by force has for telling the database why.
+# Timeout of the last statement of a process that is killed.
 _LAST_STATEMENT_S = 3.0
 # Notifications wake the worker; the queue is polled anyway.
 _LISTEN_POLL_S = 60.0
@@ -57,7 +57,7 @@ class Worker:
         registry: The jobs it can run, and their schedules.
         db: Opened in this process.
         settings: Time limits.
-        now: Tells the time, UTC.
+        now: Returns the time, UTC.
         log: Gets a line about each job.
         dead_worker: Id of the worker that this one replaces.
     """
@@ -90,7 +90,7 @@ class Worker:
         """Work until SIGTERM or SIGINT, or until this process is an orphan.
 
         Args:
-            is_orphan: Tells whether the process that started this one is gone.
+            is_orphan: Returns whether the parent process is gone.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
@@ -163,7 +163,7 @@ class Worker:
         if stopping.is_set():
             run.stop("shutdown")
         outcome = execute(job, claim, run)
-        # Still the current job: a process that has to end while the database is away queues it again.
+        # Still the current job: a process that has to end while the database is unavailable requeues it.
         self._current = msgspec.structs.replace(self._current, deadline=float("inf"))
         self._store_until_done(lambda: record_outcome(self._store, job.job, claim, run, outcome))
         self._current = None
@@ -215,13 +215,13 @@ def _run_quietly(function: Callable[[], object]) -> None:
         function()
 
 
-# --- beside the jobs --------------------------------------------------------------------------------------------------
+# --- maintenance ----------------------------------------------------------------------------------------------------
 
 
 class Maintenance:
     """What every worker does besides its jobs: start scheduled jobs, recover stalled ones, remove old records.
 
-    All workers do the same; the database sees to it that each thing is done once.
+    All workers do the same; the database ensures that each is done only once.
 
     Args:
         store: Jobs in the database.
@@ -261,12 +261,12 @@ class Maintenance:
 
 
 class Scheduler:
-    """Starts scheduled jobs when they are due: once, however many workers look.
+    """Starts scheduled jobs when they are due, only once even if several workers check at the same time.
 
     Args:
         store: Jobs in the database, and when each schedule was due last.
         registry: Jobs and the schedules in force.
-        now: Tells the time, UTC.
+        now: Returns the time, UTC.
         log: Gets a line about each job that is started.
     """
 

@@ -25,7 +25,7 @@ def pre_fork(server: Any, worker: Any) -> None:
     """Set the time limits of clients: in the worker for heads of requests, on the listening sockets for bodies.
 
     Accepted connections inherit the limits of the listening socket. Without them, a client that sends half a body, or
-    reads half a response, would block a thread for ever.
+    reads half a response, would block a thread forever.
     """
     settings = server.app.callable.settings.server
     worker.header_timeout_s = settings.header_timeout_s

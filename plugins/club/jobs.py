@@ -146,7 +146,7 @@ class RefreshJob:
 
     def _refuse(self, run: Run, dataset: str, failed: list[SourceReport]) -> Publication:
         """Record why a dataset was not published."""
-        # The reason is public, as a warning beside the data; the addresses of sources need not be.
+        # The reason is public, as a warning next to the data; the addresses of sources need not be.
         reason = _URL.sub("its address", _join_reasons(report for report in failed if report.dataset == dataset))
         return self._services.datasets.refuse(dataset, reason, source=PUBLISHER, job_id=run.id)
 

@@ -1,4 +1,4 @@
-"""Filters, search and order of lists and exports: from parameters to SQL, whose fragments stand in queries.sql."""
+"""Filters, search and order of lists and exports: from parameters to SQL, whose fragments are in queries.sql."""
 
 from __future__ import annotations
 

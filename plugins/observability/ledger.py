@@ -164,7 +164,7 @@ class Ledger:
 
     def read(self, query: LedgerQuery, account: int = LOCAL_ACCOUNT) -> LedgerPage:
         """Sum up the entries of a span of time, by minute and over all of it."""
-        # Entries have the time of the database's clock, which may be ahead of ours.
+        # Entries have the time of the database's clock, which may be ahead of this machine's.
         end = query.end or self._now() + timedelta(minutes=1)
         start = query.start or max(end, EPOCH + _DEFAULT_SPAN) - _DEFAULT_SPAN
         values = {"start": start, "end": end, "sender": query.sender, "account": account, "limit": query.limit}

@@ -29,7 +29,7 @@ class OwnRequests:
         """Store a batch of records.
 
         Raises:
-            UnavailableError: The database is away.
+            UnavailableError: The database is unavailable.
         """
         batch, _ = normalize(range(len(records)), [_event(record) for record in records], records[-1].time)
         self._ingest.store(batch, sender=SERVICE)

@@ -1,8 +1,8 @@
 """Native partitions of the table of events, created when the first event of a day arrives.
 
-What happens to an event whose day has no partition: whoever writes calls ``Partitions.ensure`` first, which creates it
-(``observability.ensure_partitions`` in migration 0001 decides how much time it covers). Should the partition have been
-dropped since this process saw it, the write fails with ``MissingPartitionError``; the writer calls ``forget`` and tries
+What happens to an event whose day has no partition: writers call ``Partitions.ensure`` first, which creates it
+(``observability.ensure_partitions`` in migration 0001 decides how much time it covers). If the partition was dropped
+since this process saw it, the write fails with ``MissingPartitionError``; the writer calls ``forget`` and tries
 again. On TimescaleDB there is nothing to do: a hypertable creates its chunks itself.
 """
 

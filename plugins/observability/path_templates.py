@@ -23,7 +23,7 @@ class Templates:
         rules: Names by pattern, a Python regular expression for one whole segment. The first that matches counts.
 
     Raises:
-        ValueError: A pattern is no regular expression, or a name cannot be a segment.
+        ValueError: A pattern is not a regular expression, or a name cannot be a segment.
     """
 
     def __init__(self, rules: Mapping[str, str]) -> None:
@@ -46,10 +46,10 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as ex:
-        raise ValueError(f"{pattern!r} is no regular expression: {ex}") from ex
+        raise ValueError(f"{pattern!r} is not a regular expression: {ex}") from ex
 
 
 def _validated(name: str) -> str:
     if not name.strip() or "/" in name or not name.isprintable():
-        raise ValueError(f"{name!r} is no name for a segment: expected printable text without a slash")
+        raise ValueError(f"{name!r} is not a valid name for a segment: expected printable text without a slash")
     return name

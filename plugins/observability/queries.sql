@@ -1,4 +1,4 @@
--- Fragments named filter_* and column_* are composed by filters.py; everything else runs as it stands.
+-- Fragments named filter_* and column_* are composed by filters.py; everything else is a complete statement.
 
 -- name: find_series
 -- With the generation of the same snapshot, which is returned alone if no series is found.
@@ -12,7 +12,7 @@ LEFT JOIN (
     WHERE account = %(account)s AND site = 0) AS found ON true
 
 -- name: lock_series
--- Until the end of the transaction: nobody else may insert between the count and the insert.
+-- Until the end of the transaction: no other session may insert between the count and the insert.
 SELECT pg_advisory_xact_lock(hashtext('observability.series'), %(account)s)
 
 -- name: insert_series

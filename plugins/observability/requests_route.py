@@ -1,4 +1,4 @@
-"""Where request logs are served: every route of theirs stands below two roots."""
+"""Paths of the routes of request logs: every route has two roots."""
 
 from __future__ import annotations
 

@@ -32,9 +32,9 @@ class ObservabilitySettings(Table, frozen=True):
         export_timeout_s: How long an export may take.
         export_pause_s: How long a client may take to read a thousand rows of it, or 20,000 of Parquet.
         running_hour_wait_s: How long the rollups of the running hour are left until they are computed again.
-        raw_days: How many days events are kept; 0 for ever.
-        hourly_days: How many days hourly rollups are kept; 0 for ever.
-        daily_days: How many days daily rollups are kept; 0 for ever.
+        raw_days: How many days events are kept; 0 keeps them forever.
+        hourly_days: How many days hourly rollups are kept; 0 keeps them forever.
+        daily_days: How many days daily rollups are kept; 0 keeps them forever.
         ledger_days: After how many days the ledger's entries of a minute become one; 0 for never.
     """
 

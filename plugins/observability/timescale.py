@@ -37,7 +37,7 @@ def continuous_aggregates(connection: Connection[TupleRow], resolution: Resoluti
 
 
 def refresh_continuous_aggregates(connection: Connection[TupleRow], day: datetime, hours: Sequence[datetime]) -> None:
-    """Refresh the aggregates of some hours of a day, and of the day. Commits by itself.
+    """Refresh the aggregates of some hours of a day, and of the day, and commit.
 
     Args:
         connection: In autocommit mode.

@@ -70,7 +70,7 @@ def run_full_export(services: Services) -> ExportReport:
 
     Raises:
         ConflictError: Another export is running.
-        ExportError: The export was refused; the last good versions keep serving.
+        ExportError: The export was refused; the last good versions are still served.
     """
     return run_export(services, full=True)
 

@@ -185,7 +185,7 @@ class _Checker:
         return _DataSourceIds(tuple(dict.fromkeys(ids)), tuple(problems))
 
     def _explain(self, error: NotionError, retrieve_other: Callable[[], Any], key: str) -> str:
-        """Say whether an id that was not found belongs under the other key, or is not shared."""
+        """Explain why an id was not found: it belongs under the other key, or is not shared."""
         if error.kind not in _SINGLE_OBJECT_ERRORS:
             raise error
         try:

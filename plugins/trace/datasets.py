@@ -26,7 +26,7 @@ TIERS = Dataset(
 TAGS = Dataset(name="tags", item=Tag, key="slug", order=("name",), filter_keys=("tag",))
 DATASETS = (FEATURES, GATEWAYS, TIERS, TAGS)
 
-# Holds any number of columns, by names of its own.
+# Holds any number of columns, under configured names.
 _PROPERTIES = "properties"
 
 

@@ -47,10 +47,10 @@ class FreshnessCheck:
         return f"{reads}: changes {changes}, every row {settings.full_schedule}; tiercel trace check asks Notion"
 
     def check(self) -> str:
-        """Say how old the exports are, for readiness.
+        """Report how old the exports are, for readiness.
 
         Raises:
-            UnavailableError: Some sources were refused, are stale, or were never exported: which, why, what serves.
+            UnavailableError: Exports were refused, are stale, or never ran; names sources and reasons.
         """
         if idle_reason := self._settings.idle_reason:
             return idle_reason
@@ -73,25 +73,25 @@ class FreshnessCheck:
         if latest and latest[0].outcome == "refused":
             return self._describe_refusal(name)
         if times is None:
-            return _Problem("not exported yet", "what was imported serves" if latest else "nothing serves")
+            return _Problem("not exported yet", "imported data are served" if latest else "no data")
         age_s = (self._services.clock.now() - times.read_at).total_seconds()
         if age_s <= self._settings.stale_after_s:
             return None
         return _Problem(f"not read for more than {self._settings.stale_after_s:g} s", f"for {age_s:.0f} s")
 
     def _describe_refusal(self, name: str) -> _Problem:
-        """Say since when exports are refused, and which version serves. Publications are listed latest first."""
+        """Report since when exports are refused, and the current version. Publications are listed latest first."""
         attempts = self._services.datasets.publications(name, _HISTORY_MAX)
         good = next((each for each in attempts if each.outcome != "refused"), None)
         refused = attempts[: attempts.index(good)] if good is not None else attempts
         since = "at least " if good is None and len(attempts) == _HISTORY_MAX else ""
-        serving = self._describe_serving(good, attempts[-1])
-        return _Problem(refused[0].reason or "", f"refused since {since}{self._ago(refused[-1].at)}, {serving}")
+        served = self._describe_served(good, attempts[-1])
+        return _Problem(refused[0].reason or "", f"refused since {since}{self._ago(refused[-1].at)}, {served}")
 
-    def _describe_serving(self, good: Publication | None, oldest: Publication) -> str:
+    def _describe_served(self, good: Publication | None, oldest: Publication) -> str:
         if good is not None:
-            return f"version {good.version} serves, confirmed {self._ago(good.at)}"
-        return "nothing serves" if oldest.version is None else f"version {oldest.version} serves"
+            return f"version {good.version} is served, confirmed {self._ago(good.at)}"
+        return "no data" if oldest.version is None else f"version {oldest.version} is served"
 
     def _ago(self, moment: datetime) -> str:
         return f"{max(0, int((self._services.clock.now() - moment).total_seconds()))} s ago"

@@ -87,7 +87,7 @@ class ExportJobs:
                 self._record_refusal(run, f"the export took longer than {self._settings.total_timeout_s:g} s")
             raise
         except ApiError:
-            # Raised by the kernel: the database is away, so nothing can be recorded.
+            # Raised by the kernel: the database is unavailable, so nothing can be recorded.
             raise
         except Exception as ex:
             if not run.committed:
@@ -124,7 +124,7 @@ class ExportJobs:
 
 
 class ExportError(Exception):
-    """An export was refused; the last good versions keep serving."""
+    """An export was refused; the last good versions are still served."""
 
 
 def run_export(
@@ -152,7 +152,7 @@ class ExportPreview(msgspec.Struct, frozen=True, rename={"report": "certificate"
 
     Args:
         report: What was read.
-        differences: Between each dataset as it would be published and as it serves.
+        differences: Between each dataset as it would be published and its current version.
     """
 
     report: ExportReport

@@ -58,8 +58,8 @@ WHERE offered_at > now() - interval '1 day' ORDER BY offered_at DESC
 DELETE FROM trace.webhook_offer
 
 -- name: acquire_request
--- Returns a row if a request may be sent now, and counts it. Nobody reserves a request ahead of time: whoever gives up
--- waiting leaves no gap, and a pause holds for those who are already waiting.
+-- Returns a row if a request may be sent now, and counts it. Requests are not reserved ahead of time: a client that
+-- stops waiting leaves no gap, and a pause holds for those who are already waiting.
 INSERT INTO trace.request_budget AS budget (name, due_at)
 VALUES (%(name)s, clock_timestamp() + make_interval(secs => %(interval_s)s))
 ON CONFLICT (name) DO UPDATE

@@ -29,7 +29,7 @@ class Source(Table, frozen=True):
     properties: dict[str, str] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Normalize ids; leave what is none as it is, for the validation of ``TraceSettings`` to name it."""
+        """Normalize ids; keep invalid ones, which the validation of ``TraceSettings`` reports."""
         for name in ("databases", "data_sources"):
             ids = dict.fromkeys(parse_notion_id(each) or each for each in getattr(self, name))
             msgspec.structs.force_setattr(self, name, tuple(ids))
@@ -67,9 +67,9 @@ class TraceSettings(Table, frozen=True):
     def idle_reason(self) -> str | None:
         """Why nothing can be exported; None if something can."""
         if not self.sources:
-            return "no sources are configured: what was imported is served"
+            return "no sources are configured: imported data are served"
         if self.token is None:
-            return "NOTION_TOKEN is not set: what was imported is served"
+            return "NOTION_TOKEN is not set: imported data are served"
         return None
 
     @property

@@ -19,7 +19,7 @@ from plugins.trace.sync.mapping import Row
 
 QUERIES = load_queries(__package__)
 _CHUNK_ROWS = 1_000
-# Anybody can send a token: the latest few are enough to find one's own among them.
+# Anybody can send a token, so the latest few are kept: the expected one is among them.
 VERIFICATION_TOKENS_MAX = 5
 
 

@@ -15,7 +15,7 @@ SELECT rollups.*, set_config('plan_cache_mode', 'force_custom_plan', true),
 FROM ({rollup_state}) AS rollups
 
 -- name: open_filtered
--- Planning a query over the rollups of few series takes longer than running it, and as each series is looked up by itself,
+-- Planning a query over the rollups of few series takes longer than running it, and as series are looked up separately,
 -- the plan does not depend on them: it is kept. A kept plan has all partitions of the events in it, and locks them each
 -- time: good as long as they are few.
 SELECT rollups.*, set_config('plan_cache_mode', CASE
@@ -164,7 +164,7 @@ FROM unnest({starts}::timestamptz[], {ends}::timestamptz[]) AS span (start_time,
 CROSS JOIN LATERAL ({part} OFFSET 0) AS part
 
 -- name: for_each_series
--- Each series is looked up by itself. The planner does not know that the rows of a series lie side by side, and would
+-- Each series is looked up separately. The planner does not know that the rows of a series lie side by side, and would
 -- read those of all series.
 SELECT part.* FROM unnest(%(series)s::integer[]) AS one (number) CROSS JOIN LATERAL ({part} OFFSET 0) AS part
 

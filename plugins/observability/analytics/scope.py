@@ -72,7 +72,7 @@ def parse_window(start: str | None, end: str | None, now: datetime, default_leng
         default_length: See ``start``.
 
     Raises:
-        InvalidError: One of them is no time, or the start is after the end.
+        InvalidError: One of them is not a time, or the start is after the end.
     """
     last = now if end is None else _parse_time("end", end)
     if end is not None and _is_date(end):
@@ -88,7 +88,7 @@ def parse_step(text: str) -> timedelta:
     """Parse the length of a step, such as ``5m``, ``1h`` or ``1d``.
 
     Raises:
-        InvalidError: It is no such text, or not from one minute to one day.
+        InvalidError: It is not such a text, or not from one minute to one day.
     """
     match = _STEP.fullmatch(text.strip())
     step = int(match[1]) * _STEP_UNITS[match[2]] if match is not None else timedelta(0)

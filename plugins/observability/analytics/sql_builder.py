@@ -25,7 +25,7 @@ Measures = Literal["totals", "histograms", "totals_and_histograms", "latencies"]
 SeriesCondition = Literal["all_accounts", "account", "few_series", "many_series"]
 # The time that a part groups events by, apart from their series; each is a fragment.
 EventTime = Literal["no_time", "hour_of_event", "step_of_event"]
-# A part with bounds of its own skips the partitions outside. Of more spans than this, planning so many parts costs more
+# A part with separate bounds skips the partitions outside. Of more spans than this, planning so many parts costs more
 # than it saves: they share one part.
 _SINGLE_SPANS_MAX = 6
 _ANY_NUMBER = -1
@@ -176,7 +176,7 @@ def _event_parts(spec: QuerySpec) -> Sequence[sql.Composable]:
     if count is None:
         return []
     condition = sql.SQL(QUERIES[spec.series])
-    # A condition that looks series up in a table stands outside, so that it is evaluated once, not for each span.
+    # A condition that looks series up in a table is outside, so that it is evaluated once, not for each span.
     is_outside = spec.series in ("account", "many_series")
     spans = _span_parts(
         QUERIES["events"],

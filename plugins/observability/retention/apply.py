@@ -2,7 +2,7 @@
 
 Events are dropped by partition or chunk, in the transaction that advances their watermark, and only after their rollups
 are computed. Whatever else is older than a watermark is deleted afterwards, a day in a transaction. A run that dies
-half-way leaves nothing wrong, and the next one does what it left.
+half-way leaves a consistent state, and the next one completes it.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def make_retention_command(retention: Retention) -> Command:
 
 def _print_plan(plan: Sequence[PlannedRemoval]) -> None:
     if not plan:
-        click.echo("Everything is kept for ever: raw_days, hourly_days and daily_days are 0.")
+        click.echo("Everything is kept forever: raw_days, hourly_days and daily_days are 0.")
         return
     print_table(_PLAN_COLUMNS, [[getattr(removal, column) for column in _PLAN_COLUMNS] for removal in plan])
     for removal in plan:

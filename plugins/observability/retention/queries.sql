@@ -71,7 +71,7 @@ DELETE FROM observability.event_moved WHERE time < %(before)s AND id < %(first_i
 SELECT id FROM observability.series WHERE NOT observability.is_series_used(id) ORDER BY id
 
 -- name: delete_unused_series
--- The generation tells processes that numbers in their caches may be removed. Checked again, now that nobody writes.
+-- The generation tells processes that numbers in their caches may be removed. Checked again under the lock.
 WITH deleted AS (
     DELETE FROM observability.series
     WHERE id = ANY(%(ids)s) AND NOT observability.is_series_used(id)

@@ -14,13 +14,13 @@ from itertools import accumulate
 GAMMA = 1.02
 # (GAMMA - 1) / (GAMMA + 1) is 0.0099; the rest is room for rounding.
 MAX_RELATIVE_ERROR = 0.01
-# Latency 0 has a bin of its own, below all others.
+# Latency 0 has a separate bin, below all others.
 ZERO_BIN = -1
 _DIGITS_PER_BIN = 12
 
 
 def bin_value_ms(number: int) -> float:
-    """Return the latency that stands for a bin, in ms: the one with the least relative error to both of its ends."""
+    """Return the latency that represents a bin, in ms: the one with the least relative error to both of its ends."""
     if number <= ZERO_BIN:
         return 0.0
     return 2 * GAMMA**number / (GAMMA + 1)

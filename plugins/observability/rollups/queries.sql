@@ -1,5 +1,5 @@
 -- delete_hour, insert_hour, delete_day and insert_day are composed by refresh.py, with the fragments counts_* and
--- histogram_*; rollup_state is a fragment of queries of the analytics. Everything else runs as it stands.
+-- histogram_*; rollup_state is a fragment of queries of the analytics. Everything else is a complete statement.
 
 -- name: lock_events_shared
 -- Taken before the snapshot: a dropped partition disappears from older snapshots as well. Retention waits for this lock.

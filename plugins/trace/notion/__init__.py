@@ -4,7 +4,7 @@
 ``client``       one method for each endpoint: send a request, retry it, validate the response
 ``rate_limit``   the request budget that all processes with one token share; pauses that Notion asks for
 ``errors``       what an error response means, and whether to retry it
-``pagination``   follow cursors; refuse pages that never end
+``pagination``   follow cursors; reject pages that never end
 ``query``        read every row of a data source; split queries beyond 10,000 rows
 ``schema``       the columns of a data source
 ``values``       property values as plain data; values longer than a page object shows

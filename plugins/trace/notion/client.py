@@ -82,7 +82,7 @@ class NotionClient:
         return self._http.received_bytes
 
     def now(self) -> datetime:
-        """Return the time of Notion's clock as of its latest response; of our own before the first."""
+        """Return the time of Notion's clock as of its latest response; of this machine's clock before the first."""
         return self._http.server_time or datetime.now(UTC)
 
     def retrieve_database(self, database_id: str) -> dict[str, Any]:
@@ -172,7 +172,7 @@ class NotionClient:
 
     def _describe(self, error: NotionError, name: str, failures: int) -> NotionError:
         tried = f"; tried {failures} times" if error.retry and failures > self._settings.retries else ""
-        # No server should echo the token. If one does, it goes no further.
+        # No server should echo the token. If one does, mask it.
         reason = f"{name}: {error.reason}{tried}".replace(self._token, "***")
         return NotionError(error.kind, reason, retry=error.retry, retry_after_s=error.retry_after_s)
 
@@ -252,7 +252,7 @@ class _ObservedStream(httpx.SyncByteStream):
 
 
 def _make_sdk_client(settings: TraceSettings, token: str, http: httpx.Client) -> Client:
-    """Return Notion's SDK client. It does not retry: retries have to go through the shared rate limiter."""
+    """Return Notion's SDK client. It does not retry: retries have to respect the shared rate limit."""
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise NotionError("refused", "NOTION_TOKEN is not a token: it is empty, or has characters that no token has")
     try:

@@ -15,13 +15,13 @@ import msgspec
 from kernel import retry_after_s
 
 ErrorKind = Literal[
-    "refused",  # cannot succeed until somebody changes the configuration, the token or the workspace
+    "refused",  # cannot succeed until the configuration, the token or the workspace
     "not_found",  # deleted, or not shared with the connection
     "invalid",  # Notion does not accept the request
     "rate_limited",
     "unavailable",
     "timeout",
-    "transport",  # the connection failed, or what came is no response of Notion's API
+    "transport",  # the connection failed, or the response is not one of Notion's API
     "changed",  # the workspace changed while it was read
     "incomplete",  # not everything can be read, or a relation has no target
 ]
@@ -67,7 +67,7 @@ class _ErrorBody(msgspec.Struct):
 
 
 def classify_response(status: int, body: str, retry_after: str | None, now: datetime) -> NotionError:
-    """Return the error that a response with an error status stands for.
+    """Return the error for a response with an error status.
 
     Only a body in Notion's format decides the kind: a 404 from a proxy does not mean that a page is gone.
 

@@ -1,4 +1,4 @@
-"""Follow the cursors of a paginated response, and refuse pages that never end."""
+"""Follow the cursors of a paginated response, and reject pages that never end."""
 
 from __future__ import annotations
 

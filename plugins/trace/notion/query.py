@@ -82,7 +82,7 @@ class ScanWindow(msgspec.Struct, frozen=True):
 def is_trashed(page: PageObject) -> bool:
     """Tell whether a page is in the trash or archived: queries leave it out unless they ask for the trash.
 
-    Before version 2026-03-11 ``archived`` meant the trash; since then ``is_archived`` is a state of its own.
+    Before version 2026-03-11 ``archived`` meant the trash; since then ``is_archived`` is a separate state.
     """
     return bool(page.get("in_trash") or page.get("archived") or page.get("is_archived"))
 

@@ -4,7 +4,7 @@ A value becomes text, numbers, booleans, None, or lists and mappings of these. O
 files hosted by Notion have no URL, because it expires within an hour; people have a name or id, but no email address.
 
 A page object shows at most 25 references of a property, and calculates formulas and rollups over those alone. A value
-that may be truncated is retrieved by itself; one that cannot be is not, because each costs a request.
+that may be truncated is retrieved separately; others are not, because each costs a request.
 
 Sources: https://developers.notion.com/reference/page-property-values (also "Paginated page properties") and
 https://developers.notion.com/reference/property-item-object
@@ -191,7 +191,7 @@ def complete_values(client: NotionClient, page: Json, columns: Collection[Proper
 def _may_be_truncated(column: Property, shown: Mapping[str, Json]) -> bool:
     prop = shown[column.id]
     if prop["type"] != column.type:
-        # The column changed since the schema was read; the reader compares schemas at the end and refuses it.
+        # The column changed since the schema was read; the reader compares schemas at the end and rejects the export.
         return False
     if column.type == "rollup":
         relation = None if column.over is None else shown.get(column.over)
@@ -245,7 +245,7 @@ def _as_in_page(item: Json) -> Json:
 
 
 def _ensure_texts_are_whole(column: Property, shown: Json, rollup: Json) -> None:
-    """Refuse a rollup whose texts came in pieces: Notion returns each part of a rich text as an item of its own."""
+    """Reject a rollup of rich texts with several parts: Notion returns each part as a separate item."""
     before, after = (_rollup_texts(each) for each in (shown["rollup"], rollup))
     if before != after[: len(before)]:
         raise NotionError(

@@ -1,8 +1,8 @@
 """Prove that an export is complete: a second count of every data source, and the report that says what was read.
 
-Notion does not say how many rows there are, and a page of results may lack some without a sign. So each data source is
-read twice, with its columns and again for titles alone; a row on which the two disagree is retrieved by itself. Nothing
-is published unless all of it could be read. An export is refused (``NotionError``) where
+Notion does not report the number of rows, and a page of results may silently lack some. So each data source is read
+twice, with its columns and again for titles alone; a row on which the two disagree is retrieved separately. Nothing is
+published unless all of it could be read. An export is refused (``NotionError``) where
 
 - a query cannot be read to its end, or has more rows than can be split (``notion.query``, ``notion.pagination``);
 - the two counts of a data source differ by too many rows (``differing_pages``);
@@ -10,7 +10,7 @@ is published unless all of it could be read. An export is refused (``NotionError
 - a value cannot be read completely (``notion.values``);
 - a relation points to a row that is not exported (``sync.relations``).
 
-``trace.jobs`` records the refusal with its reason; the last good version keeps serving.
+``trace.jobs`` records the refusal with its reason; the last good version is still served.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def differing_pages(title: str, rows: Mapping[str, Row], counted: Mapping[str, P
         counted: From the second.
 
     Raises:
-        NotionError: There are too many to retrieve each by itself.
+        NotionError: There are too many to retrieve separately.
     """
     differing = {
         *(rows.keys() ^ counted.keys()),
@@ -137,7 +137,7 @@ class SourceReport(msgspec.Struct, frozen=True):
         missing: How many rows of the last export are gone without being in the trash.
         links: Relations to other rows; every target exists.
         unlinked: Relations to pages in the trash, left out.
-        warnings: What somebody should look at.
+        warnings: Problems that did not stop the export.
     """
 
     source: str
@@ -156,8 +156,8 @@ class DatasetReport(msgspec.Struct, frozen=True):
 
     Args:
         dataset: Its name.
-        outcome: ``published`` made a version; ``unchanged`` found nothing new; ``refused`` left the last one serving.
-        version: The one that serves; None before the first.
+        outcome: ``published`` made a version; ``unchanged`` found nothing new; ``refused`` kept the last one.
+        version: The current version; None before the first.
         items: How many it has.
         rejected: How many rows were rejected.
         reason: Why it was refused.

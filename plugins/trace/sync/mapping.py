@@ -64,7 +64,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class MappingProblem(msgspec.Struct, frozen=True):
-    """Why a field cannot be filled, or what somebody should look at.
+    """Why a field cannot be filled, or a warning.
 
     Args:
         field: Of the item.
@@ -102,7 +102,7 @@ class ColumnMapping(msgspec.Struct, frozen=True):
     Args:
         key: The field that identifies an item.
         columns: Those that were found.
-        by_name: The column that each configured name stands for.
+        by_name: The column of each configured name.
         title: The column that every data source has.
         problems: What is wrong, or should be looked at.
     """
@@ -220,7 +220,7 @@ def _read_column(page_id: str, column: Property, shown: Mapping[str, Mapping[str
 
 
 def _holds_pages(prop: Mapping[str, Any]) -> bool:
-    """Tell whether a value is made of ids of pages, as of a relation, or of a rollup that shows one."""
+    """Tell whether a value consists of ids of pages, as of a relation, or of a rollup that shows one."""
     parts = prop["rollup"].get("array", ()) if prop["type"] == "rollup" else (prop,)
     return any(each["type"] == "relation" for each in parts)
 

@@ -1,7 +1,7 @@
 """Read a source of the configuration: every row of its data sources, or what has changed since the last export.
 
 ``SourceReader.read`` is called once for each source. It finds the data sources, makes a ``DataSourceReader`` for each,
-which reads its rows and verifies them by a second count, and retrieves by itself every page about which lists do not
+which reads its rows and verifies them by a second count, and retrieves separately every page about which lists do not
 say enough: rows that disappeared, left the trash or moved.
 """
 

@@ -1,4 +1,4 @@
-"""Turn rows into items: replace ids of pages by keys of items, reject rows that make no item, refuse broken relations.
+"""Turn rows into items: replace ids of pages by keys of items, reject invalid rows and broken relations.
 
 A row whose values do not fit, or whose key is missing or taken, is rejected: it is left out, with its reason. A
 relation to a page in the trash is left out and counted. Any other relation without a target refuses the export.
@@ -86,7 +86,7 @@ class RelationResolver:
 
     Args:
         rows: By dataset.
-        is_trashed: Tells whether a page that is in no source is in the trash.
+        is_trashed: Returns whether a page that is in no source is in the trash.
     """
 
     def __init__(self, rows: Mapping[Dataset, Sequence[Row]], is_trashed: Callable[[str], bool]) -> None:
