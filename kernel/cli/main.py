@@ -99,8 +99,8 @@ def root() -> None:
 
 def main() -> None:
     """Run the command line. Exit codes: 0 success, 1 a problem (one line for each), 2 wrong usage."""
-    # Killed by SIGTERM, a process would leave the embedded server running. gunicorn and the workers have handlers of
-    # their own.
+    # Killed by SIGTERM, a process would leave the embedded server running. gunicorn and the workers have other
+    # handlers.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         root(prog_name="tiercel", standalone_mode=False)

@@ -44,7 +44,7 @@ def fork_worker(service: Tiercel) -> int:
         return pid
     code = 1
     try:
-        # Until the supervisor has handlers of its own: a child that just died would leave the embedded server running.
+        # Until the supervisor installs its handlers: a child that just died would leave the embedded server running.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         if service.server is not None:
             service.server.acquire_after_fork()

@@ -1,4 +1,4 @@
-"""Datasets as files of JSON: export them, and publish those that lie in a folder."""
+"""Datasets as files of JSON: export them to a folder, and publish those of a folder."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class ResponseCache:
 
     Args:
         cache: Where they are kept.
-        max_age_s: How long clients may keep a response without asking again.
+        max_age_s: How long clients may cache a response without revalidation.
         now: Returns the time.
         policy: Of the route; only public responses may be kept by shared caches.
     """
@@ -69,9 +69,9 @@ class ResponseCache:
         """Encode a response and cache it.
 
         Args:
-            key: Everything that the response depends on, the client's content coding among it.
-            name: Under which people find it: ``tiercel cache clear NAME``.
-            request: Says which content codings the client accepts.
+            key: Everything that the response depends on, including the client's content coding.
+            name: Its name for ``tiercel cache clear NAME``.
+            request: Its ``Accept-Encoding`` selects the coding.
             body: Encoded as JSON.
             modified_at: When the data in it changed last.
             version: Of the dataset; an index has none.
@@ -99,7 +99,7 @@ class ResponseCache:
         """Return the response to send: the cached one, or a 304 if the client has it.
 
         Args:
-            request: Says what the client has.
+            request: Its validators may match (304).
             cached: From ``get`` or ``add``.
             fresh_at: When the data were last known to be up to date; ``X-Data-Age`` counts from there.
         """

@@ -69,7 +69,7 @@ class Datasets:
             on_failure=self._report_failure,
         )
 
-    # --- the life of a process --------------------------------------------------------------------------------------
+    # --- lifecycle --------------------------------------------------------------------------------------------------
 
     def install(self, datasets: Iterable[Dataset]) -> None:
         """Install the datasets that the plugins registered, in place of those that were installed."""
@@ -87,7 +87,7 @@ class Datasets:
         """Health check: fail while a version cannot be read, or a filter of an application fails.
 
         Raises:
-            BootError: Says which, and why.
+            BootError: Names them, with reasons.
         """
         problems = [*self._snapshots.problems(), *self._views.problems()]
         if problems:
@@ -271,8 +271,8 @@ class ItemCount(msgspec.Struct, frozen=True):
 
     Args:
         dataset: Name of the dataset.
-        items: Number of items after the application's filters; None if that cannot be said.
-        reason: Why it cannot.
+        items: Number of items after the application's filters; None if unknown.
+        reason: Why it is unknown.
     """
 
     dataset: str

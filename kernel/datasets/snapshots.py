@@ -103,7 +103,7 @@ class Snapshots:
         Raises:
             UnavailableError: Nothing was published yet, or it cannot be read.
         """
-        # Every request passes here: in one frame, if it can.
+        # Every request calls this, so the common case makes no further call.
         state = (self._state if self.is_refreshed else None) or self._get_state()
         snapshot = state.current.get(dataset)
         if snapshot is None:
@@ -140,7 +140,7 @@ class Snapshots:
         first, *others = datasets
         if as_of is not None and not others:
             return [self.as_of(first, as_of)]
-        # All out of one state: the next one may be that of a publication of several datasets.
+        # All from one state, because a publication of several datasets may replace it meanwhile.
         state = self._get_state()
         current = state.current.get(first)
         if as_of is None or (current is not None and current.version == as_of):
@@ -190,7 +190,7 @@ class Snapshots:
         """
         with self._lock:
             old = self._state or _EMPTY
-            # Before the versions: who sees an attempt in the history then sees what it published.
+            # Before the versions, so that a version is current once its attempt is in the history.
             history = store.list_histories(self._db, list(self._datasets), HISTORY_HELD)
             unreadable: dict[str, tuple[str, str]] = {}
             current: dict[str, Snapshot] = {}

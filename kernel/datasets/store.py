@@ -24,7 +24,7 @@ QUERIES = load_queries(__package__)
 CHANNEL = "tiercel_datasets"
 # This many rejected items are stored with an attempt; all are counted.
 REJECTED_STORED_MAX = 100
-# So many attempts are kept for each version that is kept.
+# How many attempts are kept for each version that is kept.
 _PUBLICATIONS_PER_VERSION = 10
 _CODING = "zstd"
 
@@ -125,7 +125,7 @@ def read_content(db: Database, sha256: bytes) -> bytes:
 
 
 def lock(connection: Connection[Any], dataset: str) -> None:
-    """Keep others from publishing a dataset until the transaction ends. Readers do not wait."""
+    """Keep other transactions from publishing a dataset until the transaction ends. Readers do not wait."""
     connection.execute(QUERIES["lock_dataset"], {"dataset": dataset})
 
 
@@ -172,7 +172,7 @@ def insert_publication(connection: Connection[Any], publication: Publication, re
 
 def remove_old(db: Database, dataset: str, keep_versions: int) -> None:
     """Remove old versions, contents that no version has any more, and old attempts."""
-    # Raised while another publisher stores that very content anew; the next one cleans up.
+    # Raised while another publisher stores the same content again; the next one cleans up.
     with suppress(psycopg.errors.ForeignKeyViolation), db.transaction() as connection:
         given = {"dataset": dataset, "keep": keep_versions}
         if connection.execute(QUERIES["delete_old_versions"], given).rowcount:

@@ -22,7 +22,7 @@ class Heartbeat:
         store: Where heartbeats go.
         worker: Id of the worker.
         dead_after_s: Heartbeats are sent at least four times as often.
-        log: Gets what fails.
+        log: Gets errors of the thread.
         on_tick: Called about once a second.
     """
 

@@ -112,7 +112,7 @@ class JobSummary(msgspec.Struct, frozen=True):
         plugin: Who registered it.
         parameters: JSON Schema of its parameters; None if it has none.
         lock: Jobs with one lock never run at the same time; may name parameters in braces.
-        schedule: The one in force, from the configuration or its own; None if it is not scheduled.
+        schedule: The effective one, from the configuration or the plugin; None if it is not scheduled.
         next_due: When the schedule starts it next.
         soft_timeout_s: After this a run is asked to stop.
         timeout_s: After this it is killed.

@@ -81,7 +81,7 @@ class RegisteredJob:
 
 
 class JobRegistry:
-    """The jobs of one process, and the schedules in force.
+    """The jobs of one process, and their effective schedules.
 
     Args:
         overrides: Schedules from the configuration, by name of a job; ``off`` switches one off.
@@ -115,7 +115,7 @@ class JobRegistry:
         self.schedules = {name: schedule for name, schedule in self.schedules.items() if name in self._jobs}
 
     def apply_overrides(self, absent: Collection[str]) -> None:
-        """Put the schedules of the configuration in force, once every job is registered.
+        """Apply the schedules of the configuration, once every job is registered.
 
         Args:
             absent: Plugins that are left out; schedules of their jobs are ignored.
@@ -235,7 +235,7 @@ class _Cron:
         self._croniter = croniter
 
     def latest(self, now: datetime) -> datetime:
-        # get_prev leaves out the very moment it starts from.
+        # get_prev excludes its start time.
         due: datetime = self._croniter(self.text, now + timedelta(microseconds=1)).get_prev(datetime)
         return due
 

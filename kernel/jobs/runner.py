@@ -128,7 +128,7 @@ class Run:
         self.committed = True
 
     def fence(self, connection: Connection[Any]) -> None:
-        """Let a transaction of your own commit only if no other attempt has begun.
+        """Make a transaction of the caller fail unless this attempt is the current one.
 
         Args:
             connection: Inside a transaction. No other process can take this run over before it ends.
@@ -186,9 +186,9 @@ def record_outcome(
 
     Args:
         store: Where it is recorded.
-        job: Says how often and when to retry.
+        job: How often and when it is retried.
         claim: The attempt.
-        run: Knows whether the effect is in the database already.
+        run: Has the latest progress, and whether its transaction is committed.
         outcome: How it ended.
         may_retry: False if no worker would run it again.
 

@@ -18,7 +18,7 @@ from kernel.jobs.store import JobStore
 from kernel.logging import Logger
 from kernel.settings import JobSettings
 
-# How often ``wait`` asks: soon enough for people, cheap enough for the database.
+# Polling interval of ``wait``.
 _POLL_S = 0.1
 _LOG_LINES_MAX = 1000
 

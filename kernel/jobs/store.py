@@ -253,7 +253,7 @@ class JobStore:
         error: str | None = None,
         result: Any = None,
     ) -> bool:
-        """As ``finish``, on a connection."""
+        """Like ``finish``, inside the caller's transaction."""
         given = {"id": job_id, "attempt": attempt, "state": state, "error": strip_nul(error)}
         return connection.execute(QUERIES["finish"], {**given, "result": encode_json(result)}).fetchone() is not None
 
@@ -281,7 +281,7 @@ class JobStore:
             connection.execute(QUERIES["heartbeat"], {"worker": worker})
 
     def delete_worker(self, worker: int) -> None:
-        """Forget a worker that ended."""
+        """Delete a worker that ended."""
         with self.db.connection() as connection:
             connection.execute(QUERIES["delete_worker"], {"worker": worker})
 

@@ -265,7 +265,7 @@ class Scheduler:
 
     Args:
         store: Jobs in the database, and when each schedule was due last.
-        registry: Jobs and the schedules in force.
+        registry: Jobs and their effective schedules.
         now: Returns the time, UTC.
         log: Gets a line about each job that is started.
     """

@@ -67,7 +67,7 @@ def time_range(event_id: UUID) -> tuple[datetime, datetime]:
     """Return the millisecond an id was made in, as a half-open range.
 
     Raises:
-        ValueError: It is no UUIDv7, or its time lies beyond the year 9999.
+        ValueError: It is not a UUIDv7, or its time lies beyond the year 9999.
     """
     if event_id.version != 7:
         raise ValueError("not a UUIDv7")

@@ -43,7 +43,7 @@ def register_jobs(services: Services) -> Iterable[Job]:
 
 @hookimpl
 def register_health_checks(services: Services) -> Iterable[HealthCheck]:
-    """Return a check of the exports. Not critical: the last good export keeps serving."""
+    """Return a check of the exports. Not critical: the last good export is still served."""
     freshness = FreshnessCheck(services)
     return [HealthCheck(name="trace", probe=freshness.check, critical=False, setup=freshness.describe_setup)]
 

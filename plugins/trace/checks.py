@@ -1,4 +1,4 @@
-"""``tiercel trace check``: compare the configured sources with what Notion has, without exporting anything."""
+"""``tiercel trace check``: compare the configured sources with Notion, without exporting anything."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 State = Literal["ok"] | ProblemKind
 # A renamed column is found by its id.
 _GOOD_STATES = frozenset({"ok", "renamed"})
-# Errors that concern one database or data source; after any other there is no point in asking for the rest.
+# Errors that concern one database or data source; after any other the other requests would fail as well.
 _SINGLE_OBJECT_ERRORS = frozenset({"not_found", "invalid"})
 _HOW_TO_SHARE = "in Notion, open it, and under ••• and Connections add yours"
 _SAMPLE_CHARACTERS_MAX = 60
@@ -66,8 +66,8 @@ class DataSourceCheck(msgspec.Struct, frozen=True):
         rows: On the first page of results.
         has_more: Whether there are further pages.
         fields: In the order of the configuration.
-        notes: What does not prevent an export, but should be known.
-        problems: Those that are not about one field.
+        notes: Warnings, which do not prevent an export.
+        problems: Errors that do not concern a single field.
     """
 
     id: str

@@ -46,7 +46,7 @@ def _make_refresh(services: Services) -> click.Command:
     def refresh(*, full: bool, dry_run: bool, as_json: bool) -> None:
         """Export specifications from Notion now; exit with 1 if the export is refused.
 
-        The last good export keeps serving then. Needs no worker.
+        The last good export is still served then. Needs no worker.
         """
         if idle_reason := services.settings(TraceSettings).idle_reason:
             click.echo(f"{idle_reason}.", err=True)

@@ -1,4 +1,4 @@
-"""Questions about a month, against the same answers computed from the events by one SQL statement."""
+"""Analytics of a month, against the same figures computed from the events by one SQL statement."""
 
 from __future__ import annotations
 

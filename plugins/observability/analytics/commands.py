@@ -24,7 +24,7 @@ from plugins.observability.analytics.models import (
 )
 from plugins.observability.analytics.service import AnalyticsService
 
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the route answers it.")
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, as in the response of the route.")
 
 
 def make_analytics_commands(analytics: AnalyticsService) -> Iterable[Command]:

@@ -1,4 +1,4 @@
-"""Parameters and answers of the analytics, in the words of the HTTP API."""
+"""Parameters and responses of the analytics, with the names of the HTTP API."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ DEFAULT_ERROR_FROM = 500
 
 
 class WindowQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Parameters of every question.
+    """Parameters of every analytics endpoint.
 
     Args:
-        start: ISO 8601 date or time; the default is some time before the end, how long depends on the question.
+        start: ISO 8601 date or time; the default is some time before the end, how long depends on the endpoint.
         end: ISO 8601 date or time, inclusive; a date alone is the end of that day, UTC. Now by default.
         service: Of this service only; case-insensitive, as are endpoint and method.
         endpoint: Of this endpoint only.
@@ -127,7 +127,7 @@ class RequestTotals(msgspec.Struct, frozen=True):
     latency_max_ms: int | None = None
 
     def figures(self) -> dict[str, Any]:
-        """Return the fields that every answer has; the error rate is rounded to four places."""
+        """Return the fields that every response has; the error rate is rounded to four places."""
         return {
             "hits": self.hits,
             "errors": self.errors,
@@ -154,7 +154,7 @@ class Percentile(msgspec.Struct, frozen=True):
 
 
 class CoveredWindow(msgspec.Struct, frozen=True):
-    """The window that an answer is about where it is not the one of the question.
+    """The window that a response covers, where it differs from the requested one.
 
     It begins or ends with a whole bucket where events were removed, and is smaller where rollups were removed as well.
 
@@ -168,14 +168,14 @@ class CoveredWindow(msgspec.Struct, frozen=True):
 
 
 class Kpis(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The answer of ``kpis/``.
+    """The response of ``kpis/``.
 
     Args:
         source: The coarsest resolution that was read.
         fresh_until: Rollups include every event before this; later ones were read as such.
         percentiles: Those that were asked for.
         p95_max_relative_error: The bound of the error of ``p95_latency_ms``; left out where it is exact.
-        covered: Left out where it is the window of the question.
+        covered: Left out where it is the requested window.
     """
 
     hits: int
@@ -269,7 +269,7 @@ class TimeseriesStep(msgspec.Struct, frozen=True):
 
 
 class Timeseries(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The answer of ``timeseries/``.
+    """The response of ``timeseries/``.
 
     Args:
         step_s: Length of a step, in seconds.
@@ -278,7 +278,7 @@ class Timeseries(msgspec.Struct, frozen=True, omit_defaults=True):
         steps: All of the window, in order, those without hits as well.
         basis: What percentiles were computed from; left out without any.
         max_relative_error: The bound of the error of percentiles, relative to the value; 0 is exact.
-        covered: Left out where it is the window of the question.
+        covered: Left out where it is the requested window.
     """
 
     step_s: int
@@ -291,16 +291,16 @@ class Timeseries(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def basis_of(resolution: Resolution) -> Basis:
-    """Return the API's word for what percentiles of a resolution are computed from."""
+    """Return the API's name of what percentiles of a resolution are computed from."""
     return "raw" if resolution is Resolution.RAW else "rollup"
 
 
 def covered_window(covered: Span | None, window: Span) -> CoveredWindow | None:
-    """Return what was read, None of it if ``covered`` is None; None if that is the window of the question."""
+    """Return what was read, None of it if ``covered`` is None; None if that is the requested window."""
     covered = covered or Span(window.end, window.end)
     return CoveredWindow(covered.start, covered.end) if covered != window else None
 
 
 def iso_time(time: datetime) -> str:
-    """Format a time as JSON answers have it."""
+    """Format a time as JSON responses have it."""
     return time.isoformat().replace("+00:00", "Z")

@@ -55,7 +55,7 @@ def make_plan(
     The cost grows with the number of dirty hours, not with the length of the window.
 
     Args:
-        window: What the question is about.
+        window: The window of the request.
         dirty_hours: Hours whose rollups do not include all events: they are read from the events.
         watermarks: What retention has left. Where events were removed, rollups are read in whole buckets; what was
             removed at every resolution is left out.
@@ -68,7 +68,7 @@ def make_plan(
     rest = Span(max(start, only_days[-1].end) if only_days else start, window.end)
     without_events = Span(rest.start, min(rest.end, watermarks.raw))
     with_events = Span(max(rest.start, watermarks.raw), rest.end)
-    # Without events, rollups are the finest that there is, also for a question that asks for events.
+    # Without events, rollups are the finest that there is, also for a request that asks for events.
     by_day = {
         Resolution.DAY: rest,
         Resolution.HOUR: Span(rest.end, rest.end),

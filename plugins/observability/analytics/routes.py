@@ -33,7 +33,7 @@ class AnalyticsRoutes:
     """Handlers of ``/api/requests/kpis/`` and its siblings.
 
     Args:
-        analytics: Answers the questions.
+        analytics: Computes them.
     """
 
     def __init__(self, analytics: AnalyticsService) -> None:
@@ -71,7 +71,7 @@ class PublicAnalyticsRoutes:
     Their policy is ``read``, as under ``/api/requests/``: they are public to applications, not to everybody.
 
     Args:
-        analytics: Answers the questions.
+        analytics: Computes them.
     """
 
     def __init__(self, analytics: AnalyticsService) -> None:
@@ -109,13 +109,13 @@ class PublicAnalyticsRoutes:
 
 
 def _rows_with_headers(row_set: RowSet[Row]) -> Response[Sequence[Row]]:
-    """Answer with a bare list; its metadata goes into headers such as ``X-Fresh-Until``."""
+    """Respond with a bare list; its metadata goes into headers such as ``X-Fresh-Until``."""
     headers = {f"X-{name.replace('_', '-').title()}": str(value) for name, value in row_set.metadata.items()}
     return Response(row_set.rows, headers=headers)
 
 
 def _of_application(query: Query, application: Application | None) -> Query:
-    """Narrow a question to the application in the path."""
+    """Narrow a request to the services of the application in the path."""
     if application is None:
         return query
     if query.application not in (None, application.slug):

@@ -1,4 +1,4 @@
-"""What a question is about: a window of time, the steps it is cut into, and the series that count."""
+"""The scope of an analytics request: a window of time, its steps, and the series that match."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STEP_UNITS = {"m": MINUTE, "h": HOUR, "d": DAY}
 
 
 class Scope(msgspec.Struct, frozen=True):
-    """The events that a question is about; texts are compared without case, and None matches everything.
+    """The events that an analytics request selects; texts are compared without case, and None matches everything.
 
     Args:
         window: Their time.

@@ -1,4 +1,4 @@
-"""Answer questions: totals from rollups, percentiles from the events or, on request, from histograms."""
+"""Compute analytics: totals from rollups, percentiles from the events or, on request, from histograms."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ ServicesOf = Callable[[str], tuple[str, ...]]
 
 
 class AnalyticsService:
-    """Answers questions about many requests.
+    """Computes analytics: KPIs, rows by hour, day and endpoint, and time series.
 
     Args:
         db: The database.
@@ -203,7 +203,7 @@ class _PercentilesByStep(msgspec.Struct, frozen=True):
 
 
 def _coarsest(query: TotalsQuery, window: Span) -> Resolution:
-    """Return the coarsest resolution that a question about totals may be answered from."""
+    """Return the coarsest resolution from which totals may be computed."""
     if not query.approx and (query.method is not None or query.error_from != DEFAULT_ERROR_FROM):
         return Resolution.RAW
     if query.granularity == "auto":

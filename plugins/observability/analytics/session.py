@@ -1,4 +1,4 @@
-"""Query sessions: the database in one snapshot, for all queries of one question."""
+"""Query sessions: the database in one snapshot, for all queries of one request."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ _PERCENTILES_PREFIX = "percentiles_"
 
 
 class QuerySession:
-    """A REPEATABLE READ transaction and the series of a question; ``open`` makes one.
+    """A REPEATABLE READ transaction and the series of a request; ``open`` makes one.
 
     Every query takes a plan of this session: the plan and the rollups that it reads belong to one snapshot.
 
     Args:
         connection: In the transaction.
-        scope: What the question is about.
+        scope: The scope of the request.
         state: The state of the rollups in the snapshot.
         series: The condition for the series of the scope.
         parameters: Of that condition and of the scope.
@@ -80,7 +80,7 @@ class QuerySession:
 
         Args:
             db: The database.
-            scope: What the question is about.
+            scope: The scope of the request.
             approx: Whether only dirty hours and the edges of the window are read from events.
         """
         with db.transaction(repeatable_read=True, begin_with=LOCK_EVENTS_SHARED) as connection:

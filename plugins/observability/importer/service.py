@@ -152,7 +152,7 @@ class Importer:
         """Import one file.
 
         Args:
-            report: Names file and format; filled in batch by batch.
+            report: Has file and format; updated after each batch.
             stream: The file, opened for reading bytes.
             on_read: Called with the number of bytes of the file that were read.
             service: The service whose access log it is.

@@ -97,7 +97,7 @@ def decode_batch(content: bytes, events_max: int, now: datetime) -> DecodedBatch
 
 
 def decode_lines(lines: Sequence[bytes], indexes: Sequence[int], now: datetime) -> DecodedBatch:
-    """Decode one event from each line. A line that is no JSON is an error of that line.
+    """Decode one event from each line. A line that is not JSON is an error of that line.
 
     Args:
         lines: None of them blank.
@@ -266,7 +266,7 @@ def _split_batch(content: bytes, first: bytes) -> list[bytes]:
     """Return the items of a batch, each still JSON.
 
     Raises:
-        MalformedError: The body is no JSON.
+        MalformedError: The body is not JSON.
         InvalidError: It is neither a list nor an object with a list ``events``.
     """
     try:

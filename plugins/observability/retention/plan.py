@@ -1,4 +1,4 @@
-"""Plan a removal: what would be removed, and which questions could not be answered any more as they can now."""
+"""Plan a removal: what would be removed, and which analytics would no longer be exact."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class PlannedRemoval(msgspec.Struct, frozen=True):
         items: How many events, estimated, or rows of rollups.
         partitions: How many partitions or chunks would be dropped as a whole.
         touched_hours: How many dirty hours would be computed first.
-        consequences: What changes for questions about the time before.
+        consequences: What changes for analytics of the time before.
     """
 
     level: Resolution

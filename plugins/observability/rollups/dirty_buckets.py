@@ -65,7 +65,7 @@ def mark_clean(connection: Connection[TupleRow], hours: Sequence[datetime]) -> N
 
 
 def deduplicate(connection: Connection[TupleRow]) -> None:
-    """Keep only the oldest entry of each hour, as every question reads the table. Nobody else may be refreshing."""
+    """Keep only the oldest entry of each hour, as analytics read the whole table. No other session may refresh."""
     connection.execute(QUERIES["deduplicate_dirty_hours"])
 
 

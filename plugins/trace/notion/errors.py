@@ -15,7 +15,7 @@ import msgspec
 from kernel import retry_after_s
 
 ErrorKind = Literal[
-    "refused",  # cannot succeed until the configuration, the token or the workspace
+    "refused",  # cannot succeed until configuration, token or workspace are changed
     "not_found",  # deleted, or not shared with the connection
     "invalid",  # Notion does not accept the request
     "rate_limited",
@@ -42,7 +42,7 @@ class NotionError(Exception):
     """A request failed, or what it returned cannot be used.
 
     Args:
-        kind: What callers decide by.
+        kind: Category, for callers.
         reason: For people; holds no secret.
         retry: Whether the same request may succeed later.
         retry_after_s: When, if Notion says so.

@@ -65,12 +65,12 @@ class RateLimiter:
             self._sleep(max(wait_s, _SLEEP_MIN_S))
 
     def pause(self, seconds: float) -> None:
-        """Let no request through for some seconds, a day at most, because Notion asked for it."""
+        """Pause all requests for some seconds, a day at most, because Notion asked for it."""
         with self._db.connection() as connection:
             connection.execute(QUERIES["pause_requests"], {**self._parameters, "pause_s": min(seconds, PAUSE_MAX_S)})
 
     def _try_acquire(self) -> float | None:
-        """Take one request from the budget; return None, or the seconds until there is one."""
+        """Acquire one request from the budget; return None, or the seconds until there is one."""
         with self._db.connection() as connection:
             if connection.execute(QUERIES["acquire_request"], self._parameters).fetchone() is not None:
                 return None

@@ -175,7 +175,7 @@ def map_columns(
 
     Args:
         dataset: Whose items are made.
-        source: Says which column fills which field.
+        source: Maps columns to fields.
         schema: The columns as they are.
         earlier: The column that each configured name stood for in the last export: finds renamed ones by their id.
         sources: Datasets that are exported, which relations can point to.

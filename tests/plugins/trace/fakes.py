@@ -29,13 +29,13 @@ class FakeSleep:
 
 
 class UnlimitedRateLimiter(RateLimiter):
-    """Lets every request through, and needs no database."""
+    """A fake rate limiter without a limit and without a database."""
 
     def __init__(self) -> None:
         pass
 
     def acquire(self) -> None:
-        """Let a request through."""
+        """Return at once."""
 
     def pause(self, seconds: float) -> None:
-        """Let the next requests through all the same."""
+        """Ignore the pause."""

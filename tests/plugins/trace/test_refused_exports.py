@@ -1,4 +1,4 @@
-"""An incomplete export is refused: the last good version keeps serving, and every surface says why."""
+"""An incomplete export is refused: the last good version is still served, and every surface reports why."""
 
 from __future__ import annotations
 

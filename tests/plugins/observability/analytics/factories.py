@@ -1,4 +1,4 @@
-"""Factories: events over some days, services that have them, and questions about them."""
+"""Factories: events over some days, services that have them, and requests for their analytics."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def ingest_hourly_events(client: Client) -> None:
 
 
 def ask(client: Client, path: str) -> Result:
-    """Ask a question that has an answer."""
+    """Request analytics; the response must be 200."""
     answer = client.get(f"{ROOT}{path}")
     assert answer.status == 200, answer.content
     return answer

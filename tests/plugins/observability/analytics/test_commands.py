@@ -34,7 +34,7 @@ def database_without_first_day(engine: TestedEngine) -> Iterator[str]:
             ingest(client, random_events(100))
             container_of(client).rollups.refresh()
             run_statement(client, "UPDATE observability.retention SET from_time = '2025-12-13 00:00Z'")
-            # So that ``fresh_until`` is not the time of the question.
+            # So that ``fresh_until`` is not the time of the request.
             ingest(client, [make_event(time="2025-12-14T10:20:00Z")])
         yield url
 

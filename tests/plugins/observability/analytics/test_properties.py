@@ -60,7 +60,7 @@ _histories = st.builds(
     _beginnings,
     st.lists(_operations, max_size=10),
 )
-_questions = st.fixed_dictionaries(
+_requests = st.fixed_dictionaries(
     {
         "window": st.just((timedelta(0), 3 * DAY)) | st.tuples(_offsets, _offsets).map(sorted),
         "filters": st.fixed_dictionaries(
@@ -142,30 +142,30 @@ class History:
             with contextlib.suppress(KilledError):
                 rollups.refresh(progress=die)
 
-    def ask(self, question: Mapping[str, Any]) -> None:
-        start, end = (self._start + offset for offset in question["window"])
-        given = {"start": start.isoformat(), "end": end.isoformat(), "approx": str(question["approx"]).lower()}
+    def ask(self, request: Mapping[str, Any]) -> None:
+        start, end = (self._start + offset for offset in request["window"])
+        given = {"start": start.isoformat(), "end": end.isoformat(), "approx": str(request["approx"]).lower()}
         events = list(self._events.values())
-        bound = 0.01 if question["approx"] else 0.0
-        filters: dict[str, str] = question["filters"]
+        bound = 0.01 if request["approx"] else 0.0
+        filters: dict[str, str] = request["filters"]
         identity = {name: value for name, value in filters.items() if name != "method"}
         shown = oracle.matching(events, start, end, identity)
 
         daily = self._get("daily", {**given, **identity})
         assert oracle.agrees(daily, oracle.days(shown), relative_error=bound)
         assert oracle.agrees(self._get("hourly", {**given, **identity}), oracle.hours(shown))
-        more = {**filters, "error_from": question["error_from"], "granularity": question["granularity"]}
+        more = {**filters, "error_from": request["error_from"], "granularity": request["granularity"]}
         chosen = oracle.matching(events, start, end, filters)
-        self._check_kpis({**given, **more}, chosen, question, bound)
-        self._check_top({**given, **more}, chosen, question, bound)
-        self._check_steps({**given, **filters, "error_from": question["error_from"]}, chosen, question, bound)
+        self._check_kpis({**given, **more}, chosen, request, bound)
+        self._check_top({**given, **more}, chosen, request, bound)
+        self._check_steps({**given, **filters, "error_from": request["error_from"]}, chosen, request, bound)
 
     def _check_kpis(
-        self, given: Mapping[str, Any], events: list[oracle.Event], question: Mapping[str, Any], bound: float
+        self, given: Mapping[str, Any], events: list[oracle.Event], request: Mapping[str, Any], bound: float
     ) -> None:
         found = self._get("kpis", {**given, "percentiles": ",".join(map(str, PERCENTILES))})
 
-        assert oracle.agrees(found, oracle.summary(events, question["error_from"]), relative_error=bound)
+        assert oracle.agrees(found, oracle.summary(events, request["error_from"]), relative_error=bound)
         latencies = [event["latency_ms"] for event in events]
         for percentile, each in zip(PERCENTILES, found["percentiles"], strict=True):
             assert each["percentile"] == percentile
@@ -176,16 +176,16 @@ class History:
                 continue
             exact = percentile_cont(latencies, percentile)
             assert abs(each["value_ms"] - exact) <= each["max_relative_error"] * exact
-        if not question["approx"] and ("method" in given or question["error_from"] != 500):
+        if not request["approx"] and ("method" in given or request["error_from"] != 500):
             assert found["source"] == "raw"
 
     def _check_top(
-        self, given: Mapping[str, Any], events: list[oracle.Event], question: Mapping[str, Any], bound: float
+        self, given: Mapping[str, Any], events: list[oracle.Event], request: Mapping[str, Any], bound: float
     ) -> None:
-        sort_by, direction = question["sort_by"], question["direction"]
+        sort_by, direction = request["sort_by"], request["direction"]
         found = self._get("top-endpoints", {**given, "sort_by": sort_by, "direction": direction, "with_p95": "true"})
 
-        expected = oracle.endpoints(events, question["error_from"])
+        expected = oracle.endpoints(events, request["error_from"])
         if sort_by == "p95_latency_ms" and bound:
             # Ranked by what is shown.
             assert found == oracle.ranked(sorted(found, key=_name), sort_by, direction)
@@ -195,14 +195,14 @@ class History:
         assert oracle.agrees(found, expected, relative_error=bound)
 
     def _check_steps(
-        self, given: Mapping[str, Any], events: list[oracle.Event], question: Mapping[str, Any], bound: float
+        self, given: Mapping[str, Any], events: list[oracle.Event], request: Mapping[str, Any], bound: float
     ) -> None:
-        name, step = question["step"]
+        name, step = request["step"]
 
         found = self._get("timeseries", {**given, "step": name, "percentiles": "95"})["steps"]
 
         with_hits = [{**each, "p95_latency_ms": each["percentiles_ms"]["95"]} for each in found if each["hits"]]
-        assert oracle.agrees(with_hits, oracle.steps(events, step, question["error_from"]), relative_error=bound)
+        assert oracle.agrees(with_hits, oracle.steps(events, step, request["error_from"]), relative_error=bound)
 
     def _event(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         given = {**fields, "time": (self._start + fields.get("time", timedelta(0))).isoformat()}
@@ -227,13 +227,13 @@ def test_every_answer_equals_that_of_the_oracle(engine: TestedEngine, client: Cl
     starts = (datetime(2019, 1, 1, tzinfo=UTC) + number * 4 * DAY for number in itertools.count())
 
     @hypothesis.settings(max_examples=6 if engine.one_session else 50)
-    @hypothesis.given(_histories, st.lists(_questions, min_size=3, max_size=3))
-    def check(history: list[tuple[str, Any]], questions: list[Mapping[str, Any]]) -> None:
+    @hypothesis.given(_histories, st.lists(_requests, min_size=3, max_size=3))
+    def check(history: list[tuple[str, Any]], requests: list[Mapping[str, Any]]) -> None:
         timeline = History(client, next(starts))
         for operation, given in history:
             if operation == "ask":
-                for question in questions:
-                    timeline.ask(question)
+                for request in requests:
+                    timeline.ask(request)
             else:
                 getattr(timeline, operation)(given)
 

@@ -1,4 +1,4 @@
-"""Factories: services with retention, events at times relative to today, and questions about them."""
+"""Factories: services with retention, events at times relative to today, and requests for their analytics."""
 
 from __future__ import annotations
 

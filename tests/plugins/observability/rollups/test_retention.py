@@ -65,7 +65,7 @@ def test_answers_about_whole_hours_and_days_stay_the_same(serve: Serve) -> None:
     assert listed(client, "ordering=time")[0]["time"] == (today() - 2 * DAY).isoformat().replace("+00:00", "Z")
 
 
-def test_without_events_an_exact_question_says_that_its_percentiles_come_from_rollups(serve: Serve) -> None:
+def test_without_events_an_exact_request_reports_that_its_percentiles_come_from_rollups(serve: Serve) -> None:
     serve_six_days(serve)
     client = serve(observability=keeping(raw_days=2))
     before = kpis(client, "start=2020-01-01&percentiles=50")
