@@ -12,7 +12,7 @@ up: $(VENV)/.run
 
 ## test: lint, format, types, import rules and every test
 test: lint $(VENV)/.pglite
-	TIERCEL_TEST_PGLITE=$$(test -d $(PGLITE)/node_modules && echo $(CURDIR)/$(PGLITE)) $(BIN)/pytest -n 2 --dist loadgroup
+	TIERCEL_TEST_PGLITE=$$(test -d $(PGLITE)/node_modules && echo $(CURDIR)/$(PGLITE)) $(BIN)/pytest -n 4 --dist loadgroup
 
 ## quick: lint, format, types, import rules and the tests that start no process, on the embedded PostgreSQL only
 quick: lint
