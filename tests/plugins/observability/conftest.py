@@ -66,6 +66,17 @@ def db_settings(engine: TestedEngine, database: str) -> Mapping[str, Any]:
 
 
 @pytest.fixture
+def serve(serve: Serve) -> Serve:
+    """As everywhere, but without events of the service's own requests, unless they are asked for."""
+
+    def start(clock: Any = None, **values: Any) -> Client:
+        observability = {"log_own_requests": False, **values.pop("observability", {})}
+        return serve(clock, observability=observability, **values)
+
+    return start
+
+
+@pytest.fixture
 def client(serve: Serve) -> Client:
     """A service on the test's database."""
     return serve(**QUIET)

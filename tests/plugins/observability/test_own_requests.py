@@ -11,6 +11,7 @@ from tests.plugins.observability.events import ROOT, create, listed, make_event
 from tests.processes import eventually
 
 OWN = "service=tiercel&ordering=time"
+OWN_REQUESTS = {"log_own_requests": True}
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
@@ -23,7 +24,7 @@ def waiting(client: Client) -> int:
 
 
 def test_a_request_is_logged_with_its_route_status_and_identifiers(serve: Serve) -> None:
-    client = serve()
+    client = serve(observability=OWN_REQUESTS)
     url = create(client)
     flush(client)
 
@@ -37,7 +38,7 @@ def test_a_request_is_logged_with_its_route_status_and_identifiers(serve: Serve)
 
 
 def test_failures_are_logged_with_the_status_that_was_sent(serve: Serve) -> None:
-    client = serve()
+    client = serve(observability=OWN_REQUESTS)
     expected = [
         ("POST", "/api/requests/ingest/", "/api/requests/ingest", 415),
         ("GET", "/api/v1/requests/nothing/", "/api/v1/requests/{id}", 404),
@@ -55,7 +56,7 @@ def test_failures_are_logged_with_the_status_that_was_sent(serve: Serve) -> None
 
 
 def test_requests_without_a_route_share_one_series(serve: Serve, database: str) -> None:
-    client = serve()
+    client = serve(observability=OWN_REQUESTS)
 
     for number in range(20):
         client.get(f"/probe/{number}")
@@ -66,7 +67,7 @@ def test_requests_without_a_route_share_one_series(serve: Serve, database: str) 
 
 
 def test_probes_are_not_logged(serve: Serve) -> None:
-    client = serve()
+    client = serve(observability=OWN_REQUESTS)
 
     for path in ("/livez", "/readyz", "/startupz", "/health/", "/api/health/", "/api/health/?db=1"):
         client.get(path)
@@ -85,7 +86,7 @@ def test_it_can_be_switched_off(serve: Serve) -> None:
 
 
 def test_records_are_stored_without_a_flush(serve: Serve) -> None:
-    client = serve()
+    client = serve(observability=OWN_REQUESTS)
 
     client.get("/api/")
 
@@ -93,7 +94,7 @@ def test_records_are_stored_without_a_flush(serve: Serve) -> None:
 
 
 def test_records_wait_while_the_database_is_away_and_requests_do_not(serve: Serve, database: str) -> None:
-    client = serve(db={"pool_timeout_s": 0.2, "connect_timeout_s": 1})
+    client = serve(observability=OWN_REQUESTS, db={"pool_timeout_s": 0.2, "connect_timeout_s": 1})
     with outage(database):
         statuses = [client.get("/api/").status, client.post(ROOT, make_event()).status]
         flush(client)

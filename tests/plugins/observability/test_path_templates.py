@@ -112,7 +112,7 @@ def test_a_wrong_rule_is_an_error_of_the_configuration(pattern: str, name: str, 
         configuration.table("observability", ObservabilitySettings)
 
     (problem,) = caught.value.problems
-    assert problem.startswith(f"tiercel.toml: observability.path_templates: {reason}")
+    assert problem.startswith(f"tiercel.toml: observability.templates: {reason}")
 
 
 def quoted(text: str) -> str:
