@@ -3,8 +3,9 @@
     decode -> validate -> normalize -> resolve series -> ensure partitions -> copy
 
 ``IngestService.ingest_json`` decodes (``decode``, and ``validate`` for what the fast decoder rejects) and
-``IngestService.ingest`` normalizes. ``IngestService.store`` does the rest in one loop: what a process remembers of
-series, partitions and retention may be out of date, the database says so, and the loop goes around once more.
+``IngestService.ingest`` normalizes. ``IngestService.store`` does the rest in one retry loop. What this process
+remembers of series, partitions and the watermark of retention may be out of date; then the write fails with an
+exception that says which of them, and the loop refreshes it and tries again.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from plugins.observability.retention.watermark import IngestWatermark, TooOldErr
 from plugins.observability.series import ResolvedSeries, SeriesDictionary, SeriesRemovedError
 from plugins.observability.settings import ObservabilitySettings
 
-# Removals of series and partitions take turns with writes: to be overtaken twice in a row is rare.
+# Series, partitions and the watermark change rarely: a second attempt is hardly ever overtaken as well.
 ATTEMPTS_MAX = 10
 
 
@@ -226,14 +227,14 @@ class IngestService:
         """
         event, messages = validate_event(decode_fields(content), self._now())
         if event is None:
-            self.record_rejected(LOCAL_SENDER, [ItemError(0, messages)])
+            self._record_rejected(LOCAL_SENDER, [ItemError(0, messages)])
             raise invalid_fields(messages)
         batch, _ = normalize([0], [event], self._now())
         derive_ids(batch, idempotency_key)
         try:
             stored = self.store(batch, sender=LOCAL_SENDER, strict=True, templates=self._templates)
         except BatchRejectedError as ex:
-            self.record_rejected(LOCAL_SENDER, ex.errors)
+            self._record_rejected(LOCAL_SENDER, ex.errors)
             raise invalid_fields(ex.errors[0].errors) from ex
         return make_event_id(batch.times_us[0] // 1000, batch.id_suffixes[0]), stored.inserted == 1
 
@@ -271,7 +272,7 @@ class IngestService:
                 raise BatchRejectedError(expired)
             all_rejected = [*rejected, *expired]
             if not kept.events:
-                self.record_rejected(sender, all_rejected)
+                self._record_rejected(sender, all_rejected)
                 return StoreResult(0, errors=expired)
             try:
                 series = self._series.resolve(kept.series_keys, templates)
@@ -292,7 +293,7 @@ class IngestService:
                 return msgspec.structs.replace(stored, errors=[*expired, *stored.errors])
         raise failure
 
-    def record_rejected(self, sender: str, rejected: Sequence[ItemError], received: int | None = None) -> None:
+    def _record_rejected(self, sender: str, rejected: Sequence[ItemError], received: int | None = None) -> None:
         """Append a batch to the ledger of which nothing is stored.
 
         Args:
@@ -328,7 +329,7 @@ class IngestService:
         return IngestLimits(**values)
 
     def _drop_expired(self, batch: NormalizedBatch) -> tuple[NormalizedBatch, list[ItemError]]:
-        """Return a batch without the events that are older than what is kept, and the errors of these."""
+        """Return a batch without the events that lie before the watermark, and the errors of these."""
         since = self._watermark.since
         expired = [] if since is None else batch.positions_before(since)
         if since is None or not expired:
@@ -338,8 +339,8 @@ class IngestService:
     def _write(self, write: _Write) -> StoreResult:
         """Write a batch and its entry in the ledger in one transaction.
 
-        The cheapest way comes first, the next only where it fails: straight into the table; through staging, past
-        events that are stored already; around events that the server cannot store, which nobody else can tell.
+        There are three ways, each tried only if a cheaper one failed: straight into the table; through staging, which
+        skips events that are stored already; and by bisection, which skips events that the server cannot store.
         """
         batch, size = write.batch, write.batch_size
         rows = batch.rows(write.series)
@@ -356,8 +357,8 @@ class IngestService:
                 with suppress(psycopg.errors.UniqueViolation, EventMovedError), self._db.transaction() as connection:
                     # Rows begin with their ids: sorted, so that two writers of the same rows cannot deadlock.
                     inserted = copy_rows(connection, sorted(rows), size)
-                    # The row of an event whose time was edited violates no constraint, and must not come back at its
-                    # old time. Asked last: the rows above had to wait for an edit that was under way.
+                    # The row of an event whose time was edited violates no constraint, but must not come back at its
+                    # old time. Checked last: if an edit was under way, the rows above have waited for its end.
                     ensure_none_moved(connection, batch.id_range)
                     return write.record(connection, inserted)
             with self._db.transaction() as connection:
@@ -377,7 +378,7 @@ class IngestService:
 
     def _reject_batch(self, errors: Sequence[ItemError], received: int, limits: IngestLimits) -> InvalidError:
         """Record a strict batch as rejected; return the error it is answered with."""
-        self.record_rejected(LOCAL_SENDER, errors, received)
+        self._record_rejected(LOCAL_SENDER, errors, received)
         listed = sorted(errors, key=lambda error: error.index)[: limits.max_errors]
         by_field = {f"{error.index}.{field}": text for error in listed for field, text in error.errors.items()}
         return InvalidError(
