@@ -121,7 +121,6 @@ def test_malformed_json_stores_nothing(shared: Client, content: bytes) -> None:
     assert stored_count(shared) == before
 
 
-@every_server
 @pytest.mark.parametrize("wrapped", [False, True], ids=["list", "object"])
 @pytest.mark.parametrize("bad", BAD_ITEMS.values(), ids=BAD_ITEMS)
 def test_an_invalid_item_does_not_affect_the_others(shared: Client, bad: bytes, wrapped: bool) -> None:
@@ -194,7 +193,6 @@ def test_max_events_rejects_the_whole_request(shared: Client, bad: dict[str, Any
         assert stored_count(shared) == before
 
 
-@every_server
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5])
 def test_any_batch_size_stores_every_event(shared: Client, batch_size: int) -> None:
     before = stored_count(shared)

@@ -38,8 +38,8 @@ def totals(received: int, stored: int, duplicate: int = 0, rejected: int = 0, ca
     }
 
 
-def test_the_response_has_an_envelope(reusable: Client) -> None:
-    answer = reusable.get(LEDGER)
+def test_the_response_has_an_envelope(serve: Serve) -> None:
+    answer = serve().get(LEDGER)
 
     assert answer.json()["success"] is True
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
@@ -116,9 +116,11 @@ def test_a_span_of_time_can_be_selected(serve: Serve) -> None:
     assert ledger(client, "start=2020-01-01&end=2999-01-01&key=local")["totals"] == totals(2, stored=2)
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=9999", "start=now", "key=%00", "end=0001-01-01"])
-def test_odd_parameters_are_no_failure(reusable: Client, query: str) -> None:
-    assert reusable.get(f"{LEDGER}?{query}").status in {200, 400}
+def test_odd_parameters_are_no_failure(serve: Serve) -> None:
+    client = serve()
+
+    for query in ("limit=0", "limit=9999", "start=now", "key=%00", "end=0001-01-01"):
+        assert client.get(f"{LEDGER}?{query}").status in {200, 400}, query
 
 
 @every_server

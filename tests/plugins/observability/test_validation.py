@@ -11,7 +11,16 @@ import pytest
 from kernel.testing import Client
 from tests.conftest import Serve
 from tests.plugins.observability.engines import every_engine, every_server
-from tests.plugins.observability.events import ROOT, listed, make_event, post_bytes, raw_event, short_id, stored_count
+from tests.plugins.observability.events import (
+    ROOT,
+    listed,
+    make_event,
+    post_bytes,
+    post_ingest,
+    raw_event,
+    short_id,
+    stored_count,
+)
 
 pytestmark = every_engine
 
@@ -211,6 +220,22 @@ def test_valid_times_are_accepted(shared: Client, text: str, time: str) -> None:
 )
 def test_invalid_times_are_rejected(shared: Client, text: str, message: str) -> None:
     assert messages(shared, raw_event(time=text)) == {"time": [message]}
+
+
+@pytest.mark.parametrize(
+    ("event_id", "stored"), [(None, 1), ("", 0), ("  ", 0), ("x" * 255, 1), ("x" * 256, 0), (7, 1)], ids=short_id
+)
+def test_event_ids_are_validated(shared: Client, event_id: object, stored: int) -> None:
+    answer = post_ingest(shared, [make_event(event_id=event_id)]).json()
+
+    assert (answer["inserted"], answer["duplicates"], answer["rejected"]) == (stored, 0, 1 - stored)
+
+
+@pytest.mark.parametrize("key", ["", "   ", '""', "x" * 256, "caf\xe9"], ids=short_id)
+def test_an_invalid_key_is_rejected(shared: Client, key: str) -> None:
+    answer = shared.post(f"{ROOT}ingest/", [make_event()], headers={"Idempotency-Key": key})
+
+    assert (answer.status, list(answer.json()["errors"])) == (400, ["Idempotency-Key"])
 
 
 class FixedClock:
