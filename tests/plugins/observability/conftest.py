@@ -53,13 +53,6 @@ def shared(engine: TestedEngine, module_database: str) -> Iterator[Client]:
 
 
 @pytest.fixture
-def reusable(request: pytest.FixtureRequest, engine: TestedEngine) -> Client:
-    """As ``shared``, in files whose other tests have their own database: an engine of one session has one at a time."""
-    client: Client = request.getfixturevalue("client" if engine.one_session else "shared")
-    return client
-
-
-@pytest.fixture
 def db_settings(engine: TestedEngine, database: str) -> Mapping[str, Any]:
     """The table ``db`` of a configuration that uses the test's database."""
     return engine.settings(database)
