@@ -99,7 +99,7 @@ def test_unstorable_items_are_in_the_ledger(serve: Serve, strict: str) -> None:
 
 
 def test_senders_are_counted_separately(serve: Serve) -> None:
-    client = serve()
+    client = serve(observability={"log_own_requests": True})
     post_ingest(client, make_events(2))
     client.service.shared.requests.flush()
 
