@@ -279,7 +279,7 @@ def test_an_import_obeys_the_cap_and_reports_it(full: Client, tmp_path: Path) ->
 
 
 def test_own_requests_obey_the_cap(serve: Serve, database: str) -> None:
-    client = serve(observability={"series_max": 1})
+    client = serve(observability={"series_max": 1, "log_own_requests": True})
     post_ingest(client, [make_event()])
 
     client.service.shared.requests.flush()
