@@ -16,7 +16,7 @@ test: lint $(VENV)/.pglite
 
 ## quick: lint, format, types, import rules and the tests that start no process, on the embedded PostgreSQL only
 quick: lint
-	$(BIN)/pytest -q -n 2 --quick
+	$(BIN)/pytest -q -n 4 --quick
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
