@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -21,8 +24,8 @@ from kernel.threads import BackgroundThread
 DATABASE_ERRORS = (psycopg.Error, UnavailableError, OSError)
 
 _RECONNECT_S = 1.0
-# How often the thread checks whether it should stop.
-_TICK_S = 0.1
+# How often the thread checks whether it should stop, should nothing wake it.
+_TICK_S = 1.0
 # A server that vanished without closing its connections is noticed after half a minute, not after two hours.
 _KEEPALIVES = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "4"}
 
@@ -54,7 +57,8 @@ class NotificationListener:
         self._log = log
         self._subscriptions: list[_Subscription] = []
         self._is_lost = False
-        self._thread = BackgroundThread(name, self._run)
+        self._connection: Connection[Any] | None = None
+        self._thread = BackgroundThread(name, self._run, on_stop=self._wake)
 
     def subscribe(
         self,
@@ -87,18 +91,29 @@ class NotificationListener:
             try:
                 self._listen(stopping)
             except DATABASE_ERRORS as ex:
-                self._report_outage(ex)
-                stopping.wait(_RECONNECT_S)
+                if not stopping.is_set():
+                    self._report_outage(ex)
+                    stopping.wait(_RECONNECT_S)
+
+    def _wake(self) -> None:
+        """End the wait for notifications: nothing more can be read from the connection."""
+        connection = self._connection
+        if connection is not None and not connection.closed:
+            # The descriptor may be closed in this very moment, by the thread itself.
+            with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+                duplicate.shutdown(socket.SHUT_RD)
 
     def _listen(self, stopping: threading.Event) -> None:
         with psycopg.connect(self._conninfo, autocommit=True) as connection:
+            self._connection = connection
             for each in self._subscriptions:
                 connection.execute(sql.SQL(QUERIES["listen"]).format(channel=sql.Identifier(each.channel)))
             self._poll()
             self._is_lost = False
             polled_at = time.monotonic()
             while not stopping.is_set():
-                received = list(connection.notifies(timeout=_TICK_S, stop_after=1))
+                due_in_s = polled_at + self._poll_interval_s - time.monotonic()
+                received = list(connection.notifies(timeout=max(0.01, min(_TICK_S, due_in_s)), stop_after=1))
                 for each in self._subscriptions:
                     payloads = [one.payload for one in received if one.channel == each.channel]
                     if payloads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import psycopg
@@ -138,3 +139,20 @@ def test_it_can_be_stopped_and_started_again(database: str, listen: Listen) -> N
     send(database, "again")
 
     assert eventually(lambda: received == ["again"])
+
+
+def test_a_listener_that_waits_stops_at_once_and_without_a_warning(
+    database: str, listen: Listen, captured: CapturedLog
+) -> None:
+    polls: list[None] = []
+    listener = listen()
+    listener.subscribe(CHANNEL, lambda payloads: None, poll=lambda: polls.append(None))
+    listener.start()
+    assert eventually(lambda: len(polls) == 1)
+    time.sleep(0.1)
+    started_at = time.monotonic()
+
+    listener.stop()
+
+    assert time.monotonic() - started_at < 0.5
+    assert captured.events("notifications_lost") == []
