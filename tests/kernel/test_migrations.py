@@ -22,6 +22,8 @@ from tests.conftest import Serve
 from tests.kernel.fakes import MakePlugin
 from tests.processes import eventually, python_environment
 
+pytestmark = pytest.mark.slow
+
 MIGRATE = """
 import sys
 from pathlib import Path

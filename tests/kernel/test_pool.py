@@ -21,6 +21,8 @@ from tests.kernel.fakes import MakePlugin
 from tests.plugins.observability.events import make_event
 from tests.processes import eventually
 
+pytestmark = pytest.mark.slow
+
 LIST = "/api/requests/"
 
 

@@ -27,6 +27,8 @@ from tests.kernel.jobs.conftest import make_worker
 from tests.plugins.observability.engines import oldest_postgresql
 from tests.processes import eventually
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parent
 DUMP = "2026-11-28"
 PLUGINS = ["system", "observability", "trace", "club", "skyflow", "nexus", "tests.sample_jobs"]

@@ -22,6 +22,8 @@ from tests.kernel.datasets.conftest import (
 from tests.outage import outage
 from tests.processes import eventually
 
+pytestmark = pytest.mark.slow
+
 # Everything that a publication does, except telling anybody.
 _PUBLISH_SILENTLY = """
 WITH old AS (SELECT * FROM tiercel.dataset_version WHERE dataset = 'tiers' AND version = 1)

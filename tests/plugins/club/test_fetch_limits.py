@@ -18,6 +18,8 @@ from tests.plugins.club import fakes
 from tests.plugins.club.fakes import Behaviour, Exchange, FakeApi, failing, fixed, metric
 from tests.plugins.club.fetching import failed, fetch, fetch_one, fetched, source
 
+pytestmark = pytest.mark.slow
+
 
 class OnPurposeError(Exception):
     """Raised by a test."""

@@ -21,6 +21,8 @@ from tests.plugins.observability.accesslogs import (
 )
 from tests.plugins.observability.events import make_event, make_events
 
+pytestmark = pytest.mark.slow
+
 SMALL_BATCHES = {"ingest_batch_size": 10}
 
 

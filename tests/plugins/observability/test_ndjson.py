@@ -27,6 +27,8 @@ from tests.plugins.observability.events import (
 )
 from tests.processes import Service, eventually, serving
 
+pytestmark = pytest.mark.slow
+
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:

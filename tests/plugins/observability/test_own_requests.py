@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import psycopg
+import pytest
 
 from kernel.testing import Client
 from tests.conftest import Serve
 from tests.outage import outage
 from tests.plugins.observability.events import ROOT, create, listed, make_event
 from tests.processes import eventually
+
+pytestmark = pytest.mark.slow
 
 OWN = "service=tiercel&ordering=time"
 OWN_REQUESTS = {"log_own_requests": True}

@@ -17,6 +17,8 @@ from tests.notion.values import formula
 from tests.notion.workspace import Workspace
 from tests.plugins.trace.factories import Specifications, export, serve_trace
 
+pytestmark = pytest.mark.slow
+
 Check = Callable[..., Ran]
 
 

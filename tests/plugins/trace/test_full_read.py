@@ -27,6 +27,8 @@ from tests.plugins.trace.factories import (
 )
 from tests.processes import eventually
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_full_read_notices_a_row_deleted_without_a_trace(exported: Client, specifications: Specifications) -> None:
     specifications.workspace.remove(first_feature(specifications))

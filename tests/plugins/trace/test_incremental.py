@@ -24,6 +24,8 @@ from tests.plugins.trace.factories import (
 )
 from tests.processes import eventually
 
+pytestmark = pytest.mark.slow
+
 ALL = ["feature-0", "feature-1", "feature-2"]
 
 

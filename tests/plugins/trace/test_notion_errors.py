@@ -31,6 +31,8 @@ from tests.notion.server import FakeNotion, Fault
 from tests.plugins.trace.factories import Specifications, export, export_refused, keys_of, notion_client, serve_trace
 from tests.plugins.trace.fakes import FakeSleep, StoppedError
 
+pytestmark = pytest.mark.slow
+
 TRANSIENT: dict[str, Fault] = {
     "rate limited": rate_limited(),
     "rate limited, no wait": rate_limited(0),

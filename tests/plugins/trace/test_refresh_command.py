@@ -22,6 +22,8 @@ from tests.notion.server import FakeNotion
 from tests.plugins.trace.factories import Specifications, export, keys_of, serve_trace
 from tests.processes import eventually
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def exported(serve: Serve, notion: FakeNotion, specifications: Specifications) -> Client:

@@ -29,6 +29,8 @@ from tests.plugins.trace.factories import (
 )
 from tests.processes import eventually
 
+pytestmark = pytest.mark.slow
+
 FEATURES = "/trace/public/features/"
 REASON = "features: area: 'Area' missing"
 

@@ -19,6 +19,8 @@ from tests.notion.server import FakeNotion
 from tests.notion.webhooks import PATH, TOKEN, make_event, send, signature
 from tests.plugins.trace.factories import PLUGINS, Specifications, export, keys_of, serve_trace
 
+pytestmark = pytest.mark.slow
+
 ServeWebhook = Callable[..., Client]
 
 
