@@ -25,7 +25,7 @@ from tests.plugins.observability.events import (
     stored_count,
 )
 
-pytestmark = every_engine
+pytestmark = [every_engine, pytest.mark.slow]
 
 KEY = {"Idempotency-Key": "batch-1"}
 

@@ -25,7 +25,7 @@ from tests.plugins.observability.engines import every_engine, every_server
 from tests.plugins.observability.events import ROOT, create, make_event, make_events, stored_count
 from tests.processes import eventually
 
-pytestmark = every_engine
+pytestmark = [every_engine, pytest.mark.slow]
 
 URL = f"{ROOT}export/"
 FORMATS = ("csv", "ndjson", "parquet")

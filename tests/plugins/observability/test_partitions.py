@@ -17,7 +17,7 @@ from tests.plugins.observability.engines import every_server
 from tests.plugins.observability.events import ROOT, create, listed, make_event, make_events, post_ingest, stored_count
 from tests.processes import eventually
 
-pytestmark = every_server
+pytestmark = [every_server, pytest.mark.slow]
 
 DAY = timedelta(days=1)
 

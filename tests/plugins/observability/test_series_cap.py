@@ -26,7 +26,7 @@ from tests.plugins.observability.accesslogs import combined_line, import_text
 from tests.plugins.observability.engines import every_server
 from tests.plugins.observability.events import ROOT, create, listed, make_event, post_ingest
 
-pytestmark = every_server
+pytestmark = [every_server, pytest.mark.slow]
 
 CAP = 3
 OF_SERVICES_MAX = 100

@@ -20,7 +20,7 @@ from tests.plugins.observability.analytics.factories import (
 )
 from tests.plugins.observability.engines import every_server
 
-pytestmark = every_server
+pytestmark = [every_server, pytest.mark.slow]
 
 TABLES = {
     "raw": ("event",),

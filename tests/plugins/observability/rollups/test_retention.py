@@ -34,7 +34,7 @@ from tests.plugins.observability.rollups.factories import (
 )
 from tests.processes import eventually
 
-pytestmark = every_server
+pytestmark = [every_server, pytest.mark.slow]
 
 EXACT = ("hits", "errors", "error_rate", "avg_latency_ms", "max_latency_ms")
 

@@ -17,7 +17,7 @@ from tests.plugins.observability.events import create, listed, make_event, post_
 from tests.plugins.observability.rollups.factories import DAY, apply, keeping, kpis, store_at, today
 from tests.processes import eventually
 
-pytestmark = every_server
+pytestmark = [every_server, pytest.mark.slow]
 
 
 def endpoints(client: Client) -> list[str]:

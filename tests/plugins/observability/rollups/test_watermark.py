@@ -24,7 +24,7 @@ from tests.plugins.observability.rollups.factories import (
     today,
 )
 
-pytestmark = every_server
+pytestmark = [every_server, pytest.mark.slow]
 
 
 @pytest.mark.parametrize(
