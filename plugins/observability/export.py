@@ -232,7 +232,7 @@ class ParquetFormat:
                 pyarrow.field("endpoint", pyarrow.string(), nullable=False),
                 pyarrow.field("method", pyarrow.string(), nullable=False),
                 pyarrow.field("status_code", pyarrow.int16(), nullable=False),
-                pyarrow.field("latency_ms", pyarrow.int32(), nullable=False),
+                pyarrow.field("latency_ms", pyarrow.int32()),
                 pyarrow.field("trace_id", pyarrow.string()),
                 pyarrow.field("user_ref", pyarrow.string()),
                 pyarrow.field("tags", pyarrow.string(), nullable=False),

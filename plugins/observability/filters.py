@@ -9,7 +9,7 @@ import msgspec
 from psycopg import sql
 
 from kernel import InvalidError
-from plugins.observability.models import Event, FilterQuery
+from plugins.observability.models import INT32_MAX, Event, FilterQuery
 from plugins.observability.queries import QUERIES
 
 SEARCH_TERMS_MAX = 10
@@ -115,7 +115,9 @@ def with_tie_breaker(ordering: Sequence[str]) -> list[tuple[str, bool]]:
 def order_by(keys: Sequence[tuple[str, bool]], *, backwards: bool = False) -> sql.Composable:
     """Compose ORDER BY."""
     return sql.SQL(", ").join(
-        sql.SQL("{} {}").format(_column(name), sql.SQL("DESC" if descending != backwards else "ASC"))
+        sql.SQL("{} {}").format(
+            _column(name, descending=descending), sql.SQL("DESC" if descending != backwards else "ASC")
+        )
         for name, descending in keys
     )
 
@@ -135,21 +137,24 @@ def keyset(keys: Sequence[tuple[str, bool]], values: Sequence[Any], *, backwards
     condition: sql.Composable | None = None
     for position in reversed(range(len(keys))):
         name, descending = keys[position]
-        column, value = _column(name), sql.Placeholder(f"key_{position}")
+        column, value = _column(name, descending=descending), sql.Placeholder(f"key_{position}")
         after = sql.SQL("{} {} {}").format(column, _comparison(descending=descending != backwards), value)
         if condition is not None:
             after = sql.SQL("({} OR ({} = {} AND {}))").format(after, column, value, condition)
         condition = after
     name, descending = keys[0]
     bound = sql.SQL("{} {}= {}").format(
-        _column(name), _comparison(descending=descending != backwards), sql.Placeholder("key_0")
+        _column(name, descending=descending), _comparison(descending=descending != backwards), sql.Placeholder("key_0")
     )
     return Conditions([bound, condition] if condition is not None else [bound], parameters)
 
 
 def key_values(event: Event, keys: Sequence[tuple[str, bool]]) -> tuple[Any, ...]:
     """Return the sort keys of an event."""
-    return tuple(getattr(event, name) for name, _ in keys)
+    return tuple(
+        _absent_latency(descending=descending) if (value := getattr(event, name)) is None else value
+        for name, descending in keys
+    )
 
 
 def validate_filters(query: FilterQuery) -> None:
@@ -196,8 +201,13 @@ def _escape(term: str) -> str:
     return term.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
-def _column(name: str) -> sql.SQL:
-    return sql.SQL(QUERIES[f"column_{name}"])
+def _column(name: str, *, descending: bool) -> sql.Composable:
+    return sql.SQL(QUERIES[f"column_{name}"]).format(absent=_absent_latency(descending=descending))
+
+
+def _absent_latency(*, descending: bool) -> int:
+    """Return the latency that an event without one is sorted by: it comes last in either direction."""
+    return -1 if descending else INT32_MAX + 1
 
 
 def _comparison(*, descending: bool) -> sql.SQL:

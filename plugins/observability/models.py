@@ -38,7 +38,7 @@ class EventIn(msgspec.Struct, gc=False):
         endpoint: The path or route it answered on.
         method: HTTP method.
         status_code: HTTP status.
-        latency_ms: How long it took, in ms.
+        latency_ms: How long it took, in ms; None if that was not measured.
         trace_id: The trace it belongs to.
         user_ref: The user who sent the request, as the sender calls them.
         tags: A JSON object, stored unchanged.
@@ -50,7 +50,7 @@ class EventIn(msgspec.Struct, gc=False):
     endpoint: Endpoint
     method: HttpMethod
     status_code: StatusCode
-    latency_ms: LatencyMs
+    latency_ms: LatencyMs | None
     trace_id: Reference | None = None
     user_ref: Reference | None = None
     tags: msgspec.Raw = NO_TAGS
@@ -62,6 +62,7 @@ class Event(msgspec.Struct, frozen=True):
 
     Args:
         id: A UUIDv7; its first 48 bits are the ``time`` the event was sent with, in ms.
+        latency_ms: None if it was not measured.
     """
 
     id: UUID
@@ -70,7 +71,7 @@ class Event(msgspec.Struct, frozen=True):
     endpoint: str
     method: str
     status_code: int
-    latency_ms: int
+    latency_ms: int | None
     trace_id: str | None
     user_ref: str | None
     tags: msgspec.Raw

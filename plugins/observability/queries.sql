@@ -1,11 +1,12 @@
 -- Fragments named filter_* and column_* are composed by filters.py; everything else is a complete statement.
 
 -- name: find_series
--- With the generation of the same snapshot, which is returned alone if no series is found.
+-- With the generation of the same snapshot, which is returned alone if no series is found. Whether timed or not: a series
+-- has room where the other of its texts exists.
 SELECT generation.number, found.*
 FROM observability.series_generation AS generation
 LEFT JOIN (
-    SELECT id, service, endpoint, method
+    SELECT id, service, endpoint, method, timed
     FROM observability.series
     JOIN unnest(%(services)s::text[], %(endpoints)s::text[], %(methods)s::text[]) AS wanted (service, endpoint, method)
         USING (service, endpoint, method)
@@ -16,18 +17,30 @@ LEFT JOIN (
 SELECT pg_advisory_xact_lock(hashtext('observability.series'), %(account)s)
 
 -- name: insert_series
-INSERT INTO observability.series (account, service, endpoint, method)
-SELECT %(account)s, service, endpoint, method
-FROM unnest(%(services)s::text[], %(endpoints)s::text[], %(methods)s::text[]) AS wanted (service, endpoint, method)
-WHERE NOT EXISTS (
+-- Timed or not, series of the same texts count as one.
+WITH wanted AS (
+    SELECT *, EXISTS (
+        SELECT FROM observability.series AS known
+        WHERE known.account = %(account)s AND known.site = 0 AND known.service = wanted.service
+          AND known.endpoint = wanted.endpoint AND known.method = wanted.method) AS is_counted
+    FROM unnest(%(services)s::text[], %(endpoints)s::text[], %(methods)s::text[], %(timed)s::boolean[])
+        AS wanted (service, endpoint, method, timed)
+), numbered AS (
+    SELECT *, dense_rank() OVER (PARTITION BY is_counted ORDER BY service, endpoint, method) AS number FROM wanted
+)
+INSERT INTO observability.series (account, service, endpoint, method, timed)
+SELECT %(account)s, service, endpoint, method, timed
+FROM numbered
+WHERE (is_counted OR number <= %(items_max)s - (
+        SELECT count(*) FROM (
+            SELECT DISTINCT service, endpoint, method FROM observability.series
+            WHERE account = %(account)s
+              AND (endpoint = %(other)s)::int + (endpoint = %(other)s AND service = %(other)s)::int = %(kind)s) AS counted))
+  AND NOT EXISTS (
     SELECT FROM observability.series AS known
-    WHERE known.account = %(account)s AND known.site = 0 AND known.service = wanted.service
-      AND known.endpoint = wanted.endpoint AND known.method = wanted.method)
-ORDER BY service, endpoint, method
-LIMIT greatest(0, %(items_max)s - (
-    SELECT count(*) FROM observability.series
-    WHERE account = %(account)s
-      AND (endpoint = %(other)s)::int + (endpoint = %(other)s AND service = %(other)s)::int = %(kind)s))
+    WHERE known.account = %(account)s AND known.site = 0 AND known.service = numbered.service
+      AND known.endpoint = numbered.endpoint AND known.method = numbered.method AND known.timed = numbered.timed)
+ORDER BY service, endpoint, method, timed
 -- Somebody may insert by hand, without the lock.
 ON CONFLICT DO NOTHING
 
@@ -191,7 +204,7 @@ e.time
 e.id
 
 -- name: column_latency_ms
-e.latency_ms
+coalesce(e.latency_ms::bigint, {absent})
 
 -- name: column_status_code
 e.status_code

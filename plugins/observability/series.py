@@ -1,5 +1,8 @@
 """The dictionary of series: ids for (service, endpoint, method), cached in each process, at most so many an account.
 
+Events with a latency and events without one are series apart, so that rollups know of which of their hits they have a
+latency (``migrations/0006_absent_latency.sql``). To everybody else, and to the limits below, both are one series.
+
 An account has at most ``series_max`` series of its own. Events of further ones are capped: they go to the first of
 these that has room, and the texts that differ are preserved in their tags:
 
@@ -37,11 +40,26 @@ _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class SeriesKey(NamedTuple):
-    """What identifies a series of an account."""
+    """What identifies a series of an account.
+
+    Args:
+        timed: Whether its events have a latency.
+    """
 
     service: str
     endpoint: str
     method: str
+    timed: bool = True
+
+    @property
+    def texts(self) -> tuple[str, str, str]:
+        """Service, endpoint and method."""
+        return self[:3]
+
+    @property
+    def twin(self) -> SeriesKey:
+        """The series of the other events of these texts: those without a latency, or those with one."""
+        return self._replace(timed=not self.timed)
 
 
 class SeriesRemovedError(UnavailableError):
@@ -88,7 +106,7 @@ class ResolvedSeries(msgspec.Struct, frozen=True):
         series = self.substitutes.get(key)
         if series is None:
             return tags
-        names = zip(("service", "path", "method"), key, series, strict=True)
+        names = zip(("service", "path", "method"), key.texts, series.texts, strict=True)
         return preserve_original(tags, {name: text for name, text, substitute in names if text != substitute})
 
 
@@ -208,7 +226,9 @@ class SeriesDictionary:
         with self._db.connection() as connection:
             ids = _find(connection, keys, generation, account)
         missing = keys - ids.keys()
-        if missing and (account, level) not in self._full:
+        if (account, level) in self._full:
+            missing = {key for key in missing if key.twin in ids}
+        if missing:
             ids |= self._insert(missing, level, generation, account)
         self._remember(ids, generation)
         return ids
@@ -220,7 +240,7 @@ class SeriesDictionary:
             connection.execute(QUERIES["lock_series"], {"account": account})
             connection.execute(QUERIES["insert_series"], {**_columns(missing, account), **limits})
             ids = _find(connection, missing, generation, account)
-        if len(ids) < len(missing):
+        if missing - ids.keys():
             with self._lock:
                 if generation == self._generation:
                     self._full |= {(account, level)}
@@ -234,17 +254,18 @@ class SeriesDictionary:
 
 
 def _columns(keys: Iterable[SeriesKey], account: int) -> dict[str, Any]:
-    services, endpoints, methods = zip(*keys, strict=True)
-    return {"account": account, "services": list(services), "endpoints": list(endpoints), "methods": list(methods)}
+    services, endpoints, methods, timed = map(list, zip(*keys, strict=True))
+    return {"account": account, "services": services, "endpoints": endpoints, "methods": methods, "timed": timed}
 
 
 def _find(
     connection: Connection[tuple[Any, ...]], keys: Iterable[SeriesKey], generation: int, account: int
 ) -> dict[SeriesKey, int]:
+    """Return the ids of the series that exist, and of their twins."""
     rows = connection.execute(QUERIES["find_series"], _columns(keys, account)).fetchall()
     if rows[0][0] != generation:
         raise SeriesRemovedError(rows[0][0])
-    return {SeriesKey(*texts): series_id for _, series_id, *texts in rows if series_id is not None}
+    return {SeriesKey(*columns): series_id for _, series_id, *columns in rows if series_id is not None}
 
 
 def _apply_templates(keys: Iterable[SeriesKey], templates: Templates) -> dict[SeriesKey, SeriesKey]:
@@ -267,7 +288,7 @@ def _stand_in(key: SeriesKey, level: int) -> SeriesKey:
     """Return the series that a key goes to on a level, from the key itself to ``__other__`` in all three."""
     return (
         key,
-        SeriesKey(key.service, OTHER, key.method),
-        SeriesKey(OTHER, OTHER, key.method),
-        SeriesKey(OTHER, OTHER, OTHER),
+        key._replace(endpoint=OTHER),
+        key._replace(service=OTHER, endpoint=OTHER),
+        key._replace(service=OTHER, endpoint=OTHER, method=OTHER),
     )[level]

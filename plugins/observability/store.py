@@ -235,7 +235,7 @@ def _series_ids(connection: Connected, name: str, **values: Any) -> list[int]:
 
 
 def _series_key(event: Event) -> SeriesKey:
-    return SeriesKey(event.service, event.endpoint, event.method)
+    return SeriesKey(event.service, event.endpoint, event.method, event.latency_ms is not None)
 
 
 def _with_series(event: Event, series: ResolvedSeries) -> Event:
@@ -243,7 +243,7 @@ def _with_series(event: Event, series: ResolvedSeries) -> Event:
     key = _series_key(event)
     if key not in series.substitutes:
         return event
-    service, endpoint, method = series.substitutes[key]
+    service, endpoint, method = series.substitutes[key].texts
     tags = msgspec.Raw(series.preserve_original(key, bytes(event.tags)))
     return msgspec.structs.replace(event, service=service, endpoint=endpoint, method=method, tags=tags)
 

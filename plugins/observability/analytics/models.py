@@ -117,14 +117,23 @@ class RequestTotals(msgspec.Struct, frozen=True):
     Args:
         hits: Their number.
         errors: The number of those whose status is an error.
+        latency_hits: The number of those whose latency was measured.
         latency_sum_ms: The sum of their latencies.
-        latency_max_ms: The highest latency; None without hits.
+        latency_min_ms: The lowest latency; None without any.
+        latency_max_ms: The highest latency; None without any.
     """
 
     hits: int = 0
     errors: int = 0
+    latency_hits: int = 0
     latency_sum_ms: int = 0
+    latency_min_ms: int | None = None
     latency_max_ms: int | None = None
+
+    @property
+    def latency_avg_ms(self) -> float | None:
+        """The average latency; None without any."""
+        return self.latency_sum_ms / self.latency_hits if self.latency_hits else None
 
     def figures(self) -> dict[str, Any]:
         """Return the fields that every response has; the error rate is rounded to four places."""
@@ -132,7 +141,7 @@ class RequestTotals(msgspec.Struct, frozen=True):
             "hits": self.hits,
             "errors": self.errors,
             "error_rate": round(self.errors / self.hits, 4) if self.hits else 0.0,
-            "avg_latency_ms": self.latency_sum_ms / self.hits if self.hits else None,
+            "avg_latency_ms": self.latency_avg_ms,
             "max_latency_ms": self.latency_max_ms,
         }
 

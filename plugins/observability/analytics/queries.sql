@@ -82,11 +82,11 @@ hits - coalesce(status_ends[width_bucket((%(error_from)s - 1)::smallint, status_
 count(*) FILTER (WHERE status_code >= %(error_from)s)
 
 -- name: rollup_totals
-SELECT bucket AS at, series, hits, {errors} AS errors, latency_sum_ms, latency_max_ms
+SELECT bucket AS at, series, hits, {errors} AS errors, latency_hits, latency_sum_ms, latency_min_ms, latency_max_ms
 FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {condition}
 
 -- name: rollup_totals_coarse
-SELECT bucket AS at, hits, {errors} AS errors, latency_sum_ms, latency_max_ms
+SELECT bucket AS at, hits, {errors} AS errors, latency_hits, latency_sum_ms, latency_min_ms, latency_max_ms
 FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {condition}
 
 -- name: rollup_histograms
@@ -103,23 +103,25 @@ SELECT bucket AS at, histograms[1] AS histogram
 FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {condition}
 
 -- name: rollup_both
-SELECT hits, {errors} AS errors, latency_sum_ms, latency_max_ms, histograms[1] AS histogram
+SELECT hits, {errors} AS errors, latency_hits, latency_sum_ms, latency_min_ms, latency_max_ms,
+       histograms[1] AS histogram
 FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {condition}
 
 -- name: rollup_both_by_bin
 -- Arrays of one row are unnested side by side, and the shorter ones filled up with NULL, which no sum counts.
-SELECT unnest(ARRAY[hits]) AS hits, unnest(ARRAY[{errors}]) AS errors,
-       unnest(ARRAY[latency_sum_ms]) AS latency_sum_ms, unnest(ARRAY[latency_max_ms]) AS latency_max_ms,
-       unnest(histograms) AS histogram
+SELECT unnest(ARRAY[hits]) AS hits, unnest(ARRAY[{errors}]) AS errors, unnest(ARRAY[latency_hits]) AS latency_hits,
+       unnest(ARRAY[latency_sum_ms]) AS latency_sum_ms, unnest(ARRAY[latency_min_ms]) AS latency_min_ms,
+       unnest(ARRAY[latency_max_ms]) AS latency_max_ms, unnest(histograms) AS histogram
 FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {condition}
 
 -- name: event_totals
-SELECT at, series, count(*) AS hits, {errors} AS errors, sum(latency_ms) AS latency_sum_ms,
-       max(latency_ms) AS latency_max_ms
+SELECT at, series, count(*) AS hits, {errors} AS errors, count(latency_ms) AS latency_hits,
+       sum(latency_ms) AS latency_sum_ms, min(latency_ms) AS latency_min_ms, max(latency_ms) AS latency_max_ms
 FROM ({events}) AS event GROUP BY 1, 2
 
 -- name: event_totals_coarse
-SELECT at, count(*) AS hits, {errors} AS errors, sum(latency_ms) AS latency_sum_ms, max(latency_ms) AS latency_max_ms
+SELECT at, count(*) AS hits, {errors} AS errors, count(latency_ms) AS latency_hits,
+       sum(latency_ms) AS latency_sum_ms, min(latency_ms) AS latency_min_ms, max(latency_ms) AS latency_max_ms
 FROM ({events}) AS event GROUP BY 1
 
 -- name: event_histograms
@@ -134,9 +136,10 @@ FROM (SELECT at, observability.latency_bin(latency_ms) AS bin, count(*) AS hits
 
 -- name: event_both
 -- By latency first, so that a logarithm is taken once for each latency, not for each event.
-SELECT hits, errors, latency_ms * hits AS latency_sum_ms, latency_ms AS latency_max_ms,
-       observability.histogram_of(hits, observability.latency_bin(latency_ms)) AS histogram
-FROM (SELECT latency_ms, count(*) AS hits, {errors} AS errors FROM ({events}) AS event GROUP BY 1) AS counted
+SELECT hits, errors, latency_hits, latency_ms * hits AS latency_sum_ms, latency_ms AS latency_min_ms,
+       latency_ms AS latency_max_ms, observability.histogram_of(hits, observability.latency_bin(latency_ms)) AS histogram
+FROM (SELECT latency_ms, count(*) AS hits, {errors} AS errors, count(latency_ms) AS latency_hits
+      FROM ({events}) AS event GROUP BY 1) AS counted
 
 -- name: event_latencies
 SELECT at, series, status_code, latency_ms FROM ({events}) AS event
@@ -175,14 +178,16 @@ FROM unnest(%(matching_services)s::text[], %(matching_methods)s::text[]) AS one 
 CROSS JOIN LATERAL ({part} OFFSET 0) AS part
 
 -- name: totals
-SELECT coalesce(sum(hits), 0)::bigint, coalesce(sum(errors), 0)::bigint, coalesce(sum(latency_sum_ms), 0)::bigint,
-       max(latency_max_ms)
+SELECT coalesce(sum(hits), 0)::bigint, coalesce(sum(errors), 0)::bigint, coalesce(sum(latency_hits), 0)::bigint,
+       coalesce(sum(latency_sum_ms), 0)::bigint, min(latency_min_ms), max(latency_max_ms)
 FROM ({parts}) AS cell
 
 -- name: totals_by_endpoint
 -- By series first: numbers compare faster than texts, and fewer rows are joined.
-SELECT service, endpoint, sum(hits)::bigint, sum(errors)::bigint, sum(latency_sum_ms)::bigint, max(latency_max_ms)
-FROM (SELECT series, sum(hits) AS hits, sum(errors) AS errors, sum(latency_sum_ms) AS latency_sum_ms,
+SELECT service, endpoint, sum(hits)::bigint, sum(errors)::bigint, sum(latency_hits)::bigint,
+       coalesce(sum(latency_sum_ms), 0)::bigint, min(latency_min_ms), max(latency_max_ms)
+FROM (SELECT series, sum(hits) AS hits, sum(errors) AS errors, sum(latency_hits) AS latency_hits,
+             sum(latency_sum_ms) AS latency_sum_ms, min(latency_min_ms) AS latency_min_ms,
              max(latency_max_ms) AS latency_max_ms
       FROM ({parts}) AS cell
       GROUP BY series) AS summed
@@ -191,7 +196,7 @@ GROUP BY service, endpoint
 
 -- name: totals_by_bucket
 SELECT date_trunc({bucket}, at, 'UTC') AS bucket, service, endpoint, sum(hits)::bigint, sum(errors)::bigint,
-       sum(latency_sum_ms)::bigint, max(latency_max_ms)
+       sum(latency_hits)::bigint, coalesce(sum(latency_sum_ms), 0)::bigint, min(latency_min_ms), max(latency_max_ms)
 FROM ({parts}) AS cell JOIN observability.series ON id = series
 GROUP BY 1, service, endpoint
 -- COLLATE: the same order on every server, whatever its locale.
@@ -199,13 +204,14 @@ ORDER BY 1 DESC, service COLLATE "C", endpoint COLLATE "C"
 LIMIT %(limit)s
 
 -- name: totals_and_histogram
-SELECT coalesce(sum(hits), 0)::bigint, coalesce(sum(errors), 0)::bigint, coalesce(sum(latency_sum_ms), 0)::bigint,
-       max(latency_max_ms), sum(histogram)::text
+SELECT coalesce(sum(hits), 0)::bigint, coalesce(sum(errors), 0)::bigint, coalesce(sum(latency_hits), 0)::bigint,
+       coalesce(sum(latency_sum_ms), 0)::bigint, min(latency_min_ms), max(latency_max_ms), sum(histogram)::text
 FROM ({parts}) AS part
 
 -- name: totals_and_percentiles
-SELECT count(*), count(*) FILTER (WHERE status_code >= %(error_from)s), coalesce(sum(latency_ms), 0)::bigint,
-       max(latency_ms), percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_ms)
+SELECT count(*), count(*) FILTER (WHERE status_code >= %(error_from)s), count(latency_ms),
+       coalesce(sum(latency_ms), 0)::bigint, min(latency_ms), max(latency_ms),
+       percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_ms)
 FROM ({parts}) AS event
 
 -- name: histogram
@@ -242,7 +248,7 @@ GROUP BY 1, service, endpoint
 
 -- name: totals_by_step
 SELECT date_bin(%(step)s, at, timestamptz '2000-01-01 00:00Z'), sum(hits)::bigint, sum(errors)::bigint,
-       sum(latency_sum_ms)::bigint, max(latency_max_ms)
+       sum(latency_hits)::bigint, coalesce(sum(latency_sum_ms), 0)::bigint, min(latency_min_ms), max(latency_max_ms)
 FROM ({parts}) AS cell
 GROUP BY 1
 

@@ -262,7 +262,7 @@ def _sort_figure(totals: RequestTotals, query: TopQuery) -> float:
         case "error_rate":
             return totals.errors / totals.hits
         case "avg_latency_ms":
-            return totals.latency_sum_ms / totals.hits
+            return totals.latency_avg_ms or 0
         case "max_latency_ms":
             return totals.latency_max_ms or 0
         case _:

@@ -165,7 +165,9 @@ class QuerySession:
             is_coarse=self._is_coarse,
             error_from=error_from,
         )
-        return (RequestTotals(*rows[0][:4]), Histogram(rows[0][4] or "")) if rows else (RequestTotals(), Histogram(""))
+        return (
+            (RequestTotals(*rows[0][:-1]), Histogram(rows[0][-1] or "")) if rows else (RequestTotals(), Histogram(""))
+        )
 
     def totals_and_percentiles(
         self, plan: ReadPlan, events: ReadPlan, error_from: int, percentiles: Sequence[float]
@@ -181,7 +183,7 @@ class QuerySession:
         fractions = _fractions(percentiles)
         if plan == events:
             rows = self._run("totals_and_percentiles", plan, "latencies", error_from=error_from, fractions=fractions)
-            *sums, found = rows[0] if rows else (0, 0, 0, None, None)
+            *sums, found = rows[0] if rows else (None,)
         else:
             query = build_totals_and_percentiles(
                 QuerySpec("totals", "totals", self._series, span_counts(plan), is_coarse=self._is_coarse),
@@ -206,36 +208,37 @@ class QuerySession:
         """Return the latency histogram of each service and endpoint."""
         self._connection.execute(QUERIES["raise_work_mem"])
         rows = self._run("histogram_by_endpoint", plan, "histograms")
-        return {(service, endpoint): Histogram(packed) for service, endpoint, packed in rows}
+        return {(service, endpoint): Histogram(packed or "") for service, endpoint, packed in rows}
 
     def histogram_by_bucket(self, plan: ReadPlan, bucket: Resolution) -> dict[BucketKey, Histogram]:
         """Return the latency histogram of each hour or day, service and endpoint."""
         self._connection.execute(QUERIES["raise_work_mem"])
         rows = self._run("histogram_by_bucket", plan, "histograms", bucket=bucket)
-        return {(start, service, endpoint): Histogram(packed) for start, service, endpoint, packed in rows}
+        return {(start, service, endpoint): Histogram(packed or "") for start, service, endpoint, packed in rows}
 
     def histogram_by_step(self, plan: ReadPlan, step: timedelta) -> dict[datetime, Histogram]:
         """Return the latency histogram of each step that has requests."""
         rows = self._run("histogram_by_step", plan, "histograms", is_coarse=self._is_coarse, step=step)
-        return {start: Histogram(packed) for start, packed in rows}
+        return {start: Histogram(packed or "") for start, packed in rows}
 
     def percentiles_by_endpoint(self, events: ReadPlan, percentile: float) -> dict[EndpointKey, float]:
         """Compute an exact percentile of each service and endpoint. The plan has nothing but events."""
         rows = self._run("percentiles_by_endpoint", events, "latencies", fractions=_fractions([percentile]))
-        return {(service, endpoint): values[0] for service, endpoint, values in rows}
+        return {(service, endpoint): values[0] for service, endpoint, values in rows if values}
 
     def percentiles_by_bucket(self, events: ReadPlan, bucket: Resolution, percentile: float) -> dict[BucketKey, float]:
         """Compute an exact percentile of each hour or day, service and endpoint. The plan has nothing but events."""
         fractions = _fractions([percentile])
         rows = self._run("percentiles_by_bucket", events, "latencies", bucket=bucket, fractions=fractions)
-        return {(start, service, endpoint): values[0] for start, service, endpoint, values in rows}
+        return {(start, service, endpoint): values[0] for start, service, endpoint, values in rows if values}
 
     def percentiles_by_step(
         self, events: ReadPlan, step: timedelta, percentiles: Sequence[float]
     ) -> dict[datetime, Sequence[float]]:
         """Compute exact percentiles of each step that has requests. The plan has nothing but events."""
         fractions = _fractions(percentiles)
-        return dict(self._run("percentiles_by_step", events, "latencies", step=step, fractions=fractions))
+        rows = self._run("percentiles_by_step", events, "latencies", step=step, fractions=fractions)
+        return {start: values for start, values in rows if values}
 
     def _run(
         self,

@@ -44,13 +44,13 @@ class EventMovedError(Exception):
 
 
 @lru_cache(4096)
-def _packer(trace_id_bytes: int, user_ref_bytes: int, tags_bytes: int) -> Callable[..., bytes]:
+def _packer(trace_id_bytes: int, user_ref_bytes: int, tags_bytes: int, latency: str = "ii") -> Callable[..., bytes]:
     """Return the function that packs a row whose three texts have these lengths; ``_NULL`` for NULL.
 
     The columns, each preceded by its length: id, time, series, status_code, latency_ms, trace_id, user_ref, tags.
     """
     texts = "".join("i" if size == _NULL else f"i{size}s" for size in (trace_id_bytes, user_ref_bytes))
-    return struct.Struct(f">h iQQ iq ii ih ii {texts} iB{tags_bytes}s").pack
+    return struct.Struct(f">h iQQ iq ii ih {latency} {texts} iB{tags_bytes}s").pack
 
 
 def encode_rows(
@@ -77,10 +77,11 @@ def encode_rows(
         time = time_us - _EPOCH_2000_UNIX_US
         status, latency, size = event.status_code, event.latency_ms, len(text)
         trace_id, user_ref = event.trace_id, event.user_ref
-        if trace_id is None or user_ref is None:
-            head = (8, 16, upper, lower, 8, time, 4, series_id, 2, status, 4, latency)
-            pack = _packer(_length(trace_id), _length(user_ref), size)
-            row = pack(*head, *_nullable(trace_id), *_nullable(user_ref), size + 1, _JSONB_VERSION, text)
+        if trace_id is None or user_ref is None or latency is None:
+            head = (8, 16, upper, lower, 8, time, 4, series_id, 2, status)
+            measured = (_NULL,) if latency is None else (4, latency)
+            pack = _packer(_length(trace_id), _length(user_ref), size, "i" * len(measured))
+            row = pack(*head, *measured, *_nullable(trace_id), *_nullable(user_ref), size + 1, _JSONB_VERSION, text)
         else:
             trace, user = trace_id.encode(), user_ref.encode()
             trace_bytes, user_bytes = len(trace), len(user)

@@ -70,5 +70,5 @@ def derive_ids(
 
 
 def _content(event: EventIn, time_us: int, key: SeriesKey) -> bytes:
-    texts = (time_us, *key, event.status_code, event.latency_ms, event.trace_id, event.user_ref)
+    texts = (time_us, *key.texts, event.status_code, event.latency_ms, event.trace_id, event.user_ref)
     return msgspec.json.encode(texts) + bytes(event.tags)

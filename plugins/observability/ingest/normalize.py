@@ -163,12 +163,12 @@ def _times_us(events: Sequence[EventIn]) -> list[int]:
 def _strip_blanks(events: Sequence[EventIn]) -> list[SeriesKey]:
     """Strip the texts of events, in place; return the series of each event."""
     keys: list[SeriesKey] = []
-    stripped: dict[tuple[str, str, str], SeriesKey] = {}
+    stripped: dict[tuple[str, str, str, bool], SeriesKey] = {}
     for event in events:
-        texts = (event.service, event.endpoint, event.method)
-        key = stripped.get(texts)
+        given = (event.service, event.endpoint, event.method, event.latency_ms is not None)
+        key = stripped.get(given)
         if key is None:
-            key = stripped[texts] = SeriesKey(texts[0].strip(), texts[1].strip(), texts[2].strip())
+            key = stripped[given] = SeriesKey(given[0].strip(), given[1].strip(), given[2].strip(), given[3])
         keys.append(key)
         if event.trace_id is not None:
             event.trace_id = event.trace_id.strip()
@@ -180,7 +180,7 @@ def _strip_blanks(events: Sequence[EventIn]) -> list[SeriesKey]:
 
 
 def _invalid_positions(batch: NormalizedBatch, time_max_us: int) -> list[int]:
-    blank = {key for key in set(batch.series_keys) if not all(key)}
+    blank = {key for key in set(batch.series_keys) if not all(key.texts)}
     return [
         at
         for at, (event, time_us, key) in enumerate(zip(batch.events, batch.times_us, batch.series_keys, strict=True))

@@ -140,7 +140,8 @@ _FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "tags": _tags,
     "event_id": lambda value: _text(value, length_max=EVENT_ID_MAX),
 }
-_NULLABLE = frozenset({"trace_id", "user_ref", "event_id"})
+# A latency that was not measured is null; one that is not mentioned may have been forgotten.
+_NULLABLE = frozenset({"latency_ms", "trace_id", "user_ref", "event_id"})
 _REQUIRED = ("time", "service", "endpoint", "method", "status_code", "latency_ms")
 
 

@@ -49,15 +49,16 @@ DELETE FROM observability.rollup_touched WHERE hour = ANY(%(hours)s)
 SELECT set_config('work_mem', '128MB', true)
 
 -- name: create_event_counts
+-- Events without a latency are in no bin, and have no sum.
 CREATE TEMPORARY TABLE IF NOT EXISTS event_count (
     bucket         timestamptz NOT NULL,
     series         integer     NOT NULL,
     status_code    smallint    NOT NULL,
-    bin            smallint    NOT NULL,
+    bin            smallint,
     hits           bigint      NOT NULL,
-    latency_sum_ms bigint      NOT NULL,
-    latency_min_ms integer     NOT NULL,
-    latency_max_ms integer     NOT NULL
+    latency_sum_ms bigint,
+    latency_min_ms integer,
+    latency_max_ms integer
 ) ON COMMIT DELETE ROWS
 
 -- name: count_events
@@ -74,6 +75,7 @@ DELETE FROM observability.{table} WHERE bucket = ANY(%(hours)s)
 
 -- name: insert_hour
 INSERT INTO observability.{table}
+    (bucket, {keys}, hits, latency_sum_ms, latency_min_ms, latency_max_ms, status_codes, status_ends, histograms)
 WITH status AS (
     SELECT bucket, {keys}, status_code, sum(hits)::bigint AS hits, sum(latency_sum_ms)::bigint AS latency_sum_ms,
            min(latency_min_ms) AS latency_min_ms, max(latency_max_ms) AS latency_max_ms,
@@ -106,7 +108,7 @@ ARRAY[sum(observability.histogram_of(hits, bin))]
 event_count
 
 -- name: counts_by_method
-(SELECT bucket, account, service, method, status_code, bin, hits, latency_sum_ms, latency_min_ms, latency_max_ms
+(SELECT bucket, account, service, method, timed, status_code, bin, hits, latency_sum_ms, latency_min_ms, latency_max_ms
  FROM event_count JOIN observability.series ON id = series) AS counted_by_method
 
 -- name: delete_day
@@ -114,6 +116,7 @@ DELETE FROM observability.{table} WHERE bucket = %(day)s
 
 -- name: insert_day
 INSERT INTO observability.{table}
+    (bucket, {keys}, hits, latency_sum_ms, latency_min_ms, latency_max_ms, status_codes, status_ends, histograms)
 WITH hour AS (
     SELECT * FROM observability.{hours} WHERE bucket >= %(day)s AND bucket < %(day)s + interval '24 hours'
 ), total AS (

@@ -23,7 +23,7 @@ _STATEMENT_TIMEOUT_S = 600.0
 # an hour's histogram is stored in.
 _TABLES = {
     "rollup": (("series",), "counts_by_series", "histogram_by_bin"),
-    "coarse": (("account", "service", "method"), "counts_by_method", "histogram_of_all_bins"),
+    "coarse": (("account", "service", "method", "timed"), "counts_by_method", "histogram_of_all_bins"),
 }
 
 

@@ -64,7 +64,7 @@ good_events = st.builds(
     endpoint=st.sampled_from(["/", "/a", "/A/b", "/%", "/_"]),
     method=st.sampled_from(["GET", "get", "POST"]),
     status_code=st.sampled_from([200, 201, 404, 500, 503]),
-    latency_ms=st.integers(0, 5) | st.integers(0, 2**31 - 1),
+    latency_ms=st.none() | st.integers(0, 5) | st.integers(0, 2**31 - 1),
     trace_id=st.none() | st.sampled_from(["t1", "T1", "%", "billing"]),
     user_ref=st.none() | st.sampled_from(["u1", "u_1", "ux1"]),
     tags=st.dictionaries(st.text(_storable, max_size=4), json_values(st.text(_storable, max_size=4)), max_size=2),

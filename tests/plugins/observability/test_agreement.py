@@ -30,7 +30,7 @@ def fast_path(content: bytes) -> dict[str, Any] | None:
     if not batch.events:
         return None
     (event,) = batch.events
-    return as_dict(event, batch.series_keys[0], batch.times_us[0], bytes(event.tags))
+    return as_dict(event, batch.series_keys[0].texts, batch.times_us[0], bytes(event.tags))
 
 
 def slow_path(content: bytes) -> dict[str, Any] | None:

@@ -44,6 +44,8 @@ def at_once(*edits: Edit) -> list[Result]:
         {"service": "payments"},
         {"endpoint": "/new", "method": "POST"},
         {"status_code": 503, "latency_ms": 9},
+        {"latency_ms": None},
+        {"latency_ms": None, "time": "2025-12-16T00:00:00Z"},
         {"trace_id": None, "user_ref": "somebody"},
         {"tags": {"env": "test", "n": [1, 2]}},
         {"time": "2025-12-14T12:00:00.001000Z"},
@@ -91,6 +93,16 @@ def test_a_put_can_move_an_event(shared: Client) -> None:
     shared.request("PUT", url, json=moved)
 
     assert shared.get(url).json() == moved
+
+
+def test_an_event_that_was_read_can_be_put_back(shared: Client) -> None:
+    url = create(shared, latency_ms=None)
+    stored = shared.get(url).json()
+
+    answer = shared.request("PUT", url, json=stored)
+
+    assert (answer.status, answer.json()) == (200, stored)
+    assert stored["latency_ms"] is None
 
 
 @pytest.mark.parametrize("time", ["2001-01-01T00:00:00Z", "2025-12-14T12:00:00.001Z"])

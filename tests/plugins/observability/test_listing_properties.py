@@ -47,7 +47,10 @@ def in_order(found: list[Event], ordering: tuple[str, ...]) -> list[str]:
         keys.append(("time", True))
     keys.append(("id", not dict(keys)["time"]))
     for name, descending in reversed(keys):
-        found = sorted(found, key=sort_key(name), reverse=descending)
+        # What has no value comes last, in either direction.
+        absent = [event for event in found if event[name] is None]
+        present = [event for event in found if event[name] is not None]
+        found = [*sorted(present, key=sort_key(name), reverse=descending), *absent]
     return [event["id"] for event in found]
 
 
@@ -126,8 +129,8 @@ def matches(event: Event, wanted: dict[str, Any]) -> bool:
         "status_code__in": lambda value: event["status_code"] in value,
         "time_after": lambda value: time >= datetime.fromisoformat(value),
         "time_before": lambda value: time <= datetime.fromisoformat(value),
-        "latency_min": lambda value: event["latency_ms"] >= value,
-        "latency_max": lambda value: event["latency_ms"] <= value,
+        "latency_min": lambda value: event["latency_ms"] is not None and event["latency_ms"] >= value,
+        "latency_max": lambda value: event["latency_ms"] is not None and event["latency_ms"] <= value,
         "search": lambda value: all(any(term in text.lower() for text in searched) for term in value.lower().split()),
     }
     return all(checks[name](value) for name, value in wanted.items())
