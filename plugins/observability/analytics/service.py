@@ -250,21 +250,26 @@ def _p95_of(histograms: Mapping[Any, Histogram]) -> _P95ByKey:
 
 
 def _rank(figures: Mapping[EndpointKey, float | None], query: TopQuery) -> Sequence[EndpointKey]:
-    """Return the endpoints to show, in order; those with equal figures by service and name in either direction."""
-    ranked = sorted(sorted(figures), key=lambda key: figures[key] or 0, reverse=query.direction == "desc")
-    return ranked[: query.limit]
+    """Return the endpoints to show, in order.
+
+    Those with equal figures are in order of service and name, those without a figure are last, in either direction.
+    """
+    by_name = sorted(figures)
+    ranked = [key for key in by_name if figures[key] is not None]
+    ranked.sort(key=lambda key: figures[key] or 0, reverse=query.direction == "desc")
+    return [*ranked, *(key for key in by_name if figures[key] is None)][: query.limit]
 
 
-def _sort_figure(totals: RequestTotals, query: TopQuery) -> float:
+def _sort_figure(totals: RequestTotals, query: TopQuery) -> float | None:
     match query.sort_by:
         case "errors":
             return totals.errors
         case "error_rate":
             return totals.errors / totals.hits
         case "avg_latency_ms":
-            return totals.latency_avg_ms or 0
+            return totals.latency_avg_ms
         case "max_latency_ms":
-            return totals.latency_max_ms or 0
+            return totals.latency_max_ms
         case _:
             return totals.hits
 

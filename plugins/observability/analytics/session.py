@@ -221,10 +221,10 @@ class QuerySession:
         rows = self._run("histogram_by_step", plan, "histograms", is_coarse=self._is_coarse, step=step)
         return {start: Histogram(packed or "") for start, packed in rows}
 
-    def percentiles_by_endpoint(self, events: ReadPlan, percentile: float) -> dict[EndpointKey, float]:
+    def percentiles_by_endpoint(self, events: ReadPlan, percentile: float) -> dict[EndpointKey, float | None]:
         """Compute an exact percentile of each service and endpoint. The plan has nothing but events."""
         rows = self._run("percentiles_by_endpoint", events, "latencies", fractions=_fractions([percentile]))
-        return {(service, endpoint): values[0] for service, endpoint, values in rows if values}
+        return {(service, endpoint): values[0] if values else None for service, endpoint, values in rows}
 
     def percentiles_by_bucket(self, events: ReadPlan, bucket: Resolution, percentile: float) -> dict[BucketKey, float]:
         """Compute an exact percentile of each hour or day, service and endpoint. The plan has nothing but events."""

@@ -38,17 +38,22 @@ def matching(events: Sequence[Event], start: datetime, end: datetime, filters: M
     ]
 
 
+def measured(events: Sequence[Event]) -> list[int]:
+    """Return the latencies of the events that have one."""
+    return [event["latency_ms"] for event in events if event["latency_ms"] is not None]
+
+
 def summary(events: Sequence[Event], error_from: int = 500) -> Row:
     """Return the figures of some events; the percentile is the exact one."""
-    latencies = [event["latency_ms"] for event in events]
+    latencies = measured(events)
     errors = sum(event["status_code"] >= error_from for event in events)
     return {
         "hits": len(events),
         "errors": errors,
         "error_rate": round(errors / len(events), 4) if events else 0.0,
-        "avg_latency_ms": sum(latencies) / len(events) if events else None,
-        "p95_latency_ms": percentile_cont(latencies, 95) if events else None,
-        "max_latency_ms": max(latencies) if events else None,
+        "avg_latency_ms": sum(latencies) / len(latencies) if latencies else None,
+        "p95_latency_ms": percentile_cont(latencies, 95) if latencies else None,
+        "max_latency_ms": max(latencies, default=None),
     }
 
 
@@ -62,10 +67,12 @@ def endpoints(events: Sequence[Event], error_from: int = 500) -> list[Row]:
 
 
 def ranked(rows: Sequence[Row], sort_by: str, direction: str) -> list[Row]:
-    """Return rows that are in order of name by a figure; equal ones stay in order of name."""
+    """Return rows that are in order of name by a figure: equal ones stay so, those without it are last."""
     sign = -1 if direction == "desc" else 1
 
     def figure(row: Row) -> float:
+        if row[sort_by] is None:
+            return math.inf
         exact: float = row["errors"] / row["hits"] if sort_by == "error_rate" else row[sort_by]
         return sign * exact
 
