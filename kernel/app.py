@@ -107,6 +107,7 @@ class Tiercel:
             BootError: The server cannot be started or reached, or a migration of the kernel or of a required plugin
                 failed.
         """
+        self.warn_without_effect()
         self._connect()
         try:
             applied = self._migrate()
@@ -183,7 +184,6 @@ class Tiercel:
         self.db.open()
         if self.watchdog is not None:
             self.watchdog.start()
-        self.shared.applications.warn_unmatched_filters(self.log)
         self.shared.datasets.start()
         self.shared.listener.start()
         self.registry.start()
@@ -205,6 +205,15 @@ class Tiercel:
         if self.watchdog is not None:
             self.watchdog.stop()
         self.db.close()
+
+    def warn_without_effect(self) -> None:
+        """Log what is configured and has no effect: variables, names of disabled plugins, filters of applications."""
+        for unused in self.configuration.unused_variables():
+            variables = ", ".join(unused.variables)
+            self.log.warning("variables_without_effect", place=unused.place, variables=variables, reason=unused.reason)
+        for name, nearest in self.registry.unmatched_disabled().items():
+            self.log.warning("disabled_matches_no_plugin", name=name, nearest=nearest)
+        self.shared.applications.warn_unmatched_filters(self.log)
 
     # --- checks -----------------------------------------------------------------------------------------------------
 

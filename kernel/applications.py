@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -12,6 +11,7 @@ from kernel.contracts import Application, Dataset, Filter
 from kernel.errors import NotFoundError
 from kernel.logging import Logger
 from kernel.signatures import accepts_any_keyword, parameter_types
+from kernel.suggestions import nearest_name, suggest
 
 _SLUG = re.compile(r"[a-z0-9-]+")
 # The name of the unfiltered view, in place of an application's slug.
@@ -45,6 +45,10 @@ class UnmatchedFilter(msgspec.Struct, frozen=True):
     key: str
     nearest: str | None
 
+    def __str__(self) -> str:
+        wrong = f"the filter {self.key!r} of {self.application} matches no dataset, and so hides nothing"
+        return wrong + suggest(self.nearest)
+
 
 class Applications:
     """Every application by its slug. Filled once the plugins have registered theirs."""
@@ -72,7 +76,7 @@ class Applications:
                     place = (application.slug, name)
                     filters[place] = (*filters.get(place, ()), NamedFilter(key, function))
                 if key not in names_by_key:
-                    nearest = next(iter(difflib.get_close_matches(key, names_by_key, n=1)), None)
+                    nearest = nearest_name(key, names_by_key)
                     unmatched.append(UnmatchedFilter(plugin, application.slug, key, nearest))
         self._by_slug = {application.slug: application for _, application in owned}
         self._filters = filters

@@ -21,6 +21,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from kernel.conversion import base_type, convert_value, describe_type, is_sequence, nested_struct, struct_fields
 from kernel.errors import ConfigError
 from kernel.settings import Secret, Settings, dec_hook
+from kernel.suggestions import did_you_mean, nearest_name, suggest
 
 T = TypeVar("T", bound=msgspec.Struct)
 KeyPath = tuple[str, ...]
@@ -39,14 +40,47 @@ _SHIPPED_FOLDERS = (_PACKAGE / "_config", _PACKAGE.parent / "config")
 # The keys that the shipped file sets. All others are commented out there: their Structs have the defaults.
 _SHIPPED_KEYS = ("plugins", "required")
 
-_POSTGRES_VARIABLES = {
-    "POSTGRES_HOST": "host",
-    "POSTGRES_PORT": "port",
-    "POSTGRES_DB": "dbname",
-    "POSTGRES_USER": "user",
-    "POSTGRES_PASSWORD": "password",
-    "DB_SSLMODE": "sslmode",
+# A database server in several variables, and the parameter of libpq that each sets. One family is used whole: parts of
+# two of them would make up a third database, and send it the password of another.
+DATABASE_FAMILIES: Sequence[Mapping[str, str]] = (
+    {
+        "POSTGRES_HOST": "host",
+        "POSTGRES_PORT": "port",
+        "POSTGRES_DB": "dbname",
+        "POSTGRES_USER": "user",
+        "POSTGRES_PASSWORD": "password",
+        "DB_SSLMODE": "sslmode",
+        "POSTGRES_SSLMODE": "sslmode",
+    },
+    {
+        "DB_HOST": "host",
+        "DB_PORT": "port",
+        "DB_NAME": "dbname",
+        "DB_USER": "user",
+        "DB_PASSWORD": "password",
+        "DB_SSLMODE": "sslmode",
+    },
+)
+_DATABASE_URL = "DATABASE_URL"
+_BIND = "TIERCEL_BIND"
+_WEB_PORT = "WEB_PORT"
+# By variable, the one that is composed of it.
+_COMPOSED = {**{name: _DATABASE_URL for family in DATABASE_FAMILIES for name in family}, _WEB_PORT: _BIND}
+
+_NO_SQLITE = "SQLite is not supported; unless another database is configured, the embedded PostgreSQL is used"
+_NO_REDIS = "caches are in the memory of each process and the queue of jobs is in the database; Redis is not used"
+# Variables that other services of this kind have, or documents about them name, and why they do nothing here.
+WITHOUT_EFFECT: Mapping[str, str] = {
+    "API_BASE_URL": "links in responses begin with the scheme and the host of the request",
+    "CELERY_BROKER_URL": _NO_REDIS,
+    "CELERY_RESULT_BACKEND": _NO_REDIS,
+    "DJANGO_SETTINGS_MODULE": "settings are read from the environment, .env and config/tiercel.toml",
+    "FORCE_SQLITE": _NO_SQLITE,
+    "POSTGRES_TEST_DB": "tests make databases of their own",
+    "REDIS_URL": _NO_REDIS,
 }
+# How similar two variables must be for one to be taken for the other: names of other programs must not be.
+_SIMILAR_VARIABLES = 0.85
 
 
 # --- sources --------------------------------------------------------------------------------------------------------
@@ -56,22 +90,36 @@ class EnvironmentSource(msgspec.Struct, frozen=True):
     """Variables of the process or of ``.env``, and those that are composed of several others.
 
     Args:
-        place: ``environment``, or the path of the file.
-        values: Text by variable name.
-        composed_of: For a composed variable, the names of the variables that were set.
+        place: ``environment`` or ``.env``.
+        values: Text by variable, composed ones included.
+        composed_of: For a composed variable, the variables that were set, with the place of each.
+        unusable: For a variable whose value cannot be used, and is not in ``values``: why.
     """
 
     place: str
     values: Mapping[str, str]
-    composed_of: Mapping[str, str] = {}
+    composed_of: Mapping[str, Mapping[str, str]] = {}
+    unusable: Mapping[str, str] = {}
+
+    def parts(self, name: str) -> Mapping[str, str]:
+        """Return the variables that make up a variable, itself unless it is composed, with their places."""
+        return self.composed_of.get(name, {name: self.place})
 
     def origin(self, name: str) -> str:
         """Return where the value of a variable comes from, for people."""
-        return f"{self.place} {self.composed_of.get(name, name)}"
+        by_place: dict[str, list[str]] = {}
+        for part, place in self.parts(name).items():
+            by_place.setdefault(place, []).append(part)
+        return ", ".join(f"{place} {', '.join(names)}" for place, names in by_place.items())
 
     def own_names(self) -> list[str]:
         """Return the names that can only be meant for Tiercel."""
         return [name for name in self.values if name.startswith(PREFIX) and not name.startswith(_NOT_SETTINGS)]
+
+    def set_names(self) -> list[str]:
+        """Return the names that are set to something; an empty variable counts as unset."""
+        composed = self.composed_of.keys()
+        return [*(name for name, value in self.values.items() if value and name not in composed), *self.unusable]
 
 
 class FileSource(msgspec.Struct, frozen=True):
@@ -95,33 +143,60 @@ class FileSource(msgspec.Struct, frozen=True):
         return value
 
 
-def read_environment(values: Mapping[str, str], place: str = "environment") -> EnvironmentSource:
-    """Make a source of environment variables.
+def read_environments(places: Mapping[str, Mapping[str, str]]) -> tuple[EnvironmentSource, ...]:
+    """Make sources of environment variables.
 
-    Where older deployments spread a setting over several variables, it is composed of them: ``POSTGRES_HOST`` and its
-    siblings make ``DATABASE_URL``, ``WEB_PORT`` makes ``TIERCEL_BIND``.
+    Where other deployments spread a setting over several variables, it is composed of them: ``POSTGRES_HOST`` and its
+    siblings, or ``DB_HOST`` and its siblings, make ``DATABASE_URL``; ``WEB_PORT`` makes ``TIERCEL_BIND``.
+
+    Args:
+        places: Text by variable, by the place that sets it, in order of precedence.
     """
+    # Parts may be spread over the places: the password in the environment, and the rest in .env.
+    parts = {
+        name: (place, values[name])
+        for place, values in reversed(list(places.items()))
+        for name in values
+        if values[name]
+    }
+    return tuple(_read_environment(place, values, parts) for place, values in places.items())
+
+
+def _read_environment(place: str, values: Mapping[str, str], parts: Mapping[str, tuple[str, str]]) -> EnvironmentSource:
     composed: dict[str, str] = {}
-    composed_of: dict[str, str] = {}
-    if values.get("POSTGRES_HOST") or values.get("POSTGRES_DB"):
-        names = [name for name in _POSTGRES_VARIABLES if values.get(name)]
-        composed["DATABASE_URL"] = make_conninfo("", **{_POSTGRES_VARIABLES[name]: values[name] for name in names})
-        composed_of["DATABASE_URL"] = ", ".join(names)
-    if values.get("WEB_PORT"):
-        composed["TIERCEL_BIND"] = f"127.0.0.1:{values['WEB_PORT']}"
-        composed_of["TIERCEL_BIND"] = "WEB_PORT"
+    composed_of: dict[str, Mapping[str, str]] = {}
+    unusable: dict[str, str] = {}
+    if values.get(_DATABASE_URL, "").startswith("sqlite"):
+        # As templates of .env for development have it. In TIERCEL_DATABASE_URL, which is meant for this service, it is
+        # an error.
+        unusable[_DATABASE_URL] = _NO_SQLITE
+        values = {name: value for name, value in values.items() if name != _DATABASE_URL}
+    family = _choose_database_family(values)
+    if family is not None:
+        names = [name for name in family if name in parts]
+        composed[_DATABASE_URL] = make_conninfo("", **{family[name]: parts[name][1] for name in names})
+        composed_of[_DATABASE_URL] = {name: parts[name][0] for name in names}
+    if values.get(_WEB_PORT):
+        composed[_BIND] = f"127.0.0.1:{values[_WEB_PORT]}"
+        composed_of[_BIND] = {_WEB_PORT: place}
     # A variable that is set wins over the composed one; an empty one counts as unset.
     composed = {name: value for name, value in composed.items() if not values.get(name)}
-    return EnvironmentSource(place, {**values, **composed}, {name: composed_of[name] for name in composed})
+    return EnvironmentSource(place, {**values, **composed}, {name: composed_of[name] for name in composed}, unusable)
 
 
-def read_dotenv(directory: Path) -> EnvironmentSource:
-    """Read the ``.env`` of a directory; an empty source if there is none."""
+def _choose_database_family(values: Mapping[str, str]) -> Mapping[str, str] | None:
+    """Return the family that names a host, or else one that names a database: ``POSTGRES_*`` before ``DB_*``."""
+    for parameter in ("host", "dbname"):
+        for family in DATABASE_FAMILIES:
+            if any(values.get(name) for name, sets in family.items() if sets == parameter):
+                return family
+    return None
+
+
+def _read_dotenv(directory: Path) -> Mapping[str, str]:
     path = directory / ".env"
-    if not path.is_file():
-        return EnvironmentSource(str(path), {})
-    pairs = dotenv_values(path, interpolate=False)
-    return read_environment({name: value for name, value in pairs.items() if value is not None}, ".env")
+    pairs = dotenv_values(path, interpolate=False) if path.is_file() else {}
+    return {name: value for name, value in pairs.items() if value is not None}
 
 
 def read_user_file(environments: Sequence[EnvironmentSource], directory: Path) -> FileSource:
@@ -180,12 +255,27 @@ class Entry(msgspec.Struct, frozen=True):
     origin: str
 
 
+class UnusedVariables(msgspec.Struct, frozen=True):
+    """Variables that are set, and have no effect.
+
+    Args:
+        place: ``environment`` or ``.env``.
+        variables: Their names.
+        reason: Why.
+    """
+
+    place: str
+    variables: tuple[str, ...]
+    reason: str
+
+
 class _Found(msgspec.Struct, frozen=True):
     """A value that a source has for a key. Text of the environment is converted leniently, values of TOML strictly."""
 
     raw: Any
     origin: str
     strict: bool
+    variables: frozenset[str] = frozenset()
 
 
 class Configuration:
@@ -207,7 +297,9 @@ class Configuration:
         self._file = file
         self._defaults = defaults or FileSource(DEFAULT_ORIGIN, {})
         self._entries: dict[str, Entry] = {}
-        self._known_variables: set[str] = set()
+        # The key of each variable that sets one, and the variables that set a key.
+        self._known_variables: dict[str, str] = {}
+        self._used_variables: dict[str, frozenset[str]] = {}
         self._problems: list[str] = []
         self._written_secrets: list[str] = []
         self.settings = self._decode(Settings, ())
@@ -231,6 +323,46 @@ class Configuration:
         """Return the secrets that the TOML file contains, as ``key in file``."""
         return tuple(f"{key} in {self._file.place}" for key in self._written_secrets)
 
+    def with_variables(self, place: str, values: Mapping[str, str]) -> Configuration:
+        """Return this configuration with further variables, which take precedence over every other source."""
+        environments = (EnvironmentSource(place, values), *self._environments)
+        return Configuration(environments, self._file, self._defaults)
+
+    def unused_variables(self) -> tuple[UnusedVariables, ...]:
+        """Return the variables that are set and have no effect, although they are meant for this service, or may be.
+
+        Call it when the tables of the plugins are decoded: until then their variables are not known. Variables that
+        begin with ``TIERCEL_`` and set nothing are errors instead: see ``ensure_known_keys``.
+        """
+        found: dict[tuple[str, str], list[str]] = {}
+        for source in self._environments:
+            for name in source.set_names():
+                reason = source.unusable.get(name) or WITHOUT_EFFECT.get(name) or self._unused_reason(name)
+                if reason is not None:
+                    found.setdefault((source.place, reason), []).append(name)
+        return tuple(UnusedVariables(place, tuple(names), reason) for (place, reason), names in found.items())
+
+    def _unused_reason(self, name: str) -> str | None:
+        key = self._known_variables.get(_COMPOSED.get(name, name))
+        if key is None:
+            nearest = None if name.startswith(PREFIX) else self._nearest_variable(name)
+            return f"there is no such variable{suggest(nearest)}" if nearest is not None else None
+        used = self._used_variables.get(key, frozenset())
+        # A variable of the environment is meant to replace the same one in .env.
+        if name in used:
+            return None
+        if used:
+            return f"{self._entries[key].origin} takes precedence"
+        return "no host and no name of a database is set"
+
+    def _nearest_variable(self, name: str) -> str | None:
+        """Return the variable that a name of another spelling stands for: ``POSTGRES_PASS``, ``DATABSE_URL``."""
+        known = {*self._known_variables, *_COMPOSED}
+        head, _, rest = name.partition("_")
+        siblings = {other.partition("_")[2]: other for other in known if other.startswith(f"{head}_")}
+        near = nearest_name(rest, siblings) if rest else None
+        return siblings[near] if near is not None else nearest_name(name, known, _SIMILAR_VARIABLES)
+
     def plugin_tables(self) -> set[str]:
         """Return the names of tables that are not the kernel's, in the file or in variables like ``TIERCEL_X__KEY``."""
         variables = [variable for source in self._environments for variable in source.own_names()]
@@ -249,11 +381,13 @@ class Configuration:
         """
         self._problems += problems
         for name in sorted(self._tables_in_file() - set(tables)):
-            self._problems.append(f"{self._file.place}: {name}: unknown key; no plugin has a table of this name")
+            wrong = f"{self._file.place}: {name}: unknown key; no plugin has a table of this name"
+            self._problems.append(wrong + did_you_mean(name, {*tables, *struct_fields(Settings)}))
         for source in self._environments:
             for variable in source.own_names():
                 if variable not in self._known_variables and _table_of(variable) not in tables:
-                    self._problems.append(f"{source.place} {variable}: unknown setting")
+                    hint = did_you_mean(variable, self._known_variables)
+                    self._problems.append(f"{source.place} {variable}: unknown setting{hint}")
         self._raise_problems()
 
     def _tables_in_file(self) -> set[str]:
@@ -277,6 +411,7 @@ class Configuration:
             found = self._find(path, field.type)
             if found is not None:
                 origin = found.origin
+                self._used_variables[key] = found.variables
                 try:
                     value = _convert(found, field.type)
                 except ValueError as ex:
@@ -308,13 +443,14 @@ class Configuration:
 
     def _find(self, path: KeyPath, annotation: Any) -> _Found | None:
         names = (PREFIX + "__".join(path).upper(), *_alias_variables(annotation))
-        self._known_variables.update(names)
+        self._known_variables |= dict.fromkeys(names, ".".join(path))
         for source in self._environments:
             for name in names:
                 # Compose files and templates of .env set variables to nothing that they mean to leave unset; only a
                 # list can be empty.
                 if source.values.get(name) or (name in source.values and is_sequence(annotation)):
-                    return _Found(source.values[name], source.origin(name), strict=False)
+                    used = frozenset(source.parts(name))
+                    return _Found(source.values[name], source.origin(name), strict=False, variables=used)
         for file in (self._file, self._defaults):
             raw = file.find(path)
             if raw is not None:
@@ -332,7 +468,10 @@ class Configuration:
             self._problems.append(f"{where}: Expected a table, got {table!r:.120}.")
             return
         for name in table.keys() - struct_fields(kind).keys():
-            self._problems.append(f"{where}.{name}: unknown key; there are {', '.join(struct_fields(kind))}")
+            known = struct_fields(kind)
+            self._problems.append(
+                f"{where}.{name}: unknown key; there are {', '.join(known)}{did_you_mean(name, known)}"
+            )
 
     def _note_secret(self, key: str, value: Secret, origin: str) -> None:
         is_secret = self._has_password(value, origin) if key == "db.url" else True
@@ -362,7 +501,8 @@ def load(environ: Mapping[str, str] | None = None, directory: Path | None = None
         ConfigError: A source cannot be read, or holds a wrong key or value.
     """
     folder = directory or Path.cwd()
-    environments = (read_environment(os.environ if environ is None else environ), read_dotenv(folder))
+    environment = os.environ if environ is None else environ
+    environments = read_environments({"environment": environment, ".env": _read_dotenv(folder)})
     return Configuration(environments, read_user_file(environments, folder), read_shipped_file())
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +25,7 @@ from kernel.errors import BootError, ConfigError, DuplicateError, PluginError
 from kernel.logging import Logger
 from kernel.services import PluginState, PluginStatus, Services, SharedServices
 from kernel.settings import Settings
+from kernel.suggestions import did_you_mean, nearest_name
 
 C = TypeVar("C", bound=Contract)
 # A contribution, with the name of the plugin that returned it from a hook.
@@ -118,12 +119,17 @@ class Registry:
             if state == "loaded":
                 self._import(name, configured)
         for name in self._required - self.statuses.keys():
-            raise ConfigError([f"required: plugin {name!r} is not among plugins"])
+            raise ConfigError([f"required: plugin {name!r} is not among plugins{did_you_mean(name, self.statuses)}"])
         try:
             self._manager.check_pending()
         except pluggy.PluginValidationError as ex:
             # A function that is marked as a hook, and has the name of none.
             raise BootError(f"{self._manager.get_name(ex.plugin)}: {str(ex).partition(chr(10))[0]}") from ex
+
+    def unmatched_disabled(self) -> Mapping[str, str | None]:
+        """Return the names in ``disabled`` that no plugin in ``plugins`` has, each with the nearest that one has."""
+        unmatched = sorted(self._disabled - self.statuses.keys())
+        return {name: nearest_name(name, self.statuses) for name in unmatched}
 
     def decode_settings(self) -> None:
         """Decode the table of each plugin, and create its services.

@@ -18,6 +18,7 @@ from kernel.config import Configuration, load
 from kernel.contracts import HealthCheck
 from kernel.errors import BootError, ConfigError, TiercelError
 from kernel.http.routing import methods_of
+from kernel.suggestions import suggest
 
 _SHELL_BANNER = "Names: service, db, services['<plugin>']. db.connection() borrows a connection."
 
@@ -78,7 +79,9 @@ def _run_checks() -> tuple[Configuration | None, list[Finding]]:
     if written := configuration.written_secrets():
         detail = f"{', '.join(written)}: keep secrets in the environment or in .env, not in a file that others may read"
         findings.append(Finding("secrets", ok=True, detail=detail, warning=True))
+    findings += _check_variables(configuration)
     findings.append(_run_check("plugins", service.registry.check_health))
+    findings += _check_names(service)
     findings.append(_run_check("access", lambda: _check_access(service)))
     for _, health_check in service.registry.contributions(HealthCheck):
         if health_check.setup is not None:
@@ -97,6 +100,34 @@ def _run_check(name: str, run: Callable[[], str]) -> Finding:
         return Finding(name, ok=True, detail=run())
     except TiercelError as ex:
         return Finding(name, ok=False, detail=str(ex))
+
+
+def _check_variables(configuration: Configuration) -> Sequence[Finding]:
+    return [
+        Finding(
+            "variables",
+            ok=True,
+            detail=f"{', '.join(unused.variables)} in {unused.place}: no effect: {unused.reason}",
+            warning=True,
+        )
+        for unused in configuration.unused_variables()
+    ]
+
+
+def _check_names(service: Tiercel) -> Sequence[Finding]:
+    """Check names that match nothing: one that is similar to a known name is misspelt, another may be of no use now."""
+    findings = [
+        Finding(
+            "disabled",
+            ok=nearest is None,
+            detail=f"there is no plugin {name!r}{suggest(nearest)}",
+            warning=True,
+        )
+        for name, nearest in service.registry.unmatched_disabled().items()
+    ]
+    unmatched = service.shared.applications.unmatched_filters
+    findings += [Finding("filters", ok=each.nearest is None, detail=str(each), warning=True) for each in unmatched]
+    return findings
 
 
 def _check_access(service: Tiercel) -> str:

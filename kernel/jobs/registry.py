@@ -14,6 +14,7 @@ from kernel.contracts import Job
 from kernel.conversion import UNKNOWN, convert_fields, strip_nul, struct_fields
 from kernel.errors import ConfigError, InvalidError, NotFoundError
 from kernel.signatures import parameter_types
+from kernel.suggestions import did_you_mean
 
 # What the function of a job may take, by name.
 _ARGUMENTS = ("run", "parameters")
@@ -129,7 +130,8 @@ class JobRegistry:
                 problems += self._override(name, text)
             elif name.partition(".")[0] not in absent:
                 known = ", ".join(sorted(self._jobs)) or "none"
-                problems.append(f"jobs.schedules: there is no job {name!r}; there are: {known}")
+                hint = did_you_mean(name, self._jobs)
+                problems.append(f"jobs.schedules: there is no job {name!r}; there are: {known}{hint}")
         if problems:
             raise ConfigError(problems)
 

@@ -67,7 +67,7 @@ def test_two_filters_for_one_dataset_are_both_applied(make_client: MakeClient) -
     ]
 
 
-def test_a_filter_whose_key_fits_no_dataset_is_logged_at_start(
+def test_a_filter_whose_key_fits_no_dataset_is_logged_with_the_nearest_key(
     boot: Boot, captured: CapturedLog, make_plugin: MakePlugin
 ) -> None:
     application = Application(slug="skyflow", name="Skyflow", filters={"tier": keep, "teirs": keep, "members": keep})
@@ -76,8 +76,7 @@ def test_a_filter_whose_key_fits_no_dataset_is_logged_at_start(
         make_plugin("trace", register_datasets=lambda services: [TIERS]),
     )
 
-    client.service.start()
-    client.service.stop()
+    client.service.warn_without_effect()
 
     logged = captured.events("filter_matches_no_dataset")
     assert [[entry[name] for name in ("plugin", "application", "key", "nearest")] for entry in logged] == [

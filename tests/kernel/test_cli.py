@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from kernel.contracts import Application
 from kernel.embedded.server import EmbeddedServer
 from kernel.testing import create_database, drop_database
 from tests.commands import RunCommand, make_runner
 from tests.conftest import FirstMigrate
+from tests.kernel.fakes import install_plugin
 from tests.processes import ROOT, run_tiercel
 
 NOWHERE = "postgresql://somebody:secret-word@127.0.0.1:1/nothing"
@@ -117,9 +119,59 @@ def test_check_of_a_wrong_key_exits_1_and_names_file_and_key(tiercel: RunCommand
     assert "config/tiercel.toml: server.threads: Expected int" in ran.output
 
 
+def test_check_names_variables_without_effect(tiercel: RunCommand, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("DATABASE_URL=sqlite:///db.sqlite3\nAPI_BASE_URL=http://localhost:8000\n")
+
+    ran = tiercel("check", DB_HOST="db.example.com")
+
+    assert ran.code == 0
+    assert "[warning] variables: API_BASE_URL in .env: no effect: links in responses begin with" in ran.output
+    assert "[warning] variables: DATABASE_URL in .env: no effect: SQLite is not supported" in ran.output
+    why = "environment TIERCEL_DATABASE_URL takes precedence"
+    assert f"[warning] variables: DB_HOST in environment: no effect: {why}" in ran.output
+
+
+@pytest.mark.parametrize(
+    ("key", "disabled", "code", "line"),
+    [
+        (
+            "teirs",
+            "",
+            1,
+            "[PROBLEM] filters: the filter 'teirs' of orbit matches no dataset, and so hides nothing; did ",
+        ),
+        ("planets", "", 0, "[warning] filters: the filter 'planets' of orbit matches no dataset, and so hides nothing"),
+        ("tiers", "", 0, "[ok] plugins: 4 loaded"),
+        ("tiers", "clubb", 1, "[PROBLEM] disabled: there is no plugin 'clubb'; did you mean club?"),
+        ("tiers", "far_away", 0, "[warning] disabled: there is no plugin 'far_away'"),
+    ],
+)
+def test_check_reports_names_that_match_nothing(
+    key: str, disabled: str, code: int, line: str, tiercel: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    application = Application(slug="orbit", name="Orbit", filters={key: lambda items: items})
+    orbit = install_plugin(monkeypatch, "orbit", {"register_applications": lambda: [application]})
+
+    ran = tiercel("check", TIERCEL_PLUGINS=f"system,trace,club,{orbit}", TIERCEL_DISABLED=disabled)
+
+    assert ran.code == code
+    assert line in ran.output
+
+
+@pytest.mark.parametrize("disabled", ["trace", "club"])
+def test_filters_for_a_disabled_plugin_are_no_problem(disabled: str, tiercel: RunCommand) -> None:
+    ran = tiercel("check", TIERCEL_DISABLED=disabled)
+
+    assert (ran.code, "[warning] filters: " in ran.output) == (0, True)
+
+
 @pytest.mark.parametrize(
     ("variables", "problem"),
     [
+        (
+            {"TIERCEL_JOBS__SCHEDULES": '{"club.refesh": "off"}'},
+            "configuration: jobs.schedules: there is no job 'club.refesh'; there are: ",
+        ),
         ({"TIERCEL_PLUGINS": "system,no_such"}, "plugins: no_such.import: plugin 'no_such' cannot be found"),
         ({"TIERCEL_PLUGINS": "system,no_such", "TIERCEL_REQUIRED": "no_such"}, "plugins: no_such.import: "),
         ({"TIERCEL_BIND": "0.0.0.0:8000"}, "access: auth is 'open' and 0.0.0.0:8000 can be reached"),

@@ -13,13 +13,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernel.app import Tiercel
-from kernel.config import PREFIX, Configuration, FileSource, load, read_environment, read_shipped_file
+from kernel.config import (
+    DATABASE_FAMILIES,
+    PREFIX,
+    WITHOUT_EFFECT,
+    Configuration,
+    FileSource,
+    load,
+    read_environments,
+    read_shipped_file,
+)
 from kernel.conversion import base_type, nested_struct, struct_fields
-from kernel.errors import ConfigError, DuplicateError
+from kernel.errors import BootError, ConfigError, DuplicateError
 from kernel.settings import Secret, Settings, Table, env
 from kernel.testing import make_configuration
 from plugins.observability.settings import ObservabilitySettings
-from tests.kernel.fakes import NOWHERE, Boot, MakePlugin
+from plugins.trace.settings import TraceSettings
+from tests.kernel.fakes import NOWHERE, Boot, CapturedLog, MakePlugin
 
 FROM_ENVIRONMENT: list[tuple[dict[str, str], str, object]] = [
     ({"TIERCEL_DB__POOL_MAX": "7"}, "db.pool_max", 7),
@@ -59,6 +69,28 @@ FROM_ENVIRONMENT: list[tuple[dict[str, str], str, object]] = [
     ),
     ({"POSTGRES_DB": "d", "DATABASE_URL": ""}, "db.url", Secret("dbname=d")),
     ({"POSTGRES_HOST": "h", "POSTGRES_PASSWORD": "a b'c"}, "db.url", Secret(r"host=h password='a b\'c'")),
+    (
+        {
+            "DB_HOST": "h",
+            "DB_PORT": "6432",
+            "DB_NAME": "d",
+            "DB_USER": "u",
+            "DB_PASSWORD": "p",
+            "DB_SSLMODE": "require",
+        },
+        "db.url",
+        Secret("host=h port=6432 dbname=d user=u password=p sslmode=require"),
+    ),
+    ({"DB_NAME": "d", "DB_USER": "u"}, "db.url", Secret("dbname=d user=u")),
+    ({"DB_USER": "u", "DB_PASSWORD": "p", "DB_PORT": "5432"}, "db.url", None),
+    ({"DB_HOST": "h", "DB_NAME": "d", "POSTGRES_HOST": "g", "POSTGRES_USER": "u"}, "db.url", Secret("host=g user=u")),
+    (
+        {"DB_HOST": "h", "DB_NAME": "d", "POSTGRES_DB": "e", "POSTGRES_PASSWORD": "p"},
+        "db.url",
+        Secret("host=h dbname=d"),
+    ),
+    ({"DATABASE_URL": "sqlite:///db.sqlite3"}, "db.url", None),
+    ({"DATABASE_URL": "sqlite:///db.sqlite3", "DB_HOST": "h"}, "db.url", Secret("host=h")),
 ]
 
 PRECEDENCE: list[tuple[dict[str, str], str, str, str]] = [
@@ -92,7 +124,7 @@ def value_of(configuration: Configuration, key: str) -> object:
 def problems_of(environ: Mapping[str, str], file: Mapping[str, Any] | None = None) -> tuple[str, ...]:
     """Return the problems of a configuration that is rejected."""
     with pytest.raises(ConfigError) as caught:
-        Configuration((read_environment(environ),), FileSource("tiercel.toml", file or {}))
+        Configuration(read_environments({"environment": environ}), FileSource("tiercel.toml", file or {}))
     return caught.value.problems
 
 
@@ -132,6 +164,7 @@ def test_an_alias_in_the_environment_takes_precedence_over_the_canonical_variabl
     [
         ({"DATABASE_URL": "host=c"}, "db.url", "environment DATABASE_URL"),
         ({"POSTGRES_HOST": "d", "POSTGRES_DB": "e"}, "db.url", "environment POSTGRES_HOST, POSTGRES_DB"),
+        ({"DB_HOST": "d", "DB_NAME": "e"}, "db.url", "environment DB_HOST, DB_NAME"),
         ({"WEB_PORT": "1"}, "server.bind", "environment WEB_PORT"),
         ({"WEB_PORT": "1", "TIERCEL_BIND": "localhost:2"}, "server.bind", "environment TIERCEL_BIND"),
         ({}, "db.url", "default"),
@@ -139,6 +172,125 @@ def test_an_alias_in_the_environment_takes_precedence_over_the_canonical_variabl
 )
 def test_an_entry_has_the_origin_of_its_value(environ: dict[str, str], key: str, origin: str, tmp_path: Path) -> None:
     assert entry_of(load(environ, tmp_path), key)[1] == origin
+
+
+def test_the_parts_of_a_database_may_be_spread_over_environment_and_dotenv(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("DB_HOST=h\nDB_NAME=d\nDB_PASSWORD=old\n")
+
+    configuration = load({"DB_PASSWORD": "new"}, tmp_path)
+
+    assert configuration.settings.db.url == Secret("host=h dbname=d password=new")
+    assert entry_of(configuration, "db.url")[1] == ".env DB_HOST, DB_NAME, environment DB_PASSWORD"
+
+
+# --- variables without effect -----------------------------------------------------------------------------------------
+
+NO_SQLITE = "SQLite is not supported; unless another database is configured, the embedded PostgreSQL is used"
+
+
+def unused_of(environ: Mapping[str, str], folder: Path) -> list[tuple[str, str, str]]:
+    """Return place, names and reason of the variables that have no effect, with the settings of every plugin."""
+    configuration = load(environ, folder)
+    configuration.table("observability", ObservabilitySettings)
+    configuration.table("trace", TraceSettings)
+    return [(each.place, ", ".join(each.variables), each.reason) for each in configuration.unused_variables()]
+
+
+@pytest.mark.parametrize(
+    ("environ", "variables", "reason"),
+    [
+        ({"DATABASE_URL": "sqlite:///db.sqlite3", "FORCE_SQLITE": "1"}, "FORCE_SQLITE, DATABASE_URL", NO_SQLITE),
+        ({"DB_USER": "u", "DB_PASSWORD": "p"}, "DB_USER, DB_PASSWORD", "no host and no name of a database is set"),
+        (
+            {"DATABASE_URL": "host=a", "DB_HOST": "b", "DB_SSLMODE": "require"},
+            "DB_HOST, DB_SSLMODE",
+            "environment DATABASE_URL takes precedence",
+        ),
+        (
+            {"DB_HOST": "h", "POSTGRES_HOST": "g", "DB_SSLMODE": "require"},
+            "DB_HOST",
+            "environment POSTGRES_HOST, DB_SSLMODE takes precedence",
+        ),
+        ({"SECRET_KEY": "a", "DJANGO_SECRET_KEY": "b"}, "DJANGO_SECRET_KEY", "environment SECRET_KEY takes precedence"),
+        ({"WEB_PORT": "1", "TIERCEL_BIND": "localhost:2"}, "WEB_PORT", "environment TIERCEL_BIND takes precedence"),
+        ({"POSTGRES_PASS": "p"}, "POSTGRES_PASS", "there is no such variable; did you mean POSTGRES_PASSWORD?"),
+        ({"DB_USERNAME": "u"}, "DB_USERNAME", "there is no such variable; did you mean DB_USER?"),
+        ({"DATABSE_URL": "h"}, "DATABSE_URL", "there is no such variable; did you mean DATABASE_URL?"),
+        (
+            {"TIERCL_DATABASE_URL": "h"},
+            "TIERCL_DATABASE_URL",
+            "there is no such variable; did you mean TIERCEL_DATABASE_URL?",
+        ),
+    ],
+)
+def test_a_variable_without_effect_is_reported_with_the_reason(
+    environ: dict[str, str], variables: str, reason: str, tmp_path: Path
+) -> None:
+    assert unused_of(environ, tmp_path) == [("environment", variables, reason)]
+
+
+def test_every_variable_in_the_table_of_those_without_effect_is_reported(tmp_path: Path) -> None:
+    found = unused_of(dict.fromkeys(WITHOUT_EFFECT, "1"), tmp_path)
+
+    assert sorted(name for _, names, _ in found for name in names.split(", ")) == sorted(WITHOUT_EFFECT)
+    assert {"API_BASE_URL", "FORCE_SQLITE", "POSTGRES_TEST_DB", "REDIS_URL"} <= WITHOUT_EFFECT.keys()
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {name: "5432" for family in DATABASE_FAMILIES[:1] for name in family},
+        {name: "5432" for family in DATABASE_FAMILIES[1:] for name in family},
+        {
+            "DJANGO_DEBUG": "1",
+            "DJANGO_SECRET_KEY": "k",
+            "DJANGO_ALLOWED_HOSTS": "h",
+            "DRF_PAGE_SIZE": "5",
+            "WEB_PORT": "1",
+        },
+        {"DEBUG": "1", "SECRET_KEY": "k", "ALLOWED_HOSTS": "h", "NOTION_TOKEN": "t", "DATABASE_URL": "host=h"},
+        {"APM_INGEST_BATCH_SIZE": "1", "APM_INGEST_MAX_EVENTS": "2", "APM_INGEST_MAX_ERRORS": "3"},
+        # Of other programs: of containers of PostgreSQL, of services in Kubernetes, of a shell.
+        {"POSTGRES_INITDB_ARGS": "a", "POSTGRES_HOST_AUTH_METHOD": "trust", "DB_SERVICE_HOST": "h", "PGDATA": "d"},
+        {
+            "DB_PORT_5432_TCP": "h",
+            "POSTGRES_SERVICE_PORT": "1",
+            "PATH": "/bin",
+            "WEB_CONCURRENCY": "2",
+            "REDIS_HOST": "h",
+        },
+        {"REDIS_URL": "", "DB_HOST": ""},
+    ],
+)
+def test_variables_that_act_or_belong_to_other_programs_are_not_reported(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    assert unused_of(environ, tmp_path) == []
+
+
+def test_a_variable_of_the_environment_replaces_the_same_one_in_dotenv_without_a_report(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("DEBUG=1\nDB_HOST=a\nREDIS_URL=redis://cache\n")
+
+    found = unused_of({"DEBUG": "0", "DB_HOST": "b"}, tmp_path)
+
+    assert [(place, names) for place, names, _ in found] == [(".env", "REDIS_URL")]
+
+
+def test_what_has_no_effect_is_logged_when_the_service_is_prepared(tmp_path: Path, captured: CapturedLog) -> None:
+    environ = {"TIERCEL_PLUGINS": "system", "TIERCEL_DISABLED": "sistem, other", "TIERCEL_DATABASE_URL": NOWHERE}
+    settings = {"TIERCEL_HOME": str(tmp_path), "TIERCEL_DB__STARTUP_TIMEOUT_S": "0", "REDIS_URL": "redis://cache"}
+
+    with pytest.raises(BootError):
+        Tiercel(load({**environ, **settings}, tmp_path), log=captured.log).prepare()
+
+    (logged,) = captured.events("variables_without_effect")
+    assert (logged["log_level"], logged["place"], logged["variables"]) == ("warning", "environment", "REDIS_URL")
+    assert logged["reason"] == WITHOUT_EFFECT["REDIS_URL"]
+    disabled = [(each["name"], each["nearest"]) for each in captured.events("disabled_matches_no_plugin")]
+    assert disabled == [("other", None), ("sistem", "system")]
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_named_file_is_read_instead_of_the_default_one(tmp_path: Path) -> None:
@@ -193,7 +345,7 @@ def test_one_error_names_every_wrong_key_and_value_with_its_place_and_type() -> 
         "environment TIERCEL_DB__POOL_TIMEOUT_S: db.pool_timeout_s: Expected float > 0.0, got '0'.",
         "tiercel.toml: auth: Expected open or required, got 'closed'.",
         "tiercel.toml: server.thread: unknown key; there are bind, workers, threads, timeout_s, graceful_timeout_s, "
-        "keepalive_s, header_timeout_s, send_timeout_s",
+        "keepalive_s, header_timeout_s, send_timeout_s; did you mean threads?",
         "tiercel.toml: server.threads: Expected int, got '4'.",
         "tiercel.toml: http: Expected a table, got 5.",
         "tiercel.toml: plugins: Expected array, got 'system'.",
@@ -217,9 +369,9 @@ def test_valid_addresses_to_listen_on_are_accepted(bind: str) -> None:
     ["sqlite:///db.sqlite3", "sqlite3:db", "mysql://u:hunter2@h/d", "postgresql+psycopg://u:hunter2@h/d", "hunter2"],
 )
 def test_the_error_about_the_url_of_another_database_does_not_contain_the_url(url: str) -> None:
-    (problem,) = problems_of({"DATABASE_URL": url})
+    (problem,) = problems_of({"TIERCEL_DATABASE_URL": url})
 
-    assert problem.startswith("environment DATABASE_URL: ")
+    assert problem.startswith("environment TIERCEL_DATABASE_URL: ")
     assert "hunter2" not in problem
 
 
@@ -253,7 +405,7 @@ def test_entries_and_representations_do_not_contain_secrets() -> None:
 def test_secrets_in_the_toml_file_are_reported_with_the_file(
     file: dict[str, Any], environ: dict[str, str], written: tuple[str, ...]
 ) -> None:
-    configuration = Configuration((read_environment(environ),), FileSource("test.toml", file))
+    configuration = Configuration(read_environments({"environment": environ}), FileSource("test.toml", file))
 
     assert configuration.written_secrets() == written
 
@@ -351,7 +503,7 @@ def test_one_error_names_the_wrong_keys_of_all_plugins(boot: Boot, make_plugin: 
         boot(alpha, beta, alpha={"size": 0, "sise": 1, "inner": {"depth": "x"}}, gamma={})
 
     assert caught.value.problems == (
-        "test: alpha.sise: unknown key; there are size, token, inner",
+        "test: alpha.sise: unknown key; there are size, token, inner; did you mean size?",
         "test: alpha.size: Expected int >= 1, got 0.",
         "test: alpha.inner.depth: Expected int, got 'x'.",
         "beta.token: is required (str)",
@@ -375,8 +527,8 @@ def test_an_unknown_variable_with_the_prefix_is_rejected_by_name(tmp_path: Path)
         Tiercel(configuration)
 
     assert set(caught.value.problems) == {
-        "environment TIERCEL_DB__POOL_MAXX: unknown setting",
-        "environment TIERCEL_DEBUGG: unknown setting",
+        "environment TIERCEL_DB__POOL_MAXX: unknown setting; did you mean TIERCEL_DB__POOL_MAX?",
+        "environment TIERCEL_DEBUGG: unknown setting; did you mean TIERCEL_DEBUG?",
     }
 
 
@@ -498,7 +650,7 @@ KEYS = {path: values_of(variable_of(path), annotation) for path, annotation in k
 def test_every_valid_setting_can_be_set_from_the_environment(values: dict[tuple[str, ...], Any]) -> None:
     variables = {variable_of(path): as_text(value) for path, value in values.items()}
 
-    settings = Configuration((read_environment(variables),), FileSource("nothing", {})).settings
+    settings = Configuration(read_environments({"environment": variables}), FileSource("nothing", {})).settings
 
     for path, value in values.items():
         found: Any = settings
