@@ -51,6 +51,12 @@ KERNEL_COMMANDS = {
     "cache": "kernel.cli.admin:cache",
     "jobs": "kernel.cli.jobs:jobs",
     "shell": "kernel.cli.admin:shell",
+    "logs": "kernel.cli.logs:logs",
+    "test": "kernel.cli.testing:test",
+    # As other services call them; hidden in the help.
+    "runserver": "kernel.cli.serve:runserver",
+    "run": "kernel.cli.serve:runserver",
+    "mig": "kernel.cli.admin:mig",
 }
 
 

@@ -105,6 +105,9 @@ class LogSettings(Table, frozen=True):
     format: Annotated[LogFormat, env("TIERCEL_LOG")] = "console"
     level: LogLevel = "info"
     requests: bool = True
+    file: Path | None = None
+    file_max_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 10 * 1024 * 1024
+    file_backups: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
 
 
 class DatasetSettings(Table, frozen=True):

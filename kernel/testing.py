@@ -4,19 +4,27 @@ With pytest::
 
     @pytest.fixture
     def client() -> Iterator[Client]:
-        conninfo = create_database("host=127.0.0.1 user=tester dbname=postgres", "shop_test")
-        with running(make_configuration(plugins=["acme.shop"], required=[], db={"url": conninfo})) as client:
+        with running(make_configuration(plugins=["acme.shop"], required=[])) as client:
             yield client
 
     def test_products_are_listed(client: Client) -> None:
         assert client.get("/shop/products/").json() == []
+
+Home and database are temporary: neither those of the working directory nor those of the environment are touched.
 """
 
 from __future__ import annotations
 
+import atexit
+import itertools
+import os
+import shutil
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import click
@@ -30,24 +38,68 @@ from kernel.app import Tiercel
 from kernel.config import Configuration, EnvironmentSource, FileSource, read_shipped_file
 from kernel.contracts import Command
 from kernel.db.pool import QUERIES
+from kernel.embedded.server import EmbeddedServer
 from kernel.services import Clock
 
 __all__ = ["Client", "Result", "create_database", "drop_database", "make_configuration", "running"]
 
 _AUTOVACUUM_TIMEOUT_S = 30.0
 _AUTOVACUUM_POLL_S = 0.05
+_PLACE = "test"
+# Tests start from nothing: durability does not matter.
+_SERVER_OPTIONS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+_numbers = itertools.count(1)
 
 
 def make_configuration(**values: Any) -> Configuration:
     """Make a configuration of the given values and the defaults; the environment and files of the user do not matter.
 
     Args:
-        values: Keys and tables as in ``tiercel.toml``: ``plugins=[...]``, ``db={"url": ...}``, ``shop={...}``.
+        values: Keys and tables as in ``tiercel.toml``: ``plugins=[...]``, ``db={"url": ...}``, ``shop={...}``. Without
+            ``home``, it is a temporary directory, which all configurations of the process share.
 
     Raises:
         ConfigError: The kernel's settings are wrong.
     """
-    return Configuration((EnvironmentSource("environment", {}),), FileSource("test", values), read_shipped_file())
+    values = {"home": str(_temporary_home()), **values}
+    return Configuration((EnvironmentSource("environment", {}),), FileSource(_PLACE, values), read_shipped_file())
+
+
+@cache
+def _temporary_home() -> Path:
+    home = Path(tempfile.mkdtemp(prefix="tiercel-test-"))
+    _at_exit(lambda: shutil.rmtree(home, ignore_errors=True))
+    return home
+
+
+@cache
+def _temporary_server() -> EmbeddedServer:
+    """Start the server of the databases that ``running`` makes, the first time; it stops at the end of the process."""
+    server = EmbeddedServer(_temporary_home(), options=_SERVER_OPTIONS)
+    server.acquire()
+    _at_exit(server.release)
+    return server
+
+
+def _at_exit(call: Callable[[], object]) -> None:
+    owner = os.getpid()
+
+    def call_in_owner() -> None:
+        # A forked child, which a job may be, leaves what its parent still uses.
+        if os.getpid() == owner:
+            call()
+
+    atexit.register(call_in_owner)
+
+
+@contextmanager
+def _temporary_database() -> Iterator[str]:
+    server = _temporary_server()
+    name = f"test_{next(_numbers)}"
+    try:
+        yield create_database(server.conninfo, name)
+    finally:
+        drop_database(server.conninfo, name)
 
 
 def create_database(conninfo: str, name: str, template: str = "template1") -> str:
@@ -165,16 +217,29 @@ class Client:
 def running(configuration: Configuration, clock: Clock | None = None) -> Iterator[Client]:
     """Run a service in this process until the block ends: prepare it, migrations included, and start it.
 
+    Without ``db.url``, it gets a new database, which is dropped at the end, on an embedded PostgreSQL that starts with
+    the first such service of the process; with a ``home`` of its own, the embedded PostgreSQL of that home.
+
     Args:
-        configuration: From ``make_configuration``, with the URL of a database. Without one, the embedded PostgreSQL is
-            started under ``home``.
+        configuration: From ``make_configuration``.
         clock: Replaces the clock of the system.
+
+    Raises:
+        ValueError: The configuration is not from ``make_configuration``: the tests would write into live data.
     """
-    service = Tiercel(configuration, clock)
-    service.prepare()
-    try:
-        service.start()
-        yield Client(service)
-    finally:
-        service.stop()
-        service.close()
+    origins = {entry.key: entry.origin for entry in configuration.entries()}
+    if origins["home"] != _PLACE:
+        raise ValueError(f"home is that of {origins['home']}: make the configuration with make_configuration")
+    settings = configuration.settings
+    needs_database = settings.db.url is None and settings.home == _temporary_home()
+    with _temporary_database() if needs_database else nullcontext() as conninfo:
+        if conninfo is not None:
+            configuration = configuration.with_variables(_PLACE, {"TIERCEL_DB__URL": conninfo})
+        service = Tiercel(configuration, clock)
+        service.prepare()
+        try:
+            service.start()
+            yield Client(service)
+        finally:
+            service.stop()
+            service.close()

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import code
+import copy
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, LiteralString
 
 import click
 import msgspec
+from psycopg.rows import dict_row
 
 from kernel.app import Tiercel
 from kernel.cache_control import ProcessStats, clear_everywhere, collect_stats
 from kernel.cli.output import print_json, print_table
 from kernel.config import Configuration, load
 from kernel.contracts import HealthCheck
+from kernel.db.pool import Database
 from kernel.errors import BootError, ConfigError, TiercelError
 from kernel.http.routing import methods_of
+from kernel.logging import log_file
 from kernel.suggestions import suggest
 
-_SHELL_BANNER = "Names: service, db, services['<plugin>']. db.connection() borrows a connection."
+_SHELL_BANNER = "Names: service, db, services['<plugin>'], sql('SELECT ...'). db.connection() borrows a connection."
 
 
 # --- check ----------------------------------------------------------------------------------------------------------
@@ -83,6 +88,7 @@ def _run_checks() -> tuple[Configuration | None, list[Finding]]:
     findings.append(_run_check("plugins", service.registry.check_health))
     findings += _check_names(service)
     findings.append(_run_check("access", lambda: _check_access(service)))
+    findings += _check_log_file(service)
     for _, health_check in service.registry.contributions(HealthCheck):
         if health_check.setup is not None:
             findings.append(_run_check(health_check.name, health_check.setup))
@@ -130,6 +136,17 @@ def _check_names(service: Tiercel) -> Sequence[Finding]:
     return findings
 
 
+def _check_log_file(service: Tiercel) -> Sequence[Finding]:
+    file = log_file(service.settings.log)
+    if file is None:
+        return []
+    try:
+        file.ensure_writable()
+    except OSError as ex:
+        return [Finding("log", ok=False, detail=f"{file.path} cannot be written: {ex.strerror or ex}")]
+    return [Finding("log", ok=True, detail=str(file.path))]
+
+
 def _check_access(service: Tiercel) -> str:
     service.ensure_safe()
     return f"auth is {service.settings.auth} on {service.settings.server.bind}"
@@ -165,6 +182,10 @@ def migrate(*, only_plan: bool, as_json: bool) -> None:
         click.echo(f"{migration.id} {'would be applied' if only_plan else 'applied'}")
     if not migrations:
         click.echo("Nothing to do: every migration is applied.")
+
+
+mig = copy.copy(migrate)
+mig.name, mig.hidden = "mig", True
 
 
 # --- plugins, routes ------------------------------------------------------------------------------------------------
@@ -266,15 +287,26 @@ def _print_cached_names(found: Sequence[ProcessStats]) -> None:
 @click.command()
 @click.option("-c", "command", metavar="CODE", help="Run this code and exit.")
 def shell(command: str | None) -> None:
-    """Open a Python shell on the service, or run one line of Python."""
+    """Open a Python shell on the service, or run one line of Python.
+
+    `sql` runs a statement and returns its rows as dictionaries: sql('SELECT count(*) FROM observability.event').
+    """
     service = Tiercel(load())
     with service.database_open():
         names: dict[str, Any] = {
             "service": service,
             "db": service.shared.db,
             "services": service.registry.services,
+            "sql": partial(_run_sql, service.shared.db),
         }
         if command is not None:
             exec(compile(command, "<command>", "exec"), names)  # noqa: S102 - that is what a shell is for
         else:
             code.interact(banner=_SHELL_BANNER, local=names, exitmsg="")
+
+
+def _run_sql(db: Database, statement: LiteralString, parameters: Any = None) -> list[dict[str, Any]]:
+    """Run a statement that somebody at the shell wrote; return its rows, if it has any."""
+    with db.connection() as connection:
+        cursor = connection.cursor(row_factory=dict_row).execute(statement, parameters)
+        return cursor.fetchall() if cursor.description is not None else []

@@ -18,6 +18,7 @@ from kernel.server.launcher import run_gunicorn
 # Next to the kernel's package, in a checkout and in a wheel.
 DEMO_FOLDER = Path(__file__).parent.parent.parent / "contrib" / "demo"
 _APPLICATIONS_SHOWN_MAX = 5
+_DEFAULT_HOST = "127.0.0.1"
 
 
 @click.command()
@@ -25,6 +26,15 @@ _APPLICATIONS_SHOWN_MAX = 5
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine although no authentication is required.")
 def serve(*, bind: str | None, insecure: bool) -> None:
     """Serve requests: gunicorn with config/gunicorn.conf.py, and the embedded database if none is configured."""
+    run_gunicorn(_prepare_service(bind, insecure=insecure))
+
+
+@click.command(hidden=True)
+@click.argument("address", metavar="[[HOST:]PORT]", required=False)
+@click.option("--insecure", is_flag=True, help="Listen beyond this machine although no authentication is required.")
+def runserver(*, address: str | None, insecure: bool) -> None:
+    """Serve requests, as `tiercel serve` does."""
+    bind = f"{_DEFAULT_HOST}:{address}" if address is not None and address.isdecimal() else address
     run_gunicorn(_prepare_service(bind, insecure=insecure))
 
 

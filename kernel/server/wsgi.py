@@ -59,13 +59,14 @@ def logging_config(settings: LogSettings) -> dict[str, Any]:
     """Return a ``logging.config`` dictionary that formats gunicorn's log lines like our own."""
     config = stdlib_config(settings)
     config["filters"] = {"slow_client": {"()": SlowClientFilter}}
+    handlers = config["root"]["handlers"]
     config["loggers"]["gunicorn.error"] = {
         "level": settings.level.upper(),
-        "handlers": ["stderr"],
+        "handlers": handlers,
         "propagate": False,
         "filters": ["slow_client"],
     }
-    config["loggers"]["gunicorn.access"] = {"level": "WARNING", "handlers": ["stderr"], "propagate": False}
+    config["loggers"]["gunicorn.access"] = {"level": "WARNING", "handlers": handlers, "propagate": False}
     return config
 
 

@@ -21,6 +21,13 @@ from tests.processes import GUNICORN, ROOT, TIERCEL, Service, copy_home, eventua
 pytestmark = pytest.mark.process
 
 LIST = "/api/requests/"
+DEVELOPMENT = """
+DEBUG=True
+SECRET_KEY=dev-key-change-in-production
+NOTION_TOKEN=your-notion-integration-token
+API_BASE_URL=http://localhost:8000
+DATABASE_URL=sqlite:///db.sqlite3
+"""
 
 
 @pytest.fixture
@@ -39,16 +46,22 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def service(surroundings: Path) -> Iterator[Service]:
     """A service that started with an empty home; shared by tests that do not harm it."""
-    temporary = str(surroundings / "tmp")
-    with serving(surroundings / ".tiercel", TIERCEL_LOG="json", TIERCEL_WORKERS="2", TMPDIR=temporary) as started:
+    home, temporary = surroundings / ".tiercel", str(surroundings / "tmp")
+    variables = {"TIERCEL_LOG": "json", "TIERCEL_LOG__FILE": str(home / "log" / "tiercel.log"), "TIERCEL_WORKERS": "2"}
+    with serving(home, TMPDIR=temporary, **variables) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def insecure(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A second service with a separate home. It listens on every address, and its two threads wait one second."""
+    """A second service with a separate home. It listens on every address, its two threads wait one second, and the disk
+    of its log file is full.
+
+    Its ``.env`` is that of a development setup of another service of this kind.
+    """
     home = copy_home(initialised, tmp_path_factory.mktemp("insecure"))
-    variables = {"TIERCEL_THREADS": "2", "TIERCEL_SERVER__HEADER_TIMEOUT_S": "1"}
+    (home.parent / ".env").write_text(DEVELOPMENT)
+    variables = {"TIERCEL_THREADS": "2", "TIERCEL_SERVER__HEADER_TIMEOUT_S": "1", "TIERCEL_LOG__FILE": "/dev/full"}
     with serving(home, (TIERCEL, "serve", "--insecure"), host="0.0.0.0", **variables) as started:
         yield started
 
@@ -60,6 +73,15 @@ def test_it_stores_and_serves(service: Service) -> None:
     assert service.get(f"{LIST}{created.json()['id']}/").json() == created.json()
 
 
+def test_a_dotenv_that_names_sqlite_starts_on_the_embedded_database_and_says_so(insecure: Service) -> None:
+    warnings = [line for line in insecure.errors.splitlines() if "variables_without_effect" in line]
+
+    assert [re.search(r"variables=(\S+)", line)[1] for line in warnings] == ["API_BASE_URL", "DATABASE_URL"]  # type: ignore[index]
+    assert "SQLite is not supported; unless another database is configured, the embedded PostgreSQL" in warnings[1]
+    assert insecure.get("/health/").json()["engine"].startswith("postgresql 18")
+    assert postmaster(insecure.home) is not None
+
+
 def test_every_line_of_the_log_is_json(service: Service) -> None:
     service.get("/api/")
 
@@ -68,6 +90,27 @@ def test_every_line_of_the_log_is_json(service: Service) -> None:
 
     assert eventually(lambda: "request" in logged().split())
     assert "Listening at" in logged(), "gunicorn's lines as well"
+
+
+def test_the_log_file_has_the_lines_of_every_process_with_request_ids(service: Service) -> None:
+    request_id = service.get("/api/").headers["x-request-id"]
+    path = service.home / "log" / "tiercel.log"
+
+    def logged(text: str) -> list[tuple[str, str]]:
+        lines = map(json.loads, text.splitlines())
+        return sorted((line["event"], line.get("request_id") or "") for line in lines)
+
+    assert eventually(lambda: ("request", request_id) in logged(path.read_text()))
+    assert eventually(lambda: logged(path.read_text()) == logged(service.errors))
+    assert "Listening at" in path.read_text(), "gunicorn's lines as well"
+
+
+def test_a_full_disk_of_the_log_file_breaks_no_request_and_is_reported(insecure: Service) -> None:
+    assert [insecure.get("/api/").status_code for _ in range(3)] == [200, 200, 200]
+
+    reported = insecure.errors.count("tiercel: /dev/full: log lines are lost: No space left on device")
+    # Once by each of: our lines and gunicorn's, in the master and in its worker.
+    assert 1 <= reported <= 4
 
 
 def test_nothing_is_written_outside_the_home(service: Service, surroundings: Path) -> None:
