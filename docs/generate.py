@@ -210,7 +210,8 @@ def read_comments(toml: str) -> dict[str, tuple[str, str]]:
 
 def cli_page() -> str:
     """Return the page of commands: the help of each."""
-    with click.Context(root, info_name="tiercel", terminal_width=_HELP_WIDTH) as context:
+    settings = root.context_settings
+    with click.Context(root, info_name="tiercel", terminal_width=_HELP_WIDTH, **settings) as context:
         parts = list(command_help(root, context))
     return page(
         "Commands",

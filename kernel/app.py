@@ -387,8 +387,8 @@ def _create_falcon_app(service: Tiercel, routes: tuple[MountedRoute, ...]) -> Ap
     app: App = falcon.App(request_type=Request, response_type=FalconResponse, middleware=[CompressionMiddleware()])
     app.req_options.strip_url_path_trailing_slash = True
     app.set_error_serializer(lambda *_: None)
-    ErrorHandlers(service.log, debug=service.settings.debug).install(app)
     http = service.settings.http
+    ErrorHandlers(service.log, debug=service.settings.debug, unified=http.unified_errors).install(app)
     limits = BodyLimits(http.max_body_bytes, http.max_decoded_bytes)
     mount(app, routes, RequestPipeline(service.shared.authorizer, limits, service.shared.applications))
     return app

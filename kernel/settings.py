@@ -75,12 +75,13 @@ class ServerSettings(Table, frozen=True):
 
 
 class HttpSettings(Table, frozen=True):
-    """Limits of requests, and the host names that are served."""
+    """Limits of requests, the body of errors, and the host names that are served."""
 
     max_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 64 * 1024 * 1024
     max_decoded_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 256 * 1024 * 1024
     page_size: Annotated[int, env("DRF_PAGE_SIZE"), msgspec.Meta(ge=1)] = 50
     page_size_max: Annotated[int, msgspec.Meta(ge=1)] = 1000
+    unified_errors: bool = True
     allowed_hosts: Annotated[tuple[str, ...], env("DJANGO_ALLOWED_HOSTS", "ALLOWED_HOSTS")] = ()
 
 

@@ -31,35 +31,47 @@ _PLACES = (
 _NO_TESTS_COLLECTED = 5
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("arguments", metavar="[LABEL | PATH | OPTION]...", nargs=-1, type=click.UNPROCESSED)
-def test(arguments: tuple[str, ...]) -> None:
-    """Run all tests of the working directory with pytest, or those of LABELs: PLUGIN[.tests][.CLASS[.METHOD]].
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("labels", metavar="[LABEL]... [OPTION OF PYTEST]...", nargs=-1, type=click.UNPROCESSED)
+def test(labels: tuple[str, ...]) -> None:
+    """Run all tests of the working directory with pytest, or those that LABELs select.
 
-    Options and paths are passed on to pytest.
+    A LABEL is a path, or PLUGIN[.tests][.CLASS[.METHOD]]. Everything from the first option on is passed to pytest.
     """
     if importlib.util.find_spec("pytest") is None:
         raise TiercelError("tests are run by pytest, which is not installed: pip install pytest")
-    selected = [part for argument in arguments for part in _select(argument, Path())]
-    code = subprocess.run([sys.executable, "-m", "pytest", *selected], check=False).returncode
+    count = next((index for index, label in enumerate(labels) if label.startswith("-")), len(labels))
+    arguments = [*_select(labels[:count], Path()), *labels[count:]]
+    code = subprocess.run([sys.executable, "-m", "pytest", *arguments], check=False).returncode
     if code == _NO_TESTS_COLLECTED:
         raise TiercelError("no test was found")
     sys.exit(code)
 
 
-def _select(argument: str, folder: Path) -> Sequence[str]:
-    """Return the arguments of pytest for one of ours."""
-    if argument.startswith("-") or (folder / argument.partition("::")[0]).exists():
-        return [argument]
-    parts = argument.split(".")
+def _select(labels: Sequence[str], folder: Path) -> Sequence[str]:
+    """Return the arguments of pytest for some labels."""
+    paths: list[str] = []
+    for label in labels:
+        found, names = _find_label(label, folder)
+        paths += found
+        if names:
+            if len(labels) > 1:
+                raise click.UsageError(f"{label} selects a class: pass it alone")
+            return [*paths, "-k", " and ".join(names)]
+    return paths
+
+
+def _find_label(label: str, folder: Path) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the paths of a label, and the names of the class and method that it selects in them."""
+    if (folder / label.partition("::")[0]).exists():
+        return [label], ()
+    parts = label.split(".")
     for count in range(len(parts), 0, -1):
         if paths := find_tests(parts[:count], folder):
             names = parts[count + 1 :] if parts[count : count + 1] == ["tests"] else parts[count:]
-            return [*map(str, paths), *(("-k", " and ".join(names)) if names else ())]
-    raise click.UsageError(
-        f"there are no tests of {argument}; of {parts[0]} they would be in "
-        f"{', '.join(_places(parts[:1]))}; or name a path"
-    )
+            return [*map(str, paths)], names
+    places = ", ".join(_places(parts[:1]))
+    raise click.UsageError(f"{label}: of {parts[0]} there are no tests in {places}")
 
 
 def find_tests(module: Sequence[str], folder: Path) -> Sequence[Path]:

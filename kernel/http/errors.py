@@ -7,6 +7,8 @@ and policies. ``translate`` converts errors that Falcon raises. ``body`` and ``p
 
     413 {"success": false, "error": "The request is too large.", "detail": "the body has more than 1024 bytes",
          "code": "too_large", "request_id": "..."}
+
+``http.unified_errors = false`` replaces it by the body that Falcon itself would send (``plain``).
 """
 
 from __future__ import annotations
@@ -46,9 +48,24 @@ def problem(error: ApiError, request_id: str) -> dict[str, Any]:
         "type": "about:blank",
         "title": http.HTTPStatus(error.status).phrase,
         "status": error.status,
-        "detail": f"{error.message} ({error.detail})" if error.detail else error.message,
+        "detail": _describe(error),
         **members,
     }
+
+
+def plain(error: ApiError, _request_id: str) -> dict[str, Any]:
+    """Return the body as Falcon makes it, for clients that know no envelope: title, description, errors by field.
+
+    The members are those of ``falcon.HTTPError.to_dict``.
+    """
+    members: dict[str, Any] = {"title": falcon.code_to_http_status(error.status), "description": _describe(error)}
+    if error.errors:
+        members["errors"] = error.errors
+    return {**members, **error.extra}
+
+
+def _describe(error: ApiError) -> str:
+    return f"{error.message} ({error.detail})" if error.detail else error.message
 
 
 def translate(error: falcon.HTTPError, request: Request) -> ApiError:
@@ -65,10 +82,10 @@ def translate(error: falcon.HTTPError, request: Request) -> ApiError:
     return own
 
 
-def write_error(request: Request, response: FalconResponse, error: ApiError) -> None:
+def write_error(request: Request, response: FalconResponse, error: ApiError, *, unified: bool) -> None:
     """Write an error into a response. Every error passes here."""
     wants_problem = PROBLEM_JSON in (request.accept or "")
-    make_body = problem if wants_problem else body
+    make_body = problem if wants_problem else body if unified else plain
     response.status = falcon.code_to_http_status(error.status)
     response.content_type = PROBLEM_JSON if wants_problem else falcon.MEDIA_JSON
     response.data = msgspec.json.encode(make_body(error, request.request_id))
@@ -83,11 +100,13 @@ class ErrorHandlers:
     Args:
         log: Gets the traceback of exceptions that are not ``ApiError``.
         debug: Whether ``detail`` shows such an exception.
+        unified: Whether the body is ours, and not Falcon's.
     """
 
-    def __init__(self, log: Logger, *, debug: bool) -> None:
+    def __init__(self, log: Logger, *, debug: bool, unified: bool) -> None:
         self._log = log
         self._debug = debug
+        self._unified = unified
 
     def install(self, app: falcon.App[Request, FalconResponse]) -> None:
         """Register the handlers with a Falcon application."""
@@ -99,17 +118,18 @@ class ErrorHandlers:
         self, request: Request, response: FalconResponse, error: ApiError, _params: dict[str, Any]
     ) -> None:
         """Write an ``ApiError``."""
-        write_error(request, response, error)
+        write_error(request, response, error, unified=self._unified)
 
     def handle_falcon_error(
         self, request: Request, response: FalconResponse, error: falcon.HTTPError, _params: dict[str, Any]
     ) -> None:
         """Write an error that Falcon raised."""
-        write_error(request, response, translate(error, request))
+        write_error(request, response, translate(error, request), unified=self._unified)
 
     def handle_unexpected(
         self, request: Request, response: FalconResponse, error: Exception, _params: dict[str, Any]
     ) -> None:
         """Log any other exception, and write a 500 that does not reveal it."""
         self._log.error("request_failed", request_id=request.request_id, path=request.path, exc_info=error)
-        write_error(request, response, InternalError(detail=repr(error) if self._debug else None))
+        own = InternalError(detail=repr(error) if self._debug else None)
+        write_error(request, response, own, unified=self._unified)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 
 from kernel.config import load
+from kernel.testing import running
 from plugins.observability.settings import ObservabilitySettings
 from plugins.trace.settings import TraceSettings
 from tests.conftest import Serve
 from tests.contract.tree import ROOT, documents, python_blocks
+from tests.processes import copy_home, run_tiercel
 
 
 def test_every_variable_of_the_example_sets_something(tmp_path: Path) -> None:
@@ -55,26 +53,54 @@ def test_the_plugin_of_the_how_to_works(serve: Serve, acme: Path) -> None:
     assert (wrong.status, list(wrong.json()["errors"])) == (400, ["nmae"])
 
 
+@pytest.mark.process
 @pytest.mark.slow
-def test_the_tests_of_the_how_to_pass(acme: Path, database: str) -> None:
+def test_the_tests_of_the_how_to_pass_and_leave_live_data_alone(
+    initialised: Path, tmp_path: Path, database: str
+) -> None:
     (plugin,) = python_blocks("howto/write-a-plugin.md")
     (tests,) = python_blocks("howto/test-a-plugin.md")
-    (acme / "hello.py").write_text(plugin)
-    (acme.parent / "test_hello.py").write_text(tests.replace("acme.hello", f"{acme.name}.hello"))
-    path = os.pathsep.join((str(acme.parent), str(ROOT)))
-    server = make_conninfo(database, dbname="postgres")
+    home = copy_home(initialised, tmp_path)
+    (tmp_path / "acme").mkdir()
+    (tmp_path / "acme" / "hello.py").write_text(plugin)
+    (tmp_path / "acme" / "test_hello.py").write_text(tests)
+    (tmp_path / ".env").write_text(f"TIERCEL_DATABASE_URL={database}\nTIERCEL_LOG__FILE=live.log\n")
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "tiercel.toml").write_text('home = ".tiercel"\n')
+    before = (files_below(home), contents_of(database))
 
-    ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_hello.py"],
-        cwd=acme.parent,
-        env={**os.environ, "PYTHONPATH": path, "TEST_DATABASE_URL": server},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    # Without the variable that names the live database, .env does; with it, the environment.
+    for variables in ({}, {"TIERCEL_DATABASE_URL": database, "DATABASE_URL": database}):
+        ran = run_tiercel(home, "test", "acme.hello", "-p", "no:cacheprovider", **variables)
 
-    assert ran.returncode == 0, ran.stdout
-    assert "2 passed" in ran.stdout
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert "2 passed" in ran.stdout
+    assert (files_below(home), contents_of(database)) == before
+    assert not (tmp_path / "live.log").exists()
+
+
+def files_below(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return size and time of change of every file."""
+    found = {str(path.relative_to(folder)): path.stat() for path in folder.rglob("*")}
+    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in found.items()}
+
+
+def contents_of(database: str) -> list[tuple[object, ...]]:
+    """Return how much has ever been written to each table of a database."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("SELECT pg_stat_force_next_flush()")
+        return connection.execute(
+            "SELECT schemaname, relname, n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_user_tables ORDER BY 1, 2"
+        ).fetchall()
+
+
+@pytest.mark.parametrize("given", [{}, {"TIERCEL_HOME": "elsewhere"}])
+def test_the_test_kit_refuses_a_configuration_of_the_working_directory(given: dict[str, str], tmp_path: Path) -> None:
+    with (
+        pytest.raises(ValueError, match="make the configuration with make_configuration"),
+        running(load(given, tmp_path)),
+    ):
+        pass
 
 
 def test_the_job_of_the_how_to_works(serve: Serve, acme: Path, database: str) -> None:

@@ -288,6 +288,47 @@ def test_shell_runs_a_line_on_the_open_database(tiercel: RunCommand) -> None:
     assert (ran.code, ran.output) == (0, "42\n")
 
 
+def test_shell_counts_request_logs_in_one_line(tiercel: RunCommand) -> None:
+    ran = tiercel("shell", "-c", "print(sql('SELECT count(*) FROM observability.event WHERE latency_ms > %s', [500]))")
+
+    assert (ran.code, ran.output) == (0, "[{'count': 0}]\n")
+
+
+def test_mig_is_migrate(tiercel: RunCommand) -> None:
+    ran = tiercel("mig", "--plan", "--json")
+
+    assert (ran.code, ran.json()) == (0, [])
+
+
+@pytest.mark.parametrize("command", ["runserver", "run"])
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        (["0.0.0.0:8001"], "tiercel: auth is 'open' and 0.0.0.0:8001 can be reached from other machines"),
+        (["8001"], "tiercel: the database cannot be reached: "),
+        ([], "tiercel: the database cannot be reached: "),
+        (["nonsense:x"], "tiercel: environment TIERCEL_BIND: server.bind: Expected HOST:PORT"),
+    ],
+)
+def test_runserver_is_serve_with_an_address(
+    command: str, address: list[str], problem: str, tiercel: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIERCEL_BIND", "")  # the command sets it
+
+    ran = tiercel(command, *address, TIERCEL_DATABASE_URL=NOWHERE, TIERCEL_DB__STARTUP_TIMEOUT_S="0")
+
+    assert ran.code == 1
+    assert ran.errors.startswith(problem)
+    assert os.environ["TIERCEL_BIND"] == {"8001": "127.0.0.1:8001"}.get("".join(address), "".join(address))
+
+
+def test_help_does_not_list_other_names_of_commands(tiercel: RunCommand) -> None:
+    listed = {line.split()[0] for line in tiercel("--help").output.splitlines() if line.startswith("  ")}
+
+    assert {"serve", "migrate", "test", "logs"} <= listed
+    assert listed.isdisjoint({"runserver", "run", "mig"})
+
+
 def test_an_unknown_command_exits_2_and_is_named(tiercel: RunCommand) -> None:
     ran = tiercel("fly")
 

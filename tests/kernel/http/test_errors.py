@@ -15,6 +15,7 @@ from kernel.errors import (
     ApiError,
     ConflictError,
     ForbiddenError,
+    InternalError,
     InvalidError,
     MalformedError,
     NotFoundError,
@@ -150,6 +151,41 @@ def test_a_client_that_accepts_problem_json_gets_rfc_9457(accept: str, get_error
 @pytest.mark.parametrize("accept", ["application/json", "*/*", "text/html"])
 def test_any_other_client_gets_the_usual_body(accept: str, get_error: Callable[..., Result]) -> None:
     assert get_error(NotFoundError(), {"Accept": accept}).json()["success"] is False
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "expected"),
+    [
+        (
+            InvalidError("Some fields are wrong.", errors={"name": ["Too long."]}, detail="two"),
+            400,
+            {
+                "title": "400 Bad Request",
+                "description": "Some fields are wrong. (two)",
+                "errors": {"name": ["Too long."]},
+            },
+        ),
+        (
+            falcon.HTTPUnprocessableEntity(title="No", description="Not so."),
+            422,
+            {"title": "422 Unprocessable Entity", "description": "Not so. (No)"},
+        ),
+        (RuntimeError("oops"), 500, {"title": "500 Internal Server Error", "description": InternalError().message}),
+    ],
+)
+def test_without_unified_errors_the_body_is_that_of_the_framework(
+    error: Exception, status: int, expected: dict[str, Any], get_error: Callable[..., Result]
+) -> None:
+    answer = get_error(error, http={"unified_errors": False})
+
+    assert (answer.status, answer.json()) == (status, expected)
+    assert answer.headers["x-request-id"]
+
+
+def test_without_unified_errors_a_client_can_still_ask_for_a_problem(get_error: Callable[..., Result]) -> None:
+    answer = get_error(NotFoundError(), {"Accept": "application/problem+json"}, http={"unified_errors": False})
+
+    assert (answer.headers["content-type"], answer.json()["code"]) == ("application/problem+json", "not_found")
 
 
 def test_an_unexpected_exception_is_not_revealed(get_error: Callable[..., Result]) -> None:
