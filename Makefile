@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PGLITE := $(VENV)/pglite
 
-.PHONY: up test quick lint fmt docs bench lock clean
+.PHONY: up test quick lint coverage fmt docs bench lock clean
 
 ## up: set up, start with demo data on http://127.0.0.1:8000/
 up: $(VENV)/.run
@@ -17,6 +17,11 @@ test: lint $(VENV)/.pglite
 ## quick: lint, format, types, import rules and the tests that start no process, on the embedded PostgreSQL only
 quick: lint
 	$(BIN)/pytest -q -n 4 --quick
+
+## coverage: which lines the tests of `make quick` run, in one process
+coverage: $(VENV)/.dev
+	$(BIN)/coverage run -m pytest -q --quick
+	$(BIN)/coverage report
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -60,7 +65,7 @@ $(VENV)/.pglite: tests/package.json | $(BIN)/python
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

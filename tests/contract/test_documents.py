@@ -15,7 +15,7 @@ import pytest
 
 from docs.generate import DOCS, pages
 from kernel import errors, hookspecs
-from kernel.config import Configuration, load, read_shipped_file
+from kernel.config import DATABASE_FAMILIES, WITHOUT_EFFECT, Configuration, load, read_shipped_file
 from kernel.conversion import nested_struct, struct_fields
 from kernel.settings import Secret, Settings
 from tests.contract.tree import README, ROOT, documents
@@ -118,6 +118,14 @@ def test_the_configuration_file_names_every_further_variable() -> None:
     toml = TOML.read_text()
 
     assert [name for name in aliases() if not re.search(rf"^# TIERCEL_.*\b{name}\b", toml, re.MULTILINE)] == []
+
+
+def test_every_variable_of_other_services_is_documented() -> None:
+    page = (DOCS / "operations" / "production.md").read_text()
+    parts = {name for family in DATABASE_FAMILIES for name in family}
+
+    assert sorted(name for name in WITHOUT_EFFECT if f"`{name}`" not in page) == []
+    assert sorted(name for name in parts if not re.search(rf"^# .*\b{name}\b", TOML.read_text(), re.MULTILINE)) == []
 
 
 def test_no_default_is_a_secret() -> None:
