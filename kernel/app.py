@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import falcon
+import msgspec
 
 from kernel import cache_control
 from kernel.applications import Applications, validate_application
@@ -107,7 +108,8 @@ class Tiercel:
             BootError: The server cannot be started or reached, or a migration of the kernel or of a required plugin
                 failed.
         """
-        self.warn_without_effect()
+        # Before a command changes data: they may be those of another database than was meant.
+        self._warn_unused_variables()
         self._connect()
         try:
             applied = self._migrate()
@@ -184,6 +186,7 @@ class Tiercel:
         self.db.open()
         if self.watchdog is not None:
             self.watchdog.start()
+        self._warn_unmatched_names()
         self.shared.datasets.start()
         self.shared.listener.start()
         self.registry.start()
@@ -206,14 +209,17 @@ class Tiercel:
             self.watchdog.stop()
         self.db.close()
 
-    def warn_without_effect(self) -> None:
-        """Log what is configured and has no effect: variables, names of disabled plugins, filters of applications."""
+    def _warn_unused_variables(self) -> None:
         for unused in self.configuration.unused_variables():
             variables = ", ".join(unused.variables)
             self.log.warning("variables_without_effect", place=unused.place, variables=variables, reason=unused.reason)
+
+    def _warn_unmatched_names(self) -> None:
         for name, nearest in self.registry.unmatched_disabled().items():
             self.log.warning("disabled_matches_no_plugin", name=name, nearest=nearest)
-        self.shared.applications.warn_unmatched_filters(self.log)
+        for each in self.shared.applications.unmatched_filters:
+            # A misspelt key would silently show everything.
+            self.log.warning("filter_matches_no_dataset", **msgspec.structs.asdict(each))
 
     # --- checks -----------------------------------------------------------------------------------------------------
 

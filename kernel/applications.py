@@ -9,7 +9,6 @@ import msgspec
 
 from kernel.contracts import Application, Dataset, Filter
 from kernel.errors import NotFoundError
-from kernel.logging import Logger
 from kernel.signatures import accepts_any_keyword, parameter_types
 from kernel.suggestions import nearest_name, suggest
 
@@ -81,11 +80,6 @@ class Applications:
         self._by_slug = {application.slug: application for _, application in owned}
         self._filters = filters
         self.unmatched_filters = unmatched
-
-    def warn_unmatched_filters(self, log: Logger) -> None:
-        """Log every filter whose key fits no dataset: a misspelt key would silently show everything."""
-        for each in self.unmatched_filters:
-            log.warning("filter_matches_no_dataset", **msgspec.structs.asdict(each))
 
     @property
     def all(self) -> Sequence[Application]:

@@ -55,7 +55,7 @@ KERNEL_COMMANDS = {
     "test": "kernel.cli.testing:test",
     # As other services call them; hidden in the help.
     "runserver": "kernel.cli.serve:runserver",
-    "run": "kernel.cli.serve:runserver",
+    "run": "kernel.cli.serve:run",
     "mig": "kernel.cli.admin:mig",
 }
 

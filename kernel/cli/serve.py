@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 
@@ -36,6 +37,10 @@ def runserver(*, address: str | None, insecure: bool) -> None:
     """Serve requests, as `tiercel serve` does."""
     bind = f"{_DEFAULT_HOST}:{address}" if address is not None and address.isdecimal() else address
     run_gunicorn(_prepare_service(bind, insecure=insecure))
+
+
+run = copy.copy(runserver)
+run.name = "run"
 
 
 @click.command()

@@ -76,7 +76,8 @@ def test_a_filter_whose_key_fits_no_dataset_is_logged_with_the_nearest_key(
         make_plugin("trace", register_datasets=lambda services: [TIERS]),
     )
 
-    client.service.warn_without_effect()
+    client.service.start()
+    client.service.stop()
 
     logged = captured.events("filter_matches_no_dataset")
     assert [[entry[name] for name in ("plugin", "application", "key", "nearest")] for entry in logged] == [

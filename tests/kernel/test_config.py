@@ -276,16 +276,23 @@ def test_a_variable_of_the_environment_replaces_the_same_one_in_dotenv_without_a
     assert [(place, names) for place, names, _ in found] == [(".env", "REDIS_URL")]
 
 
-def test_what_has_no_effect_is_logged_when_the_service_is_prepared(tmp_path: Path, captured: CapturedLog) -> None:
-    environ = {"TIERCEL_PLUGINS": "system", "TIERCEL_DISABLED": "sistem, other", "TIERCEL_DATABASE_URL": NOWHERE}
-    settings = {"TIERCEL_HOME": str(tmp_path), "TIERCEL_DB__STARTUP_TIMEOUT_S": "0", "REDIS_URL": "redis://cache"}
+def test_variables_without_effect_are_logged_before_the_database_is_used(tmp_path: Path, captured: CapturedLog) -> None:
+    environ = {"TIERCEL_HOME": str(tmp_path), "TIERCEL_DB__STARTUP_TIMEOUT_S": "0", "REDIS_URL": "redis://cache"}
 
     with pytest.raises(BootError):
-        Tiercel(load({**environ, **settings}, tmp_path), log=captured.log).prepare()
+        Tiercel(load({**environ, "TIERCEL_DATABASE_URL": NOWHERE}, tmp_path), log=captured.log).prepare()
 
     (logged,) = captured.events("variables_without_effect")
     assert (logged["log_level"], logged["place"], logged["variables"]) == ("warning", "environment", "REDIS_URL")
     assert logged["reason"] == WITHOUT_EFFECT["REDIS_URL"]
+
+
+def test_a_name_in_disabled_that_no_plugin_has_is_logged_at_start(boot: Boot, captured: CapturedLog) -> None:
+    service = boot("system", disabled=["sistem", "other"]).service
+
+    service.start()
+    service.stop()
+
     disabled = [(each["name"], each["nearest"]) for each in captured.events("disabled_matches_no_plugin")]
     assert disabled == [("other", None), ("sistem", "system")]
 
