@@ -357,11 +357,15 @@ class Configuration:
 
     def _nearest_variable(self, name: str) -> str | None:
         """Return the variable that a name of another spelling stands for: ``POSTGRES_PASS``, ``DATABSE_URL``."""
-        known = {*self._known_variables, *_COMPOSED}
+        known = self._known_variables.keys() | _COMPOSED.keys()
         head, _, rest = name.partition("_")
         siblings = {other.partition("_")[2]: other for other in known if other.startswith(f"{head}_")}
-        near = nearest_name(rest, siblings) if rest else None
-        return siblings[near] if near is not None else nearest_name(name, known, _SIMILAR_VARIABLES)
+        near = nearest_name(rest, siblings) if rest and siblings else None
+        if near is not None:
+            return siblings[near]
+        # A process may have hundreds of variables: compare in full only where a slip would leave an end intact.
+        candidates = [other for other in known if other[:3] == name[:3] or other[-3:] == name[-3:]]
+        return nearest_name(name, candidates, _SIMILAR_VARIABLES)
 
     def plugin_tables(self) -> set[str]:
         """Return the names of tables that are not the kernel's, in the file or in variables like ``TIERCEL_X__KEY``."""
