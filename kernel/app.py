@@ -49,6 +49,7 @@ from kernel.http.routing import (
     mount,
     validate_route,
 )
+from kernel.jobs.run_log import RunLogFiles
 from kernel.jobs.service import Jobs
 from kernel.logging import Logger, make_logger
 from kernel.notifications import NotificationListener
@@ -285,6 +286,8 @@ def create_shared_services(service: Tiercel) -> None:
     """Create what all plugins share. No thread is started yet."""
     settings, log, db = service.settings, service.log, service.db
     caches, applications = Caches(), Applications()
+    log_dir = settings.jobs.log_dir
+    run_log_files = None if log_dir is None else RunLogFiles(log_dir, settings.log)
     listener = NotificationListener(
         db.conninfo, name=cache_control.LISTENER, poll_interval_s=settings.datasets.poll_interval_s, log=log
     )
@@ -299,7 +302,7 @@ def create_shared_services(service: Tiercel) -> None:
         health=Health(settings.health.timeout_s),
         authorizer=Authorizer(settings),
         applications=applications,
-        jobs=Jobs(db, settings.jobs, log),
+        jobs=Jobs(db, settings.jobs, log, run_log_files),
         datasets=Datasets(db, settings, applications, caches, listener, log, service.clock.now),
         listener=listener,
     )

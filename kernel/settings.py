@@ -127,6 +127,7 @@ class JobSettings(Table, frozen=True):
     dead_after_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
     graceful_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 8.0
     keep_days: Annotated[int, msgspec.Meta(ge=1)] = 30
+    log_dir: Path | None = None
     schedules: dict[str, str] = {}
 
 

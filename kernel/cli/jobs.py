@@ -16,7 +16,7 @@ from kernel.app import Tiercel
 from kernel.cli.output import print_json, print_table, progress
 from kernel.config import load
 from kernel.conversion import convert_value, struct_fields
-from kernel.errors import UnavailableError
+from kernel.errors import NotFoundError, UnavailableError
 from kernel.jobs.events import JobFollower
 from kernel.jobs.models import JobLogLine, JobRecord, JobState, Progress
 from kernel.jobs.registry import RegisteredJob
@@ -25,6 +25,9 @@ from kernel.jobs.service import Jobs
 # How often a job that is followed is polled: progress is stored no more often.
 _POLL_INTERVAL_S = 0.2
 _TITLES = ("id", "job", "state", "progress", "started", "took", "error")
+# The field of a log line that holds a traceback, and how each frame of one begins.
+_EXCEPTION = "exception"
+_FRAME = '  File "'
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -34,18 +37,22 @@ def jobs() -> None:
 
 
 @jobs.command("list")
-@click.option("--name", metavar="JOB", help="Only this job.")
+@click.option("--all", "with_routine", is_flag=True, help="Also successes of jobs that a schedule started.")
+@click.option("--name", metavar="JOB", help="Only this job, with all its successes.")
 @click.option("--state", type=click.Choice(get_args(JobState)), help="Only those in this state.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="How many.")
 @_JSON
-def list_(*, name: str | None, state: JobState | None, limit: int, as_json: bool) -> None:
-    """List jobs that were started, newest first."""
+def list_(*, with_routine: bool, name: str | None, state: JobState | None, limit: int, as_json: bool) -> None:
+    """List jobs, newest first, without those that a schedule started and that succeeded."""
+    with_routine = with_routine or name is not None or state is not None
     with _open_service() as service:
-        records = service.shared.jobs.list(name=name, state=state, limit=limit)
+        records = service.shared.jobs.list(name=name, state=state, with_routine=with_routine, limit=limit)
     if as_json:
         print_json(records)
-    else:
-        print_table(_TITLES, [_table_row(record) for record in records])
+        return
+    print_table(_TITLES, [_table_row(record) for record in records])
+    if not with_routine:
+        click.echo("Successes of jobs that a schedule started are left out; --all lists them.", err=True)
 
 
 @jobs.command()
@@ -55,6 +62,8 @@ def show(*, job_id: int, as_json: bool) -> None:
     """Show what is known of one job."""
     with _open_service() as service:
         record = service.shared.jobs.get(job_id)
+        if not as_json:
+            click.echo(_describe(record, service))
     _print(record, as_json=as_json)
 
 
@@ -95,13 +104,17 @@ def cancel(*, job_id: int, as_json: bool) -> None:
 @click.option("--follow", is_flag=True, help="Go on until the job is finished.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one line each.")
 def log(*, job_id: int, follow: bool, as_json: bool) -> None:
-    """Show what a job logged."""
+    """Show the state of a job, and what it logged. Of a traceback the error itself comes first."""
     with _open_service() as service:
         follower = JobFollower(service.shared.jobs, job_id)
+        if not (follow or as_json):
+            click.echo(_describe(service.shared.jobs.get(job_id), service))
         while True:
             for event in follower.poll():
                 if isinstance(event.value, JobLogLine):
                     click.echo(msgspec.json.encode(event.value).decode() if as_json else _format_line(event.value))
+                elif isinstance(event.value, JobRecord) and follow and not as_json:
+                    click.echo(_describe(event.value, service))
             if not follow or follower.is_finished:
                 return
             time.sleep(_POLL_INTERVAL_S)
@@ -160,7 +173,7 @@ def _read_value(text: str, annotation: Any) -> Any:
 
 def _wait(service_jobs: Jobs, record: JobRecord) -> JobRecord:
     try:
-        service_jobs.check_health()
+        service_jobs.check_worker()
     except UnavailableError as ex:
         click.echo(f"tiercel: {ex.detail}", err=True)
     follower = JobFollower(service_jobs, record.id)
@@ -211,6 +224,42 @@ def _format_time(moment: datetime | None) -> str:
     return "" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
+def _describe(record: JobRecord, service: Tiercel) -> str:
+    """Describe the state of a job in a line: ``trace.refresh: waiting, attempt 1 of 3 ended, the next in 10 s``."""
+    parts = [f"{record.name}: {record.state}"]
+    if record.attempt:
+        # A run that a stopped worker gave back, or a dead one left behind, costs no retry.
+        attempts = f"attempt {record.attempt} of {max(record.attempt, _attempts_max(record, service))}"
+        parts.append(f"{attempts} ended" if record.state == "waiting" else attempts)
+    if record.state == "waiting":
+        wait_s = max(0.0, (record.due_at - service.clock.now()).total_seconds())
+        due = f"in {wait_s:.0f} s" if wait_s else "as soon as a worker is free"
+        parts.append(f"the next {due}" if record.attempt else f"due {due}")
+    return ", ".join(parts) + (f": {record.error}" if record.error else "")
+
+
+def _attempts_max(record: JobRecord, service: Tiercel) -> int:
+    try:
+        return 1 + service.shared.jobs.registry.get(record.name).job.retries
+    except NotFoundError:
+        return 1  # of a plugin that is not loaded any more
+
+
 def _format_line(line: JobLogLine) -> str:
-    fields = " ".join(f"{name}={value}" for name, value in line.fields.items())
-    return f"{line.at:%Y-%m-%d %H:%M:%S} {line.level:<8} {line.event} {fields}".rstrip()
+    fields = " ".join(f"{name}={value}" for name, value in line.fields.items() if name != _EXCEPTION)
+    text = f"{line.at:%Y-%m-%d %H:%M:%S} {line.level:<8} {line.event} {fields}".rstrip()
+    traceback = line.fields.get(_EXCEPTION)
+    if not isinstance(traceback, str):
+        return text
+    error, rest = _split_traceback(traceback)
+    return "\n".join([text, *(f"    {each}" for each in (*error, *rest))])
+
+
+def _split_traceback(text: str) -> tuple[list[str], list[str]]:
+    """Split a traceback into the lines of the error, which come last and may be several, and those before them."""
+    lines = text.rstrip().split("\n")
+    start = max((number for number, each in enumerate(lines) if each.startswith(_FRAME)), default=len(lines) - 2) + 1
+    # Below a frame are its line of code and marks.
+    while start < len(lines) - 1 and lines[start].startswith("    "):
+        start += 1
+    return lines[start:], lines[:start]

@@ -7,11 +7,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 
 import click
 
 from kernel.app import Tiercel
 from kernel.config import load
+from kernel.errors import BootError
 from kernel.jobs.supervisor import Supervisor
 from kernel.jobs.worker import Worker
 
@@ -73,16 +75,43 @@ def stop_worker(pid: int) -> None:
 
 def _supervise(service: Tiercel, parent: int | None = None) -> None:
     jobs = service.settings.jobs
+    _log_start(service)
 
     def run_worker(worker_id: int, dead_worker: int | None, is_orphan: Callable[[], bool]) -> None:
         shared = service.shared
         service.start()
         try:
             worker = Worker(
-                worker_id, shared.jobs.registry, shared.db, jobs, shared.clock.now, service.log, dead_worker
+                worker_id,
+                shared.jobs.registry,
+                shared.db,
+                jobs,
+                shared.clock.now,
+                service.log,
+                dead_worker,
+                shared.jobs.log_files,
             )
             worker.run(is_orphan)
         finally:
             service.stop()
 
     Supervisor(jobs.processes, jobs.graceful_timeout_s, service.log, run_worker, parent).run()
+
+
+def _log_start(service: Tiercel) -> None:
+    """Log what the worker serves."""
+    registry, processes = service.shared.jobs.registry, service.settings.jobs.processes
+    try:
+        # Not through the pool, which must not be open when the workers are forked.
+        engine = service.db.wait_for_server(0)
+        database = f"{engine.name} {engine.version}, {engine.database}{', embedded' if engine.embedded else ''}"
+    except BootError as ex:
+        database = str(ex)  # the workers wait for it
+    service.log.info(
+        "worker_started",
+        version=version("tiercel"),
+        processes=processes,
+        jobs=len(registry.names),
+        schedules=len(registry.schedules),
+        database=database,
+    )

@@ -6,7 +6,7 @@ Listed here is what plugins may import: pages, envelopes, decompression, and wha
 from kernel.http.access_log import RequestRecord
 from kernel.http.compression import DecompressionError, Decompressor, decompress
 from kernel.http.concurrency import ConcurrencyLimit
-from kernel.http.health import CheckResult
+from kernel.http.health import CheckResult, worst_status
 from kernel.http.pagination import Page, cursor_page, numbered_page, page_size_of, read_cursor
 from kernel.http.request import require_json
 from kernel.http.response import Envelope, Listing, Single, envelope, listing, single
@@ -30,4 +30,5 @@ __all__ = [
     "read_cursor",
     "require_json",
     "single",
+    "worst_status",
 ]

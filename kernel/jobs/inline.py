@@ -11,6 +11,7 @@ from kernel.errors import ConflictError
 from kernel.jobs.heartbeat import Heartbeat
 from kernel.jobs.queue import encode_parameters
 from kernel.jobs.registry import RegisteredJob
+from kernel.jobs.run_log import RunLogFiles
 from kernel.jobs.runner import Outcome, Run, execute, log_outcome, record_outcome
 from kernel.jobs.stalled import recover_stalled_jobs
 from kernel.jobs.store import Claim, JobStore, make_worker_id
@@ -27,6 +28,7 @@ def run_inline(
     *,
     request_id: str | None = None,
     on_progress: Callable[[int], None] | None = None,
+    log_files: RunLogFiles | None = None,
 ) -> int:
     """Run a job to its end; return its id. It is not retried.
 
@@ -38,6 +40,7 @@ def run_inline(
         log: The service's log.
         request_id: The request that starts it.
         on_progress: Called with the job's id when it reports progress.
+        log_files: Where the file of its log is; None writes none.
 
     Raises:
         ConflictError: Its lock is held; names the job that holds it.
@@ -47,7 +50,10 @@ def run_inline(
     store.heartbeat(worker)
     try:
         claim = _begin(store, job, parameters, request_id, worker)
-        _run(store, job, claim, Heartbeat(store, worker, settings.dead_after_s, log), log, on_progress)
+        run = Run(claim, store, log, job.job, log_files)
+        if on_progress is not None:
+            run.on_progress = lambda _: on_progress(claim.id)
+        _run(store, job, claim, run, Heartbeat(store, worker, settings.dead_after_s, log))
     finally:
         store.delete_worker(worker)
     return claim.id
@@ -69,13 +75,9 @@ def _run(
     store: JobStore,
     job: RegisteredJob,
     claim: Claim,
+    run: Run,
     heartbeat: Heartbeat,
-    log: Logger,
-    on_progress: Callable[[int], None] | None,
 ) -> None:
-    run = Run(claim, store, log, job.job)
-    if on_progress is not None:
-        run.on_progress = lambda _: on_progress(claim.id)
     heartbeat.watch(claim, run)
     heartbeat.start()
     started = time.monotonic()
@@ -84,9 +86,10 @@ def _run(
     except BaseException:
         interrupted = Outcome(error="interrupted", stopped="cancelled")
         record_outcome(store, job.job, claim, run, interrupted, may_retry=False)
+        log_outcome(run, interrupted, time.monotonic() - started)
         raise
     else:
         record_outcome(store, job.job, claim, run, outcome, may_retry=False)
-        log_outcome(log, claim, outcome, time.monotonic() - started)
+        log_outcome(run, outcome, time.monotonic() - started)
     finally:
         heartbeat.stop()

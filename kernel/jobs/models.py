@@ -96,12 +96,14 @@ class JobFigures(msgspec.Struct, frozen=True):
         running_count: Jobs that run.
         failed_last_day_count: Jobs that failed within the last 24 hours.
         oldest_waiting_s: For how many seconds the job that is due for longest has been waiting; 0 if none is due.
+        failing: Names of the jobs whose last run failed.
     """
 
     waiting_count: int
     running_count: int
     failed_last_day_count: int
     oldest_waiting_s: float
+    failing: tuple[str, ...]
 
 
 class JobSummary(msgspec.Struct, frozen=True):

@@ -17,8 +17,9 @@ UPDATE tiercel.job_run SET due_at = now() + make_interval(secs => %(delay_s)s)
 WHERE id = %(id)s AND due_at > now() + make_interval(secs => %(delay_s)s)
 
 -- name: insert_waiting
-INSERT INTO tiercel.job_run (name, lock, parameters, request_id, state, due_at)
-VALUES (%(name)s, %(lock)s, %(parameters)s, %(request_id)s, 'waiting', now() + make_interval(secs => %(delay_s)s))
+INSERT INTO tiercel.job_run (name, lock, parameters, request_id, state, due_at, is_scheduled)
+VALUES (%(name)s, %(lock)s, %(parameters)s, %(request_id)s, 'waiting', now() + make_interval(secs => %(delay_s)s),
+        %(is_scheduled)s)
 RETURNING id
 
 -- name: insert_running
@@ -125,6 +126,7 @@ WHERE (%(id)s::bigint IS NULL OR run.id = %(id)s)
   AND (%(lock)s::text IS NULL OR run.lock = %(lock)s)
   AND (%(before)s::bigint IS NULL OR run.id < %(before)s)
   AND (%(after)s::bigint IS NULL OR run.id > %(after)s)
+  AND (%(with_routine)s OR NOT (run.is_scheduled AND run.state = 'succeeded'))
 ORDER BY run.id {direction}
 LIMIT %(limit)s
 
@@ -194,6 +196,19 @@ SELECT count(*) FILTER (WHERE state = 'waiting'),
        coalesce(extract(epoch FROM now() - min(due_at) FILTER (WHERE state = 'waiting' AND due_at <= now())), 0)::float8
 FROM tiercel.job_run
 WHERE state IN ('waiting', 'running') OR (state = 'failed' AND finished_at > now() - interval '1 day')
+
+-- name: list_failing
+-- One look into the index job_run_last_end for each job. Cancelled runs say nothing of a job.
+SELECT job.name, last.id
+FROM unnest(%(names)s::text[]) AS job (name)
+CROSS JOIN LATERAL (
+    SELECT id, state FROM tiercel.job_run
+    WHERE name = job.name AND state IN ('succeeded', 'failed')
+    ORDER BY finished_at DESC, id DESC
+    LIMIT 1
+) AS last
+WHERE last.state = 'failed'
+ORDER BY job.name
 
 -- name: read_health
 SELECT EXISTS (SELECT FROM tiercel.job_worker WHERE heartbeat_at > now() - make_interval(secs => %(dead_after_s)s)),

@@ -161,9 +161,14 @@ class JobRegistry:
             )
         return self._jobs[name]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name of every job."""
+        return tuple(sorted(self._jobs))
+
     def all(self) -> tuple[RegisteredJob, ...]:
         """Return every job, by name."""
-        return tuple(self._jobs[name] for name in sorted(self._jobs))
+        return tuple(self._jobs[name] for name in self.names)
 
 
 def _argument_types(job: Job) -> dict[str, Any]:

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import msgspec
-import structlog
 from psycopg import Connection
-from structlog.types import EventDict, WrappedLogger
 
 from kernel.contracts import Job
 from kernel.errors import ApiError
 from kernel.jobs.models import JobError, Progress, RunStopped, StopReason
 from kernel.jobs.registry import RegisteredJob
+from kernel.jobs.run_log import RunLog, RunLogFiles
 from kernel.jobs.store import Claim, JobStore, encode_json
 from kernel.logging import Logger
 
 _PROGRESS_INTERVAL_S = 0.2
 _ERROR_CHARACTERS_MAX = 2000
-# Of one attempt; a job that logs in a loop must not fill the disk.
-_LOG_LINES_MAX = 5000
-_STORED_LEVELS = ("info", "warning", "error", "critical")
 
 
 class Run:
@@ -37,14 +32,18 @@ class Run:
         store: Where its progress and log lines go.
         log: The service's log.
         job: Its time limits.
+        log_files: Where the file of its log is; None writes none.
     """
 
-    def __init__(self, claim: Claim, store: JobStore, log: Logger, job: Job) -> None:
+    def __init__(
+        self, claim: Claim, store: JobStore, log: Logger, job: Job, log_files: RunLogFiles | None = None
+    ) -> None:
         self.id = claim.id
         self.name = claim.name
         self.attempt = claim.attempt
         self.request_id = claim.request_id
-        self.log: Logger = make_run_logger(claim, store, log)
+        self.run_log = RunLog(claim, store, log, log_files)
+        self.log: Logger = self.run_log.logger
         self.result: Any = None
         self.committed = False
         self.stopped: StopReason | None = None
@@ -213,13 +212,14 @@ def record_outcome(
         store.finish(claim, "failed", outcome.error)
 
 
-def log_outcome(log: Logger, claim: Claim, outcome: Outcome, took_s: float) -> None:
-    """Log one line about an attempt that ended."""
-    given = {"job": claim.name, "job_id": claim.id, "attempt": claim.attempt, "took_s": round(took_s, 3)}
+def log_outcome(run: Run, outcome: Outcome, took_s: float) -> None:
+    """Log one line about an attempt that ended, and close its log."""
+    given: dict[str, Any] = {"attempt": run.attempt, "took_s": round(took_s, 3)}
     if outcome.error is None:
-        log.info("job_done", **given)
+        run.run_log.note("info", "job_done", **given)
     else:
-        log.warning("job_not_done", reason=outcome.error, **given)
+        run.run_log.note("warning", "job_not_done", reason=outcome.error, **given)
+    run.run_log.close()
 
 
 def _failed(run: Run, error: JobError) -> Outcome:
@@ -232,69 +232,3 @@ def _describe(error: Exception) -> str:
     detail = error.detail if isinstance(error, ApiError) else None
     text = "".join(traceback.format_exception_only(error)).strip()
     return (f"{text} ({detail})" if detail else text)[:_ERROR_CHARACTERS_MAX]
-
-
-# --- the log of a run -------------------------------------------------------------------------------------------------
-
-
-class _RunLog:
-    """Writes each line to the service's log and to the record of the job.
-
-    Args:
-        claim: Which job and attempt.
-        store: Stores lines from ``info`` up.
-        log: The service's log.
-    """
-
-    def __init__(self, claim: Claim, store: JobStore, log: Logger) -> None:
-        self._claim = claim
-        self._store = store
-        self._log = log.bind(job=claim.name, job_id=claim.id, request_id=claim.request_id)
-        self._line_count = 0
-
-    def __getattr__(self, _method: str) -> Callable[[str, str, dict[str, Any]], None]:
-        # structlog looks for a method of each level; they are one.
-        return self._write
-
-    def _write(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        getattr(self._log, level)(event, **fields)
-        if level not in _STORED_LEVELS or self._line_count > _LOG_LINES_MAX:
-            return
-        self._line_count += 1
-        if self._line_count > _LOG_LINES_MAX:
-            level, event, fields = "warning", "further lines are in the log of the service only", {}
-        try:
-            self._store.insert_log_line(self._claim, level, event, _format_exception(fields))
-        except ApiError as ex:
-            # The service's log has it; a job need not fail because its log cannot be stored.
-            self._log.warning("job_line_not_kept", reason=ex.detail)
-
-
-def _format_exception(fields: dict[str, Any]) -> dict[str, Any]:
-    formatted = {name: value for name, value in fields.items() if name != "exc_info"}
-    error = fields.get("exc_info")
-    if error:
-        raised = error if isinstance(error, BaseException) else sys.exc_info()[1]
-        if raised is not None:
-            formatted["exception"] = "".join(traceback.format_exception(raised))
-    return formatted
-
-
-def _to_arguments(_logger: WrappedLogger, method: str, event: EventDict) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return (method, event.pop("event", ""), event), {}
-
-
-def make_run_logger(claim: Claim, store: JobStore, log: Logger) -> Logger:
-    """Make the logger of a run.
-
-    Args:
-        claim: Which job and attempt.
-        store: Stores lines from ``info`` up.
-        log: The service's log.
-    """
-    wrapped = structlog.wrap_logger(
-        _RunLog(claim, store, log),
-        processors=[_to_arguments],
-        wrapper_class=structlog.make_filtering_bound_logger(0),
-    )
-    return cast("Logger", wrapped.bind())

@@ -14,7 +14,8 @@ from kernel.jobs.inline import run_inline
 from kernel.jobs.models import JobFigures, JobLogLine, JobRecord, JobState, JobSummary
 from kernel.jobs.queue import enqueue
 from kernel.jobs.registry import JobRegistry, Parameters, RegisteredJob
-from kernel.jobs.store import JobStore
+from kernel.jobs.run_log import RunLogFiles
+from kernel.jobs.store import JobHealth, JobStore
 from kernel.logging import Logger
 from kernel.settings import JobSettings
 
@@ -30,9 +31,16 @@ class Jobs:
         db: Holds them.
         settings: Time limits and schedules.
         log: The service's log, for runs in this process.
+        log_files: Where the files of runs are; None writes none.
+
+    Attributes:
+        store: The jobs in the database.
+        registry: The jobs that plugins registered.
+        log_files: As given.
     """
 
-    def __init__(self, db: Database, settings: JobSettings, log: Logger) -> None:
+    def __init__(self, db: Database, settings: JobSettings, log: Logger, log_files: RunLogFiles | None = None) -> None:
+        self.log_files = log_files
         self.store = JobStore(db)
         self.registry = JobRegistry(settings.schedules)
         self._settings = settings
@@ -93,7 +101,14 @@ class Jobs:
         decoded = job.decode_parameters(parameters)
         notify = None if on_progress is None else lambda job_id: on_progress(self.get(job_id))
         job_id = run_inline(
-            self.store, job, decoded, self._settings, self._log, request_id=request_id, on_progress=notify
+            self.store,
+            job,
+            decoded,
+            self._settings,
+            self._log,
+            request_id=request_id,
+            on_progress=notify,
+            log_files=self.log_files,
         )
         return self.get(job_id)
 
@@ -116,6 +131,7 @@ class Jobs:
         limit: int = 50,
         before: int | None = None,
         after: int | None = None,
+        with_routine: bool = True,
     ) -> Sequence[JobRecord]:
         """Return jobs, latest first.
 
@@ -125,8 +141,11 @@ class Jobs:
             limit: How many.
             before: Only those with a lower id: the next page.
             after: Only those with a higher id, the nearest: the previous page.
+            with_routine: Also those that a schedule started and that succeeded.
         """
-        return self.store.find(name=name, state=state, before=before, after=after, limit=limit)
+        return self.store.find(
+            name=name, state=state, before=before, after=after, with_routine=with_routine, limit=limit
+        )
 
     def cancel(self, job_id: int) -> JobRecord:
         """Cancel a job that waits; ask one that runs to stop.
@@ -175,20 +194,42 @@ class Jobs:
         return [self._summarize(job, now) for job in self.registry.all()]
 
     def figures(self) -> JobFigures:
-        """Count jobs."""
-        return self.store.read_figures()
+        """Count jobs, and find which fail."""
+        return self.store.read_figures(self.registry.names)
 
     def check_health(self) -> str:
-        """Report whether a worker runs, for readiness.
+        """Report whether a worker runs and the last run of each job succeeded, for readiness.
+
+        A job that was never run is healthy; one that is to be retried is as healthy as its last run that ended.
+
+        Raises:
+            UnavailableError: No worker runs, although jobs wait or are scheduled; or the last run of a job failed.
+        """
+        health = self._read_health(self.registry.names)
+        problems = [] if (problem := self._worker_problem(health)) is None else [problem]
+        # Not why: errors may hold what the public must not see, and probes are public.
+        problems += [f"the last run of {name} failed: tiercel jobs log {id_}" for name, id_ in health.failing.items()]
+        if problems:
+            raise UnavailableError("; ".join(problems))
+        return "a worker runs" if health.has_worker else "no worker runs, and nothing waits for one"
+
+    def check_worker(self) -> None:
+        """Check that jobs are run.
 
         Raises:
             UnavailableError: No worker runs, although jobs wait or are scheduled.
         """
-        alive, waiting = self.store.read_health(self._settings.dead_after_s)
-        if not alive and (waiting or self.registry.schedules):
-            why = "jobs wait" if waiting else "jobs are scheduled"
-            raise UnavailableError(f"{why}, but no worker runs; start one: tiercel worker")
-        return "a worker runs" if alive else "no worker runs, and nothing waits for one"
+        if (problem := self._worker_problem(self._read_health(()))) is not None:
+            raise UnavailableError(problem)
+
+    def _read_health(self, names: Sequence[str]) -> JobHealth:
+        return self.store.read_health(self._settings.dead_after_s, names)
+
+    def _worker_problem(self, health: JobHealth) -> str | None:
+        if health.has_worker or not (health.has_waiting or self.registry.schedules):
+            return None
+        why = "jobs wait" if health.has_waiting else "jobs are scheduled"
+        return f"{why}, but no worker runs; start one: tiercel worker"
 
     def _summarize(self, registered: RegisteredJob, now: datetime) -> JobSummary:
         job, parameters = registered.job, registered.parameters

@@ -55,6 +55,21 @@ class Claim(msgspec.Struct, frozen=True):
     parameters: dict[str, Any]
 
 
+class JobHealth(msgspec.Struct, frozen=True):
+    """What the health of the jobs depends on.
+
+    Args:
+        has_worker: Whether a worker is alive.
+        has_waiting: Whether a job waits.
+        failing: By name of a job whose last run failed, the id of that run. A run that was cancelled does not count,
+            nor does one that is to be retried.
+    """
+
+    has_worker: bool
+    has_waiting: bool
+    failing: Mapping[str, int]
+
+
 class JobStore:
     """Jobs in the database.
 
@@ -91,10 +106,13 @@ class JobStore:
         parameters: Mapping[str, Any],
         request_id: str | None,
         delay_s: float = 0.0,
+        *,
+        is_scheduled: bool = False,
     ) -> int:
         """Queue a job, due after so many seconds; return its id."""
         given = {"name": name, "lock": lock, "parameters": encode_json(parameters), "request_id": request_id}
-        row = connection.execute(QUERIES["insert_waiting"], {**given, "delay_s": delay_s}).fetchone()
+        timing = {"delay_s": delay_s, "is_scheduled": is_scheduled}
+        row = connection.execute(QUERIES["insert_waiting"], {**given, **timing}).fetchone()
         notify(connection, CHANNEL, QUEUED)
         return int(row[0]) if row else 0
 
@@ -119,10 +137,12 @@ class JobStore:
         lock: str | None = None,
         before: int | None = None,
         after: int | None = None,
+        with_routine: bool = True,
         limit: int = 1,
     ) -> list[JobRecord]:
         """Return jobs that match, latest first: the latest, or with ``after`` the next ones above that id."""
         given = {"id": job_id, "name": name, "state": state, "lock": lock, "before": before, "after": after}
+        given["with_routine"] = with_routine
         direction = sql.SQL("DESC" if after is None else "ASC")
         query = sql.SQL(QUERIES["list_jobs"]).format(direction=direction)
         with self.db.connection() as connection:
@@ -295,16 +315,23 @@ class JobStore:
         with self.db.connection() as connection:
             return connection.execute(QUERIES["delete_old"], {"keep_days": keep_days, "limit": limit}).rowcount
 
-    def read_figures(self) -> JobFigures:
-        """Count jobs."""
+    def read_figures(self, names: Sequence[str]) -> JobFigures:
+        """Count jobs, and find which of these fail."""
         with self.db.connection() as connection:
-            return JobFigures(*connection.execute(QUERIES["read_figures"]).fetchone() or (0, 0, 0, 0.0))
+            row = connection.execute(QUERIES["read_figures"]).fetchone()
+            failing = connection.execute(QUERIES["list_failing"], {"names": list(names)}).fetchall()
+        waiting, running, failed, oldest_waiting_s = row or (0, 0, 0, 0.0)
+        return JobFigures(waiting, running, failed, oldest_waiting_s, tuple(name for name, _ in failing))
 
-    def read_health(self, dead_after_s: float) -> tuple[bool, bool]:
-        """Tell whether a worker is alive, and whether a job waits."""
+    def read_health(self, dead_after_s: float, names: Sequence[str]) -> JobHealth:
+        """Tell whether a worker is alive, whether a job waits, and which of these jobs fail."""
         with self.db.connection() as connection:
-            row = connection.execute(QUERIES["read_health"], {"dead_after_s": dead_after_s}).fetchone()
-        return (bool(row[0]), bool(row[1])) if row else (False, False)
+            alive, waiting = connection.execute(QUERIES["read_health"], {"dead_after_s": dead_after_s}).fetchone() or (
+                False,
+                False,
+            )
+            failing = connection.execute(QUERIES["list_failing"], {"names": list(names)}).fetchall()
+        return JobHealth(alive, waiting, dict(failing))
 
 
 def make_worker_id() -> int:

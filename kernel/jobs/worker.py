@@ -19,6 +19,7 @@ from kernel.errors import NotFoundError, TiercelError
 from kernel.jobs.heartbeat import Heartbeat
 from kernel.jobs.queue import encode_parameters
 from kernel.jobs.registry import JobRegistry, RegisteredJob, Schedule
+from kernel.jobs.run_log import RunLogFiles
 from kernel.jobs.runner import Run, execute, log_outcome, record_outcome
 from kernel.jobs.stalled import recover_stalled_jobs
 from kernel.jobs.store import CANCELLED, CHANNEL, QUERIES, QUEUED, Claim, JobStore
@@ -60,6 +61,7 @@ class Worker:
         now: Returns the time, UTC.
         log: Gets a line about each job.
         dead_worker: Id of the worker that this one replaces.
+        log_files: Where the files of runs are; None writes none.
     """
 
     def __init__(
@@ -71,8 +73,10 @@ class Worker:
         now: Callable[[], datetime],
         log: Logger,
         dead_worker: int | None = None,
+        log_files: RunLogFiles | None = None,
     ) -> None:
         self._id = worker_id
+        self._log_files = log_files
         self._registry = registry
         self._store = JobStore(db)
         self._settings = settings
@@ -80,7 +84,8 @@ class Worker:
         self._is_told_to_end = False
         self._wake = threading.Event()
         self._current: _Current | None = None
-        maintenance = Maintenance(self._store, settings, Scheduler(self._store, registry, now, log), log, dead_worker)
+        scheduler = Scheduler(self._store, registry, now, log)
+        maintenance = Maintenance(self._store, settings, scheduler, log, dead_worker, log_files)
         self._heartbeat = Heartbeat(self._store, worker_id, settings.dead_after_s, log, maintenance.run_due)
         self._listener = NotificationListener(db.conninfo, name="tiercel jobs", poll_interval_s=_LISTEN_POLL_S, log=log)
         self._listener.subscribe(CHANNEL, self._receive, poll=self._wake.set)
@@ -156,7 +161,7 @@ class Worker:
             reason = f"no loaded plugin has a job {claim.name!r}"
             self._store_until_done(lambda: self._store.finish(claim, "failed", reason))
             return
-        run = Run(claim, self._store, self._log, job.job)
+        run = Run(claim, self._store, self._log, job.job, self._log_files)
         started = time.monotonic()
         self._current = _Current(claim, run, job, started + job.job.timeout_s)
         self._heartbeat.watch(claim, run)
@@ -168,7 +173,7 @@ class Worker:
         self._store_until_done(lambda: record_outcome(self._store, job.job, claim, run, outcome))
         self._current = None
         self._heartbeat.unwatch()
-        log_outcome(self._log, claim, outcome, time.monotonic() - started)
+        log_outcome(run, outcome, time.monotonic() - started)
 
     def _store_until_done(self, store: Callable[[], object]) -> None:
         while True:
@@ -186,7 +191,7 @@ class Worker:
         current = self._current
         if current is not None and time.monotonic() >= current.deadline:
             error = f"hard time limit: it ran for more than {current.job.job.timeout_s:g} s"
-            self._log.error("job_killed", job=current.claim.name, job_id=current.claim.id, reason=error)
+            current.run.run_log.note("error", "job_killed", reason=error)
             self._exit(1, lambda: self._store.fail_overrun(current.claim, error))
 
     def _leave(self) -> None:
@@ -196,7 +201,7 @@ class Worker:
         current = self._current
         if current is None:
             self._exit(0, lambda: None)
-        self._log.warning("job_abandoned", job=current.claim.name, job_id=current.claim.id)
+        current.run.run_log.note("warning", "job_abandoned")
         self._exit(0, lambda: self._store.requeue(current.claim, "stopped: shutdown", end_session=True))
 
     def _exit(self, code: int, last_statement: Callable[[], object]) -> NoReturn:
@@ -229,6 +234,7 @@ class Maintenance:
         scheduler: Starts scheduled jobs.
         log: Gets a line about each job.
         dead_worker: A worker that is known to be dead.
+        log_files: Where the files of runs are; old ones are deleted.
     """
 
     def __init__(
@@ -238,8 +244,10 @@ class Maintenance:
         scheduler: Scheduler,
         log: Logger,
         dead_worker: int | None = None,
+        log_files: RunLogFiles | None = None,
     ) -> None:
         self._store = store
+        self._log_files = log_files
         self._settings = settings
         self._scheduler = scheduler
         self._log = log
@@ -258,6 +266,15 @@ class Maintenance:
         if now >= self._clean_at:
             deleted = self._store.delete_old(self._settings.keep_days, _CLEAN_BATCH)
             self._clean_at = now + (0 if deleted == _CLEAN_BATCH else _CLEAN_INTERVAL_S)
+            self._delete_old_files()
+
+    def _delete_old_files(self) -> None:
+        if self._log_files is None:
+            return
+        try:
+            self._log_files.delete_old(self._settings.keep_days)
+        except OSError as ex:
+            self._log.warning("job_log_files_not_deleted", reason=str(ex))
 
 
 class Scheduler:
@@ -301,5 +318,7 @@ class Scheduler:
             connection.execute(QUERIES["advance_schedule"], given)
             if changed or self._store.find_waiting(connection, name, lock) is not None:
                 return
-            job_id = self._store.insert_waiting(connection, name, lock, encode_parameters(parameters), None)
+            job_id = self._store.insert_waiting(
+                connection, name, lock, encode_parameters(parameters), None, is_scheduled=True
+            )
         self._log.info("job_scheduled", job=name, job_id=job_id, due=due.isoformat())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from kernel import Request, Response, Services, route
-from kernel.http import CheckResult
+from kernel.http import CheckResult, worst_status
 
 _NO_STORE = {"Cache-Control": "no-store"}
 
@@ -34,12 +34,14 @@ class BasicHealth(msgspec.Struct, frozen=True):
         status: ``ok``, ``degraded`` or ``failed``.
         database: ``ok``, or the reason of the failure.
         cache: ``ok``, or the reason of the failure.
+        jobs: ``ok``, or which jobs fail, or that no worker runs.
         engine: Engine and version of the database; None while it is unavailable.
     """
 
     status: str
     database: str
     cache: str
+    jobs: str
     engine: str | None
 
 
@@ -61,12 +63,12 @@ class HealthRoutes:
 
     @route("/health/", policy="public", logged=False, menu="health")
     def basic(self) -> Response[BasicHealth]:
-        """Check database and cache; 503 if the database is unavailable."""
-        results = {result.name: result for result in self._services.health.run(only=("database", "cache"))}
-        database, cache = results["database"], results["cache"]
-        status = "failed" if database.status != "ok" else cache.status
+        """Check database, cache and jobs; 503 if the database is unavailable."""
+        results = {result.name: result for result in self._services.health.run(only=("database", "cache", "jobs"))}
+        database, cache, jobs = results["database"], results["cache"], results["jobs"]
+        status = "failed" if database.status != "ok" else worst_status((cache, jobs))
         engine = database.detail if database.status == "ok" else None
-        body = BasicHealth(status, _describe(database), _describe(cache), engine)
+        body = BasicHealth(status, _describe(database), _describe(cache), _describe(jobs), engine)
         return Response(body, 200 if database.status == "ok" else 503, _NO_STORE)
 
     @route("/api/health/", policy="public", logged=False)

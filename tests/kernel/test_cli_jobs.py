@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+import psycopg
 import pytest
 
 from tests.commands import RunCommand, make_runner
@@ -225,6 +226,41 @@ def test_list_shows_jobs_newest_first(tiercel: RunCommand) -> None:
     titles, first, _ = tiercel("list").output.splitlines()
     assert titles.split() == ["id", "job", "state", "progress", "started", "took", "error"]
     assert first.split()[:3] == [str(made[1]), "sample.add", "waiting"]
+
+
+def test_list_leaves_out_successes_of_schedules_unless_asked(tiercel: RunCommand, database: str) -> None:
+    scheduled, own = (tiercel("start", "sample.add", "-p", f"numbers={n}", "-p", f"label={n}", "--json") for n in "12")
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("UPDATE tiercel.job_run SET state = 'succeeded', finished_at = now()")
+        connection.execute("UPDATE tiercel.job_run SET is_scheduled = true WHERE id = %s", [scheduled.json()["id"]])
+    both, ours = [own.json()["id"], scheduled.json()["id"]], [own.json()["id"]]
+
+    assert [each["id"] for each in tiercel("list", "--json").json()] == ours
+    for asked in (("--all",), ("--name", "sample.add"), ("--state", "succeeded")):
+        assert [each["id"] for each in tiercel("list", *asked, "--json").json()] == both
+    assert tiercel("list").errors.endswith("--all lists them.\n")
+    assert tiercel("list", "--all").errors == ""
+
+
+@pytest.mark.process
+def test_log_shows_the_state_then_the_error_before_its_traceback(worked: RunCommand, module_database: str) -> None:
+    failed = str(worked("start", "sample.fail", "--wait", "--json").json()["id"])
+    shown = worked("log", failed).output.splitlines()
+    with psycopg.connect(module_database, autocommit=True) as connection:
+        again = "state = 'waiting', due_at = now() + interval '1 hour', finished_at = NULL"
+        connection.execute(f"UPDATE tiercel.job_run SET {again} WHERE id = %s".encode(), [failed])
+    waiting = worked("log", failed).output.splitlines()
+    worked("cancel", failed)
+
+    state, _, line, error, traceback, *frames = shown
+    assert state == "sample.fail: failed, attempt 1 of 1: ValueError: nothing works"
+    assert line.endswith("error    job_failed")
+    assert (error, traceback) == ("    ValueError: nothing works", "    Traceback (most recent call last):")
+    assert 'raise ValueError("nothing works")' in frames[-1] or "^^^" in frames[-1]
+    prefix, _, rest = waiting[0].partition(" in ")
+    assert prefix == "sample.fail: waiting, attempt 1 of 1 ended, the next"
+    assert 3500 < int(rest.partition(" s: ")[0]) <= 3600
+    assert rest.endswith(" s: ValueError: nothing works")
 
 
 def test_schedules_lists_jobs_with_the_schedule_in_force(tiercel: RunCommand) -> None:

@@ -36,7 +36,16 @@ def serve_jobs(serve: Serve, make_plugin: MakePlugin) -> ServeJobs:
 def make_worker(service: Tiercel) -> Worker:
     """Make a worker of a started service."""
     shared, settings = service.shared, service.settings.jobs
-    return Worker(make_worker_id(), shared.jobs.registry, shared.db, settings, shared.clock.now, service.log)
+    jobs = shared.jobs
+    return Worker(
+        make_worker_id(),
+        jobs.registry,
+        shared.db,
+        settings,
+        shared.clock.now,
+        service.log,
+        log_files=jobs.log_files,
+    )
 
 
 @contextmanager

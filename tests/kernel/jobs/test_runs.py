@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 
@@ -301,3 +304,58 @@ def test_a_job_cancelled_while_it_failed_is_not_retried(serve_jobs: ServeJobs) -
     record_outcome(stalled.store, broken, stalled.claim, stalled.run, ended)
 
     assert stalled.jobs.get(stalled.started.id).state == "cancelled"
+
+
+def test_a_run_has_a_file_of_its_log_if_there_is_a_folder(
+    serve_jobs: ServeJobs, run_worker: RunWorker, tmp_path: Path
+) -> None:
+    def run(run: Run) -> None:
+        run.log.info("reading", source="a")
+        if run.attempt == 1:
+            raise ValueError("nothing works")
+
+    folder = tmp_path / "logs" / "jobs"
+    log = {"format": "json", "level": "info"}
+    service = serve_jobs(job(run, retries=1, retry_wait_s=0), jobs={"log_dir": str(folder)}, log=log)
+    with run_worker(service):
+        done = service.shared.jobs.wait(service.shared.jobs.start(NAME).id, 20)
+        (path,) = folder.iterdir()
+        assert eventually(lambda: b"job_done" in path.read_bytes())
+
+    assert path.name == f"job-{done.id}-{NAME}.log"
+    lines = [msgspec.json.decode(line) for line in path.read_text().splitlines()]
+    assert [(each["attempt"], each["event"]) for each in lines] == [
+        (1, "job_began"),
+        (1, "reading"),
+        (1, "job_failed"),
+        (1, "job_not_done"),
+        (2, "job_began"),
+        (2, "reading"),
+        (2, "job_done"),
+    ]
+    assert lines[1]["source"] == "a"
+    assert lines[2]["exception"].endswith("ValueError: nothing works")
+
+
+def test_a_file_that_cannot_be_written_does_not_fail_the_job(serve_jobs: ServeJobs, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    jobs = serve_jobs(job(lambda run: run.log.info("line")), jobs={"log_dir": str(tmp_path / "file")}).shared.jobs
+
+    record = jobs.run_inline(NAME)
+
+    assert record.state == "succeeded"
+    assert [line.event for line in jobs.log_lines(record.id)] == ["line"]
+
+
+def test_old_files_of_runs_are_deleted_and_no_others(serve_jobs: ServeJobs, tmp_path: Path) -> None:
+    jobs = serve_jobs(job(lambda run: None), jobs={"log_dir": str(tmp_path)}).shared.jobs
+    assert jobs.log_files is not None
+    old, new = (jobs.log_files.path_of(jobs.run_inline(NAME).id, NAME) for _ in range(2))
+    other = tmp_path / "nightly.log"
+    other.touch()
+    for path in (old, other):
+        os.utime(path, (0, 0))
+
+    jobs.log_files.delete_old(30)
+
+    assert sorted(tmp_path.iterdir()) == sorted([new, other])

@@ -15,8 +15,10 @@ from kernel.errors import ConfigError
 from kernel.jobs.registry import parse_schedule
 from kernel.jobs.runner import Run
 from kernel.jobs.worker import Scheduler
+from kernel.testing import Client
 from tests.kernel.fakes import Boot, MakePlugin
-from tests.kernel.jobs.conftest import ServeJobs
+from tests.kernel.jobs.conftest import RunWorker, ServeJobs
+from tests.processes import eventually
 
 NOON = datetime(2026, 11, 20, 12, 0, 30, tzinfo=UTC)
 
@@ -242,3 +244,46 @@ def test_health_is_degraded_while_jobs_wait_and_no_worker_runs(serve_jobs: Serve
     service.shared.jobs.store.heartbeat(1)
 
     assert (idle, waiting, health()) == ("ok", "degraded", "ok")
+
+
+def test_a_job_whose_last_run_failed_degrades_readiness_until_it_succeeds(
+    serve_jobs: ServeJobs, run_worker: RunWorker
+) -> None:
+    broken = threading.Event()
+
+    def run() -> None:
+        if broken.is_set():
+            raise ValueError("a secret")
+
+    service = serve_jobs(Job(name="alpha.job", run=run, retries=1, retry_wait_s=3600), Job(name="alpha.other", run=run))
+    client, jobs = Client(service), service.shared.jobs
+
+    def readiness() -> tuple[int, str, Any]:
+        answer = client.get("/readyz")
+        details = {each["name"]: each["detail"] for each in answer.json().get("checks", ())}
+        return answer.status, answer.json()["status"], details.get("jobs")
+
+    with run_worker(service):
+        assert readiness() == (200, "ok", None)
+        jobs.run_inline("alpha.job")
+        broken.set()
+        retried = jobs.start("alpha.job").id
+        assert eventually(lambda: jobs.get(retried).attempt == 1 and jobs.get(retried).state == "waiting")
+        assert readiness() == (200, "ok", None)
+        jobs.start("alpha.job")
+        assert eventually(lambda: jobs.get(retried).state == "failed")
+        other = jobs.run_inline("alpha.other").id
+        jobs.cancel(jobs.start("alpha.job", delay_s=3600).id)
+
+        assert readiness() == (
+            200,
+            "degraded",
+            f"the last run of alpha.job failed: tiercel jobs log {retried}; "
+            f"the last run of alpha.other failed: tiercel jobs log {other}",
+        )
+        assert jobs.figures().failing == ("alpha.job", "alpha.other")
+
+        broken.clear()
+        jobs.run_inline("alpha.job")
+        jobs.run_inline("alpha.other")
+        assert readiness() == (200, "ok", None)

@@ -10,23 +10,31 @@ from tests.conftest import Serve
 from tests.outage import outage
 from tests.processes import eventually
 
+# No worker runs in these tests, and nothing is to wait for one.
+UNSCHEDULED = {"schedules": {"observability.rollups": "off", "observability.retention": "off"}}
 SHORT_TIMEOUTS = {"pool_timeout_s": 0.2, "connect_timeout_s": 1}
 
 
 @pytest.fixture(scope="module")
 def client(module_serve: Serve) -> Client:
     """A service with all plugins and the demo data, which no test changes."""
-    client = module_serve()
+    client = module_serve(jobs=UNSCHEDULED)
     publish_demo(client)
     return client
 
 
-def test_health_reports_database_cache_and_engine(client: Client) -> None:
+def test_health_reports_database_cache_jobs_and_engine(client: Client) -> None:
     answer = client.get("/health/")
 
     engine = answer.json().pop("engine")
     assert answer.status == 200
-    assert {**answer.json(), "engine": ...} == {"status": "ok", "database": "ok", "cache": "ok", "engine": ...}
+    assert {**answer.json(), "engine": ...} == {
+        "status": "ok",
+        "database": "ok",
+        "cache": "ok",
+        "jobs": "ok",
+        "engine": ...,
+    }
     assert engine.startswith("postgresql ")
 
 
@@ -72,7 +80,7 @@ def test_an_unavailable_database_fails_health_but_not_plain_api_health(serve: Se
 
 
 def test_health_recovers_with_the_database(serve: Serve, database: str) -> None:
-    client = serve(db=SHORT_TIMEOUTS)
+    client = serve(db=SHORT_TIMEOUTS, jobs=UNSCHEDULED)
     with outage(database):
         client.get("/health/")
 
