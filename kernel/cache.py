@@ -80,6 +80,11 @@ class Cache(Generic[K, V]):
             return CacheStats(len(self._items), self._items_max, self._hits, self._misses)
 
 
+def _matches(name: str, pattern: str) -> bool:
+    # A name may itself contain brackets, which match something else.
+    return name == pattern or fnmatchcase(name, pattern)
+
+
 class SizedCache:
     """A least-recently-used cache that is bounded in bytes; thread-safe.
 
@@ -130,7 +135,7 @@ class SizedCache:
     def clear(self, pattern: str = "*") -> int:
         """Remove the values whose names match a shell pattern, such as ``shop_*``; return how many."""
         with self._lock:
-            matching = [key for key, (_, _, name) in self._items.items() if fnmatchcase(name, pattern)]
+            matching = [key for key, (_, _, name) in self._items.items() if _matches(name, pattern)]
             for key in matching:
                 self._remove(key)
             return len(matching)
@@ -203,8 +208,8 @@ class Caches:
         removed = 0
         for name, cache in self._caches.items():
             if isinstance(cache, SizedCache):
-                removed += cache.clear("*" if fnmatchcase(name, pattern) else pattern)
-            elif fnmatchcase(name, pattern):
+                removed += cache.clear("*" if _matches(name, pattern) else pattern)
+            elif _matches(name, pattern):
                 removed += cache.stats().items
                 cache.clear()
         return removed

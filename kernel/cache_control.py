@@ -56,24 +56,25 @@ class _Figures(msgspec.Struct, frozen=True):
     names: Mapping[str, int]
 
 
-def clear_everywhere(db: Database, pattern: str = "*") -> int:
-    """Clear cached values whose names match a pattern, in every process of the service.
+def clear_everywhere(db: Database, *patterns: str) -> int:
+    """Clear cached values whose names match one of some patterns, in every process of the service.
 
     Args:
         db: The database that the processes share.
-        pattern: Such as ``club_*``; at most ``PATTERN_MAX`` characters.
+        patterns: Names, or patterns such as ``club_*``; each has at most ``PATTERN_MAX`` characters.
 
     Returns:
         How many processes were notified.
 
     Raises:
-        ValueError: The pattern is too long.
+        ValueError: A pattern is too long; none is cleared.
         UnavailableError: The database is not available.
     """
-    if len(pattern) > PATTERN_MAX:
+    if any(len(pattern) > PATTERN_MAX for pattern in patterns):
         raise ValueError(f"a pattern has at most {PATTERN_MAX} characters")
-    with db.connection() as connection:
-        notify(connection, _CLEAR_CHANNEL, pattern)
+    with db.transaction() as connection:
+        for pattern in patterns:
+            notify(connection, _CLEAR_CHANNEL, pattern)
         return _count_listeners(connection)
 
 

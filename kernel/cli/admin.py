@@ -228,20 +228,21 @@ def cache() -> None:
 
 
 @cache.command()
-@click.argument("pattern", default="*")
+@click.argument("patterns", metavar="[NAME]...", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def clear(*, pattern: str, as_json: bool) -> None:
-    """Remove cached values whose names match PATTERN, such as 'shop_*'; all by default."""
+def clear(*, patterns: Sequence[str], as_json: bool) -> None:
+    """Remove the cached values of each NAME, which may be a pattern such as 'shop_*'; all by default."""
+    patterns = patterns or ("*",)
     service = Tiercel(load())
     with service.database_open():
         try:
-            processes = clear_everywhere(service.shared.db, pattern)
+            processes = clear_everywhere(service.shared.db, *patterns)
         except ValueError as ex:
             raise click.BadParameter(str(ex)) from ex
     if as_json:
-        print_json({"pattern": pattern, "processes": processes})
+        print_json({"patterns": patterns, "processes": processes})
     else:
-        click.echo(f"{processes} processes were told to clear {pattern}.")
+        click.echo(f"{processes} processes were told to clear {', '.join(patterns)}.")
 
 
 @cache.command()

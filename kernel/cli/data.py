@@ -165,6 +165,10 @@ def _print_published(folder: Folder, published: Mapping[str, Publication], *, as
         rejected = {each.dataset.name: each.rejected for each in folder.found if each.rejected}
         print_json({"published": published, "rejected": rejected, "ignored": folder.ignored})
         return
+    if not folder.found:
+        click.echo(f"{folder.path} has nothing to import.")
+        _print_left_out(folder)
+        return
     rows: list[tuple[object, ...]] = []
     for each in folder.found:
         one = published[each.dataset.name]

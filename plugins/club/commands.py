@@ -32,6 +32,8 @@ def make_refresh_command(services: Services) -> Command:
             _refresh(services, as_json=as_json)
         else:
             click.echo(f"{NO_SOURCES}.", err=True)
+            if as_json:
+                print_json(RefreshReport())
 
     return Command(command=refresh, alias="refresh_club")
 

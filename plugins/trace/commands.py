@@ -50,6 +50,8 @@ def _make_refresh(services: Services) -> click.Command:
         """
         if idle_reason := services.settings(TraceSettings).idle_reason:
             click.echo(f"{idle_reason}.", err=True)
+            if as_json:
+                print_json(ExportReport())
             return
         try:
             if dry_run:

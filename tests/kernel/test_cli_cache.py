@@ -38,20 +38,21 @@ def cached_names(client: Client) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "left"),
+    ("patterns", "left"),
     [
         ((), set()),
         (("trace_*",), set()),
         (("trace_matrix_data",), {"trace_matrix_skyflow_data"}),
         (("club_*",), {"trace_matrix_data", "trace_matrix_skyflow_data"}),
+        (("trace_matrix_data", "club_*", "trace_matrix_sky*"), set()),
     ],
 )
 def test_clear_removes_matching_names_in_a_running_service(
-    tiercel: RunCommand, warm: Client, pattern: tuple[str, ...], left: set[str]
+    tiercel: RunCommand, warm: Client, patterns: tuple[str, ...], left: set[str]
 ) -> None:
-    ran = tiercel("cache", "clear", *pattern, "--json")
+    ran = tiercel("cache", "clear", *patterns, "--json")
 
-    assert (ran.code, ran.json()) == (0, {"pattern": pattern[0] if pattern else "*", "processes": 1})
+    assert (ran.code, ran.json()) == (0, {"patterns": list(patterns) or ["*"], "processes": 1})
     assert eventually(lambda: cached_names(warm) == left)
 
 
@@ -60,7 +61,7 @@ def test_clear_prints_the_number_of_processes(tiercel: RunCommand) -> None:
 
 
 def test_clear_rejects_a_pattern_that_is_too_long(tiercel: RunCommand) -> None:
-    ran = tiercel("cache", "clear", "x" * 2000)
+    ran = tiercel("cache", "clear", "trace_*", "x" * 2000)
 
     assert ran.code == 2
     assert "at most" in ran.errors

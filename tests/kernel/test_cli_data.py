@@ -74,6 +74,12 @@ def test_importing_the_same_again_changes_nothing(tiercel: RunCommand, folder: P
     assert published(tiercel, folder) == {"tiers": ("unchanged", 1)}
 
 
+def test_an_empty_folder_is_nothing_to_import_and_no_error(tiercel: RunCommand, folder: Path) -> None:
+    ran = tiercel("data", "import", str(folder))
+
+    assert (ran.code, ran.output) == (0, f"{folder} has nothing to import.\n")
+
+
 def test_responses_of_routes_can_be_imported(tiercel: RunCommand, folder: Path) -> None:
     (folder / "tiers.json").write_text(json.dumps({"data": [{"slug": "a"}], "meta": {}}))
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import click
 
-from kernel import Command, NotFoundError
+from kernel import Command
 from kernel.cli import print_json, progress
 from plugins.observability.analytics.scope import parse_window
 from plugins.observability.resolution import DAY, HOUR, ceil, floor
@@ -32,7 +32,7 @@ def make_refresh_commands(rollups: Rollups, now: Callable[[], datetime]) -> Iter
         if as_json:
             print_json(report)
         else:
-            click.echo(f"{report.hours:,} hours on {report.days:,} days refreshed.")
+            click.echo(_describe(report, start, end))
 
     @click.command("refresh")
     @click.argument("unit", type=click.Choice(list(_LENGTHS)))
@@ -64,13 +64,16 @@ def _refresh(rollups: Rollups, unit: Unit, start: str | None, end: str | None, n
     window = parse_window(start or _FIRST_DAY, end or (now + _AHEAD).isoformat(), now, DAY)
     length = _LENGTHS[unit]
     with progress("days") as bar:
-        report = rollups.refresh(
+        return rollups.refresh(
             floor(window.start, length),
             ceil(window.end, length),
             progress=lambda done, total: bar.show(done, total),
         )
-    if not report.hours:
-        since = "" if start is None else f" from {start}"
-        until = "" if end is None else f" to {end}"
-        raise NotFoundError(f"There is nothing to refresh{since}{until}: the rollups know every event.")
-    return report
+
+
+def _describe(report: RefreshReport, start: str | None, end: str | None) -> str:
+    if report.hours:
+        return f"{report.hours:,} hours on {report.days:,} days refreshed."
+    since = "" if start is None else f" from {start}"
+    until = "" if end is None else f" to {end}"
+    return f"There is nothing to refresh{since}{until}: the rollups include every event."

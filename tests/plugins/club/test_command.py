@@ -124,6 +124,7 @@ def test_a_refresh_without_sources_prints_a_note(tiercel: Tiercel) -> None:
 
     assert (ran.code, ran.output) == (0, "")
     assert ran.errors == "no sources are configured: imported data is served.\n"
+    assert tiercel({}, "club", "refresh", "--json").json() == {"sources": [], "datasets": []}
 
 
 def test_apps_test_passes_for_every_endpoint_and_application(tiercel: Tiercel, serve: Serve) -> None:
