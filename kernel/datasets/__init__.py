@@ -2,7 +2,7 @@
 
 from kernel.datasets.diff import Difference
 from kernel.datasets.http import Derivation, Derived
-from kernel.datasets.models import Publication, Rejected, Version
+from kernel.datasets.models import Publication, Rejected, Version, find_key_problem
 from kernel.datasets.query import parse_as_of
 from kernel.datasets.service import ApplicationSummary, DatasetSummary, summarize_application, summarize_dataset
 
@@ -15,6 +15,7 @@ __all__ = [
     "Publication",
     "Rejected",
     "Version",
+    "find_key_problem",
     "parse_as_of",
     "summarize_application",
     "summarize_dataset",

@@ -196,6 +196,8 @@ class ViewSpec(RouteSpec, frozen=True, kw_only=True):
         return (
             env.get("SCRIPT_NAME"),
             env["PATH_INFO"],
+            # A slash that was encoded separates no segments.
+            request.path,
             request.query_string,
             accepted_coding(request),
             *map(_state_of, snapshots),

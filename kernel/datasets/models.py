@@ -7,6 +7,7 @@ import typing
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
+from urllib.parse import quote
 
 import msgspec
 
@@ -14,6 +15,9 @@ from kernel.contracts import Dataset
 from kernel.conversion import base_type, describe_type, is_sequence, struct_fields
 
 Outcome = Literal["published", "unchanged", "refused"]
+
+# Of a key, percent-encoded. Servers limit the line of a request, gunicorn to 4,094 bytes with the query string.
+KEY_BYTES_MAX = 2000
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _FIELD = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
@@ -83,6 +87,20 @@ def _relation_error(dataset: Dataset, field: str, name: str, other: Dataset | No
     if base_type(held) is str:
         return None
     return f"expected str, str | None or tuple of str, not {describe_type(annotation)}"
+
+
+def find_key_problem(key: object) -> str | None:
+    """Return why an item of this key cannot be fetched by its URL; None if it can."""
+    if not isinstance(key, str):
+        return None
+    if not key:
+        return "is empty"
+    if key in {".", ".."}:
+        return "cannot be part of a URL: clients resolve it as a relative path (RFC 3986, 5.2.4)"
+    size_bytes = len(quote(key, safe=""))
+    if size_bytes > KEY_BYTES_MAX:
+        return f"takes {size_bytes:,} bytes in a URL, more than {KEY_BYTES_MAX:,}"
+    return None
 
 
 # --- what is published ----------------------------------------------------------------------------------------------

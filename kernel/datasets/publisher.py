@@ -15,7 +15,7 @@ from psycopg import Connection
 from kernel.contracts import Dataset
 from kernel.conversion import UNKNOWN, convert_fields
 from kernel.datasets import store
-from kernel.datasets.models import Content, Publication, Rejected, decode_items
+from kernel.datasets.models import Content, Publication, Rejected, decode_items, find_key_problem
 from kernel.datasets.query import sort_items
 from kernel.db.pool import Database
 from kernel.errors import ConflictError, NotFoundError, UnavailableError
@@ -206,6 +206,8 @@ def make_content(dataset: Dataset, items: Iterable[object], rejected: Sequence[R
             # A Struct does not validate its fields when it is made.
             validated = decoder.decode(encoded)
             key = getattr(validated, dataset.key)
+            if problem := find_key_problem(key):
+                raise ValueError(f"the {dataset.key} {key!r:.80} {problem}")
             if key in valid:
                 raise ValueError(f"another item has the {dataset.key} {key!r:.80}")
         except _INVALID_ITEM as ex:

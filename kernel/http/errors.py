@@ -130,6 +130,6 @@ class ErrorHandlers:
         self, request: Request, response: FalconResponse, error: Exception, _params: dict[str, Any]
     ) -> None:
         """Log any other exception, and write a 500 that does not reveal it."""
-        self._log.error("request_failed", request_id=request.request_id, path=request.path, exc_info=error)
+        self._log.error("request_failed", request_id=request.request_id, path=request.path_as_sent, exc_info=error)
         own = InternalError(detail=repr(error) if self._debug else None)
         write_error(request, response, own, unified=self._unified)

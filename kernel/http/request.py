@@ -7,7 +7,7 @@ import random
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import falcon
 import msgspec
@@ -21,6 +21,9 @@ _TRACEPARENT = re.compile(
 )
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _SAMPLED = 0x01
+_ENCODED_SLASH = re.compile("%2f", re.IGNORECASE)
+# Stands for an encoded slash in the path that is routed. No decoded path contains a lone surrogate.
+_SLASH_MARK = "\udc2f"
 _READ_BYTES = 64 * 1024
 # The key of the request's context in the WSGI environment.
 CONTEXT_KEY = "tiercel.context"
@@ -79,10 +82,39 @@ def path_as_sent(environ: Mapping[str, Any]) -> str:
     return path if path.isascii() else path.encode("latin-1", "replace").decode("utf-8", "replace")
 
 
+def _mark_encoded_slashes(environ: Mapping[str, Any]) -> str | None:
+    """Return the path of a request with a mark for each ``%2F``, which is data and separates nothing (RFC 3986, 2.2).
+
+    WSGI has only the decoded path, but gunicorn also the target of the request as it was sent.
+
+    Returns:
+        The path, with that of the mount point; None without an encoded slash, or if the target is of another path.
+    """
+    target, _, _ = environ.get("RAW_URI", "").partition("?")
+    if not _ENCODED_SLASH.search(target):
+        return None
+    if not target.startswith("/"):
+        # The absolute form: scheme, host and path.
+        target = "/" + target.partition("://")[2].partition("/")[2]
+    marked = _SLASH_MARK.join(map(unquote, _ENCODED_SLASH.split(target)))
+    return marked if marked.replace(_SLASH_MARK, "/") == path_as_sent(environ) else None
+
+
+def decode_path_parameter(text: str) -> str:
+    """Return a parameter of the routed path with the slashes that were encoded."""
+    return text.replace(_SLASH_MARK, "/")
+
+
 class Request(falcon.Request):
-    """A Falcon request with the identifiers of the access log."""
+    """A Falcon request with the identifiers of the access log. In ``path``, an encoded slash separates no segments."""
 
     __slots__ = ()
+
+    def __init__(self, env: dict[str, Any], options: falcon.RequestOptions | None = None) -> None:
+        super().__init__(env, options)
+        marked = _mark_encoded_slashes(env)
+        if marked is not None:
+            self.path = marked[len(self.root_path) :].removesuffix("/")
 
     @property
     def log_context(self) -> RequestContext:
@@ -109,7 +141,8 @@ class Request(falcon.Request):
     @property
     def url_path(self) -> str:
         """The path as sent, quoted for use in a link."""
-        return quote(self.path_as_sent)
+        path = _mark_encoded_slashes(self.env) or self.path_as_sent
+        return "%2F".join(map(quote, path.split(_SLASH_MARK)))
 
 
 # --- bodies -----------------------------------------------------------------------------------------------------------

@@ -32,7 +32,16 @@ from kernel.errors import (
     PluginError,
 )
 from kernel.http.auth import Authorizer
-from kernel.http.request import BodyLimits, RawBody, Request, StreamBody, media_type, read_body, require_json
+from kernel.http.request import (
+    BodyLimits,
+    RawBody,
+    Request,
+    StreamBody,
+    decode_path_parameter,
+    media_type,
+    read_body,
+    require_json,
+)
 from kernel.http.response import FalconResponse, write_response
 from kernel.signatures import accepts_any_keyword, parameter_types
 
@@ -164,6 +173,8 @@ class RequestPipeline(msgspec.Struct, frozen=True):
         """
         context = request.log_context
         context.template, context.logged = mounted.template, mounted.route.logged
+        for name, text in path_parameters.items():
+            path_parameters[name] = decode_path_parameter(text)
         self.authorizer.authorize(request, mounted.owner, mounted.route.policy)
         if mounted.is_filtered:
             application = self.applications.find(path_parameters[APPLICATION])

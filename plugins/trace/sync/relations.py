@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from kernel import Dataset
-from kernel.datasets import Rejected
+from kernel.datasets import Rejected, find_key_problem
 from plugins.trace.notion.errors import NotionError
 from plugins.trace.sync.mapping import Row, slugify
 
@@ -76,6 +76,8 @@ class DatasetRows:
             return "; ".join(row.errors)
         if not key:
             return f"it has no {self._key}, and its name has no letter or digit to make one from"
+        if problem := find_key_problem(key):
+            return f"its {self._key} {key!r:.80} {problem}"
         if key in self.by_key:
             return f"the {self._key} {key!r:.80} is that of {_describe(self.by_key[key])}"
         return None

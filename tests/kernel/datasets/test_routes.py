@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import msgspec
 import pytest
@@ -13,8 +15,9 @@ from backports import zstd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernel.contracts import Dataset
+from kernel.contracts import Dataset, Route
 from kernel.datasets.http import Derivation, Derived
+from kernel.services import Services
 from kernel.testing import Client
 from tests.kernel.datasets.conftest import MEMBERS, PATH, TIERS, DatasetClient, MakeClient, TestClock, Tier
 from tests.kernel.fakes import Boot, MakePlugin
@@ -422,3 +425,46 @@ def any_client(make_client: MakeClient) -> tuple[DatasetClient, list[int]]:
     """A client whose application sees tiers from a level on; and that level."""
     leasts = [0]
     return make_client({"skyflow": {"tier": lambda items: [i for i in items if (i.level or 0) >= leasts[0]]}}), leasts
+
+
+# Every key of one and of two of these characters, which mean something in URLs, to routers, or to filters.
+AWKWARD = ["/", ".", "%", "?", "#", "\\", " ", "+", "&", ";", "~", "\x00", "\n", "a", "A", "ß", "\u0301", "🙂"]
+KEYS = ["".join(key) for length in (1, 2) for key in itertools.product(AWKWARD, repeat=length)]
+KEYS += ["/a/", "//a//b//", "a/../b", "%2F", "%2f/", "%252F", "a%", "null", "true", "1,2", "skyflow", "x" * 2000]
+
+
+def test_every_item_of_a_list_can_be_fetched_by_the_key_that_it_shows(client: DatasetClient) -> None:
+    unreachable = {"": "empty", ".": "part of a URL", "..": "part of a URL", "y" * 2001: "2,001 bytes in a URL"}
+    client.publish(*(Tier(key, 1) for key in [*KEYS, *unreachable]))
+
+    listed = client.slugs()
+
+    assert sorted(listed) == sorted(set(KEYS) - unreachable.keys())
+    rejected = {each["item"]["slug"]: each["reason"] for each in client.datasets.rejected("tiers")}
+    assert all(unreachable[key] in rejected[key] for key in unreachable), rejected
+    for key in listed:
+        segment = quote(key, safe="")
+        assert client.data(f"{PATH}{segment}")["slug"] == client.data(f"{APP}{segment}/")["slug"] == key, segment
+        assert client.slugs(f"{PATH}?{urlencode({'slug': key})}") == [key], segment
+
+
+def test_an_encoded_slash_is_no_other_path(client: DatasetClient) -> None:
+    client.publish(Tier("a/b"))
+
+    assert client.data(f"{PATH}a%2fb/")["slug"] == "a/b"
+    assert client.get(f"{PATH}a%2Fb/").json()["meta"]["endpoint"] == f"{PATH}a/b/"
+    for path in (f"{PATH}a/b/", "/trace/public%2Ftiers/", "/trace%2Fpublic/tiers/"):
+        assert client.get(path).status == 404
+
+
+def test_links_to_pages_keep_encoded_slashes(make_client: MakeClient) -> None:
+    def routes(services: Services) -> list[Route]:
+        return [services.dataset_route(f"{PATH}of/{{name}}/", TIERS)]
+
+    client = make_client(routes=routes)
+    client.publish(Tier("one", 1, "a/b"), Tier("two", 2, "a/b"))
+
+    first = client.get(f"{PATH}of/a%2Fb/?page_size=1").json()
+    second = client.get(first["meta"]["next"]).json()
+
+    assert [each["data"][0]["slug"] for each in (first, second)] == ["one", "two"]

@@ -208,7 +208,7 @@ def test_an_unexpected_exception_is_logged_with_its_traceback(
     get_error(error, {"X-Request-ID": "my-id"})
 
     (entry,) = captured.events("request_failed")
-    assert (entry["request_id"], entry["path"], entry["exc_info"]) == ("my-id", "/fail", error)
+    assert (entry["request_id"], entry["path"], entry["exc_info"]) == ("my-id", "/fail/", error)
 
 
 def test_an_error_of_the_client_is_not_logged_as_a_failure(

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote, unquote
 
 import falcon.testing
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernel.errors import MalformedError, TooLargeError
-from kernel.http.request import BodyLimits, Request, make_context, read_body
+from kernel.http.request import BodyLimits, Request, decode_path_parameter, make_context, read_body
 from kernel.testing import Client
 
 Mount = Callable[..., Client]
@@ -166,3 +167,26 @@ def test_a_body_that_ends_early_is_malformed() -> None:
 
     with pytest.raises(MalformedError, match=r"^The body ended early\.$"):
         read_body(request, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("target", "mounted_at", "path", "link"),
+    [
+        ("/a%2Fb/c%2fd/?e=%2F", "", "/a|b/c|d", "/a%2Fb/c%2Fd/"),
+        ("http://host.example:80/a%2Fb", "", "/a|b", "/a%2Fb"),
+        ("/root/a%2F%C3%9F", "/root", "/a|ß", "/root/a%2F%C3%9F"),
+        ("/a%252Fb/", "", "/a%2Fb", "/a%252Fb/"),
+        ("/rewritten%2Fon/the/way", "", "/a/b", "/a/b"),
+    ],
+)
+def test_an_encoded_slash_separates_no_segments(target: str, mounted_at: str, path: str, link: str) -> None:
+    sent = unquote(link.removeprefix(mounted_at))
+    environ = falcon.testing.create_environ(quote(sent), root_path=mounted_at)
+    options = falcon.RequestOptions()
+    options.strip_url_path_trailing_slash = True
+
+    request = Request({**environ, "RAW_URI": target}, options)
+
+    assert decode_path_parameter(request.path) == path.replace("|", "/")
+    assert request.path.count("/") == path.count("/")
+    assert request.url_path == link
