@@ -15,7 +15,8 @@ from kernel.datasets.publisher import make_content
 from kernel.datasets.service import Datasets
 from kernel.errors import BootError, UnavailableError
 
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
+# In names of files; letters of every script are kept.
+_UNSAFE = re.compile(r"[^\w.-]")
 
 # --- export ---------------------------------------------------------------------------------------------------------
 

@@ -13,8 +13,8 @@ INT64_MAX = 2**63 - 1
 VALUE_MAX = 1e300
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-# Appears in URLs and in file names.
-Feature = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*\Z", max_length=64)]
+# Appears in URLs and in file names; a slash would end it in the id of a member.
+Feature = Annotated[str, msgspec.Meta(pattern=r"^(?=[^\W_])[^/\x00-\x1f\x7f]+\Z", max_length=64)]
 Value = Annotated[float, msgspec.Meta(ge=-VALUE_MAX, le=VALUE_MAX)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=INT64_MAX)]
 

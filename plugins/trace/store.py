@@ -55,6 +55,29 @@ class SourceState(msgspec.Struct, frozen=True):
         rows = (each for chunk in self.chunks for each in msgspec.json.decode(chunk, type=list[_RowId]))
         return {each.id for each in rows if each.data_source_id in data_source_ids}
 
+    def published_keys(self, key: str) -> Mapping[str, str]:
+        """Return the keys of the items that were made of the rows, by the id of their page.
+
+        Args:
+            key: The field that identifies an item.
+        """
+        keys: dict[str, str] = {}
+        pages: dict[str, str] = {}
+        # In the order of creation: of two rows with the same key, the older one has it.
+        for row in (each for chunk in self.chunks for each in msgspec.json.decode(chunk, type=list[_RowKey])):
+            found = row.fields.get(key)
+            if isinstance(found, str) and not row.errors and pages.setdefault(found, row.id) == row.id:
+                keys[row.id] = found
+        return keys
+
+
+class _RowKey(msgspec.Struct, frozen=True):
+    """The members of a stored row from which its key is known."""
+
+    id: str
+    fields: Mapping[str, Any]
+    errors: tuple[str, ...] = msgspec.field(default=(), name="misfits")
+
 
 class _RowId(msgspec.Struct, frozen=True, gc=False):
     """The members of a stored row that do not depend on the mapping."""

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import re
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Literal, get_args
 from urllib.parse import unquote
@@ -36,7 +36,25 @@ _COMPATIBLE_TYPES: Mapping[FieldKind, frozenset[str]] = {
     "links": frozenset({"relation", "multi_select", "select", "status"} | _CALCULATED),
 }
 _NAMED_MAX = 30
-_NOT_ALPHANUMERIC = re.compile(r"[^a-z0-9]+")
+# In a slug: what is ASCII, but neither letter nor digit.
+_SEPARATORS = re.compile(r"[\x00-/:-`{-\x7f]+")
+_WORD_SIGNS = re.compile(r"(?<=[^\W_])[+#]+(?![^\W_])")
+_SPELLED_SIGNS = {"+": "-plus", "#": "-sharp"}
+# Latin letters that Unicode does not decompose into one of a to z and an accent.
+_SPELLED_LETTERS = {
+    "\N{LATIN SMALL LETTER DOTLESS I}": "i",
+    "ł": "l",
+    "ø": "o",
+    "đ": "d",
+    "ð": "d",
+    "þ": "th",
+    "æ": "ae",
+    "œ": "oe",
+    "ħ": "h",
+    "ŧ": "t",
+    "ŋ": "ng",
+    "ə": "e",
+}
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -134,8 +152,15 @@ class ColumnMapping(msgspec.Struct, frozen=True):
         mine, theirs = ({(name, c.id, c.type) for name, c in each.items()} for each in (self.by_name, earlier))
         return mine == theirs and all({*earlier[name].options} <= {*c.options} for name, c in self.by_name.items())
 
-    def make_row(self, data_source_id: str, page: PageObject) -> Row:
+    def make_row(
+        self, data_source_id: str, page: PageObject, published_key: Callable[[str], str | None] = lambda _: None
+    ) -> Row:
         """Convert a page object to a row.
+
+        Args:
+            data_source_id: Where the page is.
+            page: From the API.
+            published_key: Returns the key under which a page is published, by its id.
 
         Raises:
             ValueError: A value cannot be read, or a column is gone.
@@ -160,7 +185,7 @@ class ColumnMapping(msgspec.Struct, frozen=True):
                 fields[column.field] = converted
         title = _read_column(page["id"], self.title, shown)
         fields["name"] = fields.get("name") or title
-        fields[self.key] = fields.get(self.key, "").strip() or slugify(title)
+        fields[self.key] = fields.get(self.key, "").strip() or _derive_key(title, page["id"], published_key)
         created, edited = (datetime.fromisoformat(page[name]) for name in ("created_time", "last_edited_time"))
         return Row(page["id"], data_source_id, created, edited, fields, properties, tuple(page_fields), tuple(errors))
 
@@ -208,6 +233,12 @@ def mapping_digest(source: Source, api_version: str) -> bytes:
     """Return a digest of everything that rows depend on besides Notion: under another one, stored rows are useless."""
     row_format = [(field.encode_name, str(field.type)) for field in msgspec.structs.fields(Row)]
     return hashlib.sha256(msgspec.json.encode((source, api_version, row_format), order="sorted")).digest()
+
+
+def _derive_key(title: str, page_id: str, published_key: Callable[[str], str | None]) -> str:
+    key, earlier = slugify(title), earlier_slug(title)
+    # What an earlier version published under such a key keeps it: others may refer to it.
+    return earlier if earlier and earlier != key and published_key(page_id) == earlier else key
 
 
 def _read_column(page_id: str, column: Property, shown: Mapping[str, Mapping[str, Any]]) -> Any:
@@ -332,9 +363,29 @@ def _to_names(value: Any) -> list[str]:
 
 
 def slugify(text: str) -> str:
-    """Make a key out of a name: ``Über uns`` becomes ``uber-uns``."""
+    """Make a key out of a name, without losing a letter.
+
+    Latin letters lose their accents: ``Über uns`` becomes ``uber-uns``, and ``Straße`` ``strasse``. Those of other
+    scripts stay: ``Приложение 1`` becomes ``приложение-1``. Signs at the end of a word are spelled: ``C++`` becomes
+    ``c-plus-plus``.
+    """
+    spelled = _WORD_SIGNS.sub(lambda signs: "".join(_SPELLED_SIGNS[sign] for sign in signs[0]), text)
+    kept: list[str] = []
+    for char in unicodedata.normalize("NFKD", spelled).casefold():
+        if char.isascii():
+            kept.append(char)
+        elif char.isalnum():
+            kept.append(_SPELLED_LETTERS.get(char, char))
+        elif kept and not kept[-1].isascii() and unicodedata.category(char).startswith("M"):
+            # In other scripts a mark makes another letter of one, or is a vowel.
+            kept.append(char)
+    return _SEPARATORS.sub("-", unicodedata.normalize("NFC", "".join(kept))).strip("-")
+
+
+def earlier_slug(text: str) -> str:
+    """Return the key that earlier versions made out of a name: they dropped letters that are not Latin."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    return _NOT_ALPHANUMERIC.sub("-", plain).strip("-")
+    return _SEPARATORS.sub("-", plain).strip("-")
 
 
 def as_text(value: Any) -> str:

@@ -77,11 +77,18 @@ class DataSourceReader:
         schema: The columns of the data source.
         mapping: Which of them are read.
         on_progress: Called with the number of rows so far.
+        published_key: Returns the key under which a page is published, by its id.
     """
 
     def __init__(
-        self, client: NotionClient, schema: Schema, mapping: ColumnMapping, on_progress: Callable[[int], None]
+        self,
+        client: NotionClient,
+        schema: Schema,
+        mapping: ColumnMapping,
+        on_progress: Callable[[int], None],
+        published_key: Callable[[str], str | None] = lambda _: None,
     ) -> None:
+        self._published_key = published_key
         self._client = client
         self.schema = schema
         self.mapping = mapping
@@ -156,7 +163,7 @@ class DataSourceReader:
         """
         complete = complete_values(self._client, page, self._columns)
         try:
-            return self.mapping.make_row(self.schema.data_source_id, complete)
+            return self.mapping.make_row(self.schema.data_source_id, complete, self._published_key)
         except (ValueError, KeyError, TypeError) as ex:
             raise NotionError("changed", f"{self.schema.title}: {ex}") from ex
 
@@ -293,6 +300,10 @@ class SourceReader:
         return SourceRows(self._report(read, rows, missing, reconciled_at), merged, state)
 
     @cached_property
+    def _published_keys(self) -> Mapping[str, str]:
+        return {} if self._last is None else self._last.published_keys(self._dataset.key)
+
+    @cached_property
     def _base_rows(self) -> Sequence[Row]:
         return () if self._base is None else self._base.rows
 
@@ -324,7 +335,13 @@ class SourceReader:
         schema = read_schema(self._client.retrieve_data_source(data_source_id))
         self._note_start()
         mapping = self._map_columns(schema, last_columns)
-        reader = DataSourceReader(self._client, schema, mapping, lambda rows: self._on_progress(schema.title, rows))
+        reader = DataSourceReader(
+            self._client,
+            schema,
+            mapping,
+            lambda rows: self._on_progress(schema.title, rows),
+            lambda page_id: self._published_keys.get(page_id),
+        )
         self._columns[data_source_id], self._readers[data_source_id] = mapping.by_name, reader
         # If the data source is new, or its columns are not what they were, any row may have other values.
         base = self._base

@@ -55,10 +55,11 @@ def test_a_member_is_identified_by_feature_and_member() -> None:
     assert made == MostPresent(id="flow/42", feature="flow", member="42", name="42", count=3)
 
 
-def test_the_feature_of_a_member_can_be_mapped() -> None:
-    made = Mapper("most-present", {"feature": "team"}).convert({"member": "ada", "count": 3, "team": "clout"})
+@pytest.mark.parametrize("team", ["clout", "Голосовой чат", "R&D #1"])
+def test_the_feature_of_a_member_can_be_mapped(team: str) -> None:
+    made = Mapper("most-present", {"feature": "team"}).convert({"member": "ada", "count": 3, "team": team})
 
-    assert made.key == "clout/ada"
+    assert made.key == f"{team}/ada"
 
 
 @pytest.mark.parametrize("field", ["name", "unit", "feature", "tags"])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
+import psycopg
 import pytest
 
 from kernel.testing import Client
@@ -131,14 +132,64 @@ def test_the_title_gives_name_and_slug_unless_columns_are_configured_for_them(
 
 def test_a_row_without_a_key_is_rejected_with_its_name(serve: Serve, notion: FakeNotion, workspace: Workspace) -> None:
     table = workspace.add_data_source("Things", {"Name": "title"})
-    page = workspace.add_page(table, {"Name": "特徴"})
+    page = workspace.add_page(table, {"Name": "…!"})
     workspace.add_page(table, {"Name": "Plain"})
 
     client = export_table(serve, notion, table, "features")
 
     assert rejections(client, "features") == [
-        f"page {page.id} '特徴': it has no slug, and its name has no letter or digit to make one from"
+        f"page {page.id} '…!': it has no slug, and its name has no letter or digit to make one from"
     ]
+
+
+def test_titles_that_differ_in_a_letter_or_a_sign_have_different_slugs(
+    serve: Serve, notion: FakeNotion, workspace: Workspace
+) -> None:
+    titles = ["C", "C++", "C#", "Straße", "Приложение 1", "Отчёт 1", "Отчет 1", "特徴", "がぎ", "かき", "हिन्दी"]
+    table = workspace.add_data_source("Things", {"Name": "title"})
+    for title in titles:
+        workspace.add_page(table, {"Name": title})
+
+    client = export_table(serve, notion, table, "features")
+
+    assert rejections(client, "features") == []
+    slugs = {each["name"]: each["slug"] for each in client.get("/trace/public/features/").json()["data"]}
+    assert [slugs[title] for title in titles] == [
+        "c",
+        "c-plus-plus",
+        "c-sharp",
+        "strasse",
+        "приложение-1",
+        "отчёт-1",
+        "отчет-1",
+        "特徴",
+        "がぎ",
+        "かき",
+        "हिन्दी",
+    ]
+    for title, slug in slugs.items():
+        assert client.get(f"/trace/public/features/{quote(slug)}/").json()["data"]["name"] == title
+
+
+def test_an_item_that_an_earlier_version_published_keeps_its_slug(
+    serve: Serve, notion: FakeNotion, workspace: Workspace, database: str
+) -> None:
+    table = workspace.add_data_source("Things", {"Name": "title"})
+    for title in ("Приложение 1", "Отчёт 1", "Straße"):
+        page = workspace.add_page(table, {"Name": title})
+        workspace.wait(hours=1)
+    client = export_table(serve, notion, table, "features")
+    with psycopg.connect(database, autocommit=True) as connection:
+        # As the earlier version stored them: the second was rejected, because the first had its slug.
+        (rows,) = connection.execute("SELECT rows FROM trace.source_rows").fetchone() or (b"",)
+        for earlier, slug in (("приложение-1", "1"), ("отчёт-1", "1"), ("strasse", "strae")):
+            rows = rows.replace(f'"slug":"{earlier}"'.encode(), f'"slug":"{slug}"'.encode())
+        connection.execute("UPDATE trace.source_rows SET rows = %s", [rows])
+    workspace.edit(page, {"Name": "Straßen"})
+
+    export(client, full=True)
+
+    assert sorted(keys_of(client, "features")) == ["1", "strassen", "отчёт-1"]
 
 
 def test_of_two_rows_with_the_same_key_the_newer_is_rejected(
