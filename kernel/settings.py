@@ -118,6 +118,7 @@ class DatasetSettings(Table, frozen=True):
     max_age_s: Annotated[int, msgspec.Meta(ge=0)] = 300
     poll_interval_s: Annotated[float, msgspec.Meta(gt=0)] = 20.0
     keep_versions: Annotated[int, msgspec.Meta(ge=2)] = 100
+    files_dir: Path | None = None
 
 
 class JobSettings(Table, frozen=True):

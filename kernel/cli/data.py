@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from kernel.app import Tiercel
-from kernel.cli.output import print_difference, print_json, print_table
+from kernel.cli.output import format_age, print_difference, print_json, print_table
 from kernel.config import load
 from kernel.datasets.files import Folder, export_folder, publish_folder, read_folder
 from kernel.datasets.models import Publication
@@ -31,7 +31,7 @@ def data() -> None:
 @data.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_datasets(*, as_json: bool) -> None:
-    """List datasets with their current versions."""
+    """List datasets with their current versions, and when an export last published or confirmed them."""
     service = Tiercel(load())
     datasets = service.shared.datasets
     with service.database_open():
@@ -39,9 +39,20 @@ def list_datasets(*, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    titles = ("name", "version", "items", "published_at", "file")
-    rows = [[*(getattr(each, title) for title in titles), each.warning or each.reason] for each in found]
-    print_table((*titles, "remark"), rows)
+    now = service.clock.now()
+    rows = [
+        (
+            each.name,
+            each.version,
+            each.items,
+            None if each.published_at is None else f"{each.published_at:%Y-%m-%d %H:%M:%S}",
+            None if each.confirmed_at is None else format_age(now - each.confirmed_at),
+            each.file,
+            each.warning or each.reason,
+        )
+        for each in found
+    ]
+    print_table(("name", "version", "items", "published", "confirmed", "file", "remark"), rows)
 
 
 @data.command()

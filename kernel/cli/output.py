@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, Protocol
 
 import click
@@ -15,6 +16,7 @@ from kernel.datasets import Difference
 
 # Between two lines of progress where standard error is not a terminal.
 LINE_INTERVAL_S = 5.0
+_UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 # Of each kind of change in a difference.
 _ITEMS_SHOWN_MAX = 20
 
@@ -109,6 +111,13 @@ def print_table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None
     for row in texts:
         table.add_row(*map(Text, row))
     Console().print(table)
+
+
+def format_age(age: timedelta) -> str:
+    """Return how long ago something was, in the largest unit that is full: ``5 min ago``."""
+    age_s = max(0, int(age.total_seconds()))
+    unit, length_s = next((each for each in _UNITS if age_s >= each[1]), _UNITS[-1])
+    return f"{age_s // length_s} {unit} ago"
 
 
 def print_json(value: object) -> None:

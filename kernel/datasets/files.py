@@ -11,12 +11,10 @@ import msgspec
 
 from kernel.contracts import Dataset
 from kernel.datasets.models import Content, Publication, Rejected, file_pattern, pattern_fields
+from kernel.datasets.published_files import write_files, write_json
 from kernel.datasets.publisher import make_content
 from kernel.datasets.service import Datasets
 from kernel.errors import BootError, UnavailableError
-
-# In names of files; letters of every script are kept.
-_UNSAFE = re.compile(r"[^\w.-]")
 
 # --- export ---------------------------------------------------------------------------------------------------------
 
@@ -57,36 +55,6 @@ def export_folder(datasets: Datasets, folder: Path) -> Export:
         write_json(folder / file, entries(None))
         written.append(folder / file)
     return Export(written, warnings)
-
-
-def write_files(dataset: Dataset, items: Sequence[Any], folder: Path) -> list[Path]:
-    """Write the files of a dataset, each completely or not at all; return their paths.
-
-    Raises:
-        OSError: A file cannot be written.
-    """
-    pattern = file_pattern(dataset)
-    fields = pattern_fields(pattern)
-    # A dataset of one file has it even without items.
-    files: dict[str, list[Any]] = {} if fields else {pattern: []}
-    for item in items:
-        values = {field: _UNSAFE.sub("_", str(getattr(item, field))) for field in fields}
-        files.setdefault(pattern.format_map(values), []).append(item)
-    for name, part in files.items():
-        write_json(folder / name, part)
-    return [folder / name for name in files]
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write a file of indented JSON, completely or not at all.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    # A concurrent reader of the folder must not see a partial file.
-    unfinished = path.with_name(f".{path.name}.part")
-    unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2) + b"\n")
-    unfinished.replace(path)
 
 
 # --- import ---------------------------------------------------------------------------------------------------------

@@ -44,9 +44,17 @@ class Publisher:
         db: Where they are stored.
         now: Returns the time.
         keep_versions: How many versions of each dataset are kept.
+        on_attempt: Called after an attempt of any outcome is committed. Must not raise.
     """
 
-    def __init__(self, db: Database, now: Callable[[], datetime], keep_versions: int) -> None:
+    def __init__(
+        self,
+        db: Database,
+        now: Callable[[], datetime],
+        keep_versions: int,
+        on_attempt: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._on_attempt = on_attempt
         self._db = db
         self._now = now
         self._keep_versions = keep_versions
@@ -94,8 +102,7 @@ class Publisher:
                 )
                 for dataset in ordered
             }
-        for name in published:
-            self._remove_old(name)
+        self._finish(*published)
         return published
 
     def refuse(self, dataset: str, reason: str, *, source: str, job_id: int | None = None) -> Publication:
@@ -113,7 +120,7 @@ class Publisher:
             version = None if current is None else current[0]
             attempt = Publication(0, dataset, self._now(), "refused", version, source, job_id, 0, 0, reason=reason)
             attempt = _record(connection, attempt, ())
-        self._remove_old(dataset)
+        self._finish(dataset)
         return attempt
 
     def roll_back(self, dataset: Dataset, version: int, *, source: str) -> Publication:
@@ -139,13 +146,15 @@ class Publisher:
             store.lock(connection, dataset.name)
             details = {"rolled_back_to": version}
             attempt = _store(connection, dataset.name, content, self._now(), source, None, details)
-        self._remove_old(dataset.name)
+        self._finish(dataset.name)
         return attempt
 
-    def _remove_old(self, dataset: str) -> None:
+    def _finish(self, *datasets: str) -> None:
         # The publication is committed and stays so if this fails; the next publisher cleans up.
         with suppress(UnavailableError):
-            store.remove_old(self._db, dataset, self._keep_versions)
+            for dataset in datasets:
+                store.remove_old(self._db, dataset, self._keep_versions)
+        self._on_attempt()
 
 
 def _store(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -15,6 +16,7 @@ from kernel.datasets import store
 from kernel.datasets.diff import Difference, compare_views, preview_publication
 from kernel.datasets.http import DatasetRoute, IndexEntry, IndexRoute, IndexSpec, ViewSpec
 from kernel.datasets.models import Publication, Snapshot, Version, decode_items, file_pattern
+from kernel.datasets.published_files import CurrentData, PublishedFiles
 from kernel.datasets.publisher import Publisher, make_content
 from kernel.datasets.response_cache import ResponseCache
 from kernel.datasets.snapshots import Snapshots
@@ -24,6 +26,7 @@ from kernel.errors import BootError, UnavailableError
 from kernel.logging import Logger
 from kernel.notifications import DATABASE_ERRORS, NotificationListener
 from kernel.settings import Settings
+from kernel.threads import BackgroundThread
 
 HISTORY_MAX = 100
 
@@ -57,7 +60,11 @@ class Datasets:
         self._cache = caches.create_sized("datasets", settings.datasets.cache_max_bytes)
         self._snapshots = Snapshots(db, self._cache)
         self._views = Views(applications, self._cache, log)
-        self._publisher = Publisher(db, now, settings.datasets.keep_versions)
+        self._publisher = Publisher(db, now, settings.datasets.keep_versions, self._sync_files)
+        folder = settings.datasets.files_dir
+        self._files = None if folder is None else PublishedFiles(folder, self._read_current, self._refresh_data, log)
+        self._files_outdated = threading.Event()
+        self._files_thread = BackgroundThread("dataset-files", self._keep_files, self._files_outdated.set)
         # By the name of its file, the entries of an index as an application sees them.
         self.indexes: dict[str, Callable[[Application | None], Sequence[IndexEntry]]] = {}
         self.publish = self._publisher.publish
@@ -78,24 +85,58 @@ class Datasets:
     def start(self) -> None:
         """Serve from memory from now on: the listener, which starts now as well, refreshes it."""
         self._snapshots.is_refreshed = True
+        if self._files is not None:
+            self._files_thread.start()
 
     def stop(self) -> None:
         """Read from the database again, without a listener."""
+        self._files_thread.stop()
         self._snapshots.is_refreshed = False
 
     def check(self) -> None:
-        """Health check: fail while a version cannot be read, or a filter of an application fails.
+        """Health check: fail while a version cannot be read, a filter fails, or files cannot be written.
 
         Raises:
             BootError: Names them, with reasons.
         """
         problems = [*self._snapshots.problems(), *self._views.problems()]
+        if self._files is not None and self._files.problem is not None:
+            problems.append(self._files.problem)
         if problems:
             raise BootError("; ".join(problems))
 
     def _refresh(self) -> None:
+        self._refresh_data()
+        self._files_outdated.set()
+
+    def _refresh_data(self) -> None:
         for snapshot in self._snapshots.refresh():
             self._views.prepare(self._snapshots.dataset(snapshot.dataset), snapshot)
+
+    def _sync_files(self) -> None:
+        # Where a listener runs, it learns of the new version and wakes the thread.
+        if self._files is not None and not self._snapshots.is_refreshed:
+            self._files.sync()
+
+    def _keep_files(self, stopping: threading.Event) -> None:
+        # In a thread of its own: a file system that hangs must not keep new versions from being served.
+        while self._files is not None and not stopping.is_set():
+            self._files_outdated.wait()
+            self._files_outdated.clear()
+            if not stopping.is_set():
+                self._files.sync()
+
+    def _read_current(self) -> CurrentData:
+        return CurrentData(
+            [(dataset, each) for name, dataset in self.all.items() if (each := self._find_current(name)) is not None],
+            {file: entries(None) for file, entries in self.indexes.items()},
+        )
+
+    def _find_current(self, name: str) -> Snapshot | None:
+        try:
+            return self._snapshots.current(name)
+        except UnavailableError:
+            return None  # never published, or unreadable
 
     def _report_failure(self, error: Exception) -> None:
         is_away = isinstance(error, DATABASE_ERRORS)

@@ -8,7 +8,8 @@ import zipfile
 from pathlib import Path
 
 from kernel.cli.serve import DEMO_FOLDER, publish_demo_files
-from kernel.datasets.files import read_folder, write_files
+from kernel.datasets.files import read_folder
+from kernel.datasets.published_files import write_files
 from tests.applications import DATASETS, PLUGINS, publish, publish_demo
 from tests.conftest import Serve
 from tests.processes import ROOT

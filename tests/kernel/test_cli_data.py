@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from kernel.cli.serve import DEMO_FOLDER
@@ -78,6 +79,26 @@ def test_an_empty_folder_is_nothing_to_import_and_no_error(tiercel: RunCommand, 
     ran = tiercel("data", "import", str(folder))
 
     assert (ran.code, ran.output) == (0, f"{folder} has nothing to import.\n")
+
+
+def test_list_shows_how_old_the_confirmation_is_and_not_only_the_version(
+    tiercel: RunCommand, folder: Path, database: str
+) -> None:
+    write(folder, "tiers.json", {"slug": "a"})
+    published(tiercel, folder)
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("UPDATE tiercel.dataset_version SET published_at = '2026-01-02 03:04:05+00'")
+        connection.execute("UPDATE tiercel.dataset_publication SET at = now() - interval '90 minutes'")
+
+    def row() -> str:
+        return next(line for line in tiercel("data", "list").output.splitlines() if line.startswith("tiers "))
+
+    published_before = row()
+    published(tiercel, folder)
+
+    assert published_before.split() == ["tiers", "1", "1", "2026-01-02", "03:04:05", "1", "h", "ago", "tiers.json"]
+    assert row().split()[3:5] == ["2026-01-02", "03:04:05"]
+    assert row().split()[6:8] == ["s", "ago"]
 
 
 def test_responses_of_routes_can_be_imported(tiercel: RunCommand, folder: Path) -> None:

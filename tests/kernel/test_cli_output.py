@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 
 import pytest
 
 from kernel.cli import output
-from kernel.cli.output import print_table, progress
+from kernel.cli.output import format_age, print_table, progress
 
 
 @contextmanager
@@ -88,3 +89,10 @@ def test_a_table_on_a_terminal_does_not_interpret_markup(monkeypatch: pytest.Mon
         print_table(("plugin", "reason"), [("club", "[oops]")])
 
     assert "[oops]" in seen[0]
+
+
+@pytest.mark.parametrize(
+    ("age_s", "text"), [(-1, "0 s ago"), (59.9, "59 s ago"), (60, "1 min ago"), (7300, "2 h ago"), (172_800, "2 d ago")]
+)
+def test_an_age_is_shown_in_its_largest_unit(age_s: float, text: str) -> None:
+    assert format_age(timedelta(seconds=age_s)) == text

@@ -115,6 +115,7 @@ def client_factory(serve: Serve, make_plugin: MakePlugin) -> MakeClient:
         datasets: Iterable[Dataset] = (TIERS, MEMBERS),
         routes: Routes = default_routes,
         others: Sequence[str] = (),
+        dataset_settings: Mapping[str, Any] | None = None,
         **values: Any,
     ) -> DatasetClient:
         made = [Application(slug=slug, name=slug, filters=each) for slug, each in (applications or {}).items()]
@@ -124,6 +125,8 @@ def client_factory(serve: Serve, make_plugin: MakePlugin) -> MakeClient:
             register_applications=lambda services: made,
             register_routes=routes,
         )
+        if dataset_settings is not None:
+            values["datasets"] = dataset_settings
         return DatasetClient(serve(plugins=["system", plugin, *others], **values).service)
 
     return make

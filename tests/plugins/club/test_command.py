@@ -148,3 +148,15 @@ def test_data_export_writes_the_index_file(
     assert ran.code == 0, ran.errors
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["club_index.json", "flow-most-present.json", "hero-metrics.json"]
+
+
+def test_a_refresh_writes_the_files_if_there_is_a_folder_for_them(
+    tiercel: Tiercel, sources: dict[str, Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIERCEL_DATASETS__FILES_DIR", "static/data")
+
+    ran = tiercel(sources, "club", "refresh")
+
+    assert ran.code == 0, ran.errors
+    names = {path.name for path in (tmp_path / "static" / "data").glob("[!.]*")}
+    assert {"club_index.json", "flow-most-present.json", "hero-metrics.json"} <= names
