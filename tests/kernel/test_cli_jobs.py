@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -73,6 +75,14 @@ def test_start_and_wait_exits_1_with_the_error_of_a_job_that_failed(worked: RunC
     assert ran.code == 1
     assert "state: failed\n" in ran.output
     assert "error: ValueError: nothing works\n" in ran.output
+
+
+@pytest.mark.process
+def test_a_worker_says_what_it_serves(worker: Service) -> None:
+    (line,) = (each for each in worker.errors.splitlines() if "worker_started" in each)
+
+    assert {"processes=1", "jobs=3", "schedules=1", f"version={version('tiercel')}"} <= set(line.split())
+    assert re.search(r"database='postgresql [0-9.]+, \w+'", line)
 
 
 @pytest.mark.process
