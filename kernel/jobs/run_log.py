@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO, cast
 
+import msgspec
 import structlog
 from structlog.types import EventDict, WrappedLogger
 
@@ -41,7 +42,8 @@ class RunLogFiles:
 
     def __init__(self, folder: Path, settings: LogSettings) -> None:
         self.folder = folder
-        self._settings = settings
+        # The log file of the service gets each line of a run from the service's own logger.
+        self._settings = msgspec.structs.replace(settings, file=None)
 
     def path_of(self, job_id: int, name: str) -> Path:
         """Return the file of a job."""
@@ -130,16 +132,12 @@ class RunLog:
             self._log.warning("job_line_not_kept", reason=ex.detail)
 
     def _write_file(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        if self._file_log is None:
-            return
-        try:
+        if self._file_log is not None:
+            # Reports a line that cannot be written, and does not raise.
             getattr(self._file_log, level)(event, **fields)
-        except OSError as ex:
-            self._report_file(ex)
 
     def _report_file(self, error: OSError) -> None:
-        # A disk that is full must not fail the job; nor is every line worth another attempt.
-        self._file_log = None
+        # A disk that is full must not fail the job.
         self._log.warning("job_log_file_not_written", reason=str(error))
 
 

@@ -315,7 +315,7 @@ def test_a_run_has_a_file_of_its_log_if_there_is_a_folder(
             raise ValueError("nothing works")
 
     folder = tmp_path / "logs" / "jobs"
-    log = {"format": "json", "level": "info"}
+    log = {"format": "json", "level": "info", "file": str(tmp_path / "service.log")}
     service = serve_jobs(job(run, retries=1, retry_wait_s=0), jobs={"log_dir": str(folder)}, log=log)
     with run_worker(service):
         done = service.shared.jobs.wait(service.shared.jobs.start(NAME).id, 20)
@@ -334,6 +334,7 @@ def test_a_run_has_a_file_of_its_log_if_there_is_a_folder(
         (2, "job_done"),
     ]
     assert lines[1]["source"] == "a"
+    assert (tmp_path / "service.log").read_text().count('"reading"') == 2
     assert lines[2]["exception"].endswith("ValueError: nothing works")
 
 
