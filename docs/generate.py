@@ -388,7 +388,7 @@ curl -s -H 'Accept: application/problem+json' http://127.0.0.1:8000/nowhere/
         [
             table(["code", "status", "meaning"], rows),
             "Any other 4xx has the name of its status as code, such as `length_required`. A request that is not valid\n"
-            "HTTP is answered by gunicorn itself.",
+            "HTTP gets the same body, as `application/json` always, and the connection is closed.",
         ],
     )
 

@@ -153,6 +153,14 @@ class ConflictError(ApiError):
     default_message = "The request conflicts with what is stored."
 
 
+class PreconditionFailedError(ApiError):
+    """412: a condition of the request, such as ``If-Match``, does not hold for what is there now."""
+
+    status = 412
+    code = "precondition_failed"
+    default_message = "What is there now does not match the condition of the request."
+
+
 class TooLargeError(ApiError):
     """413: the body, compressed or decompressed, is too large, or it has too many items.
 
@@ -172,6 +180,10 @@ class UnsupportedMediaError(ApiError):
     default_message = "The media type of the body is not supported."
 
 
+# Where the versions of Python have different names.
+_STATUS_NAMES = {414: "uri_too_long", 416: "range_not_satisfiable", 422: "unprocessable_entity"}
+
+
 class OtherClientError(ApiError):
     """Any other 4xx; ``code`` is the name of the status, such as ``length_required``.
 
@@ -184,7 +196,7 @@ class OtherClientError(ApiError):
     def __init__(self, status: int, message: str, *, detail: str | None = None) -> None:
         super().__init__(message, detail=detail)
         self.status = status
-        self.code = HTTPStatus(status).name.lower()
+        self.code = _STATUS_NAMES.get(status) or HTTPStatus(status).name.lower()
 
 
 class InternalError(ApiError):
@@ -193,6 +205,14 @@ class InternalError(ApiError):
     status = 500
     code = "internal"
     default_message = "The service failed. The request id finds the reason in its log."
+
+
+class NotSupportedError(ApiError):
+    """501: a method or a transfer coding that this server does not implement."""
+
+    status = 501
+    code = "not_implemented"
+    default_message = "The server does not implement this."
 
 
 class UnavailableError(ApiError):
@@ -209,3 +229,11 @@ class UnavailableError(ApiError):
 
     def __init__(self, detail: str, *, retry_after_s: int = 1) -> None:
         super().__init__(detail=detail, headers={"Retry-After": str(retry_after_s)})
+
+
+class VersionNotSupportedError(ApiError):
+    """505: the request has another major version of HTTP than 1."""
+
+    status = 505
+    code = "http_version_not_supported"
+    default_message = "This version of HTTP is not supported."

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from kernel.errors import UnavailableError
-from kernel.http.request import CONTEXT_KEY, make_context, path_as_sent
+from kernel.http.request import CONTEXT_KEY, RequestContext, make_context, path_as_sent
 from kernel.logging import Logger
 from kernel.threads import BackgroundThread
 
@@ -53,6 +53,28 @@ class RequestRecord(msgspec.Struct, frozen=True):
     bytes: int
     duration_ms: float
     application: str | None = None
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """A request that the server refused before it reached the application, such as one that is no valid HTTP.
+
+    Args:
+        context: Its identifiers.
+        client: Address of the client; empty if the socket is a local one.
+        method: Empty if it could not be parsed.
+        path: Empty if it could not be parsed.
+        status: Of the response.
+        bytes: Length of its body.
+        reason: What was wrong, without anything that the client sent.
+    """
+
+    context: RequestContext
+    client: str
+    method: str
+    path: str
+    status: int
+    bytes: int
+    reason: str
 
 
 # --- logging requests -------------------------------------------------------------------------------------------------
@@ -107,6 +129,22 @@ class AccessLog:
             finish(sum(map(len, body)))
             return body
         return _CountingBody(body, finish)
+
+    def log_refusal(self, refusal: Refusal) -> None:
+        """Log a request that never reached the application. Subscribers get no record of it: it has no route."""
+        if self._log is not None:
+            self._log.info(
+                "request",
+                request_id=refusal.context.request_id,
+                trace_id=refusal.context.trace_id,
+                method=refusal.method,
+                route="",
+                path=refusal.path,
+                status=refusal.status,
+                bytes=refusal.bytes,
+                client=refusal.client,
+                reason=refusal.reason,
+            )
 
     def _record(self, record: RequestRecord) -> None:
         if self._log is not None:

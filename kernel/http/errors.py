@@ -19,7 +19,14 @@ from typing import Any
 import falcon
 import msgspec
 
-from kernel.errors import ApiError, InternalError, MethodNotAllowedError, NotFoundError, OtherClientError
+from kernel.errors import (
+    ApiError,
+    InternalError,
+    MethodNotAllowedError,
+    NotFoundError,
+    NotSupportedError,
+    OtherClientError,
+)
 from kernel.http.request import Request
 from kernel.http.response import FalconResponse
 from kernel.logging import Logger
@@ -75,6 +82,8 @@ def translate(error: falcon.HTTPError, request: Request) -> ApiError:
         own = NotFoundError(detail=f"no route for {request.path_as_sent}")
     elif error.status_code == http.HTTPStatus.METHOD_NOT_ALLOWED:
         own = MethodNotAllowedError(detail=f"{request.method} {request.path_as_sent}")
+    elif request.method not in falcon.COMBINED_METHODS:
+        own = NotSupportedError(f"There is no method {request.method:.20}.")
     elif error.status_code < http.HTTPStatus.INTERNAL_SERVER_ERROR:
         message = error.description or http.HTTPStatus(error.status_code).phrase
         own = OtherClientError(error.status_code, message, detail=error.title)

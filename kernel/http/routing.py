@@ -52,6 +52,7 @@ APPLICATION = "application"
 # The slug of an application follows this, in paths that have one.
 _PUBLIC = "/public/"
 _PATH_PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
+_ASTERISK = re.compile(r"\*\Z")
 QUERY_PARAMETERS_MAX = 200
 
 
@@ -203,12 +204,21 @@ def mount(app: App, routes: Sequence[MountedRoute], pipeline: RequestPipeline) -
                 setattr(resource, name, responder)
         except TypeError as ex:
             raise PluginError(mounted.owner, "register_routes", f"{mounted.route.path}: {ex}") from ex
+    app.add_sink(_options_of_server, _ASTERISK)
     for template, resource in resources.items():
         try:
             app.add_route(template, resource)
         except (ValueError, TypeError) as ex:
             owner = next(mounted.owner for mounted in routes if mounted.template == template)
             raise PluginError(owner, "register_routes", f"{template}: {ex}") from ex
+
+
+def _options_of_server(req: Request, resp: FalconResponse, **_groups: Any) -> None:
+    """Answer ``OPTIONS *``, which asks for the options of the server, not of a resource (RFC 9110, 9.3.7)."""
+    if req.method != "OPTIONS":
+        raise NotFoundError(detail=f"no route for {req.path_as_sent}")
+    resp.status = falcon.HTTP_204
+    resp.set_header("Allow", ", ".join(("OPTIONS", *get_args(Method), "HEAD")))
 
 
 class _Resource:

@@ -1,4 +1,8 @@
-"""gunicorn's threaded worker, changed so that no thread waits for the head (request line and headers) of a request."""
+"""gunicorn's threaded worker, changed in two respects.
+
+No thread waits for the head (request line and headers) of a request, and what the server answers itself has the body of
+every other error.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,26 @@ import socket
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+from gunicorn import util
 from gunicorn.http import wsgi
+from gunicorn.http.errors import ParseException
+from gunicorn.http.message import Request
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from kernel.errors import ApiError, InternalError, OtherClientError
+from kernel.http.access_log import Refusal
+from kernel.http.request import make_context
+from kernel.server.refusals import as_api_error, encode_refusal
 from kernel.server.response import ServerResponse
+from kernel.server.target import apply_target
 
 # A larger head goes to the parser incomplete, which rejects it by gunicorn's own limits.
 _HEAD_MAX_BYTES = 64 * 1024
 _HEAD_ENDS = (b"\r\n\r\n", b"\n\n")
 # How long a stopping worker waits for heads in transit; gunicorn does the same for kept-alive connections.
 _LINGER_S = 2.0
-_REQUEST_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 class _PartialHead:
@@ -41,6 +53,8 @@ class HeadFirstWorker(ThreadWorker):
     header_timeout_s: float = 10.0
     # Called when the worker begins to stop, before it waits for current requests; gunicorn has no such hook.
     on_stopping: Callable[[], None] | None = None
+    # Called with what the server answered itself, which never reaches the application.
+    on_refused: Callable[[Refusal], None] | None = None
 
     def init_process(self) -> None:
         """Initialize the worker; disable gunicorn's access log, and replace its response class."""
@@ -61,6 +75,25 @@ class HeadFirstWorker(ThreadWorker):
         else:
             conn.sock.settimeout(0)
             self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_readable, conn))
+
+    def handle_request(self, req: Request, conn: TConn) -> bool:
+        """Serve a request, once it is settled which host it is for."""
+        apply_target(req)
+        return bool(super().handle_request(req, conn))
+
+    def _keepalive_after(self, conn: TConn, keepalive: bool) -> bool:  # noqa: FBT001 - gunicorn's name for it
+        try:
+            return bool(super()._keepalive_after(conn, keepalive))  # type: ignore[misc] # not in the stubs
+        except ParseException:
+            # The rest of the body is malformed. Its request has been answered, and must not be answered again.
+            return False
+
+    def handle_error(self, req: Request | None, client: socket.socket, addr: Any, exc: BaseException) -> None:
+        """Answer a request that gunicorn could not parse, or whose exception left the application."""
+        error = as_api_error(exc)
+        # The parser passes the request on with some of its exceptions, and with others something else.
+        found = req if req is not None else getattr(exc, "req", None)
+        self._refuse(client, addr, error, found if isinstance(found, Request) else None)
 
     def murder_pending(self) -> None:
         """Close connections whose head did not arrive in time."""
@@ -129,8 +162,30 @@ class HeadFirstWorker(ThreadWorker):
             with contextlib.suppress(OSError):
                 # Closing a socket with unread bytes resets the connection, and the response may be lost with it.
                 conn.sock.recv(_HEAD_MAX_BYTES, socket.MSG_DONTWAIT)
-                conn.sock.send(_REQUEST_TIMEOUT)
+            self._refuse(conn.sock, conn.client, OtherClientError(408, "The request did not arrive in time."))
         conn.close()
+
+    def _refuse(self, client: socket.socket, address: Any, error: ApiError, request: Request | None = None) -> None:
+        """Send an error and report it.
+
+        Args:
+            client: The socket.
+            address: Of the client; text if the socket is a local one.
+            error: What the client is told.
+            request: What is known of the request.
+        """
+        headers = () if request is None else request.headers
+        context = make_context({f"HTTP_{name.replace('-', '_')}": value for name, value in headers})
+        method = (request and request.method) or ""
+        if isinstance(error, InternalError):
+            self.log.exception("request %s failed outside the application", context.request_id)
+        response, length_bytes = encode_refusal(error, context, has_body=method != "HEAD")
+        with contextlib.suppress(OSError):
+            util.write_nonblock(client, response)
+        if self.on_refused is not None:
+            host = address[0] if isinstance(address, tuple) else ""
+            path = (request and request.path) or ""
+            self.on_refused(Refusal(context, host, method, path, error.status, length_bytes, error.message))
 
 
 def _no_access_log(resp: object, req: object, environ: object, request_time: object) -> None:

@@ -41,6 +41,7 @@ def post_worker_init(worker: Any) -> None:
     """Start the service in a worker process."""
     worker.wsgi.start()
     worker.on_stopping = worker.wsgi.announce_stop
+    worker.on_refused = worker.wsgi.wsgi_app.log_refusal
 
 
 def worker_exit(_server: Any, worker: Any) -> None:
