@@ -95,15 +95,16 @@ class Route(Contract, frozen=True):
     - a parameter for each ``{name}`` of the path. A text that its type does not fit is answered with 404.
     - ``application: Application | None``, on a route ``per_application``; None is the unfiltered view.
 
-    A handler returns what is encoded as JSON, such as a Struct, an ``envelope`` or a ``Page``; a ``Response`` to set
-    status or headers; or a ``StreamingResponse``. It raises an ``ApiError`` to answer with an error.
+    A handler returns what is encoded as JSON, such as a Struct or a ``Page``; a ``Response`` to set status or headers;
+    or a ``StreamingResponse``. Under ``/api/v1/``, the JSON is ``{"success": true, "data": ..., "request_id": ...}``
+    with what was returned as ``data``. It raises an ``ApiError`` to answer with an error.
 
     Args:
         path: Such as ``/api/products/{id}/``. It works with and without the trailing slash.
         handler: A function or bound method; or, with method None, a Falcon resource for full control.
         policy: Who may use it: everybody, senders of events, readers, writers or staff.
         method: GET answers HEAD as well.
-        aliases: Further paths of the same route.
+        aliases: Further paths of the same route, with the same body.
         menu: Label under which it is listed; None leaves it out.
         logged: False leaves it out of the access log and its subscribers; meant for probes.
         per_application: Serve it for each application as well, whose slug follows ``/public/``:
@@ -142,8 +143,8 @@ def route(
 
         class OrderRoutes:
             @route("/api/v1/orders/{id}/", policy="read")
-            def show(self, request: Request, id: int) -> Envelope[Order]:
-                return envelope(request, self._store.find(id))
+            def show(self, id: int) -> Order:
+                return self._store.find(id)
 
             @route("/api/v1/orders/", policy="write", method="POST")
             def create(self, body: NewOrder) -> Response[Order]:

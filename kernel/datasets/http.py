@@ -277,7 +277,6 @@ class DatasetRoute:
                 self._spec.cached_as(self._spec.file, application, path_parameters),
                 request,
                 self._build(snapshots, request, application, query, path_parameters),
-                modified_at=max(each.published_at for each in snapshots),
                 version=snapshots[0].version,
             )
         # As old as its oldest part.
@@ -472,7 +471,6 @@ class IndexRoute:
                 self._spec.cached_as(self._spec.file, application, {}),
                 request,
                 listing(request, application, entries),
-                modified_at=max((each.history[0].at for each in indexed if each.history), default=self._now()),
             )
         # As old as its oldest part.
         fresh = [each.snapshot.confirmed_at for each in indexed if each.snapshot is not None]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable
-from datetime import UTC, datetime
-from email.utils import format_datetime
+from datetime import datetime
 
 import falcon
 import msgspec
@@ -13,6 +12,7 @@ import msgspec
 from kernel.cache import SizedCache
 from kernel.contracts import Policy
 from kernel.http.compression import accepted_coding, compress
+from kernel.http.conditional import is_unmodified
 from kernel.http.request import Request
 from kernel.http.response import PreparedResponse
 
@@ -63,7 +63,6 @@ class ResponseCache:
         request: Request,
         body: object,
         *,
-        modified_at: datetime,
         version: int | None = None,
     ) -> CachedResponse:
         """Encode a response and cache it.
@@ -73,7 +72,6 @@ class ResponseCache:
             name: Its name for ``tiercel cache clear NAME``.
             request: Its ``Accept-Encoding`` selects the coding.
             body: Encoded as JSON.
-            modified_at: When the data in it changed last.
             version: Of the dataset; an index has none.
         """
         content = _ENCODER.encode(body)
@@ -83,7 +81,6 @@ class ResponseCache:
         etag = f'"{digest}"' if coding is None else f'"{digest}-{coding}"'
         headers = {
             "etag": etag,
-            "last-modified": format_datetime(modified_at.astimezone(UTC), usegmt=True),
             "cache-control": self._cache_control,
             "vary": "Accept-Encoding",
         }
@@ -102,22 +99,16 @@ class ResponseCache:
             request: Its validators may match (304).
             cached: From ``get`` or ``add``.
             fresh_at: When the data were last known to be up to date; ``X-Data-Age`` counts from there.
+
+        Raises:
+            PreconditionFailedError: See ``is_unmodified``.
         """
+        unmodified = is_unmodified(request, cached.etag)
         age = self._now() - fresh_at
         headers = cached.headers.copy()
         headers["x-data-age"] = str(max(0, age.days * 86400 + age.seconds))
-        if_none_match: str = request.env.get("HTTP_IF_NONE_MATCH", "")
-        if if_none_match and _matches(cached.etag, if_none_match):
+        if unmodified:
             # A 304 has no body that could be coded.
             headers.pop("content-encoding", None)
             return PreparedResponse(falcon.HTTP_304, headers, None)
         return PreparedResponse(falcon.HTTP_200, headers, cached.content)
-
-
-def _matches(etag: str, if_none_match: str) -> bool:
-    # If-Modified-Since does not count (RFC 9110, 13.1.2): other filters change a response but not the time of its data.
-    return (
-        if_none_match == etag
-        or if_none_match.strip() == "*"
-        or etag in (tag.strip().removeprefix("W/") for tag in if_none_match.split(","))
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Generic, TypeVar
@@ -11,6 +12,7 @@ import msgspec
 
 from kernel.applications import slug_of
 from kernel.contracts import Application
+from kernel.http.conditional import is_unmodified
 from kernel.http.request import Request
 
 T = TypeVar("T")
@@ -91,8 +93,18 @@ def _encode(value: Any) -> Any:
 _JSON = msgspec.json.Encoder(enc_hook=_encode)
 
 
-def write_response(response: FalconResponse, value: object) -> None:
-    """Write what a handler returned into Falcon's response."""
+def write_response(request: Request, response: FalconResponse, value: object, *, is_enveloped: bool) -> None:
+    """Write what a handler returned into Falcon's response.
+
+    Args:
+        request: The request; the ``ETag`` of the response may match its conditions.
+        response: What is written to.
+        value: Returned by the handler.
+        is_enveloped: Put the value into an ``Envelope``, unless it is one, or no JSON.
+
+    Raises:
+        PreconditionFailedError: See ``is_unmodified``.
+    """
     if isinstance(value, PreparedResponse):
         response.prepare(value)
         return
@@ -106,15 +118,33 @@ def write_response(response: FalconResponse, value: object) -> None:
     if isinstance(value, StreamingResponse):
         response.content_type = value.media_type
         response.stream = value.chunks
-        return
-    response.data = _JSON.encode(value)
+    elif is_enveloped and not isinstance(value, Envelope):
+        response.data = _JSON.encode(envelope(request, value))
+    else:
+        response.data = _JSON.encode(value)
+    etag = response.get_header("ETag")
+    if etag is not None and response.status_code == http.HTTPStatus.OK and request.method in ("GET", "HEAD"):
+        _apply_conditions(request, response, etag)
+
+
+def _apply_conditions(request: Request, response: FalconResponse, etag: str) -> None:
+    unmodified = True
+    try:
+        unmodified = is_unmodified(request, etag)
+    finally:
+        if unmodified:
+            response.close_stream()
+            response.stream = response.data = None
+    if unmodified:
+        response.status = falcon.HTTP_304
+        response.delete_header("Content-Type")
 
 
 # --- envelopes --------------------------------------------------------------------------------------------------------
 
 
 class Envelope(msgspec.Struct, Generic[T], frozen=True):
-    """The body of a successful response of ``/api/v1``.
+    """The body of a successful response under ``/api/v1``, where every route has it unless it returns no JSON.
 
     Args:
         success: Always true; the body of an error has false.
@@ -128,10 +158,11 @@ class Envelope(msgspec.Struct, Generic[T], frozen=True):
 
 
 def envelope(request: Request, data: T) -> Envelope[T]:
-    """Return the body of a successful response of ``/api/v1``.
+    """Return the body that routes under ``/api/v1`` have, for a route elsewhere.
 
     Example::
 
+        @route("/shop/orders/{id}/", policy="read")
         def show(self, request: Request, id: int) -> Envelope[Order]:
             return envelope(request, self._orders.find(id))
     """

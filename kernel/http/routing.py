@@ -51,6 +51,8 @@ Responder = Callable[..., None]
 APPLICATION = "application"
 # The slug of an application follows this, in paths that have one.
 _PUBLIC = "/public/"
+# Every route under this path has the same envelope.
+_ENVELOPED = "/api/v1/"
 _PATH_PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 _ASTERISK = re.compile(r"\*\Z")
 QUERY_PARAMETERS_MAX = 200
@@ -265,6 +267,8 @@ def _handler_responder(mounted: MountedRoute, pipeline: RequestPipeline) -> Resp
     decode_query = _query_decoder(_query_type(route, types))
     decode_body = _body_decoder(types["body"], pipeline.limits) if "body" in types else None
     takes_request, takes_query = "request" in types, "query" in types
+    # An alias has the body of its route, wherever it is.
+    is_enveloped = route.path.startswith(_ENVELOPED)
 
     def respond(request: Request, response: FalconResponse, **arguments: Any) -> None:
         pipeline.admit(request, mounted, arguments)
@@ -278,7 +282,7 @@ def _handler_responder(mounted: MountedRoute, pipeline: RequestPipeline) -> Resp
             arguments["body"] = decode_body(request)
         if takes_request:
             arguments["request"] = request
-        write_response(response, handler(**arguments))
+        write_response(request, response, handler(**arguments), is_enveloped=is_enveloped)
 
     return respond
 

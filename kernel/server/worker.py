@@ -1,7 +1,7 @@
-"""gunicorn's threaded worker, changed in two respects.
+"""gunicorn's threaded worker, changed so that no client delays others.
 
-No thread waits for the head (request line and headers) of a request, and what the server answers itself has the body of
-every other error.
+No thread waits for the head (request line and headers) of a request, and nothing waits for a client to close its side
+of a connection. What the server answers itself has the body of every other error.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import selectors
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -32,6 +33,9 @@ _HEAD_MAX_BYTES = 64 * 1024
 _HEAD_ENDS = (b"\r\n\r\n", b"\n\n")
 # How long a stopping worker waits for heads in transit; gunicorn does the same for kept-alive connections.
 _LINGER_S = 2.0
+# How long, and for how many bytes, a connection that is being closed is read from.
+_CLOSE_TIMEOUT_S = 2.0
+_CLOSE_READ_MAX_BYTES = 64 * 1024
 
 
 class _PartialHead:
@@ -40,6 +44,14 @@ class _PartialHead:
     def __init__(self) -> None:
         self.waiting_since = time.monotonic()
         self.size_bytes = 0
+
+
+class _Closing:
+    """The state of a connection that is being closed: since when, and how many bytes the client has sent since."""
+
+    def __init__(self) -> None:
+        self.since = time.monotonic()
+        self.read_bytes = 0
 
 
 class HeadFirstWorker(ThreadWorker):
@@ -59,6 +71,7 @@ class HeadFirstWorker(ThreadWorker):
     def init_process(self) -> None:
         """Initialize the worker; disable gunicorn's access log, and replace its response class."""
         self._partial_heads: dict[TConn, _PartialHead] = {}
+        self._closing: dict[TConn, _Closing] = {}
         # Tiercel has a request log of its own; gunicorn would format a line for each request and then discard it.
         self.log.access = _no_access_log  # type: ignore[method-assign] # no setting does it once logging is configured
         wsgi.Response = ServerResponse  # type: ignore[misc] # there is no setting for the class
@@ -95,9 +108,50 @@ class HeadFirstWorker(ThreadWorker):
         found = req if req is not None else getattr(exc, "req", None)
         self._refuse(client, addr, error, found if isinstance(found, Request) else None)
 
+    def finish_request(self, conn: TConn, fs: Future[Any]) -> None:
+        """Keep a connection, or close it once the client has the response.
+
+        A socket that is closed with unread bytes resets the connection, and the client may lose the response. gunicorn
+        therefore reads on until the client closes its side, and meanwhile serves nobody else.
+        """
+        keeps = fs.cancelled() or fs.exception() is not None or fs.result()
+        if keeps or conn.cfg.is_ssl:
+            super().finish_request(conn, fs)
+            return
+        self._closing[conn] = _Closing()
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+            conn.sock.settimeout(0)
+            self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._read_closing, conn))
+        except (OSError, ValueError):
+            self._close(conn)
+
+    def _read_closing(self, conn: TConn, client: socket.socket) -> None:
+        try:
+            read_bytes = len(client.recv(_CLOSE_READ_MAX_BYTES))
+        except BlockingIOError:
+            return
+        except OSError:
+            read_bytes = 0
+        closing = self._closing[conn]
+        closing.read_bytes += read_bytes
+        if read_bytes == 0 or closing.read_bytes >= _CLOSE_READ_MAX_BYTES:
+            self.poller.unregister(client)
+            self._close(conn)
+
+    def _close(self, conn: TConn) -> None:
+        del self._closing[conn]
+        self.nr_conns -= 1
+        conn.close()
+
     def murder_pending(self) -> None:
-        """Close connections whose head did not arrive in time."""
+        """Close connections whose head did not arrive, or that the client did not close, in time."""
         super().murder_pending()
+        for conn in [
+            conn for conn, closing in self._closing.items() if time.monotonic() - closing.since >= _CLOSE_TIMEOUT_S
+        ]:
+            self.poller.unregister(conn.sock)
+            self._close(conn)
         limit_s = self.header_timeout_s if self.alive else min(_LINGER_S, self.header_timeout_s)
         now = time.monotonic()
         heads = self._partial_heads.items()

@@ -14,8 +14,7 @@ from typing import Annotated, Any
 import msgspec
 from psycopg import Connection
 
-from kernel import Database, Request, route
-from kernel.http import Envelope, envelope
+from kernel import Database, route
 from plugins.observability.event_ids import EPOCH
 from plugins.observability.models import ItemError
 from plugins.observability.queries import QUERIES
@@ -158,9 +157,9 @@ class Ledger:
         self._now = now
 
     @route("/api/v1/ingest/ledger/", policy="read", menu="ingest ledger")
-    def show(self, request: Request, query: LedgerQuery) -> Envelope[LedgerPage]:
+    def show(self, query: LedgerQuery) -> LedgerPage:
         """Count what was received, stored, duplicate and rejected, by sender and minute."""
-        return envelope(request, self.read(query))
+        return self.read(query)
 
     def read(self, query: LedgerQuery, account: int = LOCAL_ACCOUNT) -> LedgerPage:
         """Sum up the entries of a span of time, by minute and over all of it."""

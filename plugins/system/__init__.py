@@ -26,6 +26,7 @@ def register_routes(services: Services) -> Iterable[Route]:
         health.basic,
         health.api,
         health.root,
+        health.versioned_root,
         stats.show,
         applications.list,
         datasets.list,

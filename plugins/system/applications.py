@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kernel import Request, Services, route
+from kernel import Services, route
 from kernel.datasets import ApplicationSummary, summarize_application
-from kernel.http import Envelope, envelope
 
 
 class ApplicationRoutes:
@@ -21,6 +20,6 @@ class ApplicationRoutes:
         self._datasets = services.datasets
 
     @route("/api/v1/applications/", policy="read", menu="applications")
-    def list(self, request: Request) -> Envelope[Sequence[ApplicationSummary]]:
+    def list(self) -> Sequence[ApplicationSummary]:
         """List every application with its features, its filters and the number of items it sees."""
-        return envelope(request, [summarize_application(self._datasets, each) for each in self._applications.all])
+        return [summarize_application(self._datasets, each) for each in self._applications.all]

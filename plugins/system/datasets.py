@@ -9,7 +9,6 @@ import msgspec
 
 from kernel import Request, Services, route
 from kernel.datasets import DatasetSummary, Difference, Publication, Version, parse_as_of, summarize_dataset
-from kernel.http import Envelope, envelope
 
 LIMIT_MAX = 100
 
@@ -72,23 +71,23 @@ class DatasetRoutes:
         self._applications = services.applications
 
     @route("/api/v1/datasets/", policy="read", menu="datasets")
-    def list(self, request: Request) -> Envelope[Sequence[DatasetSummary]]:
+    def list(self) -> Sequence[DatasetSummary]:
         """List every dataset with its current version."""
-        return envelope(request, [summarize_dataset(self._datasets, name) for name in self._datasets.all])
+        return [summarize_dataset(self._datasets, name) for name in self._datasets.all]
 
     @route("/api/v1/datasets/{name}/", policy="read")
-    def show(self, request: Request, name: str) -> Envelope[DatasetSummary]:
+    def show(self, name: str) -> DatasetSummary:
         """Return a dataset with its current version."""
-        return envelope(request, summarize_dataset(self._datasets, name))
+        return summarize_dataset(self._datasets, name)
 
     @route("/api/v1/datasets/{name}/versions/", policy="read")
-    def versions(self, request: Request, name: str, query: HistoryQuery) -> Envelope[History]:
+    def versions(self, name: str, query: HistoryQuery) -> History:
         """Return the versions of a dataset, and the attempts to publish it."""
         versions = self._datasets.versions(name, query.limit)
-        return envelope(request, History(versions, self._datasets.publications(name, query.limit)))
+        return History(versions, self._datasets.publications(name, query.limit))
 
     @route("/api/v1/datasets/{name}/diff/", policy="read")
-    def diff(self, request: Request, name: str, query: DiffQuery) -> Envelope[Difference]:
+    def diff(self, name: str, query: DiffQuery) -> Difference:
         """Compare two versions of a dataset, as an application sees them."""
         application = self._applications.find(query.application) if query.application else None
         later = parse_as_of(query.later, "to") if query.later else None
@@ -96,15 +95,15 @@ class DatasetRoutes:
             earlier = parse_as_of(query.earlier, "from")
         else:
             earlier = self._datasets.read(name, None, later).snapshot.version - 1
-        return envelope(request, self._datasets.compare(name, earlier, later, application))
+        return self._datasets.compare(name, earlier, later, application)
 
     @route("/api/v1/datasets/{name}/rejected/", policy="read")
-    def rejected(self, request: Request, name: str) -> Envelope[Any]:
+    def rejected(self, name: str) -> Any:
         """Return the items that the last successful publication rejected, each with the reason."""
-        return envelope(request, self._datasets.rejected(name))
+        return self._datasets.rejected(name)
 
     @route("/api/v1/datasets/{name}/rollback/", method="POST", policy="staff")
-    def rollback(self, request: Request, name: str, body: RollbackBody) -> Envelope[Publication]:
+    def rollback(self, request: Request, name: str, body: RollbackBody) -> Publication:
         """Publish the content of an older version again, as a new version."""
         source = f"rollback over REST, request {request.request_id}"
-        return envelope(request, self._datasets.roll_back(name, body.version, source=source))
+        return self._datasets.roll_back(name, body.version, source=source)

@@ -81,7 +81,12 @@ class HealthRoutes:
             return Response(ApiHealth("ok", "ok"), 200, _NO_STORE)
         return Response(ApiHealth("error", _describe(database)), 503, _NO_STORE)
 
-    @route("/api/", aliases=("/api/v1/",), policy="public", menu="API root")
+    @route("/api/v1/", policy="public")
+    def versioned_root(self, request: Request) -> ApiRoot:
+        """List the resources of the API, in the envelope of ``/api/v1``."""
+        return self.root(request)
+
+    @route("/api/", policy="public", menu="API root")
     def root(self, request: Request) -> ApiRoot:
         """List the resources of the API."""
         routes = [mounted.route for mounted in self._services.routes]

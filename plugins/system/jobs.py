@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 
 from kernel import Request, Response, Services, route
-from kernel.http import Envelope, Page, cursor_page, envelope, page_size_of, read_cursor
+from kernel.http import Page, cursor_page, page_size_of, read_cursor
 from kernel.jobs import JobLogLine, JobRecord, JobState, JobSummary
 from plugins.system.job_events import ID_MAX, JobId
 
@@ -76,7 +76,7 @@ class JobRoutes:
         self._http = services.kernel_settings.http
 
     @route("/api/v1/jobs/", policy="read", menu="jobs")
-    def list(self, request: Request, query: JobsQuery) -> Envelope[Page[JobRecord]]:
+    def list(self, request: Request, query: JobsQuery) -> Page[JobRecord]:
         """List runs, newest first."""
         page_size = page_size_of(query.page_size, self._http.page_size, self._http.page_size_max)
         cursor = read_cursor(query.cursor, _NEWEST_FIRST, (JobId,))
@@ -89,7 +89,7 @@ class JobRoutes:
             before=None if backwards else boundary,
             after=boundary if backwards else None,
         )
-        page = cursor_page(
+        return cursor_page(
             request,
             records,
             cursor=cursor,
@@ -97,29 +97,28 @@ class JobRoutes:
             ordering=_NEWEST_FIRST,
             keys_of=lambda record: (record.id,),
         )
-        return envelope(request, page)
 
     @route("/api/v1/jobs/catalog/", policy="read")
-    def catalog(self, request: Request) -> Envelope[Sequence[JobSummary]]:
+    def catalog(self) -> Sequence[JobSummary]:
         """List the registered jobs with their parameters and schedules."""
-        return envelope(request, self._jobs.summaries(self._clock.now()))
+        return self._jobs.summaries(self._clock.now())
 
     @route("/api/v1/jobs/{id}/", policy="read")
-    def show(self, request: Request, id: JobId, query: JobQuery) -> Envelope[JobDetail]:  # noqa: A002 - path parameter
+    def show(self, id: JobId, query: JobQuery) -> JobDetail:  # noqa: A002 - path parameter
         """Return a run with its log."""
         record = self._jobs.get(id)
         log = self._jobs.log_lines(id, after=query.log)
-        return envelope(request, JobDetail(**msgspec.structs.asdict(record), log=log))
+        return JobDetail(**msgspec.structs.asdict(record), log=log)
 
     @route("/api/v1/jobs/", method="POST", policy="write")
-    def start(self, request: Request, body: StartBody) -> Response[Envelope[JobRecord]]:
+    def start(self, request: Request, body: StartBody) -> Response[JobRecord]:
         """Start a job: 202, or 200 with the run that already waits with the same lock."""
         record, is_new = self._jobs.start_once(body.name, body.parameters, request_id=request.request_id)
         headers = {"Location": f"/api/v1/jobs/{record.id}/"}
-        return Response(envelope(request, record), 202 if is_new else 200, headers)
+        return Response(record, 202 if is_new else 200, headers)
 
     @route("/api/v1/jobs/{id}/cancel/", method="POST", policy="write")
-    def cancel(self, request: Request, id: JobId) -> Response[Envelope[JobRecord]]:  # noqa: A002 - path parameter
+    def cancel(self, id: JobId) -> Response[JobRecord]:  # noqa: A002 - path parameter
         """Cancel a run: 200 if it was waiting, 202 if it is running and was asked to stop."""
         record = self._jobs.cancel(id)
-        return Response(envelope(request, record), 200 if record.is_finished else 202)
+        return Response(record, 200 if record.is_finished else 202)

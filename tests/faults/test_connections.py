@@ -135,6 +135,20 @@ def test_a_worker_that_waits_for_heads_is_idle(service: Service, connect: Connec
     assert sum(worker.cpu_times()[:2]) - before_s < 0.3
 
 
+def test_clients_that_do_not_close_their_side_do_not_delay_others(service: Service, connect: Connect) -> None:
+    for sent in (HEAD + b"Connection: close\r\n\r\n", b"malformed\r\n\r\n") * 2:
+        connection = connect()
+        connection.sendall(sent)
+        assert read_response(connection).startswith(b"HTTP/1.1 ")
+    started = time.monotonic()
+
+    assert service.get("/livez").status_code == 200
+
+    assert time.monotonic() - started < 1
+    (worker,) = service.workers()
+    assert eventually(lambda: len(worker.net_connections("tcp")) <= 3)
+
+
 def test_silent_clients_do_not_delay_a_stop(home: Path) -> None:
     with serving(home, **VARIABLES) as service, ExitStack() as stack:
         for sent in (b"", HEAD) * 10:

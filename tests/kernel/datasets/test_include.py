@@ -160,20 +160,6 @@ def test_the_age_is_that_of_the_oldest_dataset(path: str, make_tagged: MakeClien
     assert int(plain.headers["x-data-age"]) < 60 <= 3600 <= int(answer.headers["x-data-age"])
 
 
-@pytest.mark.parametrize("path", [f"{PATH}?include=tags", "/test/public/with-tags/"])
-def test_last_modified_is_that_of_the_newest_dataset(path: str, make_tagged: MakeClient) -> None:
-    clock = TestClock()
-    tagged = make_tagged(clock=clock)
-    tagged.publish(Tag("a"), dataset=TAGS)
-    for dataset, item in ((THINGS, Thing("x")), (TAGS, Tag("b"))):
-        clock.ahead += timedelta(hours=1)
-        tagged.publish(item, dataset=dataset)
-
-        whole, newest = (tagged.get(each).headers["last-modified"] for each in (path, f"/test/public/{dataset.name}/"))
-
-        assert whole == newest
-
-
 def test_a_warning_names_the_included_dataset(tagged: DatasetClient) -> None:
     for name, reason in (("things", "too few"), ("tags", "cut short")):
         tagged.wait(tagged.datasets.refuse(name, reason, source="test"))

@@ -254,8 +254,27 @@ def test_if_none_match_with_the_etag_is_a_304(path: str, form: str, five_tiers: 
     assert (answer.status, answer.content, answer.headers["etag"]) == (304, b"", etag)
 
 
-def test_if_modified_since_alone_is_a_200(five_tiers: DatasetClient) -> None:
-    assert five_tiers.get(PATH, if_modified_since="Fri, 01 Jan 2100 00:00:00 GMT").status == 200
+@pytest.mark.parametrize("path", [PATH, APP])
+def test_if_match_with_another_etag_is_a_412(path: str, five_tiers: DatasetClient) -> None:
+    etag = five_tiers.get(path).headers["etag"]
+
+    statuses = [
+        five_tiers.get(path, if_match=each).status for each in ('"other"', f"W/{etag}", f'"other", {etag}', "*")
+    ]
+    refused = five_tiers.get(path, if_match='"other"')
+
+    assert statuses == [412, 412, 200, 200]
+    assert (refused.json()["code"], refused.headers["etag"]) == ("precondition_failed", etag)
+    assert five_tiers.get(path, if_match='"other"', if_none_match=etag).status == 412, "If-Match is evaluated first"
+    assert five_tiers.get(path, if_match=etag, if_none_match=etag).status == 304
+
+
+def test_dates_are_no_conditions_because_none_is_sent(five_tiers: DatasetClient) -> None:
+    answer = five_tiers.get(PATH, if_modified_since="Fri, 01 Jan 2100 00:00:00 GMT")
+    other = five_tiers.get(PATH, if_unmodified_since="Fri, 01 Jan 2010 00:00:00 GMT")
+
+    assert "last-modified" not in answer.headers
+    assert (answer.status, other.status) == (200, 200)
 
 
 def test_if_none_match_with_another_etag_is_a_200(five_tiers: DatasetClient) -> None:

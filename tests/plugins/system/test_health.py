@@ -90,7 +90,8 @@ def test_health_recovers_with_the_database(serve: Serve, database: str) -> None:
 
 @pytest.mark.parametrize("root", ["/api/", "/api", "/api/v1/", "/api/v1"])
 def test_the_root_of_the_api_lists_existing_resources(client: Client, root: str) -> None:
-    resources = client.get(root).json()["resources"]
+    body = client.get(root).json()
+    resources = (body["data"] if "v1" in root else body)["resources"]
 
     assert "http://127.0.0.1/api/requests/" in resources.values()
     paths = [url.removeprefix("http://127.0.0.1") for url in resources.values()]
