@@ -319,7 +319,12 @@ def http_page(service: Tiercel) -> str:
         "HTTP",
         """\
 Every route of the plugins in the default configuration. Paths work with and without their trailing slash; GET
-routes answer HEAD as well. A wrong or unknown parameter is a 400 that names it. [Errors](errors.md) have one body.
+routes answer HEAD as well. [Errors](errors.md) have one body. Under `/api/v1/` every other JSON is the `data` of
+`{"success": true, "data": …, "request_id": …}`, except at an alias of a route elsewhere.
+
+A wrong, unknown or empty parameter is a 400 that names it; only `search`, `ordering` and `cursor` may be empty. A bool
+is `1`, `true`, `t`, `yes`, `y`, `on`, `0`, `false`, `f`, `no`, `n` or `off`, in any case; a bare `?verbose` is true.
+
 Policies are `public`, `ingest`, `read`, `write` and `staff`; with `auth = "open"` everybody has them all.""",
         parts,
     )

@@ -22,6 +22,10 @@ DecHook = Callable[[type, Any], Any]
 
 REQUIRED = "This field is required."
 UNKNOWN = "Unknown field."
+_BOOLEANS = {
+    **dict.fromkeys(("1", "true", "t", "yes", "y", "on"), True),
+    **dict.fromkeys(("0", "false", "f", "no", "n", "off"), False),
+}
 # Python accepts any character between date and time; an offset directly after a date would become a time of day.
 _TIME = re.compile(r"(?P<date>[0-9W-]+)(?:[Tt ](?P<time>.+))?", re.DOTALL)
 # In a URL, an unescaped "+" of an offset arrives as a blank.
@@ -79,17 +83,27 @@ def _describe_error(error: msgspec.ValidationError, annotation: Any, value: obje
 def _parse_text(text: str, annotation: Any) -> Any:
     """Parse text of a URL or the environment: commas separate the items of a list, a dict is JSON, a time is ISO 8601.
 
+    Text that is none of the words for a bool is returned as it is.
+
     Raises:
         ValueError: A time is expected, and the text is not one.
     """
+    kind = base_type(annotation)
     if is_sequence(annotation):
-        return [part.strip() for part in text.split(",") if part.strip()]
-    if base_type(annotation) is datetime:
+        return [_parse_text(part, typing.get_args(kind)[0]) for part in split_list(text)]
+    if kind is bool:
+        return _BOOLEANS.get(text.strip().lower(), text)
+    if kind is datetime:
         return parse_time(text)
-    if typing.get_origin(base_type(annotation)) is dict:
+    if typing.get_origin(kind) is dict:
         with contextlib.suppress(msgspec.DecodeError):
             return msgspec.json.decode(text)
     return text
+
+
+def split_list(text: str) -> list[str]:
+    """Split text at commas, without blanks around the parts and without empty parts."""
+    return [part for each in text.split(",") if (part := each.strip())]
 
 
 def parse_time(text: str) -> datetime:

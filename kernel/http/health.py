@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Collection, Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
 
@@ -53,11 +53,11 @@ class HealthQuery(msgspec.Struct, frozen=True):
     """Query parameters of a probe endpoint.
 
     Args:
-        verbose: Show every check; a bare ``?verbose`` does as well.
+        verbose: Show every check.
         exclude: Names of checks that are not run.
     """
 
-    verbose: Annotated[str, msgspec.Meta(pattern="^(|0|1|true|false)$")] = "false"
+    verbose: bool = False
     exclude: tuple[str, ...] = ()
 
 
@@ -196,10 +196,9 @@ class HealthRoutes:
     def _report(self, only: Collection[str] | None, query: HealthQuery) -> Response[HealthReport]:
         results = self._health.run(query.exclude, only)
         status = worst_status(results)
-        verbose = query.verbose in {"", "1", "true"}
         report = HealthReport(
             status=status,
-            checks=tuple(result for result in results if verbose or result.status != "ok"),
+            checks=tuple(result for result in results if query.verbose or result.status != "ok"),
             excluded=tuple(name for name in query.exclude if name in self._health.names),
             unknown=tuple(name for name in query.exclude if name not in self._health.names),
         )

@@ -21,7 +21,15 @@ from msgspec.structs import FieldInfo
 
 from kernel.applications import Applications
 from kernel.contracts import Handler, Method, Policy, Route
-from kernel.conversion import convert_fields, describe_type, is_sequence, nested_struct, struct_fields
+from kernel.conversion import (
+    base_type,
+    convert_fields,
+    describe_type,
+    is_sequence,
+    nested_struct,
+    split_list,
+    struct_fields,
+)
 from kernel.errors import (
     ApiError,
     BootError,
@@ -56,6 +64,9 @@ _ENVELOPED = "/api/v1/"
 _PATH_PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 _ASTERISK = re.compile(r"\*\Z")
 QUERY_PARAMETERS_MAX = 200
+EMPTY = "This parameter is empty. Leave it out, or give it a value."
+# What forms send although nothing was entered, and what an empty ``cursor`` means: the first page.
+MAY_BE_EMPTY = frozenset({"search", "ordering", "cursor"})
 
 
 # --- routes and their paths -------------------------------------------------------------------------------------------
@@ -373,7 +384,7 @@ def _query_decoder(kind: type[msgspec.Struct]) -> Callable[[Request], msgspec.St
             return defaults
         raw, repeated = _read_query(text, fields)
         values, errors = convert_fields(raw, kind, strict=False)
-        errors |= repeated
+        errors |= repeated | _name_empty(raw, fields)
         for name in raw.keys() - fields.keys():
             errors[name] = [f"Unknown parameter. There are: {', '.join(fields) or 'none'}."]
         if errors:
@@ -394,17 +405,33 @@ def _read_query(text: str, fields: Mapping[str, FieldInfo]) -> tuple[dict[str, s
         pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=QUERY_PARAMETERS_MAX, errors="strict")
     except ValueError as ex:
         raise MalformedError("The query string could not be understood.", detail=str(ex)) from ex
+    bare = {each for each in text.split("&") if "=" not in each}
     raw: dict[str, str] = {}
     repeated: dict[str, list[str]] = {}
     for name, value in pairs:
-        if name in raw and name in fields and is_sequence(fields[name].type):
+        kind = fields[name].type if name in fields else None
+        if name in raw and is_sequence(kind):
             raw[name] = f"{raw[name]},{value}"
         elif name in raw:
             repeated.setdefault(name, [raw[name]]).append(value)
         else:
-            raw[name] = value
+            raw[name] = "true" if name in bare and base_type(kind) is bool else value
     message = "This parameter is given more than once: {:.120}."
     return raw, {name: [message.format(", ".join(map(repr, values)))] for name, values in repeated.items()}
+
+
+def _name_empty(raw: Mapping[str, str], fields: Mapping[str, FieldInfo]) -> dict[str, list[str]]:
+    """Return a message for each parameter that is empty and may not be, by name.
+
+    Left to the types, an empty text would select what has an empty text, and an empty list everything.
+    """
+    return {
+        name: [EMPTY]
+        for name, value in raw.items()
+        if name in fields
+        and name not in MAY_BE_EMPTY
+        and not (split_list(value) if is_sequence(fields[name].type) else value.strip())
+    }
 
 
 def _body_decoder(kind: Any, limits: BodyLimits) -> Callable[[Request], Any]:

@@ -340,6 +340,12 @@ def test_a_named_file_that_is_missing_or_invalid_is_rejected_by_name(content: by
         load({"TIERCEL_CONFIG": "mine.toml"}, tmp_path)
 
 
+def test_a_bool_is_any_of_the_usual_words_in_any_case() -> None:
+    for text, expected in (("1 true T Yes y ON", True), ("0 false F No n OFF", False)):
+        for word in text.split():
+            assert load({"TIERCEL_DEBUG": word}).settings.debug is expected, word
+
+
 def test_one_error_names_every_wrong_key_and_value_with_its_place_and_type() -> None:
     problems = problems_of(
         {"TIERCEL_WORKERS": "many", "DEBUG": "perhaps", "TIERCEL_DB__POOL_TIMEOUT_S": "0"},

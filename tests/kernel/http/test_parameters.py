@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from kernel.contracts import Method, Route
 from kernel.http.request import RawBody, Request
 from kernel.http.response import Response
-from kernel.http.routing import QUERY_PARAMETERS_MAX
+from kernel.http.routing import EMPTY, QUERY_PARAMETERS_MAX
 from kernel.testing import Client, Result
 
 Mount = Callable[..., Client]
@@ -27,6 +27,9 @@ class Query(msgspec.Struct, frozen=True):
     since: datetime | None = None
     names: tuple[str, ...] = ()
     flag: bool = False
+    search: str = "all"
+    ordering: str = ""
+    cursor: str = ""
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -126,6 +129,11 @@ def assert_errors(answer: Result, errors: dict[str, list[str]]) -> None:
         ("names=a,b&names=c", "names", ["a", "b", "c"]),
         ("flag=1", "flag", True),
         ("flag=false", "flag", False),
+        ("flag=Yes", "flag", True),
+        ("flag=off", "flag", False),
+        ("flag", "flag", True),
+        ("search=", "search", ""),
+        ("ordering=&cursor=", "search", "all"),
     ],
 )
 def test_a_query_is_decoded_into_its_types(query: str, field: str, expected: object, client: Client) -> None:
@@ -141,11 +149,17 @@ def test_all_wrong_parameters_are_named_in_one_response(client: Client) -> None:
             "count": ["This parameter is given more than once: '10', '2'."],
             "flag": ["Expected bool, got 'maybe'."],
             "mode": ["Expected asc or desc, got 'up'."],
-            "nam": ["Unknown parameter. There are: count, mode, since, names, flag."],
+            "nam": ["Unknown parameter. There are: count, mode, since, names, flag, search, ordering, cursor."],
             "since": ["Expected an ISO 8601 date or time, got 'noon'."],
         },
     )
     assert answer.json()["error"] == "Some parameters are wrong: count, flag, mode, nam, since."
+
+
+def test_an_empty_parameter_is_named(client: Client) -> None:
+    answer = client.get("/query/?count=&mode=%20&since&names=,&flag=&search=")
+
+    assert_errors(answer, {name: [EMPTY] for name in ("count", "flag", "mode", "names", "since")})
 
 
 def test_a_missing_parameter_is_named(client: Client) -> None:
