@@ -382,6 +382,8 @@ Every error has the same body, whatever raised it:
  "errors": {field: [messages]} where fields are wrong, "request_id": finds it in the log}
 ```
 
+Where a batch is refused as a whole, `errors` is a list: `[{"index": 1, "errors": {field: [messages]}}]`.
+
 A client that accepts `application/problem+json` gets the same facts as RFC 9457 names them:
 
 ```sh

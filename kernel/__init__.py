@@ -18,7 +18,7 @@ from kernel.contracts import (
     collect_routes,
     route,
 )
-from kernel.conversion import parse_time
+from kernel.conversion import parse_time, strip_bom
 from kernel.db.engine import Engine
 from kernel.db.pool import Database
 from kernel.db.queries import load_queries
@@ -80,4 +80,5 @@ __all__ = [
     "parse_time",
     "retry_after_s",
     "route",
+    "strip_bom",
 ]

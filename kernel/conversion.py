@@ -5,6 +5,7 @@ msgspec stops at the first error. That suits the fast path; a client that has to
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import re
 import types
@@ -183,6 +184,11 @@ def convert_fields(
         except ValueError as ex:
             errors[name] = [str(ex)]
     return values, errors
+
+
+def strip_bom(content: bytes) -> bytes:
+    """Return content without the UTF-8 byte order mark that some programs write first; see RFC 8259, section 8.1."""
+    return content.removeprefix(codecs.BOM_UTF8)
 
 
 def strip_nul(value: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from kernel.contracts import Dataset
+from kernel.conversion import strip_bom
 from kernel.datasets.models import Content, Publication, Rejected, file_pattern, pattern_fields
 from kernel.datasets.published_files import write_files, write_json
 from kernel.datasets.publisher import make_content
@@ -157,7 +158,7 @@ def read_files(paths: Sequence[Path]) -> Iterator[Any]:
     """
     for path in paths:
         try:
-            content = msgspec.json.decode(path.read_bytes())
+            content = msgspec.json.decode(strip_bom(path.read_bytes()))
         except (OSError, msgspec.DecodeError) as ex:
             raise BootError(f"{path}: {ex}") from ex
         found = content.get("data") if isinstance(content, dict) else content

@@ -8,7 +8,7 @@ from kernel.http.compression import DecompressionError, Decompressor, decompress
 from kernel.http.concurrency import ConcurrencyLimit
 from kernel.http.health import CheckResult, worst_status
 from kernel.http.pagination import Page, cursor_page, numbered_page, page_size_of, read_cursor
-from kernel.http.request import require_json
+from kernel.http.request import is_json_lines, require_json
 from kernel.http.response import Envelope, Listing, Single, envelope, listing, single
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "cursor_page",
     "decompress",
     "envelope",
+    "is_json_lines",
     "listing",
     "numbered_page",
     "page_size_of",

@@ -27,6 +27,14 @@ _SLASH_MARK = "\udc2f"
 _READ_BYTES = 64 * 1024
 # The key of the request's context in the WSGI environment.
 CONTEXT_KEY = "tiercel.context"
+# None of these names is registered, and all of them are in use.
+_JSON_LINES = frozenset(
+    f"application/{name}"
+    for name in ("x-ndjson", "ndjson", "jsonl", "x-jsonl", "jsonlines", "x-jsonlines", "json-lines")
+)
+# ASCII is a part of UTF-8.
+_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii"})
+_CHARSET = re.compile(r';\s*charset\s*=\s*"?([^";\s]*)', re.IGNORECASE)
 
 
 # --- identifiers ------------------------------------------------------------------------------------------------------
@@ -240,11 +248,32 @@ def require_json(request: Request) -> None:
     A page of another site can post forms and plain text without a preflight request; JSON it cannot.
 
     Raises:
-        UnsupportedMediaError: The media type is not JSON.
+        UnsupportedMediaError: The media type is not JSON, or its charset is not UTF-8.
     """
     kind = media_type(request)
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise UnsupportedMediaError(detail=f"expected application/json, got {kind or 'no Content-Type'}")
+    _ensure_utf8(request)
+
+
+def is_json_lines(request: Request) -> bool:
+    """Tell whether the body is declared as JSON values, one a line, under any of the names in use for that.
+
+    Raises:
+        UnsupportedMediaError: It is, and its charset is not UTF-8.
+    """
+    if media_type(request) not in _JSON_LINES:
+        return False
+    _ensure_utf8(request)
+    return True
+
+
+def _ensure_utf8(request: Request) -> None:
+    charset = _CHARSET.search(request.content_type or "")
+    if charset is not None and charset[1].lower() not in _CHARSETS:
+        raise UnsupportedMediaError(
+            "The charset of the body is not supported.", detail=f"expected utf-8, got {charset[1]}"
+        )
 
 
 def read_body(request: Request, limits: BodyLimits) -> bytes:

@@ -28,6 +28,7 @@ from kernel.conversion import (
     is_sequence,
     nested_struct,
     split_list,
+    strip_bom,
     struct_fields,
 )
 from kernel.errors import (
@@ -444,7 +445,7 @@ def _body_decoder(kind: Any, limits: BodyLimits) -> Callable[[Request], Any]:
 
     def decode(request: Request) -> Any:
         require_json(request)
-        content = read_body(request, limits)
+        content = strip_bom(read_body(request, limits))
         try:
             return decoder.decode(content)
         except msgspec.ValidationError as ex:

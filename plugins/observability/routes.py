@@ -6,13 +6,13 @@ from collections.abc import Callable
 from datetime import datetime
 from uuid import UUID
 
-from kernel import RawBody, Request, Response, StreamBody
-from kernel.http import Page, require_json
+from kernel import RawBody, Request, Response, StreamBody, strip_bom
+from kernel.http import Page, is_json_lines, require_json
 from plugins.observability.event_list import EventPages
 from plugins.observability.ingest.decode import decode_fields
 from plugins.observability.ingest.idempotency import read_idempotency_key
 from plugins.observability.ingest.service import IngestService
-from plugins.observability.ingest.stream import NDJSON, StreamIngest
+from plugins.observability.ingest.stream import StreamIngest
 from plugins.observability.ingest.validate import invalid_fields, validate_event, validate_fields
 from plugins.observability.models import Event, EventIn, IngestQuery, IngestResult, ListQuery
 from plugins.observability.requests_route import requests_route
@@ -54,7 +54,7 @@ class RequestLogRoutes:
     def create(self, request: Request, body: RawBody) -> Response[Event]:
         """Store one request log."""
         require_json(request)
-        event_id, is_new = self._ingest.ingest_event(body.content, _idempotency_key(request))
+        event_id, is_new = self._ingest.ingest_event(strip_bom(body.content), _idempotency_key(request))
         # Not what was sent: a replay finds the stored event, which may have been edited since.
         location = {"Location": f"{request.path}/{event_id}/"}
         return Response(self._store.find(event_id), 201 if is_new else 200, location)
@@ -63,10 +63,10 @@ class RequestLogRoutes:
     def ingest(self, request: Request, query: IngestQuery, body: StreamBody) -> IngestResult:
         """Store a batch of request logs, or a stream with one a line."""
         key = _idempotency_key(request)
-        if body.media_type in NDJSON:
+        if is_json_lines(request):
             return self._stream.ingest_stream(body, query, key)
         require_json(request)
-        return self._ingest.ingest_json(body.read(), query, key)
+        return self._ingest.ingest_json(strip_bom(body.read()), query, key)
 
     @requests_route("{id}/", policy="read")
     def show(self, id: UUID) -> Event:  # noqa: A002 - the name of the segment
@@ -77,7 +77,7 @@ class RequestLogRoutes:
     def replace(self, request: Request, id: UUID, body: RawBody) -> Event:  # noqa: A002
         """Replace every field of a request log; those left out get their defaults."""
         require_json(request)
-        event, messages = validate_event(decode_fields(body.content), self._now())
+        event, messages = validate_event(decode_fields(strip_bom(body.content)), self._now())
         if event is None:
             raise invalid_fields(messages)
         return self._store.edit(id, {name: getattr(event, name) for name in EDITABLE})
@@ -86,7 +86,7 @@ class RequestLogRoutes:
     def update(self, request: Request, id: UUID, body: RawBody) -> Event:  # noqa: A002
         """Change some fields of a request log."""
         require_json(request)
-        values, messages = validate_fields(decode_fields(body.content), self._now())
+        values, messages = validate_fields(decode_fields(strip_bom(body.content)), self._now())
         if messages:
             raise invalid_fields(messages)
         return self._store.edit(id, {name: value for name, value in values.items() if name in EDITABLE})

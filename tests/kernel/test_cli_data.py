@@ -107,6 +107,12 @@ def test_responses_of_routes_can_be_imported(tiercel: RunCommand, folder: Path) 
     assert published(tiercel, folder) == {"tiers": ("published", 1)}
 
 
+def test_a_byte_order_mark_before_a_file_is_skipped(tiercel: RunCommand, folder: Path) -> None:
+    (folder / "tiers.json").write_text(json.dumps([{"slug": "a"}]), encoding="utf-8-sig")
+
+    assert published(tiercel, folder) == {"tiers": ("published", 1)}
+
+
 def test_import_names_rejected_items_with_their_reasons(tiercel: RunCommand, folder: Path) -> None:
     write(folder, "tiers.json", {"slug": "a"}, {"slug": "b", "level": "high"}, {"slug": "a"})
 

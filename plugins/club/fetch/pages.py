@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import msgspec
 
+from kernel import strip_bom
 from plugins.club.fetch.allowed_hosts import ensure_same_host
 from plugins.club.fetch.client import PageResponse, SourceClient
 from plugins.club.fetch.results import FetchError, PageValidator, Validators
@@ -95,7 +96,7 @@ async def follow_pages(
 
 def _decode(body: bytes) -> Any:
     try:
-        return msgspec.json.decode(body)
+        return msgspec.json.decode(strip_bom(body))
     except RecursionError as ex:
         raise FetchError("malformed", "the response is nested too deeply") from ex
     except ValueError as ex:

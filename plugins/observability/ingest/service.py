@@ -380,9 +380,8 @@ class IngestService:
         """Record a strict batch as rejected; return the error it is answered with."""
         self._record_rejected(LOCAL_SENDER, errors, received)
         listed = sorted(errors, key=lambda error: error.index)[: limits.max_errors]
-        by_field = {f"{error.index}.{field}": text for error in listed for field, text in error.errors.items()}
+        # The members of an IngestResult besides those of an error: a client reads ``errors`` in one way.
         return InvalidError(
             f"{len(errors)} of {received} events are invalid; nothing was stored.",
-            errors=by_field,
-            extra={"inserted": 0, "duplicates": 0, "rejected": received},
+            extra={"errors": listed, "inserted": 0, "duplicates": 0, "rejected": received},
         )

@@ -13,7 +13,6 @@ from plugins.observability.ingest.decode import decode_lines
 from plugins.observability.ingest.service import IngestLimits, IngestService
 from plugins.observability.models import IngestQuery, IngestResult, ItemError
 
-NDJSON = frozenset({"application/x-ndjson", "application/jsonlines"})
 LINE_MAX_BYTES = 1024 * 1024
 # A batch of long lines ends here, so that memory does not depend on the client.
 BATCH_MAX_BYTES = 8 * 1024 * 1024

@@ -219,6 +219,16 @@ def test_a_body_is_decoded_into_its_type(media_type: str, client: Client) -> Non
     assert client.post("/body/", body, headers={"Content-Type": media_type}).json() == body
 
 
+def test_a_byte_order_mark_before_a_body_is_skipped(client: Client) -> None:
+    assert client.post("/list/", content="\ufeff[1, 2]".encode()).json() == [1, 2]
+
+
+def test_a_body_in_another_charset_is_a_415(client: Client) -> None:
+    answer = client.post("/list/", content=b"[]", headers={"Content-Type": "application/json; charset=utf-16"})
+
+    assert (answer.status, answer.json()["detail"]) == (415, "expected utf-8, got utf-16")
+
+
 def test_all_wrong_fields_of_a_body_are_named_in_one_response(client: Client) -> None:
     answer = client.post("/body/", {"name": "abcd", "tags": [1, "x"], "inner": {"depth": "deep"}, "colour": 1})
 

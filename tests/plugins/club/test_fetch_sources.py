@@ -56,6 +56,13 @@ def test_an_empty_list_is_fetched(api: FakeApi) -> None:
     assert fetched(source(api)).items == ()
 
 
+def test_a_byte_order_mark_before_a_page_is_skipped(api: FakeApi) -> None:
+    packed = gzip.compress(json.dumps([metric("m")]).encode("utf-8-sig"))
+    api.routes["/metrics"] = lambda exchange: exchange.gzip(packed)
+
+    assert keys(fetched(source(api))) == ["m"]
+
+
 @pytest.mark.parametrize("pieces", [1, 2])
 def test_gzip_may_have_several_members(api: FakeApi, pieces: int) -> None:
     content = json.dumps([metric("m")]).encode()

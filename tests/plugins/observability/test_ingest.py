@@ -106,7 +106,7 @@ def test_a_body_of_another_shape_is_rejected(shared: Client, content: bytes) -> 
         b"[" + raw_event(service='"\\ud800"')[:-9] + b"]",
         b'{"events": [' + raw_event(service='"\\ud800"') + b'], "more"}',
         b"[" + raw_event() + b" " + raw_event(service='"\\ud800"') + b"]",
-        b"\xef\xbb\xbf[]",
+        b"\xef\xbb\xbf\xef\xbb\xbf[]",
         "[]".encode("utf-16"),
         b"\xff\xff",
     ],
@@ -143,8 +143,33 @@ def test_strict_stores_nothing_if_one_item_is_bad(shared: Client, bad: bytes) ->
 
     assert answer.status == 400
     assert (answer.json()["inserted"], answer.json()["rejected"]) == (0, 2)
-    assert all(name.startswith("1.") for name in answer.json()["errors"])
+    assert [error["index"] for error in answer.json()["errors"]] == [1]
     assert stored_count(shared) == before
+
+
+def test_strict_lists_errors_as_an_accepted_batch_does(shared: Client) -> None:
+    items = [make_event(), BAD, make_event(method="", status_code=600)]
+    accepted = post_ingest(shared, items, "?max_errors=1").json()
+    every = post_ingest(shared, items).json()
+
+    refused = post_ingest(shared, items, "?strict=true")
+    limited = post_ingest(shared, items, "?strict=true&max_errors=1")
+
+    assert refused.json()["errors"] == every["errors"]
+    assert limited.json()["errors"] == accepted["errors"]
+    assert list(refused.json())[:5] == ["success", "error", "detail", "code", "errors"]
+    assert (refused.json()["code"], refused.json()["request_id"]) == ("invalid", refused.headers["x-request-id"])
+
+
+def test_a_byte_order_mark_is_skipped(shared: Client) -> None:
+    mark = "\ufeff".encode()
+    one = shared.request("POST", "/api/requests/", content=mark + raw_event())
+    path = f"/api/requests/{one.json()['id']}/"
+
+    assert one.status == 201
+    assert post_bytes(shared, mark + b"[" + raw_event() + b"]").json()["inserted"] == 1
+    assert shared.request("PUT", path, content=mark + raw_event()).status == 200
+    assert shared.request("PATCH", path, content=mark + b'{"latency_ms": 7}').json()["latency_ms"] == 7
 
 
 def test_strict_stores_a_good_batch(shared: Client) -> None:
@@ -249,6 +274,7 @@ def test_wrong_parameters_are_all_named_and_nothing_is_stored(shared: Client, qu
         ("application/json", 200),
         ("Application/JSON; charset=utf-8", 200),
         ("application/vnd.events+json", 200),
+        ("application/json; charset=latin-1", 415),
         ("text/plain", 415),
         ("application/x-www-form-urlencoded", 415),
         ("", 415),
