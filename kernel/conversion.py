@@ -39,6 +39,11 @@ def struct_fields(kind: type[msgspec.Struct]) -> dict[str, FieldInfo]:
     return {field.encode_name: field for field in msgspec.structs.fields(kind)}
 
 
+def field_types(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the types of a Struct's fields by name."""
+    return {field.name: field.type for field in msgspec.structs.fields(kind)}
+
+
 def base_type(annotation: Any) -> Any:
     """Return the type inside ``Annotated`` and ``X | None``."""
     if typing.get_origin(annotation) is typing.Annotated:

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from kernel.contracts import Application, Dataset, Handler, Policy, Route
-from kernel.datasets.models import Outcome, Publication, Snapshot, field_types, file_pattern, pattern_fields
+from kernel.conversion import field_types
+from kernel.datasets.models import Outcome, Publication, Snapshot, file_pattern, pattern_fields
 from kernel.datasets.query import (
     DatasetQuery,
     PageNumbers,
@@ -23,13 +24,13 @@ from kernel.datasets.query import (
     parse_as_of,
     query_struct,
     relations_in,
-    select_items,
 )
 from kernel.datasets.response_cache import ResponseCache
 from kernel.datasets.snapshots import Snapshots
 from kernel.datasets.views import View, Views
 from kernel.errors import NotFoundError, UnavailableError
 from kernel.http.compression import accepted_coding
+from kernel.http.lists import select_items
 from kernel.http.pagination import page_link
 from kernel.http.request import Request
 from kernel.http.response import Listing, PreparedResponse, Single, envelope_meta, listing

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import msgspec
 
 from kernel.contracts import Dataset
-from kernel.conversion import base_type, describe_type, is_sequence, struct_fields
+from kernel.conversion import base_type, describe_type, field_types, is_sequence, struct_fields
 
 Outcome = Literal["published", "unchanged", "refused"]
 
@@ -33,11 +33,6 @@ def file_pattern(dataset: Dataset) -> str:
 def pattern_fields(pattern: str) -> list[str]:
     """Return the fields in braces of a file name or a path."""
     return _FIELD.findall(pattern)
-
-
-def field_types(item: type[msgspec.Struct]) -> dict[str, Any]:
-    """Return the types of a Struct's fields by name."""
-    return {field.name: field.type for field in msgspec.structs.fields(item)}
 
 
 def validate_dataset(dataset: Dataset) -> None:

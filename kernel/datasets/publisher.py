@@ -16,9 +16,9 @@ from kernel.contracts import Dataset
 from kernel.conversion import UNKNOWN, convert_fields
 from kernel.datasets import store
 from kernel.datasets.models import Content, Publication, Rejected, decode_items, find_key_problem
-from kernel.datasets.query import sort_items
 from kernel.db.pool import Database
 from kernel.errors import ConflictError, NotFoundError, UnavailableError
+from kernel.http.lists import sort_items
 
 # Keys of dictionaries in one order, so that equal items make equal bytes.
 _ENCODER = msgspec.json.Encoder(order="deterministic")

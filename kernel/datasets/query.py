@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from enum import Enum
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import msgspec
 
 from kernel.contracts import Dataset
-from kernel.conversion import base_type, is_sequence, parse_time
-from kernel.datasets.models import field_types
+from kernel.conversion import base_type, field_types, is_sequence, parse_time
 from kernel.datasets.views import HIDDEN_NAMED_MAX, View
 from kernel.errors import InvalidError
+from kernel.http.lists import ListQuery, is_scalar
 from kernel.http.pagination import count_pages, page_not_found, page_size_of
 
-_SCALARS = (str, int, float, bool, datetime)
 _DATE_LENGTH = len("2026-11-21")
 _INCLUDE = "include"
 
 
-class DatasetQuery(msgspec.Struct, frozen=True):
+class DatasetQuery(ListQuery, frozen=True):
     """Parameters that every dataset route takes, besides the fields of its items.
 
     Args:
@@ -35,17 +33,11 @@ class DatasetQuery(msgspec.Struct, frozen=True):
         explain: Report how many items each filter of the application hid, and which.
     """
 
-    search: str = ""
-    ordering: str = ""
-    page: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    page_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
     as_of: str = ""
     explain: bool = False
     # A parameter only where items have relations: the fields whose keys are replaced by the related items.
     include: ClassVar[tuple[str, ...]] = ()
-
-
-_COMMON = frozenset({*DatasetQuery.__struct_fields__, _INCLUDE})
+    reserved: ClassVar[frozenset[str]] = ListQuery.reserved | {"as_of", "explain", _INCLUDE}
 
 
 @cache
@@ -63,7 +55,7 @@ def query_struct(item: type[msgspec.Struct], includable: tuple[str, ...] = ()) -
         kind = base_type(annotation)
         if is_sequence(annotation):
             kind = base_type(typing.get_args(kind)[0])
-        if name in _COMMON or not _is_scalar(kind):
+        if name in DatasetQuery.reserved or not is_scalar(kind):
             continue
         # UNSET and not None by default: the text "null" is converted to None.
         fields.append((name, typing.Union[kind, msgspec.UnsetType], msgspec.UNSET))  # noqa: UP007
@@ -72,12 +64,6 @@ def query_struct(item: type[msgspec.Struct], includable: tuple[str, ...] = ()) -
         fields.append((_INCLUDE, tuple[choice[includable], ...], ()))
     made: Any = msgspec.defstruct(f"{item.__name__}Query", fields, bases=(DatasetQuery,), frozen=True)
     return cast("type[DatasetQuery]", made)
-
-
-def _is_scalar(kind: Any) -> bool:
-    if typing.get_origin(kind) is typing.Literal:
-        return True
-    return isinstance(kind, type) and issubclass(kind, _SCALARS)
 
 
 def parse_as_of(text: str, parameter: str = "as_of") -> int | datetime:
@@ -98,83 +84,6 @@ def parse_as_of(text: str, parameter: str = "as_of") -> int | datetime:
     except (ValueError, OverflowError):
         message = f"Expected a version or an ISO 8601 date or time, got {text!r:.80}."
         raise InvalidError(errors={parameter: [message]}) from None
-
-
-# --- fields, search, ordering ---------------------------------------------------------------------------------------
-
-
-def select_items(items: Sequence[Any], query: DatasetQuery, item: type[msgspec.Struct]) -> Sequence[Any]:
-    """Return the items that a query selects, in the order it asks for, before paging.
-
-    Args:
-        items: The items to select from.
-        query: The query.
-        item: Their Struct.
-
-    Raises:
-        InvalidError: It orders by a field that does not exist.
-    """
-    for name in query.__struct_fields__:
-        if name not in _COMMON and (wanted := getattr(query, name)) is not msgspec.UNSET:
-            items = [each for each in items if _equals(getattr(each, name), wanted)]
-    if query.search:
-        text = query.search.casefold()
-        items = [each for each in items if _contains(each, text)]
-    if not query.ordering:
-        return items
-    fields = [part.strip() for part in query.ordering.split(",") if part.strip()]
-    sortable = {name for name, annotation in field_types(item).items() if _is_scalar(base_type(annotation))}
-    for field in fields:
-        if field.removeprefix("-") not in sortable:
-            message = f"Expected {', '.join(sorted(sortable))}, each with or without '-', got {field!r:.80}."
-            raise InvalidError(errors={"ordering": [message]})
-    return sort_items(items, fields)
-
-
-def _equals(value: Any, wanted: Any) -> bool:
-    if isinstance(value, list | tuple | set | frozenset):
-        return wanted in value
-    return bool(value == wanted)
-
-
-def _contains(item: msgspec.Struct, text: str) -> bool:
-    for name in item.__struct_fields__:
-        value = getattr(item, name)
-        if isinstance(value, str):
-            if text in value.casefold():
-                return True
-        elif isinstance(value, list | tuple) and any(isinstance(one, str) and text in one.casefold() for one in value):
-            return True
-    return False
-
-
-def sort_items(items: Iterable[Any], order: Sequence[str]) -> list[Any]:
-    """Sort items by fields; a leading ``-`` sorts descending. None comes last, in ascending and in descending order."""
-    ordered = list(items)
-    for field in reversed(order):
-        name = field.removeprefix("-")
-        with_value = [item for item in ordered if getattr(item, name) is not None]
-        with_value.sort(key=lambda item: _sort_key(getattr(item, name)), reverse=field != name)
-        if len(with_value) < len(ordered):
-            with_value += [item for item in ordered if getattr(item, name) is None]
-        ordered = with_value
-    return ordered
-
-
-_NUMBER, _TEXT, _TIME, _OTHER = range(4)
-
-
-def _sort_key(value: Any) -> tuple[int, Any]:
-    # A field may hold values of several types, which Python does not compare with each other.
-    if isinstance(value, Enum):
-        value = value.value
-    if isinstance(value, str):
-        return (_TEXT, value)
-    if isinstance(value, int | float):
-        return (_NUMBER, value)
-    if isinstance(value, datetime):
-        return (_TIME, value if value.tzinfo is not None else value.replace(tzinfo=UTC))
-    return (_OTHER, str(value))
 
 
 # --- paging ---------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from kernel.http.access_log import RequestRecord
 from kernel.http.compression import DecompressionError, Decompressor, decompress
 from kernel.http.concurrency import ConcurrencyLimit
 from kernel.http.health import CheckResult, worst_status
+from kernel.http.lists import ListQuery, list_page
 from kernel.http.pagination import Page, cursor_page, numbered_page, page_size_of, read_cursor
 from kernel.http.request import is_json_lines, require_json
 from kernel.http.response import Envelope, Listing, Single, envelope, listing, single
@@ -17,6 +18,7 @@ __all__ = [
     "DecompressionError",
     "Decompressor",
     "Envelope",
+    "ListQuery",
     "Listing",
     "Page",
     "RequestRecord",
@@ -25,6 +27,7 @@ __all__ = [
     "decompress",
     "envelope",
     "is_json_lines",
+    "list_page",
     "listing",
     "numbered_page",
     "page_size_of",

@@ -2,9 +2,11 @@
 
 from kernel.jobs.events import JobEvent, JobFollower
 from kernel.jobs.models import (
+    LATEST_FIRST,
     JobError,
     JobFigures,
     JobLogLine,
+    JobOrdering,
     JobRecord,
     JobState,
     JobSummary,
@@ -13,11 +15,13 @@ from kernel.jobs.models import (
 from kernel.jobs.runner import Run
 
 __all__ = [
+    "LATEST_FIRST",
     "JobError",
     "JobEvent",
     "JobFigures",
     "JobFollower",
     "JobLogLine",
+    "JobOrdering",
     "JobRecord",
     "JobState",
     "JobSummary",

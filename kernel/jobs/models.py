@@ -27,6 +27,23 @@ class Progress(msgspec.Struct, frozen=True):
     message: str | None = None
 
 
+JobOrdering = Literal[
+    "id",
+    "-id",
+    "name",
+    "-name",
+    "state",
+    "-state",
+    "created_at",
+    "-created_at",
+    "started_at",
+    "-started_at",
+    "finished_at",
+    "-finished_at",
+]
+LATEST_FIRST: JobOrdering = "-id"
+
+
 class JobRecord(msgspec.Struct, frozen=True):
     """One job that was started, and its outcome so far.
 

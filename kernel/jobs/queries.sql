@@ -124,11 +124,49 @@ WHERE (%(id)s::bigint IS NULL OR run.id = %(id)s)
   AND (%(name)s::text IS NULL OR run.name = %(name)s)
   AND (%(state)s::text IS NULL OR run.state = %(state)s)
   AND (%(lock)s::text IS NULL OR run.lock = %(lock)s)
-  AND (%(before)s::bigint IS NULL OR run.id < %(before)s)
-  AND (%(after)s::bigint IS NULL OR run.id > %(after)s)
   AND (%(with_routine)s OR NOT (run.is_scheduled AND run.state = 'succeeded'))
-ORDER BY run.id {direction}
+  AND (%(search)s::text IS NULL OR strpos(lower(concat_ws(
+        ' ', run.name, run.lock, run.request_id, run.error, run.parameters::text)), lower(%(search)s)) > 0)
+  AND (%(boundary_id)s::bigint IS NULL OR ({column}, run.id) {comparison} ({boundary}, %(boundary_id)s::bigint))
+ORDER BY {column} {direction}, run.id {direction}
 LIMIT %(limit)s
+
+-- Sort keys of jobs, and the same of the job that a page lies beyond. A time that has not come is after all others.
+-- name: column_id
+run.id
+
+-- name: boundary_id
+%(boundary)s::bigint
+
+-- name: column_name
+run.name
+
+-- name: boundary_name
+%(boundary)s::text
+
+-- name: column_state
+run.state
+
+-- name: boundary_state
+%(boundary)s::text
+
+-- name: column_created_at
+run.created_at
+
+-- name: boundary_created_at
+%(boundary)s::timestamptz
+
+-- name: column_started_at
+coalesce(run.started_at, 'infinity')
+
+-- name: boundary_started_at
+coalesce(%(boundary)s::timestamptz, 'infinity')
+
+-- name: column_finished_at
+coalesce(run.finished_at, 'infinity')
+
+-- name: boundary_finished_at
+coalesce(%(boundary)s::timestamptz, 'infinity')
 
 -- name: list_log_lines
 SELECT id, attempt, at, level, event, fields FROM tiercel.job_log

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
 from kernel.db.pool import Database
 from kernel.errors import ConflictError, NotFoundError, UnavailableError
 from kernel.jobs.inline import run_inline
-from kernel.jobs.models import JobFigures, JobLogLine, JobRecord, JobState, JobSummary
+from kernel.jobs.models import LATEST_FIRST, JobFigures, JobLogLine, JobOrdering, JobRecord, JobState, JobSummary
 from kernel.jobs.queue import enqueue
 from kernel.jobs.registry import JobRegistry, Parameters, RegisteredJob
 from kernel.jobs.run_log import RunLogFiles
@@ -128,23 +129,34 @@ class Jobs:
         *,
         name: str | None = None,
         state: JobState | None = None,
+        search: str | None = None,
+        ordering: JobOrdering = LATEST_FIRST,
         limit: int = 50,
-        before: int | None = None,
-        after: int | None = None,
+        beyond: tuple[Any, int] | None = None,
+        backwards: bool = False,
         with_routine: bool = True,
     ) -> Sequence[JobRecord]:
-        """Return jobs, latest first.
+        """Return jobs, latest first by default.
 
         Args:
             name: Only this job.
             state: Only those in this state.
+            search: Only those with this text in name, lock, request id, error or parameters, ignoring case.
+            ordering: By which field; jobs that are equal in it are ordered by id, in the same direction.
             limit: How many.
-            before: Only those with a lower id: the next page.
-            after: Only those with a higher id, the nearest: the previous page.
+            beyond: Value of that field and id of a job: only those after it, the next page.
+            backwards: Only those before it, the nearest: the previous page.
             with_routine: Also those that a schedule started and that succeeded.
         """
         return self.store.find(
-            name=name, state=state, before=before, after=after, with_routine=with_routine, limit=limit
+            name=name,
+            state=state,
+            search=search,
+            ordering=ordering,
+            beyond=beyond,
+            backwards=backwards,
+            with_routine=with_routine,
+            limit=limit,
         )
 
     def cancel(self, job_id: int) -> JobRecord:

@@ -20,7 +20,7 @@ from psycopg.types.json import Jsonb
 from kernel.conversion import strip_nul
 from kernel.db.pool import Database
 from kernel.db.queries import load_queries
-from kernel.jobs.models import JobFigures, JobLogLine, JobRecord, JobState, Progress
+from kernel.jobs.models import LATEST_FIRST, JobFigures, JobLogLine, JobOrdering, JobRecord, JobState, Progress
 from kernel.notifications import notify
 
 QUERIES = load_queries(__package__)
@@ -135,19 +135,42 @@ class JobStore:
         name: str | None = None,
         state: JobState | None = None,
         lock: str | None = None,
-        before: int | None = None,
-        after: int | None = None,
+        search: str | None = None,
+        ordering: JobOrdering = LATEST_FIRST,
+        beyond: tuple[Any, int] | None = None,
+        backwards: bool = False,
         with_routine: bool = True,
         limit: int = 1,
     ) -> list[JobRecord]:
-        """Return jobs that match, latest first: the latest, or with ``after`` the next ones above that id."""
-        given = {"id": job_id, "name": name, "state": state, "lock": lock, "before": before, "after": after}
+        """Return jobs that match, in an order. Jobs that are equal in it are ordered by id, in the same direction.
+
+        Args:
+            job_id: Only this one.
+            name: Only this job.
+            state: Only those in this state.
+            lock: Only those of this lock.
+            search: Only those with this text in name, lock, request id, error or parameters, ignoring case.
+            ordering: The order.
+            beyond: Sort key and id of a job: only those that come after it or, ``backwards``, before it.
+            backwards: Return the last of them, not the first.
+            with_routine: Also those that a schedule started and that succeeded.
+            limit: How many.
+        """
+        given = {"id": job_id, "name": name, "state": state, "lock": lock, "search": search, "limit": limit}
         given["with_routine"] = with_routine
-        direction = sql.SQL("DESC" if after is None else "ASC")
-        query = sql.SQL(QUERIES["list_jobs"]).format(direction=direction)
+        boundary, boundary_id = beyond or (None, None)
+        column = ordering.removeprefix("-")
+        descending = (column != ordering) != backwards
+        query = sql.SQL(QUERIES["list_jobs"]).format(
+            column=sql.SQL(QUERIES[f"column_{column}"]),
+            boundary=sql.SQL(QUERIES[f"boundary_{column}"]),
+            comparison=sql.SQL("<" if descending else ">"),
+            direction=sql.SQL("DESC" if descending else "ASC"),
+        )
         with self.db.connection() as connection:
-            found = [_record(row) for row in connection.execute(query, {**given, "limit": limit})]
-        return found if after is None else found[::-1]
+            rows = connection.execute(query, {**given, "boundary": boundary, "boundary_id": boundary_id})
+            found = [_record(row) for row in rows]
+        return found[::-1] if backwards else found
 
     def list_log_lines(self, job_id: int, after: int, limit: int) -> Sequence[JobLogLine]:
         """Return lines of a job's log, earliest first."""

@@ -9,8 +9,25 @@ import msgspec
 
 from kernel import Request, Services, route
 from kernel.datasets import DatasetSummary, Difference, Publication, Version, parse_as_of, summarize_dataset
+from kernel.http import ListQuery, Page, list_page
 
 LIMIT_MAX = 100
+
+
+class DatasetsQuery(ListQuery, frozen=True):
+    """Parameters of the list.
+
+    Args:
+        search: Datasets with this text in any of their text fields, ignoring case.
+        ordering: Fields separated by commas; a leading ``-`` sorts descending. In configured order by default.
+        page: Number of a page, from 1.
+        page_size: Datasets per page; ``http.page_size`` by default.
+        name: Only the dataset of this name.
+        version: Only datasets with this current version.
+    """
+
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    version: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class HistoryQuery(msgspec.Struct, frozen=True):
@@ -63,17 +80,19 @@ class DatasetRoutes:
     """The handlers of ``/api/v1/datasets/``.
 
     Args:
-        services: Datasets and applications.
+        services: Datasets, applications, page sizes.
     """
 
     def __init__(self, services: Services) -> None:
         self._datasets = services.datasets
         self._applications = services.applications
+        self._http = services.kernel_settings.http
 
     @route("/api/v1/datasets/", policy="read", menu="datasets")
-    def list(self) -> Sequence[DatasetSummary]:
+    def list(self, request: Request, query: DatasetsQuery) -> Page[DatasetSummary]:
         """List every dataset with its current version."""
-        return [summarize_dataset(self._datasets, name) for name in self._datasets.all]
+        found = [summarize_dataset(self._datasets, name) for name in self._datasets.all]
+        return list_page(request, found, query, DatasetSummary, self._http)
 
     @route("/api/v1/datasets/{name}/", policy="read")
     def show(self, name: str) -> DatasetSummary:

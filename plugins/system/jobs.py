@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from datetime import datetime
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from kernel import Request, Response, Services, route
-from kernel.http import Page, cursor_page, page_size_of, read_cursor
-from kernel.jobs import JobLogLine, JobRecord, JobState, JobSummary
+from kernel.http import ListQuery, Page, cursor_page, list_page, page_size_of, read_cursor
+from kernel.jobs import LATEST_FIRST, JobLogLine, JobOrdering, JobRecord, JobState, JobSummary
 from plugins.system.job_events import ID_MAX, JobId
 
-_NEWEST_FIRST = "-id"
+# PostgreSQL rejects queries with a null character.
+Text = Annotated[str, msgspec.Meta(pattern="^[^\\x00]*$")]
+
+# Sort keys in a cursor; a time that has not come is null.
+_KEY_TYPES: dict[str, Any] = {
+    "id": JobId,
+    "name": Text,
+    "state": JobState,
+    "created_at": datetime,
+    "started_at": datetime | None,
+    "finished_at": datetime | None,
+}
 
 
 class JobsQuery(msgspec.Struct, frozen=True):
@@ -21,14 +33,34 @@ class JobsQuery(msgspec.Struct, frozen=True):
     Args:
         name: Only runs of this job.
         state: Only runs in this state.
+        search: Only runs with this text in name, lock, request id, error or parameters, ignoring case.
+        ordering: A field; a leading ``-`` sorts descending. Latest first by default.
         page_size: Number of runs per page; ``http.page_size`` by default.
         cursor: From ``next`` or ``previous`` of another page.
     """
 
-    name: Annotated[str, msgspec.Meta(pattern="^[^\\x00]*$")] = ""
+    name: Text | None = None
     state: JobState | None = None
+    search: Text = ""
+    ordering: JobOrdering | Literal[""] = ""
     page_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
     cursor: str = ""
+
+
+class CatalogQuery(ListQuery, frozen=True):
+    """Parameters of the catalog.
+
+    Args:
+        search: Jobs with this text in any of their text fields, ignoring case.
+        ordering: Fields separated by commas; a leading ``-`` sorts descending.
+        page: Number of a page, from 1.
+        page_size: Jobs per page; ``http.page_size`` by default.
+        name: Only the job of this name.
+        plugin: Only jobs of this plugin.
+    """
+
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    plugin: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class JobQuery(msgspec.Struct, frozen=True):
@@ -79,29 +111,31 @@ class JobRoutes:
     def list(self, request: Request, query: JobsQuery) -> Page[JobRecord]:
         """List runs, newest first."""
         page_size = page_size_of(query.page_size, self._http.page_size, self._http.page_size_max)
-        cursor = read_cursor(query.cursor, _NEWEST_FIRST, (JobId,))
-        backwards = cursor is not None and cursor.backwards
-        boundary = None if cursor is None else cursor.values[0]
+        ordering: JobOrdering = query.ordering or LATEST_FIRST
+        field = ordering.removeprefix("-")
+        cursor = read_cursor(query.cursor, ordering, (_KEY_TYPES[field], JobId))
         records = self._jobs.list(
-            name=query.name or None,
+            name=query.name,
             state=query.state,
+            search=query.search or None,
+            ordering=ordering,
             limit=page_size + 1,
-            before=None if backwards else boundary,
-            after=boundary if backwards else None,
+            beyond=None if cursor is None else (cursor.values[0], cursor.values[1]),
+            backwards=cursor is not None and cursor.backwards,
         )
         return cursor_page(
             request,
             records,
             cursor=cursor,
             page_size=page_size,
-            ordering=_NEWEST_FIRST,
-            keys_of=lambda record: (record.id,),
+            ordering=ordering,
+            keys_of=lambda record: (getattr(record, field), record.id),
         )
 
     @route("/api/v1/jobs/catalog/", policy="read")
-    def catalog(self) -> Sequence[JobSummary]:
+    def catalog(self, request: Request, query: CatalogQuery) -> Page[JobSummary]:
         """List the registered jobs with their parameters and schedules."""
-        return self._jobs.summaries(self._clock.now())
+        return list_page(request, self._jobs.summaries(self._clock.now()), query, JobSummary, self._http)
 
     @route("/api/v1/jobs/{id}/", policy="read")
     def show(self, id: JobId, query: JobQuery) -> JobDetail:  # noqa: A002 - path parameter

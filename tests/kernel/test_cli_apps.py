@@ -57,7 +57,7 @@ def test_applications_are_listed_with_features_filters_and_counts(
 
 @pytest.mark.parametrize("command", ["apps", "list_apps"])
 def test_the_list_as_json_is_that_of_the_service(tiercel: RunCommand, published: Client, command: str) -> None:
-    assert tiercel(command, "--json").json() == published.get("/api/v1/applications/").json()["data"]
+    assert tiercel(command, "--json").json() == published.get("/api/v1/applications/").json()["data"]["results"]
 
 
 def test_the_list_says_what_was_not_published(tiercel: RunCommand) -> None:

@@ -198,7 +198,7 @@ def test_lists_are_filtered_and_paged(serve_jobs: ServeJobs) -> None:
 
     assert [job.id for job in jobs.list(name="alpha.gate")] == [gate.id]
     assert [job.id for job in jobs.list(state="succeeded", limit=2)] == [ran[2], ran[1]]
-    assert [job.id for job in jobs.list(state="succeeded", before=ran[1])] == [ran[0]]
+    assert [job.id for job in jobs.list(state="succeeded", beyond=(ran[1], ran[1]))] == [ran[0]]
 
 
 def test_an_inline_run_needs_no_worker_and_reports_progress(serve_jobs: ServeJobs) -> None:

@@ -16,7 +16,7 @@ def listed(client: Any) -> dict[str, dict[str, Any]]:
     """Return the applications by slug."""
     answer = client.get("/api/v1/applications/")
     assert (answer.status, answer.json()["success"]) == (200, True)
-    return {each["slug"]: each for each in answer.json()["data"]}
+    return {each["slug"]: each for each in answer.json()["data"]["results"]}
 
 
 def counts(application: dict[str, Any]) -> dict[str, Any]:
@@ -41,6 +41,29 @@ def test_applications_are_listed_in_configured_order(serve: Serve, acme: str) ->
         "features": ["anvil"],
         "services": ["shop"],
     }
+
+
+def test_the_list_is_paged_filtered_searched_and_ordered(serve: Serve, acme: str) -> None:
+    client = serve(plugins=["system", "trace", "skyflow", "nexus", acme])
+    expected = {
+        "": ["skyflow", "nexus", "acme"],
+        "?ordering=slug": ["acme", "nexus", "skyflow"],
+        "?ordering=-name": ["skyflow", "nexus", "acme"],
+        "?slug=nexus": ["nexus"],
+        "?features=anvil": ["acme"],
+        "?services=shop": ["acme"],
+        "?search=ANV": ["acme"],
+        "?page_size=2": ["skyflow", "nexus"],
+        "?page_size=2&page=2": ["acme"],
+    }
+
+    pages = {query: client.get(f"/api/v1/applications/{query}").json()["data"] for query in expected}
+
+    assert {query: [each["slug"] for each in page["results"]] for query, page in pages.items()} == expected
+    assert [pages[query]["count"] for query in ("", "?page_size=2", "?slug=nexus")] == [3, 3, 1]
+    assert pages["?page_size=2"]["next"] == "http://127.0.0.1/api/v1/applications/?page_size=2&page=2"
+    assert client.get("/api/v1/applications/?page=2").status == 404
+    assert list(client.get("/api/v1/applications/?ordering=filters").json()["errors"]) == ["ordering"]
 
 
 def test_each_filter_lists_its_datasets(serve: Serve, acme: str) -> None:

@@ -42,7 +42,7 @@ def data_of(client: Client, path: str) -> Any:
 
 
 def test_every_dataset_is_listed_with_its_current_version(client: Client) -> None:
-    found = {each["name"]: each for each in data_of(client, "/api/v1/datasets/")}
+    found = {each["name"]: each for each in data_of(client, "/api/v1/datasets/")["results"]}
 
     assert list(found) == DATASETS
     assert (found["tiers"]["version"], found["tiers"]["items"], found["tiers"]["reason"]) == (2, 3, None)
@@ -50,8 +50,23 @@ def test_every_dataset_is_listed_with_its_current_version(client: Client) -> Non
     assert "has not been published yet" in found["tags"]["reason"]
 
 
+def test_the_list_is_paged_filtered_searched_and_ordered(client: Client) -> None:
+    expected = {
+        "?name=tiers": ["tiers"],
+        "?version=2": ["tiers"],
+        "?search=TIERS.json": ["tiers"],
+        "?ordering=-name&page_size=1": [max(DATASETS)],
+        "?ordering=version,name&page_size=1": ["tiers"],
+    }
+
+    pages = {query: data_of(client, f"/api/v1/datasets/{query}") for query in expected}
+
+    assert {query: [each["name"] for each in page["results"]] for query, page in pages.items()} == expected
+    assert data_of(client, "/api/v1/datasets/")["count"] == len(DATASETS)
+
+
 def test_one_dataset_is_shown_as_in_the_list(client: Client) -> None:
-    found = {each["name"]: each for each in data_of(client, "/api/v1/datasets/")}
+    found = {each["name"]: each for each in data_of(client, "/api/v1/datasets/")["results"]}
 
     assert data_of(client, f"{TIERS}/") == found["tiers"]
 

@@ -194,11 +194,44 @@ def test_the_list_can_be_filtered(own_client: Client) -> None:
         "?state=failed&name=sample.fail": ["sample.fail"],
         "?state=failed&name=sample.add": [],
         "?name=nothing": [],
+        "?search=FAIL": ["sample.fail"],
+        "?search=numbers": ["sample.add"],
+        "?search=%25": [],
+        "?search=&ordering=": ["sample.fail", "sample.add"],
+        "?ordering=name": ["sample.add", "sample.fail"],
+        "?ordering=-state": ["sample.add", "sample.fail"],
+        "?ordering=finished_at": ["sample.add", "sample.fail"],
     }
 
     found = {query: [each["name"] for each in data_of(own_client, query)["results"]] for query in expected}
 
     assert found == expected
+
+
+@pytest.mark.parametrize("ordering", ["name", "-name", "state", "-created_at", "started_at", "-finished_at"])
+def test_every_ordering_can_be_paged_in_both_directions(own_client: Client, ordering: str) -> None:
+    jobs = own_client.service.shared.jobs
+    for _ in range(2):
+        jobs.run_inline("sample.fail")
+        jobs.run_inline("sample.add", {"numbers": []})
+    started(own_client, "waits")
+    whole = ids(data_of(own_client, f"?ordering={ordering}"))
+    field = ordering.removeprefix("-")
+
+    page, forwards = data_of(own_client, f"?ordering={ordering}&page_size=2"), []
+    while True:
+        forwards += ids(page)
+        if page["next"] is None:
+            break
+        page = linked(own_client, page["next"])
+    backwards = ids(page)
+    while page["previous"] is not None:
+        page = linked(own_client, page["previous"])
+        backwards = ids(page) + backwards
+
+    keys = {each["id"]: (each[field] or "9999", each["id"]) for each in data_of(own_client)["results"]}
+    assert whole == sorted(keys, key=keys.__getitem__, reverse=ordering.startswith("-"))
+    assert (forwards, backwards) == (whole, whole)
 
 
 @pytest.mark.parametrize(
@@ -212,6 +245,8 @@ def test_the_list_can_be_filtered(own_client: Client) -> None:
         ("?cursor=WyItaWQiLFsieCJdXQ", "cursor"),
         ("?page=2", "page"),
         ("?name=%00", "name"),
+        ("?search=%00", "search"),
+        ("?ordering=lock", "ordering"),
     ],
 )
 def test_an_invalid_parameter_of_the_list_is_named(client: Client, query: str, named: str) -> None:
@@ -239,7 +274,7 @@ def test_a_finished_job_cannot_be_cancelled(client: Client) -> None:
 def test_the_catalog_lists_jobs_with_schedule_and_last_run(client: Client) -> None:
     client.service.shared.jobs.run_inline("sample.fail")
 
-    found = {each["name"]: each for each in data_of(client, "catalog/")}
+    found = {each["name"]: each for each in data_of(client, "catalog/")["results"]}
 
     assert list(found) == ["sample.add", "sample.fail", "sample.walk"]
     scheduled, on_demand = found["sample.fail"], found["sample.walk"]
@@ -250,8 +285,21 @@ def test_the_catalog_lists_jobs_with_schedule_and_last_run(client: Client) -> No
     assert (on_demand["lock"], on_demand["timeout_s"], on_demand["retries"]) == ("sample.walk-{folder}", 120, 0)
 
 
+def test_the_catalog_is_a_list_like_others(client: Client) -> None:
+    expected = {
+        "?search=walk": ["sample.walk"],
+        "?name=sample.add&plugin=sample_jobs": ["sample.add"],
+        "?plugin=other": [],
+        "?ordering=-name&page_size=2": ["sample.walk", "sample.fail"],
+    }
+
+    found = {query: data_of(client, f"catalog/{query}")["results"] for query in expected}
+
+    assert {query: [each["name"] for each in results] for query, results in found.items()} == expected
+
+
 def test_the_catalog_has_the_json_schema_of_parameters(client: Client) -> None:
-    (schema,) = [each["parameters"] for each in data_of(client, "catalog/") if each["name"] == "sample.add"]
+    (schema,) = [each["parameters"] for each in data_of(client, "catalog/")["results"] if each["name"] == "sample.add"]
 
     definition = schema["$defs"]["Sum"]
     assert (definition["required"], definition["properties"]["scale"]) == (
@@ -263,7 +311,7 @@ def test_the_catalog_has_the_json_schema_of_parameters(client: Client) -> None:
 def test_the_catalog_shows_the_schedule_of_the_configuration(serve: Serve) -> None:
     client = serve(plugins=PLUGINS, clock=FixedClock(), jobs={"schedules": {"sample.fail": "every 2h"}})
 
-    (found,) = [each for each in data_of(client, "catalog/") if each["schedule"] is not None]
+    (found,) = [each for each in data_of(client, "catalog/")["results"] if each["schedule"] is not None]
 
     assert (found["name"], found["schedule"]) == ("sample.fail", "every 2h")
     assert datetime.fromisoformat(found["next_due"]) == NOW + timedelta(hours=2)
