@@ -2,7 +2,6 @@
 
 from kernel.jobs.events import JobEvent, JobFollower
 from kernel.jobs.models import (
-    LATEST_FIRST,
     JobError,
     JobFigures,
     JobLogLine,
@@ -15,7 +14,6 @@ from kernel.jobs.models import (
 from kernel.jobs.runner import Run
 
 __all__ = [
-    "LATEST_FIRST",
     "JobError",
     "JobEvent",
     "JobFigures",

@@ -10,12 +10,13 @@ import msgspec
 
 from kernel import Request, Response, Services, route
 from kernel.http import ListQuery, Page, cursor_page, list_page, page_size_of, read_cursor
-from kernel.jobs import LATEST_FIRST, JobLogLine, JobOrdering, JobRecord, JobState, JobSummary
+from kernel.jobs import JobLogLine, JobOrdering, JobRecord, JobState, JobSummary
 from plugins.system.job_events import ID_MAX, JobId
 
 # PostgreSQL rejects queries with a null character.
 Text = Annotated[str, msgspec.Meta(pattern="^[^\\x00]*$")]
 
+_LATEST_FIRST: JobOrdering = "-id"
 # Sort keys in a cursor; a time that has not come is null.
 _KEY_TYPES: dict[str, Any] = {
     "id": JobId,
@@ -111,7 +112,7 @@ class JobRoutes:
     def list(self, request: Request, query: JobsQuery) -> Page[JobRecord]:
         """List runs, newest first."""
         page_size = page_size_of(query.page_size, self._http.page_size, self._http.page_size_max)
-        ordering: JobOrdering = query.ordering or LATEST_FIRST
+        ordering: JobOrdering = query.ordering or _LATEST_FIRST
         field = ordering.removeprefix("-")
         cursor = read_cursor(query.cursor, ordering, (_KEY_TYPES[field], JobId))
         records = self._jobs.list(
