@@ -44,7 +44,8 @@ def authenticate(request: Request, policy: object) -> None:
 def client(boot: Boot, make_plugin: MakePlugin) -> Client:
     def register_routes(services: Services) -> list[Route]:
         services.authenticate_with(authenticate)
-        return [Route(path="/x/public/items/{number}/", handler=handle, policy="write", method="POST", per_application=True)]
+        path = "/x/public/items/{number}/"
+        return [Route(path=path, handler=handle, policy="write", method="POST", per_application=True)]
 
     acme = Application(slug="acme", name="Acme")
     plugin = make_plugin("alpha", register_routes=register_routes, register_applications=lambda: [acme])
