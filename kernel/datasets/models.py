@@ -88,7 +88,7 @@ def find_key_problem(key: object) -> str | None:
     """Return why an item of this key cannot be fetched by its URL; None if it can."""
     if not isinstance(key, str):
         return None
-    if not key:
+    if not key.strip():
         return "is empty"
     if key in {".", ".."}:
         return "cannot be part of a URL: clients resolve it as a relative path (RFC 3986, 5.2.4)"

@@ -454,6 +454,7 @@ KEYS += ["/a/", "//a//b//", "a/../b", "%2F", "%2f/", "%252F", "a%", "null", "tru
 
 def test_every_item_of_a_list_can_be_fetched_by_the_key_that_it_shows(client: DatasetClient) -> None:
     unreachable = {"": "empty", ".": "part of a URL", "..": "part of a URL", "y" * 2001: "2,001 bytes in a URL"}
+    unreachable |= {key: "empty" for key in KEYS if key.isspace()}
     client.publish(*(Tier(key, 1) for key in [*KEYS, *unreachable]))
 
     listed = client.slugs()
