@@ -83,7 +83,9 @@ def docstring(thing: object) -> str:
     """Return the own docstring of something, without its indentation; empty if it has none."""
     if isinstance(thing, types.GenericAlias):
         return ""  # its attribute is the docstring of the generic class
-    return markdown(inspect.cleandoc(getattr(thing, "__doc__", None) or ""))
+    described = [meta.description for meta in getattr(thing, "__metadata__", ()) if isinstance(meta, msgspec.Meta)]
+    text = described[0] if described else getattr(thing, "__doc__", None)
+    return markdown(inspect.cleandoc(text or ""))
 
 
 def summary(thing: object) -> str:

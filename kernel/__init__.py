@@ -18,7 +18,7 @@ from kernel.contracts import (
     collect_routes,
     route,
 )
-from kernel.conversion import parse_time, strip_bom
+from kernel.conversion import EndTime, parse_time, strip_bom
 from kernel.db.engine import Engine
 from kernel.db.pool import Database
 from kernel.db.queries import load_queries
@@ -49,6 +49,7 @@ __all__ = [
     "ConflictError",
     "Database",
     "Dataset",
+    "EndTime",
     "Engine",
     "FieldErrors",
     "Handler",

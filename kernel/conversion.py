@@ -19,6 +19,9 @@ import msgspec
 from msgspec.structs import FieldInfo
 
 T = TypeVar("T", bound=msgspec.Struct)
+EndTime = typing.Annotated[
+    datetime, msgspec.Meta(description="The inclusive end of a span of time: a date alone is the end of that day, UTC.")
+]
 DecHook = Callable[[type, Any], Any]
 
 REQUIRED = "This field is required."
@@ -100,7 +103,8 @@ def _parse_text(text: str, annotation: Any) -> Any:
     if kind is bool:
         return _BOOLEANS.get(text.strip().lower(), text)
     if kind is datetime:
-        return parse_time(text)
+        is_end = annotation == EndTime or EndTime in typing.get_args(annotation)
+        return parse_end_time(text) if is_end else parse_time(text)
     if typing.get_origin(kind) is dict:
         with contextlib.suppress(msgspec.DecodeError):
             return msgspec.json.decode(text)
@@ -114,6 +118,9 @@ def split_list(text: str) -> list[str]:
 
 def parse_time(text: str) -> datetime:
     """Parse an ISO 8601 date, or date and time; without an offset it is UTC.
+
+    Of a fraction of a second, digits beyond microseconds are cut off, so that no time is ever moved to a later second,
+    hour or day.
 
     Raises:
         ValueError: The text is neither, or outside the years 1 to 9999 in UTC.
@@ -131,6 +138,18 @@ def parse_time(text: str) -> datetime:
         return moment.astimezone(UTC)
     except OverflowError as ex:
         raise ValueError("out of range") from ex
+
+
+def parse_end_time(text: str) -> datetime:
+    """Parse the inclusive end of a span as ``parse_time`` does, except that a date alone is the end of that day.
+
+    Raises:
+        ValueError: As of ``parse_time``.
+    """
+    time = parse_time(text)
+    match = _TIME.fullmatch(text.strip())
+    is_date = match is not None and match["time"] is None
+    return time.replace(hour=23, minute=59, second=59, microsecond=999_999) if is_date else time
 
 
 def convert_value(value: Any, annotation: Any, *, strict: bool, dec_hook: DecHook | None = None) -> Any:

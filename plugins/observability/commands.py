@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from datetime import datetime
 from pathlib import Path
 from random import Random
 from typing import Any, BinaryIO
@@ -14,8 +13,8 @@ from typing import Any, BinaryIO
 import click
 import msgspec
 
-from kernel import Command, parse_time
-from kernel.cli import print_json, print_table, progress
+from kernel import Command
+from kernel.cli import print_json, print_table, progress, struct_options
 from plugins.observability.container import Container
 from plugins.observability.importer.parsers import AUTO, validate_format
 from plugins.observability.importer.service import FileReport, Importer, OnRead
@@ -212,14 +211,10 @@ def _seed_command(container: Container) -> click.Command:
 
 def _ledger_command(container: Container) -> click.Command:
     @click.command("ledger")
-    @click.option("--start", metavar="TIME", help="Start of the span, ISO 8601; by default a day before its end.")
-    @click.option("--end", metavar="TIME", help="End of the span; now by default.")
-    @click.option("--key", "sender", help="One sender only.")
-    @click.option("--limit", default=500, show_default=True, type=click.IntRange(1, 5000), help="Minutes to list.")
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-    def command(*, start: str | None, end: str | None, sender: str | None, limit: int, as_json: bool) -> None:
-        """Count received, stored, duplicate and rejected items, by sender and minute."""
-        query = LedgerQuery(start=_parse_time(start), end=_parse_time(end), sender=sender, limit=limit)
+    @struct_options(LedgerQuery)
+    def command(query: LedgerQuery, *, as_json: bool) -> None:
+        """Count received, stored, duplicate and rejected items, by sender and minute: of the last day by default."""
         page = container.ledger.read(query)
         if as_json:
             print_json(page)
@@ -227,13 +222,6 @@ def _ledger_command(container: Container) -> click.Command:
             _print_ledger(page)
 
     return command
-
-
-def _parse_time(text: str | None) -> datetime | None:
-    try:
-        return None if text is None else parse_time(text)
-    except ValueError as ex:
-        raise click.BadParameter(f"{text!r} is no ISO 8601 time") from ex
 
 
 def _print_ledger(page: LedgerPage) -> None:

@@ -47,7 +47,7 @@ def event_conditions(query: FilterQuery, series: Sequence[int] | None) -> Condit
     conditions = Conditions([], {})
     if series is not None:
         conditions.add("series", series=list(series))
-    for name in ("trace_id", "user_ref", "status_code", "time_after", "time_before", "latency_min", "latency_max"):
+    for name in ("trace_id", "user_ref", "status_code", "start", "end", "latency_min", "latency_max"):
         value = getattr(query, name)
         if value is not None:
             conditions.add(name, **{name: value})

@@ -20,6 +20,7 @@ from plugins.observability.models import ItemError
 from plugins.observability.queries import QUERIES
 from plugins.observability.retention.watermark import ensure_not_too_old
 from plugins.observability.series import LOCAL_ACCOUNT, ensure_generation
+from plugins.observability.time_window import TimeWindowQuery
 
 # Who sends events over REST.
 LOCAL_SENDER = "local"
@@ -85,18 +86,14 @@ class LedgerPage(msgspec.Struct, frozen=True):
     minutes: Sequence[LedgerMinute]
 
 
-class LedgerQuery(msgspec.Struct, frozen=True):
-    """Query parameters of the ledger.
+class LedgerQuery(TimeWindowQuery, frozen=True):
+    """Query parameters of the ledger: a span of time, by default the last day up to its end, or up to now.
 
     Args:
-        start: Start of the span; a day before ``end`` by default.
-        end: End of the span, exclusive; now by default.
-        sender: One sender only; the parameter is called ``key``.
+        key: One sender only.
         limit: The most minutes to list.
     """
 
-    start: datetime | None = None
-    end: datetime | None = None
     sender: Annotated[str, msgspec.Meta(pattern="^[ -~]*$")] | None = msgspec.field(default=None, name="key")
     limit: Annotated[int, msgspec.Meta(ge=1, le=5000)] = 500
 

@@ -10,6 +10,7 @@ from uuid import UUID
 import msgspec
 
 from kernel import FieldErrors
+from plugins.observability.time_window import TimeWindowQuery
 
 # In characters.
 SERVICE_MAX = 100
@@ -124,7 +125,7 @@ class IngestQuery(msgspec.Struct, frozen=True):
     max_errors: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
-class FilterQuery(msgspec.Struct, frozen=True):
+class FilterQuery(TimeWindowQuery, frozen=True):
     """Query parameters that select and order events."""
 
     service: str | None = None
@@ -134,8 +135,6 @@ class FilterQuery(msgspec.Struct, frozen=True):
     user_ref: str | None = None
     status_code: int | None = None
     status_code__in: tuple[int, ...] = ()
-    time_after: datetime | None = None
-    time_before: datetime | None = None
     latency_min: int | None = None
     latency_max: int | None = None
     search: str | None = None

@@ -179,11 +179,11 @@ e.status_code = %(status_code)s
 -- name: filter_status_codes
 e.status_code = ANY(%(status_codes)s)
 
--- name: filter_time_after
-e.time >= %(time_after)s
+-- name: filter_start
+e.time >= %(start)s
 
--- name: filter_time_before
-e.time <= %(time_before)s
+-- name: filter_end
+e.time <= %(end)s
 
 -- name: filter_latency_min
 e.latency_ms >= %(latency_min)s
@@ -238,13 +238,13 @@ FROM observability.series_generation
 SELECT coalesce(sum(received), 0), coalesce(sum(stored), 0), coalesce(sum(duplicate), 0), coalesce(sum(rejected), 0),
        coalesce(sum(capped), 0)
 FROM observability.ingest_ledger
-WHERE account = %(account)s AND at >= %(start)s AND at < %(end)s AND (%(sender)s::text IS NULL OR key = %(sender)s)
+WHERE account = %(account)s AND at BETWEEN %(start)s AND %(end)s AND (%(sender)s::text IS NULL OR key = %(sender)s)
 
 -- name: list_ledger
 WITH entry AS (
     SELECT date_trunc('minute', at) AS minute, account, key, received, stored, duplicate, rejected, capped, reasons
     FROM observability.ingest_ledger
-    WHERE account = %(account)s AND at >= %(start)s AND at < %(end)s AND (%(sender)s::text IS NULL OR key = %(sender)s)
+    WHERE account = %(account)s AND at BETWEEN %(start)s AND %(end)s AND (%(sender)s::text IS NULL OR key = %(sender)s)
 ), counted AS (
     SELECT minute, key, jsonb_object_agg(reason, items) AS reasons
     FROM (SELECT minute, key, reason, sum(items::bigint) AS items

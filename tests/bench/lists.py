@@ -119,15 +119,13 @@ def _configure(connection: Connected) -> None:
 
 
 def _page_sql(connection: Connected) -> Run:
-    where = sql.SQL(" AND ").join(
-        sql.SQL(QUERIES[f"filter_{name}"]) for name in ("series", "time_after", "time_before")
-    )
+    where = sql.SQL(" AND ").join(sql.SQL(QUERIES[f"filter_{name}"]) for name in ("series", "start", "end"))
     count, page = sql.SQL(QUERIES["count_events"]).format(where=where), _list_sql(where)
     identity = {"account": LOCAL_ACCOUNT, "service": SERVICE, "endpoint": None, "method": None}
 
     def run() -> Any:
         series = [number for (number,) in connection.execute(QUERIES["match_series"], identity)]
-        values = {"series": series, "time_after": SPAN[0], "time_before": SPAN[1]}
+        values = {"series": series, "start": SPAN[0], "end": SPAN[1]}
         return (
             connection.execute(count, values).fetchall(),
             connection.execute(page, {**values, "limit": PAGE_SIZE + 1, "offset": 0}).fetchall(),

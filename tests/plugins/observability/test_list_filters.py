@@ -62,6 +62,11 @@ def latencies(client: Client, query: str) -> list[int]:
         ("time_after=2025-12-03T12:00:00.5+02&time_before=2025-12-03T12:00:00.5+02", [3]),
         ("time_after=2025-12-06 00:00&time_before=2025-12-06+00:00", [6]),
         ("time_after=0001-01-01&time_before=9999-12-31", [1, 2, 3, 4, 5, 6, 7]),
+        # A date alone is the whole day at either end.
+        ("time_after=2025-12-02&time_before=2025-12-02", [2]),
+        ("start=2025-12-02&end=2025-12-03", [2, 3]),
+        ("time_after=2025-12-02&end=20251203", [2, 3]),
+        ("start=2025-12-06&time_before=2025-12-06T00:00", [6]),
         ("search=PAY", [1, 2]),
         ("search=bill pay", [1, 2]),
         ("search=bill,pay", [1, 2]),
@@ -123,6 +128,14 @@ def test_all_wrong_parameters_are_named(shared: Client) -> None:
     answer = shared.get(f"{ROOT}?colour=red&status_code=x&page=0")
 
     assert set(answer.json()["errors"]) == {"colour", "status_code", "page"}
+
+
+@pytest.mark.parametrize("path", [ROOT, f"{ROOT}export/", "/api/v1/ingest/ledger/"])
+def test_a_bound_given_by_both_of_its_names_is_an_error_that_names_both(shared: Client, path: str) -> None:
+    answer = shared.get(f"{path}?start=2025-12-01&time_after=2025-12-01&end=2025-12-02&time_before=2025-12-03")
+
+    assert (answer.status, set(answer.json()["errors"])) == (400, {"start", "time_after", "end", "time_before"})
+    assert shared.get(f"{path}?start=2025-12-01&time_before=2025-12-01").status == 200
 
 
 @pytest.mark.parametrize("query", ["service=%FF", "search=%ED%A0%80"])
