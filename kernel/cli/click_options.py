@@ -64,8 +64,13 @@ def _option(name: str, field: FieldInfo, help_text: str | None) -> Callable[[Fun
     has_default = field.default is not msgspec.NODEFAULT and field.default not in (None, ())
     is_choice = typing.get_origin(base_type(field.type)) is typing.Literal
     metavar = f"[{describe_type(field.type).replace(' or ', '|')}]" if is_choice else "TEXT"
-    default = str(field.default) if has_default else None
+    default = _as_text(field.default) if has_default else None
     return click.option(flag, name, help=help_text, metavar=metavar, default=default, show_default=has_default)
+
+
+def _as_text(value: object) -> str:
+    """Return a default as it would be given."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _help_texts(kind: type[msgspec.Struct]) -> dict[str, str]:

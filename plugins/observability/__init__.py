@@ -37,7 +37,7 @@ def register_routes(services: Services) -> Iterable[Route]:
     logs = RequestLogRoutes(container.store, pages, container.ingest, container.now)
     traces = TraceRoutes(container.store)
     exports = ExportRoutes(services)
-    analytics = AnalyticsRoutes(container.analytics)
+    analytics = AnalyticsRoutes(container.analytics, http.page_size, http.page_size_max)
     public = PublicAnalyticsRoutes(container.analytics)
     return collect_routes(
         logs.list,
@@ -54,6 +54,8 @@ def register_routes(services: Services) -> Iterable[Route]:
         analytics.kpis,
         analytics.timeseries,
         analytics.top_endpoints,
+        analytics.services,
+        analytics.endpoints,
         public.kpis,
         public.timeseries,
         public.hourly,
@@ -75,7 +77,7 @@ def register_commands(services: Services) -> Iterable[Command]:
     container = services.once(make_container)
     return [
         *make_commands(container),
-        *make_analytics_commands(container.analytics),
+        *make_analytics_commands(container.analytics, services.kernel_settings.http.page_size),
         *make_refresh_commands(container.rollups, container.now),
         make_retention_command(container.retention),
     ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 
 import msgspec
 
@@ -53,9 +54,16 @@ def make_container(services: Services) -> Container:
         store=EventStore(db, series, partitions, watermark, request_templates),
         ingest=ingest,
         ledger=Ledger(db, now),
-        analytics=AnalyticsService(db, now, lambda slug: services.applications.find(slug).services),
+        analytics=AnalyticsService(db, now, partial(_owned_services, services)),
         rollups=rollups,
         retention=Retention(db, rollups, settings.limits, settings.ledger_days, now),
         templates=templates,
         now=now,
     )
+
+
+def _owned_services(services: Services, slug: str | None) -> Mapping[str, tuple[str, ...]]:
+    """Return the services that an application owns, or those of each application, by slug."""
+    applications = services.applications
+    found = applications.all if slug is None else [applications.find(slug)]
+    return {application.slug: application.services for application in found}

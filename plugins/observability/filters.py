@@ -85,18 +85,25 @@ def add_search(conditions: Conditions, position: int, pattern: str, series: Sequ
     conditions.values |= {series_name: list(series), pattern_name: pattern}
 
 
-def parse_ordering(ordering: Sequence[str]) -> tuple[str, ...]:
+def parse_ordering(
+    ordering: Sequence[str], sortable: Sequence[str] = SORTABLE, default: Sequence[str] = DEFAULT_ORDERING
+) -> tuple[str, ...]:
     """Validate an ordering such as ``("-time", "latency_ms")``; a leading ``-`` sorts descending.
+
+    Args:
+        ordering: The fields; the default if there are none.
+        sortable: The fields that there are.
+        default: See ``ordering``.
 
     Raises:
         InvalidError: It has an unknown field, or one field twice.
     """
-    fields = ordering or DEFAULT_ORDERING
+    fields = ordering or default
     names = [field.removeprefix("-") for field in fields]
-    wrong = [field for field, name in zip(fields, names, strict=True) if name not in SORTABLE]
+    wrong = [field for field, name in zip(fields, names, strict=True) if name not in sortable]
     if wrong:
         raise InvalidError(
-            errors={"ordering": [f"Cannot sort by {', '.join(wrong)}. There are: {', '.join(SORTABLE)}."]}
+            errors={"ordering": [f"Cannot sort by {', '.join(wrong)}. There are: {', '.join(sortable)}."]}
         )
     if len(set(names)) < len(names):
         raise InvalidError(errors={"ordering": ["A field is given more than once."]})

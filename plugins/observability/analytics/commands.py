@@ -1,8 +1,8 @@
-"""``tiercel observability kpis``, ``top``, ``hourly`` and ``daily``: the analytics on the command line."""
+"""``tiercel observability kpis``, ``top``, ``hourly``, ``daily``, ``services`` and ``endpoints``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import click
@@ -10,15 +10,18 @@ import msgspec
 
 from kernel import Command
 from kernel.cli import print_json, print_table, struct_options
+from plugins.observability.analytics.grouping import percentile_field
 from plugins.observability.analytics.models import (
+    ActiveEndpoint,
+    ActiveService,
     BucketsQuery,
-    DayRow,
-    EndpointRow,
-    HourRow,
+    EndpointsQuery,
     KpiQuery,
     Kpis,
+    Percentile,
     Row,
     RowSet,
+    ServicesQuery,
     TopQuery,
     iso_time,
 )
@@ -27,72 +30,112 @@ from plugins.observability.analytics.service import AnalyticsService
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, as in the response of the route.")
 
 
-def make_analytics_commands(analytics: AnalyticsService) -> Iterable[Command]:
-    """Return the commands ``kpis``, ``top``, ``hourly`` and ``daily``."""
+def make_analytics_commands(analytics: AnalyticsService, page_size: int) -> Iterable[Command]:
+    """Return the commands ``kpis``, ``top``, ``hourly``, ``daily``, ``services`` and ``endpoints``.
+
+    Args:
+        analytics: Computes them.
+        page_size: Items of a page by default.
+    """
 
     @click.command("kpis")
     @_as_json
     @struct_options(KpiQuery)
     def kpis(query: KpiQuery, *, as_json: bool) -> None:
-        """Print hits, errors and latencies over a window: the last 24 hours by default."""
+        """Print hits, errors and latencies over a window, and of groups in it: the last 24 hours by default."""
         answer = analytics.kpis(query)
         if as_json:
-            print_json(answer)
-        else:
-            print_table(("figure", "value"), list(_figures(answer)))
+            print_json(answer.members)
+            return
+        print_table(("figure", "value"), list(_figures(answer)))
+        if answer.groups:
+            click.echo()
+            _print_table(list(answer.groups[0]), answer.groups)
 
     @click.command("top")
     @_as_json
     @struct_options(TopQuery)
     def top(query: TopQuery, *, as_json: bool) -> None:
-        """Print endpoints, the busiest of the last 24 hours first by default."""
-        _print_rows(EndpointRow, analytics.top_endpoints(query), as_json=as_json)
+        """Print endpoints or other groups, the busiest of the last 24 hours first by default."""
+        _print_rows(analytics.top_endpoints(query), as_json=as_json)
 
     @click.command("hourly")
     @_as_json
     @struct_options(BucketsQuery)
     def hourly(query: BucketsQuery, *, as_json: bool) -> None:
         """Print requests by hour, service and endpoint, the newest first: of the last 24 hours by default."""
-        _print_rows(HourRow, analytics.hourly(query), as_json=as_json)
+        _print_rows(analytics.hourly(query), as_json=as_json)
 
     @click.command("daily")
     @_as_json
     @struct_options(BucketsQuery)
     def daily(query: BucketsQuery, *, as_json: bool) -> None:
         """Print requests by day, service and endpoint, the newest first: of the last 7 days by default."""
-        _print_rows(DayRow, analytics.daily(query), as_json=as_json)
+        _print_rows(analytics.daily(query), as_json=as_json)
 
-    return [Command(command=command) for command in (kpis, top, hourly, daily)]
+    @click.command("services")
+    @_as_json
+    @struct_options(ServicesQuery)
+    def services(query: ServicesQuery, *, as_json: bool) -> None:
+        """Print services that have events, with the time of the first and the last."""
+        size = query.page_size or page_size
+        _print_page(ActiveService, *analytics.services(query, size, (query.page - 1) * size), as_json=as_json)
+
+    @click.command("endpoints")
+    @_as_json
+    @struct_options(EndpointsQuery)
+    def endpoints(query: EndpointsQuery, *, as_json: bool) -> None:
+        """Print endpoints that have events, with the time of the first and the last."""
+        size = query.page_size or page_size
+        _print_page(ActiveEndpoint, *analytics.endpoints(query, size, (query.page - 1) * size), as_json=as_json)
+
+    return [Command(command=command) for command in (kpis, top, hourly, daily, services, endpoints)]
 
 
-def _print_rows(row_type: type[msgspec.Struct], row_set: RowSet[Row], *, as_json: bool) -> None:
+def _print_page(item_type: type[msgspec.Struct], items: Sequence[msgspec.Struct], count: int, *, as_json: bool) -> None:
+    if as_json:
+        print_json(items)
+    else:
+        _print_table(item_type.__struct_fields__, [msgspec.structs.asdict(item) for item in items])
+    if count > len(items):
+        click.echo(f"{len(items)} of {count}", err=True)
+
+
+def _print_rows(row_set: RowSet, *, as_json: bool) -> None:
     if as_json:
         print_json(row_set.rows)
     else:
-        columns = row_type.__struct_fields__
-        print_table(columns, [[_format(getattr(row, column)) for column in columns] for row in row_set.rows])
+        _print_table(row_set.columns, row_set.rows)
     for name, value in row_set.metadata.items():
         click.echo(f"{name}: {value}", err=True)
 
 
+def _print_table(columns: Sequence[str], rows: Sequence[Row]) -> None:
+    print_table(columns, [[_format(row[column]) for column in columns] for row in rows])
+
+
 def _figures(kpis: Kpis) -> Iterable[tuple[str, object]]:
     """Yield the names and values of KPIs; those that JSON leaves out are left out."""
-    for field in msgspec.structs.fields(kpis):
-        value = getattr(kpis, field.name)
-        if value == field.default:
+    notes = {percentile_field(each.percentile): _accuracy(each) for each in kpis.percentiles}
+    for name, value in kpis.members.items():
+        if name in ("percentiles", "groups"):
             continue
-        if field.name == "percentiles":
-            for each in kpis.percentiles:
-                error = f" within {each.max_relative_error:.0%}" if each.max_relative_error else ""
-                text = f"{_format(each.value_ms) or ''} ({each.basis}{error})"
-                yield f"p{each.percentile:.15g}_latency_ms", text.strip()
-        elif field.name == "covered":
-            yield field.name, f"{iso_time(value.start)} to {iso_time(value.end)}"
+        if name == "covered":
+            yield name, f"{iso_time(value.start)} to {iso_time(value.end)}"
+        elif name in notes:
+            yield name, f"{'' if value is None else _format(value)} {notes[name]}".strip()
         else:
-            yield field.name, _format(value)
+            yield name, _format(value)
+
+
+def _accuracy(percentile: Percentile) -> str:
+    error = f" within {percentile.max_relative_error:.0%}" if percentile.max_relative_error else ""
+    return f"({percentile.basis}{error})"
 
 
 def _format(value: object) -> object:
     if isinstance(value, datetime):
         return iso_time(value)
+    if isinstance(value, list):
+        return ", ".join(value)
     return f"{value:.4f}".rstrip("0").rstrip(".") if isinstance(value, float) else value

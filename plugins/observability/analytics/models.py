@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
 
 import msgspec
 
+from plugins.observability.analytics.grouping import (
+    ENDPOINTS,
+    P95,
+    DimensionName,
+    Direction,
+    percentile_field,
+)
+from plugins.observability.models import INT32_MAX
 from plugins.observability.resolution import Adjective, Resolution, Span
 
 Granularity = Literal["auto", "hourly", "daily"]
 Basis = Literal["raw", "rollup"]
-SortKey = Literal["hits", "errors", "error_rate", "avg_latency_ms", "max_latency_ms", "p95_latency_ms"]
 ErrorFrom = Annotated[int, msgspec.Meta(ge=100, le=599)]
 Percentages = Annotated[tuple[Annotated[float, msgspec.Meta(ge=0, le=100)], ...], msgspec.Meta(max_length=20)]
-PercentilesMs = Mapping[str, float | None]
-Row = TypeVar("Row")
+GroupsMax = Annotated[int, msgspec.Meta(ge=1, le=200)]
+# By percentile, from 0 to 100.
+PercentilesMs = Mapping[float, float | None]
+# Members in order. What it has depends on the request: a member for each dimension and for each percentile.
+Row = dict[str, Any]
 
 DEFAULT_ERROR_FROM = 500
 
@@ -44,56 +55,70 @@ class BucketsQuery(WindowQuery, frozen=True, kw_only=True):
 
     Args:
         limit: Rows at most.
+        percentiles: Percentiles of latency, from 0 to 100; each is a column such as ``p99_latency_ms``.
         approx: Percentiles from rollups.
     """
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=5000)] = 500
+    percentiles: Percentages = ()
     approx: bool = False
 
 
-class TotalsQuery(WindowQuery, frozen=True, kw_only=True):
-    """Parameters that ``kpis/`` and ``top-endpoints/`` share.
+class GroupedQuery(WindowQuery, frozen=True, kw_only=True):
+    """Parameters that ``kpis/``, ``top-endpoints/`` and ``timeseries/`` share.
 
     Args:
         method: HTTP method; read from the events unless ``approx``.
         error_from: The lowest status that is an error; any but 500 is read from the events unless ``approx``.
-        granularity: Which rollups to read; ``auto`` reads hourly ones for up to two days, daily ones beyond.
+        percentiles: Percentiles of latency, from 0 to 100; each is a column such as ``p99_latency_ms``.
+        group_by: Divide by ``service``, ``endpoint``, ``method``, ``status`` or ``application``, or several of them.
+        sort_by: What groups are ordered by: ``hits`` by default, ``errors``, ``error_rate``, ``avg_latency_ms``,
+            ``max_latency_ms``, or any percentile of latency, such as ``p99``.
+        direction: ``desc``, the default, has the largest first.
+        limit: Groups at most, 20 by default.
         approx: Answer every filter, and percentiles, from rollups.
     """
 
     method: str | None = None
     error_from: ErrorFrom = DEFAULT_ERROR_FROM
-    granularity: Granularity = "auto"
+    percentiles: Percentages = ()
+    group_by: tuple[DimensionName, ...] = ()
+    sort_by: str | None = None
+    direction: Direction | None = None
+    limit: GroupsMax | None = None
     approx: bool = False
 
 
-class KpiQuery(TotalsQuery, frozen=True, kw_only=True):
+class KpiQuery(GroupedQuery, frozen=True, kw_only=True):
     """Parameters of ``kpis/``.
 
     Args:
-        percentiles: Further percentiles, from 0 to 100.
+        granularity: Which rollups to read; ``auto`` reads hourly ones for up to two days, daily ones beyond.
     """
 
-    percentiles: Percentages = ()
+    granularity: Granularity = "auto"
 
 
-class TopQuery(TotalsQuery, frozen=True, kw_only=True):
+class TopQuery(KpiQuery, frozen=True, kw_only=True):
     """Parameters of ``top-endpoints/``.
 
     Args:
-        limit: Rows at most.
-        sort_by: The figure to rank by.
+        group_by: What a row is about: ``service``, ``endpoint``, ``method``, ``status`` or ``application``, or several.
+        sort_by: The figure to rank by: ``hits``, ``errors``, ``error_rate``, ``avg_latency_ms``, ``max_latency_ms``, or
+            any percentile of latency, such as ``p99``.
         direction: ``desc`` has the largest first.
+        limit: Rows at most.
         with_p95: Give each row its 95th percentile.
     """
 
-    limit: Annotated[int, msgspec.Meta(ge=1, le=200)] = 20
-    sort_by: SortKey = "hits"
-    direction: Literal["asc", "desc"] = "desc"
+    group_by: tuple[DimensionName, ...] = ENDPOINTS
+    sort_by: str = "hits"
+    direction: Direction = "desc"
+    limit: GroupsMax = 20
     with_p95: bool = False
 
 
-class TimeseriesQuery(WindowQuery, frozen=True, kw_only=True):
+class TimeseriesQuery(GroupedQuery, frozen=True, kw_only=True):
     """Parameters of ``timeseries/``.
 
     Args:
@@ -101,14 +126,77 @@ class TimeseriesQuery(WindowQuery, frozen=True, kw_only=True):
         method: HTTP method.
         error_from: The lowest status that is an error.
         percentiles: Percentiles of each step, from 0 to 100.
+        limit: Groups at most, 10 by default.
         approx: Percentiles from rollups, where the step is whole hours.
     """
 
     step: str = "1h"
-    method: str | None = None
-    error_from: ErrorFrom = DEFAULT_ERROR_FROM
-    percentiles: Percentages = ()
-    approx: bool = False
+
+
+class ActivityQuery(WindowQuery, frozen=True, kw_only=True):
+    """Parameters of ``services/`` and ``endpoints/``.
+
+    Args:
+        start: ISO 8601 date or time: only what has events since then. All events by default.
+        end: The same, inclusive: only what has events until then.
+        search: Terms, all of which the name contains; case-insensitive.
+        ordering: Members to sort by; a leading ``-`` sorts descending. By name by default.
+        page: Number of the page, from 1.
+        page_size: Items of a page.
+    """
+
+    search: str | None = None
+    ordering: tuple[str, ...] = ()
+    page: Annotated[int, msgspec.Meta(ge=1, le=INT32_MAX)] = 1
+    page_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
+class ServicesQuery(ActivityQuery, frozen=True, kw_only=True):
+    """Parameters of ``services/``."""
+
+
+class EndpointsQuery(ActivityQuery, frozen=True, kw_only=True):
+    """Parameters of ``endpoints/``.
+
+    Args:
+        search: Terms, each of which the service or the endpoint contains; case-insensitive.
+    """
+
+
+class ActiveService(msgspec.Struct, frozen=True):
+    """A service that has events.
+
+    Args:
+        service: Its name.
+        endpoints: How many endpoints it has.
+        first_seen: The time of its first event. Where events were removed, the hour or the day of it.
+        last_seen: The same of its last event.
+    """
+
+    service: str
+    endpoints: int
+    hits: int
+    errors: int
+    error_rate: float
+    first_seen: datetime
+    last_seen: datetime
+
+
+class ActiveEndpoint(msgspec.Struct, frozen=True):
+    """An endpoint that has events; the times are those of ``ActiveService``.
+
+    Args:
+        methods: In order of their names.
+    """
+
+    service: str
+    endpoint: str
+    methods: Sequence[str]
+    hits: int
+    errors: int
+    error_rate: float
+    first_seen: datetime
+    last_seen: datetime
 
 
 class RequestTotals(msgspec.Struct, frozen=True):
@@ -135,13 +223,18 @@ class RequestTotals(msgspec.Struct, frozen=True):
         """The average latency; None without any."""
         return self.latency_sum_ms / self.latency_hits if self.latency_hits else None
 
-    def figures(self) -> dict[str, Any]:
-        """Return the fields that every response has; the error rate is rounded to four places."""
+    def figures(self, percentiles_ms: PercentilesMs = MappingProxyType({})) -> Row:
+        """Return the members that every response has; the error rate is rounded to four places.
+
+        Args:
+            percentiles_ms: Percentiles of latency; each is a member.
+        """
         return {
             "hits": self.hits,
             "errors": self.errors,
             "error_rate": round(self.errors / self.hits, 4) if self.hits else 0.0,
             "avg_latency_ms": self.latency_avg_ms,
+            **{percentile_field(each): percentiles_ms[each] for each in sorted(percentiles_ms)},
             "max_latency_ms": self.latency_max_ms,
         }
 
@@ -176,78 +269,54 @@ class CoveredWindow(msgspec.Struct, frozen=True):
     end: datetime
 
 
-class Kpis(msgspec.Struct, frozen=True, omit_defaults=True):
+class Kpis(msgspec.Struct, frozen=True):
     """The response of ``kpis/``.
 
     Args:
+        figures: Hits, errors and latencies.
         source: The coarsest resolution that was read.
         fresh_until: Rollups include every event before this; later ones were read as such.
-        percentiles: Those that were asked for.
+        percentiles: Those that were asked for; empty are left out.
+        groups: A row for each group, in order; left out unless they were asked for.
         p95_max_relative_error: The bound of the error of ``p95_latency_ms``; left out where it is exact.
         covered: Left out where it is the requested window.
     """
 
-    hits: int
-    errors: int
-    error_rate: float
-    avg_latency_ms: float | None
-    p95_latency_ms: float | None
-    max_latency_ms: int | None
+    figures: Row
     source: Adjective
     fresh_until: datetime
     percentiles: Sequence[Percentile] = ()
+    groups: Sequence[Row] | None = None
     p95_max_relative_error: float | None = None
     covered: CoveredWindow | None = None
 
-
-class EndpointRow(msgspec.Struct, frozen=True):
-    """A row of ``top-endpoints/``; the percentile is None unless it was asked for."""
-
-    service: str
-    endpoint: str
-    hits: int
-    errors: int
-    error_rate: float
-    avg_latency_ms: float | None
-    p95_latency_ms: float | None
-    max_latency_ms: int | None
+    @property
+    def members(self) -> Row:
+        """The members of the response."""
+        members = {**self.figures, "source": self.source, "fresh_until": self.fresh_until}
+        if self.percentiles:
+            members["percentiles"] = self.percentiles
+        optional = ("groups", "p95_max_relative_error", "covered")
+        return members | {name: getattr(self, name) for name in optional if getattr(self, name) is not None}
 
 
-class HourRow(msgspec.Struct, frozen=True):
-    """A row of ``hourly/``."""
+class RowSet(msgspec.Struct, frozen=True):
+    """The rows of a list, and where they come from; the fields are explained at ``Kpis``.
 
-    bucket: datetime
-    service: str
-    endpoint: str
-    hits: int
-    errors: int
-    error_rate: float
-    avg_latency_ms: float | None
-    max_latency_ms: int | None
+    Args:
+        columns: The members of each row.
+        rows: In order.
+        percentiles: Those that were computed.
+        max_relative_error: The bound of their error; 0 is exact.
+    """
 
-
-class DayRow(msgspec.Struct, frozen=True):
-    """A row of ``daily/``."""
-
-    bucket: datetime
-    service: str
-    endpoint: str
-    hits: int
-    errors: int
-    error_rate: float
-    avg_latency_ms: float | None
-    p95_latency_ms: float | None
-    max_latency_ms: int | None
-
-
-class RowSet(msgspec.Struct, Generic[Row], frozen=True):
-    """The rows of a list, and where they come from; the fields are explained at ``Kpis``."""
-
+    columns: Sequence[str]
     rows: Sequence[Row]
     source: Adjective
     fresh_until: datetime
     covered: CoveredWindow | None = None
-    p95_max_relative_error: float = 0.0
+    percentiles: Collection[float] = ()
+    max_relative_error: float = 0.0
 
     @property
     def metadata(self) -> dict[str, str | float]:
@@ -255,8 +324,10 @@ class RowSet(msgspec.Struct, Generic[Row], frozen=True):
         metadata: dict[str, str | float] = {"source": self.source, "fresh_until": iso_time(self.fresh_until)}
         if self.covered is not None:
             metadata["covered"] = f"{iso_time(self.covered.start)}/{iso_time(self.covered.end)}"
-        if self.p95_max_relative_error:
-            metadata["p95_max_relative_error"] = self.p95_max_relative_error
+        if self.max_relative_error and P95 in self.percentiles:
+            metadata["p95_max_relative_error"] = self.max_relative_error
+        if self.max_relative_error and any(each != P95 for each in self.percentiles):
+            metadata["percentiles_max_relative_error"] = self.max_relative_error
         return metadata
 
 
@@ -274,7 +345,7 @@ class TimeseriesStep(msgspec.Struct, frozen=True):
     error_rate: float
     avg_latency_ms: float | None
     max_latency_ms: int | None
-    percentiles_ms: PercentilesMs
+    percentiles_ms: Mapping[str, float | None]
 
 
 class Timeseries(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -285,6 +356,8 @@ class Timeseries(msgspec.Struct, frozen=True, omit_defaults=True):
         source: The coarsest resolution that was read.
         fresh_until: Rollups include every event before this; later ones were read as such.
         steps: All of the window, in order, those without hits as well.
+        groups: A row for each group, in order, with its figures over the window and its ``steps``; left out unless they
+            were asked for.
         basis: What percentiles were computed from; left out without any.
         max_relative_error: The bound of the error of percentiles, relative to the value; 0 is exact.
         covered: Left out where it is the requested window.
@@ -294,6 +367,7 @@ class Timeseries(msgspec.Struct, frozen=True, omit_defaults=True):
     source: Adjective
     fresh_until: datetime
     steps: Sequence[TimeseriesStep]
+    groups: Sequence[Row] | None = None
     basis: Basis | None = None
     max_relative_error: float | None = None
     covered: CoveredWindow | None = None

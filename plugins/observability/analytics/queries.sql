@@ -1,6 +1,6 @@
--- Composed by sql_builder.py, all but raise_work_mem and series_of_endpoints. From top to bottom: the opening query of a
--- session and its filters; conditions for series; what parts select from rollups and from events; what repeats a part; the
--- outer queries, over {parts}.
+-- Composed by sql_builder.py, all but raise_work_mem. From top to bottom: the opening query of a session and its filters;
+-- dimensions that divide requests into groups; conditions for series; what parts select from rollups and from events;
+-- what repeats a part; the outer queries, over {parts}.
 
 -- name: raise_work_mem
 -- Histograms of many endpoints are some megabytes, and spilling them to disk takes as long as adding them up.
@@ -44,12 +44,26 @@ lower(method) = lower(%(method)s)
 -- name: filter_services
 lower(service) IN (SELECT lower(name) FROM unnest(%(services)s::text[]) AS name)
 
--- name: series_of_endpoints
-SELECT coalesce(array_agg(id), '{}')
-FROM observability.series
-JOIN unnest(%(shown_services)s::text[], %(shown_endpoints)s::text[]) AS shown (service, endpoint)
-    USING (service, endpoint)
-WHERE account = %(account)s AND (%(method)s::text IS NULL OR lower(method) = lower(%(method)s))
+-- name: filter_service_search
+service ILIKE ALL (%(service_search)s::text[])
+
+-- name: filter_endpoint_search
+-- A term has no blanks: it matches one or the other.
+concat(service, ' ', endpoint) ILIKE ALL (%(endpoint_search)s::text[])
+
+-- name: filter_everything
+true
+
+-- name: series_of_groups
+-- The series of some groups, within the scope.
+SELECT coalesce(array_agg(DISTINCT id), '{{}}')
+FROM observability.series {owners} JOIN unnest({arrays}) AS shown ({names}) ON {matches}
+WHERE account = %(account)s AND {filters}
+
+-- name: owners
+-- The applications that own a service: none, one or several.
+LEFT JOIN unnest(%(owned_services)s::text[], %(owners)s::text[]) AS owner (owned_service, application)
+    ON lower(owned_service) = lower(service)
 
 -- name: one_series
 series = one.number
@@ -89,6 +103,16 @@ FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {condition}
 SELECT bucket AS at, hits, {errors} AS errors, latency_hits, latency_sum_ms, latency_min_ms, latency_max_ms
 FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {condition}
 
+-- name: rollup_totals_by_status
+-- Rollups know how many requests had a status, but not how long these took.
+SELECT at, series, status_code, hits, CASE WHEN status_code >= %(error_from)s THEN hits ELSE 0 END AS errors,
+       0 AS latency_hits, NULL::bigint AS latency_sum_ms, NULL::integer AS latency_min_ms,
+       NULL::integer AS latency_max_ms
+FROM (SELECT bucket AS at, series, status_codes[number] AS status_code,
+             status_ends[number] - coalesce(status_ends[number - 1], 0) AS hits
+      FROM {view}, generate_subscripts(status_codes, 1) AS number
+      WHERE bucket >= {start} AND bucket < {end} AND {condition}) AS counted
+
 -- name: rollup_histograms
 SELECT bucket AS at, series, histograms[1] AS histogram
 FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {condition}
@@ -123,6 +147,11 @@ FROM ({events}) AS event GROUP BY 1, 2
 SELECT at, count(*) AS hits, {errors} AS errors, count(latency_ms) AS latency_hits,
        sum(latency_ms) AS latency_sum_ms, min(latency_ms) AS latency_min_ms, max(latency_ms) AS latency_max_ms
 FROM ({events}) AS event GROUP BY 1
+
+-- name: event_totals_by_status
+SELECT at, series, status_code, count(*) AS hits, {errors} AS errors, count(latency_ms) AS latency_hits,
+       sum(latency_ms) AS latency_sum_ms, min(latency_ms) AS latency_min_ms, max(latency_ms) AS latency_max_ms
+FROM ({events}) AS event GROUP BY 1, 2, 3
 
 -- name: event_histograms
 SELECT at, series, observability.histogram_of(hits, bin) AS histogram
@@ -182,17 +211,17 @@ SELECT coalesce(sum(hits), 0)::bigint, coalesce(sum(errors), 0)::bigint, coalesc
        coalesce(sum(latency_sum_ms), 0)::bigint, min(latency_min_ms), max(latency_max_ms)
 FROM ({parts}) AS cell
 
--- name: totals_by_endpoint
+-- name: totals_by_group
 -- By series first: numbers compare faster than texts, and fewer rows are joined.
-SELECT service, endpoint, sum(hits)::bigint, sum(errors)::bigint, sum(latency_hits)::bigint,
+SELECT {group}, sum(hits)::bigint, sum(errors)::bigint, sum(latency_hits)::bigint,
        coalesce(sum(latency_sum_ms), 0)::bigint, min(latency_min_ms), max(latency_max_ms)
-FROM (SELECT series, sum(hits) AS hits, sum(errors) AS errors, sum(latency_hits) AS latency_hits,
+FROM (SELECT {series_group}, sum(hits) AS hits, sum(errors) AS errors, sum(latency_hits) AS latency_hits,
              sum(latency_sum_ms) AS latency_sum_ms, min(latency_min_ms) AS latency_min_ms,
              max(latency_max_ms) AS latency_max_ms
       FROM ({parts}) AS cell
-      GROUP BY series) AS summed
-JOIN observability.series ON id = series
-GROUP BY service, endpoint
+      GROUP BY {series_group}) AS summed
+JOIN observability.series ON id = series {owners}
+GROUP BY {group}
 
 -- name: totals_by_bucket
 SELECT date_trunc({bucket}, at, 'UTC') AS bucket, service, endpoint, sum(hits)::bigint, sum(errors)::bigint,
@@ -217,12 +246,12 @@ FROM ({parts}) AS event
 -- name: histogram
 SELECT sum(histogram)::text FROM ({parts}) AS part
 
--- name: histogram_by_endpoint
--- By series first, as in totals_by_endpoint.
-SELECT service, endpoint, sum(histogram)::text
+-- name: histogram_by_group
+-- By series first, as in totals_by_group.
+SELECT {group}, sum(histogram)::text
 FROM (SELECT series, sum(histogram) AS histogram FROM ({parts}) AS part GROUP BY series) AS summed
-JOIN observability.series ON id = series
-GROUP BY service, endpoint
+JOIN observability.series ON id = series {owners}
+GROUP BY {group}
 
 -- name: histogram_by_bucket
 SELECT date_trunc({bucket}, at, 'UTC'), service, endpoint, sum(histogram)::text
@@ -235,10 +264,10 @@ SELECT percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_m
 -- name: totals_with_percentiles
 SELECT totals.*, percentiles.* FROM ({totals}) AS totals, ({percentiles}) AS percentiles
 
--- name: percentiles_by_endpoint
-SELECT service, endpoint, percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_ms)
-FROM ({parts}) AS event JOIN observability.series ON id = series
-GROUP BY service, endpoint
+-- name: percentiles_by_group
+SELECT {group}, percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_ms)
+FROM ({parts}) AS event JOIN observability.series ON id = series {owners}
+GROUP BY {group}
 
 -- name: percentiles_by_bucket
 SELECT date_trunc({bucket}, at, 'UTC'), service, endpoint,
@@ -262,3 +291,62 @@ SELECT date_bin(%(step)s, at, timestamptz '2000-01-01 00:00Z'),
        percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_ms)
 FROM ({parts}) AS event
 GROUP BY 1
+
+-- name: totals_by_step_and_group
+-- By series first, as in totals_by_group.
+SELECT start, {group}, sum(hits)::bigint, sum(errors)::bigint, sum(latency_hits)::bigint,
+       coalesce(sum(latency_sum_ms), 0)::bigint, min(latency_min_ms), max(latency_max_ms)
+FROM (SELECT date_bin(%(step)s, at, timestamptz '2000-01-01 00:00Z') AS start, {series_group}, sum(hits) AS hits,
+             sum(errors) AS errors, sum(latency_hits) AS latency_hits, sum(latency_sum_ms) AS latency_sum_ms,
+             min(latency_min_ms) AS latency_min_ms, max(latency_max_ms) AS latency_max_ms
+      FROM ({parts}) AS cell
+      GROUP BY start, {series_group}) AS summed
+JOIN observability.series ON id = series {owners}
+GROUP BY start, {group}
+
+-- name: histogram_by_step_and_group
+SELECT start, {group}, sum(histogram)::text
+FROM (SELECT date_bin(%(step)s, at, timestamptz '2000-01-01 00:00Z') AS start, series, sum(histogram) AS histogram
+      FROM ({parts}) AS part
+      GROUP BY start, series) AS summed
+JOIN observability.series ON id = series {owners}
+GROUP BY start, {group}
+
+-- name: percentiles_by_step_and_group
+SELECT date_bin(%(step)s, at, timestamptz '2000-01-01 00:00Z'), {group},
+       percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_ms)
+FROM ({parts}) AS event JOIN observability.series ON id = series {owners}
+GROUP BY 1, {group}
+
+-- name: activity_by_group
+-- Groups with their first and last event. A series has its first event in its first bucket, which begins at first_at and
+-- is a day long at most: an index of events finds it there. Of removed events, only the bucket is known.
+SELECT {group}, count(*) OVER () AS groups, count(DISTINCT endpoint) AS endpoints,
+       array_agg(DISTINCT method ORDER BY method) AS methods, sum(hits)::bigint AS hits, sum(errors)::bigint AS errors,
+       sum(errors)::float8 / sum(hits)::float8 AS error_rate, min(first_seen) AS first_seen, max(last_seen) AS last_seen
+FROM (SELECT series, hits, errors,
+             coalesce((SELECT time FROM observability.event
+                       WHERE event.series = summed.series AND time >= greatest(first_at, %(start)s)
+                           AND time < least(first_at + interval '24 hours', %(end)s)
+                       ORDER BY time LIMIT 1),
+                      (SELECT bucket FROM observability.cells_hour AS cell
+                       WHERE cell.series = summed.series AND bucket >= first_at
+                           AND bucket < first_at + interval '24 hours'
+                       ORDER BY bucket LIMIT 1),
+                      first_at) AS first_seen,
+             coalesce((SELECT time FROM observability.event
+                       WHERE event.series = summed.series AND time >= greatest(last_at, %(start)s)
+                           AND time < least(last_at + interval '24 hours', %(end)s)
+                       ORDER BY time DESC LIMIT 1),
+                      (SELECT bucket FROM observability.cells_hour AS cell
+                       WHERE cell.series = summed.series AND bucket >= last_at
+                           AND bucket < last_at + interval '24 hours'
+                       ORDER BY bucket DESC LIMIT 1),
+                      last_at) AS last_seen
+      FROM (SELECT series, sum(hits) AS hits, sum(errors) AS errors, min(at) AS first_at, max(at) AS last_at
+            FROM ({parts}) AS cell
+            GROUP BY series) AS summed) AS active
+JOIN observability.series ON id = series
+GROUP BY {group}
+ORDER BY {order}
+LIMIT %(limit)s OFFSET %(offset)s

@@ -8,16 +8,17 @@ from typing import TypeVar
 import msgspec
 
 from kernel import Application, InvalidError, Request, Response, route
-from kernel.http import Listing, Single, listing, single
+from kernel.http import Listing, Page, Single, listing, numbered_page, page_size_of, single
 from plugins.observability.analytics.models import (
+    ActiveEndpoint,
+    ActiveService,
+    ActivityQuery,
     BucketsQuery,
-    DayRow,
-    EndpointRow,
-    HourRow,
+    EndpointsQuery,
     KpiQuery,
-    Kpis,
     Row,
     RowSet,
+    ServicesQuery,
     Timeseries,
     TimeseriesQuery,
     TopQuery,
@@ -26,6 +27,7 @@ from plugins.observability.analytics.models import (
 from plugins.observability.analytics.service import AnalyticsService
 from plugins.observability.requests_route import requests_route
 
+Item = TypeVar("Item")
 Query = TypeVar("Query", bound=WindowQuery)
 
 
@@ -34,25 +36,29 @@ class AnalyticsRoutes:
 
     Args:
         analytics: Computes them.
+        page_size: Items of a page by default.
+        page_size_max: The most items a client may ask for.
     """
 
-    def __init__(self, analytics: AnalyticsService) -> None:
+    def __init__(self, analytics: AnalyticsService, page_size: int, page_size_max: int) -> None:
         self._analytics = analytics
+        self._page_size = page_size
+        self._page_size_max = page_size_max
 
     @requests_route("hourly/", policy="read", menu="requests by hour")
-    def hourly(self, query: BucketsQuery) -> Response[Sequence[HourRow]]:
+    def hourly(self, query: BucketsQuery) -> Response[Sequence[Row]]:
         """Requests by hour, service and endpoint; the newest first."""
         return _rows_with_headers(self._analytics.hourly(query))
 
     @requests_route("daily/", policy="read", menu="requests by day")
-    def daily(self, query: BucketsQuery) -> Response[Sequence[DayRow]]:
+    def daily(self, query: BucketsQuery) -> Response[Sequence[Row]]:
         """Requests by day, service and endpoint; the newest first."""
         return _rows_with_headers(self._analytics.daily(query))
 
     @requests_route("kpis/", policy="read", menu="hits, errors and latencies of the last day")
-    def kpis(self, query: KpiQuery) -> Kpis:
-        """Hits, errors and latencies over a window."""
-        return self._analytics.kpis(query)
+    def kpis(self, query: KpiQuery) -> Row:
+        """Hits, errors and latencies over a window, and of groups in it."""
+        return self._analytics.kpis(query).members
 
     @requests_route("timeseries/", policy="read", menu="hits, errors and latencies, hour by hour")
     def timeseries(self, query: TimeseriesQuery) -> Timeseries:
@@ -60,9 +66,21 @@ class AnalyticsRoutes:
         return self._analytics.timeseries(query)
 
     @requests_route("top-endpoints/", policy="read", menu="endpoints, the busiest first")
-    def top_endpoints(self, query: TopQuery) -> Response[Sequence[EndpointRow]]:
+    def top_endpoints(self, query: TopQuery) -> Response[Sequence[Row]]:
         """Endpoints, ranked."""
         return _rows_with_headers(self._analytics.top_endpoints(query))
+
+    @requests_route("services/", policy="read", menu="services, with their first and last event")
+    def services(self, request: Request, query: ServicesQuery) -> Page[ActiveService]:
+        """List services that have events, with the time of the first and the last."""
+        size = page_size_of(query.page_size, self._page_size, self._page_size_max)
+        return _page(request, query, size, *self._analytics.services(query, size, (query.page - 1) * size))
+
+    @requests_route("endpoints/", policy="read", menu="endpoints, with their first and last event")
+    def endpoints(self, request: Request, query: EndpointsQuery) -> Page[ActiveEndpoint]:
+        """List endpoints that have events, with the time of the first and the last."""
+        size = page_size_of(query.page_size, self._page_size, self._page_size_max)
+        return _page(request, query, size, *self._analytics.endpoints(query, size, (query.page - 1) * size))
 
 
 class PublicAnalyticsRoutes:
@@ -78,9 +96,9 @@ class PublicAnalyticsRoutes:
         self._analytics = analytics
 
     @route("/observability/public/kpis/", policy="read", per_application=True)
-    def kpis(self, request: Request, application: Application | None, query: KpiQuery) -> Single[Kpis]:
+    def kpis(self, request: Request, application: Application | None, query: KpiQuery) -> Single[Row]:
         """Hits, errors and latencies of an application's services over a window."""
-        return single(request, application, self._analytics.kpis(_of_application(query, application)))
+        return single(request, application, self._analytics.kpis(_of_application(query, application)).members)
 
     @route("/observability/public/timeseries/", policy="read", per_application=True)
     def timeseries(
@@ -90,25 +108,30 @@ class PublicAnalyticsRoutes:
         return single(request, application, self._analytics.timeseries(_of_application(query, application)))
 
     @route("/observability/public/hourly/", policy="read", per_application=True)
-    def hourly(self, request: Request, application: Application | None, query: BucketsQuery) -> Listing[HourRow]:
+    def hourly(self, request: Request, application: Application | None, query: BucketsQuery) -> Listing[Row]:
         """Requests to an application's services by hour, service and endpoint; the newest first."""
         hours = self._analytics.hourly(_of_application(query, application))
         return listing(request, application, hours.rows, **hours.metadata)
 
     @route("/observability/public/daily/", policy="read", per_application=True)
-    def daily(self, request: Request, application: Application | None, query: BucketsQuery) -> Listing[DayRow]:
+    def daily(self, request: Request, application: Application | None, query: BucketsQuery) -> Listing[Row]:
         """Requests to an application's services by day, service and endpoint; the newest first."""
         days = self._analytics.daily(_of_application(query, application))
         return listing(request, application, days.rows, **days.metadata)
 
     @route("/observability/public/top-endpoints/", policy="read", per_application=True)
-    def top_endpoints(self, request: Request, application: Application | None, query: TopQuery) -> Listing[EndpointRow]:
+    def top_endpoints(self, request: Request, application: Application | None, query: TopQuery) -> Listing[Row]:
         """Endpoints of an application's services, ranked."""
         endpoints = self._analytics.top_endpoints(_of_application(query, application))
         return listing(request, application, endpoints.rows, **endpoints.metadata)
 
 
-def _rows_with_headers(row_set: RowSet[Row]) -> Response[Sequence[Row]]:
+def _page(request: Request, query: ActivityQuery, size: int, items: Sequence[Item], count: int) -> Page[Item]:
+    has_next = query.page * size < count
+    return numbered_page(request, items, page=query.page, page_size=size, count=count, has_next=has_next)
+
+
+def _rows_with_headers(row_set: RowSet) -> Response[Sequence[Row]]:
     """Respond with a bare list; its metadata goes into headers such as ``X-Fresh-Until``."""
     headers = {f"X-{name.replace('_', '-').title()}": str(value) for name, value in row_set.metadata.items()}
     return Response(row_set.rows, headers=headers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -21,6 +21,7 @@ TICK = timedelta(microseconds=1)
 _MARGIN = timedelta(days=10)
 _FIRST = datetime.min.replace(tzinfo=UTC) + _MARGIN
 _LAST = datetime.max.replace(tzinfo=UTC) - _MARGIN
+_FILTERS = ("service", "endpoint", "method", "services", "service_search", "endpoint_search")
 _STEP = re.compile(r"([0-9]{1,4})([mhd])", re.ASCII)
 _STEP_UNITS = {"m": MINUTE, "h": HOUR, "d": DAY}
 
@@ -35,6 +36,9 @@ class Scope(msgspec.Struct, frozen=True):
         endpoint: Their endpoint.
         method: Their HTTP method.
         services: One of these is their service.
+        service_search: Patterns for ILIKE that their service matches.
+        endpoint_search: Patterns for ILIKE, each of which their service or their endpoint matches.
+        owners: Services by the application that owns them; needed to group by application.
     """
 
     window: Span
@@ -43,41 +47,50 @@ class Scope(msgspec.Struct, frozen=True):
     endpoint: str | None = None
     method: str | None = None
     services: tuple[str, ...] | None = None
+    service_search: tuple[str, ...] | None = None
+    endpoint_search: tuple[str, ...] | None = None
+    owners: Mapping[str, Sequence[str]] = {}
 
     @property
     def filters(self) -> tuple[str, ...]:
         """The names of the filters that are set; none if the scope has every series of the account."""
-        filters = {"service": self.service, "endpoint": self.endpoint, "method": self.method, "services": self.services}
-        return tuple(name for name, value in filters.items() if value is not None)
+        return tuple(name for name in _FILTERS if getattr(self, name) is not None)
 
     @property
     def parameters(self) -> dict[str, Any]:
         """The parameters of queries that look up its series."""
+        filters = {name: getattr(self, name) for name in _FILTERS}
+        owned = [(service, owner) for owner, services in self.owners.items() for service in services]
         return {
             "account": self.account,
-            "service": self.service,
-            "endpoint": self.endpoint,
-            "method": self.method,
-            "services": None if self.services is None else list(self.services),
+            **{name: list(value) if isinstance(value, tuple) else value for name, value in filters.items()},
+            "owned_services": [service for service, _ in owned],
+            "owners": [owner for _, owner in owned],
         }
 
 
-def parse_window(start: str | None, end: str | None, now: datetime, default_length: timedelta) -> Span:
+def parse_window(start: str | None, end: str | None, now: datetime, default_length: timedelta | None) -> Span:
     """Parse the parameters ``start`` and ``end``.
 
     Args:
         start: ISO 8601 date or time; None is ``default_length`` before the end.
         end: The same, inclusive; a date alone is the end of that day, UTC. None is now.
         now: The time.
-        default_length: See ``start``.
+        default_length: See ``start``; None has no bounds by default.
 
     Raises:
         InvalidError: One of them is not a time, or the start is after the end.
     """
-    last = now if end is None else _parse_time("end", end)
-    if end is not None and _is_date(end):
-        last += DAY - TICK
-    first = last - default_length if start is None else _parse_time("start", start)
+    if end is None:
+        last = now if default_length is not None else _LAST
+    else:
+        last = _parse_time("end", end)
+        if _is_date(end):
+            last += DAY - TICK
+    if start is None:
+        first = last - default_length if default_length is not None else _FIRST
+    else:
+        first = _parse_time("start", start)
     if first > last:
         message = f"Expected a time not after the end, {last.isoformat()}, got {first.isoformat()}."
         raise InvalidError(errors={"start": [message]})

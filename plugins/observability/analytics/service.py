@@ -2,209 +2,335 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 
 from kernel import Database, InvalidError
+from plugins.observability.analytics.grouping import (
+    ENDPOINTS,
+    P95,
+    Dimension,
+    GroupKey,
+    Ranking,
+    label,
+    parse_dimensions,
+    parse_sort_key,
+    percentile_name,
+)
 from plugins.observability.analytics.models import (
     DEFAULT_ERROR_FROM,
+    ActiveEndpoint,
+    ActiveService,
+    ActivityQuery,
     BucketsQuery,
-    DayRow,
-    EndpointRow,
-    HourRow,
+    EndpointsQuery,
+    GroupedQuery,
     KpiQuery,
     Kpis,
     Percentile,
     PercentilesMs,
     RequestTotals,
+    Row,
     RowSet,
+    ServicesQuery,
     Timeseries,
     TimeseriesQuery,
     TimeseriesStep,
     TopQuery,
-    TotalsQuery,
     WindowQuery,
     basis_of,
     covered_window,
 )
 from plugins.observability.analytics.plan import ReadPlan
 from plugins.observability.analytics.scope import Scope, parse_step, parse_window, step_starts
-from plugins.observability.analytics.session import EndpointKey, QuerySession
-from plugins.observability.filters import ensure_no_nul
+from plugins.observability.analytics.session import ActiveGroup, QuerySession, StepKey
+from plugins.observability.filters import ensure_no_nul, parse_ordering, search_terms
 from plugins.observability.resolution import DAY, HOUR, Resolution, Span
 from plugins.observability.rollups.histogram import MAX_RELATIVE_ERROR, Histogram
 from plugins.observability.series import LOCAL_ACCOUNT
 
 # Up to this, ``granularity=auto`` reads hourly rollups.
 HOURLY_WINDOW_MAX = timedelta(days=2)
-P95 = 95.0
-ServicesOf = Callable[[str], tuple[str, ...]]
+# Of all groups of a time series.
+GROUPED_STEPS_MAX = 50_000
+_DEFAULT_GROUPS = 20
+_DEFAULT_TIMESERIES_GROUPS = 10
+OwnedServices = Callable[[str | None], Mapping[str, tuple[str, ...]]]
 
 
 class AnalyticsService:
-    """Computes analytics: KPIs, rows by hour, day and endpoint, and time series.
+    """Computes analytics: KPIs, rankings, rows by hour and day, time series, and lists of services and endpoints.
 
     Args:
         db: The database.
         now: The clock.
-        services_of: Returns the services that an application owns, by its slug; raises for an unknown one.
+        owned_services: Returns the services that an application owns, or those of each application, by slug; raises for
+            an unknown application.
     """
 
-    def __init__(self, db: Database, now: Callable[[], datetime], services_of: ServicesOf) -> None:
+    def __init__(self, db: Database, now: Callable[[], datetime], owned_services: OwnedServices) -> None:
         self._db = db
         self._now = now
-        self._services_of = services_of
+        self._owned_services = owned_services
 
     def kpis(self, query: KpiQuery) -> Kpis:
-        """Return totals and percentiles over a window.
+        """Return totals and percentiles over a window, and of groups in it.
 
         Raises:
             InvalidError: A parameter is wrong.
             NotFoundError: There is no such application.
         """
-        scope = self._scope(query, DAY, query.method)
-        coarsest = _coarsest(query, scope.window)
+        grouping = _optional_grouping(query, _DEFAULT_GROUPS)
+        scope = self._scope(query, DAY, query.method, grouping.dimensions)
+        coarsest = _coarsest(query, scope.window, grouping)
+        percentiles = (P95, *query.percentiles)
         with QuerySession.open(self._db, scope, approx=query.approx) as session:
             plan = session.plan(coarsest)
             percentile_resolution = _percentile_resolution(approx=query.approx)
             percentile_plan = plan if percentile_resolution is coarsest else session.plan(percentile_resolution)
-            totals, (p95, *percentiles) = _totals_and_percentiles(
-                session, plan, percentile_plan, query.error_from, (P95, *query.percentiles)
-            )
+            totals, found = _totals_and_percentiles(session, plan, percentile_plan, query.error_from, percentiles)
+            groups = None
+            if grouping.dimensions:
+                groups = _rank_groups(session, plan, query, grouping, percentiles).rows()
             return Kpis(
-                **totals.figures(),
-                p95_latency_ms=p95.value_ms,
+                figures=totals.figures({each.percentile: each.value_ms for each in found}),
                 source=plan.source.adjective,
                 fresh_until=session.fresh_until(self._now()),
-                percentiles=tuple(percentiles),
-                p95_max_relative_error=p95.max_relative_error or None,
+                percentiles=found[1:],
+                groups=groups,
+                p95_max_relative_error=found[0].max_relative_error or None,
                 covered=covered_window(plan.covered, scope.window),
             )
 
-    def top_endpoints(self, query: TopQuery) -> RowSet[EndpointRow]:
-        """Return endpoints, ranked. Raises as ``kpis``.
-
-        What does not rank them is read of those that are shown only.
-        """
-        scope = self._scope(query, DAY, query.method)
-        p95 = _P95ByKey({})
+    def top_endpoints(self, query: TopQuery) -> RowSet:
+        """Return endpoints, or other groups, ranked. Raises as ``kpis``."""
+        dimensions = parse_dimensions(query.group_by) or ENDPOINTS
+        grouping = _Grouping(dimensions, Ranking(parse_sort_key(query.sort_by), query.direction, query.limit))
+        scope = self._scope(query, DAY, query.method, dimensions)
+        percentiles = (P95, *query.percentiles) if query.with_p95 else query.percentiles
         with QuerySession.open(self._db, scope, approx=query.approx) as session:
-            if query.sort_by == "p95_latency_ms":
-                plan = session.plan(_coarsest(query, scope.window) if query.approx else Resolution.RAW)
-                p95 = _p95_by_endpoint(session, approx=query.approx)
-                shown = _rank(p95.values_ms, query)
-                totals = session.for_endpoints(shown).totals_by_endpoint(plan, query.error_from)
-            else:
-                plan = session.plan(_coarsest(query, scope.window))
-                totals = session.totals_by_endpoint(plan, query.error_from)
-                shown = _rank({key: _sort_figure(each, query) for key, each in totals.items()}, query)
-                if query.with_p95:
-                    p95 = _p95_by_endpoint(session.for_endpoints(shown), approx=query.approx)
+            plan = session.plan(_coarsest(query, scope.window, grouping))
+            groups = _rank_groups(session, plan, query, grouping, percentiles)
             fresh_until = session.fresh_until(self._now())
+        # Every row has a 95th percentile: None unless it was asked for.
+        shown = {P95, *groups.percentiles.of}
         return RowSet(
-            rows=[EndpointRow(*key, **totals[key].figures(), p95_latency_ms=p95.values_ms.get(key)) for key in shown],
+            columns=[*dimensions, *RequestTotals().figures(dict.fromkeys(shown))],
+            rows=groups.rows(shown),
             source=plan.source.adjective,
             fresh_until=fresh_until,
             covered=covered_window(plan.covered, scope.window),
-            p95_max_relative_error=p95.max_relative_error,
+            percentiles=groups.percentiles.of,
+            max_relative_error=groups.percentiles.max_relative_error,
         )
 
-    def hourly(self, query: BucketsQuery) -> RowSet[HourRow]:
+    def hourly(self, query: BucketsQuery) -> RowSet:
         """Return a row for each hour, service and endpoint; the newest hour first. Raises as ``kpis``."""
-        scope = self._scope(query, DAY)
-        with QuerySession.open(self._db, scope, approx=query.approx) as session:
-            # Before the watermark of hours there are only days.
-            with_hours = Span(max(scope.window.start, session.state.watermarks.hour), scope.window.end)
-            plan = session.plan(Resolution.HOUR, with_hours)
-            totals = session.totals_by_bucket(plan, Resolution.HOUR, DEFAULT_ERROR_FROM, query.limit)
-            fresh_until = session.fresh_until(self._now())
-        return RowSet(
-            rows=[HourRow(*key, **each.figures()) for key, each in totals.items()],
-            source=plan.source.adjective,
-            fresh_until=fresh_until,
-            covered=covered_window(plan.covered, scope.window),
-        )
+        return self._buckets(query, DAY, Resolution.HOUR, query.percentiles)
 
-    def daily(self, query: BucketsQuery) -> RowSet[DayRow]:
+    def daily(self, query: BucketsQuery) -> RowSet:
         """Return a row for each day, service and endpoint; the newest day first. Raises as ``kpis``."""
-        scope = self._scope(query, 7 * DAY)
-        p95 = _P95ByKey({})
-        with QuerySession.open(self._db, scope, approx=query.approx) as session:
-            plan = session.plan(Resolution.DAY)
-            totals = session.totals_by_bucket(plan, Resolution.DAY, DEFAULT_ERROR_FROM, query.limit)
-            if totals:
-                oldest = min(day for day, _, _ in totals)
-                shown = Span(max(scope.window.start, oldest), scope.window.end)
-                p95 = _p95_by_day(session, shown, approx=query.approx)
-            fresh_until = session.fresh_until(self._now())
-        return RowSet(
-            rows=[
-                DayRow(*key, **each.figures(), p95_latency_ms=p95.values_ms.get(key)) for key, each in totals.items()
-            ],
-            source=plan.source.adjective,
-            fresh_until=fresh_until,
-            covered=covered_window(plan.covered, scope.window),
-            p95_max_relative_error=p95.max_relative_error,
-        )
+        return self._buckets(query, 7 * DAY, Resolution.DAY, (P95, *query.percentiles))
 
     def timeseries(self, query: TimeseriesQuery) -> Timeseries:
         """Return every step of a window. Raises as ``kpis``, also if the step is too fine for what retention left."""
         step = parse_step(query.step)
-        scope = self._scope(query, DAY, query.method)
+        grouping = _optional_grouping(query, _DEFAULT_TIMESERIES_GROUPS)
+        scope = self._scope(query, DAY, query.method, grouping.dimensions)
         starts = step_starts(scope.window, step)
+        if grouping.dimensions:
+            _ensure_few_steps(len(starts), grouping.ranking.limit)
         with QuerySession.open(self._db, scope, approx=query.approx) as session:
             # Rollups know methods and statuses: totals are exact from any resolution.
-            plan = _plan_steps(session, step)
+            needs_events = grouping.needs_events and not query.approx
+            plan = _plan_steps(session, step, Resolution.RAW if needs_events else _resolution_of(step))
             totals = session.totals_by_step(plan, step, query.error_from)
             percentiles = _percentiles_by_step(session, query, step)
+            groups = None
+            if grouping.dimensions:
+                groups = _groups_by_step(session, plan, query, grouping, step, starts)
             fresh_until = session.fresh_until(self._now())
-        no_requests = RequestTotals()
-        no_percentiles = _named(query.percentiles, [None] * len(query.percentiles))
         return Timeseries(
             step_s=round(step.total_seconds()),
             source=plan.source.adjective,
             fresh_until=fresh_until,
-            steps=[
-                TimeseriesStep(
-                    start,
-                    **totals.get(start, no_requests).figures(),
-                    percentiles_ms=percentiles.by_start.get(start, no_percentiles),
-                )
-                for start in starts
-            ],
-            basis=None if percentiles.resolution is None else basis_of(percentiles.resolution),
-            max_relative_error=percentiles.max_relative_error,
+            steps=_steps(starts, (), totals, percentiles),
+            groups=groups,
+            basis=basis_of(percentiles.resolution) if percentiles.of else None,
+            max_relative_error=percentiles.max_relative_error if percentiles.of else None,
             covered=covered_window(plan.covered, scope.window),
         )
 
-    def _scope(self, query: WindowQuery, default_length: timedelta, method: str | None = None) -> Scope:
+    def services(self, query: ServicesQuery, limit: int, offset: int) -> tuple[Sequence[ActiveService], int]:
+        """List services that have events.
+
+        Args:
+            query: Which of them, and their order.
+            limit: Services at most.
+            offset: Services to skip.
+
+        Returns:
+            Services, and how many there are in all; that is 0 if all of them are skipped.
+
+        Raises:
+            InvalidError: A parameter is wrong.
+            NotFoundError: There is no such application.
+        """
+        found = self._active(query, ("service",), "service_search", limit, offset)
+        rows = [ActiveService(**_activity(each, ("service",)), endpoints=each.endpoints) for each in found]
+        return rows, found[0].groups if found else 0
+
+    def endpoints(self, query: EndpointsQuery, limit: int, offset: int) -> tuple[Sequence[ActiveEndpoint], int]:
+        """List endpoints that have events; as ``services``."""
+        found = self._active(query, ENDPOINTS, "endpoint_search", limit, offset)
+        rows = [ActiveEndpoint(**_activity(each, ENDPOINTS), methods=each.methods) for each in found]
+        return rows, found[0].groups if found else 0
+
+    def _active(
+        self, query: ActivityQuery, dimensions: tuple[Dimension, ...], search: str, limit: int, offset: int
+    ) -> Sequence[ActiveGroup]:
+        sortable = (*dimensions, "hits", "errors", "error_rate", "first_seen", "last_seen")
+        ordering = parse_ordering(query.ordering, sortable, dimensions)
+        ensure_no_nul(search=query.search)
+        scope = self._scope(query, None)
+        if query.search:
+            scope = msgspec.structs.replace(scope, **{search: tuple(search_terms(query.search))})
+        sorted_by = {each.removeprefix("-") for each in ordering}
+        order = (*ordering, *(name for name in dimensions if name not in sorted_by))
+        with QuerySession.open(self._db, scope, approx=True) as session:
+            return session.active_groups(session.plan(Resolution.DAY), dimensions, order, limit, offset)
+
+    def _buckets(
+        self, query: BucketsQuery, default_length: timedelta, bucket: Resolution, percentiles: Sequence[float]
+    ) -> RowSet:
+        scope = self._scope(query, default_length)
+        found = _PercentilesByKey()
+        with QuerySession.open(self._db, scope, approx=query.approx) as session:
+            window = scope.window
+            if bucket is Resolution.HOUR:
+                # Before the watermark of hours there are only days.
+                window = Span(max(window.start, session.state.watermarks.hour), window.end)
+            plan = session.plan(bucket, window)
+            totals = session.totals_by_bucket(plan, bucket, DEFAULT_ERROR_FROM, query.limit)
+            if totals and percentiles:
+                shown = Span(max(window.start, min(start for start, _, _ in totals)), window.end)
+                found = _percentiles_by_bucket(session, shown, bucket, percentiles, approx=query.approx)
+            fresh_until = session.fresh_until(self._now())
+        dimensions = ("bucket", *ENDPOINTS)
+        return RowSet(
+            columns=[*dimensions, *RequestTotals().figures(dict.fromkeys(percentiles))],
+            rows=[
+                {**dict(zip(dimensions, key, strict=True)), **each.figures(found.at(key, percentiles))}
+                for key, each in totals.items()
+            ],
+            source=plan.source.adjective,
+            fresh_until=fresh_until,
+            covered=covered_window(plan.covered, scope.window),
+            percentiles=percentiles,
+            max_relative_error=found.max_relative_error,
+        )
+
+    def _scope(
+        self,
+        query: WindowQuery,
+        default_length: timedelta | None,
+        method: str | None = None,
+        dimensions: Collection[Dimension] = (),
+    ) -> Scope:
         window = parse_window(query.start, query.end, self._now(), default_length)
         ensure_no_nul(service=query.service, endpoint=query.endpoint, method=method)
-        services = None if query.application is None else self._services_of(query.application)
-        return Scope(window, LOCAL_ACCOUNT, query.service, query.endpoint, method, services)
+        services = None if query.application is None else self._owned_services(query.application)[query.application]
+        owners = self._owned_services(query.application) if "application" in dimensions else {}
+        return Scope(window, LOCAL_ACCOUNT, query.service, query.endpoint, method, services, owners=owners)
 
 
-class _P95ByKey(msgspec.Struct, frozen=True):
-    """95th percentiles in ms, by endpoint or by day and endpoint, and the bound of their error."""
+class _Grouping(msgspec.Struct, frozen=True):
+    """How an answer is divided into groups; not at all without dimensions."""
 
-    values_ms: Mapping[Any, float | None]
-    max_relative_error: float = 0.0
+    dimensions: tuple[Dimension, ...] = ()
+    ranking: Ranking = Ranking()
 
-
-class _PercentilesByStep(msgspec.Struct, frozen=True):
-    """Percentiles of each step with hits, by its start, and what they were computed from; empty if none are wanted."""
-
-    by_start: Mapping[datetime, PercentilesMs] = {}
-    resolution: Resolution | None = None
-    max_relative_error: float | None = None
+    @property
+    def needs_events(self) -> bool:
+        """Whether exact answers are read from the events: rollups have no latencies by status."""
+        return "status_code" in self.dimensions or self.ranking.percentile is not None
 
 
-def _coarsest(query: TotalsQuery, window: Span) -> Resolution:
+class _PercentilesByKey(msgspec.Struct, frozen=True):
+    """Percentiles by group, by bucket or by step.
+
+    Args:
+        values_ms: By key, in the order of ``of``; keys without requests are left out.
+        of: The percentiles; empty if none are wanted.
+        resolution: What they were computed from.
+    """
+
+    values_ms: Mapping[Any, Sequence[float | None]] = {}
+    of: Sequence[float] = ()
+    resolution: Resolution = Resolution.RAW
+
+    @property
+    def max_relative_error(self) -> float:
+        """The bound of their error; 0 is exact."""
+        return 0.0 if self.resolution is Resolution.RAW else MAX_RELATIVE_ERROR
+
+    def at(self, key: Any, shown: Collection[float] | None = None) -> PercentilesMs:
+        """Return the percentiles of one key, or those of them that are shown; None where there are no requests."""
+        found = dict(zip(self.of, self.values_ms.get(key, [None] * len(self.of)), strict=True))
+        return found if shown is None else {each: found.get(each) for each in shown}
+
+
+class _Groups(msgspec.Struct, frozen=True):
+    """The groups that are shown, in order; what the others have is left out."""
+
+    dimensions: tuple[Dimension, ...]
+    shown: Sequence[GroupKey]
+    totals: Mapping[GroupKey, RequestTotals]
+    percentiles: _PercentilesByKey
+
+    def rows(self, percentiles: Collection[float] | None = None) -> list[Row]:
+        """Return a row for each group, with all percentiles or the given ones."""
+        return [
+            {**label(self.dimensions, key), **self.totals[key].figures(self.percentiles.at(key, percentiles))}
+            for key in self.shown
+        ]
+
+
+def _activity(group: ActiveGroup, dimensions: Sequence[Dimension]) -> dict[str, Any]:
+    """Return what services and endpoints have in common."""
+    figures = RequestTotals(group.hits, group.errors).figures()
+    return {
+        **label(dimensions, group.key),
+        **{name: figures[name] for name in ("hits", "errors", "error_rate")},
+        "first_seen": group.first_seen,
+        "last_seen": group.last_seen,
+    }
+
+
+def _optional_grouping(query: GroupedQuery, default_limit: int) -> _Grouping:
+    """Return the grouping that a request asks for.
+
+    Raises:
+        InvalidError: A parameter is wrong, or is about groups though there are none.
+    """
+    given = {name: getattr(query, name) for name in ("sort_by", "direction", "limit")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and not query.group_by:
+        message = "This is about groups: give group_by as well, such as group_by=service."
+        raise InvalidError(errors={name: [message] for name in given})
+    return _Grouping(
+        parse_dimensions(query.group_by),
+        Ranking(parse_sort_key(query.sort_by or "hits"), query.direction or "desc", query.limit or default_limit),
+    )
+
+
+def _coarsest(query: KpiQuery, window: Span, grouping: _Grouping) -> Resolution:
     """Return the coarsest resolution from which totals may be computed."""
-    if not query.approx and (query.method is not None or query.error_from != DEFAULT_ERROR_FROM):
+    is_of_events = query.method is not None or query.error_from != DEFAULT_ERROR_FROM or grouping.needs_events
+    if is_of_events and not query.approx:
         return Resolution.RAW
     if query.granularity == "auto":
         return Resolution.HOUR if window.end - window.start <= HOURLY_WINDOW_MAX else Resolution.DAY
@@ -231,37 +357,43 @@ def _totals_and_percentiles(
     ]
 
 
-def _p95_by_endpoint(session: QuerySession, *, approx: bool) -> _P95ByKey:
-    plan = session.plan(_percentile_resolution(approx=approx))
-    if plan.source is Resolution.RAW:
-        return _P95ByKey(session.percentiles_by_endpoint(plan, P95))
-    return _p95_of(session.histogram_by_endpoint(plan))
+def _rank_groups(
+    session: QuerySession, plan: ReadPlan, query: GroupedQuery, grouping: _Grouping, percentiles: Sequence[float]
+) -> _Groups:
+    """Return the groups to show, with their totals and percentiles.
 
+    What does not rank them is read of those that are shown only.
 
-def _p95_by_day(session: QuerySession, window: Span, *, approx: bool) -> _P95ByKey:
-    plan = session.plan(_percentile_resolution(approx=approx), window)
-    if plan.source is Resolution.RAW:
-        return _P95ByKey(session.percentiles_by_bucket(plan, Resolution.DAY, P95))
-    return _p95_of(session.histogram_by_bucket(plan, Resolution.DAY))
-
-
-def _p95_of(histograms: Mapping[Any, Histogram]) -> _P95ByKey:
-    return _P95ByKey({key: histogram.percentile_ms(P95) for key, histogram in histograms.items()}, MAX_RELATIVE_ERROR)
-
-
-def _rank(figures: Mapping[EndpointKey, float | None], query: TopQuery) -> Sequence[EndpointKey]:
-    """Return the endpoints to show, in order.
-
-    Those with equal figures are in order of service and name, those without a figure are last, in either direction.
+    Args:
+        session: Of the request.
+        plan: For the totals.
+        query: The request.
+        grouping: The groups.
+        percentiles: In addition to the one that ranks them.
     """
-    by_name = sorted(figures)
-    ranked = [key for key in by_name if figures[key] is not None]
-    ranked.sort(key=lambda key: figures[key] or 0, reverse=query.direction == "desc")
-    return [*ranked, *(key for key in by_name if figures[key] is None)][: query.limit]
+    dimensions, ranking = grouping.dimensions, grouping.ranking
+    if ranking.percentile is None:
+        totals = session.totals_by_group(plan, query.error_from, dimensions)
+        shown = ranking.rank({key: _figure(each, str(ranking.by)) for key, each in totals.items()})
+        of_shown = session.for_groups(dimensions, shown)
+        return _Groups(
+            dimensions, shown, totals, _percentiles_by_group(of_shown, dimensions, percentiles, approx=query.approx)
+        )
+    wanted = (ranking.percentile, *percentiles)
+    found = _percentiles_by_group(session, dimensions, wanted, approx=query.approx)
+    if "status_code" in dimensions and found.resolution is not Resolution.RAW:
+        message = (
+            f"Rollups know no latencies by status: expected hits, errors or error_rate, got {query.sort_by!r:.80}."
+        )
+        raise InvalidError(errors={"sort_by": [message]})
+    shown = ranking.rank({key: values[0] for key, values in found.values_ms.items()})
+    totals = session.for_groups(dimensions, shown).totals_by_group(plan, query.error_from, dimensions)
+    return _Groups(dimensions, shown, totals, found)
 
 
-def _sort_figure(totals: RequestTotals, query: TopQuery) -> float | None:
-    match query.sort_by:
+def _figure(totals: RequestTotals, name: str) -> float | None:
+    """Return a figure to rank by: the error rate is not rounded."""
+    match name:
         case "errors":
             return totals.errors
         case "error_rate":
@@ -274,17 +406,61 @@ def _sort_figure(totals: RequestTotals, query: TopQuery) -> float | None:
             return totals.hits
 
 
-def _plan_steps(session: QuerySession, step: timedelta) -> ReadPlan:
+def _percentiles_by_group(
+    session: QuerySession, dimensions: tuple[Dimension, ...], percentiles: Sequence[float], *, approx: bool
+) -> _PercentilesByKey:
+    """Return percentiles of each group; without any where they can only be read from rollups, which have none."""
+    if not percentiles:
+        return _PercentilesByKey()
+    plan = session.plan(_percentile_resolution(approx=approx))
+    if plan.source is Resolution.RAW:
+        return _PercentilesByKey(session.percentiles_by_group(plan, dimensions, percentiles), percentiles)
+    histograms = {} if "status_code" in dimensions else session.histogram_by_group(plan, dimensions)
+    return _of_histograms(histograms, percentiles, plan)
+
+
+def _percentiles_by_bucket(
+    session: QuerySession, window: Span, bucket: Resolution, percentiles: Sequence[float], *, approx: bool
+) -> _PercentilesByKey:
+    plan = session.plan(bucket if approx else Resolution.RAW, window)
+    if plan.source is Resolution.RAW:
+        return _PercentilesByKey(session.percentiles_by_bucket(plan, bucket, percentiles), percentiles)
+    return _of_histograms(session.histogram_by_bucket(plan, bucket), percentiles, plan)
+
+
+def _percentiles_by_step(
+    session: QuerySession, query: TimeseriesQuery, step: timedelta, dimensions: tuple[Dimension, ...] = ()
+) -> _PercentilesByKey:
+    percentiles = query.percentiles
+    if not percentiles:
+        return _PercentilesByKey()
+    plan = session.plan(Resolution.RAW)
+    if query.approx or plan.source is not Resolution.RAW:
+        plan = _plan_steps(session, step, _resolution_of(step))
+    if plan.source is Resolution.RAW:
+        values_ms = session.percentiles_by_step(plan, step, percentiles, dimensions)
+        return _PercentilesByKey(values_ms, percentiles)
+    histograms = {} if "status_code" in dimensions else session.histogram_by_step(plan, step, dimensions)
+    return _of_histograms(histograms, percentiles, plan)
+
+
+def _of_histograms(
+    histograms: Mapping[Any, Histogram], percentiles: Sequence[float], plan: ReadPlan
+) -> _PercentilesByKey:
+    values_ms = {key: [histogram.percentile_ms(each) for each in percentiles] for key, histogram in histograms.items()}
+    return _PercentilesByKey(values_ms, percentiles, plan.source)
+
+
+def _plan_steps(session: QuerySession, step: timedelta, coarsest: Resolution) -> ReadPlan:
     """Plan a read in which no resolution is coarser than the steps.
 
     Raises:
         InvalidError: Retention left nothing as fine as that of a part of the window.
     """
-    finest = _resolution_of(step)
-    plan = session.plan(finest)
+    plan = session.plan(coarsest)
     if plan.source is Resolution.RAW:
         return plan
-    if finest is Resolution.RAW:
+    if coarsest is Resolution.RAW:
         # Events were removed. The error should name hours, where there are hours, not days.
         plan = session.plan(Resolution.HOUR)
     for spans, length, name in ((plan.days, DAY, "1d"), (plan.hours, HOUR, "1h")):
@@ -301,28 +477,50 @@ def _resolution_of(step: timedelta) -> Resolution:
     return Resolution.RAW if step % HOUR else Resolution.HOUR
 
 
-def _percentiles_by_step(session: QuerySession, query: TimeseriesQuery, step: timedelta) -> _PercentilesByStep:
-    percentiles = query.percentiles
-    if not percentiles:
-        return _PercentilesByStep()
-    plan = session.plan(Resolution.RAW)
-    if query.approx or plan.source is not Resolution.RAW:
-        plan = _plan_steps(session, step)
-    if plan.source is Resolution.RAW:
-        values = session.percentiles_by_step(plan, step, percentiles)
-        return _PercentilesByStep(
-            {start: _named(percentiles, values_ms) for start, values_ms in values.items()}, plan.source, 0.0
+def _ensure_few_steps(steps: int, groups: int) -> None:
+    """Check how long a time series of groups may get.
+
+    Raises:
+        InvalidError: It has more than ``GROUPED_STEPS_MAX`` steps.
+    """
+    if steps * groups > GROUPED_STEPS_MAX:
+        message = (
+            f"Expected at most {GROUPED_STEPS_MAX} steps of all groups, got {groups} groups of {steps} steps: take a "
+            f"lower limit, a longer step or a shorter window."
         )
-    histograms = session.histogram_by_step(plan, step)
-    return _PercentilesByStep(
-        {
-            start: _named(percentiles, [histogram.percentile_ms(each) for each in percentiles])
-            for start, histogram in histograms.items()
-        },
-        plan.source,
-        MAX_RELATIVE_ERROR,
-    )
+        raise InvalidError(errors={"limit": [message]})
 
 
-def _named(percentiles: Sequence[float], values_ms: Sequence[float | None]) -> PercentilesMs:
-    return {f"{each:.15g}": value for each, value in zip(percentiles, values_ms, strict=True)}
+def _groups_by_step(
+    session: QuerySession,
+    plan: ReadPlan,
+    query: TimeseriesQuery,
+    grouping: _Grouping,
+    step: timedelta,
+    starts: Sequence[datetime],
+) -> list[Row]:
+    """Return a row for each group, with its steps."""
+    dimensions = grouping.dimensions
+    groups = _rank_groups(session, plan, query, grouping, ())
+    of_shown = session.for_groups(dimensions, groups.shown)
+    totals = of_shown.totals_by_step(plan, step, query.error_from, dimensions)
+    percentiles = _percentiles_by_step(of_shown, query, step, dimensions)
+    return [
+        {**row, "steps": _steps(starts, key, totals, percentiles)}
+        for key, row in zip(groups.shown, groups.rows(), strict=True)
+    ]
+
+
+def _steps(
+    starts: Sequence[datetime], group: GroupKey, totals: Mapping[StepKey, RequestTotals], percentiles: _PercentilesByKey
+) -> list[TimeseriesStep]:
+    """Return every step of a group, or of everything."""
+    no_requests = RequestTotals()
+    return [
+        TimeseriesStep(
+            start,
+            **totals.get((start, *group), no_requests).figures(),
+            percentiles_ms={percentile_name(each): ms for each, ms in percentiles.at((start, *group)).items()},
+        )
+        for start in starts
+    ]

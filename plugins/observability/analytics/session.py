@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, LiteralString
 
+import msgspec
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from kernel import Database
-from plugins.observability.analytics.models import RequestTotals
+from plugins.observability.analytics.grouping import Dimension, GroupKey
+from plugins.observability.analytics.models import DEFAULT_ERROR_FROM, RequestTotals
 from plugins.observability.analytics.plan import ReadPlan, make_plan
 from plugins.observability.analytics.scope import Scope
 from plugins.observability.analytics.sql_builder import (
@@ -23,21 +25,50 @@ from plugins.observability.analytics.sql_builder import (
     bounds,
     build_query,
     build_totals_and_percentiles,
+    group_parameters,
     opening_query,
+    series_of_groups_query,
     span_counts,
 )
 from plugins.observability.resolution import Resolution, Span
 from plugins.observability.rollups.dirty_buckets import LOCK_EVENTS_SHARED, RollupState
 from plugins.observability.rollups.histogram import Histogram
 
-EndpointKey = tuple[str, str]
 BucketKey = tuple[datetime, str, str]
+# The start of a step, and the values of the dimensions of a group.
+StepKey = tuple[Any, ...]
 
 # Up to this number, series are looked up one by one.
 _FEW_SERIES_MAX = 100
 # A longer window may have so many events that planning each query with its parameters pays off.
 _FEW_EVENTS_WINDOW_MAX = timedelta(days=2)
 _PERCENTILES_PREFIX = "percentiles_"
+
+
+class ActiveGroup(msgspec.Struct, frozen=True):
+    """A group that has events.
+
+    Args:
+        key: The values of its dimensions.
+        groups: How many groups there are.
+        endpoints: How many endpoints the group has.
+        methods: Its methods.
+        hits: The number of its requests.
+        errors: The number of those whose status is an error.
+        error_rate: The share of these; not rounded.
+        first_seen: When the first of them happened.
+        last_seen: When the last of them happened.
+    """
+
+    key: GroupKey
+    groups: int
+    endpoints: int
+    methods: Sequence[str]
+    hits: int
+    errors: int
+    error_rate: float
+    first_seen: datetime
+    last_seen: datetime
 
 
 class QuerySession:
@@ -109,14 +140,13 @@ class QuerySession:
             is_coarse = scope.endpoint is None
             yield cls(connection, scope, state, series, {**scope.parameters, **of_series}, is_coarse=is_coarse)
 
-    def for_endpoints(self, endpoints: Collection[EndpointKey]) -> QuerySession:
-        """Return a session in the same transaction for some services and endpoints, and the method of the scope."""
-        parameters = {
-            **self._parameters,
-            "shown_services": [service for service, _ in endpoints],
-            "shown_endpoints": [endpoint for _, endpoint in endpoints],
-        }
-        ((numbers,),) = self._connection.execute(QUERIES["series_of_endpoints"], parameters)
+    def for_groups(self, dimensions: tuple[Dimension, ...], groups: Collection[GroupKey]) -> QuerySession:
+        """Return a session in the same transaction for the series of some groups of the scope."""
+        shown = group_parameters(dimensions, groups)
+        if not shown:
+            return self
+        query = series_of_groups_query(dimensions, self._scope.filters)
+        ((numbers,),) = self._connection.execute(query, {**self._parameters, **shown})
         return QuerySession(
             self._connection,
             self._scope,
@@ -139,10 +169,41 @@ class QuerySession:
         rows = self._run("totals", plan, "totals", is_coarse=self._is_coarse, error_from=error_from)
         return RequestTotals(*rows[0]) if rows else RequestTotals()
 
-    def totals_by_endpoint(self, plan: ReadPlan, error_from: int) -> dict[EndpointKey, RequestTotals]:
-        """Sum up the requests of each service and endpoint."""
-        rows = self._run("totals_by_endpoint", plan, "totals", error_from=error_from)
-        return {(service, endpoint): RequestTotals(*sums) for service, endpoint, *sums in rows}
+    def totals_by_group(
+        self, plan: ReadPlan, error_from: int, dimensions: tuple[Dimension, ...]
+    ) -> dict[GroupKey, RequestTotals]:
+        """Sum up the requests of each group that has some."""
+        rows = self._run(
+            "totals_by_group", plan, _totals_measures(dimensions), group_by=dimensions, error_from=error_from
+        )
+        return _by_key(rows, len(dimensions), knows_latencies=_knows_latencies(plan, dimensions))
+
+    def active_groups(
+        self, plan: ReadPlan, dimensions: tuple[Dimension, ...], order: tuple[str, ...], limit: int, offset: int
+    ) -> Sequence[ActiveGroup]:
+        """Return groups with their first and last event in the window.
+
+        Args:
+            plan: For the whole window.
+            dimensions: Those of the groups, except for the status.
+            order: Names of columns; a leading ``-`` sorts descending.
+            limit: Groups at most.
+            offset: Groups to skip.
+        """
+        rows = self._run(
+            "activity_by_group",
+            plan,
+            "totals",
+            group_by=dimensions,
+            order=order,
+            error_from=DEFAULT_ERROR_FROM,
+            start=self._scope.window.start,
+            end=self._scope.window.end,
+            limit=limit,
+            offset=offset,
+        )
+        width = len(dimensions)
+        return [ActiveGroup(row[:width], *row[width:]) for row in rows]
 
     def totals_by_bucket(
         self, plan: ReadPlan, bucket: Resolution, error_from: int, limit: int
@@ -151,10 +212,20 @@ class QuerySession:
         rows = self._run("totals_by_bucket", plan, "totals", bucket=bucket, error_from=error_from, limit=limit)
         return {(start, service, endpoint): RequestTotals(*sums) for start, service, endpoint, *sums in rows}
 
-    def totals_by_step(self, plan: ReadPlan, step: timedelta, error_from: int) -> dict[datetime, RequestTotals]:
-        """Sum up the requests of each step that has some."""
-        rows = self._run("totals_by_step", plan, "totals", is_coarse=self._is_coarse, step=step, error_from=error_from)
-        return {start: RequestTotals(*sums) for start, *sums in rows}
+    def totals_by_step(
+        self, plan: ReadPlan, step: timedelta, error_from: int, dimensions: tuple[Dimension, ...] = ()
+    ) -> dict[StepKey, RequestTotals]:
+        """Sum up the requests of each step, or of each step and group, that has some."""
+        rows = self._run(
+            "totals_by_step_and_group" if dimensions else "totals_by_step",
+            plan,
+            _totals_measures(dimensions),
+            is_coarse=self._is_coarse and not dimensions,
+            group_by=dimensions,
+            step=step,
+            error_from=error_from,
+        )
+        return _by_key(rows, 1 + len(dimensions), knows_latencies=_knows_latencies(plan, dimensions))
 
     def totals_and_histogram(self, plan: ReadPlan, error_from: int) -> tuple[RequestTotals, Histogram]:
         """Return the totals and the latency histogram of all requests, in one query."""
@@ -197,18 +268,18 @@ class QuerySession:
                 **bounds(events, _PERCENTILES_PREFIX),
             }
             ((*sums, found),) = self._connection.execute(query, parameters)
-        return RequestTotals(*sums), found or [None] * len(percentiles)
+        return RequestTotals(*sums), found or _no_percentiles(percentiles)
 
     def histogram(self, plan: ReadPlan) -> Histogram:
         """Return the latency histogram of all requests."""
         rows = self._run("histogram", plan, "histograms", is_coarse=self._is_coarse)
         return Histogram(rows[0][0] or "" if rows else "")
 
-    def histogram_by_endpoint(self, plan: ReadPlan) -> dict[EndpointKey, Histogram]:
-        """Return the latency histogram of each service and endpoint."""
+    def histogram_by_group(self, plan: ReadPlan, dimensions: tuple[Dimension, ...]) -> dict[GroupKey, Histogram]:
+        """Return the latency histogram of each group. Rollups have none by status."""
         self._connection.execute(QUERIES["raise_work_mem"])
-        rows = self._run("histogram_by_endpoint", plan, "histograms")
-        return {(service, endpoint): Histogram(packed or "") for service, endpoint, packed in rows}
+        rows = self._run("histogram_by_group", plan, "histograms", group_by=dimensions)
+        return {tuple(key): Histogram(packed or "") for *key, packed in rows}
 
     def histogram_by_bucket(self, plan: ReadPlan, bucket: Resolution) -> dict[BucketKey, Histogram]:
         """Return the latency histogram of each hour or day, service and endpoint."""
@@ -216,45 +287,71 @@ class QuerySession:
         rows = self._run("histogram_by_bucket", plan, "histograms", bucket=bucket)
         return {(start, service, endpoint): Histogram(packed or "") for start, service, endpoint, packed in rows}
 
-    def histogram_by_step(self, plan: ReadPlan, step: timedelta) -> dict[datetime, Histogram]:
-        """Return the latency histogram of each step that has requests."""
-        rows = self._run("histogram_by_step", plan, "histograms", is_coarse=self._is_coarse, step=step)
-        return {start: Histogram(packed or "") for start, packed in rows}
+    def histogram_by_step(
+        self, plan: ReadPlan, step: timedelta, dimensions: tuple[Dimension, ...] = ()
+    ) -> dict[StepKey, Histogram]:
+        """Return the latency histogram of each step, or of each step and group, that has requests."""
+        rows = self._run(
+            "histogram_by_step_and_group" if dimensions else "histogram_by_step",
+            plan,
+            "histograms",
+            is_coarse=self._is_coarse and not dimensions,
+            group_by=dimensions,
+            step=step,
+        )
+        return {tuple(key): Histogram(packed or "") for *key, packed in rows}
 
-    def percentiles_by_endpoint(self, events: ReadPlan, percentile: float) -> dict[EndpointKey, float | None]:
-        """Compute an exact percentile of each service and endpoint. The plan has nothing but events."""
-        rows = self._run("percentiles_by_endpoint", events, "latencies", fractions=_fractions([percentile]))
-        return {(service, endpoint): values[0] if values else None for service, endpoint, values in rows}
+    def percentiles_by_group(
+        self, events: ReadPlan, dimensions: tuple[Dimension, ...], percentiles: Sequence[float]
+    ) -> dict[GroupKey, Sequence[float | None]]:
+        """Compute exact percentiles of each group. The plan has nothing but events."""
+        fractions = _fractions(percentiles)
+        rows = self._run("percentiles_by_group", events, "latencies", group_by=dimensions, fractions=fractions)
+        return {tuple(key): values or _no_percentiles(percentiles) for *key, values in rows}
 
-    def percentiles_by_bucket(self, events: ReadPlan, bucket: Resolution, percentile: float) -> dict[BucketKey, float]:
-        """Compute an exact percentile of each hour or day, service and endpoint. The plan has nothing but events."""
-        fractions = _fractions([percentile])
+    def percentiles_by_bucket(
+        self, events: ReadPlan, bucket: Resolution, percentiles: Sequence[float]
+    ) -> dict[BucketKey, Sequence[float | None]]:
+        """Compute exact percentiles of each hour or day, service and endpoint. The plan has nothing but events."""
+        fractions = _fractions(percentiles)
         rows = self._run("percentiles_by_bucket", events, "latencies", bucket=bucket, fractions=fractions)
-        return {(start, service, endpoint): values[0] for start, service, endpoint, values in rows if values}
+        return {tuple(key): values or _no_percentiles(percentiles) for *key, values in rows}
 
     def percentiles_by_step(
-        self, events: ReadPlan, step: timedelta, percentiles: Sequence[float]
-    ) -> dict[datetime, Sequence[float]]:
-        """Compute exact percentiles of each step that has requests. The plan has nothing but events."""
-        fractions = _fractions(percentiles)
-        rows = self._run("percentiles_by_step", events, "latencies", step=step, fractions=fractions)
-        return {start: values for start, values in rows if values}
+        self, events: ReadPlan, step: timedelta, percentiles: Sequence[float], dimensions: tuple[Dimension, ...] = ()
+    ) -> dict[StepKey, Sequence[float | None]]:
+        """Compute exact percentiles of each step, or of each step and group. The plan has nothing but events."""
+        rows = self._run(
+            "percentiles_by_step_and_group" if dimensions else "percentiles_by_step",
+            events,
+            "latencies",
+            group_by=dimensions,
+            step=step,
+            fractions=_fractions(percentiles),
+        )
+        return {tuple(key): values or _no_percentiles(percentiles) for *key, values in rows}
 
     def _run(
         self,
-        name: str,
+        name: LiteralString,
         plan: ReadPlan,
         measures: Measures,
         *,
         is_coarse: bool = False,
         bucket: Resolution | None = None,
+        group_by: tuple[Dimension, ...] = (),
+        order: tuple[str, ...] = (),
         **parameters: Any,
     ) -> Sequence[TupleRow]:
         counts = span_counts(plan)
         if not counts:
             return []
-        event_time: EventTime = "step_of_event" if "step" in parameters else "hour_of_event" if bucket else "no_time"
-        spec = QuerySpec(name, measures, self._series, counts, is_coarse, event_time, bucket)
+        event_time: EventTime = "no_time"
+        if "step" in parameters:
+            event_time = "step_of_event"
+        elif bucket or name == "activity_by_group":
+            event_time = "hour_of_event"
+        spec = QuerySpec(name, measures, self._series, counts, is_coarse, event_time, bucket, group_by, order)
         return self._connection.execute(
             build_query(spec), {**self._parameters, **parameters, **bounds(plan)}
         ).fetchall()
@@ -262,6 +359,28 @@ class QuerySession:
 
 def _condition(series: Sequence[int]) -> SeriesCondition:
     return "many_series" if len(series) > _FEW_SERIES_MAX else "few_series"
+
+
+def _totals_measures(dimensions: Collection[Dimension]) -> Measures:
+    return "totals_by_status" if "status_code" in dimensions else "totals"
+
+
+def _knows_latencies(plan: ReadPlan, dimensions: Collection[Dimension]) -> bool:
+    """Tell whether what a plan reads has latencies by all dimensions: rollups have none by status."""
+    return "status_code" not in dimensions or plan.source is Resolution.RAW
+
+
+def _by_key(rows: Sequence[TupleRow], width: int, *, knows_latencies: bool) -> dict[tuple[Any, ...], RequestTotals]:
+    """Return totals by the first columns of their rows."""
+    totals = {tuple(row[:width]): RequestTotals(*row[width:]) for row in rows}
+    if knows_latencies:
+        return totals
+    return {key: RequestTotals(each.hits, each.errors) for key, each in totals.items()}
+
+
+def _no_percentiles(percentiles: Sequence[float]) -> Sequence[float | None]:
+    """Return the percentiles of requests none of which has a latency."""
+    return [None] * len(percentiles)
 
 
 def _fractions(percentiles: Sequence[float]) -> list[float]:

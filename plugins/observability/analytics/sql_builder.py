@@ -6,7 +6,7 @@ rollups that its plan reads, and one part for all spans of events.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal, LiteralString
 
@@ -14,13 +14,14 @@ import msgspec
 from psycopg import sql
 
 from kernel import load_queries
+from plugins.observability.analytics.grouping import Dimension, GroupKey
 from plugins.observability.analytics.plan import ReadPlan
 from plugins.observability.resolution import Resolution
 from plugins.observability.rollups.dirty_buckets import ROLLUP_STATE
 
 QUERIES = load_queries(__package__)
 # What the rows of the parts hold. Latencies are those of single events, which rollups do not know.
-Measures = Literal["totals", "histograms", "totals_and_histograms", "latencies"]
+Measures = Literal["totals", "totals_by_status", "histograms", "totals_and_histograms", "latencies"]
 # The condition for the series of a scope; each is a fragment.
 SeriesCondition = Literal["all_accounts", "account", "few_series", "many_series"]
 # The time that a part groups events by, apart from their series; each is a fragment.
@@ -51,6 +52,9 @@ class _Fragments(msgspec.Struct, frozen=True):
 _FRAGMENTS: Mapping[tuple[Measures, bool], _Fragments] = {
     ("totals", False): _Fragments("cells", "rollup_totals", "rollup_totals", "event_totals"),
     ("totals", True): _Fragments("cells_coarse", "rollup_totals_coarse", "rollup_totals_coarse", "event_totals_coarse"),
+    ("totals_by_status", False): _Fragments(
+        "cells", "rollup_totals_by_status", "rollup_totals_by_status", "event_totals_by_status"
+    ),
     ("histograms", False): _Fragments(
         "histograms", "rollup_histograms_by_bin", "rollup_histograms", "event_histograms"
     ),
@@ -74,6 +78,8 @@ class QuerySpec(msgspec.Struct, frozen=True):
         is_coarse: Whether rollups by service and method suffice, in place of those by series.
         event_time: What events are grouped by.
         bucket: The resolution of the rows, if they are by bucket.
+        group_by: The dimensions of the rows, if they are by group.
+        order: Column names, if the rows are in order; a leading ``-`` sorts descending.
         prefix: Of the names of bounds, to tell them from those of another query in the same statement.
     """
 
@@ -84,6 +90,8 @@ class QuerySpec(msgspec.Struct, frozen=True):
     is_coarse: bool = False
     event_time: EventTime = "no_time"
     bucket: Resolution | None = None
+    group_by: tuple[Dimension, ...] = ()
+    order: tuple[str, ...] = ()
     prefix: str = ""
 
 
@@ -118,9 +126,45 @@ def opening_query(filters: tuple[str, ...]) -> bytes:
     state = sql.SQL(ROLLUP_STATE)
     if not filters:
         return sql.SQL(QUERIES["open_unfiltered"]).format(rollup_state=state).as_bytes()
-    conditions = sql.SQL(" AND ").join([sql.SQL(QUERIES[f"filter_{name}"]) for name in filters])
-    series = sql.SQL(QUERIES["filtered_series"]).format(filters=conditions)
+    series = sql.SQL(QUERIES["filtered_series"]).format(filters=_conditions(filters))
     return sql.SQL(QUERIES["open_filtered"]).format(rollup_state=state, series=series).as_bytes()
+
+
+@lru_cache
+def series_of_groups_query(dimensions: tuple[Dimension, ...], filters: tuple[str, ...]) -> bytes:
+    """Return the query for the series of some groups; ``group_parameters`` returns its parameters.
+
+    Args:
+        dimensions: Those of the groups.
+        filters: Names of ``Scope.filters``.
+    """
+    dimensions = _of_series(dimensions)
+    arrays = [sql.SQL("{}::text[]").format(sql.Placeholder(f"shown_{name}")) for name in dimensions]
+    names = [sql.Identifier(f"shown_{name}") for name in dimensions]
+    matches = [
+        # Nobody may own a service.
+        sql.SQL("{} IS NOT DISTINCT FROM {}" if name == "application" else "{} = {}").format(
+            sql.Identifier(name), shown
+        )
+        for name, shown in zip(dimensions, names, strict=True)
+    ]
+    return (
+        sql.SQL(QUERIES["series_of_groups"])
+        .format(
+            owners=_owners(dimensions),
+            arrays=sql.SQL(", ").join(arrays),
+            names=sql.SQL(", ").join(names),
+            matches=sql.SQL(" AND ").join(matches),
+            filters=_conditions(filters or ("everything",)),
+        )
+        .as_bytes()
+    )
+
+
+def group_parameters(dimensions: Sequence[Dimension], keys: Collection[GroupKey]) -> Mapping[str, Any]:
+    """Return the parameters of ``series_of_groups_query``; none if series do not tell the groups apart."""
+    columns = {name: [key[position] for key in keys] for position, name in enumerate(dimensions)}
+    return {f"shown_{name}": columns[name] for name in _of_series(dimensions)}
 
 
 @lru_cache(maxsize=1000)
@@ -141,7 +185,36 @@ def build_totals_and_percentiles(totals: QuerySpec, percentiles: QuerySpec) -> b
 
 def _compose(spec: QuerySpec) -> sql.Composed:
     parts = sql.SQL(" UNION ALL ").join([*_rollup_parts(spec), *_event_parts(spec)])
-    return sql.SQL(QUERIES[spec.name]).format(parts=parts, bucket=sql.Literal(spec.bucket))
+    columns = [sql.Identifier(name) for name in spec.group_by]
+    series_columns = [sql.Identifier(name) for name in ("series", *spec.group_by) if name in ("series", "status_code")]
+    return sql.SQL(QUERIES[spec.name]).format(
+        parts=parts,
+        bucket=sql.Literal(spec.bucket),
+        group=sql.SQL(", ").join(columns),
+        series_group=sql.SQL(", ").join(series_columns),
+        owners=_owners(spec.group_by),
+        order=sql.SQL(", ").join(map(_ordered, spec.order)),
+    )
+
+
+def _conditions(filters: Sequence[str]) -> sql.Composable:
+    return sql.SQL(" AND ").join([sql.SQL(QUERIES[f"filter_{name}"]) for name in filters])
+
+
+def _of_series(dimensions: Sequence[Dimension]) -> tuple[Dimension, ...]:
+    """Return the dimensions in which series differ: all but the status."""
+    return tuple(name for name in dimensions if name != "status_code")
+
+
+def _owners(dimensions: Sequence[Dimension]) -> sql.SQL:
+    return sql.SQL(QUERIES["owners"] if "application" in dimensions else "")
+
+
+def _ordered(field: str) -> sql.Composable:
+    name, direction = field.removeprefix("-"), sql.SQL("DESC" if field.startswith("-") else "ASC")
+    # COLLATE: the same order on every server, whatever its locale.
+    collation = sql.SQL(' COLLATE "C"') if name in ("service", "endpoint") else sql.SQL("")
+    return sql.SQL("{}{} {}").format(sql.Identifier(name), collation, direction)
 
 
 def _rollup_parts(spec: QuerySpec) -> Sequence[sql.Composable]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -43,8 +44,8 @@ def measured(events: Sequence[Event]) -> list[int]:
     return [event["latency_ms"] for event in events if event["latency_ms"] is not None]
 
 
-def summary(events: Sequence[Event], error_from: int = 500) -> Row:
-    """Return the figures of some events; the percentile is the exact one."""
+def summary(events: Sequence[Event], error_from: int = 500, percentiles: Sequence[float] = ()) -> Row:
+    """Return the figures of some events; the percentiles, the 95th and further ones, are the exact ones."""
     latencies = measured(events)
     errors = sum(event["status_code"] >= error_from for event in events)
     return {
@@ -54,29 +55,50 @@ def summary(events: Sequence[Event], error_from: int = 500) -> Row:
         "avg_latency_ms": sum(latencies) / len(latencies) if latencies else None,
         "p95_latency_ms": percentile_cont(latencies, 95) if latencies else None,
         "max_latency_ms": max(latencies, default=None),
+        **{
+            f"p{each:g}_latency_ms".replace(".", "_"): percentile_cont(latencies, each) if latencies else None
+            for each in percentiles
+        },
     }
 
 
-def endpoints(events: Sequence[Event], error_from: int = 500) -> list[Row]:
-    """Return the figures of each service and endpoint, by name."""
-    groups = _grouped(events, lambda event: (event["service"], event["endpoint"]))
+def groups(
+    events: Sequence[Event], dimensions: Sequence[str], error_from: int = 500, percentiles: Sequence[float] = ()
+) -> list[Row]:
+    """Return the figures of each group, by the values of its dimensions, in their order."""
+    divided = _grouped(events, lambda event: tuple(event[name] for name in dimensions))
     return [
-        {"service": service, "endpoint": endpoint, **summary(group, error_from)}
-        for (service, endpoint), group in sorted(groups.items())
+        {**dict(zip(dimensions, key, strict=True)), **summary(group, error_from, percentiles)}
+        for key, group in sorted(divided.items())
+    ]
+
+
+def active(events: Sequence[Event], dimensions: Sequence[str]) -> list[Row]:
+    """Return the first and the last event of each group, by the values of its dimensions, in their order."""
+    divided = _grouped(events, lambda event: tuple(event[name] for name in dimensions))
+    counted = ("hits", "errors", "error_rate")
+    return [
+        {
+            **dict(zip(dimensions, key, strict=True)),
+            **{name: figure for name, figure in summary(group).items() if name in counted},
+            "first_seen": _iso(min(map(time_of, group))),
+            "last_seen": _iso(max(map(time_of, group))),
+        }
+        for key, group in sorted(divided.items())
     ]
 
 
 def ranked(rows: Sequence[Row], sort_by: str, direction: str) -> list[Row]:
-    """Return rows that are in order of name by a figure: equal ones stay so, those without it are last."""
-    sign = -1 if direction == "desc" else 1
+    """Return rows that are in order of name by a figure; equal ones stay in order of name, unknown ones are last."""
 
-    def figure(row: Row) -> float:
-        if row[sort_by] is None:
-            return math.inf
-        exact: float = row["errors"] / row["hits"] if sort_by == "error_rate" else row[sort_by]
-        return sign * exact
+    def figure(row: Row) -> Any:
+        if sort_by.endswith("_seen"):
+            return datetime.fromisoformat(row[sort_by])
+        return row["errors"] / row["hits"] if sort_by == "error_rate" else row[sort_by]
 
-    return sorted(rows, key=figure)
+    known = [row for row in rows if figure(row) is not None]
+    unknown = [row for row in rows if figure(row) is None]
+    return [*sorted(known, key=figure, reverse=direction == "desc"), *unknown]
 
 
 def hours(events: Sequence[Event]) -> list[Row]:
@@ -116,8 +138,8 @@ def _is_close(name: str, found: Any, expected: Any, relative_error: float) -> bo
         return found is expected
     if name == "avg_latency_ms":
         return math.isclose(found, expected, rel_tol=1e-9)
-    if name.startswith("p95"):
-        return bool(abs(found - expected) <= relative_error * expected)
+    if re.fullmatch(r"p[0-9_]+_latency_ms", name):
+        return bool(abs(found - expected) <= (relative_error + 1e-9) * expected)
     return bool(found == expected)
 
 

@@ -15,10 +15,12 @@ from tests.plugins.observability.events import ROOT, make_event, post_ingest
 pytestmark = every_engine
 
 LISTS = ("hourly", "daily", "top-endpoints")
+ACTIVITY = ("services", "endpoints")
 ENDPOINTS = (*LISTS, "kpis", "timeseries")
+WITH_GROUPS = ("kpis", "timeseries")
 # Those that ask for a method, and say what is an error.
 WITH_METHOD = ("top-endpoints", "kpis", "timeseries")
-WITH_PERCENTILES = ("kpis", "timeseries")
+WITH_PERCENTILES = ENDPOINTS
 NUL_REJECTED = (r"Null characters are not allowed, got 'a\x00'.",)
 AGES = {"now": 0, "23 h": 23, "25 h": 25, "6 days": 6 * 24 + 23, "8 days": 7 * 24 + 1}
 
@@ -114,7 +116,19 @@ def test_rows_are_limited(client: Client, name: str, default: int, most: int) ->
         ("percentiles=nan", "percentiles", ("'nan'",), WITH_PERCENTILES),
         (percentiles(21), "percentiles", ("20",), WITH_PERCENTILES),
         ("method=GET", "method", ("Unknown parameter", "service"), ("hourly", "daily")),
-        ("limit=1", "limit", ("Unknown parameter", "service"), ("kpis", "timeseries")),
+        ("limit=1", "limit", ("give group_by as well",), WITH_GROUPS),
+        ("sort_by=p99", "sort_by", ("give group_by as well",), WITH_GROUPS),
+        ("direction=asc", "direction", ("give group_by as well",), WITH_GROUPS),
+        ("group_by=service&limit=201", "limit", ("<= 200", "'201'"), WITH_GROUPS),
+        ("group_by=day", "group_by", ("service or endpoint or method", "'day'"), WITH_METHOD),
+        ("group_by=service,day", "group_by", ("service or endpoint or method", "'service,day'"), WITH_METHOD),
+        ("group_by=service", "group_by", ("Unknown parameter",), ("hourly", "daily", "services", "endpoints")),
+        ("sort_by=p", "sort_by", ("hits or errors or error_rate", "'p'"), ("top-endpoints",)),
+        ("sort_by=p101", "sort_by", ("percentile such as p95", "'p101'"), ("top-endpoints",)),
+        ("ordering=name", "ordering", ("Cannot sort by name", "first_seen"), ACTIVITY),
+        ("search=a%00", "search", NUL_REJECTED, ACTIVITY),
+        ("page=0", "page", (">= 1", "'0'"), ACTIVITY),
+        ("page_size=1001", "page_size", ("<= 1000", "1001"), ACTIVITY),
         ("granularity=daily", "granularity", ("Unknown parameter", "service"), ("timeseries",)),
         ("servce=x", "servce", ("Unknown parameter", "service"), ENDPOINTS),
     ],
@@ -133,7 +147,11 @@ def test_a_wrong_value_is_rejected_by_name_with_what_is_allowed(
 def test_up_to_twenty_percentiles_are_answered(client: Client, name: str) -> None:
     found = ask(client, name, f"{percentiles(20)}&start=2025-12-14&end=2025-12-14")
 
-    answered = found["percentiles"] if name == "kpis" else found["steps"][0]["percentiles_ms"]
+    if name == "timeseries":
+        answered = list(found["steps"][0]["percentiles_ms"])
+    else:
+        row = found if name == "kpis" else found[0]
+        answered = [member for member in row if member[0] == "p" and member not in ("p95_latency_ms", "percentiles")]
     assert len(answered) == 20
 
 
@@ -176,6 +194,7 @@ def test_nothing_in_a_window_is_zero_hits_and_no_latencies(client: Client) -> No
         "avg_latency_ms": None,
         "p95_latency_ms": None,
         "max_latency_ms": None,
+        "p50_latency_ms": None,
         "source": "hourly",
         "percentiles": [{"percentile": 50.0, "value_ms": None, "max_relative_error": 0.0, "basis": "raw"}],
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
@@ -25,8 +25,10 @@ pytestmark = every_engine
 TICK = datetime.resolution
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
-SORTABLE = ("hits", "errors", "error_rate", "avg_latency_ms", "max_latency_ms", "p95_latency_ms")
+SORTABLE = ("hits", "errors", "error_rate", "avg_latency_ms", "max_latency_ms", "p95_latency_ms", "p99_9_latency_ms")
+COUNTED = ("hits", "errors", "error_rate")
 PERCENTILES = (0, 50, 90, 99.9, 100)
+_PERCENTILES = ",".join(map(str, PERCENTILES))
 
 # Few times, so that many events share them: edges of days and hours, and just beside.
 _offsets = st.builds(
@@ -74,6 +76,15 @@ _requests = st.fixed_dictionaries(
         "error_from": st.sampled_from([500, 400]) | st.integers(100, 599),
         "granularity": st.sampled_from(["auto", "hourly", "daily"]),
         "approx": st.booleans(),
+        "group_by": st.sampled_from(
+            [
+                ("service", "endpoint"),
+                ("service",),
+                ("method", "service"),
+                ("status_code",),
+                ("endpoint", "status_code"),
+            ]
+        ),
         "sort_by": st.sampled_from(SORTABLE),
         "direction": st.sampled_from(["asc", "desc"]),
         "step": st.sampled_from([("30m", HOUR / 2), ("1h", HOUR), ("5h", 5 * HOUR), ("1d", DAY)]),
@@ -157,13 +168,14 @@ class History:
         more = {**filters, "error_from": request["error_from"], "granularity": request["granularity"]}
         chosen = oracle.matching(events, start, end, filters)
         self._check_kpis({**given, **more}, chosen, request, bound)
-        self._check_top({**given, **more}, chosen, request, bound)
+        self._check_groups({**given, **more}, chosen, request, bound)
+        self._check_activity(given, oracle.matching(events, start, end, {}), request)
         self._check_steps({**given, **filters, "error_from": request["error_from"]}, chosen, request, bound)
 
     def _check_kpis(
         self, given: Mapping[str, Any], events: list[oracle.Event], request: Mapping[str, Any], bound: float
     ) -> None:
-        found = self._get("kpis", {**given, "percentiles": ",".join(map(str, PERCENTILES))})
+        found = self._get("kpis", {**given, "percentiles": _PERCENTILES})
 
         assert oracle.agrees(found, oracle.summary(events, request["error_from"]), relative_error=bound)
         latencies = oracle.measured(events)
@@ -179,30 +191,59 @@ class History:
         if not request["approx"] and ("method" in given or request["error_from"] != 500):
             assert found["source"] == "raw"
 
-    def _check_top(
+    def _check_groups(
         self, given: Mapping[str, Any], events: list[oracle.Event], request: Mapping[str, Any], bound: float
     ) -> None:
-        sort_by, direction = request["sort_by"], request["direction"]
-        found = self._get("top-endpoints", {**given, "sort_by": sort_by, "direction": direction, "with_p95": "true"})
+        dimensions, sort_by, direction = request["group_by"], request["sort_by"], request["direction"]
+        if "status_code" in dimensions and request["approx"] and sort_by not in COUNTED:
+            sort_by = "hits"
+        asked = {
+            "group_by": ",".join(dimensions),
+            "sort_by": sort_by,
+            "direction": direction,
+            "percentiles": _PERCENTILES,
+        }
 
-        expected = oracle.endpoints(events, request["error_from"])
-        if sort_by == "p95_latency_ms" and bound:
+        top = self._get("top-endpoints", {**given, **asked, "with_p95": "true"})
+        kpis = self._get("kpis", {**given, **asked})
+
+        assert kpis["groups"] == top
+        expected = oracle.groups(events, dimensions, request["error_from"], PERCENTILES)
+        if "status_code" in dimensions and kpis["source"] != "raw":
+            # Rollups have no latencies by status.
+            expected = [{**row, **{name: None for name in row if name.endswith("_latency_ms")}} for row in expected]
+        if bound and sort_by not in COUNTED:
             # Ranked by what is shown.
-            assert found == oracle.ranked(sorted(found, key=_name), sort_by, direction)
-            found = sorted(found, key=_name)
+            assert top == oracle.ranked(sorted(top, key=_names(dimensions)), sort_by, direction)
+            top = sorted(top, key=_names(dimensions))
         else:
             expected = oracle.ranked(expected, sort_by, direction)
-        assert oracle.agrees(found, expected, relative_error=bound)
+        assert oracle.agrees(top, expected, relative_error=bound)
+
+    def _check_activity(self, given: Mapping[str, Any], events: list[oracle.Event], request: Mapping[str, Any]) -> None:
+        window = {name: given[name] for name in ("start", "end")}
+        sign = "-" if request["direction"] == "desc" else ""
+        for name, dimensions in (("services", ("service",)), ("endpoints", ("service", "endpoint"))):
+            for sort_by in ("last_seen", "first_seen", "error_rate"):
+                found = self._get(name, {**window, "ordering": f"{sign}{sort_by}", "page_size": 1000})
+                expected = oracle.ranked(oracle.active(events, dimensions), sort_by, request["direction"])
+                assert found["count"] == len(expected)
+                assert oracle.agrees(found["results"], expected)
 
     def _check_steps(
         self, given: Mapping[str, Any], events: list[oracle.Event], request: Mapping[str, Any], bound: float
     ) -> None:
         name, step = request["step"]
 
-        found = self._get("timeseries", {**given, "step": name, "percentiles": "95"})["steps"]
+        found = self._get("timeseries", {**given, "step": name, "percentiles": "95", "group_by": "service,method"})
 
-        with_hits = [{**each, "p95_latency_ms": each["percentiles_ms"]["95"]} for each in found if each["hits"]]
-        assert oracle.agrees(with_hits, oracle.steps(events, step, request["error_from"]), relative_error=bound)
+        assert oracle.agrees(_with_hits(found), oracle.steps(events, step, request["error_from"]), relative_error=bound)
+        groups = {(group["service"], group["method"]): group for group in found["groups"]}
+        assert len(groups) == len({(event["service"], event["method"]) for event in events})
+        for key, group in groups.items():
+            inside = [event for event in events if (event["service"], event["method"]) == key]
+            steps = oracle.steps(inside, step, request["error_from"])
+            assert oracle.agrees(_with_hits(group), steps, relative_error=bound)
 
     def _event(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         given = {**fields, "time": (self._start + fields.get("time", timedelta(0))).isoformat()}
@@ -218,8 +259,13 @@ class History:
         return answer.json()
 
 
-def _name(row: Mapping[str, Any]) -> tuple[str, str]:
-    return row["service"], row["endpoint"]
+def _names(dimensions: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    return lambda row: tuple(row[name] for name in dimensions)
+
+
+def _with_hits(series: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the steps that have hits, with their 95th percentile as other rows have it."""
+    return [{**step, "p95_latency_ms": step["percentiles_ms"]["95"]} for step in series["steps"] if step["hits"]]
 
 
 @pytest.mark.slow
