@@ -22,7 +22,7 @@ ENDPOINTS: tuple[Dimension, ...] = ("service", "endpoint")
 P95 = 95.0
 FIGURES = ("hits", "errors", "error_rate", "avg_latency_ms", "max_latency_ms")
 # p95, p99.9, p99_9, with or without the unit.
-_PERCENTILE = re.compile(r"p([0-9]{1,3}(?:[._][0-9]{1,6})?)(?:_latency_ms)?", re.ASCII)
+_PERCENTILE = re.compile(r"p([0-9]{1,3}(?:[._][0-9]{1,15})?)(?:_latency_ms)?", re.ASCII)
 
 
 class Ranking(msgspec.Struct, frozen=True):

@@ -18,6 +18,7 @@ from plugins.observability.analytics.grouping import (
 )
 from plugins.observability.models import INT32_MAX
 from plugins.observability.resolution import Adjective, Resolution, Span
+from plugins.observability.time_window import TimeWindowQuery
 
 Granularity = Literal["auto", "hourly", "daily"]
 Basis = Literal["raw", "rollup"]
@@ -32,7 +33,7 @@ Row = dict[str, Any]
 DEFAULT_ERROR_FROM = 500
 
 
-class WindowQuery(msgspec.Struct, frozen=True, kw_only=True):
+class WindowQuery(TimeWindowQuery, frozen=True, kw_only=True):
     """Parameters of every analytics endpoint.
 
     Args:
@@ -43,8 +44,6 @@ class WindowQuery(msgspec.Struct, frozen=True, kw_only=True):
         application: Of the services that this application owns only.
     """
 
-    start: str | None = None
-    end: str | None = None
     service: str | None = None
     endpoint: str | None = None
     application: str | None = None

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 
-from kernel import InvalidError, parse_time
+from kernel import InvalidError
 from plugins.observability.resolution import DAY, HOUR, Span, floor
 
 STEPS_MAX = 5000
@@ -69,28 +68,22 @@ class Scope(msgspec.Struct, frozen=True):
         }
 
 
-def parse_window(start: str | None, end: str | None, now: datetime, default_length: timedelta | None) -> Span:
-    """Parse the parameters ``start`` and ``end``.
+def window_of(start: datetime | None, end: datetime | None, now: datetime, default_length: timedelta | None) -> Span:
+    """Return the window that the parameters ``start`` and ``end`` select.
 
     Args:
-        start: ISO 8601 date or time; None is ``default_length`` before the end.
-        end: The same, inclusive; a date alone is the end of that day, UTC. None is now.
+        start: The first time; None is ``default_length`` before the end.
+        end: The last time; None is now.
         now: The time.
         default_length: See ``start``; None has no bounds by default.
 
     Raises:
-        InvalidError: One of them is not a time, or the start is after the end.
+        InvalidError: The start is after the end.
     """
-    if end is None:
-        last = now if default_length is not None else _LAST
-    else:
-        last = _parse_time("end", end)
-        if _is_date(end):
-            last += DAY - TICK
-    if start is None:
-        first = last - default_length if default_length is not None else _FIRST
-    else:
-        first = _parse_time("start", start)
+    default_end = now if default_length is not None else _LAST
+    last = default_end if end is None else _clamp(end)
+    default_start = last - default_length if default_length is not None else _FIRST
+    first = default_start if start is None else _clamp(start)
     if first > last:
         message = f"Expected a time not after the end, {last.isoformat()}, got {first.isoformat()}."
         raise InvalidError(errors={"start": [message]})
@@ -127,14 +120,5 @@ def step_starts(window: Span, step: timedelta) -> Sequence[datetime]:
     return [start + number * step for number in range(count)]
 
 
-def _is_date(text: str) -> bool:
-    with suppress(ValueError):
-        return bool(date.fromisoformat(text.strip()))
-    return False
-
-
-def _parse_time(name: str, text: str) -> datetime:
-    try:
-        return min(max(parse_time(text), _FIRST), _LAST)
-    except ValueError:
-        raise InvalidError(errors={name: [f"Expected an ISO 8601 date or time, got {text!r:.80}."]}) from None
+def _clamp(time: datetime) -> datetime:
+    return min(max(time, _FIRST), _LAST)

@@ -45,7 +45,7 @@ from plugins.observability.analytics.models import (
     covered_window,
 )
 from plugins.observability.analytics.plan import ReadPlan
-from plugins.observability.analytics.scope import Scope, parse_step, parse_window, step_starts
+from plugins.observability.analytics.scope import Scope, parse_step, step_starts, window_of
 from plugins.observability.analytics.session import ActiveGroup, QuerySession, StepKey
 from plugins.observability.filters import ensure_no_nul, parse_ordering, search_terms
 from plugins.observability.resolution import DAY, HOUR, Resolution, Span
@@ -240,7 +240,7 @@ class AnalyticsService:
         method: str | None = None,
         dimensions: Collection[Dimension] = (),
     ) -> Scope:
-        window = parse_window(query.start, query.end, self._now(), default_length)
+        window = window_of(query.start, query.end, self._now(), default_length)
         ensure_no_nul(service=query.service, endpoint=query.endpoint, method=method)
         services = None if query.application is None else self._owned_services(query.application)[query.application]
         owners = self._owned_services(query.application) if "application" in dimensions else {}

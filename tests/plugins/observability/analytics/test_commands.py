@@ -1,4 +1,4 @@
-"""``tiercel observability kpis``, ``top``, ``hourly`` and ``daily``."""
+"""``tiercel observability kpis``, ``top``, ``hourly``, ``daily``, ``services`` and ``endpoints``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.plugins.observability.engines import TestedEngine, run_statement
 from tests.plugins.observability.events import make_event
 
 WINDOW = {"start": "2025-12-12", "end": "2025-12-14"}
-ROUTES = {"kpis": "kpis", "top": "top-endpoints", "hourly": "hourly", "daily": "daily"}
+ROUTES = {"top": "top-endpoints"}
 FRESH = "fresh_until"
 
 
@@ -67,7 +67,11 @@ def run(make_run: Callable[[str], RunCommand], module_database: str) -> RunComma
         ("top", {}),
         ("top", {"sort_by": "p95_latency_ms", "direction": "asc", "limit": "2", "with_p95": "true"}),
         ("hourly", {"limit": "7"}),
-        ("daily", {"service": "skyflow", "approx": "true"}),
+        ("daily", {"service": "skyflow", "approx": "true", "percentiles": "99"}),
+        ("kpis", {"group_by": "service,status", "sort_by": "error_rate", "limit": "3"}),
+        ("top", {"group_by": "service", "sort_by": "p99"}),
+        ("services", {"ordering": "-hits"}),
+        ("endpoints", {"service": "billing", "page_size": "1", "page": "2"}),
     ],
 )
 def test_json_is_what_the_route_answers(
@@ -81,11 +85,13 @@ def test_json_is_what_the_route_answers(
         for part in [f"--{name.replace('_', '-')}", *([] if value == "true" else [value])]
     ]
 
-    answered = client.get(f"/api/requests/{ROUTES[command]}/?{query}").json()
+    answered = client.get(f"/api/requests/{ROUTES.get(command, command)}/?{query}").json()
     printed = run(command, *options, "--json")
 
     assert printed.code == 0, printed.errors
     shown = printed.json()
+    if command in ("services", "endpoints"):
+        answered = answered["results"]
     if command == "kpis":
         del answered[FRESH], shown[FRESH]
     assert shown == answered
@@ -145,12 +151,37 @@ def test_kpis_are_a_table_of_figures(run: RunCommand) -> None:
     assert figures["p50_latency_ms"].endswith("(raw)")
 
 
+@pytest.mark.usefixtures("client")
+def test_groups_of_kpis_are_a_table_below_the_figures(run: RunCommand) -> None:
+    printed = run("kpis", "--time-after", "2025-12-12", "--time-before", "2025-12-14", "--group-by", "service")
+
+    figures, groups = printed.output.split("\n\n")
+    titles, *rows = groups.splitlines()
+    assert "groups" not in figures
+    assert titles.split()[:2] == ["service", "hits"]
+    assert sorted(row.split()[0] for row in rows) == ["billing", "skyflow"]
+
+
+@pytest.mark.usefixtures("client")
+def test_services_and_endpoints_are_tables(run: RunCommand) -> None:
+    services = run("services", "--search", "fl")
+    endpoints = run("endpoints", "--page-size", "3", "--ordering", "-last_seen")
+
+    titles, row = services.output.splitlines()
+    assert titles.split() == ["service", "endpoints", "hits", "errors", "error_rate", "first_seen", "last_seen"]
+    assert row.split()[:2] == ["skyflow", "2"]
+    assert len(endpoints.output.splitlines()) == 4
+    assert "GET, POST" in endpoints.output
+    assert endpoints.errors == "3 of 4\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["kpis", "--error-from", "99"], "error_from: Expected int >= 100, got '99'."),
         (["top", "--sort-by", "name"], "sort_by: Expected hits or errors"),
         (["hourly", "--limit", "5001"], "limit: Expected int <= 5000, got '5001'."),
+        (["top", "--group-by", "day"], "group_by: Expected list of service or endpoint"),
         (["daily", "--start", "yesterday"], "start: Expected an ISO 8601 date or time, got 'yesterday'."),
         (["kpis", "--application", "nobody"], "Unknown application: nobody"),
     ],

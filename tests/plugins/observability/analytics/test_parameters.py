@@ -22,6 +22,7 @@ WITH_GROUPS = ("kpis", "timeseries")
 WITH_METHOD = ("top-endpoints", "kpis", "timeseries")
 WITH_PERCENTILES = ENDPOINTS
 NUL_REJECTED = (r"Null characters are not allowed, got 'a\x00'.",)
+STARTS, ENDS = ("start", "time_after"), ("end", "time_before")
 AGES = {"now": 0, "23 h": 23, "25 h": 25, "6 days": 6 * 24 + 23, "8 days": 7 * 24 + 1}
 
 
@@ -153,6 +154,22 @@ def test_up_to_twenty_percentiles_are_answered(client: Client, name: str) -> Non
         row = found if name == "kpis" else found[0]
         answered = [member for member in row if member[0] == "p" and member not in ("p95_latency_ms", "percentiles")]
     assert len(answered) == 20
+
+
+@pytest.mark.parametrize("name", [*ENDPOINTS, *ACTIVITY])
+def test_times_have_two_names_of_which_one_may_be_given(client: Client, name: str) -> None:
+    def rows(query: str) -> Any:
+        found = ask(client, name, f"service=many&{query}")
+        # The time of the request, and the request itself.
+        return {**found, "fresh_until": None, "next": None} if isinstance(found, dict) else found
+
+    given = rows("start=2025-12-14&end=2025-12-14")
+    others = [rows(f"{start}=2025-12-14&{end}=2025-12-14") for start in STARTS for end in ENDS]
+    errors = errors_of(client, name, "start=2025-12-14&time_after=2025-12-14")
+
+    assert given
+    assert all(each == given for each in others)
+    assert set(errors) == {"start", "time_after"}
 
 
 @pytest.mark.parametrize("name", ENDPOINTS)

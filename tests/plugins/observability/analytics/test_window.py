@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from kernel import InvalidError
-from plugins.observability.analytics.scope import TICK, parse_window
+from kernel.conversion import convert_fields
+from plugins.observability.analytics.models import WindowQuery
+from plugins.observability.analytics.scope import TICK, window_of
 from plugins.observability.resolution import DAY, Span
 
 NOW = datetime(2026, 3, 1, 12, 34, 56, 789, tzinfo=UTC)
@@ -15,6 +17,16 @@ NOW = datetime(2026, 3, 1, 12, 34, 56, 789, tzinfo=UTC)
 
 def utc(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def parse_window(start: str | None, end: str | None, now: datetime, default_length: timedelta | None) -> Span:
+    """Return the window that parameters of a request select."""
+    given = {name: text for name, text in (("start", start), ("end", end)) if text is not None}
+    values, errors = convert_fields(given, WindowQuery, strict=False)
+    if errors:
+        raise InvalidError(errors=errors)
+    query = WindowQuery(**values)
+    return window_of(query.start, query.end, now, default_length)
 
 
 def test_the_window_ends_now_and_begins_one_length_before() -> None:

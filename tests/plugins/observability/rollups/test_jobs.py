@@ -159,12 +159,14 @@ def test_a_refresh_with_nothing_to_do_succeeds(serve: Serve) -> None:
     client = serve(observability=OWN)
     store_at(client, today() - 3 * DAY)
 
-    ran = run_command(client, "refresh", "daily", "--start", "2020-01-01", "--end", "2020-02-01")
+    for names in (("--start", "--end"), ("--time-after", "--time-before")):
+        ran = run_command(client, "refresh", "daily", names[0], "2020-01-01", names[1], "2020-02-01")
 
-    assert (ran.exit_code, ran.stdout) == (
-        0,
-        "There is nothing to refresh from 2020-01-01 to 2020-02-01: the rollups include every event.\n",
-    )
+        assert (ran.exit_code, ran.stdout) == (
+            0,
+            "There is nothing to refresh from 2020-01-01T00:00:00Z to 2020-02-01T23:59:59Z: "
+            "the rollups include every event.\n",
+        )
 
 
 @pytest.mark.parametrize("span", [("2020-02-01", "2020-01-01"), ("yesterday", "2020-01-01")])
