@@ -118,6 +118,7 @@ def test_lists_have_pages(client: Client) -> None:
     assert (second["next"], client.get(f"{ROOT}services/?page_size=2&page=3").status) == (None, 404)
 
 
+@every_server
 def test_what_has_lost_its_events_is_gone(serve: Serve) -> None:
     client = serve(observability={"log_own_requests": False})
     created = client.post(ROOT, make_event(service="gone")).json()

@@ -10,8 +10,9 @@ import pytest
 from kernel import InvalidError
 from kernel.testing import Client, make_configuration, running
 from plugins.observability.analytics.grouping import Ranking, parse_sort_key, percentile_field
+from tests.conftest import Serve
 from tests.plugins.observability.analytics.factories import container_of, ingest
-from tests.plugins.observability.engines import TestedEngine, every_engine, run_statement
+from tests.plugins.observability.engines import TestedEngine, every_engine, every_server, run_statement
 from tests.plugins.observability.events import ROOT, make_event
 
 pytestmark = every_engine
@@ -204,16 +205,15 @@ def test_too_many_steps_of_all_groups_are_rejected(client: Client) -> None:
     assert ask(client, "group_by=service&step=1m&limit=34", "timeseries")
 
 
-def test_where_events_were_removed_groups_come_from_rollups(
-    engine: TestedEngine, database: str, client: Client
-) -> None:
-    with running(make_configuration(db=engine.settings(database), log={"level": "error"})) as other:
-        ingest(other, [make_event(latency_ms=ms, status_code=ms) for ms in (200, 200, 500)])
-        container_of(other).rollups.refresh()
-        run_statement(other, "UPDATE observability.retention SET from_time = '2025-12-15 00:00Z' WHERE level = 'raw'")
+@every_server
+def test_where_events_were_removed_groups_come_from_rollups(serve: Serve) -> None:
+    client = serve(observability={"log_own_requests": False})
+    ingest(client, [make_event(latency_ms=ms, status_code=ms) for ms in (200, 200, 500)])
+    container_of(client).rollups.refresh()
+    run_statement(client, "UPDATE observability.retention SET from_time = '2025-12-15 00:00Z' WHERE level = 'raw'")
 
-        (service,) = ask(other, "group_by=service&percentiles=50")["groups"]
-        statuses = ask(other, "group_by=status", "timeseries")["groups"]
+    (service,) = ask(client, "group_by=service&percentiles=50")["groups"]
+    statuses = ask(client, "group_by=status", "timeseries")["groups"]
 
     assert service["p50_latency_ms"] == pytest.approx(200, rel=0.01)
     assert [(row["status_code"], row["hits"], row["avg_latency_ms"]) for row in statuses] == [
