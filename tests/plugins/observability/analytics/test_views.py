@@ -46,7 +46,8 @@ def without_rate(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_the_views_know_every_event_before_and_after_a_refresh(client: Client) -> None:
-    early, late = random_events(60), random_events(20, seed=2)
+    unmeasured = [make_event(time=f"2025-12-12T0{hour}:30:00Z", latency_ms=None) for hour in range(2)]
+    early, late = [*random_events(60), *unmeasured], random_events(20, seed=2)
     ingest(client, early)
 
     for events, step in ((early, "none"), (early, "all"), (early + late, "some"), (early + late, "all again")):
