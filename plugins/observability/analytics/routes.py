@@ -128,7 +128,9 @@ class PublicAnalyticsRoutes:
 
 def _page(request: Request, query: ActivityQuery, size: int, items: Sequence[Item], count: int) -> Page[Item]:
     has_next = query.page * size < count
-    return numbered_page(request, items, page=query.page, page_size=size, count=count, has_next=has_next)
+    # Beyond the last page nothing is counted.
+    known = count if items or query.page == 1 else None
+    return numbered_page(request, items, page=query.page, page_size=size, count=known, has_next=has_next)
 
 
 def _rows_with_headers(row_set: RowSet) -> Response[Sequence[Row]]:

@@ -115,7 +115,8 @@ def test_lists_have_pages(client: Client) -> None:
 
     assert [first["count"], second["count"]] == [3, 3]
     assert [row["service"] for row in first["results"] + second["results"]] == ["Auth", "late", "shop"]
-    assert (second["next"], client.get(f"{ROOT}services/?page_size=2&page=3").status) == (None, 404)
+    beyond = client.get(f"{ROOT}services/?page_size=2&page=3")
+    assert (second["next"], beyond.status, beyond.json()["detail"]) == (None, 404, "page 3")
 
 
 @every_server

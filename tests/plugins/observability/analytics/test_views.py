@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, LiteralString
 
 import psycopg
 import pytest
 
 from kernel.testing import Client
+from plugins import observability
 from plugins.observability.rollups.histogram import Histogram
 from tests.conftest import Serve
 from tests.plugins.observability.analytics import oracle
@@ -21,6 +23,7 @@ pytestmark = every_engine
 
 HOURLY: LiteralString = "SELECT * FROM apirequest_hourly ORDER BY bucket DESC, service, endpoint"
 DAILY: LiteralString = "SELECT * FROM apirequest_daily ORDER BY bucket DESC, service, endpoint"
+MIGRATION = Path(observability.__file__).parent / "migrations" / "0007_documented_views.sql"
 WINDOW = "start=2025-12-12&end=2025-12-14"
 
 
@@ -153,12 +156,26 @@ def test_a_percentile_of_a_histogram_is_that_of_other_answers(
 
 
 @every_server
-def test_names_that_others_have_taken_are_left_alone(serve: Serve, database: str) -> None:
-    client = serve(observability={"log_own_requests": False})
-    ingest(client, [make_event()])
-    with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute("DROP VIEW public.apirequest_hourly")
+def test_plain_names_are_left_alone_where_they_are_taken_or_not_allowed(client: Client, database: str) -> None:
+    _, _, block = MIGRATION.read_text().partition("-- Under their plain names")
+    with psycopg.connect(database) as connection:
 
-        rows = connection.execute("SELECT hits FROM observability.apirequest_hourly").fetchall()
+        def kind() -> Any:
+            row = connection.execute(
+                "SELECT relkind::text FROM pg_class WHERE oid = to_regclass('public.apirequest_hourly')"
+            ).fetchone()
+            return row and row[0]
 
-    assert rows == [(1,)]
+        found = [kind()]
+        connection.execute("DROP VIEW public.apirequest_hourly; CREATE TABLE public.apirequest_hourly ()")
+        connection.execute(f"--{block}".encode())
+        found.append(kind())
+        connection.execute("DROP TABLE public.apirequest_hourly; REVOKE CREATE ON SCHEMA public FROM pg_database_owner")
+        connection.execute(f"--{block}".encode())
+        found.append(kind())
+        connection.execute("GRANT CREATE ON SCHEMA public TO pg_database_owner")
+        connection.execute(f"--{block}".encode())
+        found.append(kind())
+        connection.rollback()
+
+    assert found == ["v", "r", None, "v"]
