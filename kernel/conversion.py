@@ -31,7 +31,8 @@ _BOOLEANS = {
     **dict.fromkeys(("0", "false", "f", "no", "n", "off"), False),
 }
 # Python accepts any character between date and time; an offset directly after a date would become a time of day.
-_TIME = re.compile(r"(?P<date>[0-9W-]+)(?:[Tt ](?P<time>.+))?", re.DOTALL)
+# Newer versions of it accept 24:00 as well.
+_TIME = re.compile(r"(?P<date>[0-9W-]+)(?:[Tt ](?P<time>(?!24).+))?", re.DOTALL)
 # In a URL, an unescaped "+" of an offset arrives as a blank.
 _BLANK_OFFSET = re.compile(r"(?<=\d) (?=\d\d(?::?\d\d)?$)")
 
@@ -51,11 +52,15 @@ def base_type(annotation: Any) -> Any:
     """Return the type inside ``Annotated`` and ``X | None``."""
     if typing.get_origin(annotation) is typing.Annotated:
         return base_type(typing.get_args(annotation)[0])
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        inner = [arg for arg in typing.get_args(annotation) if arg not in (type(None), msgspec.UnsetType)]
-        if len(inner) == 1:
-            return base_type(inner[0])
-    return annotation
+    inner = _union_members(annotation)
+    return base_type(inner[0]) if len(inner) == 1 else annotation
+
+
+def _union_members(annotation: Any) -> list[Any]:
+    """Return the types that a union is of, None apart; empty if it is no union."""
+    if typing.get_origin(annotation) not in (typing.Union, types.UnionType):
+        return []
+    return [arg for arg in typing.get_args(annotation) if arg not in (type(None), msgspec.UnsetType)]
 
 
 def is_sequence(annotation: Any) -> bool:
@@ -76,6 +81,8 @@ def describe_type(annotation: Any) -> str:
         return " or ".join(str(choice) for choice in typing.get_args(kind))
     if is_sequence(annotation):
         return f"list of {describe_type(typing.get_args(kind)[0])}"
+    if members := _union_members(kind):
+        return " or ".join(map(describe_type, members))
     return str(getattr(kind, "__name__", kind))
 
 
@@ -131,7 +138,7 @@ def parse_time(text: str) -> datetime:
     if match is None:
         raise ValueError("neither a date nor a date and a time")
     date, time = match.groups()
-    moment = datetime.fromisoformat(date if time is None else f"{date}T{_BLANK_OFFSET.sub('+', time)}")
+    moment = datetime.fromisoformat(date if time is None else f"{date}T{_BLANK_OFFSET.sub('+', time).upper()}")
     if moment.tzinfo is None:
         return moment.replace(tzinfo=UTC)
     try:

@@ -24,7 +24,8 @@ Service = Annotated[str, msgspec.Meta(min_length=1, max_length=SERVICE_MAX)]
 Endpoint = Annotated[str, msgspec.Meta(min_length=1, max_length=ENDPOINT_MAX)]
 HttpMethod = Annotated[str, msgspec.Meta(min_length=1, max_length=METHOD_MAX)]
 StatusCode = Annotated[int, msgspec.Meta(ge=100, le=599)]
-LatencyMs = Annotated[int, msgspec.Meta(ge=0, le=INT32_MAX)]
+# A float is rounded.
+LatencyMs = Annotated[int, msgspec.Meta(ge=0, le=INT32_MAX)] | Annotated[float, msgspec.Meta(ge=0, lt=INT32_MAX + 0.5)]
 Reference = Annotated[str, msgspec.Meta(max_length=REFERENCE_MAX)]
 EventId = Annotated[str, msgspec.Meta(min_length=1, max_length=EVENT_ID_MAX)]
 NO_TAGS = msgspec.Raw(b"{}")
@@ -37,9 +38,9 @@ class EventIn(msgspec.Struct, gc=False):
         time: When the request happened; UTC unless it has an offset.
         service: The service that answered.
         endpoint: The path or route it answered on.
-        method: HTTP method.
+        method: HTTP method, stored in upper case.
         status_code: HTTP status.
-        latency_ms: How long it took, in ms; None if that was not measured.
+        latency_ms: How long it took, in ms, rounded to whole ones, halves up; None if that was not measured.
         trace_id: The trace it belongs to.
         user_ref: The user who sent the request, as the sender calls them.
         tags: A JSON object, stored unchanged.
@@ -100,6 +101,7 @@ class IngestResult(msgspec.Struct, frozen=True):
         errors: The first ``max_errors`` of the rejected items, in order.
         capped: Items, inserted or duplicate, that belong to endpoint ``__other__`` because the account has reached
             its maximum of series.
+        unknown_methods: Items, inserted or duplicate, whose method is not a registered one; left out if there are none.
     """
 
     inserted: int
@@ -107,6 +109,7 @@ class IngestResult(msgspec.Struct, frozen=True):
     rejected: int
     errors: Sequence[ItemError]
     capped: int = 0
+    unknown_methods: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class IngestQuery(msgspec.Struct, frozen=True):

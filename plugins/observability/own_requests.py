@@ -44,7 +44,7 @@ def _event(record: RequestRecord) -> EventIn:
         endpoint=(record.template or NO_ROUTE)[:ENDPOINT_MAX],
         method=record.method[:METHOD_MAX],
         status_code=record.status,
-        latency_ms=round(record.duration_ms),
+        latency_ms=record.duration_ms,
         trace_id=record.trace_id,
         tags=msgspec.Raw(msgspec.json.encode(tags)),
     )

@@ -20,7 +20,7 @@ from apachelogs.timeutil import assemble_datetime
 
 from kernel import FieldErrors, MalformedError
 from plugins.observability.ingest.decode import decode_event, decode_fields
-from plugins.observability.ingest.validate import BAD_STATUS, validate_event
+from plugins.observability.ingest.validate import BAD_STATUS, round_half_up, validate_event
 from plugins.observability.models import ENDPOINT_MAX, INT32_MAX, REFERENCE_MAX, EventIn
 
 AUTO = "auto"
@@ -233,7 +233,7 @@ def _method_and_path(fields: Mapping[str, Any], tags: dict[str, Any]) -> tuple[s
 def _latency_ms(fields: Mapping[str, Any]) -> int:
     for name, factor in _DURATIONS_MS:
         if name in fields:
-            latency_ms = round(float(fields[name]) * factor)
+            latency_ms = round_half_up(float(fields[name]) * factor)
             # It is negative if the clock was set back during the request.
             return min(max(latency_ms, 0), INT32_MAX)
     return 0

@@ -1,4 +1,4 @@
-"""Normalize decoded events for the table: strip blanks, check times, determine the series of each."""
+"""Normalize decoded events for the table: strip blanks, round, check times and tags, determine the series of each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from plugins.observability.event_ids import (
 )
 from plugins.observability.ingest.copy import encode_rows
 from plugins.observability.ingest.decode import decode_field
-from plugins.observability.ingest.validate import AHEAD_MAX, validate_event
+from plugins.observability.ingest.tags import invalid_positions
+from plugins.observability.ingest.validate import AHEAD_MAX, round_half_up, validate_event
+from plugins.observability.methods import is_known, normalize_method
 from plugins.observability.models import EventIn, ItemError
 from plugins.observability.partitions import DAY_US
 from plugins.observability.series import ResolvedSeries, SeriesKey
@@ -124,6 +126,17 @@ class NormalizedBatch(msgspec.Struct):
             return frozenset()
         return frozenset(at for at, key in zip(self.indexes, self.series_keys, strict=True) if key in series.capped)
 
+    def unknown_method_indexes(self, series: ResolvedSeries) -> frozenset[int]:
+        """Return the indexes of events whose method is not a registered one.
+
+        Args:
+            series: Has every one of ``series_keys``, each once.
+        """
+        unknown = {key for key in series.ids if not is_known(key.method)}
+        if not unknown:
+            return frozenset()
+        return frozenset(at for at, key in zip(self.indexes, self.series_keys, strict=True) if key in unknown)
+
 
 def normalize(
     indexes: Sequence[int],
@@ -131,7 +144,7 @@ def normalize(
     now: datetime,
     derived_suffixes: list[IdSuffix] | None = None,
 ) -> tuple[NormalizedBatch, list[ItemError]]:
-    """Normalize events, and check what the decoder cannot: times, texts of blanks alone, tags that are not an object.
+    """Normalize events, and check what the decoder cannot: times, texts of blanks alone, what tags hold.
 
     Args:
         indexes: Position of each event in what was sent.
@@ -143,7 +156,7 @@ def normalize(
         The valid events, and the errors of the others.
     """
     suffixes = random_suffixes(len(events)) if derived_suffixes is None else derived_suffixes
-    keys = _strip_blanks(events)
+    keys = _normalize_values(events)
     batch = NormalizedBatch(indexes, events, _times_us(events), keys, suffixes, derived_suffixes is not None)
     invalid = _invalid_positions(batch, unix_us(now + AHEAD_MAX))
     if not invalid:
@@ -160,16 +173,19 @@ def _times_us(events: Sequence[EventIn]) -> list[int]:
     return [(age.days * 86_400 + age.seconds) * 1_000_000 + age.microseconds for age in ages]
 
 
-def _strip_blanks(events: Sequence[EventIn]) -> list[SeriesKey]:
-    """Strip the texts of events, in place; return the series of each event."""
+def _normalize_values(events: Sequence[EventIn]) -> list[SeriesKey]:
+    """Strip the texts of events and round their latencies, in place; return the series of each event."""
     keys: list[SeriesKey] = []
     stripped: dict[tuple[str, str, str, bool], SeriesKey] = {}
     for event in events:
-        given = (event.service, event.endpoint, event.method, event.latency_ms is not None)
+        latency_ms = event.latency_ms
+        given = (event.service, event.endpoint, event.method, latency_ms is not None)
         key = stripped.get(given)
         if key is None:
-            key = stripped[given] = SeriesKey(given[0].strip(), given[1].strip(), given[2].strip(), given[3])
+            key = stripped[given] = SeriesKey(given[0].strip(), given[1].strip(), normalize_method(given[2]), given[3])
         keys.append(key)
+        if latency_ms.__class__ is float:
+            event.latency_ms = round_half_up(latency_ms)
         if event.trace_id is not None:
             event.trace_id = event.trace_id.strip()
         if event.user_ref is not None:
@@ -181,6 +197,7 @@ def _strip_blanks(events: Sequence[EventIn]) -> list[SeriesKey]:
 
 def _invalid_positions(batch: NormalizedBatch, time_max_us: int) -> list[int]:
     blank = {key for key in set(batch.series_keys) if not all(key.texts)}
+    bad_tags = frozenset(invalid_positions([event.tags for event in batch.events]))
     return [
         at
         for at, (event, time_us, key) in enumerate(zip(batch.events, batch.times_us, batch.series_keys, strict=True))
@@ -188,6 +205,7 @@ def _invalid_positions(batch: NormalizedBatch, time_max_us: int) -> list[int]:
         or memoryview(event.tags)[0] != _OPENING_BRACE
         or event.event_id == ""
         or (blank and key in blank)
+        or (bad_tags and at in bad_tags)
     ]
 
 

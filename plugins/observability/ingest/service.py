@@ -64,12 +64,14 @@ class StoreResult(msgspec.Struct, frozen=True):
         duplicates: Events that were stored before.
         errors: Events that are too old, or that the server cannot store.
         capped: Events, inserted or duplicate, that went to ``__other__``; see ``series``.
+        unknown_methods: Events, inserted or duplicate, whose method is not a registered one; see ``methods``.
     """
 
     inserted: int
     duplicates: int = 0
     errors: Sequence[ItemError] = ()
     capped: int = 0
+    unknown_methods: int = 0
 
 
 class BatchRejectedError(Exception):
@@ -107,7 +109,9 @@ class _Write(msgspec.Struct, frozen=True):
             TooOldError: Events of these times were removed by retention.
             SeriesRemovedError: Series were removed since theirs were resolved.
         """
-        capped = len(self.batch.capped_indexes(self.series).difference(error.index for error in unstorable))
+        unstored = frozenset(error.index for error in unstorable)
+        capped = len(self.batch.capped_indexes(self.series) - unstored)
+        unknown_methods = len(self.batch.unknown_method_indexes(self.series) - unstored)
         duplicates = len(self.batch.events) - len(unstorable) - inserted
         rejected = [*self.rejected, *unstorable]
         entry = LedgerEntry(
@@ -119,7 +123,7 @@ class _Write(msgspec.Struct, frozen=True):
             capped=capped,
         )
         append_entry(connection, entry, self.sender, hours=self.batch.hours, generation=self.series.generation)
-        return StoreResult(inserted, duplicates, unstorable, capped)
+        return StoreResult(inserted, duplicates, unstorable, capped, unknown_methods)
 
 
 class IngestService:
@@ -152,12 +156,15 @@ class IngestService:
         self._limits = IngestLimits(settings.ingest_batch_size, settings.ingest_max_events, settings.ingest_max_errors)
         self._now = now
         self._templates = templates
-        self._capped = 0
+        self._capped = self._unknown_methods = 0
         self._lock = threading.Lock()
 
     def figures(self) -> dict[str, int]:
-        """Return how many events were capped since the process started; a replay counts again."""
-        return {"events_capped": self._capped}
+        """Return how many events were capped, or had an unknown method, since the process started.
+
+        A replay counts again.
+        """
+        return {"events_capped": self._capped, "events_unknown_method": self._unknown_methods}
 
     def ingest_json(self, content: bytes, query: IngestQuery, idempotency_key: str | None = None) -> IngestResult:
         """Store the valid items of a JSON body in one transaction.
@@ -208,7 +215,14 @@ class IngestService:
             raise self._reject_batch(ex.errors, decoded.received, limits) from ex
         errors = sorted([*errors, *stored.errors], key=lambda error: error.index)
         listed = errors[: limits.max_errors]
-        return IngestResult(stored.inserted, stored.duplicates, len(errors), listed, stored.capped)
+        return IngestResult(
+            stored.inserted,
+            stored.duplicates,
+            len(errors),
+            listed,
+            stored.capped,
+            stored.unknown_methods or msgspec.UNSET,
+        )
 
     def ingest_event(self, content: bytes, idempotency_key: str | None = None) -> tuple[UUID, bool]:
         """Store one event.
@@ -289,7 +303,7 @@ class IngestService:
                 self._watermark.learn(ex.since)
                 failure = ex
             else:
-                self._count_capped(stored.capped)
+                self._count(stored)
                 return msgspec.structs.replace(stored, errors=[*expired, *stored.errors])
         raise failure
 
@@ -371,10 +385,11 @@ class IngestService:
                     raise BatchRejectedError(unstorable) from None
                 return write.record(connection, inserted, unstorable)
 
-    def _count_capped(self, capped: int) -> None:
-        if capped:
+    def _count(self, stored: StoreResult) -> None:
+        if stored.capped or stored.unknown_methods:
             with self._lock:
-                self._capped += capped
+                self._capped += stored.capped
+                self._unknown_methods += stored.unknown_methods
 
     def _reject_batch(self, errors: Sequence[ItemError], received: int, limits: IngestLimits) -> InvalidError:
         """Record a strict batch as rejected; return the error it is answered with."""

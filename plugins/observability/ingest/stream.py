@@ -37,6 +37,7 @@ class _StreamTotals:
         self._errors_max = errors_max
         self._errors: list[ItemError] = []
         self._inserted = self._duplicates = self._rejected = self._capped = self._lines = 0
+        self._unknown_methods = 0
 
     def add(self, result: IngestResult, lines: int) -> None:
         """Add a batch that is stored.
@@ -49,6 +50,7 @@ class _StreamTotals:
         self._duplicates += result.duplicates
         self._rejected += result.rejected
         self._capped += result.capped
+        self._unknown_methods += result.unknown_methods or 0
         self._errors += result.errors[: self._errors_max - len(self._errors)]
         self._lines = lines
 
@@ -64,7 +66,14 @@ class _StreamTotals:
 
     def result(self) -> IngestResult:
         """Return the response to a stream that was read to its end."""
-        return IngestResult(self._inserted, self._duplicates, self._rejected, self._errors, self._capped)
+        return IngestResult(
+            self._inserted,
+            self._duplicates,
+            self._rejected,
+            self._errors,
+            self._capped,
+            self._unknown_methods or msgspec.UNSET,
+        )
 
 
 class StreamIngest:

@@ -6,6 +6,7 @@ of numbers, blanks stripped from both ends. Collects the errors of every field.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
@@ -15,6 +16,8 @@ import msgspec
 
 from kernel import FieldErrors, InvalidError, parse_time
 from plugins.observability.event_ids import EPOCH
+from plugins.observability.ingest.tags import NO_NUL, validate_tags
+from plugins.observability.methods import normalize_method
 from plugins.observability.models import (
     ENDPOINT_MAX,
     EVENT_ID_MAX,
@@ -36,7 +39,7 @@ BAD_TIME = (
 AHEAD_MAX = timedelta(days=1)
 
 _DECIMAL_ZEROS = re.compile(r"\.0*\s*$")
-_INTEGER_TEXT_MAX = 1000
+_NUMBER_TEXT_MAX = 1000
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -59,7 +62,7 @@ def _text(value: Any, *, length_max: int, blank: bool = False) -> str:
         raise _FieldError("Not a valid string.")
     text = str(value).strip()
     if "\x00" in text:
-        raise _FieldError("Null characters are not allowed.")
+        raise _FieldError(NO_NUL)
     surrogate = _SURROGATE.search(text)
     if surrogate:
         raise _FieldError(f"Surrogate characters are not allowed: U+{ord(surrogate[0]):X}.")
@@ -72,7 +75,7 @@ def _text(value: Any, *, length_max: int, blank: bool = False) -> str:
 
 def _integer(value: Any) -> int:
     text = str(value)
-    if isinstance(value, bool) or len(text) > _INTEGER_TEXT_MAX:
+    if isinstance(value, bool) or len(text) > _NUMBER_TEXT_MAX:
         raise _FieldError("A valid integer is required.")
     try:
         return int(_DECIMAL_ZEROS.sub("", text))
@@ -87,10 +90,31 @@ def _status_code(value: Any) -> int:
     return status_code
 
 
+def round_half_up(value: float) -> int:
+    """Round to the nearest integer; halves go up, where Python's ``round`` goes to the even neighbour."""
+    whole = math.floor(value)
+    return whole + (value - whole >= 0.5)
+
+
+def _number(value: Any) -> int | float:
+    try:
+        return _integer(value)
+    except _FieldError:
+        pass
+    try:
+        number = float(str(value)) if isinstance(value, str | float) and len(str(value)) <= _NUMBER_TEXT_MAX else None
+    except ValueError:
+        number = None
+    if number is None or not math.isfinite(number):
+        raise _FieldError("A valid number is required.")
+    return number
+
+
 def _latency_ms(value: Any) -> int:
-    latency_ms = _integer(value)
-    if latency_ms < 0:
+    number = _number(value)
+    if number < 0:
         raise _FieldError("Ensure this value is greater than or equal to 0.")
+    latency_ms = round_half_up(number)
     if latency_ms > INT32_MAX:
         raise _FieldError(f"Ensure this value is less than or equal to {INT32_MAX}.")
     return latency_ms
@@ -112,17 +136,14 @@ def _time(value: Any, now: datetime) -> datetime:
 
 def _tags(value: Any) -> msgspec.Raw:
     if isinstance(value, msgspec.Raw):
+        wrong = validate_tags(bytes(value))
+        if wrong is not None:
+            raise _FieldError(wrong)
         return value
     if not isinstance(value, dict):
         raise _FieldError(f'Expected a dictionary of items but got type "{type(value).__name__}".')
-    try:
-        encoded = msgspec.json.encode(value)
-    except (UnicodeEncodeError, RecursionError):
-        raise _FieldError("Surrogate characters and endless nesting are not allowed.") from None
-    # An escaped backslash before "u0000" is not a null character: check the text that the server would decode.
-    if b"\\u0000" in encoded.replace(b"\\\\", b""):
-        raise _FieldError("Null characters are not allowed.")
-    return msgspec.Raw(encoded)
+    # An object that is no JSON to msgspec.
+    raise _FieldError("Surrogate characters and endless nesting are not allowed.")
 
 
 def _reference(value: Any) -> str:
@@ -132,7 +153,7 @@ def _reference(value: Any) -> str:
 _FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "service": lambda value: _text(value, length_max=SERVICE_MAX),
     "endpoint": lambda value: _text(value, length_max=ENDPOINT_MAX),
-    "method": lambda value: _text(value, length_max=METHOD_MAX),
+    "method": lambda value: normalize_method(_text(value, length_max=METHOD_MAX)),
     "status_code": _status_code,
     "latency_ms": _latency_ms,
     "trace_id": _reference,
@@ -159,8 +180,8 @@ def validate_fields(raw: Any, now: datetime) -> tuple[dict[str, Any], dict[str, 
     """Validate the fields that are given; none is required.
 
     Args:
-        raw: A decoded JSON value, which should be an object. Unknown fields are ignored. Tags may still be JSON, if
-            they are an object that the server can store.
+        raw: A decoded JSON value, which should be an object. Unknown fields are ignored. Tags that are an object are
+            still JSON.
         now: UTC; events may be a day ahead of it.
 
     Returns:

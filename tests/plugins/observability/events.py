@@ -11,6 +11,8 @@ from kernel.testing import Client, Result
 
 NOON = datetime(2025, 12, 14, 12, tzinfo=UTC)
 ROOT = "/api/requests/"
+# Tags that are valid JSON, and that no server can store: a number with more digits after the point than jsonb has.
+UNSTORABLE_TAGS = '{"a":0.' + "1" * 20_000 + "}"
 
 
 def make_event(**fields: Any) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from kernel.testing import Client
 from tests.conftest import Serve
 from tests.plugins.observability.engines import every_engine, every_server
 from tests.plugins.observability.events import (
+    ROOT,
+    UNSTORABLE_TAGS,
     listed,
     make_event,
     make_events,
@@ -43,7 +45,8 @@ BAD_ITEMS = {
     "half a surrogate pair as a name": raw_event(**{"time": '"x"', "\\ud800": "1"}),
     "no UTF-8": raw_event().replace(b"prod", b"\xc3\x28"),
     "a number too large to read": raw_event(latency_ms="1e999"),
-    "a number too large to store": raw_event(tags='{"a": 1e400000}'),
+    "a number too large for a double": raw_event(tags='{"a": 1e400}'),
+    "a number too long to store": raw_event(tags=UNSTORABLE_TAGS),
     "nesting too deep to read": raw_event(tags='{"a": ' + "[" * 10_000 + "]" * 10_000 + "}"),
     "nothing but brackets": b"[" * 100_000 + b"]" * 100_000,
 }
@@ -191,8 +194,25 @@ def test_errors_come_with_index_and_message(shared: Client) -> None:
     }
 
 
+def test_methods_are_upper_case_and_unknown_ones_are_kept_and_counted(serve: Serve) -> None:
+    client = serve()
+    events = [make_event(method=method) for method in ("get", "GET", "propfind", "NOPE", "nope", "_OTHER")]
+    lines = b"\n".join(json.dumps(event).encode() for event in [*events, make_event(method="NOPE", status_code=1)])
+
+    answers = [
+        post_ingest(client, events).json(),
+        client.post(f"{ROOT}ingest/", content=lines, headers={"Content-Type": "application/x-ndjson"}).json(),
+    ]
+
+    assert [(answer["inserted"], answer["rejected"]) for answer in answers] == [(6, 0), (6, 1)]
+    assert [answer["unknown_methods"] for answer in answers] == [2, 2]
+    assert sorted({event["method"] for event in listed(client)}) == ["GET", "NOPE", "PROPFIND", "_OTHER"]
+    assert [len(listed(client, f"method={method}")) for method in ("get", "GET", "Nope")] == [4, 4, 4]
+    assert client.get("/stats/").json()["application"]["figures"]["observability"]["events_unknown_method"] == 4
+
+
 def test_errors_of_all_stages_are_listed_in_order(shared: Client) -> None:
-    bad = [raw_event(tags='{"a": 1e400000}'), raw_event(service='" "'), raw_event(status_code="1"), raw_event(tags="1")]
+    bad = [raw_event(tags=UNSTORABLE_TAGS), raw_event(service='" "'), raw_event(status_code="1"), raw_event(tags="1")]
 
     answer = post_bytes(shared, b"[" + b",".join(bad) + b"]")
 
@@ -231,7 +251,7 @@ def test_any_batch_size_stores_every_event(shared: Client, batch_size: int) -> N
 def test_an_unstorable_item_does_not_affect_other_chunks(serve: Serve) -> None:
     client = serve()
     items = [raw_event(latency_ms=str(number)) for number in range(9)]
-    items[4] = raw_event(tags='{"a": 1e400000}')
+    items[4] = raw_event(tags=UNSTORABLE_TAGS)
 
     answer = post_bytes(client, b"[" + b",".join(items) + b"]", "?batch_size=2")
 

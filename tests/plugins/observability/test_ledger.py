@@ -12,7 +12,16 @@ from kernel.testing import Client
 from tests.conftest import Serve
 from tests.locks import waits_for_lock
 from tests.plugins.observability.engines import every_engine, every_server
-from tests.plugins.observability.events import ROOT, create, listed, make_event, make_events, post_ingest, stored_count
+from tests.plugins.observability.events import (
+    ROOT,
+    UNSTORABLE_TAGS,
+    create,
+    listed,
+    make_event,
+    make_events,
+    post_ingest,
+    stored_count,
+)
 from tests.processes import run_tiercel
 
 pytestmark = every_engine
@@ -89,7 +98,7 @@ def test_a_strict_batch_is_counted_as_rejected_as_a_whole(serve: Serve) -> None:
 @pytest.mark.parametrize("strict", ["", "?strict=true"])
 def test_unstorable_items_are_in_the_ledger(serve: Serve, strict: str) -> None:
     client = serve()
-    bad = b'{"huge":1e400000}'
+    bad = UNSTORABLE_TAGS.encode()
     body = json.dumps(make_events(2), separators=(",", ":")).encode().replace(b'{"env":"prod"}', bad, 1)
 
     client.post(f"{ROOT}ingest/{strict}", content=body)

@@ -53,7 +53,7 @@ def test_the_day_has_a_rhythm() -> None:
 
 
 def test_one_endpoint_is_slow() -> None:
-    latencies: defaultdict[str, list[int]] = defaultdict(list)
+    latencies: defaultdict[str, list[float]] = defaultdict(list)
     for event in made():
         assert event.latency_ms is not None
         latencies[event.endpoint].append(event.latency_ms)

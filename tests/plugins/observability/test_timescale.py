@@ -9,7 +9,7 @@ import pytest
 
 from kernel.testing import Client
 from tests.plugins.observability.engines import TestedEngine, run_statement, serving_on
-from tests.plugins.observability.events import create, listed, stored_count
+from tests.plugins.observability.events import UNSTORABLE_TAGS, create, listed, stored_count
 
 pytestmark = pytest.mark.xdist_group("timescale")
 
@@ -80,7 +80,7 @@ def test_tags_that_cannot_be_stored_are_refused(client: Client) -> None:
     before = stored_count(client)
     url = create(client)
 
-    answer = client.request("PATCH", url, content=b'{"tags": {"huge": 1e400000}}')
+    answer = client.request("PATCH", url, content=f'{{"tags": {UNSTORABLE_TAGS}}}'.encode())
 
     assert (answer.status, list(answer.json()["errors"])) == (400, ["tags"])
     assert stored_count(client) == before + 1
