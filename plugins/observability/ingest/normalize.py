@@ -21,7 +21,7 @@ from plugins.observability.event_ids import (
 )
 from plugins.observability.ingest.copy import encode_rows
 from plugins.observability.ingest.decode import decode_field
-from plugins.observability.ingest.tags import invalid_positions
+from plugins.observability.ingest.tags import invalid_tags_positions
 from plugins.observability.ingest.validate import AHEAD_MAX, round_half_up, validate_event
 from plugins.observability.methods import is_known, normalize_method
 from plugins.observability.models import EventIn, ItemError
@@ -30,7 +30,6 @@ from plugins.observability.series import ResolvedSeries, SeriesKey
 
 T = TypeVar("T")
 HOUR_US = 3_600_000_000
-_OPENING_BRACE = ord("{")
 
 
 class NormalizedBatch(msgspec.Struct):
@@ -196,17 +195,16 @@ def _normalize_values(events: Sequence[EventIn]) -> list[SeriesKey]:
 
 
 def _invalid_positions(batch: NormalizedBatch, time_max_us: int) -> list[int]:
+    # A look at all events at once for each fault, because nearly always there is none.
+    invalid = set(invalid_tags_positions([event.tags for event in batch.events]))
+    invalid.update(at for at, event in enumerate(batch.events) if event.event_id == "")
+    times_us = batch.times_us
+    if times_us and not 0 <= min(times_us) <= max(times_us) <= time_max_us:
+        invalid.update(at for at, time_us in enumerate(times_us) if not 0 <= time_us <= time_max_us)
     blank = {key for key in set(batch.series_keys) if not all(key.texts)}
-    bad_tags = frozenset(invalid_positions([event.tags for event in batch.events]))
-    return [
-        at
-        for at, (event, time_us, key) in enumerate(zip(batch.events, batch.times_us, batch.series_keys, strict=True))
-        if not 0 <= time_us <= time_max_us
-        or memoryview(event.tags)[0] != _OPENING_BRACE
-        or event.event_id == ""
-        or (blank and key in blank)
-        or (bad_tags and at in bad_tags)
-    ]
+    if blank:
+        invalid.update(at for at, key in enumerate(batch.series_keys) if key in blank)
+    return sorted(invalid)
 
 
 def _validate_again(event: EventIn, now: datetime) -> FieldErrors:

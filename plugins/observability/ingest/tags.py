@@ -13,6 +13,8 @@ import msgspec
 
 NO_NUL = "Null characters are not allowed."
 
+# In no JSON text.
+_SEPARATOR = b"\x00"
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _TOKEN = re.compile(_STRING + rb"|(-?[0-9][0-9.eE+-]*+)", re.DOTALL)
 # A number that is out of range has an exponent of at least three digits, or hundreds of digits. To look for either, all
@@ -41,15 +43,18 @@ def validate_tags(content: bytes) -> str | None:
     return None
 
 
-def invalid_positions(tags: Sequence[msgspec.Raw]) -> list[int]:
-    """Return the positions of those that ``validate_tags`` rejects, by one look at all of them.
+def invalid_tags_positions(tags: Sequence[msgspec.Raw]) -> list[int]:
+    """Return the positions of those that are no object, or that ``validate_tags`` rejects, by one look at all of them.
 
     Args:
         tags: JSON values that the server can store as text.
     """
-    if not _may_be_out_of_range(b" ".join(tags)):
+    joined = _SEPARATOR.join(tags)
+    objects = joined.startswith(b"{") + joined.count(_SEPARATOR + b"{")
+    if objects == len(tags) and not _may_be_out_of_range(joined):
         return []
-    return [at for at, each in enumerate(tags) if validate_tags(bytes(each)) is not None]
+    values = map(bytes, tags)
+    return [at for at, value in enumerate(values) if not value.startswith(b"{") or validate_tags(value) is not None]
 
 
 def _may_be_out_of_range(content: bytes) -> bool:
