@@ -21,6 +21,7 @@ from psycopg import sql
 
 from kernel import Database, InvalidError, Response, Services, StreamingResponse, UnavailableError
 from kernel.http import ConcurrencyLimit
+from plugins.observability.export_trailer import Trailer
 from plugins.observability.filters import order_by, parse_ordering, validate_filters, with_tie_breaker
 from plugins.observability.models import Event, FilterQuery
 from plugins.observability.queries import QUERIES
@@ -49,18 +50,6 @@ class ExportQuery(FilterQuery, frozen=True):
     """
 
     format: FormatName = "csv"
-
-
-class Trailer(msgspec.Struct, frozen=True):
-    """The end of a file: one without it was cut off.
-
-    Args:
-        rows: The number of events in the file.
-        sha256: The digest of all bytes before the trailer, in hexadecimal.
-    """
-
-    rows: int
-    sha256: str
 
 
 class ExportRoutes:

@@ -17,10 +17,12 @@ from typing import BinaryIO
 import msgspec
 
 from plugins.observability.event_ids import IdSuffix, derive_suffix
+from plugins.observability.export_trailer import TrailerCheck, WrongTrailerError
 from plugins.observability.importer.files import LogFile
 from plugins.observability.importer.parsers import (
     AUTO,
     DETECTION_LINES,
+    JSON,
     LineParser,
     RefusedLineError,
     detect_format,
@@ -34,6 +36,7 @@ from plugins.observability.path_templates import Templates
 
 OnRead = Callable[[float], None]
 SENDER = "import"
+NO_TRAILER = "This looks like an export without its last line: it was cut off, or is a part of one."
 SHOWN_MAX = 5
 # Takes some 200 MB. Identical lines of a log are close to each other: they share their second.
 REMEMBERED_LINES = 1_000_000
@@ -65,6 +68,7 @@ class FileReport(msgspec.Struct):
         duplicates: Lines whose events were stored before.
         refused: The other lines.
         capped: Lines, inserted or duplicate, whose events went to ``__other__``; see ``series``.
+        notes: What else should be known.
         reasons: How many lines were refused, by reason.
         shown: The first refused lines.
         problem: Why the file could not be read, or not to its end.
@@ -77,6 +81,7 @@ class FileReport(msgspec.Struct):
     duplicates: int = 0
     refused: int = 0
     capped: int = 0
+    notes: list[str] = msgspec.field(default_factory=list)
     reasons: Counter[str] = msgspec.field(default_factory=Counter)
     shown: list[RefusedLine] = msgspec.field(default_factory=list)
     problem: str | None = None
@@ -175,13 +180,20 @@ class Importer:
         self, log: LogFile, numbered: Iterator[tuple[int, bytes]], parser: LineParser, report: FileReport
     ) -> Iterator[_Batch]:
         ids = LineIds()
+        trailers = TrailerCheck()
         batch = _Batch()
         for number, line in numbered:
-            report.lines += 1
             try:
+                if report.format == JSON and trailers.is_trailer(line):
+                    continue
+                report.lines += 1
                 event = parser.parse(line, complete=log.complete)
             except RefusedLineError as ex:
                 report.refuse(RefusedLine(number, ex.reason, ex.detail))
+                continue
+            except WrongTrailerError as ex:
+                report.lines += 1
+                report.refuse(RefusedLine(number, str(ex)))
                 continue
             batch.line_numbers.append(number)
             batch.events.append(event)
@@ -190,6 +202,8 @@ class Importer:
                 yield batch
                 batch = _Batch()
         yield batch
+        if trailers.is_missing:
+            report.notes.append(NO_TRAILER)
 
     def _store(self, batch: _Batch, report: FileReport) -> None:
         normalized, errors = normalize(batch.line_numbers, batch.events, self._now, batch.id_suffixes)

@@ -83,6 +83,9 @@ _LONG_FRACTION = re.compile(rb"\.(?<=[0-9]:[0-9][0-9]\.)[0-9]{7}")
 # No encoder escapes digits, points and colons, but msgspec reads a time that has them escaped.
 _ESCAPED_DIGIT = re.compile(rb"\\u00(?:2[eE]|3[0-9aA])")
 
+# Left where a log was truncated while it was written, and where a file was begun or another one appended.
+_NO_TEXT = re.compile(rb"(?:\x00|\xef\xbb\xbf)+")
+
 _EXPECTED = 'Expected a list of events or {"events": [...]}.'
 _FIELDS = frozenset(EventIn.__struct_fields__)
 # Everything msgspec raises for a text that it cannot read to its end.
@@ -118,6 +121,14 @@ def decode_batch(content: bytes, events_max: int, now: datetime) -> DecodedBatch
     items = _split_batch(content, first)
     _ensure_count(len(items), events_max)
     return _decode_items(items, now)
+
+
+def clean_line(line: bytes) -> bytes:
+    """Return a line without the NULs and byte order marks before its text."""
+    if line.startswith(b"{"):
+        return line
+    junk = _NO_TEXT.match(line)
+    return line if junk is None else line[junk.end() :]
 
 
 def decode_lines(lines: Sequence[bytes], indexes: Sequence[int], now: datetime) -> DecodedBatch:

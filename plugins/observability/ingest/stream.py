@@ -9,7 +9,8 @@ from datetime import datetime
 import msgspec
 
 from kernel import ApiError, StreamBody, TooLargeError
-from plugins.observability.ingest.decode import decode_lines
+from plugins.observability.export_trailer import TrailerCheck, WrongTrailerError
+from plugins.observability.ingest.decode import clean_line, decode_lines
 from plugins.observability.ingest.service import IngestLimits, IngestService
 from plugins.observability.models import IngestQuery, IngestResult, ItemError
 
@@ -19,10 +20,20 @@ BATCH_MAX_BYTES = 8 * 1024 * 1024
 
 
 class _LineBatch(msgspec.Struct):
-    """Lines that go into one transaction, with their positions in the stream."""
+    """Lines that go into one transaction.
+
+    Args:
+        indexes: Position of each in the stream.
+        lines: None of them blank.
+        errors: Lines that are no events.
+        end: How many lines of the stream have been read with these.
+        size_bytes: The length of the lines.
+    """
 
     indexes: list[int] = []
     lines: list[bytes] = []
+    errors: list[ItemError] = []
+    end: int = 0
     size_bytes: int = 0
 
 
@@ -111,10 +122,11 @@ class StreamIngest:
         try:
             for batch in _batches(lines, limits, is_limited=is_limited, is_whole=query.strict):
                 decoded = decode_lines(batch.lines, batch.indexes, self._now())
+                decoded.errors += batch.errors
                 result = self._ingest.ingest(
                     decoded, limits, strict=query.strict, idempotency_key=idempotency_key, seen=seen
                 )
-                totals.add(result, batch.indexes[-1] + 1)
+                totals.add(result, batch.end)
         except ApiError as ex:
             ex.extra = {**totals.counts(), **ex.extra}
             raise
@@ -122,21 +134,31 @@ class StreamIngest:
 
 
 def _batches(lines: Iterable[bytes], limits: IngestLimits, *, is_limited: bool, is_whole: bool) -> Iterator[_LineBatch]:
-    """Gather lines into batches. Blank lines are skipped, but count in positions."""
+    """Gather lines into batches. Blank lines, and the last line of an export, are skipped, but count in positions."""
     batch = _LineBatch()
+    trailers = TrailerCheck()
     count = 0
-    for index, line in enumerate(lines):
+    for index, sent in enumerate(lines):
+        line = clean_line(sent)
         if not line or line.isspace():
+            continue
+        try:
+            if trailers.is_trailer(line.removesuffix(b"\r")):
+                continue
+        except WrongTrailerError as ex:
+            batch.errors.append(ItemError(index, {"non_field_errors": [str(ex)]}))
+            batch.end = index + 1
             continue
         count += 1
         if is_limited and count > limits.max_events:
             raise TooLargeError("Too many events in one request.", detail=f"the limit is {limits.max_events}")
         batch.indexes.append(index)
+        batch.end = index + 1
         batch.lines.append(line)
         batch.size_bytes += len(line)
         is_full = len(batch.lines) == limits.batch_size or batch.size_bytes >= BATCH_MAX_BYTES
         if is_full and not is_whole:
             yield batch
             batch = _LineBatch()
-    if batch.lines:
+    if batch.lines or batch.errors:
         yield batch

@@ -122,6 +122,23 @@ def test_json_lines_are_imported_as_over_rest(serve: Serve, tmp_path: Path) -> N
     assert stored(client)[0]["trace_id"] == "trace-001"
 
 
+def test_an_export_is_imported_and_one_that_is_cut_off_is_reported(serve: Serve, tmp_path: Path) -> None:
+    client = serve()
+    import_text(client, tmp_path, json_lines(3))
+    export = client.get("/api/requests/export/?format=ndjson").content
+    lines = export.splitlines(keepends=True)
+
+    whole = import_text(client, tmp_path, export, name="whole.ndjson")
+    cut_off = import_text(client, tmp_path, b"".join(lines[:-1]), name="cut-off.ndjson")
+    shorter = import_text(client, tmp_path, b"".join(lines[1:]), name="shorter.ndjson")
+
+    assert (whole.counts, whole.summary["lines"], whole.errors) == ((3, 0, 0), 3, "")
+    assert (cut_off.counts, cut_off.exit_code) == ((0, 3, 0), 0)
+    assert "cut-off.ndjson: This looks like an export without its last line" in cut_off.errors
+    assert (shorter.counts, shorter.summary["lines"]) == ((0, 2, 1), 3)
+    assert "shorter.ndjson:3: The export is not complete: 2 of 3 lines" in shorter.errors
+
+
 def test_refused_lines_are_counted_by_reason_and_the_others_stored(serve: Serve, tmp_path: Path) -> None:
     client = serve()
     lines = [combined_line(), b"garbage", b"", combined_line(status="999"), b"more garbage", common_line(user="bob")]

@@ -22,6 +22,7 @@ from tests.plugins.observability.events import (
     listed,
     make_event,
     make_events,
+    post_ingest,
     raw_event,
     stored_count,
     unique_service,
@@ -100,6 +101,55 @@ def test_a_stream_may_be_encoded(coding: str, serve: Serve) -> None:
 )
 def test_blank_lines_and_other_line_ends_are_accepted(content: bytes, shared: Client) -> None:
     assert counts(post(shared, content)) == (2, 0, 0)
+
+
+@pytest.mark.parametrize("junk", [b"\xef\xbb\xbf", b"\x00" * 5000, b"\xef\xbb\xbf\x00\x00\xef\xbb\xbf"], ids=len)
+def test_byte_order_marks_and_nuls_before_a_line_are_skipped(junk: bytes, shared: Client) -> None:
+    line = raw_event() + b"\n"
+
+    assert counts(post(shared, junk + line + line + junk + line + junk)) == (3, 0, 0)
+    assert counts(post(shared, raw_event(service='"a\\u0000"') + b"\n" + junk + b"17")) == (0, 0, 2)
+
+
+@pytest.mark.parametrize("query", ["", TWO_A_BATCH, "?strict=true"])
+def test_an_export_is_a_stream(query: str, serve: Serve) -> None:
+    client = serve()
+    post_ingest(client, make_events(3))
+    export = client.get(f"{ROOT}export/?format=ndjson").content
+    empty = client.get(f"{ROOT}export/?format=ndjson&service=none").content
+
+    answer = post(client, empty + export + export.replace(b"\n", b"\r\n"), query)
+
+    assert (counts(answer), answer.json()["errors"]) == ((6, 0, 0), [])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: lines[1:], "The export is not complete: 2 of 3 lines came before its last."),
+        (lambda lines: [lines[0], *lines], "The export is not complete: 4 of 3 lines came before its last."),
+        (
+            lambda lines: [lines[0].replace(b"billing", b"sailing"), *lines[1:]],
+            "The export was changed: its lines do not have the digest that its last line says.",
+        ),
+    ],
+)
+def test_a_last_line_that_does_not_fit_the_export_is_rejected(
+    change: Callable[[list[bytes]], list[bytes]], message: str, serve: Serve
+) -> None:
+    client = serve()
+    post_ingest(client, make_events(3))
+    lines = change(client.get(f"{ROOT}export/?format=ndjson").content.splitlines())
+
+    answer = post(client, b"\n".join(lines), TWO_A_BATCH)
+    strict = post(client, b"\n".join(lines), "?strict=true")
+
+    last = len(lines) - 1
+    assert counts(answer) == (last, 0, 1)
+    assert answer.json()["errors"] == [{"index": last, "errors": {"non_field_errors": [message]}}]
+    assert (strict.status, counts(strict)) == (400, (0, 0, last + 1))
+    totals = client.get("/api/v1/ingest/ledger/").json()["data"]["totals"]
+    assert (totals["received"], totals["stored"], totals["rejected"]) == (3 + 2 * last + 2, 3 + last, last + 2)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"  \r\n"])
