@@ -9,7 +9,8 @@ import msgspec
 from psycopg import sql
 
 from kernel import InvalidError
-from plugins.observability.models import INT32_MAX, Event, FilterQuery
+from plugins.observability.event_ids import EPOCH
+from plugins.observability.models import INT32_MAX, REFERENCE_MAX, STATUS_CODES, Event, FilterQuery
 from plugins.observability.queries import QUERIES
 
 SEARCH_TERMS_MAX = 10
@@ -45,6 +46,8 @@ def event_conditions(query: FilterQuery, series: Sequence[int] | None) -> Condit
             of these filters.
     """
     conditions = Conditions([], {})
+    if _matches_nothing(query, series):
+        conditions.add("nothing")
     if series is not None:
         conditions.add("series", series=list(series))
     for name in ("trace_id", "user_ref", "status_code", "start", "end", "latency_min", "latency_max"):
@@ -56,8 +59,21 @@ def event_conditions(query: FilterQuery, series: Sequence[int] | None) -> Condit
     return conditions
 
 
+def _matches_nothing(query: FilterQuery, series: Sequence[int] | None) -> bool:
+    """Tell whether no event can match some filters, so that the server need not look for any."""
+    references = (query.trace_id, query.user_ref)
+    return (
+        (series is not None and not series)
+        or (query.status_code is not None and query.status_code not in STATUS_CODES)
+        or (query.status_code__in != () and set(STATUS_CODES).isdisjoint(query.status_code__in))
+        or any(text is not None and len(text) > REFERENCE_MAX for text in references)
+        or (query.latency_max is not None and query.latency_max < (query.latency_min or 0))
+        or (query.end is not None and query.end < (query.start or EPOCH))
+    )
+
+
 def search_terms(text: str | None) -> list[str]:
-    """Split a search into its terms, all of which an event must match, as patterns for ILIKE.
+    """Split a search into its terms, all of which an event must match.
 
     Raises:
         InvalidError: There are more than ``SEARCH_TERMS_MAX``.
@@ -65,24 +81,36 @@ def search_terms(text: str | None) -> list[str]:
     terms = (text or "").replace(",", " ").split()
     if len(terms) > SEARCH_TERMS_MAX:
         raise InvalidError(errors={"search": [f"Expected at most {SEARCH_TERMS_MAX} terms, got {len(terms)}."]})
-    return [f"%{_escape(term)}%" for term in terms]
+    return terms
 
 
-def add_search(conditions: Conditions, position: int, pattern: str, series: Sequence[int]) -> None:
+def search_pattern(term: str) -> str:
+    """Return the pattern for ILIKE of texts that have a term in them."""
+    return f"%{_escape(term)}%"
+
+
+def add_search(conditions: Conditions, position: int, term: str, series: Sequence[int]) -> None:
     """Add one term of a search: the series of an event matches it, or a text of the event does.
 
     Args:
         conditions: To add to.
         position: Of the term, from 0; it makes the names of parameters unique.
-        pattern: Of the term.
+        term: What to search for.
         series: Numbers of the series that match it.
     """
     series_name, pattern_name = f"search_series_{position}", f"search_pattern_{position}"
+    if len(term) > REFERENCE_MAX:
+        # Only a series has texts as long as this.
+        if not series:
+            conditions.add("nothing")
+        conditions.parts.append(sql.SQL(QUERIES["filter_search_series"]).format(series=sql.Placeholder(series_name)))
+        conditions.values[series_name] = list(series)
+        return
     condition = sql.SQL(QUERIES["filter_search"]).format(
         series=sql.Placeholder(series_name), pattern=sql.Placeholder(pattern_name)
     )
     conditions.parts.append(condition)
-    conditions.values |= {series_name: list(series), pattern_name: pattern}
+    conditions.values |= {series_name: list(series), pattern_name: search_pattern(term)}
 
 
 def parse_ordering(

@@ -23,7 +23,8 @@ INT32_MAX = 2**31 - 1
 Service = Annotated[str, msgspec.Meta(min_length=1, max_length=SERVICE_MAX)]
 Endpoint = Annotated[str, msgspec.Meta(min_length=1, max_length=ENDPOINT_MAX)]
 HttpMethod = Annotated[str, msgspec.Meta(min_length=1, max_length=METHOD_MAX)]
-StatusCode = Annotated[int, msgspec.Meta(ge=100, le=599)]
+STATUS_CODES = range(100, 600)
+StatusCode = Annotated[int, msgspec.Meta(ge=STATUS_CODES.start, le=STATUS_CODES.stop - 1)]
 # A float is rounded.
 LatencyMs = Annotated[int, msgspec.Meta(ge=0, le=INT32_MAX)] | Annotated[float, msgspec.Meta(ge=0, lt=INT32_MAX + 0.5)]
 Reference = Annotated[str, msgspec.Meta(max_length=REFERENCE_MAX)]

@@ -194,6 +194,12 @@ e.latency_ms <= %(latency_max)s
 -- name: filter_search
 (e.series = ANY({series}) OR e.trace_id ILIKE {pattern} OR e.user_ref ILIKE {pattern})
 
+-- name: filter_search_series
+e.series = ANY({series})
+
+-- name: filter_nothing
+FALSE
+
 -- name: filter_everything
 TRUE
 
