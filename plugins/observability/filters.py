@@ -72,7 +72,7 @@ def _matches_nothing(query: FilterQuery, series: Sequence[int] | None) -> bool:
     )
 
 
-def search_terms(text: str | None) -> list[str]:
+def split_search(text: str | None) -> list[str]:
     """Split a search into its terms, all of which an event must match.
 
     Raises:
@@ -87,6 +87,11 @@ def search_terms(text: str | None) -> list[str]:
 def search_pattern(term: str) -> str:
     """Return the pattern for ILIKE of texts that have a term in them."""
     return f"%{_escape(term)}%"
+
+
+def search_terms(text: str | None) -> list[str]:
+    """Return the patterns of all terms of a search; raises as ``split_search``."""
+    return [search_pattern(term) for term in split_search(text)]
 
 
 def add_search(conditions: Conditions, position: int, term: str, series: Sequence[int]) -> None:

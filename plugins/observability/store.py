@@ -12,7 +12,14 @@ from psycopg import Connection, sql
 
 from kernel import ConflictError, Database, NotFoundError
 from plugins.observability.event_ids import time_range, unix_us
-from plugins.observability.filters import Conditions, add_search, event_conditions, search_pattern, search_terms
+from plugins.observability.filters import (
+    Conditions,
+    add_search,
+    event_conditions,
+    search_pattern,
+    search_terms,
+    split_search,
+)
 from plugins.observability.ingest.copy import UNSTORABLE_ERRORS, unstorable_errors
 from plugins.observability.ingest.validate import invalid_fields
 from plugins.observability.models import Event, FilterQuery
@@ -211,7 +218,7 @@ def resolve_filters(connection: Connected, query: FilterQuery, account: int) -> 
     if any(text is not None for text in texts.values()):
         series_ids = _series_ids(connection, "match_series", account=account, **texts)
     conditions = event_conditions(query, series_ids)
-    for position, term in enumerate(search_terms(query.search)):
+    for position, term in enumerate(split_search(query.search)):
         matching = _series_ids(connection, "search_series", account=account, pattern=search_pattern(term))
         add_search(conditions, position, term, matching)
     return conditions
