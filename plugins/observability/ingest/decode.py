@@ -13,13 +13,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import Any, NoReturn
 
 import msgspec
 
-from kernel import FieldErrors, InvalidError, MalformedError, TooLargeError, parse_time
+from kernel import FieldErrors, InvalidError, MalformedError, TooLargeError
 from plugins.observability.ingest.validate import Undecodable, validate_event
 from plugins.observability.models import EventIn, ItemError
 
@@ -215,13 +214,14 @@ def _may_have_long_fraction(content: bytes) -> bool:
 def _parse_times_again(events: Sequence[EventIn], texts: Sequence[_TimeText]) -> None:
     """Replace the times of events, which msgspec may have rounded.
 
+    What msgspec takes for a time needs no more than this part of ``parse_time``, which is many times faster.
+
     Args:
         events: In order; changed in place.
         texts: The same events.
     """
     for event, text in zip(events, texts, strict=True):
-        with suppress(ValueError):  # outside the years of UTC: ``normalize`` rejects it
-            event.time = parse_time(text.time)
+        event.time = datetime.fromisoformat(text.time.upper())
 
 
 def _decode_items(items: Sequence[bytes], now: datetime) -> DecodedBatch:
