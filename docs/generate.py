@@ -25,6 +25,7 @@ from kernel.cli.main import root
 from kernel.config import load
 from kernel.contracts import Route
 from kernel.conversion import describe_type, nested_struct, struct_fields
+from kernel.db.failures import FAILURES
 from kernel.services import Services
 from kernel.settings import Secret, Settings
 from plugins.observability.models import EventIn
@@ -374,6 +375,8 @@ def errors_page() -> str:
         for kind in sorted(kinds, key=lambda kind: (kind.status, kind.code))
         if "code" in vars(kind)
     ]
+    own_code = [kind for kind in FAILURES if kind.code != errors.UnavailableError.code]
+    rows += sorted([f"`{kind.code}`", "503", f"As `unavailable`: {kind.detail}."] for kind in own_code)
     return page(
         "Errors",
         """\

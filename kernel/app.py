@@ -21,6 +21,7 @@ from kernel.contracts import Application, Command, Dataset, HealthCheck, Job, Ro
 from kernel.datasets.models import find_invalid_relation, validate_dataset
 from kernel.datasets.service import Datasets
 from kernel.db.engine import Engine
+from kernel.db.failures import READ_ONLY
 from kernel.db.migrations import (
     Migration,
     MigrationError,
@@ -262,7 +263,7 @@ class Tiercel:
             UnavailableError: It does not answer.
         """
         if self.db.is_read_only():
-            raise BootError("the database is read-only")
+            raise BootError(READ_ONLY.detail)
 
 
 # --- boot steps, in order -------------------------------------------------------------------------------------------
@@ -273,13 +274,13 @@ def configure_database(service: Tiercel) -> None:
     settings = service.settings.db
     if settings.url is not None:
         service.server = service.watchdog = None
-        service.db = Database(settings, settings.url.reveal(), embedded=False)
+        service.db = Database(settings, settings.url.reveal(), embedded=False, log=service.log)
     else:
         service.server = EmbeddedServer(
             service.settings.home, user=settings.embedded_user, options=settings.embedded_options
         )
         service.watchdog = EmbeddedWatchdog(service.server, service.log)
-        service.db = Database(settings, service.server.conninfo, embedded=True)
+        service.db = Database(settings, service.server.conninfo, embedded=True, log=service.log)
 
 
 def create_shared_services(service: Tiercel) -> None:

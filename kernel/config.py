@@ -7,6 +7,7 @@ user's TOML file, the ``tiercel.toml`` that ships with the package (which lists 
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
@@ -487,11 +488,19 @@ class Configuration:
             self._problems.append(f"{origin}: SQLite is not supported; leave db.url unset for the embedded PostgreSQL")
             return False
         try:
-            return "password" in conninfo_to_dict(url.reveal())
+            parts = conninfo_to_dict(url.reveal())
         except psycopg.ProgrammingError:
             # psycopg's message contains the whole text, password included.
             self._problems.append(f"{origin}: db.url: Expected postgresql://user:password@host:port/database.")
             return False
+        # A password with @ or / ends too early; what is left of it would be shown wherever the host is.
+        hosts, ports = str(parts.get("host", "")), str(parts.get("port", ""))
+        if "@" in hosts.removeprefix("@") or not re.fullmatch(r"[0-9,]*", ports):
+            self._problems.append(
+                f"{origin}: db.url: Expected a host and a numeric port after the password, in which %, @, : and / are"
+                " written as %25, %40, %3A and %2F."
+            )
+        return "password" in parts
 
 
 def load(environ: Mapping[str, str] | None = None, directory: Path | None = None) -> Configuration:

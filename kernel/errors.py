@@ -221,14 +221,16 @@ class UnavailableError(ApiError):
     Args:
         detail: What is unavailable.
         retry_after_s: Seconds after which to retry; sent as ``Retry-After``.
+        code: A more precise code; ``kernel.db.failures`` has one for each kind of failure of the database.
     """
 
     status = 503
     code = "unavailable"
     default_message = "The service cannot answer at the moment. Try again."
 
-    def __init__(self, detail: str, *, retry_after_s: int = 1) -> None:
+    def __init__(self, detail: str, *, retry_after_s: int = 1, code: str = code) -> None:
         super().__init__(detail=detail, headers={"Retry-After": str(retry_after_s)})
+        self.code = code
 
 
 class VersionNotSupportedError(ApiError):

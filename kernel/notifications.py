@@ -15,6 +15,7 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.conninfo import make_conninfo
 
+from kernel.db.failures import describe
 from kernel.db.pool import QUERIES
 from kernel.errors import UnavailableError
 from kernel.logging import Logger
@@ -144,8 +145,7 @@ class NotificationListener:
                 each.on_failure(error)
         # Once an outage, not once an attempt.
         if not self._is_lost:
-            reason = str(getattr(error, "detail", None) or error).strip()
-            self._log.warning("notifications_lost", listener=self._name, reason=reason)
+            self._log.warning("notifications_lost", listener=self._name, reason=describe(error))
         self._is_lost = True
 
 

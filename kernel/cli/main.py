@@ -15,7 +15,7 @@ import click
 from kernel.app import Tiercel
 from kernel.config import CONFIG_VARIABLE, load
 from kernel.contracts import Command
-from kernel.errors import ApiError, BootError, ConfigError, TiercelError
+from kernel.errors import ApiError, BootError, ConfigError, TiercelError, UnavailableError
 from kernel.registry import KERNEL_COMMANDS
 
 
@@ -120,6 +120,8 @@ def _problems(error: TiercelError) -> list[str]:
     if isinstance(error, ConfigError):
         return list(error.problems)
     if isinstance(error, ApiError):
+        if isinstance(error, UnavailableError):
+            return [error.detail or error.message]
         by_field = [f"{field}: {' '.join(messages)}" for field, messages in (error.errors or {}).items()]
         return by_field or [f"{error.message} {error.detail or ''}".rstrip()]
     return [str(error)]

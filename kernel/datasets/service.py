@@ -21,6 +21,7 @@ from kernel.datasets.publisher import Publisher, make_content
 from kernel.datasets.response_cache import ResponseCache
 from kernel.datasets.snapshots import Snapshots
 from kernel.datasets.views import View, Views
+from kernel.db.failures import identify_connecting
 from kernel.db.pool import Database
 from kernel.errors import BootError, UnavailableError
 from kernel.logging import Logger
@@ -141,7 +142,7 @@ class Datasets:
     def _report_failure(self, error: Exception) -> None:
         is_away = isinstance(error, DATABASE_ERRORS)
         self._snapshots.report_failure(
-            "the database is unavailable" if is_away else f"the datasets cannot be read: {error}"
+            identify_connecting(error).detail if is_away else f"the datasets cannot be read: {error}"
         )
 
     # --- reading ----------------------------------------------------------------------------------------------------

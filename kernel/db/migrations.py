@@ -18,6 +18,7 @@ import psycopg
 import sqlparse
 from psycopg import Connection
 
+from kernel.db.failures import describe
 from kernel.db.queries import load_queries
 from kernel.errors import BootError
 
@@ -163,7 +164,7 @@ def _connect(conninfo: str) -> Iterator[Connection[Any]]:
             connection.execute(_QUERIES["enable_connection_check"])
             yield connection
     except psycopg.Error as ex:
-        raise BootError(f"the database cannot be migrated: {str(ex).strip()}") from ex
+        raise BootError(f"the database cannot be migrated: {describe(ex)}") from ex
 
 
 def _read_pending(connection: Connection[Any], migrations: Sequence[Migration]) -> tuple[Migration, ...]:

