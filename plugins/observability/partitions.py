@@ -3,7 +3,7 @@
 What happens to an event whose day has no partition: writers call ``Partitions.ensure`` first, which creates it
 (``observability.ensure_partitions`` in migration 0001 decides how much time it covers). If the partition was dropped
 since this process saw it, the write fails with ``MissingPartitionError``; the writer calls ``forget`` and tries
-again. On TimescaleDB there is nothing to do: a hypertable creates its chunks itself.
+again. There is nothing to do where events are in a hypertable, which creates its chunks itself.
 """
 
 from __future__ import annotations
@@ -47,10 +47,9 @@ class Partitions:
         missing = set(days) - self._known
         if not missing:
             return
-        if not self._db.engine.has_hypertables:
-            dates = [(EPOCH + timedelta(days=day)).date() for day in sorted(missing)]
-            with self._db.connection() as connection:
-                connection.execute(QUERIES["ensure_partitions"], {"days": dates})
+        dates = [(EPOCH + timedelta(days=day)).date() for day in sorted(missing)]
+        with self._db.connection() as connection:
+            connection.execute(QUERIES["ensure_partitions"], {"days": dates})
         with self._lock:
             self._known |= missing
 

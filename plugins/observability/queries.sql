@@ -59,7 +59,12 @@ FROM observability.series
 WHERE account = %(account)s AND (service ILIKE %(pattern)s OR endpoint ILIKE %(pattern)s)
 
 -- name: ensure_partitions
+-- A hypertable creates its chunks itself.
 SELECT observability.ensure_partitions(%(days)s::date[])
+FROM pg_class WHERE oid = 'observability.event'::regclass AND relkind = 'p'
+
+-- name: is_hypertable
+SELECT relkind <> 'p' FROM pg_class WHERE oid = 'observability.event'::regclass
 
 -- name: copy_events
 COPY observability.event (id, time, series, status_code, latency_ms, trace_id, user_ref, tags)

@@ -22,6 +22,13 @@ from plugins.observability.resolution import Resolution
 _AGGREGATES = ("rollup", "histogram", "coarse")
 
 
+def is_hypertable(connection: Connection[TupleRow]) -> bool:
+    """Tell whether events are in a hypertable; otherwise in partitions."""
+    # Not whether the extension exists now: it may have been created since the migrations ran.
+    row = connection.execute(QUERIES["is_hypertable"]).fetchone()
+    return row is not None and bool(row[0])
+
+
 def has_continuous_aggregates(connection: Connection[TupleRow]) -> bool:
     """Tell whether the rollups of this database are continuous aggregates."""
     # Not what the licence allows now: it may have changed since the migrations ran.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from importlib.metadata import version
@@ -18,9 +20,12 @@ from kernel.jobs import JobFigures
 
 T = TypeVar("T")
 
+# In a shorter time, the ticks of the clock that counts (10 ms) are too few; seconds of all processors together.
+_CPU_SAMPLE_MIN_S = 0.2
+
 
 class CpuStats(msgspec.Struct, frozen=True):
-    """The machine's processors; ``used_percent`` since the previous request to this process."""
+    """The machine's processors; ``used_percent`` since the previous request to this process, or since it started."""
 
     logical_count: int | None
     physical_count: int | None
@@ -106,13 +111,14 @@ class StatsRoutes:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._cpu_meter = CpuMeter()
 
     @route("/stats/", policy="staff", menu="statistics of machine and process")
     def show(self) -> Stats:
         """Return all statistics."""
         services = self._services
         return Stats(
-            cpu=_cpu(),
+            cpu=_cpu(self._cpu_meter),
             memory=_memory(),
             disk=_disk(services.kernel_settings.home),
             process=_process(services.clock.now()),
@@ -123,11 +129,42 @@ class StatsRoutes:
         )
 
 
-def _cpu() -> CpuStats:
+class CpuMeter:
+    """Measures how busy the machine's processors were since the previous measurement, by any thread.
+
+    ``psutil.cpu_percent`` compares with the previous call of the same thread, so that the first in each returns 0.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._busy_s, self._total_s = _cpu_times()
+        self._percent: float | None = None
+
+    def measure(self) -> float:
+        """Return the percentage. If the previous measurement was a moment ago, return that."""
+        with self._lock:
+            busy_s, total_s = _cpu_times()
+            if self._percent is None and total_s - self._total_s < _CPU_SAMPLE_MIN_S:
+                time.sleep(_CPU_SAMPLE_MIN_S)
+                busy_s, total_s = _cpu_times()
+            if total_s - self._total_s >= _CPU_SAMPLE_MIN_S or self._percent is None:
+                elapsed_s = max(total_s - self._total_s, _CPU_SAMPLE_MIN_S)
+                self._percent = round(100 * min(max((busy_s - self._busy_s) / elapsed_s, 0), 1), 1)
+                self._busy_s, self._total_s = busy_s, total_s
+            return self._percent
+
+
+def _cpu_times() -> tuple[float, float]:
+    """Return the seconds that all processors were busy since the machine started, and all seconds."""
+    times = psutil.cpu_times()
+    # Linux counts the time of guests in user and nice as well.
+    total_s = sum(times) - getattr(times, "guest", 0) - getattr(times, "guest_nice", 0)
+    return total_s - times.idle - getattr(times, "iowait", 0), total_s
+
+
+def _cpu(meter: CpuMeter) -> CpuStats:
     load_1m, load_5m, load_15m = psutil.getloadavg()
-    return CpuStats(
-        psutil.cpu_count(), psutil.cpu_count(logical=False), psutil.cpu_percent(), load_1m, load_5m, load_15m
-    )
+    return CpuStats(psutil.cpu_count(), psutil.cpu_count(logical=False), meter.measure(), load_1m, load_5m, load_15m)
 
 
 def _memory() -> MemoryStats:

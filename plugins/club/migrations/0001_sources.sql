@@ -1,5 +1,13 @@
 -- What each configured source gave last, and how it has been since.
-CREATE SCHEMA club;
+-- earlier-checksum: 705147c50af4d0c641d9b20cf94a467615b72dbce655457e0687ed3432389fd6
+DO $$
+BEGIN
+    -- Not IF NOT EXISTS: that needs the privilege to create schemas even where somebody else created this one.
+    IF to_regnamespace('club') IS NULL THEN
+        CREATE SCHEMA club;
+    END IF;
+END
+$$;
 
 CREATE TABLE club.source (
     name           text        PRIMARY KEY,

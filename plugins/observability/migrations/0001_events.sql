@@ -1,5 +1,13 @@
 -- The store of request logs: a dictionary of series, and events that point to it.
-CREATE SCHEMA observability;
+-- earlier-checksum: d6cdd77a6967c757abbd3cf5240e1d3709da3e33800d3d6407e53f40a007c3c7
+DO $$
+BEGIN
+    -- Not IF NOT EXISTS: that needs the privilege to create schemas even where somebody else created this one.
+    IF to_regnamespace('observability') IS NULL THEN
+        CREATE SCHEMA observability;
+    END IF;
+END
+$$;
 
 -- A row of events holds a number instead of three texts: a quarter of the bytes, and filters resolve here first.
 CREATE TABLE observability.series (

@@ -25,7 +25,12 @@ from plugins.observability.retention.plan import PlannedRemoval, plan_removal
 from plugins.observability.retention.watermark import FOREVER, RetentionLimits
 from plugins.observability.rollups.dirty_buckets import has_dirty_hours
 from plugins.observability.rollups.refresh import Rollups
-from plugins.observability.timescale import continuous_aggregates, drop_chunks, has_continuous_aggregates
+from plugins.observability.timescale import (
+    continuous_aggregates,
+    drop_chunks,
+    has_continuous_aggregates,
+    is_hypertable,
+)
 
 QUERIES = load_queries(__package__)
 OnStep = Callable[[str], None]
@@ -143,11 +148,11 @@ class Retention:
 
     def _drop_some_events(self, cutoff: datetime, report: RetentionReport) -> datetime:
         """Advance the watermark of events, and drop chunks, or some partitions, before it; return the watermark."""
-        has_hypertables = self._db.engine.has_hypertables
         with self._db.transaction(_STATEMENT_TIMEOUT_S) as connection:
             _lock_events(connection)
+            has_chunks = is_hypertable(connection)
             partitions: list[tuple[str, datetime]] = []
-            if not has_hypertables:
+            if not has_chunks:
                 values = {"before": cutoff, "limit": _PARTITIONS_PER_TRANSACTION}
                 partitions = [(row[0], row[1]) for row in connection.execute(QUERIES["list_partitions"], values)]
             since = cutoff if len(partitions) < _PARTITIONS_PER_TRANSACTION else partitions[-1][1]
@@ -157,7 +162,7 @@ class Retention:
             for name, _ in partitions:
                 connection.execute(sql.SQL(QUERIES["drop_partition"]).format(name=sql.Identifier(name)))
                 connection.execute(QUERIES["delete_partition_entry"], {"name": name})
-            dropped = drop_chunks(connection, "event", cutoff) if has_hypertables else len(partitions)
+            dropped = drop_chunks(connection, "event", cutoff) if has_chunks else len(partitions)
         report.partitions += dropped
         return since
 

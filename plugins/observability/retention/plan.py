@@ -13,7 +13,7 @@ from kernel import Database, load_queries
 from plugins.observability.resolution import Resolution
 from plugins.observability.retention.watermark import RetentionLimits
 from plugins.observability.rollups.dirty_buckets import count_dirty_hours
-from plugins.observability.timescale import continuous_aggregates, count_chunks
+from plugins.observability.timescale import continuous_aggregates, count_chunks, is_hypertable
 
 QUERIES = load_queries(__package__)
 # By resolution: the query for the oldest event or bucket, and the one that estimates how many there are.
@@ -62,17 +62,14 @@ class PlannedRemoval(msgspec.Struct, frozen=True):
 
 def plan_removal(db: Database, limits: RetentionLimits, now: datetime) -> list[PlannedRemoval]:
     """Return what would be removed of each resolution that has a limit."""
-    has_hypertables = db.engine.has_hypertables
     with db.transaction() as connection:
         return [
-            _plan(connection, resolution, getattr(limits, resolution), cutoff, has_hypertables=has_hypertables)
+            _plan(connection, resolution, getattr(limits, resolution), cutoff)
             for resolution, cutoff in limits.cutoffs(now).items()
         ]
 
 
-def _plan(
-    connection: Connection[TupleRow], resolution: Resolution, days: int, before: datetime, *, has_hypertables: bool
-) -> PlannedRemoval:
+def _plan(connection: Connection[TupleRow], resolution: Resolution, days: int, before: datetime) -> PlannedRemoval:
     oldest_query, estimate_query = _OLDEST_AND_ESTIMATE[resolution]
     dirty_hours = count_dirty_hours(connection, before) if resolution is Resolution.RAW else 0
     ((oldest,),) = connection.execute(QUERIES[oldest_query], {"before": before})
@@ -87,19 +84,17 @@ def _plan(
         before=before,
         oldest=oldest,
         items=items,
-        partitions=_count_partitions(connection, resolution, before, has_hypertables=has_hypertables),
+        partitions=_count_partitions(connection, resolution, before),
         touched_hours=dirty_hours,
         consequences=_CONSEQUENCES[resolution],
     )
 
 
-def _count_partitions(
-    connection: Connection[TupleRow], resolution: Resolution, before: datetime, *, has_hypertables: bool
-) -> int:
+def _count_partitions(connection: Connection[TupleRow], resolution: Resolution, before: datetime) -> int:
     if resolution is not Resolution.RAW:
         tables = continuous_aggregates(connection, resolution)
         return sum(count_chunks(connection, table, before) for table in tables)
-    if has_hypertables:
+    if is_hypertable(connection):
         return count_chunks(connection, "event", before)
     ((count,),) = connection.execute(QUERIES["count_partitions"], {"before": before})
     return int(count)

@@ -1,5 +1,13 @@
 -- What was read from Notion last, so that an export need only read what has changed since.
-CREATE SCHEMA trace;
+-- earlier-checksum: e4b53de8c806de31c34f8bd3ba237993d094e45e30799d5f88b7ac4bc3fdd507
+DO $$
+BEGIN
+    -- Not IF NOT EXISTS: that needs the privilege to create schemas even where somebody else created this one.
+    IF to_regnamespace('trace') IS NULL THEN
+        CREATE SCHEMA trace;
+    END IF;
+END
+$$;
 
 -- One row for each source of the configuration that was exported.
 CREATE TABLE trace.source (

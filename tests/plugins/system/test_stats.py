@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,6 +60,28 @@ def test_figures_describe_this_process_and_machine(client: Client) -> None:
     assert stats["disk"]["free_bytes"] < stats["disk"]["total_bytes"]
     assert stats["cpu"]["logical_count"] == os.cpu_count()
     assert datetime.fromisoformat(stats["process"]["started_at"]) < datetime.now(UTC)
+
+
+@pytest.fixture
+def busy_machine() -> Iterator[None]:
+    """Keep one processor busy, with a process that a test need not wait for."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    yield
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.usefixtures("busy_machine")
+def test_the_processors_are_measured_by_the_first_request_of_each_thread(serve: Serve) -> None:
+    client = serve()
+
+    def measure() -> float:
+        percent: float = client.get("/stats/").json()["cpu"]["used_percent"]
+        return percent
+
+    for _ in range(3):
+        with ThreadPoolExecutor(1) as new_thread:
+            assert 0 < new_thread.submit(measure).result() <= 100
 
 
 def test_paths_are_text_even_if_they_do_not_exist(serve: Serve, tmp_path: Path) -> None:
