@@ -18,7 +18,7 @@ import psycopg
 import sqlparse
 from psycopg import Connection, sql
 
-from kernel.db.failures import describe
+from kernel.db.failures import READ_ONLY, describe
 from kernel.db.privileges import explain, find_missing_to_migrate, find_missing_to_run
 from kernel.db.queries import load_queries
 from kernel.errors import BootError
@@ -146,7 +146,11 @@ def find_missing_privileges(conninfo: str, migrations: Sequence[Migration]) -> M
     """
     schemas = schemas_of(migrations)
     with _connect(conninfo) as connection:
-        return MissingPrivileges(find_missing_to_migrate(connection, schemas), find_missing_to_run(connection, schemas))
+        ((read_only,),) = connection.execute(_QUERIES["show_read_only"])
+        return MissingPrivileges(
+            (*([READ_ONLY.detail] if read_only == "on" else []), *find_missing_to_migrate(connection, schemas)),
+            find_missing_to_run(connection, schemas),
+        )
 
 
 def describe_timescaledb(conninfo: str) -> str | None:

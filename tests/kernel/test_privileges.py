@@ -160,6 +160,17 @@ def test_a_role_that_lost_the_privilege_to_create_schemas_still_runs(tiercel: Ru
         assert client.post(LIST, make_event()).status == 201
 
 
+def test_check_of_a_read_only_database_says_that_migrations_would_fail(
+    tiercel: RunCommand, empty_database: str
+) -> None:
+    read_only = make_conninfo(empty_database, options="-c default_transaction_read_only=on")
+
+    checked = tiercel("check", TIERCEL_DATABASE_URL=read_only)
+
+    assert checked.code == 1
+    assert "[PROBLEM] privileges: migrations would fail:\n  the database is read-only" in checked.output
+
+
 @pytest.mark.parametrize(
     ("statement", "cure"),
     [
