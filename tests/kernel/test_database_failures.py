@@ -103,25 +103,27 @@ def black_hole() -> Iterator[str]:
         yield f"{HOST}:{listener.getsockname()[1]}"
 
 
-@pytest.mark.parametrize(
-    ("conninfo", "code"),
-    [
-        (url(host=f"127.0.0.1:{free_port()}"), "database_refused"),
-        (f"postgresql://tiercel:{SECRET}@/tiercel?host=/nonexistent", "database_refused"),
-        (url(host="no-such-host.invalid"), "database_unknown_host"),
-        (url(password="wrong-word"), "database_authentication"),
-        (f"postgresql://tiercel@{HOST}/tiercel", "database_authentication"),
-        (url(user="no_such_role"), "database_authentication"),
-        (url(user="nologin_role"), "database_authentication"),
-        (url(dbname="no_such_database"), "database_missing"),
-        (url(dbname="private_database"), "database_permission"),
-        (url(dbname="closed_database"), "database_starting"),
-        (url(user="limited_role"), "database_connections"),
-    ],
-)
+REFUSALS = {
+    "nobody_listens": (url(host=f"127.0.0.1:{free_port()}"), "database_refused"),
+    "no_socket": (f"postgresql://tiercel:{SECRET}@/tiercel?host=/nonexistent", "database_refused"),
+    "no_host": (url(host="no-such-host.invalid"), "database_unknown_host"),
+    "wrong_password": (url(password="wrong-word"), "database_authentication"),
+    "no_password": (f"postgresql://tiercel@{HOST}/tiercel", "database_authentication"),
+    "no_role": (url(user="no_such_role"), "database_authentication"),
+    "no_login": (url(user="nologin_role"), "database_authentication"),
+    "no_database": (url(dbname="no_such_database"), "database_missing"),
+    "no_privilege": (url(dbname="private_database"), "database_permission"),
+    "closed": (url(dbname="closed_database"), "database_starting"),
+    "too_many": (url(user="limited_role"), "database_connections"),
+}
+LASTING = ("wrong_password", "no_database", "no_privilege")
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
 def test_a_server_that_refuses_is_named_at_once(
-    tcp_server: EmbeddedServer, captured: CapturedLog, conninfo: str, code: str
+    tcp_server: EmbeddedServer, captured: CapturedLog, refusal: str
 ) -> None:
+    conninfo, code = REFUSALS[refusal]
     with opened(conninfo, captured) as database:
         started = time.monotonic()
         failures = [failure_of(database) for _ in range(3)]
@@ -200,10 +202,9 @@ def test_connections_in_use_are_waited_for_although_no_further_one_can_be_made(t
         connection.execute("ALTER ROLE limited_role CONNECTION LIMIT 0")
 
 
-@pytest.mark.parametrize(
-    "conninfo", [url(password="wrong-word"), url(dbname="no_such_database"), url(dbname="private_database")]
-)
-def test_a_start_does_not_wait_for_what_does_not_pass(tcp_server: EmbeddedServer, conninfo: str) -> None:
+@pytest.mark.parametrize("refusal", LASTING)
+def test_a_start_does_not_wait_for_what_does_not_pass(tcp_server: EmbeddedServer, refusal: str) -> None:
+    conninfo, _ = REFUSALS[refusal]
     started = time.monotonic()
 
     with pytest.raises(BootError, match="the database cannot be reached: ") as caught:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
+from pathlib import Path
 
 import msgspec
 import psycopg
@@ -76,6 +77,9 @@ def stopped(own_server: EmbeddedServer, client: Client) -> Iterator[Client]:
     """A service whose database server was stopped after a successful request."""
     assert client.get(LIST).status == 200
     own_server.release()
+    # A moment after it is stopped, the server still has its socket.
+    socket = Path(str(conninfo_to_dict(own_server.conninfo)["host"])) / ".s.PGSQL.5432"
+    assert eventually(lambda: not socket.exists())
     yield client
     own_server.acquire()
 
