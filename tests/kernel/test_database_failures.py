@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 SECRET = "secret-word"
 # An address of this machine for this process alone, so that the server can have its usual port.
 HOST = f"127.{os.getpid() >> 16 & 127 | 64}.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
-SETTINGS = DatabaseSettings(pool_timeout_s=5.0, connect_timeout_s=1)
+SETTINGS = DatabaseSettings(pool_timeout_s=20.0, connect_timeout_s=1)
 SET_UP = """
 ALTER ROLE tiercel PASSWORD 'secret-word';
 CREATE ROLE nologin_role NOLOGIN PASSWORD 'secret-word';
@@ -144,7 +144,7 @@ def test_a_server_that_never_answers_is_named_and_holds_up_only_the_first_reques
         for _ in range(2):
             started = time.monotonic()
             assert failure_of(database).code == "database_timeout"
-            assert time.monotonic() - started < 2
+            assert time.monotonic() - started < SETTINGS.pool_timeout_s / 4
 
 
 def test_a_server_that_shuts_down_is_named_and_the_first_request_after_its_start_succeeds(
@@ -210,7 +210,7 @@ def test_a_start_does_not_wait_for_what_does_not_pass(tcp_server: EmbeddedServer
     with pytest.raises(BootError, match="the database cannot be reached: ") as caught:
         Database(SETTINGS, conninfo, embedded=False).wait_for_server(30)
 
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 10
     assert "-word" not in str(caught.value)
 
 

@@ -25,7 +25,8 @@ from tests.processes import eventually
 pytestmark = pytest.mark.slow
 
 LIST = "/api/requests/"
-POOL_TIMEOUT_S = 5.0
+# Long enough to be told from an answer at once on a busy machine.
+POOL_TIMEOUT_S = 20.0
 
 
 class SleepQuery(msgspec.Struct):
@@ -140,7 +141,7 @@ def test_requests_answer_503_while_the_server_is_down(stopped: Client) -> None:
 
     assert_unavailable(stopped.get(LIST), "database_refused")
     assert_unavailable(stopped.post(LIST, make_event()), "database_refused")
-    assert time.monotonic() - started < POOL_TIMEOUT_S
+    assert time.monotonic() - started < POOL_TIMEOUT_S / 2
 
 
 def test_the_service_is_alive_but_not_ready_while_the_server_is_down(stopped: Client) -> None:
