@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -63,8 +64,8 @@ def statements_in(output: str) -> str:
 
 
 @contextmanager
-def serving(conninfo: str) -> Iterator[Client]:
-    with running(make_configuration(db={"url": conninfo}, log={"level": "error"})) as client:
+def serving(conninfo: str, **values: Any) -> Iterator[Client]:
+    with running(make_configuration(db={"url": conninfo}, log={"level": "error"}, **values)) as client:
         yield client
 
 
@@ -239,6 +240,23 @@ def test_timescaledb_is_never_created_where_tables_exist(timescale_like: Embedde
 
     assert not has_extension(database)
     assert str(describe_timescaledb(database)).startswith("TimescaleDB is not used: the tables were made without it")
+
+
+def test_events_in_partitions_are_written_and_removed_although_timescaledb_was_created_later(
+    timescale_like: EmbeddedServer,
+) -> None:
+    database = create_database(timescale_like.conninfo, "later")
+    migrate(database, kernel_migrations()[:1])
+    administer(database, "DROP EXTENSION timescaledb")
+    with serving(database):
+        administer(database, "CREATE EXTENSION timescaledb")
+
+    with serving(database) as client:
+        assert client.get("/stats/").json()["engine"]["timescaledb_version"] == "2.99.0"
+        assert client.post(LIST, make_event()).status == 201
+    with serving(database, observability={"raw_days": 30}) as client:
+        assert client.service.shared.jobs.run_inline("observability.retention").state == "succeeded"
+        assert client.get(f"{LIST}?service=billing").json()["results"] == []
 
 
 def test_a_role_that_may_not_create_timescaledb_is_told_by_check(
