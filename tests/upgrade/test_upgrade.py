@@ -24,6 +24,7 @@ from kernel.embedded.server import EmbeddedServer
 from kernel.jobs.models import JobRecord
 from kernel.testing import Client, create_database, drop_database, make_configuration, running
 from tests.kernel.jobs.conftest import make_worker
+from tests.plugins.observability.analytics.factories import container_of
 from tests.plugins.observability.engines import oldest_postgresql
 from tests.processes import eventually
 
@@ -32,16 +33,25 @@ pytestmark = pytest.mark.slow
 FOLDER = Path(__file__).parent
 DUMP = "2026-11-28"
 PLUGINS = ["system", "observability", "trace", "club", "skyflow", "nexus", "tests.sample_jobs"]
+# Partitions of events are those of its days, and have the columns of the whole table.
 TABLES = """
-SELECT table_name, column_name, data_type, is_nullable, coalesce(column_default, ''), is_identity
-FROM information_schema.columns WHERE table_schema = 'tiercel'
+SELECT table_schema, table_name, column_name, data_type, is_nullable, coalesce(column_default, ''), is_identity
+FROM information_schema.columns
+WHERE table_schema IN ('tiercel', 'observability') AND table_name !~ '^event_[0-9]'
 """
-INDEXES = "SELECT indexdef FROM pg_indexes WHERE schemaname = 'tiercel'"
+INDEXES = """
+SELECT indexdef FROM pg_indexes WHERE schemaname IN ('tiercel', 'observability') AND tablename !~ '^event_[0-9]'
+"""
 CONSTRAINTS = """
 SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid)
-FROM pg_constraint WHERE connamespace = 'tiercel'::regnamespace
+FROM pg_constraint
+WHERE connamespace IN ('tiercel'::regnamespace, 'observability'::regnamespace)
+  AND conrelid::regclass::text !~ 'event_[0-9]'
 """
-FUNCTIONS = "SELECT proname::text FROM pg_proc WHERE pronamespace = 'tiercel'::regnamespace"
+FUNCTIONS = """
+SELECT pronamespace::regnamespace::text, proname::text
+FROM pg_proc WHERE pronamespace IN ('tiercel'::regnamespace, 'observability'::regnamespace)
+"""
 _numbers = itertools.count()
 
 
@@ -149,6 +159,25 @@ def test_the_answers_are_those_of_the_earlier_version(client: Client) -> None:
             assert {key: record[key] for key in record.keys() - changed} == {
                 key: earlier[key] for key in earlier.keys() - changed
             }
+
+
+def test_events_without_a_latency_join_those_of_the_earlier_version(client: Client) -> None:
+    path = "/api/requests/{}/?start=2026-11-20T00:00:00Z&end=2026-11-24T00:00:00Z{}"
+    ways = [path.format("kpis", way) for way in ("", "&approx=true", "&method=GET")]
+    # Of a day that rollups know, in a partition of the earlier version.
+    before = [client.get(way).json() for way in ways]
+    shown = client.get("/api/requests/?page_size=1&method=GET&ordering=time").json()["results"][0]
+
+    created = client.post("/api/requests/", {**shown, "latency_ms": None})
+
+    assert (created.status, created.json()["latency_ms"]) == (201, None)
+    for _ in ("from events", "from rollups"):
+        for way, earlier in zip(ways, before, strict=True):
+            now = client.get(way).json()
+            assert now["hits"] == earlier["hits"] + 1
+            for name in ("avg_latency_ms", "p95_latency_ms", "max_latency_ms"):
+                assert now[name] == earlier[name], (way, name)
+        container_of(client).rollups.refresh()
 
 
 def as_before(answer: Any, before: Any) -> Any:

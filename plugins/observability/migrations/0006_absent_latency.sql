@@ -1,21 +1,6 @@
 -- A request whose latency nobody measured has none: NULL, not 0.
 ALTER TABLE observability.event ALTER COLUMN latency_ms DROP NOT NULL;
 
--- From PostgreSQL 18 on, a partition that was made apart and then attached has a constraint of its own.
-DO $$
-DECLARE
-    child regclass;
-BEGIN
-    FOR child IN
-        SELECT inhrelid
-        FROM pg_inherits JOIN pg_attribute ON attrelid = inhrelid
-        WHERE inhparent = 'observability.event'::regclass AND attname = 'latency_ms' AND attnotnull
-    LOOP
-        EXECUTE format('ALTER TABLE %s ALTER COLUMN latency_ms DROP NOT NULL', child);
-    END LOOP;
-END
-$$;
-
 -- Requests with a latency and requests without one are series apart. So every row of a rollup is of one kind only: where
 -- latency_sum_ms is NULL, none of its hits has a latency, elsewhere all of them have one. Continuous aggregates, which
 -- can be neither altered nor computed again once retention has removed their events, know this already.

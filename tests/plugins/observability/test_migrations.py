@@ -1,0 +1,78 @@
+"""What earlier versions stored is right after migrations that change it, on every engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from kernel.db.migrations import find_migrations
+from kernel.db.migrations import migrate as apply_migrations
+from kernel.testing import Client, make_configuration, running
+from tests.plugins.observability.analytics.factories import container_of
+from tests.plugins.observability.engines import TestedEngine, every_engine, migrate, run_statement
+from tests.plugins.observability.events import create, make_event, post_ingest
+
+pytestmark = [every_engine, pytest.mark.slow]
+
+FOLDER = Path("plugins/observability/migrations")
+DAY = "start=2025-12-14&end=2025-12-14"
+SERIES = """
+    INSERT INTO observability.series (service, endpoint, method) VALUES ('billing', '/api/v1/invoices', 'GET')
+"""
+EVENTS = """
+    INSERT INTO observability.event (id, time, series, status_code, latency_ms, tags)
+    SELECT gen_random_uuid(), '2025-12-14 12:00Z', id, 200, latency_ms, '{}'
+    FROM observability.series, unnest(ARRAY[10, 20]) AS latency_ms
+"""
+TOUCHED = "INSERT INTO observability.rollup_touched (hour) VALUES ('2025-12-14 12:00Z')"
+PARTITION = "SELECT observability.ensure_partitions('{2025-12-14}')"
+REFRESH = "CALL observability.refresh_day('2025-12-14 00:00Z', '{2025-12-14 12:00Z}')"
+COMPRESS = "SELECT compress_chunk(chunk) FROM show_chunks('observability.event') AS chunk"
+
+
+def go_back_to(url: str, before: str) -> None:
+    """Make the database one of the version before a migration, without events."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA observability CASCADE")
+        connection.execute("DELETE FROM tiercel.migration WHERE id LIKE 'observability/%'")
+    apply_migrations(url, [each for each in find_migrations("observability", FOLDER) if each.path.stem < before])
+
+
+def kpis(client: Client, query: str) -> tuple[Any, ...]:
+    found = client.get(f"/api/requests/kpis/?{DAY}{query}").json()
+    return found["hits"], found["avg_latency_ms"], found["max_latency_ms"]
+
+
+def test_events_with_a_latency_keep_it_and_others_join_them(engine: TestedEngine) -> None:
+    with engine.database() as url:
+        go_back_to(url, "0006_absent_latency")
+        with psycopg.connect(url, autocommit=True) as connection:
+            if not engine.name.startswith("timescaledb"):
+                connection.execute(PARTITION)
+            for statement in (SERIES, EVENTS, TOUCHED):
+                connection.execute(statement)
+            if engine.name == "timescaledb":
+                connection.execute(REFRESH)
+                connection.execute(COMPRESS)
+        migrate(url)
+
+        configuration = make_configuration(
+            db=engine.settings(url),
+            log={"level": "error", "requests": False},
+            observability={"log_own_requests": False},
+        )
+        with running(configuration) as client:
+            ways = ("", "&approx=true", "&granularity=daily&service=billing", "&method=GET")
+            assert {kpis(client, way) for way in ways} == {(2, 15.0, 20)}
+            post_ingest(client, [make_event(latency_ms=None), make_event(latency_ms=None, status_code=500)])
+            create(client, latency_ms=30)
+            for _ in ("from events", "from rollups"):
+                assert {kpis(client, way) for way in ways} == {(5, 20.0, 30)}
+                container_of(client).rollups.refresh()
+            series = run_statement(
+                client, "SELECT service, endpoint, method, timed FROM observability.series ORDER BY 4"
+            )
+            assert series == [("billing", "/api/v1/invoices", "GET", timed) for timed in (False, True)]
