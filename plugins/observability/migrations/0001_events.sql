@@ -1,3 +1,4 @@
+-- earlier-checksum: d6cdd77a6967c757abbd3cf5240e1d3709da3e33800d3d6407e53f40a007c3c7
 -- The store of request logs: a dictionary of series, and events that point to it.
 -- earlier-checksum: d6cdd77a6967c757abbd3cf5240e1d3709da3e33800d3d6407e53f40a007c3c7
 DO $$
@@ -55,7 +56,7 @@ CREATE TABLE observability.event_partition (
 DO $$
 DECLARE
     columns constant text := 'id uuid NOT NULL, time timestamptz NOT NULL, series integer NOT NULL,
-        status_code smallint NOT NULL, latency_ms integer NOT NULL, trace_id text, user_ref text, tags jsonb NOT NULL';
+        status_code smallint NOT NULL, latency_ms integer, trace_id text, user_ref text, tags jsonb NOT NULL';
 BEGIN
     IF EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb') THEN
         EXECUTE format('CREATE TABLE observability.event (%s)', columns);

@@ -1,5 +1,17 @@
--- A request whose latency nobody measured has none: NULL, not 0.
-ALTER TABLE observability.event ALTER COLUMN latency_ms DROP NOT NULL;
+-- A request whose latency nobody measured has none: NULL, not 0. In new databases the column is made so: before 2.18,
+-- TimescaleDB cannot change it once chunks are stored as columns.
+DO $$
+BEGIN
+    IF (SELECT attnotnull FROM pg_attribute
+        WHERE attrelid = 'observability.event'::regclass AND attname = 'latency_ms') THEN
+        ALTER TABLE observability.event ALTER COLUMN latency_ms DROP NOT NULL;
+    END IF;
+EXCEPTION WHEN feature_not_supported THEN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
+        MESSAGE = 'this version of TimescaleDB cannot drop NOT NULL from a column of a hypertable with a columnstore: '
+                  'update the extension to 2.18 or later (ALTER EXTENSION timescaledb UPDATE)';
+END
+$$;
 
 -- Requests with a latency and requests without one are series apart. So every row of a rollup is of one kind only: where
 -- latency_sum_ms is NULL, none of its hits has a latency, elsewhere all of them have one. Continuous aggregates, which

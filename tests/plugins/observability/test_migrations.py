@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from kernel.db.migrations import find_migrations
+from kernel.db.migrations import MigrationError, find_migrations
 from kernel.db.migrations import migrate as apply_migrations
 from kernel.testing import Client, make_configuration, running
 from tests.plugins.observability.analytics.factories import container_of
@@ -27,6 +27,8 @@ EVENTS = """
     SELECT gen_random_uuid(), '2025-12-14 12:00Z', id, 200, latency_ms, '{}'
     FROM observability.series, unnest(ARRAY[10, 20]) AS latency_ms
 """
+# As the first migration made it then.
+LATENCY_NOT_NULL = "ALTER TABLE observability.event ALTER COLUMN latency_ms SET NOT NULL"
 TOUCHED = "INSERT INTO observability.rollup_touched (hour) VALUES ('2025-12-14 12:00Z')"
 PARTITION = "SELECT observability.ensure_partitions('{2025-12-14}')"
 REFRESH = "CALL observability.refresh_day('2025-12-14 00:00Z', '{2025-12-14 12:00Z}')"
@@ -46,13 +48,32 @@ def kpis(client: Client, query: str) -> tuple[Any, ...]:
     return found["hits"], found["avg_latency_ms"], found["max_latency_ms"]
 
 
+@pytest.mark.xdist_group("timescale")
+def test_a_timescaledb_that_cannot_change_columnar_chunks_is_to_be_updated(timescale_engine: TestedEngine) -> None:
+    with timescale_engine.database() as url:
+        go_back_to(url, "0006_absent_latency")
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(LATENCY_NOT_NULL)
+            # What such a version does.
+            connection.execute("""
+                CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$
+                BEGIN
+                    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'operation not supported';
+                END $$;
+                CREATE EVENT TRIGGER refuse ON ddl_command_start WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION refuse();
+            """)
+
+        with pytest.raises(MigrationError, match=r"update the extension to 2\.18 or later"):
+            migrate(url)
+
+
 def test_events_with_a_latency_keep_it_and_others_join_them(engine: TestedEngine) -> None:
     with engine.database() as url:
         go_back_to(url, "0006_absent_latency")
         with psycopg.connect(url, autocommit=True) as connection:
             if not engine.name.startswith("timescaledb"):
                 connection.execute(PARTITION)
-            for statement in (SERIES, EVENTS, TOUCHED):
+            for statement in (LATENCY_NOT_NULL, SERIES, EVENTS, TOUCHED):
                 connection.execute(statement)
             if engine.name == "timescaledb":
                 connection.execute(REFRESH)

@@ -87,6 +87,25 @@ def test_existing_series_are_not_capped(full: Client) -> None:
     assert listed(full, f"endpoint={OTHER}&search=known") == []
 
 
+def test_events_without_a_latency_need_no_room_beside_those_with_one(full: Client, database: str) -> None:
+    post_ingest(full, flood(2, endpoint="/new/@"))
+
+    known = post_ingest(full, [{**event, "latency_ms": None} for event in KNOWN])
+    new = post_ingest(full, [make_event(endpoint="/new", latency_ms=None)])
+
+    assert (known.json()["capped"], new.json()["capped"]) == (0, 1)
+    assert len(set(series(database))) == CAP + 1
+
+
+def test_series_with_and_without_a_latency_count_once(client: Client, database: str) -> None:
+    events = flood(CAP + 2, endpoint="/new/@")
+
+    answer = post_ingest(client, [event for each in events for event in (each, {**each, "latency_ms": None})])
+
+    assert answer.json()["capped"] == 2 * 2
+    assert len({text for text in series(database) if text[1] != OTHER}) == CAP
+
+
 def test_a_process_that_starts_later_enforces_the_cap(full: Client, serve: Serve) -> None:
     later = serve(observability={"series_max": CAP, "log_own_requests": False})
 
