@@ -17,7 +17,7 @@ from tests.plugins.observability.events import create, make_event, post_ingest
 
 pytestmark = [every_engine, pytest.mark.slow]
 
-FOLDER = Path("plugins/observability/migrations")
+MIGRATIONS = find_migrations("observability", Path("plugins/observability/migrations"))
 DAY = "start=2025-12-14&end=2025-12-14"
 SERIES = """
     INSERT INTO observability.series (service, endpoint, method) VALUES ('billing', '/api/v1/invoices', 'GET')
@@ -40,7 +40,7 @@ def go_back_to(url: str, before: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("DROP SCHEMA observability CASCADE")
         connection.execute("DELETE FROM tiercel.migration WHERE id LIKE 'observability/%'")
-    apply_migrations(url, [each for each in find_migrations("observability", FOLDER) if each.path.stem < before])
+    apply_migrations(url, [each for each in MIGRATIONS if each.path.stem < before])
 
 
 def kpis(client: Client, query: str) -> tuple[Any, ...]:
@@ -64,7 +64,7 @@ def test_a_timescaledb_that_cannot_change_columnar_chunks_is_to_be_updated(times
             """)
 
         with pytest.raises(MigrationError, match=r"update the extension to 2\.18 or later"):
-            migrate(url)
+            apply_migrations(url, MIGRATIONS)
 
 
 def test_events_with_a_latency_keep_it_and_others_join_them(engine: TestedEngine) -> None:
