@@ -46,7 +46,7 @@ from plugins.observability.analytics.models import (
 )
 from plugins.observability.analytics.plan import ReadPlan
 from plugins.observability.analytics.scope import Scope, parse_step, step_starts, window_of
-from plugins.observability.analytics.session import ActiveGroup, QuerySession, StepKey
+from plugins.observability.analytics.session import ActiveGroup, BucketKey, QuerySession, StepKey
 from plugins.observability.filters import ensure_no_nul, parse_ordering, search_terms
 from plugins.observability.resolution import DAY, HOUR, Resolution, Span
 from plugins.observability.rollups.histogram import MAX_RELATIVE_ERROR, Histogram
@@ -148,7 +148,7 @@ class AnalyticsService:
             needs_events = grouping.needs_events and not query.approx
             plan = _plan_steps(session, step, Resolution.RAW if needs_events else _resolution_of(step))
             totals = session.totals_by_step(plan, step, query.error_from)
-            percentiles = _percentiles_by_step(session, query, step)
+            percentiles = _percentiles_by_step(session, query, step, totals)
             groups = None
             if grouping.dimensions:
                 groups = _groups_by_step(session, plan, query, grouping, step, starts)
@@ -216,8 +216,7 @@ class AnalyticsService:
             plan = session.plan(bucket, window)
             totals = session.totals_by_bucket(plan, bucket, DEFAULT_ERROR_FROM, query.limit)
             if totals and percentiles:
-                shown = Span(max(window.start, min(start for start, _, _ in totals)), window.end)
-                found = _percentiles_by_bucket(session, shown, bucket, percentiles, approx=query.approx)
+                found = _percentiles_by_bucket(session, window, totals, bucket, percentiles, approx=query.approx)
             fresh_until = session.fresh_until(self._now())
         dimensions = ("bucket", *ENDPOINTS)
         return RowSet(
@@ -352,8 +351,9 @@ def _totals_and_percentiles(
         totals, histogram = session.totals_and_histogram(plan, error_from)
     else:
         totals, histogram = session.totals(plan, error_from), session.histogram(percentile_plan)
+    values = _of_histogram(histogram, totals, percentiles)
     return totals, [
-        Percentile(each, histogram.percentile_ms(each), MAX_RELATIVE_ERROR, "rollup") for each in percentiles
+        Percentile(each, ms, MAX_RELATIVE_ERROR, "rollup") for each, ms in zip(percentiles, values, strict=True)
     ]
 
 
@@ -372,22 +372,25 @@ def _rank_groups(
         percentiles: In addition to the one that ranks them.
     """
     dimensions, ranking = grouping.dimensions, grouping.ranking
+    percentile_plan = session.plan(_percentile_resolution(approx=query.approx))
     if ranking.percentile is None:
         totals = session.totals_by_group(plan, query.error_from, dimensions)
         shown = ranking.rank({key: _figure(each, str(ranking.by)) for key, each in totals.items()})
         of_shown = session.for_groups(dimensions, shown)
-        return _Groups(
-            dimensions, shown, totals, _percentiles_by_group(of_shown, dimensions, percentiles, approx=query.approx)
-        )
-    wanted = (ranking.percentile, *percentiles)
-    found = _percentiles_by_group(session, dimensions, wanted, approx=query.approx)
-    if "status_code" in dimensions and found.resolution is not Resolution.RAW:
+        found = _percentiles_by_group(of_shown, percentile_plan, totals, dimensions, percentiles)
+        return _Groups(dimensions, shown, totals, found)
+    is_exact = percentile_plan.source is Resolution.RAW
+    if "status_code" in dimensions and not is_exact:
         message = (
             f"Rollups know no latencies by status: expected hits, errors or error_rate, got {query.sort_by!r:.80}."
         )
         raise InvalidError(errors={"sort_by": [message]})
+    # An approximate percentile is ranked as it is shown: within what the totals of its group say.
+    totals = {} if is_exact else session.totals_by_group(plan, query.error_from, dimensions)
+    found = _percentiles_by_group(session, percentile_plan, totals, dimensions, (ranking.percentile, *percentiles))
     shown = ranking.rank({key: values[0] for key, values in found.values_ms.items()})
-    totals = session.for_groups(dimensions, shown).totals_by_group(plan, query.error_from, dimensions)
+    if is_exact:
+        totals = session.for_groups(dimensions, shown).totals_by_group(plan, query.error_from, dimensions)
     return _Groups(dimensions, shown, totals, found)
 
 
@@ -407,29 +410,43 @@ def _figure(totals: RequestTotals, name: str) -> float | None:
 
 
 def _percentiles_by_group(
-    session: QuerySession, dimensions: tuple[Dimension, ...], percentiles: Sequence[float], *, approx: bool
+    session: QuerySession,
+    plan: ReadPlan,
+    totals: Mapping[GroupKey, RequestTotals],
+    dimensions: tuple[Dimension, ...],
+    percentiles: Sequence[float],
 ) -> _PercentilesByKey:
     """Return percentiles of each group; without any where they can only be read from rollups, which have none."""
     if not percentiles:
         return _PercentilesByKey()
-    plan = session.plan(_percentile_resolution(approx=approx))
     if plan.source is Resolution.RAW:
         return _PercentilesByKey(session.percentiles_by_group(plan, dimensions, percentiles), percentiles)
     histograms = {} if "status_code" in dimensions else session.histogram_by_group(plan, dimensions)
-    return _of_histograms(histograms, percentiles, plan)
+    return _of_histograms(histograms, totals, percentiles, plan)
 
 
 def _percentiles_by_bucket(
-    session: QuerySession, window: Span, bucket: Resolution, percentiles: Sequence[float], *, approx: bool
+    session: QuerySession,
+    window: Span,
+    totals: Mapping[BucketKey, RequestTotals],
+    bucket: Resolution,
+    percentiles: Sequence[float],
+    *,
+    approx: bool,
 ) -> _PercentilesByKey:
-    plan = session.plan(bucket if approx else Resolution.RAW, window)
+    shown = Span(max(window.start, min(start for start, _, _ in totals)), window.end)
+    plan = session.plan(bucket if approx else Resolution.RAW, shown)
     if plan.source is Resolution.RAW:
         return _PercentilesByKey(session.percentiles_by_bucket(plan, bucket, percentiles), percentiles)
-    return _of_histograms(session.histogram_by_bucket(plan, bucket), percentiles, plan)
+    return _of_histograms(session.histogram_by_bucket(plan, bucket), totals, percentiles, plan)
 
 
 def _percentiles_by_step(
-    session: QuerySession, query: TimeseriesQuery, step: timedelta, dimensions: tuple[Dimension, ...] = ()
+    session: QuerySession,
+    query: TimeseriesQuery,
+    step: timedelta,
+    totals: Mapping[StepKey, RequestTotals],
+    dimensions: tuple[Dimension, ...] = (),
 ) -> _PercentilesByKey:
     percentiles = query.percentiles
     if not percentiles:
@@ -441,14 +458,25 @@ def _percentiles_by_step(
         values_ms = session.percentiles_by_step(plan, step, percentiles, dimensions)
         return _PercentilesByKey(values_ms, percentiles)
     histograms = {} if "status_code" in dimensions else session.histogram_by_step(plan, step, dimensions)
-    return _of_histograms(histograms, percentiles, plan)
+    return _of_histograms(histograms, totals, percentiles, plan)
 
 
 def _of_histograms(
-    histograms: Mapping[Any, Histogram], percentiles: Sequence[float], plan: ReadPlan
+    histograms: Mapping[Any, Histogram],
+    totals: Mapping[Any, RequestTotals],
+    percentiles: Sequence[float],
+    plan: ReadPlan,
 ) -> _PercentilesByKey:
-    values_ms = {key: [histogram.percentile_ms(each) for each in percentiles] for key, histogram in histograms.items()}
+    unknown = RequestTotals()
+    values_ms = {
+        key: _of_histogram(histogram, totals.get(key, unknown), percentiles) for key, histogram in histograms.items()
+    }
     return _PercentilesByKey(values_ms, percentiles, plan.source)
+
+
+def _of_histogram(histogram: Histogram, totals: RequestTotals, percentiles: Sequence[float]) -> Sequence[float | None]:
+    """Return percentiles of the same requests that the totals are of, within the lowest and highest latency."""
+    return [histogram.percentile_ms(each, totals.latency_min_ms, totals.latency_max_ms) for each in percentiles]
 
 
 def _plan_steps(session: QuerySession, step: timedelta, coarsest: Resolution) -> ReadPlan:
@@ -504,7 +532,7 @@ def _groups_by_step(
     groups = _rank_groups(session, plan, query, grouping, ())
     of_shown = session.for_groups(dimensions, groups.shown)
     totals = of_shown.totals_by_step(plan, step, query.error_from, dimensions)
-    percentiles = _percentiles_by_step(of_shown, query, step, dimensions)
+    percentiles = _percentiles_by_step(of_shown, query, step, totals, dimensions)
     return [
         {**row, "steps": _steps(starts, key, totals, percentiles)}
         for key, row in zip(groups.shown, groups.rows(), strict=True)

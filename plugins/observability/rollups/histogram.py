@@ -42,11 +42,15 @@ class Histogram:
         # The hits of each bin and of all lower ones.
         self._running_totals = list(accumulate(hits))
 
-    def percentile_ms(self, percentile: float) -> float | None:
+    def percentile_ms(
+        self, percentile: float, lowest_ms: float | None = None, highest_ms: float | None = None
+    ) -> float | None:
         """Return a percentile in ms, interpolated between neighbours as PostgreSQL's ``percentile_cont`` does.
 
         Args:
             percentile: From 0 to 100.
+            lowest_ms: The lowest latency, if it is known: percentile 0, and the least that others can be.
+            highest_ms: The highest latency, if it is known: percentile 100, and the most that others can be.
 
         Returns:
             At most ``MAX_RELATIVE_ERROR`` off; None if there are no hits.
@@ -54,10 +58,16 @@ class Histogram:
         if not self._running_totals:
             return None
         last = self._running_totals[-1] - 1
+        # What the histogram knows of the ends, where nobody knows more.
+        lowest = self._value_ms(0) if lowest_ms is None else float(lowest_ms)
+        highest = self._value_ms(last) if highest_ms is None else float(highest_ms)
+
+        ends = {0: lowest, last: highest}
         rank = percentile / 100 * last
         below = int(rank)
-        low_ms, high_ms = (self._value_ms(position) for position in (below, min(below + 1, last)))
-        return low_ms + (high_ms - low_ms) * (rank - below)
+        above = min(below + 1, last)
+        low, high = (ends[at] if at in ends else self._value_ms(at) for at in (below, above))
+        return min(max(low + (high - low) * (rank - below), lowest), highest)
 
     def _value_ms(self, position: int) -> float:
         """Return the latency at a position, from 0, of all hits in order."""

@@ -60,6 +60,23 @@ def test_averages_and_percentiles_leave_it_out_before_and_after_a_refresh(shared
         container_of(shared).rollups.refresh()
 
 
+@pytest.mark.parametrize("latencies", [[2, 2], [7], [1000, 1000, 1000, None]], ids=str)
+def test_approximate_percentiles_of_equal_latencies_are_exact(shared: Client, latencies: list[int | None]) -> None:
+    service = store(shared, latencies)
+    query = f"{DAY}&service={service}&approx=true&percentiles=0,1,50,99.9,100"
+
+    for _ in ("from events", "from rollups"):
+        assert set(p95s(shared, service, "&approx=true")) == {latencies[0]}
+        for path in ("kpis/?group_by=method", "top-endpoints/?sort_by=p99", "hourly/?limit=9", "daily/?limit=9"):
+            answer = shared.get(f"{ROOT}{path}&{query}").json()
+            rows = answer if isinstance(answer, list) else [answer, *answer["groups"]]
+            figures = {value for row in rows for name, value in row.items() if name[0] == "p" and name.endswith("_ms")}
+            assert figures - {None} == {latencies[0]}, path
+        steps = shared.get(f"{ROOT}timeseries/?{query}").json()["steps"]
+        assert {ms for step in steps if step["hits"] for ms in step["percentiles_ms"].values()} == {latencies[0]}
+        container_of(shared).rollups.refresh()
+
+
 def test_where_no_latency_was_measured_there_is_no_figure(shared: Client) -> None:
     service = store(shared, [None, None])
 

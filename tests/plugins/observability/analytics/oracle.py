@@ -130,7 +130,15 @@ def agrees(found: Any, expected: Any, *, relative_error: float = 0.0) -> bool:
         return len(found) == len(expected) and all(
             agrees(*pair, relative_error=relative_error) for pair in zip(found, expected, strict=True)
         )
-    return all(_is_close(name, found[name], value, relative_error) for name, value in expected.items())
+    close = all(_is_close(name, found[name], value, relative_error) for name, value in expected.items())
+    return close and _has_consistent_latencies(found)
+
+
+def _has_consistent_latencies(row: Row) -> bool:
+    """Tell whether no percentile is above the maximum of the same row."""
+    highest = row.get("max_latency_ms")
+    percentiles = [row[name] for name in row if re.fullmatch("p[0-9_]+_latency_ms", name)]
+    return highest is None or all(each is None or each <= highest for each in percentiles)
 
 
 def _is_close(name: str, found: Any, expected: Any, relative_error: float) -> bool:

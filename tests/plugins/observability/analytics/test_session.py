@@ -159,7 +159,6 @@ def test_many_series_and_spellings_of_one_name_are_found(serve: Serve) -> None:
         ("with_p95=true", "percentiles_by_group"),
         ("with_p95=true&approx=true", "histogram_by_group"),
         ("sort_by=p95_latency_ms", "totals_by_group"),
-        ("sort_by=p95_latency_ms&approx=true", "totals_by_group"),
     ],
 )
 def test_figures_that_do_not_rank_are_read_only_for_the_endpoints_shown(

@@ -65,6 +65,26 @@ def test_a_percentile_is_within_the_bound_of_the_exact_one(latencies: Sequence[i
     assert abs(found - exact) <= MAX_RELATIVE_ERROR * exact
 
 
+@given(st.lists(_latencies, min_size=1, max_size=60), st.floats(0, 100))
+def test_a_percentile_lies_within_the_lowest_and_highest_latency(latencies: Sequence[int], percentile: float) -> None:
+    exact = percentile_cont(latencies, percentile)
+    lowest, highest = min(latencies), max(latencies)
+
+    found = histogram(Counter(map(bin_of, latencies))).percentile_ms(percentile, lowest, highest)
+
+    assert found is not None
+    assert lowest <= found <= highest
+    assert abs(found - exact) <= MAX_RELATIVE_ERROR * exact
+
+
+@given(st.lists(_latencies, min_size=1, max_size=60))
+def test_the_ends_are_exact_where_they_are_known(latencies: Sequence[int]) -> None:
+    lowest, highest = min(latencies), max(latencies)
+    found = histogram(Counter(map(bin_of, latencies)))
+
+    assert [found.percentile_ms(each, lowest, highest) for each in (0, 100)] == [lowest, highest]
+
+
 def test_no_hits_have_no_percentile() -> None:
     assert Histogram("").percentile_ms(50) is None
 
