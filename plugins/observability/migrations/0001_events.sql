@@ -1,4 +1,3 @@
--- earlier-checksum: d6cdd77a6967c757abbd3cf5240e1d3709da3e33800d3d6407e53f40a007c3c7
 -- The store of request logs: a dictionary of series, and events that point to it.
 -- earlier-checksum: d6cdd77a6967c757abbd3cf5240e1d3709da3e33800d3d6407e53f40a007c3c7
 DO $$
