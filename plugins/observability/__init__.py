@@ -34,9 +34,9 @@ def register_routes(services: Services) -> Iterable[Route]:
     container = services.once(make_container)
     http = services.kernel_settings.http
     pages = EventPages(container.store, http.page_size, http.page_size_max)
-    logs = RequestLogRoutes(container.store, pages, container.ingest, container.now)
+    logs = RequestLogRoutes(container.store, pages, container.ingest, container.removal, container.now)
     traces = TraceRoutes(container.store)
-    exports = ExportRoutes(services)
+    exports = ExportRoutes(container.scanner, container.settings.exports_max, services.stopping)
     analytics = AnalyticsRoutes(container.analytics, http.page_size, http.page_size_max)
     public = PublicAnalyticsRoutes(container.analytics)
     return collect_routes(
@@ -47,6 +47,7 @@ def register_routes(services: Services) -> Iterable[Route]:
         logs.replace,
         logs.update,
         logs.delete,
+        logs.remove,
         traces.show,
         exports.export,
         analytics.hourly,
@@ -73,7 +74,7 @@ def register_jobs(services: Services) -> Iterable[Job]:
 
 @hookimpl
 def register_commands(services: Services) -> Iterable[Command]:
-    """Return ``import``, ``seed``, ``ledger``, ``refresh``, ``retention``, and those that print analytics."""
+    """Return ``import``, ``export``, ``forget``, ``seed``, ``ledger``, ``refresh``, ``retention``, and analytics."""
     container = services.once(make_container)
     return [
         *make_commands(container),

@@ -1,11 +1,12 @@
-"""The commands ``import``, ``seed`` and ``ledger``."""
+"""The commands ``import``, ``export``, ``forget``, ``seed`` and ``ledger``."""
 
 from __future__ import annotations
 
+import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any, BinaryIO
@@ -16,17 +17,19 @@ import msgspec
 from kernel import Command
 from kernel.cli import print_json, print_table, progress, struct_options
 from plugins.observability.container import Container
+from plugins.observability.export import ExportQuery, write_export
 from plugins.observability.importer.parsers import AUTO, validate_format
 from plugins.observability.importer.service import FileReport, Importer, OnRead
 from plugins.observability.ledger import LedgerPage, LedgerQuery, LedgerTotals
 from plugins.observability.models import SERVICE_MAX
+from plugins.observability.removal import RemovalQuery
 from plugins.observability.seed import DEMO_DAYS, DEMO_EVENTS, seed
 
-STDIN = "-"
+STDIN = STDOUT = "-"
 DETAIL_MAX = 200
 # What rotation and compression append to a name. It must not count: the ids of events are derived from their service.
 _SUFFIX = re.compile(r"(?:\.(?:gz|log|txt|json|jsonl|ndjson|\d+)|[.-]\d{4}-?\d\d-?\d\d(?:[-_T]?\d+)?)$", re.IGNORECASE)
-_COUNTS = ("lines", "inserted", "duplicates", "refused", "capped")
+_COUNTS = ("lines", "inserted", "replaced", "duplicates", "refused", "repaired", "capped")
 _TITLES = ("file", "format", *_COUNTS)
 
 
@@ -34,6 +37,8 @@ def make_commands(container: Container) -> Iterable[Command]:
     """Make the commands; ``tiercel up`` runs ``seed`` if there are no events."""
     return [
         Command(command=_import_command(container)),
+        Command(command=_export_command(container)),
+        Command(command=_forget_command(container)),
         Command(command=_seed_command(container), demo=("--if-empty",)),
         Command(command=_ledger_command(container)),
     ]
@@ -48,14 +53,16 @@ class ImportSummary(msgspec.Struct, frozen=True):
     files: Sequence[FileReport]
     lines: int
     inserted: int
+    replaced: int
     duplicates: int
     refused: int
+    repaired: int
     capped: int
 
     @property
     def failed(self) -> bool:
         """Whether a file could not be read, or every line was refused."""
-        is_nothing_stored = self.inserted + self.duplicates == 0
+        is_nothing_stored = self.inserted + self.replaced + self.duplicates == 0
         return any(report.problem for report in self.files) or (is_nothing_stored and self.refused > 0)
 
 
@@ -78,7 +85,13 @@ def _import_command(container: Container) -> click.Command:
         show_default=True,
         callback=_validate_format,
         metavar="FORMAT",
-        help="auto, combined, common, json, or a format string of Apache.",
+        help="auto, json, combined, common, vhost_combined, one of these with the fields behind it such as "
+        "combined+request_time, or a format string of Apache or nginx.",
+    )
+    @click.option(
+        "--replace",
+        is_flag=True,
+        help="Replace what an earlier import stored of the same lines, such as after one with another --format.",
     )
     @click.option(
         "--templates/--no-templates",
@@ -89,19 +102,31 @@ def _import_command(container: Container) -> click.Command:
     )
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     def command(
-        *, files: Sequence[str], service: str | None, format_name: str, with_templates: bool, as_json: bool
+        *,
+        files: Sequence[str],
+        service: str | None,
+        format_name: str,
+        replace: bool,
+        with_templates: bool,
+        as_json: bool,
     ) -> None:
-        """Import access logs or JSON lines, plain or gzip; FILE - is standard input.
+        """Import access logs or JSON lines, plain, gzip or zstd; FILE - is standard input.
 
         What was imported before is not stored again, also when the file grew, was renamed or packed since, as long as
-        the service is the same.
+        the service is the same. With --replace it is updated where it differs; what was edited since is lost.
 
-        The latency comes from %D or %T, or is 0 where the format has neither. For nginx's $request_time write
-        %{request_time}x. JSON lines hold one event each, as for the REST interface; --service is for events that
-        name none.
+        The latency comes from the fields for it in the format, or from times behind the format that cannot be mistaken;
+        where there is none, it is absent. JSON lines hold one event each, as for the REST interface; --service is for
+        events that name none.
         """
-        templates = container.templates if with_templates else None
-        importer = Importer(container.ingest, container.settings.ingest_batch_size, container.now(), templates)
+        importer = Importer(
+            container.ingest,
+            container.settings.ingest_batch_size,
+            container.now(),
+            container.templates if with_templates else None,
+            replace=replace,
+            say=lambda text: click.echo(text, err=True),
+        )
         reports = [FileReport(file, format_name) for file in files]
         with progress("bytes", _total_bytes(files)) as bar:
             for report in reports:
@@ -158,8 +183,18 @@ def _print_import(summary: ImportSummary, *, as_json: bool) -> None:
         rows.append(["all", "", *(getattr(summary, title) for title in _TITLES[2:])])
     print_table(_TITLES, rows)
     for report in summary.files:
-        for reason, count in report.reasons.most_common():
-            click.echo(f"{report.file}: {count:,} refused: {reason}")
+        for text in _remarks(report):
+            click.echo(f"{report.file}: {text}")
+
+
+def _remarks(report: FileReport) -> Iterator[str]:
+    for reason, count in report.reasons.most_common():
+        yield f"{count:,} refused: {reason}"
+    for reason, count in report.repairs.most_common():
+        yield f"{count:,} repaired: {report.with_example(reason)}"
+    yield from report.notes
+    if report.differing:
+        yield f"{report.differing:,} duplicates differ from what is stored; use --replace"
 
 
 def _validate_service(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
@@ -175,6 +210,88 @@ def _validate_format(_context: click.Context, _option: click.Parameter, value: s
     except ValueError as ex:
         raise click.BadParameter(str(ex)) from ex
     return value
+
+
+# export
+
+
+def _export_command(container: Container) -> click.Command:
+    @click.command("export")
+    @click.option("--output", default=STDOUT, show_default=True, metavar="FILE", help="The file; - is standard output.")
+    @struct_options(ExportQuery)
+    def command(query: ExportQuery, *, output: str) -> None:
+        """Export every request log that some filters match into a file, in one snapshot of the database.
+
+        The file appears under its name once it is complete. Its end says how many request logs it has: a last line in
+        csv and ndjson, the metadata in parquet.
+        """
+        try:
+            with ExitStack() as stack:
+                stream = sys.stdout.buffer if output == STDOUT else stack.enter_context(_complete_file(Path(output)))
+                bar = stack.enter_context(progress("request logs"))
+                rows = write_export(container.scanner, query, stream, bar.show)
+                stream.flush()
+        except OSError as ex:
+            raise click.ClickException(f"{output} cannot be written: {ex}") from ex
+        click.echo(f"{rows:,} request logs exported", err=True)
+
+    return command
+
+
+@contextmanager
+def _complete_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that replaces ``path`` at the end of the block, unless that raises."""
+    # Links stay what they are; what is no file, such as a pipe, is written straight.
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        with path.open("wb") as stream:
+            yield stream
+        return
+    unfinished = path.with_name(f".{path.name}.part")
+    try:
+        with unfinished.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+# forget
+
+
+def _forget_command(container: Container) -> click.Command:
+    @click.command("forget")
+    @click.option("--yes", is_flag=True, help="Do not ask.")
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    @struct_options(RemovalQuery)
+    def command(query: RemovalQuery, *, yes: bool, as_json: bool) -> None:
+        """Delete every request log that some filters match. Asks first, with their number; a filter is required.
+
+        They are deleted in batches: what is interrupted stays correct, and the same command completes it. Analytics
+        count what is left at every moment.
+        """
+        removal = container.removal
+        result = removal.count(query)
+        if result.matched and not query.dry_run:
+            if not yes:
+                click.confirm(f"Delete {result.matched:,} request logs?", abort=True, err=True)
+            with progress("request logs", result.matched) as bar:
+                result = removal.remove(query, on_batch=lambda deleted: bar.show(deleted, result.matched))
+        if as_json:
+            print_json(result)
+        else:
+            print_table(("matched", "deleted"), [(result.matched, result.deleted)])
+        if result.kept_before is not None:
+            click.echo(
+                f"Analytics of the time before {result.kept_before.isoformat()} still count such request logs: "
+                "retention has removed these themselves, and their sums cannot be taken apart.",
+                err=True,
+            )
+
+    return command
 
 
 # seed

@@ -10,10 +10,12 @@ import msgspec
 
 from kernel import Cache, Services
 from plugins.observability.analytics.service import AnalyticsService
+from plugins.observability.export import EventScanner
 from plugins.observability.ingest.service import IngestService
 from plugins.observability.ledger import Ledger
 from plugins.observability.partitions import Partitions
 from plugins.observability.path_templates import Templates
+from plugins.observability.removal import Removal
 from plugins.observability.retention.apply import Retention
 from plugins.observability.retention.watermark import IngestWatermark
 from plugins.observability.rollups.refresh import Rollups
@@ -27,6 +29,8 @@ class Container(msgspec.Struct, frozen=True):
 
     settings: ObservabilitySettings
     store: EventStore
+    scanner: EventScanner
+    removal: Removal
     ingest: IngestService
     ledger: Ledger
     analytics: AnalyticsService
@@ -52,6 +56,8 @@ def make_container(services: Services) -> Container:
     return Container(
         settings=settings,
         store=EventStore(db, series, partitions, watermark, request_templates),
+        scanner=EventScanner(db, settings.export_timeout_s, settings.export_pause_s),
+        removal=Removal(db),
         ingest=ingest,
         ledger=Ledger(db, now),
         analytics=AnalyticsService(db, now, partial(_owned_services, services)),

@@ -13,13 +13,14 @@ import io
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 import msgspec
 from psycopg import sql
 
-from kernel import Database, InvalidError, Response, Services, StreamingResponse, UnavailableError
+from kernel import Database, InvalidError, Response, StreamingResponse, UnavailableError
 from kernel.http import ConcurrencyLimit
 from plugins.observability.export_trailer import Trailer
 from plugins.observability.filters import order_by, parse_ordering, validate_filters, with_tie_breaker
@@ -27,7 +28,6 @@ from plugins.observability.models import Event, FilterQuery
 from plugins.observability.queries import QUERIES
 from plugins.observability.requests_route import requests_route
 from plugins.observability.series import LOCAL_ACCOUNT
-from plugins.observability.settings import ObservabilitySettings
 from plugins.observability.store import resolve_filters, select_events, to_event
 
 FormatName = Literal["csv", "ndjson", "parquet"]
@@ -56,23 +56,22 @@ class ExportRoutes:
     """The handler of ``/api/requests/export/``.
 
     Args:
-        services: Those of the plugin.
+        scanner: Reads the events.
+        exports_max: How many exports may run at the same time.
+        stopping: Set once the process is asked to stop.
     """
 
-    def __init__(self, services: Services) -> None:
-        settings = services.settings(ObservabilitySettings)
-        self._scanner = EventScanner(services.db, settings.export_timeout_s, settings.export_pause_s)
-        self._limit = ConcurrencyLimit(
-            settings.exports_max, f"this process runs {settings.exports_max} exports at most"
-        )
-        self._stopping = services.stopping
+    def __init__(self, scanner: EventScanner, exports_max: int, stopping: threading.Event) -> None:
+        self._scanner = scanner
+        self._limit = ConcurrencyLimit(exports_max, f"this process runs {exports_max} exports at most")
+        self._stopping = stopping
 
     @requests_route("export/", policy="read")
     def export(self, query: ExportQuery) -> Response[StreamingResponse]:
         """Export every request log that some filters match, in order, in one snapshot of the database."""
         file_format = _FORMATS[query.format]()
         batches = self._scanner.scan(query)
-        file = _ExportFile(file_format, batches, self._limit.acquire(), self._stopping)
+        file = ExportFile(file_format, batches, self._limit.acquire(), self._stopping)
         try:
             # An error in the first batch still has a status; any later one can only cut the file off.
             file.read_first_batch()
@@ -295,7 +294,7 @@ class _WriteBuffer:
         return content
 
 
-class _ExportFile:
+class ExportFile:
     """The chunks of a file. An error while it is iterated cuts the response off, before the last chunk of HTTP.
 
     Args:
@@ -303,6 +302,9 @@ class _ExportFile:
         batches: The events.
         release: Lets the next export begin.
         stopping: Set once the process is asked to stop.
+
+    Attributes:
+        rows: The number of events so far.
     """
 
     def __init__(
@@ -317,19 +319,20 @@ class _ExportFile:
         self._release = release
         self._stopping = stopping
         self._first: list[Event] = []
+        self.rows = 0
 
     def read_first_batch(self) -> None:
         """Read the first events."""
         self._first = next(self._batches, [])
 
     def __iter__(self) -> Iterator[bytes]:
-        digest, rows = hashlib.sha256(), 0
+        digest = hashlib.sha256()
         for chunk, events in self._chunks():
             digest.update(chunk)
-            rows += events
+            self.rows += events
             if chunk:
                 yield chunk
-        yield self._format.trailer(Trailer(rows, digest.hexdigest()))
+        yield self._format.trailer(Trailer(self.rows, digest.hexdigest()))
 
     def _chunks(self) -> Iterator[tuple[bytes, int]]:
         """Yield the chunks before the trailer, each with the number of events that went into it."""
@@ -348,6 +351,30 @@ class _ExportFile:
                 self._batches.close()
         finally:
             self._release()
+
+
+def write_export(
+    scanner: EventScanner, query: ExportQuery, stream: BinaryIO, on_rows: Callable[[int], None] = lambda _rows: None
+) -> int:
+    """Write every event that some filters match into a file; return how many.
+
+    Args:
+        scanner: Reads the events.
+        query: The filters, the order and the format.
+        stream: Opened for writing bytes.
+        on_rows: Called with the number of events so far.
+
+    Raises:
+        InvalidError: A parameter is wrong.
+        OSError: The file cannot be written.
+        UnavailableError: The database cannot be reached, or the export takes too long.
+    """
+    file = ExportFile(_FORMATS[query.format](), scanner.scan(query), lambda: None, threading.Event())
+    with closing(file):
+        for chunk in file:
+            stream.write(chunk)
+            on_rows(file.rows)
+    return file.rows
 
 
 def _csv_cells(event: Event) -> tuple[object, ...]:

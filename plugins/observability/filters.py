@@ -10,7 +10,7 @@ from psycopg import sql
 
 from kernel import InvalidError
 from plugins.observability.event_ids import EPOCH
-from plugins.observability.models import INT32_MAX, REFERENCE_MAX, STATUS_CODES, Event, FilterQuery
+from plugins.observability.models import INT32_MAX, REFERENCE_MAX, STATUS_CODES, Event, SelectionQuery
 from plugins.observability.queries import QUERIES
 
 SEARCH_TERMS_MAX = 10
@@ -37,7 +37,7 @@ class Conditions(msgspec.Struct):
         return sql.SQL(" AND ").join(self.parts or [sql.SQL(QUERIES["filter_everything"])])
 
 
-def event_conditions(query: FilterQuery, series: Sequence[int] | None) -> Conditions:
+def event_conditions(query: SelectionQuery, series: Sequence[int] | None) -> Conditions:
     """Return the conditions of all filters but ``search``.
 
     Args:
@@ -59,7 +59,7 @@ def event_conditions(query: FilterQuery, series: Sequence[int] | None) -> Condit
     return conditions
 
 
-def _matches_nothing(query: FilterQuery, series: Sequence[int] | None) -> bool:
+def _matches_nothing(query: SelectionQuery, series: Sequence[int] | None) -> bool:
     """Tell whether no event can match some filters, so that the server need not look for any."""
     references = (query.trace_id, query.user_ref)
     return (
@@ -197,7 +197,7 @@ def key_values(event: Event, keys: Sequence[tuple[str, bool]]) -> tuple[Any, ...
     )
 
 
-def validate_filters(query: FilterQuery) -> None:
+def validate_filters(query: SelectionQuery) -> None:
     """Check that numbers are in the range of their columns, and that texts have no NUL, as PostgreSQL rejects both.
 
     Raises:

@@ -129,8 +129,21 @@ class IngestQuery(msgspec.Struct, frozen=True):
     max_errors: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
-class FilterQuery(TimeWindowQuery, frozen=True):
-    """Query parameters that select and order events."""
+class SelectionQuery(TimeWindowQuery, frozen=True):
+    """Query parameters that select events.
+
+    Args:
+        service: Its name, in any case.
+        endpoint: Its path or route, in any case.
+        method: HTTP method, in any case.
+        trace_id: The trace.
+        user_ref: The user, as the sender calls them.
+        status_code: HTTP status.
+        status_code__in: One of these statuses.
+        latency_min: In ms, inclusive.
+        latency_max: In ms, inclusive.
+        search: Terms that all occur in service, endpoint, trace or user.
+    """
 
     service: str | None = None
     endpoint: str | None = None
@@ -142,6 +155,15 @@ class FilterQuery(TimeWindowQuery, frozen=True):
     latency_min: int | None = None
     latency_max: int | None = None
     search: str | None = None
+
+
+class FilterQuery(SelectionQuery, frozen=True):
+    """Query parameters that select and order events.
+
+    Args:
+        ordering: Fields to sort by; a leading - sorts descending.
+    """
+
     ordering: tuple[str, ...] = ()
 
 

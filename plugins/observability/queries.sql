@@ -88,6 +88,25 @@ WHERE NOT EXISTS (SELECT FROM observability.event_moved AS moved WHERE moved.id 
 ORDER BY id
 ON CONFLICT (time, id) DO NOTHING
 
+-- name: count_differing
+-- Of the rows of staging, those that are stored with other details. The span of time leaves out the other partitions.
+SELECT count(*)
+FROM event_staging AS new
+JOIN observability.event AS e ON e.time = new.time AND e.id = new.id
+WHERE e.time BETWEEN (SELECT min(time) FROM event_staging) AND (SELECT max(time) FROM event_staging)
+  AND (e.series, e.status_code, e.latency_ms, e.trace_id, e.user_ref, e.tags) IS DISTINCT FROM
+      (new.series, new.status_code, new.latency_ms, new.trace_id, new.user_ref, new.tags)
+
+-- name: replace_from_staging
+UPDATE observability.event AS e
+SET series = new.series, status_code = new.status_code, latency_ms = new.latency_ms,
+    trace_id = new.trace_id, user_ref = new.user_ref, tags = new.tags
+FROM event_staging AS new
+WHERE e.time = new.time AND e.id = new.id
+  AND e.time BETWEEN (SELECT min(time) FROM event_staging) AND (SELECT max(time) FROM event_staging)
+  AND (e.series, e.status_code, e.latency_ms, e.trace_id, e.user_ref, e.tags) IS DISTINCT FROM
+      (new.series, new.status_code, new.latency_ms, new.trace_id, new.user_ref, new.tags)
+
 -- name: clear_staging
 TRUNCATE event_staging
 
@@ -127,6 +146,25 @@ ON CONFLICT (time, id) DO NOTHING
 
 -- name: delete_event
 DELETE FROM observability.event WHERE time = %(time)s AND id = %(id)s
+
+-- name: batch_end
+-- The last time of a batch; no row if it is the last batch. Events of one time are in one batch, however many.
+SELECT e.time FROM observability.event AS e WHERE {where} ORDER BY e.time LIMIT 1 OFFSET %(batch_events)s - 1
+
+-- name: allow_decompression
+-- TimescaleDB decompresses what it deletes or updates, and by default no more than 100,000 rows in a transaction.
+SELECT set_config(name, '0', true)
+FROM (VALUES ('timescaledb.max_tuples_decompressed_per_dml_transaction')) AS setting (name)
+WHERE current_setting(name, true) IS NOT NULL
+
+-- name: delete_selected
+DELETE FROM observability.event AS e WHERE {where} RETURNING e.id, e.time
+
+-- name: delete_all_moved
+DELETE FROM observability.event_moved WHERE id = ANY(%(ids)s)
+
+-- name: raw_watermark
+SELECT nullif(from_time, '-infinity') FROM observability.retention WHERE level = 'raw'
 
 -- name: set_moved
 INSERT INTO observability.event_moved (id, time) VALUES (%(id)s, %(time)s)
@@ -204,6 +242,15 @@ e.series = ANY({series})
 
 -- name: filter_nothing
 FALSE
+
+-- name: filter_kept
+e.time >= (SELECT from_time FROM observability.retention WHERE level = 'raw')
+
+-- name: filter_from
+e.time >= %(batch_start)s
+
+-- name: filter_until
+e.time <= %(batch_end)s
 
 -- name: filter_everything
 TRUE

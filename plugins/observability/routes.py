@@ -15,6 +15,7 @@ from plugins.observability.ingest.service import IngestService
 from plugins.observability.ingest.stream import StreamIngest
 from plugins.observability.ingest.validate import invalid_fields, validate_event, validate_fields
 from plugins.observability.models import Event, EventIn, IngestQuery, IngestResult, ListQuery
+from plugins.observability.removal import Removal, RemovalQuery, RemovalResult
 from plugins.observability.requests_route import requests_route
 from plugins.observability.store import EventStore
 
@@ -29,6 +30,7 @@ class RequestLogRoutes:
         store: Single events.
         pages: Lists of events.
         ingest: Stores new events.
+        removal: Removes selections of events.
         now: The clock.
     """
 
@@ -37,11 +39,13 @@ class RequestLogRoutes:
         store: EventStore,
         pages: EventPages,
         ingest: IngestService,
+        removal: Removal,
         now: Callable[[], datetime],
     ) -> None:
         self._store = store
         self._pages = pages
         self._ingest = ingest
+        self._removal = removal
         self._stream = StreamIngest(ingest, now)
         self._now = now
 
@@ -67,6 +71,11 @@ class RequestLogRoutes:
             return self._stream.ingest_stream(body, query, key)
         require_json(request)
         return self._ingest.ingest_json(strip_bom(body.read()), query, key)
+
+    @requests_route("", method="DELETE", policy="write")
+    def remove(self, query: RemovalQuery) -> RemovalResult:
+        """Delete every request log that some filters match; at least one filter is required."""
+        return self._removal.count(query) if query.dry_run else self._removal.remove(query)
 
     @requests_route("{id}/", policy="read")
     def show(self, id: UUID) -> Event:  # noqa: A002 - the name of the segment

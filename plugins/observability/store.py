@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -22,7 +22,7 @@ from plugins.observability.filters import (
 )
 from plugins.observability.ingest.copy import UNSTORABLE_ERRORS, unstorable_errors
 from plugins.observability.ingest.validate import invalid_fields
-from plugins.observability.models import Event, FilterQuery
+from plugins.observability.models import Event, SelectionQuery
 from plugins.observability.partitions import DAY_US, MissingPartitionError, Partitions
 from plugins.observability.path_templates import Templates
 from plugins.observability.queries import QUERIES
@@ -138,7 +138,7 @@ class EventStore:
                 connection.execute(QUERIES["update_event"], values)
             else:
                 _move(connection, before, values)
-            ensure_generation(_touch_hours(connection, before, after), series.generation)
+            ensure_generation(touch_hours(connection, [before.time, after.time]), series.generation)
         return after
 
     def delete(self, event_id: UUID, account: int = LOCAL_ACCOUNT) -> None:
@@ -157,11 +157,11 @@ class EventStore:
                     continue  # moved: the next attempt finds where it is
                 connection.execute(QUERIES["delete_event"], {"id": event.id, "time": event.time})
                 connection.execute(QUERIES["delete_moved"], {"id": event.id})
-                _touch_hours(connection, event)
+                touch_hours(connection, [event.time])
                 return
         raise _edited_by_others(event_id)
 
-    def conditions(self, query: FilterQuery, account: int = LOCAL_ACCOUNT) -> Conditions:
+    def conditions(self, query: SelectionQuery, account: int = LOCAL_ACCOUNT) -> Conditions:
         """Resolve filters into conditions on the table of events."""
         if not _filters_by_series(query):
             return event_conditions(query, None)
@@ -207,7 +207,7 @@ def select_events(conditions: Conditions, order: sql.Composable) -> sql.Composed
     return sql.SQL(QUERIES["list_events"]).format(where=conditions.where, order=order)
 
 
-def resolve_filters(connection: Connected, query: FilterQuery, account: int) -> Conditions:
+def resolve_filters(connection: Connected, query: SelectionQuery, account: int) -> Conditions:
     """Resolve filters into conditions on the table of events, with the series that a connection sees.
 
     Raises:
@@ -232,7 +232,7 @@ def to_event(row: Sequence[Any]) -> Event:
     return Event(event_id, time, service, endpoint, method, status_code, latency_ms, trace_id, user_ref, raw_tags)
 
 
-def _filters_by_series(query: FilterQuery) -> bool:
+def _filters_by_series(query: SelectionQuery) -> bool:
     texts = (query.service, query.endpoint, query.method)
     return bool(search_terms(query.search)) or any(text is not None for text in texts)
 
@@ -283,13 +283,13 @@ def _move(connection: Connected, before: Event, values: dict[str, Any]) -> None:
     connection.execute(QUERIES["set_moved"], {"id": before.id, "time": values["time"]})
 
 
-def _touch_hours(connection: Connected, *events: Event) -> tuple[Any, ...] | None:
+def touch_hours(connection: Connected, times: Iterable[datetime]) -> tuple[Any, ...] | None:
     """Note the hours whose rollups have to be computed again; return the row for ``ensure_generation``.
 
     Raises:
         TooOldError: Retention has removed the events of some of these hours.
     """
-    row = connection.execute(QUERIES["touch_hours"], {"times": [event.time for event in events]}).fetchone()
+    row = connection.execute(QUERIES["touch_hours"], {"times": list(times)}).fetchone()
     ensure_not_too_old(row)
     return row
 

@@ -1,4 +1,4 @@
-"""Lines of log files, plain or gzip, in constant memory."""
+"""Lines of log files, plain, gzip or zstd, in constant memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,23 @@ from kernel.http import DecompressionError, decompress
 CHUNK_BYTES = 256 * 1024
 # A longer line is truncated, to a length at which parsers still reject it.
 LINE_MAX_BYTES = 2 * 1024 * 1024
-_GZIP_MAGIC = b"\x1f\x8b"
+# By how files begin. The others are read by programs that everybody has.
+_CODINGS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+_UNREADABLE = {
+    b"BZh": "compressed with bzip2: pass what bzcat prints to standard input",
+    b"\xfd7zXZ\x00": "compressed with xz: pass what xzcat prints to standard input",
+    b"PK\x03\x04": "a zip archive: pass what unzip -p prints to standard input",
+    b"\xff\xfe": "UTF-16: convert it to UTF-8 first, as with iconv -f UTF-16 -t UTF-8",
+    b"\xfe\xff": "UTF-16: convert it to UTF-8 first, as with iconv -f UTF-16 -t UTF-8",
+}
+_UTF_16_SAMPLE_BYTES = 32
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# Left where a file is truncated while a program writes on at its old position, and by machines that lost their power.
+_NUL = b"\x00"
+
+
+class UnreadableFileError(Exception):
+    """A file is in an encoding that is not read."""
 
 
 class LogFile:
@@ -33,26 +49,38 @@ class LogFile:
         self.complete = True
 
     def lines(self) -> Iterator[bytes]:
-        """Read the lines, without their line ends."""
+        """Read the lines, without their line ends and the NULs around them."""
         rest = b""
         try:
-            for chunk in self._contents():
+            for chunk in self._texts():
                 lines = (rest + chunk).split(b"\n")
-                rest = lines.pop()[:LINE_MAX_BYTES]
+                # Without the NULs: there may be more of them than a line may have.
+                rest = lines.pop().lstrip(_NUL)[:LINE_MAX_BYTES]
                 for line in lines:
-                    yield line.removesuffix(b"\r")
+                    yield _strip(line)
         except (OSError, DecompressionError) as ex:
             self.problem = f"reading stopped early: {ex}"
+        except UnreadableFileError as ex:
+            self.problem = str(ex)
+        rest = _strip(rest)
         if rest:
             self.complete = False
-            yield rest.removesuffix(b"\r")
+            yield rest
+
+    def _texts(self) -> Iterator[bytes]:
+        contents = self._contents()
+        first = next(contents, b"")
+        _ensure_readable(first)
+        yield first.removeprefix(_BYTE_ORDER_MARK)
+        yield from contents
 
     def _contents(self) -> Iterator[bytes]:
         chunks = self._chunks()
         first = next(chunks, b"")
-        if first.startswith(_GZIP_MAGIC):
+        coding = next((coding for magic, coding in _CODINGS.items() if first.startswith(magic)), None)
+        if coding is not None:
             # Files that were concatenated or appended to have several members, perhaps padded with zeros.
-            yield from decompress(chain((first,), chunks), "gzip", allow_padding=True)
+            yield from decompress(chain((first,), chunks), coding, allow_padding=True)
         else:
             yield first
             yield from chunks
@@ -61,3 +89,22 @@ class LogFile:
         while chunk := self._stream.read(CHUNK_BYTES):
             self._on_read(len(chunk))
             yield chunk
+
+
+def _strip(line: bytes) -> bytes:
+    return line.removesuffix(b"\r").strip(_NUL)
+
+
+def _ensure_readable(start: bytes) -> None:
+    """Check how a file begins.
+
+    Raises:
+        UnreadableFileError: It is not lines in an encoding that has ASCII in it.
+    """
+    for magic, problem in _UNREADABLE.items():
+        if start.startswith(magic):
+            raise UnreadableFileError(f"the file is {problem}")
+    # Without a byte order mark, every other byte of UTF-16 is NUL where the text is ASCII.
+    pair = start[:_UTF_16_SAMPLE_BYTES]
+    if len(pair) == _UTF_16_SAMPLE_BYTES and any(not any(pair[at::2]) and all(pair[1 - at :: 2]) for at in (0, 1)):
+        raise UnreadableFileError(f"the file is {_UNREADABLE[bytes([0xFF, 0xFE])]}")

@@ -18,14 +18,13 @@ import msgspec
 
 from plugins.observability.event_ids import IdSuffix, derive_suffix
 from plugins.observability.export_trailer import TrailerCheck, WrongTrailerError
+from plugins.observability.importer.detection import JSON, detect_format
 from plugins.observability.importer.files import LogFile
 from plugins.observability.importer.parsers import (
     AUTO,
-    DETECTION_LINES,
-    JSON,
     LineParser,
+    ParsedLine,
     RefusedLineError,
-    detect_format,
     join_errors,
     make_parser,
 )
@@ -35,9 +34,13 @@ from plugins.observability.models import EventIn
 from plugins.observability.path_templates import Templates
 
 OnRead = Callable[[float], None]
+Say = Callable[[str], None]
 SENDER = "import"
 NO_TRAILER = "This looks like an export without its last line: it was cut off, or is a part of one."
 SHOWN_MAX = 5
+EXAMPLE_MAX = 200
+# What follows a format is told from many lines.
+DETECTION_LINES = 200
 # Takes some 200 MB. Identical lines of a log are close to each other: they share their second.
 REMEMBERED_LINES = 1_000_000
 _DIGEST_BYTES = 16
@@ -65,10 +68,15 @@ class FileReport(msgspec.Struct):
         format: As given, or as detected.
         lines: How many lines it has, blank ones not counted.
         inserted: Lines whose events are stored now.
+        replaced: Lines whose events were stored before with other details, which are replaced.
         duplicates: Lines whose events were stored before.
+        differing: Those of the duplicates whose stored event has other details.
         refused: The other lines.
-        capped: Lines, inserted or duplicate, whose events went to ``__other__``; see ``series``.
-        notes: What else should be known.
+        repaired: Lines, inserted or stored before, of which only a part was understood.
+        capped: Lines, inserted or stored before, whose events went to ``__other__``; see ``series``.
+        notes: What is assumed about the format, and what else should be known.
+        repairs: How many lines were repaired, by what is wrong with them.
+        examples: The part of the first of these lines that is not understood, without texts, by what is wrong.
         reasons: How many lines were refused, by reason.
         shown: The first refused lines.
         problem: Why the file could not be read, or not to its end.
@@ -78,13 +86,23 @@ class FileReport(msgspec.Struct):
     format: str = AUTO
     lines: int = 0
     inserted: int = 0
+    replaced: int = 0
     duplicates: int = 0
+    differing: int = 0
     refused: int = 0
+    repaired: int = 0
     capped: int = 0
     notes: list[str] = msgspec.field(default_factory=list)
+    repairs: Counter[str] = msgspec.field(default_factory=Counter)
+    examples: dict[str, str] = msgspec.field(default_factory=dict)
     reasons: Counter[str] = msgspec.field(default_factory=Counter)
     shown: list[RefusedLine] = msgspec.field(default_factory=list)
     problem: str | None = None
+
+    def with_example(self, repair: str) -> str:
+        """Return what is wrong with repaired lines, and the example."""
+        example = self.examples[repair]
+        return f"{repair} ({example})" if example else repair
 
     def refuse(self, refused: RefusedLine) -> None:
         """Count a refused line."""
@@ -135,15 +153,26 @@ class Importer:
         batch_size: Events in one transaction; an import that is interrupted has stored whole batches.
         now: UTC; events may be a day ahead of it.
         templates: Applied to endpoints; None leaves them as they are. The ids of events do not depend on it.
+        replace: Whether events of the same lines that are stored already are replaced by what is read now.
+        say: Called with what should be known at once.
     """
 
     def __init__(
-        self, ingest: IngestService, batch_size: int, now: datetime, templates: Templates | None = None
+        self,
+        ingest: IngestService,
+        batch_size: int,
+        now: datetime,
+        templates: Templates | None = None,
+        *,
+        replace: bool = False,
+        say: Say = lambda _text: None,
     ) -> None:
         self._ingest = ingest
         self._batch_size = batch_size
         self._now = now
         self._templates = templates
+        self._replace = replace
+        self._say = say
 
     def import_file(
         self,
@@ -170,8 +199,12 @@ class Importer:
         numbered = ((number, line) for number, line in enumerate(log.lines(), 1) if line.strip())
         first = list(islice(numbered, DETECTION_LINES))
         if report.format == AUTO:
-            report.format = detect_format([line for _, line in first])
+            detection = detect_format(line for _, line in first)
+            report.format, report.notes = detection.name, list(detection.notes)
         parser = make_parser(report.format, service=service, json_service=json_service, now=self._now)
+        report.notes += parser.notes
+        for note in report.notes:
+            self._say(f"{report.file}: {note}")
         for batch in self._batches(log, chain(first, numbered), parser, report):
             self._store(batch, report)
         report.problem = log.problem
@@ -187,7 +220,7 @@ class Importer:
                 if report.format == JSON and trailers.is_trailer(line):
                     continue
                 report.lines += 1
-                event = parser.parse(line, complete=log.complete)
+                parsed = parser.parse(line, complete=log.complete)
             except RefusedLineError as ex:
                 report.refuse(RefusedLine(number, ex.reason, ex.detail))
                 continue
@@ -195,15 +228,26 @@ class Importer:
                 report.lines += 1
                 report.refuse(RefusedLine(number, str(ex)))
                 continue
+            self._count_repair(report, number, parsed)
             batch.line_numbers.append(number)
-            batch.events.append(event)
-            batch.id_suffixes.append(ids.next_suffix(event.service, line))
+            batch.events.append(parsed.event)
+            batch.id_suffixes.append(ids.next_suffix(parsed.event.service, line))
             if len(batch.events) >= self._batch_size:
                 yield batch
                 batch = _Batch()
         yield batch
         if trailers.is_missing:
             report.notes.append(NO_TRAILER)
+
+    def _count_repair(self, report: FileReport, number: int, parsed: ParsedLine) -> None:
+        if parsed.repair is None:
+            return
+        report.repaired += 1
+        report.repairs[parsed.repair] += 1
+        # Of many lines that are wrong in one way the first is enough.
+        if report.repairs[parsed.repair] == 1:
+            report.examples[parsed.repair] = parsed.detail[:EXAMPLE_MAX]
+            self._say(f"{report.file}:{number}: {report.with_example(parsed.repair)}")
 
     def _store(self, batch: _Batch, report: FileReport) -> None:
         normalized, errors = normalize(batch.line_numbers, batch.events, self._now, batch.id_suffixes)
@@ -213,11 +257,14 @@ class Importer:
             rejected=errors,
             batch_size=self._batch_size,
             # A file that was imported before begins with duplicates.
-            likely_new=report.duplicates == 0,
+            likely_new=report.duplicates + report.replaced == 0,
+            known="replace" if self._replace else "compare",
             templates=self._templates,
         )
         report.inserted += stored.inserted
+        report.replaced += stored.replaced
         report.duplicates += stored.duplicates
+        report.differing += stored.differing
         report.capped += stored.capped
         for error in (*errors, *stored.errors):
             report.refuse(RefusedLine(error.index, join_errors(error.errors)))

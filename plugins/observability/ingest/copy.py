@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, LiteralString
+from typing import Any, Literal, LiteralString, NamedTuple
 from uuid import UUID
 
 import psycopg
@@ -22,7 +22,29 @@ from plugins.observability.models import EventIn
 from plugins.observability.queries import QUERIES
 
 Connected = Connection[tuple[Any, ...]]
-CopyRows = Callable[[Connected, Sequence[bytes], int], int]
+
+
+class Copied(NamedTuple):
+    """What became of rows.
+
+    Args:
+        inserted: Rows that were not stored before.
+        replaced: Rows that replaced what was stored under their ids, because that differed.
+        differing: Rows that are stored with other details, which were left as they are; counted only if asked for.
+    """
+
+    inserted: int = 0
+    replaced: int = 0
+    differing: int = 0
+
+    def plus(self, other: Copied) -> Copied:
+        """Return the sums."""
+        return Copied(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+CopyRows = Callable[[Connected, Sequence[bytes], int], Copied]
+# What is done with rows that are stored already: they are skipped, compared, or replaced.
+Known = Literal["skip", "compare", "replace"]
 
 SIGNATURE = b"PGCOPY\n\xff\r\n\x00" + struct.pack(">ii", 0, 0)
 TRAILER = struct.pack(">h", -1)
@@ -108,8 +130,8 @@ def copy_stream(rows: Iterable[bytes]) -> bytes:
     return b"".join((SIGNATURE, *rows, TRAILER))
 
 
-def copy_rows(connection: Connected, rows: Sequence[bytes], batch_size: int) -> int:
-    """Copy rows of which none is stored yet into the table; return how many.
+def copy_rows(connection: Connected, rows: Sequence[bytes], batch_size: int) -> Copied:
+    """Copy rows of which none is stored yet into the table.
 
     Raises:
         UniqueViolation: One is stored.
@@ -117,23 +139,30 @@ def copy_rows(connection: Connected, rows: Sequence[bytes], batch_size: int) -> 
     inserted = 0
     for chunk in _chunks(rows, batch_size):
         inserted += _copy(connection, QUERIES["copy_events"], chunk)
-    return inserted
+    return Copied(inserted)
 
 
-def copy_new_rows(connection: Connected, rows: Sequence[bytes], batch_size: int) -> int:
-    """Copy rows through a staging table, past those that are stored already; return how many were new."""
-    inserted = 0
+def copy_new_rows(connection: Connected, rows: Sequence[bytes], batch_size: int, known: Known = "skip") -> Copied:
+    """Copy rows through a staging table, past those that are stored already."""
+    copied = Copied()
     for chunk in _chunks(rows, batch_size):
         connection.execute(QUERIES["create_staging"])
         _copy(connection, QUERIES["copy_staging"], chunk)
-        inserted += connection.execute(QUERIES["insert_from_staging"]).rowcount
+        differing = replaced = 0
+        if known == "compare":
+            ((differing,),) = connection.execute(QUERIES["count_differing"])
+        elif known == "replace":
+            connection.execute(QUERIES["allow_decompression"])
+            replaced = connection.execute(QUERIES["replace_from_staging"]).rowcount
+        inserted = connection.execute(QUERIES["insert_from_staging"]).rowcount
+        copied = copied.plus(Copied(inserted, replaced, differing))
         connection.execute(QUERIES["clear_staging"])
-    return inserted
+    return copied
 
 
 def copy_storable_rows(
     connection: Connected, rows: Sequence[bytes], batch_size: int, copy: CopyRows
-) -> tuple[int, dict[int, FieldErrors]]:
+) -> tuple[Copied, dict[int, FieldErrors]]:
     """Copy the rows that the server can store; find the others by bisection.
 
     Args:
@@ -143,16 +172,16 @@ def copy_storable_rows(
         copy: ``copy_rows`` or ``copy_new_rows``.
 
     Returns:
-        How many rows were inserted, and what is wrong with those that cannot be stored, by position.
+        What became of the rows, and what is wrong with those that cannot be stored, by position.
     """
-    inserted = 0
+    copied = Copied()
     unstorable: dict[int, FieldErrors] = {}
     spans = [range(len(rows))]
     while spans:
         span = spans.pop()
         try:
             with connection.transaction():  # a savepoint
-                count = copy(connection, rows[span.start : span.stop], batch_size)
+                part = copy(connection, rows[span.start : span.stop], batch_size)
         except UNSTORABLE_ERRORS as ex:
             if len(span) == 1:
                 unstorable[span.start] = unstorable_errors(ex)
@@ -160,8 +189,8 @@ def copy_storable_rows(
                 middle = len(span) // 2
                 spans += [span[middle:], span[:middle]]
         else:
-            inserted += count
-    return inserted, dict(sorted(unstorable.items()))
+            copied = copied.plus(part)
+    return copied, dict(sorted(unstorable.items()))
 
 
 def ensure_none_moved(connection: Connected, id_range: Mapping[str, UUID]) -> None:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
 import msgspec
@@ -25,7 +26,9 @@ from plugins.observability.event_ids import make_event_id
 from plugins.observability.ingest.copy import (
     UNSTORABLE_ERRORS,
     Connected,
+    Copied,
     EventMovedError,
+    Known,
     copy_new_rows,
     copy_rows,
     copy_storable_rows,
@@ -63,8 +66,10 @@ class StoreResult(msgspec.Struct, frozen=True):
         inserted: Events that are stored now.
         duplicates: Events that were stored before.
         errors: Events that are too old, or that the server cannot store.
-        capped: Events, inserted or duplicate, that went to ``__other__``; see ``series``.
-        unknown_methods: Events, inserted or duplicate, whose method is not a registered one; see ``methods``.
+        capped: Events, inserted or stored before, that went to ``__other__``; see ``series``.
+        unknown_methods: Events, inserted or stored before, whose method is not a registered one; see ``methods``.
+        replaced: Events that were stored before with other details, which are replaced.
+        differing: Those of the duplicates that are stored with other details; counted only if asked for.
     """
 
     inserted: int
@@ -72,6 +77,8 @@ class StoreResult(msgspec.Struct, frozen=True):
     errors: Sequence[ItemError] = ()
     capped: int = 0
     unknown_methods: int = 0
+    replaced: int = 0
+    differing: int = 0
 
 
 class BatchRejectedError(Exception):
@@ -101,9 +108,12 @@ class _Write(msgspec.Struct, frozen=True):
     batch_size: int
     strict: bool
     likely_new: bool
+    known: Known
 
-    def record(self, connection: Connected, inserted: int, unstorable: Sequence[ItemError] = ()) -> StoreResult:
+    def record(self, connection: Connected, copied: Copied, unstorable: Sequence[ItemError] = ()) -> StoreResult:
         """Append the outcome to the ledger, in the transaction that stores the events.
+
+        There, events that are replaced are duplicates: they were received before.
 
         Raises:
             TooOldError: Events of these times were removed by retention.
@@ -112,18 +122,26 @@ class _Write(msgspec.Struct, frozen=True):
         unstored = frozenset(error.index for error in unstorable)
         capped = len(self.batch.capped_indexes(self.series) - unstored)
         unknown_methods = len(self.batch.unknown_method_indexes(self.series) - unstored)
-        duplicates = len(self.batch.events) - len(unstorable) - inserted
+        duplicates = len(self.batch.events) - len(unstorable) - copied.inserted
         rejected = [*self.rejected, *unstorable]
         entry = LedgerEntry(
-            received=inserted + duplicates + len(rejected),
-            stored=inserted,
+            received=copied.inserted + duplicates + len(rejected),
+            stored=copied.inserted,
             duplicate=duplicates,
             rejected=len(rejected),
             reasons=count_reasons(rejected),
             capped=capped,
         )
         append_entry(connection, entry, self.sender, hours=self.batch.hours, generation=self.series.generation)
-        return StoreResult(inserted, duplicates, unstorable, capped, unknown_methods)
+        return StoreResult(
+            inserted=copied.inserted,
+            duplicates=duplicates - copied.replaced,
+            errors=unstorable,
+            capped=capped,
+            unknown_methods=unknown_methods,
+            replaced=copied.replaced,
+            differing=copied.differing,
+        )
 
 
 class IngestService:
@@ -261,6 +279,7 @@ class IngestService:
         batch_size: int | None = None,
         strict: bool = False,
         likely_new: bool = True,
+        known: Known = "skip",
         templates: Templates | None = None,
     ) -> StoreResult:
         """Store events in one transaction: all that are not too old and that the server can store, or none.
@@ -273,6 +292,7 @@ class IngestService:
             strict: Store nothing if any event has to be rejected.
             likely_new: Whether, as far as is known, none of the events is stored already. A wrong guess costs time
                 only.
+            known: What is done with events that are stored already.
             templates: Applied to the endpoints.
 
         Raises:
@@ -292,7 +312,7 @@ class IngestService:
                 series = self._series.resolve(kept.series_keys, templates)
                 self._partitions.ensure(kept.days)
                 size = batch_size or len(kept.events)
-                stored = self._write(_Write(kept, series, all_rejected, sender, size, strict, likely_new))
+                stored = self._write(_Write(kept, series, all_rejected, sender, size, strict, likely_new, known))
             except SeriesRemovedError as ex:
                 self._series.forget(ex.generation)
                 failure = ex
@@ -358,32 +378,32 @@ class IngestService:
         """
         batch, size = write.batch, write.batch_size
         rows = batch.rows(write.series)
-        copy = copy_new_rows if batch.has_derived_ids else copy_rows
+        copy = partial(copy_new_rows, known=write.known) if batch.has_derived_ids else copy_rows
         try:
-            if len(rows) == 1:
+            if len(rows) == 1 and write.known == "skip":
                 with suppress(EventMovedError), self._db.transaction() as connection:
                     # Costs less than COPY.
                     inserted = connection.execute(QUERIES["insert_new_event"], batch.columns(write.series)).rowcount
                     if inserted and batch.has_derived_ids:
                         ensure_none_moved(connection, batch.id_range)
-                    return write.record(connection, inserted)
+                    return write.record(connection, Copied(inserted))
             elif batch.has_derived_ids and write.likely_new:
                 with suppress(psycopg.errors.UniqueViolation, EventMovedError), self._db.transaction() as connection:
                     # Rows begin with their ids: sorted, so that two writers of the same rows cannot deadlock.
-                    inserted = copy_rows(connection, sorted(rows), size)
+                    copied = copy_rows(connection, sorted(rows), size)
                     # The row of an event whose time was edited violates no constraint, but must not come back at its
                     # old time. Checked last: if an edit was under way, the rows above have waited for its end.
                     ensure_none_moved(connection, batch.id_range)
-                    return write.record(connection, inserted)
+                    return write.record(connection, copied)
             with self._db.transaction() as connection:
                 return write.record(connection, copy(connection, rows, size))
         except UNSTORABLE_ERRORS:
             with self._db.transaction() as connection:
-                inserted, messages = copy_storable_rows(connection, rows, size, copy)
+                copied, messages = copy_storable_rows(connection, rows, size, copy)
                 unstorable = [ItemError(batch.indexes[at], messages[at]) for at in messages]
                 if write.strict and unstorable:
                     raise BatchRejectedError(unstorable) from None
-                return write.record(connection, inserted, unstorable)
+                return write.record(connection, copied, unstorable)
 
     def _count(self, stored: StoreResult) -> None:
         if stored.capped or stored.unknown_methods:

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from kernel.testing import Client
 from plugins.observability.export import EventScanner, ExportQuery, ExportRoutes, FormatName
 from plugins.observability.models import FilterQuery
 from tests.conftest import Serve
-from tests.plugins.observability.analytics.factories import ingest, random_events
+from tests.plugins.observability.analytics.factories import container_of, ingest, random_events
 from tests.plugins.observability.engines import every_engine, every_server
 from tests.plugins.observability.events import ROOT, create, make_event, make_events, stored_count
 from tests.processes import eventually
@@ -289,7 +290,7 @@ def test_an_export_is_streamed_in_constant_memory(serve: Serve, database: str, n
                SELECT gen_random_uuid(), time, series, 200, 1, NULL, NULL, jsonb_build_object('text', repeat('x', 2000))
                FROM observability.event, generate_series(1, 30000)"""
         )
-    exports = ExportRoutes(client.service.registry.services["observability"])
+    exports = ExportRoutes(container_of(client).scanner, 1, threading.Event())
     Path("/proc/self/clear_refs").write_text("5")
     before_bytes = peak_bytes()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import psycopg
 import pytest
+from click.testing import CliRunner
 
 from kernel.testing import Client
 from tests.conftest import Serve
@@ -19,6 +20,8 @@ from tests.plugins.observability.accesslogs import (
     run_import,
     stored,
 )
+from tests.plugins.observability.analytics.factories import container_of
+from tests.plugins.observability.engines import TestedEngine, every_engine, run_statement, serving_on
 from tests.plugins.observability.events import UNSTORABLE_TAGS, make_events, raw_event
 
 pytestmark = pytest.mark.slow
@@ -182,6 +185,111 @@ def test_the_exit_code_says_whether_anything_was_stored(
     shared: Client, tmp_path: Path, content: bytes, exit_code: int
 ) -> None:
     assert import_text(shared, tmp_path, content).exit_code == exit_code
+
+
+def test_a_format_that_is_known_in_part_is_reported_at_once_and_in_the_summary(serve: Serve, tmp_path: Path) -> None:
+    client = serve()
+    log = b"".join(line + b" sid=secret 17\n" for line in combined_log(30).splitlines())
+
+    imported = import_text(client, tmp_path, log)
+
+    (report,) = imported.summary["files"]
+    assert (imported.counts, report["repaired"]) == ((30, 0, 0), 30)
+    assert report["repairs"] == {"The end of the line is not understood.": 30}
+    assert report["examples"] == {"The end of the line is not understood.": "sid=… 17"}
+    assert "shop.log:1: The end of the line is not understood. (sid=… 17)" in imported.errors
+    assert "no latency is read from it" in imported.errors
+    assert {event["latency_ms"] for event in stored(client)} == {None}
+
+
+def test_times_behind_the_format_are_the_latencies(serve: Serve, tmp_path: Path) -> None:
+    client = serve()
+    log = b"".join(line + b" 0.%03d\n" % number for number, line in enumerate(combined_log(30).splitlines()))
+
+    imported = import_text(client, tmp_path, log)
+
+    (report,) = imported.summary["files"]
+    assert (report["format"], report["repaired"]) == ("combined+request_time", 0)
+    assert "nginx's $request_time" in imported.errors
+    assert [event["latency_ms"] for event in stored(client)] == list(range(30))
+
+
+@every_engine
+def test_a_wrong_import_is_corrected_by_another(serve: Serve, tmp_path: Path) -> None:
+    client = serve(observability=SMALL_BATCHES)
+    log = b"".join(line + b" %d\n" % number for number, line in enumerate(combined_log(25).splitlines()))
+    right = ("--format", "combined+duration_ms")
+    import_text(client, tmp_path, log, "--format", "combined+duration_s")
+    container_of(client).rollups.refresh()
+
+    hinted = import_text(client, tmp_path, log, *right)
+    replaced = import_text(client, tmp_path, log, *right, "--replace")
+    again = import_text(client, tmp_path, log, *right, "--replace")
+
+    assert (hinted.counts, hinted.summary["files"][0]["differing"]) == ((0, 25, 0), 24)
+    assert (replaced.counts, replaced.summary["replaced"]) == ((0, 1, 0), 24)
+    assert (again.counts, again.summary["replaced"]) == ((0, 25, 0), 0)
+    assert [event["latency_ms"] for event in stored(client)] == list(range(25))
+    found = client.get("/api/requests/kpis/?start=2025-12-14&end=2025-12-14").json()
+    assert (found["hits"], found["max_latency_ms"]) == (25, 24)
+
+
+@every_engine
+def test_replacing_stores_what_is_new_and_gives_a_line_the_latency_that_it_lacked(serve: Serve, tmp_path: Path) -> None:
+    client = serve()
+    log = b"".join(line + b" %d\n" % number for number, line in enumerate(combined_log(4).splitlines()))
+    import_text(client, tmp_path, b"".join(log.splitlines(keepends=True)[:2]))
+
+    replaced = import_text(client, tmp_path, log, "--format", "combined+duration_ms", "--replace")
+
+    assert (replaced.counts, replaced.summary["replaced"]) == ((2, 0, 0), 2)
+    assert [(event["latency_ms"], "line" in event["tags"]) for event in stored(client)] == [
+        (number, False) for number in range(4)
+    ]
+
+
+def test_events_of_compressed_chunks_are_replaced(timescale_engine: TestedEngine, tmp_path: Path) -> None:
+    log = b"".join(line + b" 17\n" for line in combined_log(30).splitlines())
+    with serving_on(timescale_engine) as client:
+        import_text(client, tmp_path, log)
+        run_statement(client, "SELECT compress_chunk(chunk) FROM show_chunks('observability.event') AS chunk")
+        # As if there were more events than are decompressed by default.
+        run_statement(client, "SET timescaledb.max_tuples_decompressed_per_dml_transaction = 10")
+
+        replaced = import_text(client, tmp_path, log, "--format", "combined+duration_ms", "--replace")
+
+        assert (replaced.counts, replaced.summary["replaced"]) == ((0, 0, 0), 30)
+        assert {event["latency_ms"] for event in stored(client)} == {17}
+
+
+def test_the_hint_to_replace_is_printed(serve: Serve, tmp_path: Path) -> None:
+    client = serve()
+    file = tmp_path / "shop.log"
+    file.write_bytes(combined_line() + b" 17\n")
+    command = client.command("observability", "import")
+    CliRunner().invoke(command, [str(file)])
+
+    again = CliRunner().invoke(command, [str(file), "--format", "combined+duration_ms"])
+
+    assert "shop.log: 1 duplicates differ from what is stored; use --replace" in again.stdout
+
+
+def test_nuls_where_a_log_was_truncated_do_not_lose_a_line(serve: Serve, tmp_path: Path) -> None:
+    client = serve()
+    log = combined_log(3)
+
+    first = import_text(client, tmp_path, bytes(5000) + log)
+    again = import_text(client, tmp_path, b"\xef\xbb\xbf" + log)
+
+    assert (first.counts, again.counts) == ((3, 0, 0), (0, 3, 0))
+    assert {event["tags"]["client"] for event in stored(client)} == {"192.0.2.7"}
+
+
+def test_a_file_in_utf_16_is_reported(shared: Client, tmp_path: Path) -> None:
+    imported = import_text(shared, tmp_path, combined_log(3).decode().encode("utf-16"))
+
+    assert (imported.exit_code, imported.counts) == (1, (0, 0, 0))
+    assert "shop.log: the file is UTF-16: convert it to UTF-8 first" in imported.errors
 
 
 def test_a_file_that_cannot_be_read_does_not_stop_the_others(serve: Serve, tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +16,11 @@ from hypothesis import strategies as st
 from plugins.observability.commands import service_of_file
 from plugins.observability.importer.files import CHUNK_BYTES, LogFile
 from plugins.observability.importer.service import LineIds
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 Pack = Callable[[bytes], bytes]
 
@@ -33,16 +41,17 @@ def split_gzip(content: bytes) -> bytes:
     return gzip.compress(content[:half]) + gzip.compress(content[half:])
 
 
-GZIP_MAGIC = b"\x1f\x8b"
-PACKS = [bytes, gzip.compress, split_gzip, lambda content: gzip.compress(content) + bytes(512)]
-PACK_NAMES = ["plain", "gzip", "gzip in two goes", "gzip and padding"]
+# Lines do not begin a file that is taken for one in another encoding, whatever its name.
+MAGIC_NUMBERS = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"PK", b"\xfd7z", b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf")
+PACKS = [bytes, gzip.compress, split_gzip, lambda content: gzip.compress(content) + bytes(512), zstd.compress]
+PACK_NAMES = ["plain", "gzip", "gzip in two goes", "gzip and padding", "zstd"]
 
 
 @pytest.mark.parametrize("pack", PACKS, ids=PACK_NAMES)
-@given(lines=st.lists(st.binary(max_size=20).map(lambda line: line.replace(b"\n", b"").replace(b"\r", b""))))
+@given(lines=st.lists(st.binary(max_size=20).map(lambda line: line.translate(None, b"\n\r\0"))))
 def test_every_line_is_read_compressed_or_not(pack: Pack, lines: list[bytes]) -> None:
     content = b"".join(line + b"\n" for line in lines) or b"\n"
-    assume(not content.startswith(GZIP_MAGIC))  # such a file is taken for gzip, whatever its name
+    assume(not content.startswith(MAGIC_NUMBERS))
 
     found, log = read(pack(content))
 
@@ -56,6 +65,37 @@ def test_lines_across_chunks_are_whole(pack: Pack) -> None:
     found, _ = read(pack(b"\n".join(lines) + b"\n"))
 
     assert found == lines
+
+
+def test_nuls_around_a_line_are_removed_however_many_there_are() -> None:
+    content = bytes(5_000_000) + b"one\n" + bytes(10) + b"\n" + bytes(10) + b"two\0\r\n" + bytes(10)
+
+    found, log = read(content)
+
+    assert (found, log.complete) == ([b"one", b"", b"two"], True)
+
+
+def test_a_byte_order_mark_is_removed() -> None:
+    assert read(b"\xef\xbb\xbfone\n")[0] == [b"one"]
+    assert read(gzip.compress(b"\xef\xbb\xbfone\n"))[0] == [b"one"]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("a log of 2025, in UTF-16\n".encode("utf-16"), "UTF-16: convert it"),
+        ("a log of 2025, in UTF-16\n".encode("utf-16-le"), "UTF-16: convert it"),
+        ("a log of 2025, in UTF-16\n".encode("utf-16-be"), "UTF-16: convert it"),
+        (bz2.compress(b"one\n"), "bzip2"),
+        (lzma.compress(b"one\n"), "xz"),
+    ],
+    ids=["UTF-16", "UTF-16 LE", "UTF-16 BE", "bzip2", "xz"],
+)
+def test_a_file_in_an_encoding_that_is_not_read_is_reported(content: bytes, problem: str) -> None:
+    found, log = read(content)
+
+    assert found == []
+    assert problem in (log.problem or "")
 
 
 def test_carriage_returns_are_removed() -> None:

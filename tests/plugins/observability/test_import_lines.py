@@ -12,12 +12,11 @@ from apachelogs import COMBINED, COMMON
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plugins.observability.importer.detection import JSON, detect_format
 from plugins.observability.importer.parsers import (
     ACCESS_LINE_MAX_BYTES,
-    JSON,
     LineParser,
     RefusedLineError,
-    detect_format,
     make_parser,
 )
 from plugins.observability.ingest.normalize import normalize
@@ -35,12 +34,13 @@ def parser_of(name: str, json_service: str | None = None) -> LineParser:
 
 COMBINED_PARSER = parser_of("combined")
 JSON_PARSER = parser_of(JSON)
-PARSERS = (COMBINED_PARSER, parser_of("common"), JSON_PARSER, parser_of(f"{COMBINED} %D"))
+TIMED_PARSER = parser_of("vhost_combined+request_time+unknown")
+PARSERS = (COMBINED_PARSER, parser_of("common"), JSON_PARSER, parser_of(f"{COMBINED} %D"), TIMED_PARSER)
 
 
 def parse(line: bytes, name: str = "combined") -> dict[str, Any]:
     """Parse a line; the event with its tags decoded."""
-    event = parser_of(name).parse(line)
+    event = parser_of(name).parse(line).event
     fields = {field: getattr(event, field) for field in EventIn.__struct_fields__}
     return {**fields, "tags": msgspec.json.decode(event.tags)}
 
@@ -52,7 +52,7 @@ def test_every_field_of_a_combined_line_is_in_the_event() -> None:
         "endpoint": "/invoices",
         "method": "GET",
         "status_code": 200,
-        "latency_ms": 0,
+        "latency_ms": None,
         "trace_id": None,
         "user_ref": "ann",
         "tags": {
@@ -72,6 +72,14 @@ def test_fields_that_are_a_hyphen_are_left_out() -> None:
     assert (event["user_ref"], event["tags"]) == (None, {"client": "192.0.2.7"})
 
 
+def test_the_client_may_have_an_address_of_version_6_and_no_agent() -> None:
+    line = combined_line(request="GET / HTTP/2.0", referer="-", agent="").replace(b"192.0.2.7", b"2001:db8::7")
+
+    event = parse(line)
+
+    assert (event["endpoint"], event["tags"]) == ("/", {"client": "2001:db8::7", "bytes": 512})
+
+
 def test_offsets_of_times_are_applied() -> None:
     assert parse(combined_line(time="[14/Dec/2025:05:00:00 -0700]"))["time"] == START
 
@@ -79,7 +87,7 @@ def test_offsets_of_times_are_applied() -> None:
 @pytest.mark.parametrize(
     ("format_string", "end", "latency_ms"),
     [
-        (COMMON, b"", 0),
+        (COMMON, b"", None),
         (f"{COMMON} %D", b" 1234567", 1235),
         (f"{COMMON} %T", b" 3", 3000),
         (f"{COMMON} %{{ms}}T", b" 42", 42),
@@ -88,7 +96,7 @@ def test_offsets_of_times_are_applied() -> None:
         (f"{COMMON} %D", b" -5", 0),
     ],
 )
-def test_the_latency_is_what_the_format_says(format_string: str, end: bytes, latency_ms: int) -> None:
+def test_the_latency_is_what_the_format_says(format_string: str, end: bytes, latency_ms: int | None) -> None:
     assert parse(common_line() + end, format_string)["latency_ms"] == latency_ms
 
 
@@ -197,7 +205,7 @@ def test_a_hostile_line_is_refused_quickly(line: bytes) -> None:
     ],
 )
 def test_the_format_is_the_one_that_most_lines_have(lines: list[bytes], name: str) -> None:
-    assert detect_format(lines) == name
+    assert detect_format(lines).name == name
 
 
 @pytest.mark.parametrize("name", ["apache", '%h "%r" %s', "%t %r", "%Q %t %s", "%"])
@@ -232,7 +240,7 @@ def test_a_json_line_that_is_no_event_is_refused_with_the_reason(line: bytes, re
 def test_the_given_service_applies_to_json_events_without_one(fields: dict[str, Any], service: str) -> None:
     line = msgspec.json.encode(make_event(**fields))
 
-    assert parser_of(JSON, json_service="given").parse(line).service == service
+    assert parser_of(JSON, json_service="given").parse(line).event.service == service
 
 
 FRAGMENTS = st.sampled_from(
@@ -258,7 +266,7 @@ LINES = st.one_of(
 @given(line=LINES.filter(lambda line: b"\n" not in line), parser=st.sampled_from(PARSERS))
 def test_any_line_is_an_event_that_can_be_stored_or_refused(line: bytes, parser: LineParser) -> None:
     try:
-        event = parser.parse(line)
+        event = parser.parse(line).event
     except RefusedLineError:
         return
 

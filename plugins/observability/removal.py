@@ -1,0 +1,143 @@
+"""Remove a selection of events, such as those of a service that was imported under a wrong name.
+
+Events are deleted in the order of their time, in batches, each in a transaction of its own that also marks the hours of
+its events as dirty: analytics read these from the events that are left, so that they are exact at every moment. Locks
+are held for one batch only, and a removal that dies half-way leaves a consistent state, which the next one completes.
+Series that no event belongs to any more are removed by retention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+from psycopg import sql
+
+from kernel import Database, InvalidError
+from plugins.observability.filters import Conditions, validate_filters
+from plugins.observability.models import SelectionQuery
+from plugins.observability.queries import QUERIES
+from plugins.observability.resolution import BEGINNING, HOUR, floor
+from plugins.observability.series import LOCAL_ACCOUNT
+from plugins.observability.store import Connected, resolve_filters, touch_hours
+
+BATCH_EVENTS = 5000
+# For one statement over a day of events.
+_STATEMENT_TIMEOUT_S = 600.0
+
+
+class RemovalQuery(SelectionQuery, frozen=True):
+    """Parameters of a removal: the filters of the list.
+
+    Args:
+        dry_run: Count, and remove nothing.
+    """
+
+    dry_run: bool = False
+
+
+class RemovalResult(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The outcome of a removal.
+
+    Args:
+        matched: How many events the filters match; before the removal, if there was one.
+        deleted: How many of them are deleted.
+        kept_before: Analytics of the time before this still count such events: retention has removed the events
+            themselves, and what remains of them are sums. None if nothing of the selection can lie there.
+    """
+
+    matched: int
+    deleted: int
+    kept_before: datetime | None = None
+
+
+class Removal:
+    """Removes events.
+
+    Args:
+        db: The database.
+        batch_events: Events in one transaction; more, if they have the same time.
+    """
+
+    def __init__(self, db: Database, batch_events: int = BATCH_EVENTS) -> None:
+        self._db = db
+        self._batch_events = batch_events
+
+    def count(self, query: SelectionQuery, account: int = LOCAL_ACCOUNT) -> RemovalResult:
+        """Count what ``remove`` would delete.
+
+        Raises:
+            InvalidError: A filter is wrong, or there is none.
+            UnavailableError: The database cannot be reached.
+        """
+        validate_filters(query)
+        with self._db.transaction(_STATEMENT_TIMEOUT_S) as connection:
+            conditions = _conditions(connection, query, account)
+            count = sql.SQL(QUERIES["count_events"]).format(where=conditions.where)
+            ((matched,),) = connection.execute(count, conditions.values)
+            ((since,),) = connection.execute(QUERIES["raw_watermark"])
+        start = query.start
+        reaches_back = since is not None and (start is None or start < since)
+        return RemovalResult(matched, 0, since if reaches_back else None)
+
+    def remove(
+        self,
+        query: SelectionQuery,
+        account: int = LOCAL_ACCOUNT,
+        on_batch: Callable[[int], None] = lambda _deleted: None,
+    ) -> RemovalResult:
+        """Delete the events that some filters match.
+
+        Args:
+            query: The filters.
+            account: Whose events.
+            on_batch: Called with the number of events that are deleted so far; may raise to stop.
+
+        Raises:
+            InvalidError: A filter is wrong, or there is none.
+            UnavailableError: The database cannot be reached; the batches that are deleted stay deleted.
+        """
+        counted = self.count(query, account)
+        deleted = 0
+        start: datetime | None = BEGINNING
+        while start is not None:
+            in_batch, start = self._remove_batch(query, account, start)
+            deleted += in_batch
+            on_batch(deleted)
+        return msgspec.structs.replace(counted, deleted=deleted)
+
+    def _remove_batch(self, query: SelectionQuery, account: int, start: datetime) -> tuple[int, datetime | None]:
+        """Delete the first events from a time on; return how many, and the time to go on from, if there may be more."""
+        with self._db.transaction(_STATEMENT_TIMEOUT_S) as connection:
+            # Looked up for each batch, as series may come and go.
+            conditions = _conditions(connection, query, account)
+            conditions.add("from", batch_start=start)
+            values = {**conditions.values, "batch_events": self._batch_events}
+            row = connection.execute(sql.SQL(QUERIES["batch_end"]).format(where=conditions.where), values).fetchone()
+            if row is not None:
+                conditions.add("until", batch_end=row[0])
+            connection.execute(QUERIES["allow_decompression"])
+            rows: list[tuple[UUID, datetime]] = connection.execute(
+                sql.SQL(QUERIES["delete_selected"]).format(where=conditions.where), conditions.values
+            ).fetchall()
+            if rows:
+                connection.execute(QUERIES["delete_all_moved"], {"ids": [event_id for event_id, _ in rows]})
+                touch_hours(connection, {floor(time, HOUR): time for _, time in rows}.values())
+        return len(rows), None if row is None else row[0] + datetime.resolution
+
+
+def _conditions(connection: Connected, query: SelectionQuery, account: int) -> Conditions:
+    """Resolve filters into conditions on the events that can be removed.
+
+    Raises:
+        InvalidError: There is no filter.
+    """
+    conditions = resolve_filters(connection, query, account)
+    if not conditions.parts:
+        names = ", ".join(SelectionQuery.__struct_fields__)
+        raise InvalidError(f"Expected a filter: without one, every request log would be removed. There are: {names}.")
+    # What is older is left to retention; its rollups cannot be computed again.
+    conditions.add("kept")
+    return conditions
