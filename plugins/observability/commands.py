@@ -172,9 +172,8 @@ def _print_import(summary: ImportSummary, *, as_json: bool) -> None:
         for refused in report.shown:
             detail = f" ({refused.detail[:DETAIL_MAX]})" if refused.detail else ""
             click.echo(f"{report.file}:{refused.line}: {refused.reason}{detail}", err=True)
-        for message in (*report.notes, report.problem):
-            if message:
-                click.echo(f"{report.file}: {message}", err=True)
+        if report.problem:
+            click.echo(f"{report.file}: {report.problem}", err=True)
     if as_json:
         print_json(summary)
         return

@@ -232,7 +232,7 @@ class AccessLogParser:
         if len(endpoint) > ENDPOINT_MAX:
             tags["path"] = endpoint
         if "upstream_response_time_s" in fields:
-            tags["upstream_response_time_ms"] = round(fields["upstream_response_time_s"] * 1000)
+            tags["upstream_response_time_ms"] = round_half_up(fields["upstream_response_time_s"] * 1000)
         return EventIn(
             time=fields["time"],
             service=self._service,

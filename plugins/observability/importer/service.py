@@ -238,6 +238,7 @@ class Importer:
         yield batch
         if trailers.is_missing:
             report.notes.append(NO_TRAILER)
+            self._say(f"{report.file}: {NO_TRAILER}")
 
     def _count_repair(self, report: FileReport, number: int, parsed: ParsedLine) -> None:
         if parsed.repair is None:

@@ -73,7 +73,7 @@ def detect_and_parse(*lines: str) -> tuple[str, list[float | None]]:
         ([' "203.0.113.9" 0.125', ' "-" 0.080'], "forwarded_for+request_time", [125, 80]),
         ([" 0 2300", " 1 1000000", " 0 999999"], "duration_s+duration_us", [2, 1000, 1000]),
         ([" 2300 2", " 999 0"], "duration_ms+duration_s", [2300, 999]),
-        ([" 2500", " 90000", " 1200", " 512000", " 40000"], "duration_us", [2, 90, 1, 512, 40]),
+        ([" 2500", " 90000", " 1200", " 512000", " 40000"], "duration_us", [3, 90, 1, 512, 40]),
     ],
 )
 def test_a_time_behind_the_format_that_cannot_be_mistaken_is_the_latency(
