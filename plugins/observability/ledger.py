@@ -1,7 +1,8 @@
 """The ingest ledger: how many items each sender sent, and how many were stored, duplicate or rejected, by minute.
 
-Entries are only ever appended, in the transaction that stores the events: writers never wait for each other, and the
-sums agree with the events. They are summed up when they are read.
+It also counts the events that were deleted on request, under the sender ``removal``; what retention removes is in the
+reports of its job. Entries are only ever appended, in the transaction that stores or deletes the events: writers never
+wait for each other, and the sums agree with the events. They are summed up when they are read.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from plugins.observability.time_window import TimeWindowQuery
 
 # Who sends events over REST.
 LOCAL_SENDER = "local"
+# Under whom deleted events are counted, whoever sent them.
+REMOVAL = "removal"
 REASON_MAX = 200
 REASONS_MAX = 10
 OTHER_REASONS = "other"
@@ -40,6 +43,7 @@ class LedgerEntry(msgspec.Struct, frozen=True):
         rejected: Items that are not stored.
         reasons: How many were rejected, by reason.
         capped: Items, stored or duplicate, that went to ``__other__``; see ``series``.
+        deleted: Stored events that were deleted.
     """
 
     received: int
@@ -48,6 +52,7 @@ class LedgerEntry(msgspec.Struct, frozen=True):
     rejected: int
     reasons: dict[str, int]
     capped: int = 0
+    deleted: int = 0
 
 
 class LedgerMinute(msgspec.Struct, frozen=True):
@@ -61,6 +66,7 @@ class LedgerMinute(msgspec.Struct, frozen=True):
     duplicate: int
     rejected: int
     capped: int
+    deleted: int
     reasons: dict[str, int]
 
 
@@ -72,6 +78,7 @@ class LedgerTotals(msgspec.Struct, frozen=True):
     duplicate: int = 0
     rejected: int = 0
     capped: int = 0
+    deleted: int = 0
 
 
 class LedgerPage(msgspec.Struct, frozen=True):
@@ -141,6 +148,23 @@ def append_entry(
         ensure_generation(row, generation)
 
 
+def append_removal(
+    connection: Connection[tuple[Any, ...]], events: int, hours: Sequence[datetime], account: int = LOCAL_ACCOUNT
+) -> None:
+    """Append that events were deleted, in the transaction that does.
+
+    Args:
+        connection: Inside that transaction.
+        events: How many.
+        hours: The hours they were in; their rollups have to be computed again.
+        account: Whose they were.
+
+    Raises:
+        TooOldError: Retention has removed the events of some of these hours.
+    """
+    append_entry(connection, LedgerEntry(0, 0, 0, 0, {}, deleted=events), REMOVAL, account, hours)
+
+
 class Ledger:
     """Reads the ledger, so that senders can compare it with what they sent.
 
@@ -155,7 +179,7 @@ class Ledger:
 
     @route("/api/v1/ingest/ledger/", policy="read", menu="ingest ledger")
     def show(self, query: LedgerQuery) -> LedgerPage:
-        """Count what was received, stored, duplicate and rejected, by sender and minute."""
+        """Count what was received, stored, duplicate, rejected and deleted, by sender and minute."""
         return self.read(query)
 
     def read(self, query: LedgerQuery, account: int = LOCAL_ACCOUNT) -> LedgerPage:
@@ -172,6 +196,6 @@ class Ledger:
 
 
 def _minute(*columns: Any) -> LedgerMinute:
-    minute, account, sender, received, stored, duplicate, rejected, capped, reasons = columns
+    minute, account, sender, received, stored, duplicate, rejected, capped, deleted, reasons = columns
     counted = msgspec.json.decode(reasons)
-    return LedgerMinute(minute, account, sender, received, stored, duplicate, rejected, capped, counted)
+    return LedgerMinute(minute, account, sender, received, stored, duplicate, rejected, capped, deleted, counted)

@@ -285,8 +285,10 @@ s.method COLLATE "C"
 WITH touched AS (
     INSERT INTO observability.rollup_touched (hour) SELECT unnest(%(hours)s::timestamptz[])
 ), entry AS (
-    INSERT INTO observability.ingest_ledger (account, key, received, stored, duplicate, rejected, capped, reasons)
-    VALUES (%(account)s, %(sender)s, %(received)s, %(stored)s, %(duplicate)s, %(rejected)s, %(capped)s, %(reasons)s::jsonb)
+    INSERT INTO observability.ingest_ledger
+        (account, key, received, stored, duplicate, rejected, capped, deleted, reasons)
+    VALUES (%(account)s, %(sender)s, %(received)s, %(stored)s, %(duplicate)s, %(rejected)s, %(capped)s, %(deleted)s,
+            %(reasons)s::jsonb)
 )
 SELECT (SELECT from_time FROM observability.retention WHERE level = 'raw' AND from_time > ANY(%(hours)s::timestamptz[])),
        number
@@ -294,13 +296,14 @@ FROM observability.series_generation
 
 -- name: sum_ledger
 SELECT coalesce(sum(received), 0), coalesce(sum(stored), 0), coalesce(sum(duplicate), 0), coalesce(sum(rejected), 0),
-       coalesce(sum(capped), 0)
+       coalesce(sum(capped), 0), coalesce(sum(deleted), 0)
 FROM observability.ingest_ledger
 WHERE account = %(account)s AND at BETWEEN %(start)s AND %(end)s AND (%(sender)s::text IS NULL OR key = %(sender)s)
 
 -- name: list_ledger
 WITH entry AS (
-    SELECT date_trunc('minute', at) AS minute, account, key, received, stored, duplicate, rejected, capped, reasons
+    SELECT date_trunc('minute', at) AS minute, account, key, received, stored, duplicate, rejected, capped, deleted,
+           reasons
     FROM observability.ingest_ledger
     WHERE account = %(account)s AND at BETWEEN %(start)s AND %(end)s AND (%(sender)s::text IS NULL OR key = %(sender)s)
 ), counted AS (
@@ -310,7 +313,7 @@ WITH entry AS (
           GROUP BY minute, key, reason) AS by_reason
     GROUP BY minute, key
 )
-SELECT minute, account, key, sum(received), sum(stored), sum(duplicate), sum(rejected), sum(capped),
+SELECT minute, account, key, sum(received), sum(stored), sum(duplicate), sum(rejected), sum(capped), sum(deleted),
        coalesce(counted.reasons, '{}')::text
 FROM entry LEFT JOIN counted USING (minute, key)
 GROUP BY minute, account, key, counted.reasons

@@ -1,9 +1,9 @@
 """Remove a selection of events, such as those of a service that was imported under a wrong name.
 
-Events are deleted in the order of their time, in batches, each in a transaction of its own that also marks the hours of
-its events as dirty: analytics read these from the events that are left, so that they are exact at every moment. Locks
-are held for one batch only, and a removal that dies half-way leaves a consistent state, which the next one completes.
-Series that no event belongs to any more are removed by retention.
+Events are deleted in the order of their time, in batches, each in a transaction of its own that also counts them in the
+ingest ledger and marks their hours as dirty: analytics read these from the events that are left, so that they are exact
+at every moment. Locks are held for one batch only, and a removal that dies half-way leaves a consistent state, which
+the next one completes. Series that no event belongs to any more are removed by retention.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from psycopg import sql
 
 from kernel import Database, InvalidError
 from plugins.observability.filters import Conditions, validate_filters
+from plugins.observability.ledger import append_removal
 from plugins.observability.models import SelectionQuery
 from plugins.observability.queries import QUERIES
 from plugins.observability.resolution import BEGINNING, HOUR, floor
 from plugins.observability.series import LOCAL_ACCOUNT
-from plugins.observability.store import Connected, resolve_filters, touch_hours
+from plugins.observability.store import Connected, resolve_filters
 
 BATCH_EVENTS = 5000
 # For one statement over a day of events.
@@ -124,7 +125,7 @@ class Removal:
             ).fetchall()
             if rows:
                 connection.execute(QUERIES["delete_all_moved"], {"ids": [event_id for event_id, _ in rows]})
-                touch_hours(connection, {floor(time, HOUR): time for _, time in rows}.values())
+                append_removal(connection, len(rows), list({floor(time, HOUR) for _, time in rows}), account)
         return len(rows), None if row is None else row[0] + datetime.resolution
 
 

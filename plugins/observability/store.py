@@ -22,10 +22,12 @@ from plugins.observability.filters import (
 )
 from plugins.observability.ingest.copy import UNSTORABLE_ERRORS, unstorable_errors
 from plugins.observability.ingest.validate import invalid_fields
+from plugins.observability.ledger import append_removal
 from plugins.observability.models import Event, SelectionQuery
 from plugins.observability.partitions import DAY_US, MissingPartitionError, Partitions
 from plugins.observability.path_templates import Templates
 from plugins.observability.queries import QUERIES
+from plugins.observability.resolution import HOUR, floor
 from plugins.observability.retention.watermark import IngestWatermark, TooOldError, ensure_not_too_old
 from plugins.observability.series import (
     LOCAL_ACCOUNT,
@@ -157,7 +159,7 @@ class EventStore:
                     continue  # moved: the next attempt finds where it is
                 connection.execute(QUERIES["delete_event"], {"id": event.id, "time": event.time})
                 connection.execute(QUERIES["delete_moved"], {"id": event.id})
-                touch_hours(connection, [event.time])
+                append_removal(connection, 1, [floor(event.time, HOUR)], account)
                 return
         raise _edited_by_others(event_id)
 

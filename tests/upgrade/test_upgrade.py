@@ -181,12 +181,14 @@ def test_events_without_a_latency_join_those_of_the_earlier_version(client: Clie
 
 
 def as_before(answer: Any, before: Any) -> Any:
-    """Return an answer without its request id and, where the list was no page yet, with the items of its page."""
-    if isinstance(answer, dict):
-        answer.pop("request_id", None)
-        if isinstance(before.get("data"), list) and isinstance(answer["data"], dict):
-            assert answer["data"]["next"] is None
-            answer["data"] = answer["data"]["results"]
+    """Return an answer without the members that came later and, where the list was no page yet, its items."""
+    if isinstance(answer, dict) and isinstance(before, list):
+        assert answer["next"] is None
+        answer = answer["results"]
+    if isinstance(answer, dict) and isinstance(before, dict):
+        return {name: as_before(value, before[name]) for name, value in answer.items() if name in before}
+    if isinstance(answer, list) and isinstance(before, list) and len(answer) == len(before):
+        return [as_before(*pair) for pair in zip(answer, before, strict=True)]
     return answer
 
 

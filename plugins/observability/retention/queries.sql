@@ -90,19 +90,21 @@ SELECT count(*) FROM observability.ingest_ledger WHERE at >= %(start)s AND at < 
 
 -- name: merge_ledger_entries
 -- In one statement: a reader sees all of the old rows, or all of the new.
-WITH deleted AS (
+WITH merged AS (
     DELETE FROM observability.ingest_ledger WHERE at >= %(start)s AND at < %(end)s RETURNING *
 ), by_reason AS (
     SELECT account, key, date_trunc('minute', at) AS minute, reason, sum(items::bigint) AS items
-    FROM deleted, jsonb_each_text(reasons) AS each (reason, items)
+    FROM merged, jsonb_each_text(reasons) AS each (reason, items)
     GROUP BY 1, 2, 3, 4
 ), counted AS (
     SELECT account, key, minute, jsonb_object_agg(reason, items) AS reasons FROM by_reason GROUP BY 1, 2, 3
 ), summed AS (
     SELECT account, key, date_trunc('minute', at) AS minute, min(at) AS at, sum(received) AS received,
-           sum(stored) AS stored, sum(duplicate) AS duplicate, sum(rejected) AS rejected, sum(capped) AS capped
-    FROM deleted GROUP BY 1, 2, 3
+           sum(stored) AS stored, sum(duplicate) AS duplicate, sum(rejected) AS rejected, sum(capped) AS capped,
+           sum(deleted) AS deleted
+    FROM merged GROUP BY 1, 2, 3
 )
-INSERT INTO observability.ingest_ledger (at, account, key, received, stored, duplicate, rejected, capped, reasons)
-SELECT at, account, key, received, stored, duplicate, rejected, capped, coalesce(reasons, '{}')
+INSERT INTO observability.ingest_ledger
+    (at, account, key, received, stored, duplicate, rejected, capped, deleted, reasons)
+SELECT at, account, key, received, stored, duplicate, rejected, capped, deleted, coalesce(reasons, '{}')
 FROM summed LEFT JOIN counted USING (account, key, minute)

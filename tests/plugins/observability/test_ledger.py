@@ -11,6 +11,7 @@ import pytest
 from kernel.testing import Client
 from tests.conftest import Serve
 from tests.locks import waits_for_lock
+from tests.plugins.observability.analytics.factories import container_of
 from tests.plugins.observability.engines import every_engine, every_server
 from tests.plugins.observability.events import (
     ROOT,
@@ -37,14 +38,9 @@ def ledger(client: Client, query: str = "") -> dict[str, Any]:
     return data
 
 
-def totals(received: int, stored: int, duplicate: int = 0, rejected: int = 0, capped: int = 0) -> dict[str, int]:
-    return {
-        "received": received,
-        "stored": stored,
-        "duplicate": duplicate,
-        "rejected": rejected,
-        "capped": capped,
-    }
+def totals(received: int, stored: int, **others: int) -> dict[str, int]:
+    none = {"duplicate": 0, "rejected": 0, "capped": 0, "deleted": 0}
+    return {"received": received, "stored": stored, **none, **others}
 
 
 def test_the_response_has_an_envelope(serve: Serve) -> None:
@@ -115,6 +111,20 @@ def test_senders_are_counted_separately(serve: Serve) -> None:
     assert ledger(client, "key=local")["totals"] == totals(2, stored=2)
     assert ledger(client, "key=tiercel")["totals"]["stored"] > 0
     assert ledger(client, "key=nobody")["totals"] == totals(0, stored=0)
+
+
+def test_deleted_events_are_counted_and_stay_counted_when_entries_are_merged(serve: Serve) -> None:
+    client = serve(observability={"ledger_days": 1})
+    post_ingest(client, make_events(3))
+    for event in client.get(f"{ROOT}?page_size=2").json()["results"]:
+        client.request("DELETE", f"{ROOT}{event['id']}/")
+
+    assert ledger(client, "key=removal")["totals"] == totals(0, stored=0, deleted=2)
+    assert ledger(client)["totals"] == totals(3, stored=3, deleted=2)
+    with client.service.shared.db.transaction() as connection:
+        connection.execute("UPDATE observability.ingest_ledger SET at = at - interval '3 days'")
+    container_of(client).retention.apply()
+    assert ledger(client, "start=2020-01-01")["totals"] == totals(3, stored=3, deleted=2)
 
 
 def test_a_span_of_time_can_be_selected(serve: Serve) -> None:

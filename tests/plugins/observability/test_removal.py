@@ -69,6 +69,8 @@ def test_what_the_filters_match_is_deleted_and_no_longer_counted(client: Client)
     assert (stored_count(client), hits(client), hits(client, "service=till")) == (45, 45, 5)
     container_of(client).rollups.refresh()
     assert (hits(client), hits(client, "service=till")) == (45, 5)
+    totals = client.get("/api/v1/ingest/ledger/").json()["data"]["totals"]
+    assert (totals["stored"], totals["deleted"]) == (65, 20)
 
 
 def test_without_a_filter_or_with_a_misspelt_one_nothing_is_deleted(client: Client) -> None:
