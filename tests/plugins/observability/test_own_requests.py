@@ -45,7 +45,7 @@ def test_failures_are_logged_with_the_status_that_was_sent(serve: Serve) -> None
     expected = [
         ("POST", "/api/requests/ingest/", "/api/requests/ingest", 415),
         ("GET", "/api/v1/requests/nothing/", "/api/v1/requests/{id}", 404),
-        ("DELETE", "/api/requests/", "(no route)", 405),
+        ("PATCH", "/api/requests/", "(no route)", 405),
         ("GET", "/wp-login.php", "(no route)", 404),
         ("GET", "/api/requests/?page=x", "/api/requests", 400),
     ]
