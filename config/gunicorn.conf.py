@@ -14,10 +14,11 @@ _settings = load().settings
 wsgi_app = "kernel.server.wsgi:create()"
 bind = _settings.server.bind
 
-# Threads overlap waits for the database. Idle connections, and those with an incomplete head, occupy no thread.
-worker_class = "kernel.server.worker.HeadFirstWorker"
+# Threads overlap waits for the database. A client that is waited for occupies none of them.
+worker_class = "kernel.server.worker.PatientWorker"
 workers = _settings.server.workers
 threads = _settings.server.threads
+worker_connections = _settings.server.connections_max
 keepalive = _settings.server.keepalive_s
 
 # The service boots once, in the master, where a wrong setting stops it with one message.

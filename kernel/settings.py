@@ -62,8 +62,11 @@ class ServerSettings(Table, frozen=True):
     timeout_s: Annotated[int, msgspec.Meta(ge=1)] = 30
     graceful_timeout_s: Annotated[int, msgspec.Meta(ge=1)] = 8
     keepalive_s: Annotated[int, msgspec.Meta(ge=1)] = 5
+    connections_max: Annotated[int, msgspec.Meta(ge=16, le=100_000)] = 4096
     header_timeout_s: Annotated[int, msgspec.Meta(ge=1)] = 10
+    receive_timeout_s: Annotated[int, msgspec.Meta(ge=1)] = 10
     send_timeout_s: Annotated[int, msgspec.Meta(ge=1)] = 30
+    client_rate_min_bytes: Annotated[int, msgspec.Meta(ge=1)] = 500
 
     def __post_init__(self) -> None:
         """Validate the port: gunicorn would fail with a traceback, or take the whole address for a host name."""

@@ -368,7 +368,7 @@ def _read(request: Request, size_bytes: int) -> bytes:
     stream = request.bounded_stream if request.content_length is not None else request.stream
     try:
         content: bytes = stream.read(size_bytes)
-    except BlockingIOError as ex:
+    except TimeoutError as ex:
         raise OtherClientError(408, "The body did not arrive in time.") from ex
     except Exception as ex:
         # WSGI servers have exceptions of their own for each way in which a client can get chunks wrong.

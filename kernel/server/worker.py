@@ -1,7 +1,8 @@
 """gunicorn's threaded worker, changed so that no client delays others.
 
-No thread waits for the head (request line and headers) of a request, and nothing waits for a client to close its side
-of a connection. What the server answers itself has the body of every other error.
+No thread waits for the head (request line and headers) of a request, a thread that waits for a body, or for a response
+to be read, leaves its turn to others, and nothing waits for a client to close its side of a connection. What the server
+answers itself has the body of every other error.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 from kernel.errors import ApiError, InternalError, OtherClientError
 from kernel.http.access_log import Refusal
 from kernel.http.request import make_context
+from kernel.server.client_socket import ClientLimits, ClientSocket
 from kernel.server.refusals import as_api_error, encode_refusal
 from kernel.server.response import ServerResponse
 from kernel.server.target import apply_target
+from kernel.server.thread_pool import RequestThreadPool
 
 # A larger head goes to the parser incomplete, which rejects it by gunicorn's own limits.
 _HEAD_MAX_BYTES = 64 * 1024
@@ -36,6 +39,8 @@ _LINGER_S = 2.0
 # How long, and for how many bytes, a connection that is being closed is read from.
 _CLOSE_TIMEOUT_S = 2.0
 _CLOSE_READ_MAX_BYTES = 64 * 1024
+_PROBE_THREADS = 2
+_PATH_MAX_BYTES = 256
 
 
 class _PartialHead:
@@ -54,15 +59,23 @@ class _Closing:
         self.read_bytes = 0
 
 
-class HeadFirstWorker(ThreadWorker):
-    """Passes a connection to a thread only when the head of its request has arrived completely.
+class PatientWorker(ThreadWorker):
+    """Serves ``threads`` requests at a time, not counting those that wait for their clients.
 
-    gunicorn passes a new connection to a thread at once, so as many half-sent heads as there are threads block a
-    worker. Here they wait in the poller, at the cost of a socket each, with one time limit for the whole head, so that
-    a client cannot extend it by sending a byte now and then.
+    gunicorn passes a new connection to a thread at once, and the thread waits for the client: as many slow clients as
+    there are threads block a worker. Here
+
+    - heads wait in the poller until they are complete, at the cost of a socket each, with one time limit for the whole
+      head, so that a client cannot extend it by sending a byte now and then;
+    - a thread that waits for the body of a request, or for its client to read the response, leaves its turn to others;
+    - probes have threads of their own, so that they are answered while every other thread is busy.
     """
 
     header_timeout_s: float = 10.0
+    client_limits = ClientLimits(10.0, 30.0, 500)
+    # Paths of probes, without a trailing slash.
+    probe_paths: frozenset[bytes] = frozenset()
+    tpool: RequestThreadPool  # type: ignore[assignment] # see get_thread_pool
     # Called when the worker begins to stop, before it waits for current requests; gunicorn has no such hook.
     on_stopping: Callable[[], None] | None = None
     # Called with what the server answered itself, which never reaches the application.
@@ -72,22 +85,38 @@ class HeadFirstWorker(ThreadWorker):
         """Initialize the worker; disable gunicorn's access log, and replace its response class."""
         self._partial_heads: dict[TConn, _PartialHead] = {}
         self._closing: dict[TConn, _Closing] = {}
+        self._probe_pool = RequestThreadPool(_PROBE_THREADS, _PROBE_THREADS)
         # Tiercel has a request log of its own; gunicorn would format a line for each request and then discard it.
         self.log.access = _no_access_log  # type: ignore[method-assign] # no setting does it once logging is configured
         wsgi.Response = ServerResponse  # type: ignore[misc] # there is no setting for the class
         super().init_process()
 
+    def get_thread_pool(self) -> RequestThreadPool:  # type: ignore[override] # gunicorn only submits and shuts down
+        """Return the pool for all requests but probes."""
+        return RequestThreadPool(self.cfg.threads, self.worker_connections)
+
+    def accept(self, listener: socket.socket) -> None:
+        """Accept a connection."""
+        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+            self._accept_from(listener)
+
     def enqueue_req(self, conn: TConn) -> None:
         """Pass a connection to a thread, or wait for the rest of its head."""
-        if self._has_head(conn):
-            if self._partial_heads.pop(conn, None) is not None:
-                # Otherwise the thread would wait for more bytes than the client has to send.
-                conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-            conn.data_ready = True
-            super().enqueue_req(conn)
-        else:
+        head = self._complete_head(conn)
+        if head is None:
             conn.sock.settimeout(0)
             self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_readable, conn))
+            return
+        if self._partial_heads.pop(conn, None) is not None:
+            # Otherwise the thread would wait for more bytes than the client has to send.
+            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        conn.data_ready = True
+        pool = self._probe_pool if _path_of(head) in self.probe_paths else self.tpool
+        if isinstance(conn.sock, ClientSocket):
+            conn.sock.begin_request(pool.waiting)
+        pool.submit(self.handle, conn).add_done_callback(
+            lambda done: self.method_queue.defer(self.finish_request, conn, done)
+        )
 
     def handle_request(self, req: Request, conn: TConn) -> bool:
         """Serve a request, once it is settled which host it is for."""
@@ -145,7 +174,7 @@ class HeadFirstWorker(ThreadWorker):
         conn.close()
 
     def murder_pending(self) -> None:
-        """Close connections whose head did not arrive, or that the client did not close, in time."""
+        """Close connections whose head did not arrive, or that the client did not close, in time; and one too many."""
         super().murder_pending()
         for conn in [
             conn for conn, closing in self._closing.items() if time.monotonic() - closing.since >= _CLOSE_TIMEOUT_S
@@ -157,6 +186,8 @@ class HeadFirstWorker(ThreadWorker):
         heads = self._partial_heads.items()
         for conn in [conn for conn, head in heads if now - head.waiting_since >= limit_s]:
             self._close_slow(conn)
+        if self.nr_conns >= self.worker_connections:
+            self._close_idlest()
 
     def set_accept_enabled(self, enabled: bool | None) -> None:  # noqa: FBT001 - gunicorn's name for it
         """Stop listening when the worker stops, and accept the connections that are queued already.
@@ -178,33 +209,51 @@ class HeadFirstWorker(ThreadWorker):
     def _accept_from(self, listener: socket.socket) -> None:
         client, address = listener.accept()
         self.nr_conns += 1
+        if not self.cfg.is_ssl:  # a TLS socket is made from a plain one
+            client = ClientSocket(client, self.client_limits)
         self.enqueue_req(TConn(self.cfg, client, address, listener.getsockname()))
+
+    def _close_idlest(self) -> None:
+        """Close the connection that has been waiting for its next request, or for the rest of a head, for longest."""
+        if self.keepalived_conns:
+            conn = self.keepalived_conns.popleft()
+            self.poller.unregister(conn.sock)
+            self.nr_conns -= 1
+            conn.close()
+        elif self._closing:
+            conn = next(iter(self._closing))
+            self.poller.unregister(conn.sock)
+            self._close(conn)
+        elif self._partial_heads:
+            self._close_slow(next(iter(self._partial_heads)))
 
     def _on_readable(self, conn: TConn, client: socket.socket) -> None:
         self.poller.unregister(client)
         self.enqueue_req(conn)
 
-    def _has_head(self, conn: TConn) -> bool:
-        """Tell whether a thread would not have to wait: the head is complete, or can never be."""
-        if conn.cfg.is_ssl or _has_buffered_input(conn):
-            return True
+    def _complete_head(self, conn: TConn) -> bytes | None:
+        """Return the start of a request, or None if a thread would have to wait: its head can still become complete."""
+        if conn.cfg.is_ssl:
+            return b""
+        if buffered := _buffered_input(conn):
+            return buffered
         try:
-            seen = conn.sock.recv(_HEAD_MAX_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            seen: bytes = conn.sock.recv(_HEAD_MAX_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
             self._partial_heads.setdefault(conn, _PartialHead())
-            return False
+            return None
         except OSError:
-            return True
+            return b""
         head = self._partial_heads.get(conn)
         # The socket is readable, without more bytes than before: the client closed its side.
         ended = not seen or (head is not None and len(seen) <= head.size_bytes)
         if ended or len(seen) >= _HEAD_MAX_BYTES or any(end in seen for end in _HEAD_ENDS):
-            return True
+            return seen
         head = self._partial_heads.setdefault(conn, _PartialHead())
         head.size_bytes = len(seen)
         # The bytes were only peeked at and stay in the socket: poll for more of them.
         conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(seen) + 1)
-        return False
+        return None
 
     def _close_slow(self, conn: TConn) -> None:
         head = self._partial_heads.pop(conn)
@@ -246,7 +295,13 @@ def _no_access_log(resp: object, req: object, environ: object, request_time: obj
     """Replace gunicorn's access log."""
 
 
-def _has_buffered_input(conn: TConn) -> bool:
+def _buffered_input(conn: TConn) -> bytes:
     # On a kept-alive connection the parser may have read the start of the next request, which the poller cannot see.
     unreader = getattr(conn.parser, "unreader", None)
-    return unreader is not None and bool(unreader.buf.getvalue())
+    return b"" if unreader is None else unreader.buf.getvalue()
+
+
+def _path_of(head: bytes) -> bytes:
+    """Return the path of a request, without its query string and trailing slashes."""
+    _, _, rest = head[:_PATH_MAX_BYTES].partition(b" ")
+    return rest.partition(b" ")[0].partition(b"?")[0].rstrip(b"/")

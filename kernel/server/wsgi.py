@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import socket
-import struct
 from typing import Any
 
 from kernel.app import Tiercel
 from kernel.config import load
 from kernel.logging import stdlib_config
+from kernel.server.client_socket import ClientLimits, SlowClientError
 from kernel.settings import LogSettings
 
 
@@ -22,19 +21,14 @@ def create() -> Tiercel:
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Set the time limits of clients: in the worker for heads of requests, on the listening sockets for bodies.
-
-    Accepted connections inherit the limits of the listening socket. Without them, a client that sends half a body, or
-    reads half a response, would block a thread forever.
-    """
-    settings = server.app.callable.settings.server
+    """Tell a worker how long clients may take, and which requests are probes."""
+    service: Tiercel = server.app.callable
+    settings = service.settings.server
     worker.header_timeout_s = settings.header_timeout_s
-    for listener in server.LISTENERS:
-        for option, timeout_s in (
-            (socket.SO_RCVTIMEO, settings.header_timeout_s),
-            (socket.SO_SNDTIMEO, settings.send_timeout_s),
-        ):
-            listener.sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", timeout_s, 0))
+    worker.client_limits = ClientLimits(
+        settings.receive_timeout_s, settings.send_timeout_s, settings.client_rate_min_bytes
+    )
+    worker.probe_paths = frozenset(each.template.encode() for each in service.shared.routes if not each.route.logged)
 
 
 def post_worker_init(worker: Any) -> None:
@@ -76,7 +70,7 @@ class SlowClientFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Change the record of such a client; keep every record."""
-        if record.exc_info and isinstance(record.exc_info[1], BlockingIOError):
+        if record.exc_info and isinstance(record.exc_info[1], SlowClientError):
             record.levelno, record.levelname = logging.WARNING, "WARNING"
             record.msg, record.args, record.exc_info = "dropped a client that stopped sending", (), None
         return True

@@ -61,7 +61,12 @@ def insecure(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """
     home = copy_home(initialised, tmp_path_factory.mktemp("insecure"))
     (home.parent / ".env").write_text(DEVELOPMENT)
-    variables = {"TIERCEL_THREADS": "2", "TIERCEL_SERVER__HEADER_TIMEOUT_S": "1", "TIERCEL_LOG__FILE": "/dev/full"}
+    variables = {
+        "TIERCEL_THREADS": "2",
+        "TIERCEL_SERVER__HEADER_TIMEOUT_S": "1",
+        "TIERCEL_SERVER__RECEIVE_TIMEOUT_S": "1",
+        "TIERCEL_LOG__FILE": "/dev/full",
+    }
     with serving(home, (TIERCEL, "serve", "--insecure"), host="0.0.0.0", **variables) as started:
         yield started
 

@@ -322,7 +322,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A real service that waits a second for bodies."""
     home: Path = tmp_path_factory.mktemp("ndjson") / "home"
     with serving(
-        home, TIERCEL_SERVER__HEADER_TIMEOUT_S="1", TIERCEL_OBSERVABILITY__LOG_OWN_REQUESTS="false"
+        home, TIERCEL_SERVER__RECEIVE_TIMEOUT_S="1", TIERCEL_OBSERVABILITY__LOG_OWN_REQUESTS="false"
     ) as started:
         yield started
 

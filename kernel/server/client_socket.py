@@ -1,0 +1,133 @@
+"""The socket of a client: waits for the client without occupying a thread, and no longer than a client may take."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import msgspec
+
+from kernel.errors import TiercelError
+
+
+class SlowClientError(TiercelError, TimeoutError):
+    """A client sends its request or reads its response too slowly."""
+
+
+class ClientLimits(msgspec.Struct, frozen=True):
+    """How long a client may keep a request waiting.
+
+    Args:
+        receive_timeout_s: For a part of a body, in seconds.
+        send_timeout_s: For a part of a response to be read, in seconds.
+        rate_min_bytes: Bytes per second that a client must sustain beyond that.
+    """
+
+    receive_timeout_s: float
+    send_timeout_s: float
+    rate_min_bytes: int
+
+
+class _Patience:
+    """The time that a client may be waited for in one direction: waiting uses it up, and bytes that pass restore it."""
+
+    def __init__(self, timeout_s: float, rate_min_bytes: int) -> None:
+        self._timeout_s = timeout_s
+        self._rate_min_bytes = rate_min_bytes
+        self.remaining_s = timeout_s
+
+    def reset(self) -> None:
+        """Start anew, for the next request."""
+        self.remaining_s = self._timeout_s
+
+    def passed(self, size_bytes: int) -> None:
+        """Count bytes that were received or sent."""
+        self.remaining_s = min(self._timeout_s, self.remaining_s + size_bytes / self._rate_min_bytes)
+
+    def waited(self, duration_s: float) -> None:
+        """Count time that was spent waiting."""
+        self.remaining_s -= duration_s
+
+
+class ClientSocket(socket.socket):
+    """A blocking socket whose waits let other requests run, and end when the client is too slow.
+
+    In blocking mode, the limits apply to all calls of a request together: a time limit for each call would let a client
+    that sends a byte now and then hold on forever.
+
+    Args:
+        accepted: The socket from ``accept``; it is detached.
+        limits: How long the client may take.
+    """
+
+    def __init__(self, accepted: socket.socket, limits: ClientLimits) -> None:
+        super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
+        self._receiving = _Patience(limits.receive_timeout_s, limits.rate_min_bytes)
+        self._sending = _Patience(limits.send_timeout_s, limits.rate_min_bytes)
+        self._waiting: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    def begin_request(self, waiting: Callable[[], AbstractContextManager[None]]) -> None:
+        """Give the client its whole time again.
+
+        Args:
+            waiting: Called for the context in which to wait, such as ``RequestThreadPool.waiting``.
+        """
+        self._receiving.reset()
+        self._sending.reset()
+        self._waiting = waiting
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        """Receive bytes as ``socket.recv`` does.
+
+        Raises:
+            SlowClientError: In blocking mode: the client is too slow.
+        """
+        timeout_s = self.gettimeout()
+        if timeout_s == 0:
+            return super().recv(bufsize, flags)
+        if timeout_s is not None:
+            # The call below would wait for that long itself, and hold the thread's turn.
+            self._wait(select.POLLIN, self._receiving, timeout_s)
+        while True:
+            try:
+                content = super().recv(bufsize, flags | socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                self._wait(select.POLLIN, self._receiving, timeout_s)
+            else:
+                self._receiving.passed(len(content))
+                return content
+
+    def sendall(self, data: Any, flags: int = 0, /) -> None:
+        """Send all bytes as ``socket.sendall`` does.
+
+        Raises:
+            SlowClientError: In blocking mode: the client is too slow.
+        """
+        if self.gettimeout() is not None:
+            super().sendall(data, flags)
+            return
+        rest = memoryview(data).cast("B")
+        while rest:
+            try:
+                sent = super().send(rest, flags | socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                self._wait(select.POLLOUT, self._sending)
+            else:
+                self._sending.passed(sent)
+                rest = rest[sent:]
+
+    def _wait(self, event: int, patience: _Patience, timeout_s: float | None = None) -> None:
+        limit_s = patience.remaining_s if timeout_s is None else min(timeout_s, patience.remaining_s)
+        poll = select.poll()
+        poll.register(self.fileno(), event)
+        started = time.monotonic()
+        with self._waiting():
+            ready = poll.poll(max(limit_s, 0) * 1000)
+            waited_s = time.monotonic() - started
+        patience.waited(waited_s)
+        if not ready:
+            raise SlowClientError("the client is too slow")

@@ -1,0 +1,1 @@
+"""Attacks: hand-made requests and clients, against real processes."""
