@@ -12,7 +12,7 @@ from kernel.server.wsgi import (  # noqa: F401 - gunicorn calls the hooks by nam
 _settings = load().settings
 
 wsgi_app = "kernel.server.wsgi:create()"
-bind = _settings.server.bind
+bind = [address.strip() for address in _settings.server.bind.split(",")]
 
 # Threads overlap waits for the database. A client that is waited for occupies none of them.
 worker_class = "kernel.server.worker.PatientWorker"

@@ -40,6 +40,7 @@ from kernel.http.access_log import AccessLog, RequestFeed, StartResponse
 from kernel.http.auth import Authorizer, ensure_safe_bind
 from kernel.http.compression import CompressionMiddleware
 from kernel.http.errors import ErrorHandlers
+from kernel.http.forwarding import ForwardingMiddleware, TrustedProxies
 from kernel.http.health import KERNEL, Health, HealthRoutes
 from kernel.http.request import BodyLimits, Request
 from kernel.http.response import FalconResponse
@@ -406,10 +407,11 @@ def mount_routes(service: Tiercel) -> None:
 
 
 def _create_falcon_app(service: Tiercel, routes: tuple[MountedRoute, ...]) -> App:
-    app: App = falcon.App(request_type=Request, response_type=FalconResponse, middleware=[CompressionMiddleware()])
+    http = service.settings.http
+    middleware: list[Any] = [ForwardingMiddleware(TrustedProxies(http.trusted_proxies)), CompressionMiddleware()]
+    app: App = falcon.App(request_type=Request, response_type=FalconResponse, middleware=middleware)
     app.req_options.strip_url_path_trailing_slash = True
     app.set_error_serializer(lambda *_: None)
-    http = service.settings.http
     ErrorHandlers(service.log, debug=service.settings.debug, unified=http.unified_errors).install(app)
     limits = BodyLimits(http.max_body_bytes, http.max_decoded_bytes)
     mount(app, routes, RequestPipeline(service.shared.authorizer, limits, service.shared.applications))

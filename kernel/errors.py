@@ -129,6 +129,14 @@ class ForbiddenError(ApiError):
     default_message = "This is not allowed."
 
 
+class CrossSiteError(ApiError):
+    """403: a browser sent the request for a page of another site, and it might change something."""
+
+    status = 403
+    code = "cross_site"
+    default_message = "Pages of other sites may not do this."
+
+
 class NotFoundError(ApiError):
     """404: no such route, application, dataset, item, job ..."""
 

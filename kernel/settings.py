@@ -6,6 +6,7 @@ the ``TIERCEL_`` variable that every key has; Structs of plugins may use it as w
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -78,7 +79,7 @@ class ServerSettings(Table, frozen=True):
 
 
 class HttpSettings(Table, frozen=True):
-    """Limits of requests, the body of errors, and the host names that are served."""
+    """Limits of requests, the body of errors, the host names that are served, and trusted proxies."""
 
     max_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 64 * 1024 * 1024
     max_decoded_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 256 * 1024 * 1024
@@ -86,6 +87,17 @@ class HttpSettings(Table, frozen=True):
     page_size_max: Annotated[int, msgspec.Meta(ge=1)] = 1000
     unified_errors: bool = True
     allowed_hosts: Annotated[tuple[str, ...], env("DJANGO_ALLOWED_HOSTS", "ALLOWED_HOSTS")] = ()
+    trusted_proxies: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Validate the addresses of proxies."""
+        for each in self.trusted_proxies:
+            try:
+                each == "unix" or ipaddress.ip_network(each)
+            except ValueError:
+                raise ValueError(
+                    f"trusted_proxies: Expected addresses, networks such as 10.0.0.0/8, or unix, got {each!r:.120}."
+                ) from None
 
 
 class DatabaseSettings(Table, frozen=True):

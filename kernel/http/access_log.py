@@ -60,7 +60,8 @@ class Refusal(msgspec.Struct, frozen=True):
 
     Args:
         context: Its identifiers.
-        client: Address of the client; empty if the socket is a local one.
+        client: Address that connected, a proxy's for instance: nothing in the request is trusted. Empty if the socket
+            is a local one.
         method: Empty if it could not be parsed.
         path: Empty if it could not be parsed.
         status: Of the response.
@@ -109,6 +110,7 @@ class AccessLog:
         def finish(length_bytes: int) -> None:
             if context.logged:
                 self._record(
+                    environ.get("REMOTE_ADDR", ""),
                     RequestRecord(
                         time=arrived,
                         request_id=context.request_id,
@@ -121,7 +123,7 @@ class AccessLog:
                         # Whole microseconds; ``round`` takes longer than everything else here.
                         duration_ms=(time.perf_counter_ns() - started_ns) // 1000 / 1000,
                         application=context.application,
-                    )
+                    ),
                 )
 
         body = self._application(environ, start)
@@ -146,9 +148,11 @@ class AccessLog:
                 reason=refusal.reason,
             )
 
-    def _record(self, record: RequestRecord) -> None:
+    def _record(self, client: str, record: RequestRecord) -> None:
         if self._log is not None:
             application = {} if record.application is None else {"application": record.application}
+            # The clients of a Unix socket have no address.
+            address = {"client": client} if client else {}
             self._log.info(
                 "request",
                 request_id=record.request_id,
@@ -159,6 +163,7 @@ class AccessLog:
                 status=record.status,
                 bytes=record.bytes,
                 duration_ms=record.duration_ms,
+                **address,
                 **application,
             )
         self._feed.put(record)

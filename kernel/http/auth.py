@@ -1,14 +1,29 @@
-"""Authorize requests: the policy of a route is checked before its handler, and so is the host that was meant."""
+"""Authorize requests: before a handler, the policy of its route is checked, and what a browser says of the request.
+
+A browser sends requests for any web page that is open in it, also to a service that only this machine can reach. Pages
+of other sites must neither read from the service (``Host``, against DNS rebinding) nor change anything in it
+(``ensure_same_origin``).
+"""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from kernel.contracts import Policy
-from kernel.errors import BootError, DuplicateError, MalformedError, UnauthorizedError, UnavailableError
-from kernel.http.request import Request
+from kernel.errors import (
+    BootError,
+    CrossSiteError,
+    DuplicateError,
+    MalformedError,
+    UnauthorizedError,
+    UnavailableError,
+    UnsupportedMediaError,
+)
+from kernel.http.host import parse_host
+from kernel.http.request import Request, media_type
 from kernel.settings import Settings
 
 # Returns if the request may use a route of that policy; raises UnauthorizedError or ForbiddenError if not.
@@ -16,6 +31,14 @@ Authenticator = Callable[[Request, Policy], None]
 # Only a restart brings a quarantined plugin back.
 _QUARANTINE_RETRY_AFTER_S = 60
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+# Methods that change nothing (RFC 9110, 9.2.1), of those that routes can have.
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+# What a browser sends for the service's own pages, and for what a person entered or opened.
+_OWN_SITES = frozenset({"same-origin", "none"})
+# A page can have these sent to any other site, without asking that site first (https://fetch.spec.whatwg.org/#cors).
+_FORM_TYPES = frozenset({"application/x-www-form-urlencoded", "multipart/form-data", "text/plain"})
 
 
 def is_loopback(bind: str) -> bool:
@@ -48,6 +71,58 @@ def ensure_safe_bind(settings: Settings) -> None:
             f"auth is 'open' and {settings.server.bind} can be reached from other machines; "
             "set TIERCEL_AUTH=required, bind to 127.0.0.1, or pass --insecure if you mean it"
         )
+
+
+def ensure_safe_sockets(settings: Settings, sockets: Iterable[socket.socket]) -> None:
+    """Ensure the same of the sockets that are listened on, whoever opened them.
+
+    Raises:
+        BootError: Mode ``open`` on a socket beyond loopback, without ``insecure``.
+    """
+    if settings.auth != "open" or settings.insecure:
+        return
+    for each in sockets:
+        if not _is_local(each):
+            raise BootError(
+                f"auth is 'open' and the socket {each.getsockname()!r} can be reached from other machines; "
+                "set TIERCEL_AUTH=required, listen on 127.0.0.1, or set TIERCEL_INSECURE=true if you mean it"
+            )
+
+
+def _is_local(listening: socket.socket) -> bool:
+    if listening.family == socket.AF_UNIX:
+        return True
+    if listening.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    address = ipaddress.ip_address(listening.getsockname()[0].partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+def ensure_same_origin(request: Request) -> None:
+    """Ensure that a request which may change something was not sent by a page of another site.
+
+    Programs other than browsers send neither ``Sec-Fetch-Site`` nor ``Origin``, and are not concerned. Another port of
+    the same machine is another origin, but the same site, so ``same-site`` is not enough.
+
+    Raises:
+        ForbiddenError: A browser says that it was.
+        UnsupportedMediaError: The body is declared as one of those that forms of any page can send.
+    """
+    if request.method in _SAFE_METHODS:
+        return
+    env = request.env
+    site, origin = env.get("HTTP_SEC_FETCH_SITE"), env.get("HTTP_ORIGIN")
+    if site is not None:
+        if site not in _OWN_SITES:
+            raise CrossSiteError(detail=f"Sec-Fetch-Site is {site!r:.80}, expected same-origin or none")
+    # Without its scheme, which a proxy may have changed.
+    elif origin is not None and origin.lower().partition("://")[2] != request.netloc.lower():
+        raise CrossSiteError(detail=f"Origin {origin!r:.200} is not the Host of the request, {request.netloc!r:.200}")
+    kind = media_type(request)
+    if kind in _FORM_TYPES:
+        detail = f"expected application/json, or no Content-Type if there is no body; got {kind}"
+        raise UnsupportedMediaError(detail=detail)
 
 
 class Authorizer:
@@ -127,6 +202,7 @@ class Authorizer:
             raise UnavailableError(self._quarantined[owner], retry_after_s=_QUARANTINE_RETRY_AFTER_S)
 
     def _ensure_allowed_host(self, request: Request) -> None:
-        host: str = request.env.get("HTTP_HOST", "").lower()
-        if host not in self._hosts and host.rpartition(":")[0] not in self._hosts:
+        host: str = request.env.get("HTTP_HOST", "")
+        # An allowed host may have a port.
+        if not host or (parse_host(host).name not in self._hosts and host.lower() not in self._hosts):
             raise MalformedError("This host is not allowed.", detail=f"Host {host!r:.200} is not allowed")

@@ -143,7 +143,7 @@ class Request(falcon.Request):
     @property
     def origin(self) -> str:
         """Scheme and host, such as ``https://api.example``: what absolute links begin with."""
-        # Not X-Forwarded-Host: any client can send that, and nothing checks it. A proxy passes Host on.
+        # What trusted proxies say of both is in the environment already; see ``kernel.http.forwarding``.
         return f"{self.scheme}://{self.netloc}"
 
     @property

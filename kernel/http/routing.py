@@ -40,7 +40,7 @@ from kernel.errors import (
     NotFoundError,
     PluginError,
 )
-from kernel.http.auth import Authorizer
+from kernel.http.auth import Authorizer, ensure_same_origin
 from kernel.http.request import (
     BodyLimits,
     RawBody,
@@ -184,13 +184,15 @@ class RequestPipeline(msgspec.Struct, frozen=True):
                 route per application is mounted without one.
 
         Raises:
-            ApiError: The request may not use the route (see ``Authorizer``), or there is no such application.
+            ApiError: The request may not use the route (see ``Authorizer`` and ``ensure_same_origin``), or there is no
+                such application.
         """
         context = request.log_context
         context.template, context.logged = mounted.template, mounted.route.logged
         for name, text in path_parameters.items():
             path_parameters[name] = decode_path_parameter(text)
         self.authorizer.authorize(request, mounted.owner, mounted.route.policy)
+        ensure_same_origin(request)
         if mounted.is_filtered:
             application = self.applications.find(path_parameters[APPLICATION])
             path_parameters[APPLICATION] = application

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from urllib.parse import urlsplit
 
 from gunicorn.http.message import Request
 
 from kernel.errors import MalformedError, NotSupportedError
+from kernel.http.forwarding import ensure_host
+from kernel.http.host import parse_host
 
-# uri-host [":" port], RFC 9110 section 7.2; without user information, which RFC 9110 section 4.2.4 rejects.
-_HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\]|\[v[0-9A-Fa-f]+\.[^\]\s]+\])(?::[0-9]*)?")
 _SCHEMES = ("http", "https")
 
 
@@ -30,13 +29,23 @@ def apply_target(request: Request) -> None:
     uri, version = request.uri or "", request.version or (1, 1)
     if host is None and version >= (1, 1):
         raise MalformedError("The request has no Host.", detail="HTTP/1.1 requires the header Host")
-    if host is not None and not _HOST.fullmatch(host):
-        raise MalformedError("Host is malformed.", detail=f"{host!r:.100}")
+    if host is not None:
+        ensure_host(host)
     if uri.startswith("/") or uri == "*":
         return
-    target = urlsplit(uri)
-    if target.scheme not in _SCHEMES or target.netloc[:1] in ("", ":") or not _HOST.fullmatch(target.netloc):
+    authority = _authority_of(uri)
+    if authority is None:
         raise MalformedError("The target of the request is no URL of HTTP.", detail=f"{uri!r:.100}")
     request.headers = [(name, value) for name, value in request.headers if name != "HOST"]
-    request.headers.append(("HOST", target.netloc))
+    request.headers.append(("HOST", authority))
     request.path = request.path or "/"
+
+
+def _authority_of(url: str) -> str | None:
+    """Return host and port of a URL of HTTP; None if it is no such URL."""
+    try:
+        target = urlsplit(url)
+        parse_host(target.netloc)
+    except ValueError:
+        return None
+    return target.netloc if target.scheme in _SCHEMES else None

@@ -27,13 +27,15 @@ from kernel.http.access_log import Refusal
 from kernel.http.request import make_context
 from kernel.server.client_socket import ClientLimits, ClientSocket
 from kernel.server.refusals import as_api_error, encode_refusal
+from kernel.server.request import Connection
 from kernel.server.response import ServerResponse
 from kernel.server.target import apply_target
 from kernel.server.thread_pool import RequestThreadPool
 
 # A larger head goes to the parser incomplete, which rejects it by gunicorn's own limits.
 _HEAD_MAX_BYTES = 64 * 1024
-_HEAD_ENDS = (b"\r\n\r\n", b"\n\n")
+# Also those with a line feed alone, which the parser refuses: nothing more will come.
+_HEAD_ENDS = (b"\n\r\n", b"\n\n")
 # How long a stopping worker waits for heads in transit; gunicorn does the same for kept-alive connections.
 _LINGER_S = 2.0
 # How long, and for how many bytes, a connection that is being closed is read from.
@@ -211,7 +213,7 @@ class PatientWorker(ThreadWorker):
         self.nr_conns += 1
         if not self.cfg.is_ssl:  # a TLS socket is made from a plain one
             client = ClientSocket(client, self.client_limits)
-        self.enqueue_req(TConn(self.cfg, client, address, listener.getsockname()))
+        self.enqueue_req(Connection(self.cfg, client, address, listener.getsockname()))
 
     def _close_idlest(self) -> None:
         """Close the connection that has been waiting for its next request, or for the rest of a head, for longest."""

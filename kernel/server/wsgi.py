@@ -5,11 +5,26 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from gunicorn.errors import HaltServer
+
 from kernel.app import Tiercel
 from kernel.config import load
+from kernel.errors import BootError
+from kernel.http.auth import ensure_safe_sockets
 from kernel.logging import stdlib_config
 from kernel.server.client_socket import ClientLimits, SlowClientError
 from kernel.settings import LogSettings
+
+_WORKER_CLASS = "kernel.server.worker.PatientWorker"
+# Each worker would open sockets of its own; PROXY and uwsgi, HTTP/2, and names with underscores carry the same headers
+# in other ways.
+_FIXED = {
+    "reuse_port": False,
+    "protocol": "http",
+    "proxy_protocol": "off",
+    "http_protocols": ["h1"],
+    "header_map": "drop",
+}
 
 
 def create() -> Tiercel:
@@ -21,14 +36,39 @@ def create() -> Tiercel:
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Tell a worker how long clients may take, and which requests are probes."""
+    """Check what gunicorn listens on, and tell a worker how long clients may take, and which requests are probes.
+
+    Raises:
+        HaltServer: Mode ``open`` on an address beyond this machine, whatever opened the socket; or a way for clients to
+            say who they are that ``http.trusted_proxies`` knows nothing of.
+    """
     service: Tiercel = server.app.callable
+    try:
+        ensure_supported(server.cfg)
+        ensure_safe_sockets(service.settings, server.LISTENERS)
+    except BootError as ex:
+        raise HaltServer(str(ex), 1) from ex
     settings = service.settings.server
     worker.header_timeout_s = settings.header_timeout_s
     worker.client_limits = ClientLimits(
         settings.receive_timeout_s, settings.send_timeout_s, settings.client_rate_min_bytes
     )
     worker.probe_paths = frozenset(each.template.encode() for each in service.shared.routes if not each.route.logged)
+
+
+def ensure_supported(cfg: Any) -> None:
+    """Ensure that options of gunicorn, which override its configuration file, leave in place what requests rely on.
+
+    Raises:
+        BootError: They do not.
+    """
+    wrong = [
+        f"{name} is {given}, not {value}" for name, value in _FIXED.items() if (given := getattr(cfg, name)) != value
+    ]
+    if cfg.worker_class_str != _WORKER_CLASS:
+        wrong.append(f"the worker is {cfg.worker_class_str}, not {_WORKER_CLASS}")
+    if wrong:
+        raise BootError(f"gunicorn's options are not supported: {'; '.join(wrong)}")
 
 
 def post_worker_init(worker: Any) -> None:

@@ -13,14 +13,17 @@ import pytest
 from gunicorn.config import Config
 from gunicorn.http.errors import InvalidHeader, InvalidHeaderName
 
+from kernel.errors import BootError
 from kernel.server.response import ServerResponse
+from kernel.server.wsgi import ensure_supported
 from tests.processes import ROOT
 
 
 @pytest.mark.parametrize(
     ("variable", "text", "name", "value"),
     [
-        ("TIERCEL_BIND", "127.0.0.1:9000", "bind", "127.0.0.1:9000"),
+        ("TIERCEL_BIND", "127.0.0.1:9000", "bind", ["127.0.0.1:9000"]),
+        ("TIERCEL_BIND", "unix:/run/t.sock, [::1]:9000", "bind", ["unix:/run/t.sock", "[::1]:9000"]),
         ("TIERCEL_WORKERS", "5", "workers", 5),
         ("TIERCEL_THREADS", "3", "threads", 3),
         ("TIERCEL_SERVER__TIMEOUT_S", "17", "timeout", 17),
@@ -42,6 +45,27 @@ def test_the_service_boots_once_before_the_fork(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
 
     assert runpy.run_path(str(ROOT / "config" / "gunicorn.conf.py"))["preload_app"] is True
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("reuse_port", True),
+        ("protocol", "uwsgi"),
+        ("proxy_protocol", "auto"),
+        ("http_protocols", "h1,h2"),
+        ("header_map", "dangerous"),
+        ("worker_class", "gthread"),
+    ],
+)
+def test_options_of_gunicorn_that_would_trust_somebody_else_are_refused(name: str, value: object) -> None:
+    cfg = Config()
+    cfg.set("worker_class", "kernel.server.worker.PatientWorker")
+    ensure_supported(cfg)
+    cfg.set(name, value)
+
+    with pytest.raises(BootError, match=r"gunicorn's options are not supported: .* not "):
+        ensure_supported(cfg)
 
 
 # --- headers of responses ---------------------------------------------------------------------------------------------
