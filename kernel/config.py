@@ -21,6 +21,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from kernel.conversion import base_type, convert_value, describe_type, is_sequence, nested_struct, struct_fields
 from kernel.errors import ConfigError
+from kernel.masking import mask, mask_text
 from kernel.settings import Secret, Settings, dec_hook
 from kernel.suggestions import did_you_mean, nearest_name, suggest
 
@@ -30,7 +31,6 @@ KeyPath = tuple[str, ...]
 PREFIX = "TIERCEL_"
 CONFIG_VARIABLE = "TIERCEL_CONFIG"
 CONFIG_FILE = Path("config/tiercel.toml")
-MASK = "***"
 DEFAULT_ORIGIN = "default"
 # With the prefix, but no settings: the path of the TOML file, and what configures the project's own tests.
 _NOT_SETTINGS = (CONFIG_VARIABLE, "TIERCEL_TEST_")
@@ -401,7 +401,8 @@ class Configuration:
     def _raise_problems(self) -> None:
         problems, self._problems = self._problems, []
         if problems:
-            raise ConfigError(problems)
+            # Most quote the wrong value.
+            raise ConfigError([mask_text(each) for each in problems])
 
     def _decode(self, kind: type[T], prefix: KeyPath) -> T:
         self._collect_unknown_in_file(kind, prefix)
@@ -431,7 +432,7 @@ class Configuration:
                 origin = DEFAULT_ORIGIN
                 value = field.default_factory() if callable(field.default_factory) else field.default
             values[field.name] = value
-            self._entries[key] = Entry(key, _display(value), origin)
+            self._entries[key] = Entry(key, _display(value, name), origin)
         # If there are problems, the caller raises them instead of returning this object.
         return self._construct(kind, values, prefix) if not self._problems else cast("T", None)
 
@@ -554,9 +555,6 @@ def _alias_variables(annotation: Any) -> tuple[str, ...]:
     return ()
 
 
-def _display(value: object) -> str:
-    if isinstance(value, Secret):
-        return MASK
-    if isinstance(value, tuple):
-        return ", ".join(str(part) for part in value)
-    return str(value)
+def _display(value: object, name: str) -> str:
+    shown = mask(value, name)
+    return ", ".join(map(str, shown)) if isinstance(value, tuple) else str(shown)

@@ -229,3 +229,32 @@ def strip_nul(value: Any) -> Any:
     if isinstance(value, dict):
         return {strip_nul(key): strip_nul(inner) for key, inner in value.items()}
     return [strip_nul(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+# Escape sequences of terminals begin with ESC or a control character of C1; marks and overrides of direction show text
+# in another order; line and paragraph separators end lines for some programs.
+_BEYOND_ASCII = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+_CONTROL = re.compile(f"[\x00-\x1f{_BEYOND_ASCII}]")
+_CONTROL_IN_LINES = re.compile(f"[\x00-\x08\x0b-\x1f{_BEYOND_ASCII}]")
+_CONTROL_IN_JSON = re.compile(f"[{_BEYOND_ASCII}]")
+
+
+def escape_controls(text: str, *, keep_lines: bool = False) -> str:
+    """Return text that does nothing to a terminal: control characters become ``\\n``, ``\\x1b``, ``\\u202e`` ...
+
+    Args:
+        text: Text of any origin.
+        keep_lines: Whether line feeds and tabs stay as they are.
+    """
+    # Most text has nothing that must be escaped.
+    if text.isprintable():
+        return text
+    pattern = _CONTROL_IN_LINES if keep_lines else _CONTROL
+    return pattern.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def escape_json(text: str) -> str:
+    """Return encoded JSON that does nothing to a terminal; the encoder has escaped what the standard demands."""
+    if text.isascii() and "\x7f" not in text:
+        return text
+    return _CONTROL_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import logging
 import os
 import sys
@@ -22,12 +23,17 @@ import msgspec
 import structlog
 from structlog.types import EventDict
 
+from kernel.conversion import escape_controls, escape_json
+from kernel.masking import mask_text
 from kernel.settings import LogSettings
 
 Logger = structlog.typing.FilteringBoundLogger
 _Render = Callable[[EventDict], bytes]
 
 _FILE_MODE = 0o640
+_EXCEPTION = "exception"
+# What structlog itself makes lines of.
+_TRACEBACKS = frozenset({"exc_info", "stack_info", "stack", _EXCEPTION})
 
 
 def make_logger(settings: LogSettings, stream: TextIO | None = None) -> Logger:
@@ -79,13 +85,28 @@ def _renderers(settings: LogSettings, *, colors: bool) -> list[structlog.typing.
     """Return processors that make text of an event."""
     if settings.format == "json":
         return [structlog.processors.format_exc_info, _json]
-    # The default formatter prints the local variables of every frame, which may hold passwords.
-    plain = structlog.dev.plain_traceback
-    return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
+    return [_escape_values, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=_write_traceback)]
 
 
 def _json(_logger: Any, _method: str, event: EventDict) -> str:
-    return msgspec.json.encode(event, enc_hook=str).decode()
+    if _EXCEPTION in event:
+        event[_EXCEPTION] = mask_text(event[_EXCEPTION])
+    return escape_json(msgspec.json.encode(event, enc_hook=str).decode())
+
+
+def _escape_values(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Escape what the console would obey: most values come from clients."""
+    for name, value in event.items():
+        if name not in _TRACEBACKS and not isinstance(value, int | float | None):
+            event[name] = escape_controls(value if isinstance(value, str) else repr(value))
+    return event
+
+
+def _write_traceback(out: TextIO, exc_info: Any) -> None:
+    """Write a traceback without the local variables of its frames, which may hold passwords."""
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    out.write(escape_controls(mask_text(text.getvalue()), keep_lines=True))
 
 
 def _make_render(settings: LogSettings, *, colors: bool) -> _Render:

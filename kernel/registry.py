@@ -23,6 +23,7 @@ from kernel.contracts import Command, Contract
 from kernel.conversion import struct_fields
 from kernel.errors import BootError, ConfigError, DuplicateError, PluginError
 from kernel.logging import Logger
+from kernel.masking import mask_text
 from kernel.services import PluginState, PluginStatus, Services, SharedServices
 from kernel.settings import Settings
 from kernel.suggestions import did_you_mean, nearest_name
@@ -269,6 +270,7 @@ class Registry:
         reason = error.reason if isinstance(error, PluginError) else str(error) or type(error).__name__
         if not isinstance(error, BootError):
             reason = f"{type(error).__name__}: {reason}"
+        reason = mask_text(reason)
         if name in self._required:
             raise PluginError(name, hook, reason) from error
         self._log.error("plugin_quarantined", plugin=name, hook=hook, reason=reason, exc_info=error)

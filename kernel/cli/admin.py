@@ -16,7 +16,7 @@ from psycopg.rows import dict_row
 
 from kernel.app import Tiercel
 from kernel.cache_control import ProcessStats, clear_everywhere, collect_stats
-from kernel.cli.output import print_json, print_table
+from kernel.cli.output import echo, print_json, print_table
 from kernel.config import Configuration, load
 from kernel.contracts import HealthCheck
 from kernel.db.migrations import MigrationError, describe_timescaledb
@@ -65,9 +65,9 @@ def check(*, as_json: bool) -> None:
         print_json({"ok": all(found.ok for found in findings), "findings": findings, "settings": entries})
     else:
         print_table(("setting", "value", "from"), [(entry.key, entry.value, entry.origin) for entry in entries])
-        click.echo()
+        echo()
         for found in findings:
-            click.echo(f"[{found.mark}] {found.check}: {found.detail}")
+            echo(f"[{found.mark}] {found.check}: {found.detail}")
     if not all(found.ok for found in findings):
         sys.exit(1)
 
@@ -204,9 +204,9 @@ def migrate(*, only_plan: bool, as_json: bool) -> None:
         print_json([migration.id for migration in migrations])
         return
     for migration in migrations:
-        click.echo(f"{migration.id} {'would be applied' if only_plan else 'applied'}")
+        echo(f"{migration.id} {'would be applied' if only_plan else 'applied'}")
     if not migrations:
-        click.echo("Nothing to do: every migration is applied.")
+        echo("Nothing to do: every migration is applied.")
 
 
 mig = copy.copy(migrate)
@@ -267,7 +267,7 @@ def clear(*, patterns: Sequence[str], as_json: bool) -> None:
     if as_json:
         print_json({"patterns": patterns, "processes": processes})
     else:
-        click.echo(f"{processes} processes were told to clear {', '.join(patterns)}.")
+        echo(f"{processes} processes were told to clear {', '.join(patterns)}.")
 
 
 @cache.command()
@@ -282,7 +282,7 @@ def stats(*, timeout_s: float, as_json: bool) -> None:
         print_json(found)
         return
     if not found:
-        click.echo("No process answered: the service does not run.")
+        echo("No process answered: the service does not run.")
         return
     print_table(
         ("process", "pid", "cache", "items", "hits", "misses", "bytes", "bytes at most"),
@@ -302,7 +302,7 @@ def _print_cached_names(found: Sequence[ProcessStats]) -> None:
         sizes.update(one.names)
         processes.update(one.names.keys())
     if sizes:
-        click.echo()
+        echo()
         rows = [(name, processes[name], size) for name, size in sizes.most_common()]
         print_table(("name", "processes", "bytes"), rows)
 

@@ -15,7 +15,7 @@ import msgspec
 
 from kernel.app import Tiercel
 from kernel.applications import DEFAULT
-from kernel.cli.output import print_json, print_table
+from kernel.cli.output import echo, print_json, print_table
 from kernel.config import load
 from kernel.datasets.service import ApplicationSummary, FilterSummary, ItemCount, summarize_application
 from kernel.http.access_log import StartResponse
@@ -76,7 +76,7 @@ def _list(*, as_json: bool) -> None:
     print_table(("application", "name", "features", "filters", "items"), [_row(each) for each in summaries])
     for each in summaries:
         for reason in sorted({count.reason for count in each.datasets if count.reason is not None}):
-            click.echo(f"{each.slug}: {reason}")
+            echo(f"{each.slug}: {reason}")
 
 
 def _row(application: ApplicationSummary) -> tuple[str, ...]:
@@ -118,7 +118,7 @@ def _test(url: str | None, *, as_json: bool) -> None:
     else:
         titles = ("application", "path", "status", "items", "result", "reason")
         print_table(titles, [[getattr(outcome, title) for title in titles] for outcome in outcomes])
-        click.echo(", ".join(f"{counts[result]} {result}" for result in ("passed", "failed", "skipped")))
+        echo(", ".join(f"{counts[result]} {result}" for result in ("passed", "failed", "skipped")))
     if counts["failed"]:
         sys.exit(1)
 

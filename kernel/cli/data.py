@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from kernel.app import Tiercel
-from kernel.cli.output import format_age, print_difference, print_json, print_table
+from kernel.cli.output import echo, format_age, print_difference, print_json, print_table
 from kernel.config import load
 from kernel.datasets.files import Folder, export_folder, publish_folder, read_folder
 from kernel.datasets.models import Publication
@@ -70,7 +70,7 @@ def versions(*, name: str, limit: int, as_json: bool) -> None:
         return
     rows = [(each.version, each.published_at, each.items, each.size_bytes, each.sha256[:12]) for each in found]
     print_table(("version", "published_at", "items", "size_bytes", "sha256"), rows)
-    click.echo()
+    echo()
     print_table(_HISTORY_TITLES, [[getattr(each, title) for title in _HISTORY_TITLES] for each in attempts])
 
 
@@ -106,9 +106,9 @@ def rollback(*, name: str, version: int, as_json: bool) -> None:
     if as_json:
         print_json(attempt)
     elif attempt.outcome == "unchanged":
-        click.echo(f"{name}: version {attempt.version} serves the content of version {version} already.")
+        echo(f"{name}: version {attempt.version} serves the content of version {version} already.")
     else:
-        click.echo(f"{name}: version {attempt.version} serves the content of version {version}.")
+        echo(f"{name}: version {attempt.version} serves the content of version {version}.")
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -129,9 +129,9 @@ def export_files(*, folder: Path, as_json: bool) -> None:
         print_json({"files": [path.name for path in export.files], "missing": export.warnings})
         return
     for path in export.files:
-        click.echo(f"{path} written")
+        echo(f"{path} written")
     for reason in export.warnings.values():
-        click.echo(reason, err=True)
+        echo(reason, err=True)
 
 
 @data.command("import")
@@ -177,7 +177,7 @@ def _print_published(folder: Folder, published: Mapping[str, Publication], *, as
         print_json({"published": published, "rejected": rejected, "ignored": folder.ignored})
         return
     if not folder.found:
-        click.echo(f"{folder.path} has nothing to import.")
+        echo(f"{folder.path} has nothing to import.")
         _print_left_out(folder)
         return
     rows: list[tuple[object, ...]] = []
@@ -192,8 +192,8 @@ def _print_published(folder: Folder, published: Mapping[str, Publication], *, as
 def _print_left_out(folder: Folder) -> None:
     for each in folder.found:
         for one in each.rejected[:REJECTED_SHOWN_MAX]:
-            click.echo(f"{each.dataset.name}: item {one.index} was rejected: {one.reason}", err=True)
+            echo(f"{each.dataset.name}: item {one.index} was rejected: {one.reason}", err=True)
         if len(each.rejected) > REJECTED_SHOWN_MAX:
-            click.echo(f"{each.dataset.name}: and {len(each.rejected) - REJECTED_SHOWN_MAX:,} more", err=True)
+            echo(f"{each.dataset.name}: and {len(each.rejected) - REJECTED_SHOWN_MAX:,} more", err=True)
     for name, reason in folder.ignored.items():
-        click.echo(f"{name}: {reason}", err=True)
+        echo(f"{name}: {reason}", err=True)

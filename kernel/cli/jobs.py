@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from kernel.app import Tiercel
-from kernel.cli.output import print_json, print_table, progress
+from kernel.cli.output import echo, encode_json, print_json, print_table, progress
 from kernel.config import load
 from kernel.conversion import convert_value, struct_fields
 from kernel.errors import NotFoundError, UnavailableError
@@ -21,6 +21,7 @@ from kernel.jobs.events import JobFollower
 from kernel.jobs.models import JobLogLine, JobRecord, JobState, Progress
 from kernel.jobs.registry import RegisteredJob
 from kernel.jobs.service import Jobs
+from kernel.masking import mask
 
 # How often a job that is followed is polled: progress is stored no more often.
 _POLL_INTERVAL_S = 0.2
@@ -52,7 +53,7 @@ def list_(*, with_routine: bool, name: str | None, state: JobState | None, limit
         return
     print_table(_TITLES, [_table_row(record) for record in records])
     if not with_routine:
-        click.echo("Successes of jobs that a schedule started are left out; --all lists them.", err=True)
+        echo("Successes of jobs that a schedule started are left out; --all lists them.", err=True)
 
 
 @jobs.command()
@@ -63,7 +64,7 @@ def show(*, job_id: int, as_json: bool) -> None:
     with _open_service() as service:
         record = service.shared.jobs.get(job_id)
         if not as_json:
-            click.echo(_describe(record, service))
+            echo(_describe(record, service))
     _print(record, as_json=as_json)
 
 
@@ -78,7 +79,7 @@ def start(*, name: str, given: tuple[str, ...], wait: bool, as_json: bool) -> No
         registered = service.shared.jobs.registry.get(name)
         record, is_new = service.shared.jobs.start_once(name, _read_parameters(registered, given))
         if not is_new:
-            click.echo(f"It waits already, as {record.id}.", err=True)
+            echo(f"It waits already, as {record.id}.", err=True)
         if wait:
             record = _wait(service.shared.jobs, record)
     _print(record, as_json=as_json)
@@ -96,7 +97,7 @@ def cancel(*, job_id: int, as_json: bool) -> None:
     if as_json:
         print_json(record)
     else:
-        click.echo(f"{record.id}: {'cancelled' if record.is_finished else 'asked to stop'}.")
+        echo(f"{record.id}: {'cancelled' if record.is_finished else 'asked to stop'}.")
 
 
 @jobs.command()
@@ -108,13 +109,13 @@ def log(*, job_id: int, follow: bool, as_json: bool) -> None:
     with _open_service() as service:
         follower = JobFollower(service.shared.jobs, job_id)
         if not (follow or as_json):
-            click.echo(_describe(service.shared.jobs.get(job_id), service))
+            echo(_describe(service.shared.jobs.get(job_id), service))
         while True:
             for event in follower.poll():
                 if isinstance(event.value, JobLogLine):
-                    click.echo(msgspec.json.encode(event.value).decode() if as_json else _format_line(event.value))
+                    echo(encode_json(event.value) if as_json else _format_line(event.value))
                 elif isinstance(event.value, JobRecord) and follow and not as_json:
-                    click.echo(_describe(event.value, service))
+                    echo(_describe(event.value, service))
             if not follow or follower.is_finished:
                 return
             time.sleep(_POLL_INTERVAL_S)
@@ -175,7 +176,7 @@ def _wait(service_jobs: Jobs, record: JobRecord) -> JobRecord:
     try:
         service_jobs.check_worker()
     except UnavailableError as ex:
-        click.echo(f"tiercel: {ex.detail}", err=True)
+        echo(f"tiercel: {ex.detail}", err=True)
     follower = JobFollower(service_jobs, record.id)
     with progress(record.name) as bar:
         while True:
@@ -193,10 +194,10 @@ def _print(record: JobRecord, *, as_json: bool) -> None:
     if as_json:
         print_json(record)
         return
-    for name, value in msgspec.to_builtins(record).items():
+    for name, value in mask(msgspec.to_builtins(record)).items():
         if value is not None:
             text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-            click.echo(f"{name.replace('_', ' ')}: {text}")
+            echo(f"{name.replace('_', ' ')}: {text}")
 
 
 def _table_row(record: JobRecord) -> tuple[object, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import time
 from collections import deque
@@ -11,6 +12,7 @@ from typing import BinaryIO
 import click
 
 from kernel.config import load
+from kernel.conversion import escape_controls
 from kernel.errors import TiercelError
 
 _POLL_S = 0.2
@@ -36,27 +38,33 @@ def logs(*, lines: int, follow: bool) -> None:
 def _tail(path: Path, lines: int, *, follow: bool) -> None:
     file = path.open("rb")
     try:
+        decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
         for line in deque(file, maxlen=lines):
-            click.echo(line, nl=False)
+            _print(decoder.decode(line))
         while follow:
-            if not _copy(file):
+            if not _copy(file, decoder):
                 time.sleep(_POLL_S)
             if _is_renamed(path, file):
                 # What was written before it was renamed, and then the file that has its name.
-                _copy(file)
+                _copy(file, decoder)
                 file.close()
                 file = path.open("rb")
     finally:
         file.close()
 
 
-def _copy(file: BinaryIO) -> bool:
+def _copy(file: BinaryIO, decoder: codecs.IncrementalDecoder) -> bool:
     """Print the rest of a file; tell whether there was any."""
     copied = False
     while chunk := file.read(_CHUNK_BYTES):
-        click.echo(chunk, nl=False)
+        _print(decoder.decode(chunk))
         copied = True
     return copied
+
+
+def _print(text: str) -> None:
+    # Other programs may have written to the file as well.
+    click.echo(escape_controls(text, keep_lines=True), nl=False)
 
 
 def _is_renamed(path: Path, file: BinaryIO) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from kernel.app import Tiercel
+from kernel.cli.output import echo
 from kernel.config import CONFIG_VARIABLE, load
 from kernel.contracts import Command
 from kernel.errors import ApiError, BootError, ConfigError, TiercelError, UnavailableError
@@ -27,7 +28,7 @@ class _LazyGroup(click.Group):
             plugins = [name for name, command in _plugin_commands(ctx).items() if isinstance(command, click.Group)]
         except BootError as ex:
             # Help must work especially when the configuration does not.
-            click.echo(f"tiercel: commands of plugins are missing: {ex}", err=True)
+            echo(f"tiercel: commands of plugins are missing: {ex}", err=True)
             plugins = []
         return [*sorted(KERNEL_COMMANDS), *plugins]
 
@@ -111,7 +112,7 @@ def main() -> None:
         sys.exit(130)
     except TiercelError as ex:
         for problem in _problems(ex):
-            click.echo(f"tiercel: {problem}", err=True)
+            echo(f"tiercel: {problem}", err=True)
         sys.exit(1)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import click
 import msgspec
 
+from kernel.conversion import escape_controls, escape_json
 from kernel.datasets import Difference
 
 # Between two lines of progress where standard error is not a terminal.
@@ -54,7 +55,7 @@ class _ProgressLines:
         if time.monotonic() - self._printed >= LINE_INTERVAL_S:
             self._printed = time.monotonic()
             of = f" of {self._total:,.0f} ({self._done / self._total:.0%})" if self._total else ""
-            click.echo(f"{self._title}: {self._done:,.0f}{of}{f', {message}' if message else ''}", err=True)
+            echo(f"{self._title}: {self._done:,.0f}{of}{f', {message}' if message else ''}", err=True)
 
 
 class _TerminalBar:
@@ -69,7 +70,7 @@ class _TerminalBar:
         self._bar.advance(self._task, steps)
 
     def show(self, done: float, total: float | None = None, message: str | None = None) -> None:
-        title = f"{self._title}: {message}" if message else self._title
+        title = escape_controls(f"{self._title}: {message}" if message else self._title)
         self._bar.update(self._task, completed=done, total=total, description=title)
 
 
@@ -93,9 +94,20 @@ def progress(title: str, total: float | None = None) -> Iterator[ProgressBar]:
         yield _TerminalBar(bar, title, total)
 
 
+def echo(text: str = "", *, err: bool = False) -> None:
+    """Print text, with a line end, on standard output.
+
+    Args:
+        text: May be several lines. Other control characters are escaped: much of what is printed comes from clients and
+            other services.
+        err: Whether to print on standard error instead.
+    """
+    click.echo(escape_controls(text, keep_lines=True), err=err)
+
+
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table on standard output; as plain columns if that is not a terminal. None is an empty cell."""
-    texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    texts = [["" if cell is None else escape_controls(str(cell)) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         widths = [max(map(len, column)) for column in zip(titles, *texts, strict=True)]
         for row in (titles, *texts):
@@ -122,7 +134,12 @@ def format_age(age: timedelta) -> str:
 
 def print_json(value: object) -> None:
     """Print a value as indented JSON on standard output."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2).decode())
+    click.echo(msgspec.json.format(encode_json(value), indent=2))
+
+
+def encode_json(value: object) -> str:
+    """Return a value as JSON in one line, which does nothing to a terminal."""
+    return escape_json(msgspec.json.encode(value, enc_hook=str).decode())
 
 
 def print_difference(found: Difference, key: str) -> None:
@@ -133,7 +150,7 @@ def print_difference(found: Difference, key: str) -> None:
         key: The field that identifies an item.
     """
     added, removed, changed = len(found.added), len(found.removed), len(found.changed)
-    click.echo(
+    echo(
         f"{found.dataset}, version {found.from_version} to {found.to_version}: "
         f"{added:,} added, {removed:,} removed, {changed:,} changed, {found.unchanged:,} unchanged"
     )
@@ -141,7 +158,7 @@ def print_difference(found: Difference, key: str) -> None:
     _print_lines([f"  - {getattr(item, key)}" for item in found.removed[:_ITEMS_SHOWN_MAX]], removed)
     lines = [
         f"  ~ {each.key}: "
-        + ", ".join(f"{name} {_as_json(one.before)} -> {_as_json(one.after)}" for name, one in fields)
+        + ", ".join(f"{name} {encode_json(one.before)} -> {encode_json(one.after)}" for name, one in fields)
         for each in found.changed[:_ITEMS_SHOWN_MAX]
         if (fields := each.fields.items())
     ]
@@ -150,10 +167,6 @@ def print_difference(found: Difference, key: str) -> None:
 
 def _print_lines(lines: Sequence[str], count: int) -> None:
     for line in lines:
-        click.echo(line)
+        echo(line)
     if count > len(lines):
         click.echo(f"    and {count - len(lines):,} more")
-
-
-def _as_json(value: object) -> str:
-    return msgspec.json.encode(value, enc_hook=str).decode()

@@ -7,7 +7,7 @@ import sys
 import click
 
 from kernel import Command, Services
-from kernel.cli import print_json, print_table
+from kernel.cli import echo, print_json, print_table
 from kernel.jobs import JobRecord
 from plugins.club.health import NO_SOURCES, ClubHealth
 from plugins.club.jobs import RefreshError, run_refresh
@@ -31,7 +31,7 @@ def make_refresh_command(services: Services) -> Command:
         if services.settings(ClubSettings).sources:
             _refresh(services, as_json=as_json)
         else:
-            click.echo(f"{NO_SOURCES}.", err=True)
+            echo(f"{NO_SOURCES}.", err=True)
             if as_json:
                 print_json(RefreshReport())
 
@@ -42,7 +42,7 @@ def _refresh(services: Services, *, as_json: bool) -> None:
     try:
         report = run_refresh(services, ProgressPrinter())
     except RefreshError as ex:
-        click.echo(f"tiercel: {ex}", err=True)
+        echo(f"tiercel: {ex}", err=True)
         _print_states(services, as_json=as_json)
         sys.exit(1)
     if as_json:
@@ -58,7 +58,7 @@ def _print_report(report: RefreshReport) -> None:
     for dataset in report.datasets:
         version = "no version" if dataset.version is None else f"version {dataset.version}"
         rejected = f", {dataset.rejected:,} rejected" if dataset.rejected else ""
-        click.echo(f"{dataset.dataset}: {dataset.outcome}, {version}, {dataset.items:,} items{rejected}")
+        echo(f"{dataset.dataset}: {dataset.outcome}, {version}, {dataset.items:,} items{rejected}")
 
 
 def _print_states(services: Services, *, as_json: bool) -> None:
@@ -80,4 +80,4 @@ class ProgressPrinter:
         progress = record.progress
         if progress is not None and progress.message != self._last:
             self._last = progress.message
-            click.echo(f"{progress.done:.0f} of {progress.total:.0f}: {progress.message}", err=True)
+            echo(f"{progress.done:.0f} of {progress.total:.0f}: {progress.message}", err=True)

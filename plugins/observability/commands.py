@@ -15,7 +15,7 @@ import click
 import msgspec
 
 from kernel import Command
-from kernel.cli import print_json, print_table, progress, struct_options
+from kernel.cli import echo, print_json, print_table, progress, struct_options
 from plugins.observability.container import Container
 from plugins.observability.export import ExportQuery, write_export
 from plugins.observability.importer.parsers import AUTO, validate_format
@@ -125,7 +125,7 @@ def _import_command(container: Container) -> click.Command:
             container.now(),
             container.templates if with_templates else None,
             replace=replace,
-            say=lambda text: click.echo(text, err=True),
+            say=lambda text: echo(text, err=True),
         )
         reports = [FileReport(file, format_name) for file in files]
         with progress("bytes", _total_bytes(files)) as bar:
@@ -171,9 +171,9 @@ def _print_import(summary: ImportSummary, *, as_json: bool) -> None:
     for report in summary.files:
         for refused in report.shown:
             detail = f" ({refused.detail[:DETAIL_MAX]})" if refused.detail else ""
-            click.echo(f"{report.file}:{refused.line}: {refused.reason}{detail}", err=True)
+            echo(f"{report.file}:{refused.line}: {refused.reason}{detail}", err=True)
         if report.problem:
-            click.echo(f"{report.file}: {report.problem}", err=True)
+            echo(f"{report.file}: {report.problem}", err=True)
     if as_json:
         print_json(summary)
         return
@@ -183,7 +183,7 @@ def _print_import(summary: ImportSummary, *, as_json: bool) -> None:
     print_table(_TITLES, rows)
     for report in summary.files:
         for text in _remarks(report):
-            click.echo(f"{report.file}: {text}")
+            echo(f"{report.file}: {text}")
 
 
 def _remarks(report: FileReport) -> Iterator[str]:
@@ -232,7 +232,7 @@ def _export_command(container: Container) -> click.Command:
                 stream.flush()
         except OSError as ex:
             raise click.ClickException(f"{output} cannot be written: {ex}") from ex
-        click.echo(f"{rows:,} request logs exported", err=True)
+        echo(f"{rows:,} request logs exported", err=True)
 
     return command
 
@@ -284,7 +284,7 @@ def _forget_command(container: Container) -> click.Command:
         else:
             print_table(("matched", "deleted"), [(result.matched, result.deleted)])
         if result.kept_before is not None:
-            click.echo(
+            echo(
                 f"Analytics of the time before {result.kept_before.isoformat()} still count such request logs: "
                 "retention has removed these themselves, and their sums cannot be taken apart.",
                 err=True,
@@ -318,7 +318,7 @@ def _seed_command(container: Container) -> click.Command:
         if as_json:
             print_json({"inserted": inserted})
         else:
-            click.echo(f"{inserted:,} demo events stored.")
+            echo(f"{inserted:,} demo events stored.")
 
     return command
 
@@ -351,4 +351,4 @@ def _print_ledger(page: LedgerPage) -> None:
     print_table(("minute", "key", *figures), rows)
     for minute in page.minutes:
         for reason, items in minute.reasons.items():
-            click.echo(f"{minute.minute.isoformat(timespec='minutes')} {minute.sender}: {items} rejected: {reason}")
+            echo(f"{minute.minute.isoformat(timespec='minutes')} {minute.sender}: {items} rejected: {reason}")

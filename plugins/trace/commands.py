@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import click
 
 from kernel import Command, Services
-from kernel.cli import print_difference, print_json, print_table, progress
+from kernel.cli import echo, print_difference, print_json, print_table, progress
 from kernel.jobs import JobRecord
 from plugins.trace.checks import Check, DataSourceCheck, check_sources, list_problems
 from plugins.trace.datasets import DATASETS
@@ -32,7 +32,7 @@ def make_commands(services: Services) -> Iterable[Command]:
 
 
 def _warn_of_retry(reason: str) -> None:
-    click.echo(f"trying again: {reason}", err=True)
+    echo(f"trying again: {reason}", err=True)
 
 
 # --- refresh ---------------------------------------------------------------------------------------------------------
@@ -49,7 +49,7 @@ def _make_refresh(services: Services) -> click.Command:
         The last good export is still served then. Needs no worker.
         """
         if idle_reason := services.settings(TraceSettings).idle_reason:
-            click.echo(f"{idle_reason}.", err=True)
+            echo(f"{idle_reason}.", err=True)
             if as_json:
                 print_json(ExportReport())
             return
@@ -59,7 +59,7 @@ def _make_refresh(services: Services) -> click.Command:
             else:
                 _print_report(_export(services, full=full), as_json=as_json)
         except ExportError as ex:
-            click.echo(f"tiercel: {ex}", err=True)
+            echo(f"tiercel: {ex}", err=True)
             sys.exit(1)
 
     return refresh
@@ -107,10 +107,10 @@ def _print_preview(preview: ExportPreview, *, as_json: bool) -> None:
 def _print_summary(report: ExportReport) -> None:
     modes: list[str] = sorted({each.mode for each in report.sources})
     rows = sum(each.rows for each in report.sources)
-    click.echo(f"{' and '.join(modes)}: {rows:,} rows, {report.requests:,} requests in {report.duration_s:,.1f} s")
+    echo(f"{' and '.join(modes)}: {rows:,} rows, {report.requests:,} requests in {report.duration_s:,.1f} s")
     for source in report.sources:
         for warning in source.warnings:
-            click.echo(f"{source.source}: {warning}", err=True)
+            echo(f"{source.source}: {warning}", err=True)
 
 
 # --- check -----------------------------------------------------------------------------------------------------------
@@ -138,26 +138,26 @@ def _make_check(services: Services) -> click.Command:
 def _print_check(result: Check) -> None:
     api = f"{result.api_url}, version {result.api_version}"
     if result.problem is not None:
-        click.echo(f"[PROBLEM] {api}: {result.problem}")
+        echo(f"[PROBLEM] {api}: {result.problem}")
         return
-    click.echo(f"{api}: the token is accepted")
+    echo(f"{api}: the token is accepted")
     for source in result.sources:
         for each in source.data_sources:
             _print_data_source(source.source, each)
     problems = [problem for source in result.sources for problem in list_problems(source)]
-    click.echo()
+    echo()
     for problem in problems:
-        click.echo(f"[PROBLEM] {problem}")
-    click.echo("all of it fits" if result.ok else f"problems: {len(problems)}")
+        echo(f"[PROBLEM] {problem}")
+    echo("all of it fits" if result.ok else f"problems: {len(problems)}")
 
 
 def _print_data_source(source: str, found: DataSourceCheck) -> None:
     rows = f"the first {found.rows} rows" if found.has_more else f"rows: {found.rows}"
-    click.echo(f"\n{source}: {found.title} ({found.id}), {rows}")
+    echo(f"\n{source}: {found.title} ({found.id}), {rows}")
     titles = ("field", "column", "type", "state", "detail")
     print_table(titles, [[getattr(each, title) for title in titles] for each in found.fields])
     for note in found.notes:
-        click.echo(note)
+        echo(note)
 
 
 # --- webhook --------------------------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ def _make_webhook(services: Services) -> click.Command:
         """
         if services.settings(TraceSettings).webhook_token is not None:
             delete_verification_tokens(services.db)
-            click.echo("NOTION_WEBHOOK_TOKEN is set: events are accepted.", err=True)
+            echo("NOTION_WEBHOOK_TOKEN is set: events are accepted.", err=True)
             return
         tokens = list_verification_tokens(services.db)
         if as_json:
@@ -183,6 +183,6 @@ def _make_webhook(services: Services) -> click.Command:
             print_table(("received (UTC)", "verification token"), rows)
         else:
             url = f"https://<this service>{PATH}"
-            click.echo(f"no token was received within a day; have Notion send one to {url}", err=True)
+            echo(f"no token was received within a day; have Notion send one to {url}", err=True)
 
     return webhook

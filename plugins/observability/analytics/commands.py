@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from kernel import Command
-from kernel.cli import print_json, print_table, struct_options
+from kernel.cli import echo, print_json, print_table, struct_options
 from plugins.observability.analytics.grouping import percentile_field
 from plugins.observability.analytics.models import (
     ActiveEndpoint,
@@ -49,7 +49,7 @@ def make_analytics_commands(analytics: AnalyticsService, page_size: int) -> Iter
             return
         print_table(("figure", "value"), list(_figures(answer)))
         if answer.groups:
-            click.echo()
+            echo()
             _print_table(list(answer.groups[0]), answer.groups)
 
     @click.command("top")
@@ -98,7 +98,7 @@ def _print_page(item_type: type[msgspec.Struct], items: Sequence[msgspec.Struct]
     else:
         _print_table(item_type.__struct_fields__, [msgspec.structs.asdict(item) for item in items])
     if count > len(items):
-        click.echo(f"{len(items)} of {count}", err=True)
+        echo(f"{len(items)} of {count}", err=True)
 
 
 def _print_rows(row_set: RowSet, *, as_json: bool) -> None:
@@ -107,7 +107,7 @@ def _print_rows(row_set: RowSet, *, as_json: bool) -> None:
     else:
         _print_table(row_set.columns, row_set.rows)
     for name, value in row_set.metadata.items():
-        click.echo(f"{name}: {value}", err=True)
+        echo(f"{name}: {value}", err=True)
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[Row]) -> None:

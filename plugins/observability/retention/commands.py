@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from kernel import Command
-from kernel.cli import print_json, print_table, progress
+from kernel.cli import echo, print_json, print_table, progress
 from plugins.observability.retention.apply import Retention, RetentionReport
 from plugins.observability.retention.plan import PlannedRemoval
 
@@ -45,15 +45,15 @@ def make_retention_command(retention: Retention) -> Command:
 
 def _print_plan(plan: Sequence[PlannedRemoval]) -> None:
     if not plan:
-        click.echo("Everything is kept forever: raw_days, hourly_days and daily_days are 0.")
+        echo("Everything is kept forever: raw_days, hourly_days and daily_days are 0.")
         return
     print_table(_PLAN_COLUMNS, [[getattr(removal, column) for column in _PLAN_COLUMNS] for removal in plan])
     for removal in plan:
         for consequence in removal.consequences:
-            click.echo(f"{removal.level}, before {removal.before.isoformat()}: {consequence}")
+            echo(f"{removal.level}, before {removal.before.isoformat()}: {consequence}")
 
 
 def _print_report(report: RetentionReport) -> None:
     print_table(_REPORT_COLUMNS, [[getattr(report, column) for column in _REPORT_COLUMNS]])
     for level, since in report.kept_from.items():
-        click.echo(f"{level}: kept from {since.isoformat()}")
+        echo(f"{level}: kept from {since.isoformat()}")

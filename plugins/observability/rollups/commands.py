@@ -9,7 +9,7 @@ from typing import Literal
 import click
 
 from kernel import Command
-from kernel.cli import print_json, progress, struct_options
+from kernel.cli import echo, print_json, progress, struct_options
 from plugins.observability.analytics.scope import window_of
 from plugins.observability.resolution import DAY, HOUR, ceil, floor
 from plugins.observability.rollups.refresh import RefreshReport, Rollups
@@ -38,7 +38,7 @@ def make_refresh_commands(rollups: Rollups, now: Callable[[], datetime]) -> Iter
         if as_json:
             print_json(report)
         else:
-            click.echo(_describe(report, query))
+            echo(_describe(report, query))
 
     @click.command("refresh")
     @click.argument("unit", type=click.Choice(list(_LENGTHS)))
