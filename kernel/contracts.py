@@ -91,7 +91,8 @@ class Route(Contract, frozen=True):
     - ``request: Request``, the request itself.
     - ``query``, a Struct: the query string. Unknown, repeated, empty and wrong parameters are answered with one 400
       that names all of them; only ``search``, ``ordering`` and ``cursor`` may be empty.
-    - ``body``, any type: the body, decoded from JSON, likewise. ``RawBody`` and ``StreamBody`` take other media types.
+    - ``body``, any type: the body, decoded from JSON, likewise. ``RawBody`` and ``StreamBody`` take other media types,
+      except those of forms.
     - a parameter for each ``{name}`` of the path. A text that its type does not fit is answered with 404.
     - ``application: Application | None``, on a route ``per_application``; None is the unfiltered view.
 

@@ -121,8 +121,7 @@ def ensure_same_origin(request: Request) -> None:
         raise CrossSiteError(detail=f"Origin {origin!r:.200} is not the Host of the request, {request.netloc!r:.200}")
     kind = media_type(request)
     if kind in _FORM_TYPES:
-        detail = f"expected application/json, or no Content-Type if there is no body; got {kind}"
-        raise UnsupportedMediaError(detail=detail)
+        raise UnsupportedMediaError(detail=f"expected application/json, got {kind}")
 
 
 class Authorizer:

@@ -58,13 +58,20 @@ def test_each_check_is_made_before_the_next_and_every_response_has_the_request_i
         "method": "GET",
         "path": "/x/public/nobody/items/zero/?size=many",
         "content": b"x" * 1025,
-        "headers": {"X-Request-ID": ID, "Host": "other.example", "Content-Type": "text/plain"},
+        "headers": {
+            "X-Request-ID": ID,
+            "Host": "other.example",
+            "Origin": "https://evil.example",
+            "Content-Type": "text/plain",
+        },
     }
     corrections: list[tuple[int, str, dict[str, Any], dict[str, str]]] = [
         (405, "method_not_allowed", {}, {}),
         (400, "malformed", {"method": "POST"}, {}),
         (401, "unauthorized", {}, {"Host": "127.0.0.1"}),
-        (404, "not_found", {}, {"X-Key": "k"}),
+        (403, "cross_site", {}, {"X-Key": "k"}),
+        (415, "unsupported_media_type", {}, {"Origin": "http://127.0.0.1"}),
+        (404, "not_found", {}, {"Content-Type": "text/csv"}),
         (404, "not_found", {"path": "/x/public/acme/items/zero/?size=many"}, {}),
         (400, "invalid", {"path": "/x/public/acme/items/1/?size=many"}, {}),
         (415, "unsupported_media_type", {"path": "/x/public/acme/items/1/?size=2"}, {}),
