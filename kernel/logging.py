@@ -281,5 +281,5 @@ def log_file(settings: LogSettings) -> LogFile | None:
 
 def _report(problem: str) -> None:
     with contextlib.suppress(Exception):
-        sys.stderr.write(f"tiercel: {problem}\n")
+        sys.stderr.write(f"tiercel: {escape_controls(problem)}\n")
         sys.stderr.flush()

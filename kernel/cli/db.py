@@ -17,12 +17,13 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Conninfo
 
 from kernel.app import Tiercel
-from kernel.cli.output import print_table
+from kernel.cli.output import echo, print_table
 from kernel.config import load
 from kernel.db.failures import describe
 from kernel.db.migrations import remove, schemas_of
 from kernel.embedded.server import find_binaries
 from kernel.errors import BootError
+from kernel.masking import MASK, mask_text
 
 # Parameters that Tiercel adds for its own sessions.
 _OWN_PARAMETERS = ("application_name", "connect_timeout")
@@ -107,7 +108,7 @@ def run_statement(conninfo: str, schemas: Sequence[str], statement: str) -> None
         with psycopg.connect(conninfo, options=options, autocommit=True) as connection:
             cursor = connection.execute(statement.encode())
             if cursor.description is None:
-                click.echo(cursor.statusmessage)
+                echo(cursor.statusmessage or "")
             else:
                 print_table([column.name for column in cursor.description], cursor.fetchall())
     except psycopg.Error as ex:
@@ -121,7 +122,7 @@ def run_statement(conninfo: str, schemas: Sequence[str], statement: str) -> None
 @click.option("--show-password", is_flag=True, help="Print the password instead of ***.")
 def url(*, show_password: bool) -> None:
     """Print the connection string of the database."""
-    click.echo(make_url(Tiercel(load()).db.conninfo, show_password=show_password))
+    echo(make_url(Tiercel(load()).db.conninfo, show_password=show_password))
 
 
 def make_url(conninfo: str, *, show_password: bool) -> str:
@@ -129,7 +130,7 @@ def make_url(conninfo: str, *, show_password: bool) -> str:
     parts = {name: str(value) for name, value in conninfo_to_dict(conninfo).items() if name not in _OWN_PARAMETERS}
     user, password, host = (parts.pop(name, "") for name in ("user", "password", "host"))
     port, dbname = parts.pop("port", ""), parts.pop("dbname", "")
-    secret = "" if not password else ":" + (quote(password, safe="") if show_password else "***")
+    secret = "" if not password else ":" + (quote(password, safe="") if show_password else MASK)
     if "," in host or host.startswith(("/", "@")):
         # Several hosts, or the directory of a socket.
         parts = {"host": host, **({"port": port} if port else {}), **parts}
@@ -138,6 +139,8 @@ def make_url(conninfo: str, *, show_password: bool) -> str:
         host = f"[{host}]"
     place = f"{host}:{port}" if port and port != _DEFAULT_PORT else host
     query = f"?{urlencode(parts, quote_via=quote, safe='/')}" if parts else ""
+    # Such as that of a key file.
+    query = query if show_password else mask_text(query)
     return f"postgresql://{quote(user, safe='')}{secret}{'@' if user else ''}{place}/{quote(dbname, safe='')}{query}"
 
 
@@ -159,11 +162,11 @@ def reset(*, yes: bool, external: bool) -> None:
         click.confirm(f"Remove all data of the service in {place}?", abort=True)
     if service.server is not None:
         service.server.remove_data()
-        click.echo("The data was removed.")
+        echo("The data was removed.")
         return
     with service.database_ready():
         schemas = remove(service.db.conninfo, service.migrations())
-    click.echo(f"Dropped the schemas {', '.join(schemas)}." if schemas else "There is no data of the service.")
+    echo(f"Dropped the schemas {', '.join(schemas)}." if schemas else "There is no data of the service.")
 
 
 # --- upgrade --------------------------------------------------------------------------------------------------------
@@ -183,6 +186,6 @@ def upgrade(*, old_binaries: Path | None) -> None:
         raise BootError("the database is not embedded; upgrade your server with its own tools")
     kept = service.server.upgrade(old_binaries.absolute() if old_binaries is not None else None)
     if kept is None:
-        click.echo("Nothing to do: the data has the version of the installed PostgreSQL.")
+        echo("Nothing to do: the data has the version of the installed PostgreSQL.")
     else:
-        click.echo(f"The database was converted. Its former data is in {kept}; remove it once everything works.")
+        echo(f"The database was converted. Its former data is in {kept}; remove it once everything works.")

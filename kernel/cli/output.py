@@ -169,4 +169,4 @@ def _print_lines(lines: Sequence[str], count: int) -> None:
     for line in lines:
         echo(line)
     if count > len(lines):
-        click.echo(f"    and {count - len(lines):,} more")
+        echo(f"    and {count - len(lines):,} more")

@@ -30,13 +30,10 @@ def service(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """A service that logs for people, also to a file, and stores an event with hostile texts."""
     home = copy_home(initialised, tmp_path_factory.mktemp("terminal"))
     with serving(home, TIERCEL_LOG__FILE=str(home / "log")) as started:
-        event = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "service": "shop",
-            "endpoint": f"/{ATTACK}",
-        }
-        event |= {"method": "GET", "status_code": 200, "latency_ms": 1}
-        assert started.post("/api/requests/ingest/", [event]).json()["inserted"] == 1
+        arrived = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        event = {"time": arrived, "service": "shop", "endpoint": f"/{ATTACK}", "method": "GET"}
+        events = [{**event, "status_code": 200, "latency_ms": 1}]
+        assert started.post("/api/requests/ingest/", events).json()["inserted"] == 1
         yield started
 
 

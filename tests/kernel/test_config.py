@@ -358,8 +358,8 @@ def test_one_error_names_every_wrong_key_and_value_with_its_place_and_type() -> 
         "environment TIERCEL_DB__POOL_TIMEOUT_S: db.pool_timeout_s: Expected float > 0.0, got '0'.",
         "tiercel.toml: auth: Expected open or required, got 'closed'.",
         "tiercel.toml: server.thread: unknown key; there are bind, workers, threads, timeout_s, graceful_timeout_s, "
-        "keepalive_s, connections_max, header_timeout_s, receive_timeout_s, send_timeout_s, client_rate_min_bytes; did you "
-        "mean threads?",
+        "keepalive_s, connections_max, header_timeout_s, receive_timeout_s, send_timeout_s, client_rate_min_bytes; "
+        "did you mean threads?",
         "tiercel.toml: server.threads: Expected int, got '4'.",
         "tiercel.toml: http: Expected a table, got 5.",
         "tiercel.toml: plugins: Expected array, got 'system'.",
