@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -106,7 +107,10 @@ def main() -> None:
     try:
         root(prog_name="tiercel", standalone_mode=False)
     except click.ClickException as ex:
-        ex.show()
+        # What is printed quotes arguments, such as names of files that others gave.
+        shown = io.StringIO()
+        ex.show(shown)
+        echo(shown.getvalue().rstrip("\n"), err=True)
         sys.exit(ex.exit_code)
     except click.Abort:
         sys.exit(130)

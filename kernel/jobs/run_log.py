@@ -21,6 +21,7 @@ from structlog.types import EventDict, WrappedLogger
 from kernel.errors import ApiError
 from kernel.jobs.store import Claim, JobStore
 from kernel.logging import Logger, make_logger
+from kernel.masking import mask_text
 from kernel.settings import LogSettings
 
 # Of one attempt; a job that logs in a loop must not fill the disk.
@@ -157,7 +158,7 @@ def _format_exception(fields: dict[str, Any]) -> dict[str, Any]:
     if error:
         raised = error if isinstance(error, BaseException) else sys.exc_info()[1]
         if raised is not None:
-            formatted["exception"] = "".join(traceback.format_exception(raised))
+            formatted["exception"] = mask_text("".join(traceback.format_exception(raised)))
     return formatted
 
 

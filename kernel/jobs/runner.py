@@ -19,6 +19,7 @@ from kernel.jobs.registry import RegisteredJob
 from kernel.jobs.run_log import RunLog, RunLogFiles
 from kernel.jobs.store import Claim, JobStore, encode_json
 from kernel.logging import Logger
+from kernel.masking import mask_text
 
 _PROGRESS_INTERVAL_S = 0.2
 _ERROR_CHARACTERS_MAX = 2000
@@ -224,11 +225,12 @@ def log_outcome(run: Run, outcome: Outcome, took_s: float) -> None:
 
 def _failed(run: Run, error: JobError) -> Outcome:
     # Its reason says everything; a traceback would add nothing.
-    run.log.error("job_failed", reason=str(error))
-    return Outcome(error=str(error)[:_ERROR_CHARACTERS_MAX], is_final=not error.retry)
+    reason = mask_text(str(error))
+    run.log.error("job_failed", reason=reason)
+    return Outcome(error=reason[:_ERROR_CHARACTERS_MAX], is_final=not error.retry)
 
 
 def _describe(error: Exception) -> str:
     detail = error.detail if isinstance(error, ApiError) else None
-    text = "".join(traceback.format_exception_only(error)).strip()
+    text = mask_text("".join(traceback.format_exception_only(error)).strip())
     return (f"{text} ({detail})" if detail else text)[:_ERROR_CHARACTERS_MAX]

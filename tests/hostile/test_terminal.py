@@ -104,8 +104,9 @@ def test_problems_are_text(service: Service) -> None:
 
     imported = run_tiercel(service.home, "observability", "import", str(file))
     unknown = run_tiercel(service.home, "jobs", "start", f"x{ATTACK}")
+    misused = run_tiercel(service.home, "observability", f"x{ATTACK}")
 
-    for each in (imported, unknown):
-        assert each.returncode == 1
+    for each, code in ((imported, 1), (unknown, 1), (misused, 2)):
+        assert each.returncode == code
         assert SHOWN in each.stderr + each.stdout
         assert not COMMANDS & set(each.stderr + each.stdout)

@@ -121,6 +121,9 @@ def test_mode_open_does_not_authenticate(boot: Boot, make_plugin: MakePlugin) ->
         ("evil.example:8000", 400),
         ("localhost.evil.example", 400),
         ("127.0.0.1.evil.example:8000", 400),
+        ("localhost:1@evil.example", 400),
+        ('localhost:"><script>', 400),
+        ("localhost:65536", 400),
     ],
 )
 def test_mode_open_allows_loopback_hosts_only(host: str, status: int, mount: Mount) -> None:

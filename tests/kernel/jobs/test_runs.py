@@ -70,6 +70,20 @@ def test_a_job_error_says_whether_it_is_retried(
     assert (done.state, done.attempt, done.error) == ("failed", attempts, "nobody is there")
 
 
+@pytest.mark.parametrize(("kind", "name"), [(JobError, ""), (ValueError, "ValueError: ")])
+def test_the_reason_of_a_failure_shows_no_secret(
+    serve_jobs: ServeJobs, run_worker: RunWorker, capfd: pytest.CaptureFixture[str], kind: type[Exception], name: str
+) -> None:
+    def run(run: Run) -> None:
+        raise kind("https://user:hunter2@api.example/?token=hunter2 does not answer")
+
+    done = outcome(serve_jobs, run_worker, job(run))
+
+    assert done.error == f"{name}https://***@api.example/?token=*** does not answer"
+    # The line of code of a traceback, which quotes the message, included.
+    assert "hunter2" not in "".join(capfd.readouterr())
+
+
 @pytest.mark.slow
 def test_the_wait_before_a_retry_doubles(serve_jobs: ServeJobs, run_worker: RunWorker) -> None:
     began: list[float] = []
