@@ -13,6 +13,8 @@ _settings = load().settings
 
 wsgi_app = "kernel.server.wsgi:create()"
 bind = [address.strip() for address in _settings.server.bind.split(",")]
+# A socket in the file system is for this user and its group.
+umask = 0o117
 
 # Threads overlap waits for the database. A client that is waited for occupies none of them.
 worker_class = "kernel.server.worker.PatientWorker"

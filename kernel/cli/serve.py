@@ -14,7 +14,9 @@ from kernel.config import load
 from kernel.contracts import Command
 from kernel.datasets.files import publish_folder, read_folder
 from kernel.http.routing import APPLICATION, MountedRoute
-from kernel.server.launcher import run_gunicorn
+from kernel.jobs.supervisor import GRACE_S
+from kernel.server.addresses import ensure_addresses_free
+from kernel.server.launcher import Companion, run_gunicorn
 
 # Next to the kernel's package, in a checkout and in a wheel.
 DEMO_FOLDER = Path(__file__).parent.parent.parent / "contrib" / "demo"
@@ -54,13 +56,16 @@ def up(*, bind: str | None, insecure: bool) -> None:
     except BaseException:
         service.close()
         raise
-    main_pid, worker_pid = os.getpid(), fork_worker(service)
-    try:
-        run_gunicorn(service, _banner(service))
-    finally:
-        # gunicorn's workers, which are forks of this process, leave through here as well.
-        if os.getpid() == main_pid:
-            stop_worker(worker_pid)
+    run_gunicorn(service, _banner(service), _make_companion(service))
+
+
+def _make_companion(service: Tiercel) -> Companion:
+    grace_s = service.settings.jobs.graceful_timeout_s + GRACE_S
+    return Companion(
+        "supervisor of jobs",
+        lambda begin: fork_worker(service, begin),
+        lambda pid: stop_worker(pid, grace_s),
+    )
 
 
 def _prepare_service(bind: str | None, *, insecure: bool) -> Tiercel:
@@ -69,7 +74,9 @@ def _prepare_service(bind: str | None, *, insecure: bool) -> Tiercel:
         os.environ["TIERCEL_BIND"] = bind
     if insecure:
         os.environ["TIERCEL_INSECURE"] = "true"
-    service = Tiercel(load())
+    configuration = load()
+    ensure_addresses_free(configuration.settings.server.bind)
+    service = Tiercel(configuration)
     service.ensure_safe()
     service.prepare()
     return service

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 
 import click
@@ -19,6 +20,9 @@ from kernel.jobs.worker import Worker
 
 # The web server starts first: two more processes that start would slow it down.
 _DELAY_S = 1.5
+_STOP_POLL_S = 0.05
+# Beyond the time that the supervisor gives its workers.
+_STOP_WAIT_S = 5.0
 
 
 @click.command()
@@ -32,11 +36,12 @@ def worker() -> None:
         service.close()
 
 
-def fork_worker(service: Tiercel) -> int:
+def fork_worker(service: Tiercel, begin: Callable[[], None]) -> int:
     """Run jobs in a child process that ends with this one; return its pid.
 
     Args:
         service: Prepared, without threads.
+        begin: What the child does first.
     """
     me = os.getpid()
     sys.stdout.flush()
@@ -46,6 +51,7 @@ def fork_worker(service: Tiercel) -> int:
         return pid
     code = 1
     try:
+        begin()
         # Until the supervisor installs its handlers: a child that just died would leave the embedded server running.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         if service.server is not None:
@@ -64,13 +70,16 @@ def fork_worker(service: Tiercel) -> int:
         os._exit(code)
 
 
-def stop_worker(pid: int) -> None:
-    """Stop what ``fork_worker`` started, and wait for its end."""
-    try:
+def stop_worker(pid: int, timeout_s: float) -> None:
+    """Stop what ``fork_worker`` started, and wait for its end; kill it if that takes too long."""
+    deadline = time.monotonic() + timeout_s + _STOP_WAIT_S
+    # gunicorn reaps every child that ends.
+    with suppress(ProcessLookupError, ChildProcessError):
         os.kill(pid, signal.SIGTERM)
-        os.waitpid(pid, 0)
-    except (ProcessLookupError, ChildProcessError):
-        pass  # gunicorn reaps every child that ends
+        while os.waitpid(pid, os.WNOHANG)[0] == 0:
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(_STOP_POLL_S)
 
 
 def _supervise(service: Tiercel, parent: int | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -27,14 +28,39 @@ class CommandRunner(msgspec.Struct, frozen=True):
     prefix: tuple[str, ...] = ()
     owner: tuple[int, int] | None = None
 
-    def take_ownership(self, path: Path) -> None:
-        """Make the account the owner of a file or a directory, not of what is in it."""
-        if self.owner is not None:
-            os.chown(path, *self.owner)
+    def make_private_directory(self, path: Path) -> None:
+        """Make a directory that only the account may enter. Its parents, and what is in it, stay as they are.
+
+        Raises:
+            BootError: It exists and belongs to another user, or is a link of one.
+            OSError: It cannot be made.
+        """
+        path.mkdir(mode=0o700, exist_ok=True)
+        trusted = {0, os.geteuid(), *(self.owner or ())[:1]}
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        # A link of root or of this user may lead to another disk.
+        if path.lstat().st_uid not in trusted:
+            raise BootError(f"{path} belongs to another user ({path.lstat().st_uid}): remove it")
+        directory = os.open(path, flags if path.is_symlink() else flags | os.O_NOFOLLOW)
+        try:
+            found = os.fstat(directory)
+            if found.st_uid not in trusted:
+                raise BootError(f"{path} belongs to another user ({found.st_uid}): remove it")
+            if self.owner is not None:
+                os.fchown(directory, *self.owner)
+            os.fchmod(directory, 0o700)
+        finally:
+            os.close(directory)
+
+    def command(self, command: Sequence[str]) -> list[str]:
+        """Return the command that runs another as the account; it ends with SIGINT if its parent ends."""
+        if not self.prefix:
+            return [*command]
+        # A change of the account clears what the parent has set.
+        return [self.prefix[0], "--pdeathsig=INT", *self.prefix[1:], *command]
 
     def run(self, command: Sequence[str], directory: Path = Path("/")) -> str | None:
         """Run a command in a directory and wait for it; return None if it succeeded, else its output."""
-        # A file: the server that pg_ctl starts inherits the output, and would keep a pipe open.
         with tempfile.TemporaryFile() as output:
             done = subprocess.run(
                 [*self.prefix, *command],
@@ -47,6 +73,15 @@ class CommandRunner(msgspec.Struct, frozen=True):
             output.seek(0)
             text = output.read().decode(errors="replace").strip()
         return None if done.returncode == 0 else text or f"exit code {done.returncode}"
+
+
+def trusted_owners(user: str) -> frozenset[int]:
+    """Return the ids of the users that files of the server may belong to: root, this user and the server's account."""
+    owners = {0, os.geteuid()}
+    if os.geteuid() == 0:
+        with contextlib.suppress(KeyError):
+            owners.add(pwd.getpwnam(user).pw_uid)
+    return frozenset(owners)
 
 
 def unprivileged_runner(user: str, directories: Sequence[Path]) -> CommandRunner:

