@@ -24,6 +24,7 @@ import structlog
 from structlog.types import EventDict
 
 from kernel.conversion import escape_controls, escape_json
+from kernel.files import open_log, open_own
 from kernel.masking import mask_text
 from kernel.settings import LogSettings
 
@@ -252,11 +253,11 @@ class LogFile:
             os.close(self._descriptor)
             self._descriptor = None
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+        self._descriptor = open_log(self.path, _FILE_MODE)
         return self._descriptor
 
     def _rotate(self) -> None:
-        lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+        lock = open_own(self._lock_path, os.O_RDWR | os.O_CREAT, _FILE_MODE)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Another process may have done it since this one measured the file.

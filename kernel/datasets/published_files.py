@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import msgspec
 from kernel.contracts import Dataset
 from kernel.datasets.models import Snapshot, file_pattern, pattern_fields
 from kernel.errors import ApiError
+from kernel.files import open_own, replace_file
 from kernel.logging import Logger
 
 # Letters of every script are kept in names of files.
@@ -138,7 +140,7 @@ class PublishedFiles:
     def _lock(self) -> Iterator[None]:
         self._folder.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + _LOCK_TIMEOUT_S
-        with (self._folder / _LOCK).open("a") as file:
+        with os.fdopen(open_own(self._folder / _LOCK, os.O_RDWR | os.O_CREAT)) as file:
             while True:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -181,12 +183,4 @@ def write_json(path: Path, value: object) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    # A concurrent reader of the folder must not see a partial file.
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2) + b"\n")
-        unfinished.replace(path)
-    except OSError:
-        with suppress(OSError):
-            unfinished.unlink()
-        raise
+    replace_file(path, msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2) + b"\n")

@@ -6,6 +6,7 @@ service's log, and is deleted with the record of the job, after ``jobs.keep_days
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -19,6 +20,7 @@ import structlog
 from structlog.types import EventDict, WrappedLogger
 
 from kernel.errors import ApiError
+from kernel.files import open_log
 from kernel.jobs.store import Claim, JobStore
 from kernel.logging import Logger, make_logger
 from kernel.masking import mask_text
@@ -30,6 +32,7 @@ _STORED_LEVELS = ("info", "warning", "error", "critical")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 # Others in the folder are not ours to delete.
 _FILE_NAME = re.compile(r"job-\d+-[A-Za-z0-9._-]+\.log")
+_FILE_MODE = 0o666
 _DAY_S = 86400
 
 
@@ -57,7 +60,8 @@ class RunLogFiles:
             OSError: It cannot be opened.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        file = self.path_of(claim.id, claim.name).open("a", encoding="utf-8", errors="backslashreplace")
+        descriptor = open_log(self.path_of(claim.id, claim.name), _FILE_MODE)
+        file = os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace")
         return make_logger(self._settings, file).bind(attempt=claim.attempt), file
 
     def delete_old(self, keep_days: int) -> None:
