@@ -4,6 +4,7 @@ from kernel.config import load
 from kernel.server.wsgi import (  # noqa: F401 - gunicorn calls the hooks by name
     logging_config,
     on_exit,
+    on_starting,
     post_worker_init,
     pre_fork,
     worker_exit,

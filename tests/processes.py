@@ -168,7 +168,7 @@ def serving(home: Path, command: Sequence[str] = (TIERCEL, "serve"), **given: st
 def postmaster(home: Path) -> psutil.Process | None:
     """Return the process of the embedded server of a home; None if it does not run."""
     try:
-        pid = int((home / "postgres" / "postmaster.pid").read_text(encoding="ascii").partition("\n")[0])
+        pid = int((home / "postgres" / "postmaster.pid").read_bytes().partition(b"\n")[0])
         found = psutil.Process(pid)
         return found if str(home / "postgres") in found.cmdline() else None
     except (OSError, ValueError, psutil.Error):

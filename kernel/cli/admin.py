@@ -24,6 +24,7 @@ from kernel.db.pool import Database
 from kernel.errors import BootError, ConfigError, TiercelError
 from kernel.http.routing import methods_of
 from kernel.logging import log_file
+from kernel.server.descriptors import raise_descriptor_limit
 from kernel.suggestions import suggest
 
 _SHELL_BANNER = "Names: service, db, services['<plugin>'], sql('SELECT ...'). db.connection() borrows a connection."
@@ -90,6 +91,8 @@ def _run_checks() -> tuple[Configuration | None, list[Finding]]:
     findings += _check_names(service)
     findings.append(_run_check("access", lambda: _check_access(service)))
     findings += _check_log_file(service)
+    if problem := raise_descriptor_limit(service.settings):
+        findings.append(Finding("descriptors", ok=True, detail=problem, warning=True))
     for _, health_check in service.registry.contributions(HealthCheck):
         if health_check.setup is not None:
             findings.append(_run_check(health_check.name, health_check.setup))

@@ -391,7 +391,8 @@ class EmbeddedServer:
                 self._pid_file.unlink()
 
     def _read_pid(self) -> int:
-        return int(self._pid_file.read_text(encoding="ascii").partition("\n")[0])
+        # The next line is the directory, in whatever encoding.
+        return int(self._pid_file.read_bytes().partition(b"\n")[0])
 
     def _is_server(self, pid: int) -> bool:
         return os.path.realpath(self._data) in map(os.path.realpath, psutil.Process(pid).cmdline())

@@ -8,6 +8,7 @@ answers itself has the body of every other error.
 from __future__ import annotations
 
 import contextlib
+import errno
 import selectors
 import socket
 import time
@@ -42,6 +43,11 @@ _LINGER_S = 2.0
 _CLOSE_TIMEOUT_S = 2.0
 _CLOSE_READ_MAX_BYTES = 64 * 1024
 _PROBE_THREADS = 2
+# The process, or the system, has no descriptor or no memory for another connection.
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+# How many connections fewer there are then, so that the database and files have some; and for how long.
+_DESCRIPTORS_SPARED = 16
+_REDUCED_S = 30.0
 _PATH_MAX_BYTES = 256
 
 
@@ -87,6 +93,7 @@ class PatientWorker(ThreadWorker):
         """Initialize the worker; disable gunicorn's access log, and replace its response class."""
         self._partial_heads: dict[TConn, _PartialHead] = {}
         self._closing: dict[TConn, _Closing] = {}
+        self._reduced_until = 0.0
         self._probe_pool = RequestThreadPool(_PROBE_THREADS, _PROBE_THREADS)
         # Tiercel has a request log of its own; gunicorn would format a line for each request and then discard it.
         self.log.access = _no_access_log  # type: ignore[method-assign] # no setting does it once logging is configured
@@ -99,8 +106,20 @@ class PatientWorker(ThreadWorker):
 
     def accept(self, listener: socket.socket) -> None:
         """Accept a connection."""
-        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+        try:
             self._accept_from(listener)
+        except (BlockingIOError, ConnectionAbortedError):
+            pass
+        except OSError as ex:
+            if ex.errno not in _EXHAUSTED:
+                raise
+            self._reduce_connections(ex)
+
+    def _reduce_connections(self, error: OSError) -> None:
+        """Have fewer connections for a while: ``murder_pending`` closes idle ones, or nothing is accepted meanwhile."""
+        self.worker_connections = max(1, self.nr_conns - _DESCRIPTORS_SPARED)
+        self._reduced_until = time.monotonic() + _REDUCED_S
+        self.log.warning("%s: at most %d connections for now; see ulimit -n", error.strerror, self.worker_connections)
 
     def enqueue_req(self, conn: TConn) -> None:
         """Pass a connection to a thread, or wait for the rest of its head."""
@@ -188,8 +207,11 @@ class PatientWorker(ThreadWorker):
         heads = self._partial_heads.items()
         for conn in [conn for conn, head in heads if now - head.waiting_since >= limit_s]:
             self._close_slow(conn)
-        if self.nr_conns >= self.worker_connections:
-            self._close_idlest()
+        if now >= self._reduced_until:
+            self.worker_connections = self.cfg.worker_connections
+        while self.nr_conns >= self.worker_connections:
+            if not self._close_idlest():
+                break
 
     def set_accept_enabled(self, enabled: bool | None) -> None:  # noqa: FBT001 - gunicorn's name for it
         """Stop listening when the worker stops, and accept the connections that are queued already.
@@ -203,7 +225,7 @@ class PatientWorker(ThreadWorker):
         if self.on_stopping is not None:
             self.on_stopping()
         for listener in self.sockets:
-            with contextlib.suppress(BlockingIOError):
+            with contextlib.suppress(OSError):  # there are no more, or no descriptors for them
                 while True:
                     self._accept_from(listener)
             listener.close()
@@ -215,8 +237,12 @@ class PatientWorker(ThreadWorker):
             client = ClientSocket(client, self.client_limits)
         self.enqueue_req(Connection(self.cfg, client, address, listener.getsockname()))
 
-    def _close_idlest(self) -> None:
-        """Close the connection that has been waiting for its next request, or for the rest of a head, for longest."""
+    def _close_idlest(self) -> bool:
+        """Close the connection that has been waiting for its next request, or for the rest of a head, for longest.
+
+        Returns:
+            Whether there was one.
+        """
         if self.keepalived_conns:
             conn = self.keepalived_conns.popleft()
             self.poller.unregister(conn.sock)
@@ -228,6 +254,9 @@ class PatientWorker(ThreadWorker):
             self._close(conn)
         elif self._partial_heads:
             self._close_slow(next(iter(self._partial_heads)))
+        else:
+            return False
+        return True
 
     def _on_readable(self, conn: TConn, client: socket.socket) -> None:
         self.poller.unregister(client)

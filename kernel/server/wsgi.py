@@ -15,6 +15,7 @@ from kernel.http.auth import ensure_safe_sockets
 from kernel.logging import stdlib_config
 from kernel.server.addresses import ensure_addresses_free
 from kernel.server.client_socket import ClientLimits, SlowClientError
+from kernel.server.descriptors import raise_descriptor_limit
 from kernel.settings import LogSettings
 
 _WORKER_CLASS = "kernel.server.worker.PatientWorker"
@@ -41,6 +42,13 @@ def create() -> Tiercel:
         # gunicorn would print a traceback.
         sys.exit(f"tiercel: {ex}")
     return service
+
+
+def on_starting(server: Any) -> None:
+    """Let the processes have as many descriptors as they need."""
+    service: Tiercel = server.app.callable
+    if problem := raise_descriptor_limit(service.settings):
+        service.log.warning("too_few_file_descriptors", reason=problem)
 
 
 def pre_fork(server: Any, worker: Any) -> None:

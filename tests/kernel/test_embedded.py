@@ -19,7 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from kernel.embedded.server import EmbeddedServer
 from kernel.errors import BootError
 from tests.conftest import FAST
-from tests.processes import copy_home, postmaster, python_as, python_environment
+from tests.processes import copy_home, eventually, postmaster, python_as, python_environment
 
 pytestmark = pytest.mark.process
 
@@ -81,6 +81,10 @@ def ask(server: EmbeddedServer, query: str) -> object:
     return row[0] if row else None
 
 
+def read_log(home: Path) -> str:
+    return "".join(path.read_text() for path in (home / "postgres" / "log").iterdir())
+
+
 def modes(directory: Path) -> dict[Path, int]:
     return {path: path.stat().st_mode for path in directory.parents}
 
@@ -109,15 +113,48 @@ def test_two_users_share_one_server_and_the_last_stops_it(home: Path) -> None:
     assert postmaster(home) is None
 
 
-def test_the_server_survives_kill_9_of_its_user_and_stops_with_the_next_user(home: Path) -> None:
-    kill(hold(home))
-    survivor = postmaster(home)
+def test_the_server_stops_after_kill_9_of_its_last_user(home: Path) -> None:
+    first, second = hold(home), hold(home)
+    running = postmaster(home)
 
+    kill(first)
+    time.sleep(1)
+    assert postmaster(home) == running is not None
+    kill(second)
+
+    assert eventually(lambda: postmaster(home) is None)
+    assert eventually(lambda: not (home / "run").exists())
+
+
+def test_the_server_stops_after_kill_9_of_its_user_and_guardian(home: Path) -> None:
+    owner = hold(home)
+    running = postmaster(home)
+    assert running is not None
+    guardian = running.parent()
+    assert guardian is not None
+    assert "guardian.py" in str(guardian.cmdline())
+
+    guardian.kill()
+    kill(owner)
+
+    assert eventually(lambda: postmaster(home) is None)
+    assert "received fast shutdown request" in read_log(home)
     with make_server(home) as server:
         assert ask(server, "SELECT 1") == 1
-        assert postmaster(home) == survivor is not None
 
-    assert postmaster(home) is None
+
+def test_signals_for_a_service_do_not_end_the_guardian(home: Path) -> None:
+    with make_server(home) as server:
+        running = postmaster(home)
+        assert running is not None
+        guardian = running.parent()
+        assert guardian is not None
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            guardian.send_signal(number)
+        time.sleep(0.5)
+
+        assert ask(server, "SELECT 1") == 1
+        assert postmaster(home) == running
 
 
 def test_committed_data_survives_kill_9_of_server_and_user(home: Path) -> None:
@@ -190,8 +227,16 @@ def test_a_plain_user_can_run_it() -> None:
         assert postmaster(home) is None
 
 
-def test_a_path_too_long_for_a_socket_works_and_leaves_no_files_elsewhere(new_home: Path) -> None:
-    with make_server(new_home / ("d" * 120)) as server:
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("d" * 120, id="too long"),
+        pytest.param("a,b", id="comma"),
+        pytest.param(os.fsdecode(b"a\xffb"), id="not UTF-8"),
+    ],
+)
+def test_a_path_that_clients_cannot_use_works_and_leaves_no_files_elsewhere(new_home: Path, name: str) -> None:
+    with make_server(new_home / name) as server:
         sockets = Path(str(conninfo_to_dict(server.conninfo)["host"]))
         assert ask(server, "SELECT 1") == 1
         assert new_home not in sockets.parents

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from kernel.server.addresses import ensure_addresses_free
 from tests.faults.database import ask, end_server
 from tests.processes import TIERCEL, Service, copy_home, eventually, postmaster, serving
 
@@ -36,8 +37,8 @@ def test_up_runs_workers_that_end_with_it(home: Path, end: Callable[[Service], o
         end(service)
 
         assert eventually(lambda: not any(process.is_running() for process in everything)), service.errors
-    if postmaster(home) is not None:
-        end_server(home, signal.SIGINT)  # after a kill -9 it waits for the next start
+        ensure_addresses_free(f"127.0.0.1:{service.port}")
+    assert eventually(lambda: postmaster(home) is None)
 
 
 def test_a_stop_before_the_workers_began_takes_the_database_with_it(home: Path) -> None:
