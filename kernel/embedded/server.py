@@ -347,7 +347,7 @@ class EmbeddedServer:
         try:
             while not self._accepts_connections():
                 # If another process started it, it may be recovering or stopping.
-                if not self.is_running() if ended is None else select.select([ended], [], [], 0)[0]:
+                if not self.is_running() if ended is None else _is_readable(ended):
                     return False
                 if time.monotonic() > deadline:
                     raise BootError(f"the embedded PostgreSQL accepts no connections: {self._read_start_log()}")
@@ -528,6 +528,12 @@ def _socket_directory(home: Path) -> Path:
     if not _suits_clients(outside):
         raise BootError(f"TIERCEL_HOME: no socket can be in {str(inside)!r:.200}, nor in {str(outside)!r:.200}")
     return outside
+
+
+def _is_readable(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _suits_clients(path: Path) -> bool:

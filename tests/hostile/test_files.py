@@ -125,9 +125,10 @@ def test_a_directory_for_sockets_in_the_temporary_one_must_not_be_made_by_anothe
     server = make_server(tmp_path / ("d" * 120))
     sockets = Path(str(conninfo_to_dict(server.conninfo)["host"]))
     assert not sockets.exists()
-    for prepare in (lambda: os.chown(sockets, ANOTHER, 0), lambda: (os.chown(sockets, 0, 0), sockets.chmod(0o777))):
-        sockets.mkdir(exist_ok=True)
-        prepare()
+    sockets.mkdir()
+    for owner, mode in ((ANOTHER, 0o700), (0, 0o777)):
+        os.chown(sockets, owner, 0)
+        sockets.chmod(mode)
         with pytest.raises(BootError, match=r"belongs to another user|can be written to by others"):
             server.acquire()
     sockets.rmdir()

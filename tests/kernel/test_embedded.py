@@ -226,6 +226,15 @@ def test_a_plain_user_can_run_it() -> None:
         assert owner.returncode == 0
         assert postmaster(home) is None
 
+        killed = hold(home, tuple(python_as("nobody", home)))
+        again = postmaster(home)
+        assert again is not None
+        guardian = again.parent()
+        assert guardian is not None
+        guardian.kill()
+        kill(killed)
+        assert eventually(lambda: postmaster(home) is None)
+
 
 @pytest.mark.parametrize(
     "name",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -105,10 +106,13 @@ def test_a_file_that_cannot_be_written_degrades_readiness_and_fails_no_publicati
 def test_a_disk_that_is_full_leaves_neither_a_part_of_a_file_nor_the_old_one_broken(tmp_path: Path) -> None:
     path = tmp_path / "members.json"
     write_json(path, [1])
-    (tmp_path / ".members.json.part").symlink_to("/dev/full")
-
-    with pytest.raises(OSError, match="No space left on device"):
-        write_json(path, [2])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_json(path, ["x" * 200])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     assert (read(path), list(tmp_path.iterdir())) == ([1], [path])
 
