@@ -375,8 +375,10 @@ class EmbeddedServer:
                 cwd="/",
                 check=True,
             )
-        except BaseException:
+        except BaseException as ex:
             os.close(ended)
+            if isinstance(ex, subprocess.CalledProcessError):
+                raise BootError(f"the guardian of the embedded PostgreSQL did not start: {ex}") from ex
             raise
         finally:
             os.close(inherited)
