@@ -414,7 +414,8 @@ def _create_falcon_app(service: Tiercel, routes: tuple[MountedRoute, ...]) -> Ap
     app.set_error_serializer(lambda *_: None)
     ErrorHandlers(service.log, debug=service.settings.debug, unified=http.unified_errors).install(app)
     limits = BodyLimits(http.max_body_bytes, http.max_decoded_bytes)
-    mount(app, routes, RequestPipeline(service.shared.authorizer, limits, service.shared.applications))
+    shared = service.shared
+    mount(app, routes, RequestPipeline(shared.authorizer, limits, shared.applications, http.request_timeout_s))
     return app
 
 

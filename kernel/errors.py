@@ -207,6 +207,14 @@ class OtherClientError(ApiError):
         self.code = _STATUS_NAMES.get(status) or HTTPStatus(status).name.lower()
 
 
+class ClientGoneError(ApiError):
+    """499: the client disconnected before it was answered. Only the request log sees this status, which is nginx's."""
+
+    status = 499
+    code = "client_closed_request"
+    default_message = "The client disconnected before it was answered."
+
+
 class InternalError(ApiError):
     """500: an unexpected exception, which is logged with the request id."""
 
@@ -239,6 +247,13 @@ class UnavailableError(ApiError):
     def __init__(self, detail: str, *, retry_after_s: int = 1, code: str = code) -> None:
         super().__init__(detail=detail, headers={"Retry-After": str(retry_after_s)})
         self.code = code
+
+
+class DeadlineExceededError(UnavailableError):
+    """503: the request took longer than ``http.request_timeout_s``, and was given up."""
+
+    code = "deadline_exceeded"
+    default_message = "The request took too long."
 
 
 class VersionNotSupportedError(ApiError):

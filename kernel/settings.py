@@ -81,6 +81,7 @@ class ServerSettings(Table, frozen=True):
 class HttpSettings(Table, frozen=True):
     """Limits of requests, the body of errors, the host names that are served, and trusted proxies."""
 
+    request_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
     max_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 64 * 1024 * 1024
     max_decoded_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 256 * 1024 * 1024
     page_size: Annotated[int, env("DRF_PAGE_SIZE"), msgspec.Meta(ge=1)] = 50

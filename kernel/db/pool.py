@@ -7,7 +7,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, LiteralString, TypeVar
 
 import psycopg
@@ -27,6 +27,7 @@ from kernel.db.failures import (
     identify_connecting,
 )
 from kernel.db.queries import load_queries
+from kernel.deadline import Deadline, current_deadline
 from kernel.errors import BootError
 from kernel.logging import Logger
 from kernel.settings import DatabaseSettings
@@ -37,6 +38,8 @@ QUERIES = load_queries(__package__)
 
 # How long the client waits for an answer after the statement timeout, at which the server should have given up.
 _ANSWER_GRACE_S = 2.0
+# A request to cancel a statement goes to the server over a connection of its own.
+_CANCEL_TIMEOUT_S = 2.0
 _CLOSE_TIMEOUT_S = 5.0
 _STARTUP_POLL_S = 0.2
 # During an outage, a request waits for a connection no longer than this, and reuses a failure younger than that.
@@ -93,20 +96,27 @@ class Database:
     def connection(self, timeout_s: float | None = None) -> Iterator[Connection[Row]]:
         """Borrow a connection in autocommit mode.
 
+        A statement that is running when the deadline of the request passes, or its client disconnects, is cancelled.
+
         Args:
-            timeout_s: Replaces the configured statement timeout, and the limit on idle time in a transaction, while
-                the connection is borrowed. For work outside requests.
+            timeout_s: Replaces the configured statement timeout, the limit on idle time in a transaction, and the
+                deadline of the request, while the connection is borrowed. For work outside requests.
 
         Raises:
             UnavailableError: No connection became free in time, the server is gone, read-only or out of resources,
                 or a statement exceeded its timeout.
+            ClientGoneError: The client of the request has disconnected.
         """
         with raise_unavailable():
             if self._pool is None:
                 raise PoolClosed("the pool is not open")
             with self._pool.connection() as connection:
                 if timeout_s is None:
-                    yield connection
+                    connection.deadline = current_deadline()
+                    try:
+                        yield connection
+                    finally:
+                        connection.deadline = None
                     return
                 self._set_session_timeouts(connection, timeout_s)
                 try:
@@ -218,9 +228,8 @@ class Database:
         else:
             self._log.warning("database_unavailable", code=failure.code, reason=describe(error, failure))
 
-    def _configure_session(self, connection: Connection[Row]) -> None:
-        if isinstance(connection, _TimeLimitedConnection):
-            connection.answer_timeout_s = self._settings.statement_timeout_s + _ANSWER_GRACE_S
+    def _configure_session(self, connection: _TimeLimitedConnection) -> None:
+        connection.answer_timeout_s = self._settings.statement_timeout_s + _ANSWER_GRACE_S
         connection.execute(QUERIES["configure_session"])
         self._set_session_timeouts(connection, self._settings.statement_timeout_s)
 
@@ -236,8 +245,12 @@ class _TimeLimitedConnection(Connection[Row]):
     """
 
     answer_timeout_s: float | None = None
+    # Of the request that has borrowed the connection.
+    deadline: Deadline | None = None
 
     def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+        if self.deadline is not None:
+            gen = self._within_deadline(gen, self.deadline)
         try:
             return super().wait(gen, interval, self.answer_timeout_s if timeout is None else timeout)
         except psycopg.errors._WaitTimeout as ex:
@@ -245,8 +258,26 @@ class _TimeLimitedConnection(Connection[Row]):
             self.pgconn.finish()
             raise psycopg.OperationalError("the server does not answer") from ex
 
+    def _within_deadline(self, gen: PQGen[T], deadline: Deadline) -> PQGen[T]:
+        """Run a generator of psycopg; cancel the statement that it waits for once the deadline has passed."""
+        is_cancelled = False
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                # Nothing was ready for a tenth of a second.
+                if not ready and not is_cancelled and deadline.is_over():
+                    is_cancelled = True
+                    # The statement may still succeed, as a COMMIT does: the server tells.
+                    with suppress(psycopg.Error):
+                        self.cancel_safe(timeout=_CANCEL_TIMEOUT_S)
+                wanted = gen.send(ready)
+        except StopIteration as ex:
+            result: T = ex.value
+            return result
 
-class _LiveConnectionPool(ConnectionPool[Connection[Row]]):
+
+class _LiveConnectionPool(ConnectionPool[_TimeLimitedConnection]):
     """A pool that hands out only live connections, the most recently used first, and reports why it has none.
 
     psycopg_pool has a check of its own, but waits one second after the first connection that fails it, then two, then
@@ -275,7 +306,7 @@ class _LiveConnectionPool(ConnectionPool[Connection[Row]]):
         self._in_use = 0
         super().__init__(*given, **named)
 
-    def getconn(self, timeout: float | None = None) -> Connection[Row]:
+    def getconn(self, timeout: float | None = None) -> _TimeLimitedConnection:
         wait_s = self.timeout if timeout is None else timeout
         if self._failure is not None and not self._in_use:
             failure, failed_at = self._failure
@@ -295,7 +326,7 @@ class _LiveConnectionPool(ConnectionPool[Connection[Row]]):
             connection.close()
             self.putconn(connection)
 
-    def putconn(self, conn: Connection[Row]) -> None:
+    def putconn(self, conn: _TimeLimitedConnection) -> None:
         with self._lock:
             self._in_use -= 1
         super().putconn(conn)
@@ -314,7 +345,7 @@ class _LiveConnectionPool(ConnectionPool[Connection[Row]]):
             return self._failure[0]
         return POOL_EXHAUSTED if self._in_use else NO_ANSWER
 
-    def _connect(self, timeout: float | None = None) -> Connection[Row]:
+    def _connect(self, timeout: float | None = None) -> _TimeLimitedConnection:
         try:
             connection = super()._connect(timeout)
         except Exception as ex:
@@ -328,7 +359,7 @@ class _LiveConnectionPool(ConnectionPool[Connection[Row]]):
         if failure is not (before[0] if before else None):
             self._on_outage(failure, error)
 
-    def _get_ready_connection(self, timeout: float | None) -> Connection[Row] | None:
+    def _get_ready_connection(self, timeout: float | None) -> _TimeLimitedConnection | None:
         # The base class takes the leftmost; connections are returned at the right.
         self._pool.rotate(1)
         return super()._get_ready_connection(timeout)
@@ -358,15 +389,16 @@ def _is_alive(connection: Connection[Row]) -> bool:
 
 @contextmanager
 def _answer_timeout(connection: Connection[Row], timeout_s: float | None) -> Iterator[None]:
-    """Wait for answers as long as a statement timeout needs; None leaves the limit as it is."""
+    """Wait for answers as long as a statement timeout needs; None leaves the limits as they are."""
     if timeout_s is None or not isinstance(connection, _TimeLimitedConnection):
         yield
         return
-    previous_s, connection.answer_timeout_s = connection.answer_timeout_s, timeout_s + _ANSWER_GRACE_S
+    previous = connection.answer_timeout_s, connection.deadline
+    connection.answer_timeout_s, connection.deadline = timeout_s + _ANSWER_GRACE_S, None
     try:
         yield
     finally:
-        connection.answer_timeout_s = previous_s
+        connection.answer_timeout_s, connection.deadline = previous
 
 
 @contextmanager
@@ -395,6 +427,9 @@ def raise_unavailable() -> Iterator[None]:
     except PoolClosed as ex:
         raise STOPPING.error() from ex
     except psycopg.Error as ex:
+        if isinstance(ex, psycopg.errors.QueryCanceled):
+            # What ended the request is the reason, if that cancelled the statement.
+            current_deadline().check()
         unavailable = as_unavailable(ex)
         if unavailable is None:
             raise

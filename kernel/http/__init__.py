@@ -3,6 +3,7 @@
 Listed here is what plugins may import: pages, envelopes, decompression, and what else only some handlers need.
 """
 
+from kernel.deadline import current_deadline
 from kernel.http.access_log import RequestRecord
 from kernel.http.compression import DecompressionError, Decompressor, decompress
 from kernel.http.concurrency import ConcurrencyLimit
@@ -23,6 +24,7 @@ __all__ = [
     "Page",
     "RequestRecord",
     "Single",
+    "current_deadline",
     "cursor_page",
     "decompress",
     "envelope",

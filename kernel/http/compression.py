@@ -29,6 +29,9 @@ else:
 MIN_BYTES = 1024
 # The most that one step of a decoder may give: a few bytes can decompress to gigabytes.
 STEP_BYTES = 256 * 1024
+# What a decoder gets first of a member that does not begin its chunk.
+_MEMBER_START_BYTES = 1024
+_NOT_ZERO = re.compile(rb"[^\0]")
 # Higher levels spend more time than a local network saves.
 _GZIP_LEVEL = 1
 _ZSTD_LEVEL = 1
@@ -51,10 +54,11 @@ class DecompressionError(TiercelError):
 
     Args:
         message: For people.
-        reason: The stream is corrupt or has another coding; it is truncated; or its output is too large.
+        reason: The stream is corrupt or has another coding; it is truncated; its output is too large; or it has too
+            many members.
     """
 
-    def __init__(self, message: str, reason: Literal["corrupt", "truncated", "too_large"]) -> None:
+    def __init__(self, message: str, reason: Literal["corrupt", "truncated", "too_large", "too_many_members"]) -> None:
         super().__init__(message)
         self.reason = reason
 
@@ -66,13 +70,23 @@ class Decompressor:
         coding: ``gzip`` or ``zstd``.
         limit_bytes: The most that may come out; None for any amount.
         allow_padding: Whether zeros may follow a member, as in files that are padded to whole blocks.
+        members_max: The most members or frames; None for any number.
     """
 
-    def __init__(self, coding: str, limit_bytes: int | None = None, *, allow_padding: bool = False) -> None:
+    def __init__(
+        self,
+        coding: str,
+        limit_bytes: int | None = None,
+        *,
+        allow_padding: bool = False,
+        members_max: int | None = None,
+    ) -> None:
         self._coding = coding
         self._limit_bytes = limit_bytes
         self._allow_padding = allow_padding
+        self._members_max = members_max
         self._total_bytes = 0
+        self._members = 1
         # None between members.
         self._decoder: _Decoder | None = _DECODERS[coding]()
 
@@ -80,21 +94,25 @@ class Decompressor:
         """Decompress a chunk in steps of at most 256 KiB. Iterate to the end before the next chunk.
 
         Raises:
-            DecompressionError: The stream is corrupt, or more than the limit comes out.
+            DecompressionError: The stream is corrupt, has too many members, or more than the limit comes out.
         """
-        rest = chunk
-        while rest:
+        position, is_new = 0, False
+        while position < len(chunk):
             if self._decoder is None:
-                if self._allow_padding and not (rest := rest.lstrip(b"\0")):
+                if self._allow_padding and (position := _skip_zeros(chunk, position)) == len(chunk):
                     return
-                self._decoder = _DECODERS[self._coding]()
-            for piece in self._steps(self._decoder, rest):
+                self._decoder = self._next_decoder()
+                is_new = True
+            # A decoder copies what lies beyond its member: of a chunk full of small members, it gets only a bit.
+            given = chunk[position : position + _MEMBER_START_BYTES] if is_new else chunk[position:]
+            is_new = False
+            for piece in self._steps(self._decoder, given):
                 self._total_bytes += len(piece)
                 if self._limit_bytes is not None and self._total_bytes > self._limit_bytes:
                     message = f"the {self._coding} stream decompresses to more than {self._limit_bytes} bytes"
                     raise DecompressionError(message, "too_large")
                 yield piece
-            rest = self._decoder.unused_data
+            position += len(given) - len(self._decoder.unused_data)
             if self._decoder.eof:
                 self._decoder = None
 
@@ -106,6 +124,13 @@ class Decompressor:
         """
         if self._decoder is not None:
             raise DecompressionError(f"the {self._coding} stream is cut off", "truncated")
+
+    def _next_decoder(self) -> _Decoder:
+        self._members += 1
+        if self._members_max is not None and self._members > self._members_max:
+            message = f"the {self._coding} stream has more than {self._members_max} members or frames"
+            raise DecompressionError(message, "too_many_members")
+        return _DECODERS[self._coding]()
 
     def _steps(self, decoder: _Decoder, content: bytes) -> Iterator[bytes]:
         try:
@@ -120,15 +145,25 @@ class Decompressor:
             raise DecompressionError(str(ex), "corrupt") from ex
 
 
+def _skip_zeros(chunk: bytes, position: int) -> int:
+    found = _NOT_ZERO.search(chunk, position)
+    return len(chunk) if found is None else found.start()
+
+
 def decompress(
-    chunks: Iterable[bytes], coding: str, limit_bytes: int | None = None, *, allow_padding: bool = False
+    chunks: Iterable[bytes],
+    coding: str,
+    limit_bytes: int | None = None,
+    *,
+    allow_padding: bool = False,
+    members_max: int | None = None,
 ) -> Iterator[bytes]:
     """Decompress a stream as it arrives. Arguments as of ``Decompressor``.
 
     Raises:
-        DecompressionError: The stream is corrupt, ends early, or more than the limit comes out.
+        DecompressionError: The stream is corrupt, ends early, has too many members, or more than the limit comes out.
     """
-    decompressor = Decompressor(coding, limit_bytes, allow_padding=allow_padding)
+    decompressor = Decompressor(coding, limit_bytes, allow_padding=allow_padding, members_max=members_max)
     for chunk in chunks:
         yield from decompressor.feed(chunk)
     decompressor.finish()

@@ -32,6 +32,8 @@ from kernel.http.response import FalconResponse
 from kernel.logging import Logger
 
 PROBLEM_JSON = "application/problem+json"
+# nginx's 499 is not registered.
+_PHRASES = {499: "Client Closed Request", **{status.value: status.phrase for status in http.HTTPStatus}}
 
 
 def body(error: ApiError, request_id: str) -> dict[str, Any]:
@@ -53,7 +55,7 @@ def problem(error: ApiError, request_id: str) -> dict[str, Any]:
     del members["success"], members["error"], members["detail"]
     return {
         "type": "about:blank",
-        "title": http.HTTPStatus(error.status).phrase,
+        "title": _PHRASES[error.status],
         "status": error.status,
         "detail": _describe(error),
         **members,

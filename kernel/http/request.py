@@ -6,12 +6,13 @@ import io
 import random
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, unquote
 
 import falcon
 import msgspec
 
+from kernel.deadline import ClientConnection, current_deadline
 from kernel.errors import ApiError, MalformedError, OtherClientError, TooLargeError, UnsupportedMediaError
 from kernel.http.compression import CODINGS, DecompressionError, decompress, parse_content_encoding
 
@@ -25,6 +26,13 @@ _ENCODED_SLASH = re.compile("%2f", re.IGNORECASE)
 # Stands for an encoded slash in the path that is routed. No decoded path contains a lone surrogate.
 _SLASH_MARK = "\udc2f"
 _READ_BYTES = 64 * 1024
+# Members of gzip, or frames of zstd, that a body may have: empty ones take time, and there is room for millions.
+_MEMBERS_MAX = 10_000
+_BLANK_LINES_MAX = 1_000_000
+# Of lines that are shorter than this on average, hardly any holds a JSON object of use.
+_SHORT_LINE_BYTES = 32
+# A line from its first character that is not blank.
+_TEXT_LINE = re.compile(rb"\S[^\n]*")
 # The key of the request's context in the WSGI environment.
 CONTEXT_KEY = "tiercel.context"
 # None of these names is registered, and all of them are in use.
@@ -131,6 +139,12 @@ class Request(falcon.Request):
         return context
 
     @property
+    def client(self) -> ClientConnection | None:
+        """The connection to the client; None under servers that do not tell what becomes of it."""
+        connection = self.env.get("gunicorn.socket")
+        return cast(ClientConnection, connection) if hasattr(connection, "is_gone") else None
+
+    @property
     def request_id(self) -> str:
         """The id that the response has as ``X-Request-ID``."""
         return self.log_context.request_id
@@ -204,8 +218,10 @@ class StreamBody:
         """Read the body chunk by chunk, decompressed."""
         return read_chunks(self._request, self._limits)
 
-    def lines(self, max_line_bytes: int) -> Iterator[bytes]:
-        """Read the body line by line, without line ends.
+    def lines(self, max_line_bytes: int) -> Iterator[tuple[int, bytes]]:
+        """Read the body line by line, without line ends; each with its position, from 0.
+
+        Blank lines may be left out, but count in the positions.
 
         Args:
             max_line_bytes: The longest line allowed; no more than this and a chunk is held in memory.
@@ -214,15 +230,16 @@ class StreamBody:
             TooLargeError: A line is longer.
         """
         parts: list[bytes] = []
-        held_bytes = 0
+        held_bytes = blank_lines = position = 0
         for chunk in self.chunks():
-            *ended, rest = chunk.split(b"\n")
-            if ended:
-                ended[0] = b"".join((*parts, ended[0]))
-                for line in ended:
-                    if len(line) > max_line_bytes:
-                        raise _line_too_long(max_line_bytes)
-                    yield line
+            blank_lines = blank_lines + chunk.count(b"\n") if chunk.isspace() else 0
+            if blank_lines > _BLANK_LINES_MAX:
+                raise TooLargeError("Too many blank lines.", detail=f"more than {_BLANK_LINES_MAX} follow one another")
+            head, end, rest = chunk.rpartition(b"\n")
+            if end:
+                text = b"".join((*parts, head))
+                yield from _split_lines(text, position, max_line_bytes)
+                position += text.count(b"\n") + 1
                 parts, held_bytes = [], 0
             if rest:
                 parts.append(rest)
@@ -230,7 +247,22 @@ class StreamBody:
             if held_bytes > max_line_bytes:
                 raise _line_too_long(max_line_bytes)
         if parts:
-            yield b"".join(parts)
+            yield position, b"".join(parts)
+
+
+def _split_lines(text: bytes, position: int, max_line_bytes: int) -> Iterator[tuple[int, bytes]]:
+    if text.count(b"\n") * _SHORT_LINE_BYTES < len(text):
+        lines = text.split(b"\n")
+        if max(map(len, lines)) > max_line_bytes:
+            raise _line_too_long(max_line_bytes)
+        yield from enumerate(lines, position)
+        return
+    # Most lines are blank, or as good as that. There may be millions, which are skipped many times faster this way.
+    end = 0
+    for found in _TEXT_LINE.finditer(text):
+        position += text.count(b"\n", end, found.start())
+        end = found.end()
+        yield position, found[0]
 
 
 def _line_too_long(max_line_bytes: int) -> TooLargeError:
@@ -321,13 +353,18 @@ def _content_coding(request: Request) -> str | None:
 
 
 def _decompressed(chunks: Iterator[bytes], coding: str, limits: BodyLimits) -> Iterator[bytes]:
+    deadline = current_deadline()
     try:
-        yield from decompress(chunks, coding, limits.decoded_bytes)
+        for piece in decompress(chunks, coding, limits.decoded_bytes, members_max=_MEMBERS_MAX):
+            deadline.check()
+            yield piece
     except DecompressionError as ex:
         raise _decompression_failed(ex, coding, limits) from ex
 
 
 def _decompression_failed(error: DecompressionError, coding: str, limits: BodyLimits) -> ApiError:
+    if error.reason == "too_many_members":
+        return TooLargeError(detail=str(error))
     if error.reason == "too_large":
         return TooLargeError(detail=f"the body decodes to more than {limits.decoded_bytes} bytes")
     if error.reason == "truncated":
@@ -341,10 +378,12 @@ def _chunks_as_sent(request: Request, limits: BodyLimits) -> Iterator[bytes]:
     arrived_bytes = 0
     # Without Content-Length, one byte beyond the limit tells that the body is larger.
     beyond_bytes = 1 if expected_bytes is None else 0
+    deadline = current_deadline()
     while chunk := _read(request, min(_READ_BYTES, limit_bytes + beyond_bytes - arrived_bytes)):
         arrived_bytes += len(chunk)
         if arrived_bytes > limit_bytes:
             raise TooLargeError(detail=f"the body has more than {limit_bytes} bytes")
+        deadline.check()
         yield chunk
     if expected_bytes is not None:
         _ensure_complete(arrived_bytes, expected_bytes)

@@ -31,6 +31,7 @@ from kernel.conversion import (
     strip_bom,
     struct_fields,
 )
+from kernel.deadline import Deadline
 from kernel.errors import (
     ApiError,
     BootError,
@@ -168,11 +169,13 @@ class RequestPipeline(msgspec.Struct, frozen=True):
         authorizer: Checks policies.
         limits: How large a body may be.
         applications: Those that a path may name.
+        timeout_s: How long a request may work; see ``Deadline``.
     """
 
     authorizer: Authorizer
     limits: BodyLimits
     applications: Applications
+    timeout_s: float
 
     def admit(self, request: Request, mounted: MountedRoute, path_parameters: dict[str, Any]) -> None:
         """Authorize a request, and replace the slug of an application by the application.
@@ -245,8 +248,9 @@ def _make_responders(mounted: MountedRoute, pipeline: RequestPipeline) -> dict[s
     route = mounted.route
     if route.method is None:
         names = [f"on_{method.lower()}" for method in methods_of(route)]
-        return {name: _resource_responder(mounted, pipeline, getattr(route.handler, name)) for name in names}
-    responder = _handler_responder(mounted, pipeline)
+        responders = {name: _resource_responder(mounted, pipeline, getattr(route.handler, name)) for name in names}
+        return {name: _with_deadline(responder, pipeline.timeout_s) for name, responder in responders.items()}
+    responder = _with_deadline(_handler_responder(mounted, pipeline), pipeline.timeout_s)
     if route.method == "GET":
         return {"on_get": responder, "on_head": _without_stream(responder)}
     return {f"on_{route.method.lower()}": responder}
@@ -297,6 +301,16 @@ def _handler_responder(mounted: MountedRoute, pipeline: RequestPipeline) -> Resp
         if takes_request:
             arguments["request"] = request
         write_response(request, response, handler(**arguments), is_enveloped=is_enveloped)
+
+    return respond
+
+
+def _with_deadline(responder: Responder, timeout_s: float) -> Responder:
+    """Return a responder with a deadline. A response that is streamed is sent after it, within limits of its own."""
+
+    def respond(request: Request, response: FalconResponse, **path_parameters: Any) -> None:
+        with Deadline(timeout_s, request.client):
+            responder(request, response, **path_parameters)
 
     return respond
 

@@ -13,6 +13,12 @@ import msgspec
 
 from kernel.errors import TiercelError
 
+# The client has closed its side, or the connection is reset. Only Linux tells the first without reading.
+_GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+# A client that sends a request and closes its side at once may still want the response, so a request that is served
+# within this time is served to it.
+_HALF_CLOSED_S = 1.0
+
 
 class SlowClientError(TiercelError, TimeoutError):
     """A client sends its request or reads its response too slowly."""
@@ -62,6 +68,9 @@ class ClientSocket(socket.socket):
     Args:
         accepted: The socket from ``accept``; it is detached.
         limits: How long the client may take.
+
+    Attributes:
+        waited_s: How long the client has been waited for, all requests together.
     """
 
     def __init__(self, accepted: socket.socket, limits: ClientLimits) -> None:
@@ -69,6 +78,8 @@ class ClientSocket(socket.socket):
         self._receiving = _Patience(limits.receive_timeout_s, limits.rate_min_bytes)
         self._sending = _Patience(limits.send_timeout_s, limits.rate_min_bytes)
         self._waiting: Callable[[], AbstractContextManager[None]] = nullcontext
+        self._queued_at = time.monotonic()
+        self.waited_s = 0.0
 
     def begin_request(self, waiting: Callable[[], AbstractContextManager[None]]) -> None:
         """Give the client its whole time again.
@@ -79,6 +90,17 @@ class ClientSocket(socket.socket):
         self._receiving.reset()
         self._sending.reset()
         self._waiting = waiting
+        self._queued_at = time.monotonic()
+
+    def is_gone(self) -> bool:
+        """Tell whether the client has closed its side of the connection. One that has is taken to have disconnected."""
+        poll = select.poll()
+        poll.register(self.fileno(), _GONE)
+        return bool(poll.poll(0))
+
+    def is_abandoned(self) -> bool:
+        """Tell whether the request has waited in the queue until its client disconnected."""
+        return time.monotonic() - self._queued_at > _HALF_CLOSED_S and self.is_gone()
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
         """Receive bytes as ``socket.recv`` does.
@@ -129,5 +151,6 @@ class ClientSocket(socket.socket):
             ready = poll.poll(max(limit_s, 0) * 1000)
             waited_s = time.monotonic() - started
         patience.waited(waited_s)
+        self.waited_s += waited_s
         if not ready:
             raise SlowClientError("the client is too slow")

@@ -76,7 +76,8 @@ class PatientWorker(ThreadWorker):
     - heads wait in the poller until they are complete, at the cost of a socket each, with one time limit for the whole
       head, so that a client cannot extend it by sending a byte now and then;
     - a thread that waits for the body of a request, or for its client to read the response, leaves its turn to others;
-    - probes have threads of their own, so that they are answered while every other thread is busy.
+    - probes have threads of their own, so that they are answered while every other thread is busy;
+    - a request whose client has disconnected while it waited for a thread is not served.
     """
 
     header_timeout_s: float = 10.0
@@ -138,6 +139,12 @@ class PatientWorker(ThreadWorker):
         pool.submit(self.handle, conn).add_done_callback(
             lambda done: self.method_queue.defer(self.finish_request, conn, done)
         )
+
+    def handle(self, conn: TConn) -> bool:
+        """Serve the request of a connection, unless nobody waits for the response any more."""
+        if isinstance(conn.sock, ClientSocket) and conn.sock.is_abandoned():
+            return False
+        return super().handle(conn)
 
     def handle_request(self, req: Request, conn: TConn) -> bool:
         """Serve a request, once it is settled which host it is for."""

@@ -8,7 +8,7 @@ column.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal, LiteralString, NamedTuple
 from uuid import UUID
@@ -17,6 +17,7 @@ import psycopg
 from psycopg import Connection
 
 from kernel import FieldErrors
+from kernel.http import current_deadline
 from plugins.observability.event_ids import HIGHEST_SUFFIX, LOWEST_SUFFIX, IdSuffix, id_halves
 from plugins.observability.models import EventIn
 from plugins.observability.queries import QUERIES
@@ -56,6 +57,13 @@ _NULL = -1
 # ``id_halves`` inlined into the loop below.
 _VERSION, _VARIANT = id_halves(0, LOWEST_SUFFIX)
 _RANDOM_A, _RANDOM_B = HIGHEST_SUFFIX
+
+# A client may ask for batches as small as it likes, but after so many of them they have at least so many rows: each
+# costs as much as some hundred rows.
+_SMALL_BATCHES_MAX = 100
+_SMALL_BATCH_ROWS = 100
+# How often a batch is split to find what the server cannot store. Each time is an error in the server's log.
+_SPLITS_MAX = 300
 
 # What the server raises for JSON that is valid and still no jsonb: numbers of 200,000 digits, 10,000 levels of nesting.
 UNSTORABLE_ERRORS = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
@@ -160,10 +168,22 @@ def copy_new_rows(connection: Connected, rows: Sequence[bytes], batch_size: int,
     return copied
 
 
+def rows_at_a_time(batch_size: int, batches: int) -> int:
+    """Return how many rows the next batch of a request has.
+
+    Args:
+        batch_size: As asked for.
+        batches: How many the request has had.
+    """
+    return batch_size if batches < _SMALL_BATCHES_MAX else max(batch_size, _SMALL_BATCH_ROWS)
+
+
 def copy_storable_rows(
     connection: Connected, rows: Sequence[bytes], batch_size: int, copy: CopyRows
 ) -> tuple[Copied, dict[int, FieldErrors]]:
     """Copy the rows that the server can store; find the others by bisection.
+
+    Where too many cannot be stored to find each of them, rows beside them are rejected as well.
 
     Args:
         connection: Inside a transaction.
@@ -177,15 +197,19 @@ def copy_storable_rows(
     copied = Copied()
     unstorable: dict[int, FieldErrors] = {}
     spans = [range(len(rows))]
+    splits = 0
+    deadline = current_deadline()
     while spans:
+        deadline.check()
         span = spans.pop()
         try:
             with connection.transaction():  # a savepoint
                 part = copy(connection, rows[span.start : span.stop], batch_size)
         except UNSTORABLE_ERRORS as ex:
-            if len(span) == 1:
-                unstorable[span.start] = unstorable_errors(ex)
+            if len(span) == 1 or splits >= _SPLITS_MAX:
+                unstorable |= dict.fromkeys(span, unstorable_errors(ex, len(span)))
             else:
+                splits += 1
                 middle = len(span) // 2
                 spans += [span[middle:], span[:middle]]
         else:
@@ -204,13 +228,25 @@ def ensure_none_moved(connection: Connected, id_range: Mapping[str, UUID]) -> No
         raise EventMovedError
 
 
-def unstorable_errors(error: psycopg.Error) -> FieldErrors:
-    """Return what the sender of an event is told that the server cannot store. All but its tags is validated before."""
-    return {"tags": [f"The database cannot store this: {str(error).partition(chr(10))[0]}"]}
+def unstorable_errors(error: psycopg.Error, events: int = 1) -> FieldErrors:
+    """Return what the sender of events is told that the server cannot store. All but the tags is validated before.
+
+    Args:
+        error: Of the server.
+        events: How many it is about; it need not be true of all of them.
+    """
+    which = "this" if events == 1 else f"this, or one of {events - 1} events beside it"
+    return {"tags": [f"The database cannot store {which}: {str(error).partition(chr(10))[0]}"]}
 
 
-def _chunks(rows: Sequence[bytes], size: int) -> Iterable[Sequence[bytes]]:
-    return (rows[at : at + size] for at in range(0, len(rows), size))
+def _chunks(rows: Sequence[bytes], size: int) -> Iterator[Sequence[bytes]]:
+    deadline = current_deadline()
+    start = batches = 0
+    while start < len(rows):
+        deadline.check()
+        end = start + rows_at_a_time(size, batches)
+        yield rows[start:end]
+        start, batches = end, batches + 1
 
 
 def _copy(connection: Connected, statement: LiteralString, rows: Sequence[bytes]) -> int:

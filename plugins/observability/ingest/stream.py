@@ -9,7 +9,9 @@ from datetime import datetime
 import msgspec
 
 from kernel import ApiError, StreamBody, TooLargeError
+from kernel.http import current_deadline
 from plugins.observability.export_trailer import TrailerCheck, WrongTrailerError
+from plugins.observability.ingest.copy import rows_at_a_time
 from plugins.observability.ingest.decode import clean_line, decode_lines
 from plugins.observability.ingest.service import IngestLimits, IngestService
 from plugins.observability.models import IngestQuery, IngestResult, ItemError
@@ -117,6 +119,7 @@ class StreamIngest:
         limits = self._ingest.limits_of(query)
         is_limited = query.strict or idempotency_key is not None or query.max_events is not None
         lines = body.lines(LINE_MAX_BYTES)
+        deadline = current_deadline()
         totals = _StreamTotals(limits.max_errors)
         seen: Counter[bytes] = Counter()
         try:
@@ -127,18 +130,23 @@ class StreamIngest:
                     decoded, limits, strict=query.strict, idempotency_key=idempotency_key, seen=seen
                 )
                 totals.add(result, batch.end)
+                # A stream may go on for as long as it gets anywhere.
+                deadline.restart()
         except ApiError as ex:
             ex.extra = {**totals.counts(), **ex.extra}
             raise
         return totals.result()
 
 
-def _batches(lines: Iterable[bytes], limits: IngestLimits, *, is_limited: bool, is_whole: bool) -> Iterator[_LineBatch]:
+def _batches(
+    lines: Iterable[tuple[int, bytes]], limits: IngestLimits, *, is_limited: bool, is_whole: bool
+) -> Iterator[_LineBatch]:
     """Gather lines into batches. Blank lines, and the last line of an export, are skipped, but count in positions."""
     batch = _LineBatch()
     trailers = TrailerCheck()
-    count = 0
-    for index, sent in enumerate(lines):
+    count = batches = 0
+    size = limits.batch_size
+    for index, sent in lines:
         line = clean_line(sent)
         if not line or line.isspace():
             continue
@@ -156,9 +164,11 @@ def _batches(lines: Iterable[bytes], limits: IngestLimits, *, is_limited: bool, 
         batch.end = index + 1
         batch.lines.append(line)
         batch.size_bytes += len(line)
-        is_full = len(batch.lines) == limits.batch_size or batch.size_bytes >= BATCH_MAX_BYTES
+        is_full = len(batch.lines) >= size or batch.size_bytes >= BATCH_MAX_BYTES
         if is_full and not is_whole:
             yield batch
             batch = _LineBatch()
+            batches += 1
+            size = rows_at_a_time(limits.batch_size, batches)
     if batch.lines or batch.errors:
         yield batch

@@ -46,9 +46,9 @@ def size(body: RawBody) -> int:
     return len(body.content)
 
 
-def lines(body: StreamBody) -> list[int]:
-    """Measure the lines of a body."""
-    return [len(line) for line in body.lines(max_line_bytes=5000)]
+def lines(body: StreamBody) -> list[tuple[int, int]]:
+    """Measure the lines of a body that are not blank; each with its position."""
+    return [(position, len(line)) for position, line in body.lines(max_line_bytes=5000) if line.strip()]
 
 
 def answer(query: Size) -> Response[str]:
@@ -228,7 +228,28 @@ def test_a_zstd_window_beyond_8_mib_is_refused(client: Client) -> None:
 
 @pytest.mark.parametrize("content", [b"a\nbc\n\ndef", b"a\nbc\n\ndef\n"])
 def test_a_streamed_body_is_read_by_line(content: bytes, client: Client) -> None:
-    assert client.post("/lines/", content=content).json() == [1, 2, 0, 3]
+    assert client.post("/lines/", content=content).json() == [[0, 1], [1, 2], [3, 3]]
+
+
+@pytest.mark.parametrize("blank", [b"", b" ", b"\r", b"\t \r"])
+@pytest.mark.parametrize("blanks", [1, 40_000])
+def test_blank_lines_count_in_positions(blank: bytes, blanks: int, client: Client) -> None:
+    between = b"\n".join([blank] * blanks)[: LIMIT_BYTES // 3]
+    content = b"first\n" + between + b"\nsecond\n" + between + b"\nthird"
+    expected = [[at, len(line)] for at, line in enumerate(content.split(b"\n")) if line.strip()]
+
+    assert client.post("/lines/", content=content).json() == expected
+    assert len(expected) == 3
+
+
+@CODED
+def test_the_number_of_members_can_be_limited(coding: str) -> None:
+    members = ENCODE[coding](b"ab") * 3 + ENCODE[coding](b"")
+
+    assert b"".join(decompress([members], coding, members_max=4)) == b"ababab"
+    with pytest.raises(DecompressionError) as raised:
+        list(decompress([members], coding, members_max=3))
+    assert raised.value.reason == "too_many_members"
 
 
 @CODED
@@ -238,7 +259,7 @@ def test_lines_may_cross_chunks(coding: str, client: Client) -> None:
 
     found = post(client, "/lines/", ENCODE[coding](content), coding).json()
 
-    assert found == [len(line) for line in content.split(b"\n")]
+    assert found == [[at, len(line)] for at, line in enumerate(content.split(b"\n")) if line]
 
 
 @pytest.mark.parametrize("content", [b"x" * 5001, b"x" * 5001 + b"\n", b"\n" + b"x" * 90_000])
