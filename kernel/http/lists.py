@@ -35,7 +35,7 @@ class ListQuery(msgspec.Struct, frozen=True):
         page_size: Items per page; ``http.page_size`` by default.
     """
 
-    search: str = ""
+    search: Annotated[str, msgspec.Meta(max_length=300)] = ""
     ordering: str = ""
     page: Annotated[int, msgspec.Meta(ge=1)] | None = None
     page_size: Annotated[int, msgspec.Meta(ge=1)] | None = None

@@ -197,7 +197,7 @@ class RawBody(msgspec.Struct, frozen=True):
 class StreamBody:
     """A body that the handler reads while it arrives, once: annotate the parameter ``body`` with it.
 
-    Read it with one of ``read``, ``chunks`` and ``lines``. All raise ``MalformedError`` if the body ends early or is
+    Read it with one of ``read``, ``read_sent``, ``chunks`` and ``lines``. All raise ``MalformedError`` if the body ends early or is
     corrupt, ``OtherClientError`` (408) if the client stops sending, and ``TooLargeError`` beyond a limit.
 
     Args:
@@ -213,6 +213,18 @@ class StreamBody:
     def read(self) -> bytes:
         """Read the whole body."""
         return read_body(self._request, self._limits)
+
+    def read_sent(self, max_bytes: int) -> bytes:
+        """Read the whole body as it was sent: what is compressed stays so, as where its bytes are signed.
+
+        Args:
+            max_bytes: The most that the body may have.
+
+        Raises:
+            TooLargeError: It has more.
+        """
+        limits = BodyLimits(min(max_bytes, self._limits.sent_bytes), max_bytes)
+        return b"".join(_chunks_as_sent(self._request, limits))
 
     def chunks(self) -> Iterator[bytes]:
         """Read the body chunk by chunk, decompressed."""

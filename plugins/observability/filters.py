@@ -14,6 +14,8 @@ from plugins.observability.models import INT32_MAX, REFERENCE_MAX, STATUS_CODES,
 from plugins.observability.queries import QUERIES
 
 SEARCH_TERMS_MAX = 10
+# In characters. Each event is compared with the pattern of each term, which takes as long as the pattern is.
+SEARCH_LENGTH_MAX = 300
 DEFAULT_ORDERING = ("-time",)
 SORTABLE = ("time", "latency_ms", "status_code", "service", "endpoint", "method")
 SMALLINT = range(-(2**15), 2**15)
@@ -76,8 +78,10 @@ def split_search(text: str | None) -> list[str]:
     """Split a search into its terms, all of which an event must match.
 
     Raises:
-        InvalidError: There are more than ``SEARCH_TERMS_MAX``.
+        InvalidError: There are more than ``SEARCH_TERMS_MAX``, or they are too long.
     """
+    if len(text or "") > SEARCH_LENGTH_MAX:
+        raise InvalidError(errors={"search": [f"Expected at most {SEARCH_LENGTH_MAX} characters."]})
     terms = (text or "").replace(",", " ").split()
     if len(terms) > SEARCH_TERMS_MAX:
         raise InvalidError(errors={"search": [f"Expected at most {SEARCH_TERMS_MAX} terms, got {len(terms)}."]})

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from kernel import FieldErrors, InvalidError, MalformedError, TooLargeError
+from kernel.http import current_deadline
 from plugins.observability.ingest.validate import Undecodable, validate_event
 from plugins.observability.models import EventIn, ItemError
 
@@ -228,7 +229,9 @@ def _decode_items(items: Sequence[bytes], now: datetime) -> DecodedBatch:
     indexes: list[int] = []
     events: list[EventIn] = []
     errors: list[ItemError] = []
+    deadline = current_deadline()
     for index, item in enumerate(items):
+        deadline.check()
         try:
             event, messages = decode_event(item, now)
         except MalformedError as ex:
@@ -262,7 +265,9 @@ def _decode_each_line(lines: Sequence[bytes], indexes: Sequence[int], now: datet
     valid: list[int] = []
     events: list[EventIn] = []
     errors: list[ItemError] = []
+    deadline = current_deadline()
     for index, line in zip(indexes, lines, strict=True):
+        deadline.check()
         try:
             event, messages = decode_event(line, now)
         except MalformedError as ex:
@@ -401,7 +406,9 @@ def _split(content: bytes, brackets: bytes) -> Iterator[bytes]:
     if not content[1:-1].strip():
         return
     depth, start, end = 0, 1, len(content) - 1
+    deadline = current_deadline()
     for token in _TOKEN.finditer(content, 1, end):
+        deadline.check()
         kind = token[0]
         if kind in b"[{":
             depth += 1
