@@ -33,6 +33,8 @@ class Deadline:
         client: For whom the work is done, if somebody waits for it.
     """
 
+    __slots__ = ("_client", "_next_look", "_outer", "_started", "_timeout_s", "_waited_before_s")
+
     def __init__(self, timeout_s: float, client: ClientConnection | None = None) -> None:
         self._timeout_s = timeout_s
         self._client = client

@@ -197,8 +197,8 @@ class RawBody(msgspec.Struct, frozen=True):
 class StreamBody:
     """A body that the handler reads while it arrives, once: annotate the parameter ``body`` with it.
 
-    Read it with one of ``read``, ``read_sent``, ``chunks`` and ``lines``. All raise ``MalformedError`` if the body ends early or is
-    corrupt, ``OtherClientError`` (408) if the client stops sending, and ``TooLargeError`` beyond a limit.
+    Read it with one of ``read``, ``read_sent``, ``chunks`` and ``lines``. All raise ``MalformedError`` if the body ends
+    early or is corrupt, ``OtherClientError`` (408) if the client stops sending, and ``TooLargeError`` beyond a limit.
 
     Args:
         request: Whose body it is.
@@ -223,7 +223,7 @@ class StreamBody:
         Raises:
             TooLargeError: It has more.
         """
-        limits = BodyLimits(min(max_bytes, self._limits.sent_bytes), max_bytes)
+        limits = msgspec.structs.replace(self._limits, sent_bytes=min(max_bytes, self._limits.sent_bytes))
         return b"".join(_chunks_as_sent(self._request, limits))
 
     def chunks(self) -> Iterator[bytes]:

@@ -182,6 +182,18 @@ def test_small_batches_cost_little(service: Service, kind: str) -> None:
     assert time.monotonic() - started < 15
 
 
+def test_many_unstorable_events_cost_little(service: Service) -> None:
+    # A number with more digits after the point than the database stores.
+    body = json.dumps([make_event(tags={"a": "?"})] * 2000).replace('"?"', "0." + "1" * 20_000).encode()
+
+    started = time.monotonic()
+    answer = send(service, gzip.compress(body, 1), Content_Type="application/json", Content_Encoding="gzip")
+
+    assert answer.status_code in {200, 503}
+    assert answer.json().get("inserted", 0) == 0
+    assert time.monotonic() - started < 20
+
+
 def test_a_search_has_limits(service: Service) -> None:
     def search(path: str, text: str) -> int:
         return httpx.get(service.url + path, params={"search": text}, timeout=30).status_code
