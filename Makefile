@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PGLITE := $(VENV)/pglite
 
-.PHONY: up test quick lint coverage fmt docs bench lock clean
+.PHONY: up test quick soak lint coverage fmt docs bench lock clean
 
 ## up: set up, start with demo data on http://127.0.0.1:8000/
 up: $(VENV)/.run
@@ -17,6 +17,10 @@ test: lint $(VENV)/.pglite
 ## quick: lint, format, types, import rules and the tests that start no process, on the embedded PostgreSQL only
 quick: lint
 	$(BIN)/pytest -q -n 4 --quick
+
+## soak: send 100,000 random requests to a service; SOAK=1000000 for more of them, SEED=7 for others
+soak: $(VENV)/.dev
+	TIERCEL_TEST_FUZZ_REQUESTS=$(or $(SOAK),100000) TIERCEL_TEST_FUZZ_SEED=$(or $(SEED),1) $(BIN)/pytest -q -s tests/hostile/test_fuzz.py
 
 ## coverage: which lines the tests of `make quick` run, in one process
 coverage: $(VENV)/.dev
