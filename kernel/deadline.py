@@ -67,7 +67,7 @@ class Deadline:
         waited_s = 0.0 if client is None else client.waited_s - self._waited_before_s
         remaining_s = self._started + self._timeout_s + waited_s - now
         if remaining_s <= 0:
-            return DeadlineExceededError(f"the request took longer than {self._timeout_s:g} s", retry_after_s=5)
+            return DeadlineExceededError(f"the request took longer than {self._timeout_s:g} s")
         if client is not None and client.is_gone():
             return ClientGoneError()
         self._next_look = now + min(CHECK_INTERVAL_S, remaining_s)

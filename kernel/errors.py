@@ -255,6 +255,9 @@ class DeadlineExceededError(UnavailableError):
     code = "deadline_exceeded"
     default_message = "The request took too long."
 
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, retry_after_s=5, code=self.code)
+
 
 class VersionNotSupportedError(ApiError):
     """505: the request has another major version of HTTP than 1."""

@@ -118,7 +118,7 @@ class IngestQuery(msgspec.Struct, frozen=True):
 
     Args:
         strict: Store nothing unless every item is valid.
-        batch_size: Rows sent to the database at a time.
+        batch_size: Rows sent to the database at a time; after the first 100 batches of a request, at least 100.
         max_events: A request with more items than this is answered with 413.
         max_errors: How many errors the response lists; 0 for counts only.
     """

@@ -300,7 +300,7 @@ def _query(draw: random.Random, kind: Any) -> str:
         return ""
     fields = inspect.type_info(kind)
     assert isinstance(fields, inspect.StructType)
-    given = {field.encode_name: _make(draw, field.type) for field in fields.fields if draw.random() < 0.25}
+    given = {field.encode_name: _make(draw, field.type) for field in fields.fields if draw.random() < 0.12}
     pairs = [f"{name}={quote(_as_text(value), errors='replace')}" for name, value in given.items()]
     return "?" + "&".join(pairs) if pairs else ""
 
