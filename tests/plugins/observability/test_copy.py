@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import psycopg
 import pytest
 
-from plugins.observability.ingest.copy import Connected, copy_storable_rows
+from plugins.observability.ingest.copy import Connected, Copied, copy_storable_rows
 
 
 @pytest.mark.parametrize(
@@ -16,16 +16,16 @@ from plugins.observability.ingest.copy import Connected, copy_storable_rows
 def test_the_search_for_unstorable_items_has_an_end(database: str, bad: range, rejected: int, copies_max: int) -> None:
     copies: list[int] = []
 
-    def copy(_connection: Connected, rows: Sequence[bytes], _batch_size: int) -> int:
+    def copy(_connection: Connected, rows: Sequence[bytes], _batch_size: int) -> Copied:
         copies.append(len(rows))
         if any(int(row) in bad for row in rows):
             raise psycopg.DataError("not storable")
-        return len(rows)
+        return Copied(len(rows))
 
     with psycopg.connect(database) as connection:
         rows = [b"%d" % number for number in range(4000)]
-        inserted, errors = copy_storable_rows(connection, rows, 4000, copy)
+        copied, errors = copy_storable_rows(connection, rows, 4000, copy)
 
     assert set(bad) <= errors.keys()
-    assert (inserted + len(errors), len(copies) <= copies_max) == (4000, True)
+    assert (copied.inserted + len(errors), len(copies) <= copies_max) == (4000, True)
     assert len(errors) <= rejected
