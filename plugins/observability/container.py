@@ -55,8 +55,8 @@ def make_container(services: Services) -> Container:
     rollups = Rollups(db)
     return Container(
         settings=settings,
-        store=EventStore(db, series, partitions, watermark, request_templates),
-        scanner=EventScanner(db, settings.export_timeout_s, settings.export_pause_s),
+        store=EventStore(db, series, partitions, watermark, settings.tags_max_bytes, request_templates),
+        scanner=EventScanner(db, settings.export_timeout_s, settings.export_pause_s, settings.tags_max_bytes),
         removal=Removal(db),
         ingest=ingest,
         ledger=Ledger(db, now),

@@ -79,7 +79,7 @@ class EventPages:
     ) -> Page[Event]:
         order = order_by(with_tie_breaker(ordering))
         # One event more than the page holds tells whether there is a next page, whatever the count says.
-        events = self._store.list(conditions, order, size + 1, (page - 1) * size)
+        events, _ = self._store.list(conditions, order, size + 1, (page - 1) * size)
         return numbered_page(
             request, events[:size], page=page, page_size=size, count=count, has_next=len(events) > size
         )
@@ -102,7 +102,10 @@ class EventPages:
                 raise InvalidError(errors={"cursor": ["Null characters are not allowed."]})
             after = keyset(keys, cursor.values, backwards=backwards)
             conditions = Conditions(conditions.parts + after.parts, conditions.values | after.values)
-        events = self._store.list(conditions, order_by(keys, backwards=backwards), size + 1)
+        found, fitting = self._store.list(conditions, order_by(keys, backwards=backwards), size + 1)
+        # A page whose tags would be too long ends early: its link leads to the next event. A page by number cannot.
+        size = min(size, fitting)
+        events = list(found[: size + 1])
         if backwards:
             events.reverse()
         return cursor_page(

@@ -28,14 +28,15 @@ from plugins.observability.models import Event, FilterQuery
 from plugins.observability.queries import QUERIES
 from plugins.observability.requests_route import requests_route
 from plugins.observability.series import LOCAL_ACCOUNT
-from plugins.observability.store import resolve_filters, select_events, to_event
+from plugins.observability.store import resolve_filters, served_max_bytes, to_event
 
 FormatName = Literal["csv", "ndjson", "parquet"]
 COLUMNS = Event.__struct_fields__
-# Rows that a fetch from the cursor returns.
-_BATCH_EVENTS = 1000
+# Rows that a fetch from the cursor returns: with the longest tags, 16 MiB.
+_BATCH_EVENTS = 250
 # Smaller row groups compress worse, larger ones need more memory.
 _ROW_GROUP_EVENTS = 20_000
+_ROW_GROUP_TAGS_BYTES = 16 * 1024 * 1024
 # Spreadsheets run a text that begins with one of these as a formula: https://owasp.org/www-community/attacks/CSV_Injection
 # Such a text gets a leading '. So does one that begins with ', so that removing one ' restores every text.
 _FORMULA_PREFIXES = frozenset("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20'")
@@ -92,12 +93,14 @@ class EventScanner:
         db: The database.
         timeout_s: A scan may take this long.
         pause_s: The consumer may take this long between two batches; then the server ends the scan.
+        tags_max_bytes: Longer tags are left out; see ``EventStore``.
     """
 
-    def __init__(self, db: Database, timeout_s: float, pause_s: float) -> None:
+    def __init__(self, db: Database, timeout_s: float, pause_s: float, tags_max_bytes: int) -> None:
         self._db = db
         self._timeout_s = timeout_s
         self._pause_s = pause_s
+        self._tags_max_bytes = tags_max_bytes
 
     def scan(self, query: FilterQuery) -> Iterator[list[Event]]:
         """Return all events that some filters match, in order. Holds a connection until it is closed.
@@ -117,7 +120,9 @@ class EventScanner:
             conditions = resolve_filters(connection, query, LOCAL_ACCOUNT)
             # A named cursor is one of the server; a client-side cursor would fetch all rows at once.
             with connection.cursor(name="export") as cursor:
-                cursor.execute(select_events(conditions, order), {**conditions.values, "limit": None, "offset": 0})
+                statement = sql.SQL(QUERIES["scan_events"]).format(where=conditions.where, order=order)
+                limits = {"tags_max_bytes": served_max_bytes(self._tags_max_bytes)}
+                cursor.execute(statement, {**conditions.values, **limits})
                 while rows := cursor.fetchmany(_BATCH_EVENTS):
                     yield [to_event(row) for row in rows]
                     if time.monotonic() > deadline:
@@ -231,6 +236,7 @@ class ParquetFormat:
             self._buffer, self._schema, compression="zstd", write_page_checksum=True
         )
         self._events: list[Event] = []
+        self._tags_bytes = 0
 
     def header(self) -> bytes:
         """Return the magic number."""
@@ -239,13 +245,15 @@ class ParquetFormat:
     def encode(self, events: Sequence[Event]) -> bytes:
         """Return a row group once there are enough events."""
         self._events += events
-        return self.flush() if len(self._events) >= _ROW_GROUP_EVENTS else b""
+        self._tags_bytes += sum(len(event.tags) for event in events)
+        is_full = len(self._events) >= _ROW_GROUP_EVENTS or self._tags_bytes >= _ROW_GROUP_TAGS_BYTES
+        return self.flush() if is_full else b""
 
     def flush(self) -> bytes:
         """Return a row group with the buffered events."""
         if not self._events:
             return b""
-        events, self._events = self._events, []
+        events, self._events, self._tags_bytes = self._events, [], 0
         columns = {
             "id": [str(event.id) for event in events],
             "tags": [bytes(event.tags).decode() for event in events],

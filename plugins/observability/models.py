@@ -30,6 +30,9 @@ LatencyMs = Annotated[int, msgspec.Meta(ge=0, le=INT32_MAX)] | Annotated[float, 
 Reference = Annotated[str, msgspec.Meta(max_length=REFERENCE_MAX)]
 EventId = Annotated[str, msgspec.Meta(min_length=1, max_length=EVENT_ID_MAX)]
 NO_TAGS = msgspec.Raw(b"{}")
+# In place of stored tags that are not sent back.
+OMITTED_TAGS = msgspec.Raw(b'{"_omitted":"These tags are longer than the setting observability.tags_max_bytes."}')
+OMITTED_FROM_PAGE = msgspec.Raw(b'{"_omitted":"The page would be too large. Ask for fewer events, or for this one."}')
 
 
 class EventIn(msgspec.Struct, gc=False):
@@ -44,7 +47,7 @@ class EventIn(msgspec.Struct, gc=False):
         latency_ms: How long it took, in ms, rounded to whole ones, halves up; None if that was not measured.
         trace_id: The trace it belongs to.
         user_ref: The user who sent the request, as the sender calls them.
-        tags: A JSON object, stored unchanged.
+        tags: A JSON object, stored unchanged; see ``ingest.tags`` for its limits.
         event_id: The sender's own id of the event. An event sent again with the same id and time is stored once.
     """
 

@@ -111,7 +111,8 @@ WHERE e.time = new.time AND e.id = new.id
 TRUNCATE event_staging
 
 -- name: find_event
-SELECT e.id, e.time, s.service, s.endpoint, s.method, e.status_code, e.latency_ms, e.trace_id, e.user_ref, e.tags::text
+SELECT e.id, e.time, s.service, s.endpoint, s.method, e.status_code, e.latency_ms, e.trace_id, e.user_ref,
+       observability.tags_text(e.tags, %(tags_max_bytes)s)
 FROM observability.event AS e
 JOIN observability.series AS s ON s.id = e.series
 WHERE e.time >= %(from_time)s AND e.time < %(to_time)s AND e.id = %(id)s AND s.account = %(account)s
@@ -123,7 +124,8 @@ SET series = e.series
 FROM observability.series AS s
 WHERE s.id = e.series AND e.time >= %(from_time)s AND e.time < %(to_time)s AND e.id = %(id)s
   AND s.account = %(account)s
-RETURNING e.id, e.time, s.service, s.endpoint, s.method, e.status_code, e.latency_ms, e.trace_id, e.user_ref, e.tags::text
+RETURNING e.id, e.time, s.service, s.endpoint, s.method, e.status_code, e.latency_ms, e.trace_id, e.user_ref,
+          observability.tags_text(e.tags, %(tags_max_bytes)s)
 
 -- name: find_moved
 SELECT time FROM observability.event_moved WHERE id = %(id)s
@@ -185,16 +187,39 @@ FROM observability.series_generation
 -- name: any_event
 SELECT EXISTS (SELECT FROM observability.event)
 
+-- name: scan_events
+SELECT e.id, e.time, s.service, s.endpoint, s.method, e.status_code, e.latency_ms, e.trace_id, e.user_ref,
+       observability.tags_text(e.tags, %(tags_max_bytes)s)
+FROM observability.event AS e
+JOIN observability.series AS s ON s.id = e.series
+WHERE {where}
+ORDER BY {order}
+
 -- name: list_events
-SELECT e.id, e.time, s.service, s.endpoint, s.method, e.status_code, e.latency_ms, e.trace_id, e.user_ref, e.tags::text
+-- The last column tells whether the tags up to here are within the limit of a page; of the others, only the event is sent.
+-- A window without an order of its own keeps that of its rows.
+SELECT id, time, service, endpoint, method, status_code, latency_ms, trace_id, user_ref,
+       CASE WHEN fits THEN tags END, fits
+FROM (
+    SELECT *, coalesce(sum(octet_length(tags)) OVER (ROWS UNBOUNDED PRECEDING), 0) <= %(page_max_bytes)s AS fits
+    FROM (
+        SELECT id, time, service, endpoint, method, status_code, latency_ms, trace_id, user_ref,
+               observability.tags_text(stored_tags, %(tags_max_bytes)s) AS tags
+        FROM ({page}) AS page
+        OFFSET 0) AS served) AS counted
+
+-- name: page_of_events
+SELECT e.id, e.time, s.service, s.endpoint, s.method, e.status_code, e.latency_ms, e.trace_id, e.user_ref,
+       e.tags AS stored_tags
 FROM observability.event AS e
 JOIN observability.series AS s ON s.id = e.series
 WHERE {where}
 ORDER BY {order}
 LIMIT %(limit)s OFFSET %(offset)s
 
--- name: list_trace
-SELECT e.id, e.time, s.service, s.endpoint, s.method, e.status_code, e.latency_ms, e.trace_id, e.user_ref, e.tags::text
+-- name: page_of_trace
+SELECT e.id, e.time, s.service, s.endpoint, s.method, e.status_code, e.latency_ms, e.trace_id, e.user_ref,
+       e.tags AS stored_tags
 FROM observability.event AS e
 JOIN observability.series AS s ON s.id = e.series
 WHERE e.trace_id = %(trace_id)s AND s.account = %(account)s

@@ -13,6 +13,8 @@ from plugins.observability.retention.watermark import RetentionLimits
 
 # A hundred years: no events are older, and dates do not overflow.
 DAYS_MAX = 36_500
+# The most that ``tags_max_bytes`` can be set to: a page holds the events of its own budget of bytes.
+TAGS_MAX_BYTES = 4 * 1024 * 1024
 
 
 class ObservabilitySettings(Table, frozen=True):
@@ -22,6 +24,7 @@ class ObservabilitySettings(Table, frozen=True):
         ingest_batch_size: Rows sent to the database at a time.
         ingest_max_events: The most items of one request.
         ingest_max_errors: How many errors a response lists.
+        tags_max_bytes: How long the tags of an event may be, as sent and as served.
         log_own_requests: Whether the requests that this service answers are stored as well.
         series_cache_items: How many ids of series a process remembers.
         series_max: How many series an account may have.
@@ -30,7 +33,7 @@ class ObservabilitySettings(Table, frozen=True):
         template_ingest: Whether templates are applied to what clients send.
         exports_max: How many exports a process runs at the same time; further ones get 503.
         export_timeout_s: How long an export may take.
-        export_pause_s: How long a client may take to read a thousand rows of it, or 20,000 of Parquet.
+        export_pause_s: How long a client may take to read 250 rows of it, or 20,000 of Parquet.
         running_hour_wait_s: How long the rollups of the running hour are left until they are computed again.
         raw_days: How many days events are kept; 0 keeps them forever.
         hourly_days: How many days hourly rollups are kept; 0 keeps them forever.
@@ -41,6 +44,7 @@ class ObservabilitySettings(Table, frozen=True):
     ingest_batch_size: Annotated[int, env("APM_INGEST_BATCH_SIZE"), msgspec.Meta(ge=1)] = 10_000
     ingest_max_events: Annotated[int, env("APM_INGEST_MAX_EVENTS"), msgspec.Meta(ge=1)] = 100_000
     ingest_max_errors: Annotated[int, env("APM_INGEST_MAX_ERRORS"), msgspec.Meta(ge=0)] = 100
+    tags_max_bytes: Annotated[int, msgspec.Meta(ge=1024, le=TAGS_MAX_BYTES)] = 64 * 1024
     log_own_requests: bool = True
     series_cache_items: Annotated[int, msgspec.Meta(ge=1)] = 200_000
     series_max: Annotated[int, msgspec.Meta(ge=1, le=INT32_MAX)] = 50_000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 from psycopg import Connection, sql
 
-from kernel import ConflictError, Database, NotFoundError
+from kernel import ConflictError, Database, InvalidError, NotFoundError
 from plugins.observability.event_ids import time_range, unix_us
 from plugins.observability.filters import (
     Conditions,
@@ -21,9 +21,10 @@ from plugins.observability.filters import (
     split_search,
 )
 from plugins.observability.ingest.copy import UNSTORABLE_ERRORS, unstorable_errors
+from plugins.observability.ingest.tags import oversized_tags, oversized_tags_positions
 from plugins.observability.ingest.validate import invalid_fields
 from plugins.observability.ledger import append_removal
-from plugins.observability.models import Event, SelectionQuery
+from plugins.observability.models import OMITTED_FROM_PAGE, OMITTED_TAGS, Event, SelectionQuery
 from plugins.observability.partitions import DAY_US, MissingPartitionError, Partitions
 from plugins.observability.path_templates import Templates
 from plugins.observability.queries import QUERIES
@@ -41,6 +42,10 @@ from plugins.observability.series import (
 # An edit starts over when another edit of the event, or a removal of series or partitions, comes first.
 EDIT_ATTEMPTS_MAX = 10
 DELETE_ATTEMPTS_MAX = 5
+# The tags of a page or of a trace together. Everything else in an event is bounded by the lengths of its fields.
+PAGE_MAX_BYTES = 16 * 1024 * 1024
+# What an event that is capped may have in its tags beyond those that were sent: the texts of its series.
+_PRESERVED_MAX_BYTES = 4096
 Connected = Connection[tuple[Any, ...]]
 
 
@@ -52,6 +57,7 @@ class EventStore:
         series: The dictionary of series.
         partitions: Creates partitions for new days.
         watermark: Of retention: no event can be moved to an earlier time.
+        tags_max_bytes: Longer tags are not stored, and those that are stored already are not returned.
         templates: Applied to endpoints; None leaves them as they were sent.
     """
 
@@ -61,12 +67,14 @@ class EventStore:
         series: SeriesDictionary,
         partitions: Partitions,
         watermark: IngestWatermark,
+        tags_max_bytes: int,
         templates: Templates | None = None,
     ) -> None:
         self._db = db
         self._series = series
         self._partitions = partitions
         self._watermark = watermark
+        self._tags_max_bytes = tags_max_bytes
         self._templates = templates
 
     def find(self, event_id: UUID, account: int = LOCAL_ACCOUNT) -> Event:
@@ -77,11 +85,11 @@ class EventStore:
         """
         try:
             with self._db.connection() as connection:
-                return _find(connection, event_id, account)
+                return self._find(connection, event_id, account)
         except NotFoundError:
             # It may have been moved from the place searched second to the one searched first: search one snapshot.
             with self._db.transaction(repeatable_read=True) as connection:
-                return _find(connection, event_id, account)
+                return self._find(connection, event_id, account)
 
     def edit(self, event_id: UUID, changes: dict[str, Any], account: int = LOCAL_ACCOUNT) -> Event:
         """Change fields of an event. It keeps its id, even if its time changes.
@@ -93,12 +101,17 @@ class EventStore:
 
         Raises:
             NotFoundError: No event has that id.
-            InvalidError: The database cannot store its tags, or events of its new time are not kept.
+            InvalidError: Its tags cannot be stored, or are too long (those that are kept, too), or events of its new
+                time are not kept.
             ConflictError: The event was edited by others in every attempt.
         """
         failure: Exception
+        if "tags" in changes and oversized_tags_positions([changes["tags"]], self._tags_max_bytes):
+            raise self._oversized()
         for _ in range(EDIT_ATTEMPTS_MAX):
             before = self.find(event_id, account)
+            if before.tags is OMITTED_TAGS and "tags" not in changes:
+                raise self._oversized()
             since = self._watermark.since
             if since is not None and changes.get("time", since) < since and changes["time"] != before.time:
                 raise TooOldError(since)
@@ -131,7 +144,7 @@ class EventStore:
         values = {**columns, "series": series.ids[key], "tags": bytes(after.tags).decode()}
         with self._db.transaction() as connection:
             try:
-                current = _find(connection, before.id, account, lock=True)
+                current = self._find(connection, before.id, account, lock=True)
             except NotFoundError as ex:
                 raise _edited_by_others(before.id) from ex  # moved or deleted: the next attempt tells which
             if current != before:
@@ -154,7 +167,7 @@ class EventStore:
             self.find(event_id, account)
             with self._db.transaction() as connection:
                 try:
-                    event = _find(connection, event_id, account, lock=True)
+                    event = self._find(connection, event_id, account, lock=True)
                 except NotFoundError:
                     continue  # moved: the next attempt finds where it is
                 connection.execute(QUERIES["delete_event"], {"id": event.id, "time": event.time})
@@ -170,18 +183,29 @@ class EventStore:
         with self._db.connection() as connection:
             return resolve_filters(connection, query, account)
 
-    def list(self, conditions: Conditions, order: sql.Composable, limit: int, offset: int = 0) -> list[Event]:
-        """Return events that meet some conditions, in order."""
-        values = {**conditions.values, "limit": limit, "offset": offset}
-        with self._db.connection() as connection:
-            rows = connection.execute(select_events(conditions, order), values).fetchall()
-        return [to_event(row) for row in rows]
+    def list(
+        self, conditions: Conditions, order: sql.Composable, limit: int, offset: int = 0
+    ) -> tuple[Sequence[Event], int]:
+        """Return events that meet some conditions, in order, and how many of them the limit of a page leaves complete.
+
+        The tags of the others are ``OMITTED_FROM_PAGE``.
+        """
+        page = sql.SQL(QUERIES["page_of_events"]).format(where=conditions.where, order=order)
+        return self._page(page, {**conditions.values, "limit": limit, "offset": offset})
 
     def trace(self, trace_id: str, limit: int, account: int = LOCAL_ACCOUNT) -> Sequence[Event]:
-        """Return the events of a trace, in order of time."""
+        """Return the events of a trace, in order of time; as of ``list``, some may be without their tags."""
         values = {"trace_id": trace_id, "account": account, "limit": limit}
+        return self._page(sql.SQL(QUERIES["page_of_trace"]), values)[0]
+
+    def _page(self, page: sql.Composable, values: Mapping[str, Any]) -> tuple[Sequence[Event], int]:
+        query = sql.SQL(QUERIES["list_events"]).format(page=page)
+        limits = {"tags_max_bytes": served_max_bytes(self._tags_max_bytes), "page_max_bytes": PAGE_MAX_BYTES}
         with self._db.connection() as connection:
-            return [to_event(row) for row in connection.execute(QUERIES["list_trace"], values)]
+            rows = connection.execute(query, {**values, **limits}).fetchall()
+        fitting = sum(row[-1] for row in rows)
+        omitted = (msgspec.structs.replace(to_event(row), tags=OMITTED_FROM_PAGE) for row in rows[fitting:])
+        return [*map(to_event, rows[:fitting]), *omitted], fitting
 
     def count(self, conditions: Conditions) -> int:
         """Count the events that meet some conditions."""
@@ -195,6 +219,28 @@ class EventStore:
         """Tell whether there are no events."""
         return not self._one("any_event", Conditions([], {}))[0]
 
+    def _find(self, connection: Connected, event_id: UUID, account: int, *, lock: bool = False) -> Event:
+        """Find an event at the time in its id, or where it was moved to."""
+        try:
+            start, end = time_range(event_id)
+        except ValueError as ex:
+            raise _not_found(event_id) from ex
+        query = QUERIES["lock_event" if lock else "find_event"]
+        values = {"id": event_id, "account": account, "tags_max_bytes": served_max_bytes(self._tags_max_bytes)}
+        row = connection.execute(query, {**values, "from_time": start, "to_time": end}).fetchone()
+        if row is None:
+            moved = connection.execute(QUERIES["find_moved"], {"id": event_id}).fetchone()
+            if moved is not None:
+                time: datetime = moved[0]
+                span = {"from_time": time, "to_time": time + datetime.resolution}
+                row = connection.execute(query, {**values, **span}).fetchone()
+        if row is None:
+            raise _not_found(event_id)
+        return to_event(row)
+
+    def _oversized(self) -> InvalidError:
+        return invalid_fields({"tags": [oversized_tags(self._tags_max_bytes)]})
+
     def _one(self, name: str, conditions: Conditions) -> tuple[Any, ...]:
         query = sql.SQL(QUERIES[name]).format(where=conditions.where)
         with self._db.connection() as connection:
@@ -204,9 +250,9 @@ class EventStore:
         return row
 
 
-def select_events(conditions: Conditions, order: sql.Composable) -> sql.Composed:
-    """Compose the query for events; ``limit`` and ``offset`` are further parameters."""
-    return sql.SQL(QUERIES["list_events"]).format(where=conditions.where, order=order)
+def served_max_bytes(tags_max_bytes: int) -> int:
+    """Return how long stored tags may be to be returned, for events whose tags were at most so long as sent."""
+    return tags_max_bytes + _PRESERVED_MAX_BYTES
 
 
 def resolve_filters(connection: Connected, query: SelectionQuery, account: int) -> Conditions:
@@ -227,10 +273,10 @@ def resolve_filters(connection: Connected, query: SelectionQuery, account: int) 
 
 
 def to_event(row: Sequence[Any]) -> Event:
-    """Make an event of a row; the queries have its columns in this order."""
+    """Make an event of a row; the queries have its columns in this order, and NULL for tags that are too long."""
     # Named one by one: to unpack a row into the call takes half as long again.
-    event_id, time, service, endpoint, method, status_code, latency_ms, trace_id, user_ref, tags = row
-    raw_tags = msgspec.Raw(tags.encode())
+    event_id, time, service, endpoint, method, status_code, latency_ms, trace_id, user_ref, tags = row[:10]
+    raw_tags = OMITTED_TAGS if tags is None else msgspec.Raw(tags.encode())
     return Event(event_id, time, service, endpoint, method, status_code, latency_ms, trace_id, user_ref, raw_tags)
 
 
@@ -255,26 +301,6 @@ def _with_series(event: Event, series: ResolvedSeries) -> Event:
     service, endpoint, method = series.substitutes[key].texts
     tags = msgspec.Raw(series.preserve_original(key, bytes(event.tags)))
     return msgspec.structs.replace(event, service=service, endpoint=endpoint, method=method, tags=tags)
-
-
-def _find(connection: Connected, event_id: UUID, account: int, *, lock: bool = False) -> Event:
-    """Find an event at the time in its id, or where it was moved to."""
-    try:
-        start, end = time_range(event_id)
-    except ValueError as ex:
-        raise _not_found(event_id) from ex
-    query = QUERIES["lock_event" if lock else "find_event"]
-    values = {"id": event_id, "account": account}
-    row = connection.execute(query, {**values, "from_time": start, "to_time": end}).fetchone()
-    if row is None:
-        moved = connection.execute(QUERIES["find_moved"], {"id": event_id}).fetchone()
-        if moved is not None:
-            time: datetime = moved[0]
-            span = {"from_time": time, "to_time": time + datetime.resolution}
-            row = connection.execute(query, {**values, **span}).fetchone()
-    if row is None:
-        raise _not_found(event_id)
-    return to_event(row)
 
 
 def _move(connection: Connected, before: Event, values: dict[str, Any]) -> None:

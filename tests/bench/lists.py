@@ -29,6 +29,8 @@ EVENTS_FULL = 5_000_000
 ROUNDS = 5
 REPEATS = 200
 PAGE_SIZE = 50
+# No limit is reached.
+TAGS = {"tags_max_bytes": 65_536, "page_max_bytes": 16 * 1024 * 1024}
 DEEP_PAGE = 10_000
 WALK_PAGE_SIZE = 1_000
 SERVICE = "service-3"
@@ -128,7 +130,7 @@ def _page_sql(connection: Connected) -> Run:
         values = {"series": series, "start": SPAN[0], "end": SPAN[1]}
         return (
             connection.execute(count, values).fetchall(),
-            connection.execute(page, {**values, "limit": PAGE_SIZE + 1, "offset": 0}).fetchall(),
+            connection.execute(page, {**values, "limit": PAGE_SIZE + 1, "offset": 0, **TAGS}).fetchall(),
         )
 
     return run
@@ -136,19 +138,20 @@ def _page_sql(connection: Connected) -> Run:
 
 def _id_sql(connection: Connected, event_id: str) -> Run:
     start, end = time_range(UUID(event_id))
-    values = {"id": event_id, "account": LOCAL_ACCOUNT, "from_time": start, "to_time": end}
+    values = {"id": event_id, "account": LOCAL_ACCOUNT, "from_time": start, "to_time": end, **TAGS}
     return lambda: connection.execute(QUERIES["find_event"], values).fetchall()
 
 
 def _trace_sql(connection: Connected, trace_id: str) -> Run:
     statement = _list_sql(sql.SQL(QUERIES["filter_trace_id"]))
-    values = {"trace_id": trace_id, "limit": PAGE_SIZE + 1, "offset": 0}
+    values = {"trace_id": trace_id, "limit": PAGE_SIZE + 1, "offset": 0, **TAGS}
     return lambda: connection.execute(statement, values).fetchall()
 
 
 def _list_sql(where: sql.Composable) -> sql.Composed:
     order = order_by(with_tie_breaker(parse_ordering(())))
-    return sql.SQL(QUERIES["list_events"]).format(where=where, order=order)
+    page = sql.SQL(QUERIES["page_of_events"]).format(where=where, order=order)
+    return sql.SQL(QUERIES["list_events"]).format(page=page)
 
 
 def _p50_ms(run: Run) -> float:

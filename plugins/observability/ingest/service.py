@@ -37,6 +37,7 @@ from plugins.observability.ingest.copy import (
 from plugins.observability.ingest.decode import DecodedBatch, decode_batch, decode_fields
 from plugins.observability.ingest.idempotency import derive_ids
 from plugins.observability.ingest.normalize import NormalizedBatch, normalize
+from plugins.observability.ingest.tags import oversized_tags, oversized_tags_positions
 from plugins.observability.ingest.validate import invalid_fields, validate_event
 from plugins.observability.ledger import LOCAL_SENDER, LedgerEntry, append_entry, count_reasons
 from plugins.observability.models import IngestQuery, IngestResult, ItemError
@@ -65,7 +66,7 @@ class StoreResult(msgspec.Struct, frozen=True):
     Args:
         inserted: Events that are stored now.
         duplicates: Events that were stored before.
-        errors: Events that are too old, or that the server cannot store.
+        errors: Events that are too old, whose tags are too long, or that the server cannot store.
         capped: Events, inserted or stored before, that went to ``__other__``; see ``series``.
         unknown_methods: Events, inserted or stored before, whose method is not a registered one; see ``methods``.
         replaced: Events that were stored before with other details, which are replaced.
@@ -172,6 +173,7 @@ class IngestService:
         self._partitions = partitions
         self._watermark = watermark
         self._limits = IngestLimits(settings.ingest_batch_size, settings.ingest_max_events, settings.ingest_max_errors)
+        self._tags_max_bytes = settings.tags_max_bytes
         self._now = now
         self._templates = templates
         self._capped = self._unknown_methods = 0
@@ -282,7 +284,7 @@ class IngestService:
         known: Known = "skip",
         templates: Templates | None = None,
     ) -> StoreResult:
-        """Store events in one transaction: all that are not too old and that the server can store, or none.
+        """Store events in one transaction: all that fit and that the server can store, or none.
 
         Args:
             batch: Normalized.
@@ -300,14 +302,16 @@ class IngestService:
             UnavailableError: The database is unavailable; nothing is stored.
         """
         failure: Exception
+        batch, oversized = self._drop_oversized(batch)
         for _ in range(ATTEMPTS_MAX):
             kept, expired = self._drop_expired(batch)
-            if expired and strict:
-                raise BatchRejectedError(expired)
-            all_rejected = [*rejected, *expired]
+            dropped = oversized + expired
+            if dropped and strict:
+                raise BatchRejectedError(dropped)
+            all_rejected = [*rejected, *dropped]
             if not kept.events:
                 self._record_rejected(sender, all_rejected)
-                return StoreResult(0, errors=expired)
+                return StoreResult(0, errors=dropped)
             try:
                 series = self._series.resolve(kept.series_keys, templates)
                 self._partitions.ensure(kept.days)
@@ -324,7 +328,7 @@ class IngestService:
                 failure = ex
             else:
                 self._count(stored)
-                return msgspec.structs.replace(stored, errors=[*expired, *stored.errors])
+                return msgspec.structs.replace(stored, errors=[*dropped, *stored.errors])
         raise failure
 
     def _record_rejected(self, sender: str, rejected: Sequence[ItemError], received: int | None = None) -> None:
@@ -361,6 +365,14 @@ class IngestService:
         if errors:
             raise InvalidError(f"Some parameters are wrong: {', '.join(errors)}.", errors=errors)
         return IngestLimits(**values)
+
+    def _drop_oversized(self, batch: NormalizedBatch) -> tuple[NormalizedBatch, list[ItemError]]:
+        """Return a batch without the events whose tags are too long, and the errors of these."""
+        positions = oversized_tags_positions((event.tags for event in batch.events), self._tags_max_bytes)
+        if not positions:
+            return batch, []
+        messages = {"tags": [oversized_tags(self._tags_max_bytes)]}
+        return batch.without(positions), [ItemError(batch.indexes[at], messages) for at in positions]
 
     def _drop_expired(self, batch: NormalizedBatch) -> tuple[NormalizedBatch, list[ItemError]]:
         """Return a batch without the events that lie before the watermark, and the errors of these."""

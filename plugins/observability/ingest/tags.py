@@ -1,22 +1,30 @@
 """What tags may hold. They are stored as jsonb, which keeps every digit, and sent back to whoever asks.
 
-Tags stay JSON text all the way: decoding them would cost more than everything else, and lose digits.
+Tags stay JSON text all the way: decoding them would cost more than everything else, and lose digits. So they are
+bounded as text, both as sent and as served: the server writes ``1e300`` out in 301 digits, and a space after each comma
+and colon.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 import msgspec
 
 NO_NUL = "Null characters are not allowed."
+# Decoders of JSON give up soon beyond this: PHP's at 512, that of Python at its limit of recursion.
+DEPTH_MAX = 500
+VALUES_MAX = 5000
 
 # In no JSON text.
 _SEPARATOR = b"\x00"
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_TOKEN = re.compile(_STRING + rb"|(-?[0-9][0-9.eE+-]*+)", re.DOTALL)
+_STRINGS = re.compile(_STRING, re.DOTALL)
+_NUMBER = re.compile(rb"-?[0-9][0-9.eE+-]*+")
+_EXPONENT = re.compile(rb"[0-9][eE][+-]?0*+([0-9]*+)")
 # A number that is out of range has an exponent of at least three digits, or hundreds of digits. To look for either, all
 # digits are made one, and signs are left out.
 _ONE_DIGIT = bytes.maketrans(b"123456789E", b"000000000e")
@@ -24,10 +32,15 @@ _SIGNS = b"+-"
 _LONG_EXPONENT = b"0e000"
 # With an exponent of two digits, this many are well inside the range.
 _LONG_NUMBER = b"0" * 200
+# Shorter tags have neither too many values nor too many levels: an array takes two bytes, a value and its comma too.
+_SHORT_BYTES = 2 * min(DEPTH_MAX, VALUES_MAX)
+# As served, a text has at most so many times its bytes as sent: "1e308," becomes 309 digits, a comma and a space.
+_GROWTH_MAX = 52
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def validate_tags(content: bytes) -> str | None:
-    """Return what is wrong with tags, for their sender; None if nothing is.
+    """Return what is wrong with tags, for their sender; None if nothing is. How long they are is left to their storage.
 
     Args:
         content: A JSON object, UTF-8.
@@ -35,11 +48,12 @@ def validate_tags(content: bytes) -> str | None:
     # An escaped backslash before "u0000" is not a null character.
     if b"\\u0000" in content and b"\\u0000" in content.replace(b"\\\\", b""):
         return NO_NUL
+    if len(content) > _SHORT_BYTES and (wrong := _too_many(content)) is not None:
+        return wrong
     if _may_be_out_of_range(content):
-        for match in _TOKEN.finditer(content):
-            number = match[1]
-            if number is not None and not _fits_double(number):
-                return f"Numbers must be in the range of a double, at most 1.8e308, got {number.decode():.40}."
+        for match in _NUMBER.finditer(_without_strings(content)):
+            if not _fits_double(match[0]):
+                return f"Numbers must be in the range of a double, at most 1.8e308, got {match[0].decode():.40}."
     return None
 
 
@@ -51,10 +65,55 @@ def invalid_tags_positions(tags: Sequence[msgspec.Raw]) -> list[int]:
     """
     joined = _SEPARATOR.join(tags)
     objects = joined.startswith(b"{") + joined.count(_SEPARATOR + b"{")
-    if objects == len(tags) and not _may_be_out_of_range(joined):
+    if objects != len(tags) or _may_be_out_of_range(joined):
+        suspicious: Sequence[int] = range(len(tags))
+    elif len(joined) > _SHORT_BYTES:
+        suspicious = [at for at, value in enumerate(tags) if len(value) > _SHORT_BYTES]
+    else:
         return []
-    values = map(bytes, tags)
-    return [at for at, value in enumerate(values) if not value.startswith(b"{") or validate_tags(value) is not None]
+    values = ((at, bytes(tags[at])) for at in suspicious)
+    return [at for at, value in values if not value.startswith(b"{") or validate_tags(value) is not None]
+
+
+def oversized_tags_positions(tags: Iterable[msgspec.Raw], max_bytes: int) -> list[int]:
+    """Return the positions of tags that are longer than a limit, as sent or as served.
+
+    Args:
+        tags: Those that ``validate_tags`` accepts.
+        max_bytes: The limit.
+    """
+    small_bytes = max_bytes // _GROWTH_MAX
+    large = [(at, bytes(text)) for at, text in enumerate(tags) if len(text) > small_bytes]
+    return [at for at, text in large if len(text) > max_bytes or _served_bytes_max(text) > max_bytes]
+
+
+def oversized_tags(max_bytes: int) -> str:
+    """Return what their sender is told."""
+    return f"Tags may have at most {max_bytes} bytes, also with all digits of numbers written out."
+
+
+def _too_many(content: bytes) -> str | None:
+    structure: bytes | None = None
+    if content.count(b",") >= VALUES_MAX:
+        structure = _without_strings(content)
+        if structure.count(b",") >= VALUES_MAX:
+            return f"Tags may have at most {VALUES_MAX} values."
+    if content.count(b"[") + content.count(b"{") > DEPTH_MAX:
+        brackets = (structure or _without_strings(content)).translate(None, _NOT_BRACKETS)
+        if max(accumulate(1 if bracket in b"[{" else -1 for bracket in brackets)) > DEPTH_MAX:
+            return f"Tags may have at most {DEPTH_MAX} levels."
+    return None
+
+
+def _served_bytes_max(content: bytes) -> int:
+    """Return a number of bytes that the text of tags has at most, both as sent and as the server writes it."""
+    structure = content if _STRINGS.search(content) is None else _without_strings(content)
+    digits = sum(int(match[1] or 0) for match in _EXPONENT.finditer(structure))
+    return len(content) + structure.count(b",") + structure.count(b":") + digits
+
+
+def _without_strings(content: bytes) -> bytes:
+    return _STRINGS.sub(b"", content)
 
 
 def _may_be_out_of_range(content: bytes) -> bool:
