@@ -410,13 +410,19 @@ curl -s -H 'Accept: application/problem+json' http://127.0.0.1:8000/nowhere/
 _LIMITING = re.compile(r"(^max_|_max(_|$)|_timeout_s$|^timeout_s$|^per_host$|^requests_per_minute$)")
 # Limits that are not settings: what is limited, and the constant.
 _CONSTANTS = (
+    ("bytes of a body, unless its route takes more: ingest", "kernel.contracts:BODY_MAX_BYTES"),
+    ("JSON values in such a body", "kernel.http.routing:JSON_VALUES_MAX"),
+    ("levels of JSON in such a body", "kernel.http.routing:JSON_DEPTH_MAX"),
+    ("values in the tags of an event", "plugins.observability.ingest.tags:VALUES_MAX"),
+    ("levels in the tags of an event", "plugins.observability.ingest.tags:DEPTH_MAX"),
+    ("bytes of tags on a page, or in a trace", "plugins.observability.store:PAGE_MAX_BYTES"),
     ("parameters in a query string", "kernel.http.routing:QUERY_PARAMETERS_MAX"),
     (
         "bytes of a response above which it is compressed for clients that accept it",
         "kernel.http.compression:MIN_BYTES",
     ),
     ("words in `search` of the list of events", "plugins.observability.filters:SEARCH_TERMS_MAX"),
-    ("bytes in a line of a stream", "plugins.observability.ingest.stream:LINE_MAX_BYTES"),
+    ("bytes in a line of a stream", "plugins.observability.ingest.decode:EVENT_MAX_BYTES"),
     ("bytes in a transaction of a stream", "plugins.observability.ingest.stream:BATCH_MAX_BYTES"),
 )
 

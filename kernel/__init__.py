@@ -18,7 +18,7 @@ from kernel.contracts import (
     collect_routes,
     route,
 )
-from kernel.conversion import EndTime, parse_time, strip_bom
+from kernel.conversion import EndTime, JsonOutline, parse_time, strip_bom
 from kernel.db.engine import Engine
 from kernel.db.pool import Database
 from kernel.db.queries import load_queries
@@ -56,6 +56,7 @@ __all__ = [
     "HealthCheck",
     "InvalidError",
     "Job",
+    "JsonOutline",
     "MalformedError",
     "Method",
     "NotFoundError",

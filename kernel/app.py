@@ -42,7 +42,7 @@ from kernel.http.compression import CompressionMiddleware
 from kernel.http.errors import ErrorHandlers
 from kernel.http.forwarding import ForwardingMiddleware, TrustedProxies
 from kernel.http.health import KERNEL, Health, HealthRoutes
-from kernel.http.request import BodyLimits, Request
+from kernel.http.request import BodyBudget, BodyLimits, Request
 from kernel.http.response import FalconResponse
 from kernel.http.routing import (
     App,
@@ -413,7 +413,7 @@ def _create_falcon_app(service: Tiercel, routes: tuple[MountedRoute, ...]) -> Ap
     app.req_options.strip_url_path_trailing_slash = True
     app.set_error_serializer(lambda *_: None)
     ErrorHandlers(service.log, debug=service.settings.debug, unified=http.unified_errors).install(app)
-    limits = BodyLimits(http.max_body_bytes, http.max_decoded_bytes)
+    limits = BodyLimits(http.max_body_bytes, http.max_decoded_bytes, BodyBudget(http.bodies_max_bytes))
     shared = service.shared
     mount(app, routes, RequestPipeline(shared.authorizer, limits, shared.applications, http.request_timeout_s))
     return app

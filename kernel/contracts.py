@@ -18,6 +18,7 @@ Handler = Callable[..., Any]
 Probe = Callable[[], str | None]
 H = TypeVar("H", bound=Handler)
 _ROUTE = "__tiercel_route__"
+BODY_MAX_BYTES = 1024 * 1024
 
 
 class Filter(Protocol):
@@ -112,6 +113,8 @@ class Route(Contract, frozen=True):
             ``/shop/public/products/`` and ``/shop/public/{application}/products/``.
         query: The Struct of the query string, for a handler that serves several routes and annotates ``query`` with a
             base class of theirs. By default that annotation.
+        body_max_bytes: The largest body, as sent and decompressed, for a handler that takes it whole. The settings
+            ``http.max_body_bytes`` and ``http.max_decoded_bytes`` apply as well, and alone to a ``StreamBody``.
         path_types: The types of path parameters by name, for a handler that serves several routes and takes those that
             it does not name as ``**path_parameters``. By default the annotations of its parameters.
     """
@@ -124,6 +127,7 @@ class Route(Contract, frozen=True):
     menu: str | None = None
     logged: bool = True
     per_application: bool = False
+    body_max_bytes: int = BODY_MAX_BYTES
     query: type[msgspec.Struct] | None = None
     path_types: Mapping[str, Any] = {}
 
@@ -137,6 +141,7 @@ def route(
     menu: str | None = None,
     logged: bool = True,
     per_application: bool = False,
+    body_max_bytes: int = BODY_MAX_BYTES,
 ) -> Callable[[H], H]:
     """Declare where a function or method is served. Arguments, and what it may take and return, as of ``Route``.
 
@@ -165,6 +170,7 @@ def route(
         "menu": menu,
         "logged": logged,
         "per_application": per_application,
+        "body_max_bytes": body_max_bytes,
     }
 
     def decorate(handler: H) -> H:

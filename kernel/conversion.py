@@ -13,6 +13,7 @@ import typing
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cache
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import msgspec
@@ -220,6 +221,33 @@ def convert_fields(
 def strip_bom(content: bytes) -> bytes:
     """Return content without the UTF-8 byte order mark that some programs write first; see RFC 8259, section 8.1."""
     return content.removeprefix(codecs.BOM_UTF8)
+
+
+_JSON_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+class JsonOutline:
+    """JSON without its strings, from which its size is known before it is decoded.
+
+    To look at it costs little, whereas decoded values can take thirty times the memory of their text.
+
+    Args:
+        content: JSON; it need not be valid.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        # Brackets, commas, colons, and what is neither string nor blank.
+        self.text = _JSON_STRING.sub(b"", content) if b'"' in content else content
+
+    def count_values(self) -> int:
+        """Return how many values there are at most."""
+        return 1 + self.text.count(b",") + self.text.count(b"[") + self.text.count(b"{")
+
+    def depth(self) -> int:
+        """Return how many levels of arrays and objects there are."""
+        brackets = self.text.translate(None, _NOT_BRACKETS)
+        return max(accumulate(1 if bracket in b"[{" else -1 for bracket in brackets), default=0)
 
 
 def strip_nul(value: Any) -> Any:

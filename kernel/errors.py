@@ -259,6 +259,13 @@ class DeadlineExceededError(UnavailableError):
         super().__init__(detail, retry_after_s=5, code=self.code)
 
 
+class OutOfMemoryError(UnavailableError):
+    """503: the process had too little memory for the request. What was sent may be fine."""
+
+    def __init__(self) -> None:
+        super().__init__("the process has too little memory", retry_after_s=5)
+
+
 class VersionNotSupportedError(ApiError):
     """505: the request has another major version of HTTP than 1."""
 

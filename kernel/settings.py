@@ -84,6 +84,7 @@ class HttpSettings(Table, frozen=True):
     request_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
     max_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 64 * 1024 * 1024
     max_decoded_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 256 * 1024 * 1024
+    bodies_max_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 256 * 1024 * 1024
     page_size: Annotated[int, env("DRF_PAGE_SIZE"), msgspec.Meta(ge=1)] = 50
     page_size_max: Annotated[int, msgspec.Meta(ge=1)] = 1000
     unified_errors: bool = True

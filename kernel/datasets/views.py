@@ -119,6 +119,8 @@ class Views:
     ) -> _Filtered:
         try:
             return apply_filters(dataset, snapshot.items, filters)
+        except MemoryError:
+            raise  # says nothing about the filter, and must not be cached
         except Exception as ex:
             self._log.error("filter_failed", application=application.slug, dataset=dataset.name, exc_info=ex)
             # Cached like a result: a pure function fails again on the same items.

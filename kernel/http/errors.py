@@ -26,6 +26,7 @@ from kernel.errors import (
     NotFoundError,
     NotSupportedError,
     OtherClientError,
+    OutOfMemoryError,
 )
 from kernel.http.request import Request
 from kernel.http.response import FalconResponse
@@ -140,7 +141,9 @@ class ErrorHandlers:
     def handle_unexpected(
         self, request: Request, response: FalconResponse, error: Exception, _params: dict[str, Any]
     ) -> None:
-        """Log any other exception, and write a 500 that does not reveal it."""
+        """Log any other exception, and write a 500 that does not reveal it; 503 if memory is short."""
         self._log.error("request_failed", request_id=request.request_id, path=request.path_as_sent, exc_info=error)
-        own = InternalError(detail=repr(error) if self._debug else None)
+        own: ApiError = InternalError(detail=repr(error) if self._debug else None)
+        if isinstance(error, MemoryError):
+            own = OutOfMemoryError()
         write_error(request, response, own, unified=self._unified)

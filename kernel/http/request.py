@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 from urllib.parse import quote, unquote
@@ -13,7 +14,14 @@ import falcon
 import msgspec
 
 from kernel.deadline import ClientConnection, current_deadline
-from kernel.errors import ApiError, MalformedError, OtherClientError, TooLargeError, UnsupportedMediaError
+from kernel.errors import (
+    ApiError,
+    MalformedError,
+    OtherClientError,
+    TooLargeError,
+    UnavailableError,
+    UnsupportedMediaError,
+)
 from kernel.http.compression import CODINGS, DecompressionError, decompress, parse_content_encoding
 
 # Version 00 ends after the flags; later ones may go on.
@@ -59,6 +67,7 @@ class RequestContext(msgspec.Struct):
         template: The route that answered, such as ``/api/requests/{id}``; empty if none did.
         logged: False leaves the request out of the access log and its subscribers, as for probes.
         application: Slug of the application whose view was asked for, if the path named one.
+        body_bytes: How much of its body is held in memory; see ``BodyBudget``.
     """
 
     request_id: str
@@ -68,6 +77,7 @@ class RequestContext(msgspec.Struct):
     template: str = ""
     logged: bool = True
     application: str | None = None
+    body_bytes: int = 0
 
     @property
     def traceparent(self) -> str:
@@ -170,23 +180,67 @@ class Request(falcon.Request):
 # --- bodies -----------------------------------------------------------------------------------------------------------
 
 
+class BodyBudget:
+    """How many bytes of bodies a process holds in memory at most, over all requests.
+
+    What is made of a body takes a few times its bytes. What has not arrived yet takes none, so that a client that
+    announces a large body, or sends it slowly, leaves the room to others.
+
+    Args:
+        max_bytes: The most.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._held_bytes = 0
+        self._lock = threading.Lock()
+
+    def hold(self, context: RequestContext, size_bytes: int) -> None:
+        """Account for bytes of a request that have arrived.
+
+        Raises:
+            TooLargeError: They alone exceed the budget.
+            UnavailableError: Those of all requests do.
+        """
+        if context.body_bytes + size_bytes > self.max_bytes:
+            raise TooLargeError(detail=f"the body has more than {self.max_bytes} bytes")
+        with self._lock:
+            if self._held_bytes + size_bytes > self.max_bytes:
+                raise UnavailableError("too many bytes of requests are being processed")
+            self._held_bytes += size_bytes
+        context.body_bytes += size_bytes
+
+    def release(self, context: RequestContext) -> None:
+        """Give back what a request holds."""
+        if context.body_bytes:
+            with self._lock:
+                self._held_bytes -= context.body_bytes
+            context.body_bytes = 0
+
+
 class BodyLimits(msgspec.Struct, frozen=True):
     """How large a body may be.
 
     Args:
         sent_bytes: As it is sent.
         decoded_bytes: What a compressed one may decompress to.
+        budget: Of the process.
     """
 
     sent_bytes: int
     decoded_bytes: int
+    budget: BodyBudget
+
+    def at_most(self, max_bytes: int) -> BodyLimits:
+        """Return these limits, lowered to a number of bytes."""
+        return BodyLimits(min(self.sent_bytes, max_bytes), min(self.decoded_bytes, max_bytes), self.budget)
 
 
 class RawBody(msgspec.Struct, frozen=True):
     """A body that the handler decodes itself: annotate the parameter ``body`` with it.
 
     Args:
-        content: The bytes, decompressed, at most ``http.max_body_bytes`` as sent.
+        content: The bytes, decompressed, at most ``body_max_bytes`` of the route.
         media_type: Without parameters, in lower case; empty if the client named none.
     """
 
@@ -198,7 +252,9 @@ class StreamBody:
     """A body that the handler reads while it arrives, once: annotate the parameter ``body`` with it.
 
     Read it with one of ``read``, ``read_sent``, ``chunks`` and ``lines``. All raise ``MalformedError`` if the body ends
-    early or is corrupt, ``OtherClientError`` (408) if the client stops sending, and ``TooLargeError`` beyond a limit.
+    early or is corrupt, ``OtherClientError`` (408) if the client stops sending, ``TooLargeError`` beyond a limit, and
+    ``UnavailableError`` if the process holds too many bytes of bodies. A handler that does not keep what it has read
+    calls ``release``.
 
     Args:
         request: Whose body it is.
@@ -210,9 +266,13 @@ class StreamBody:
         self._limits = limits
         self.media_type = media_type(request)
 
-    def read(self) -> bytes:
-        """Read the whole body."""
-        return read_body(self._request, self._limits)
+    def read(self, max_bytes: int) -> bytes:
+        """Read the whole body.
+
+        Args:
+            max_bytes: How many it may have, as sent and decompressed.
+        """
+        return read_body(self._request, self._limits.at_most(max_bytes))
 
     def read_sent(self, max_bytes: int) -> bytes:
         """Read the whole body as it was sent: what is compressed stays so, as where its bytes are signed.
@@ -228,7 +288,13 @@ class StreamBody:
 
     def chunks(self) -> Iterator[bytes]:
         """Read the body chunk by chunk, decompressed."""
-        return read_chunks(self._request, self._limits)
+        for chunk in read_chunks(self._request, self._limits):
+            self._limits.budget.hold(self._request.log_context, len(chunk))
+            yield chunk
+
+    def release(self) -> None:
+        """Tell that nothing of what has been read is kept, so that it does not count as held any more."""
+        self._limits.budget.release(self._request.log_context)
 
     def lines(self, max_line_bytes: int) -> Iterator[tuple[int, bytes]]:
         """Read the body line by line, without line ends; each with its position, from 0.
@@ -328,16 +394,19 @@ def read_body(request: Request, limits: BodyLimits) -> bytes:
         TooLargeError: It is larger than a limit; nothing beyond the limit is read.
         MalformedError: It ends before ``Content-Length``, its chunks are wrong, or what is compressed is corrupt.
         OtherClientError: The client stopped sending (408).
+        UnavailableError: The process holds too many bytes of bodies.
     """
     coding = _content_coding(request)
     expected_bytes = _expected_bytes(request, limits)
-    if coding is None and expected_bytes is not None:
+    if coding is None and expected_bytes is not None and expected_bytes <= _READ_BYTES:
         content = _read(request, expected_bytes)
         _ensure_complete(len(content), expected_bytes)
+        limits.budget.hold(request.log_context, len(content))
         return content
     # BytesIO hands out its buffer without a copy.
     buffer = io.BytesIO()
     for chunk in read_chunks(request, limits):
+        limits.budget.hold(request.log_context, len(chunk))
         buffer.write(chunk)
     return buffer.getvalue()
 
@@ -421,6 +490,8 @@ def _read(request: Request, size_bytes: int) -> bytes:
         content: bytes = stream.read(size_bytes)
     except TimeoutError as ex:
         raise OtherClientError(408, "The body did not arrive in time.") from ex
+    except MemoryError:
+        raise  # not the client's fault
     except Exception as ex:
         # WSGI servers have exceptions of their own for each way in which a client can get chunks wrong.
         raise MalformedError("The body cannot be read.", detail=str(ex)) from ex

@@ -22,6 +22,7 @@ from msgspec.structs import FieldInfo
 from kernel.applications import Applications
 from kernel.contracts import Handler, Method, Policy, Route
 from kernel.conversion import (
+    JsonOutline,
     base_type,
     convert_fields,
     describe_type,
@@ -40,6 +41,7 @@ from kernel.errors import (
     MalformedError,
     NotFoundError,
     PluginError,
+    TooLargeError,
 )
 from kernel.http.auth import Authorizer, ensure_same_origin
 from kernel.http.request import (
@@ -67,6 +69,9 @@ _PATH_PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 _ASTERISK = re.compile(r"\*\Z")
 QUERY_PARAMETERS_MAX = 200
 EMPTY = "This parameter is empty. Leave it out, or give it a value."
+# Of JSON that is decoded into a type. A value takes up to 250 bytes.
+JSON_VALUES_MAX = 20_000
+JSON_DEPTH_MAX = 100
 # What forms send although nothing was entered, and what an empty ``cursor`` means: the first page.
 MAY_BE_EMPTY = frozenset({"search", "ordering", "cursor"})
 
@@ -283,7 +288,7 @@ def _handler_responder(mounted: MountedRoute, pipeline: RequestPipeline) -> Resp
     path_types = {**types, **route.path_types}
     path_decoders = [(name, _path_decoder(name, path_types[name])) for name in path_names]
     decode_query = _query_decoder(_query_type(route, types))
-    decode_body = _body_decoder(types["body"], pipeline.limits) if "body" in types else None
+    decode_body = _body_decoder(types["body"], pipeline.limits, route.body_max_bytes) if "body" in types else None
     takes_request, takes_query = "request" in types, "query" in types
     # An alias has the body of its route, wherever it is.
     is_enveloped = route.path.startswith(_ENVELOPED)
@@ -296,11 +301,16 @@ def _handler_responder(mounted: MountedRoute, pipeline: RequestPipeline) -> Resp
         query = decode_query(request)
         if takes_query:
             arguments["query"] = query
-        if decode_body is not None:
-            arguments["body"] = decode_body(request)
         if takes_request:
             arguments["request"] = request
-        write_response(request, response, handler(**arguments), is_enveloped=is_enveloped)
+        if decode_body is None:
+            write_response(request, response, handler(**arguments), is_enveloped=is_enveloped)
+            return
+        try:
+            arguments["body"] = decode_body(request)
+            write_response(request, response, handler(**arguments), is_enveloped=is_enveloped)
+        finally:
+            pipeline.limits.budget.release(request.log_context)
 
     return respond
 
@@ -451,17 +461,19 @@ def _name_empty(raw: Mapping[str, str], fields: Mapping[str, FieldInfo]) -> dict
     }
 
 
-def _body_decoder(kind: Any, limits: BodyLimits) -> Callable[[Request], Any]:
+def _body_decoder(kind: Any, outer_limits: BodyLimits, max_bytes: int) -> Callable[[Request], Any]:
     """Return the function that decodes a body: JSON into a type; ``RawBody`` and ``StreamBody`` are not decoded."""
+    if kind is StreamBody:
+        return lambda request: StreamBody(request, outer_limits)
+    limits = outer_limits.at_most(max_bytes)
     if kind is RawBody:
         return lambda request: RawBody(read_body(request, limits), media_type(request))
-    if kind is StreamBody:
-        return lambda request: StreamBody(request, limits)
     decoder = msgspec.json.Decoder(kind)
 
     def decode(request: Request) -> Any:
         require_json(request)
         content = strip_bom(read_body(request, limits))
+        _ensure_bounded(content)
         try:
             return decoder.decode(content)
         except msgspec.ValidationError as ex:
@@ -470,6 +482,24 @@ def _body_decoder(kind: Any, limits: BodyLimits) -> Callable[[Request], Any]:
             raise _malformed_json(ex) from ex
 
     return decode
+
+
+def _ensure_bounded(content: bytes) -> None:
+    """Check how many values and levels JSON has, before it is decoded.
+
+    Raises:
+        TooLargeError: Too many values.
+        MalformedError: Too many levels.
+    """
+    openings = content.count(b"[") + content.count(b"{")
+    # Strings may have commas and brackets as well: few bodies have so many that it matters.
+    if openings <= JSON_DEPTH_MAX and openings + content.count(b",") < JSON_VALUES_MAX:
+        return
+    outline = JsonOutline(content)
+    if outline.count_values() > JSON_VALUES_MAX:
+        raise TooLargeError(detail=f"the body has more than {JSON_VALUES_MAX} values")
+    if outline.depth() > JSON_DEPTH_MAX:
+        raise MalformedError("The body is nested too deeply.", detail=f"it has more than {JSON_DEPTH_MAX} levels")
 
 
 def _malformed_json(error: Exception) -> MalformedError:

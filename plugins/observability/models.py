@@ -47,8 +47,9 @@ class EventIn(msgspec.Struct, gc=False):
         latency_ms: How long it took, in ms, rounded to whole ones, halves up; None if that was not measured.
         trace_id: The trace it belongs to.
         user_ref: The user who sent the request, as the sender calls them.
-        tags: A JSON object, stored unchanged; see ``ingest.tags`` for its limits.
-        event_id: The sender's own id of the event. An event sent again with the same id and time is stored once.
+        tags: A JSON object, stored unchanged, of at most ``observability.tags_max_bytes``.
+        event_id: The sender's own id of the event, among those of its service. An event sent again with the same id and
+            time is stored once.
     """
 
     time: datetime

@@ -70,6 +70,9 @@ SELECT relkind <> 'p' FROM pg_class WHERE oid = 'observability.event'::regclass
 COPY observability.event (id, time, series, status_code, latency_ms, trace_id, user_ref, tags)
 FROM STDIN (FORMAT BINARY)
 
+-- name: event_id_services
+SELECT from_time FROM observability.event_id_services
+
 -- name: any_moved
 SELECT EXISTS (SELECT FROM observability.event_moved WHERE id BETWEEN %(first_id)s AND %(last_id)s)
 

@@ -70,7 +70,7 @@ class RequestLogRoutes:
         if is_json_lines(request):
             return self._stream.ingest_stream(body, query, key)
         require_json(request)
-        return self._ingest.ingest_json(strip_bom(body.read()), query, key)
+        return self._ingest.ingest_json(strip_bom(body.read(self._ingest.max_bytes)), query, key)
 
     @requests_route("", method="DELETE", policy="write")
     def remove(self, query: RemovalQuery) -> RemovalResult:

@@ -23,6 +23,7 @@ class ObservabilitySettings(Table, frozen=True):
     Args:
         ingest_batch_size: Rows sent to the database at a time.
         ingest_max_events: The most items of one request.
+        ingest_max_bytes: The most bytes of a batch, decompressed.
         ingest_max_errors: How many errors a response lists.
         tags_max_bytes: How long the tags of an event may be, as sent and as served.
         log_own_requests: Whether the requests that this service answers are stored as well.
@@ -43,6 +44,7 @@ class ObservabilitySettings(Table, frozen=True):
 
     ingest_batch_size: Annotated[int, env("APM_INGEST_BATCH_SIZE"), msgspec.Meta(ge=1)] = 10_000
     ingest_max_events: Annotated[int, env("APM_INGEST_MAX_EVENTS"), msgspec.Meta(ge=1)] = 100_000
+    ingest_max_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 64 * 1024 * 1024
     ingest_max_errors: Annotated[int, env("APM_INGEST_MAX_ERRORS"), msgspec.Meta(ge=0)] = 100
     tags_max_bytes: Annotated[int, msgspec.Meta(ge=1024, le=TAGS_MAX_BYTES)] = 64 * 1024
     log_own_requests: bool = True

@@ -37,6 +37,8 @@ PATH = "/trace/webhooks/notion/"
 SIGNATURE_HEADER = "X-Notion-Signature"
 # An event names what changed, but does not hold its new content.
 BODY_BYTES_MAX = 64 * 1024
+# Everything msgspec raises for a text that it cannot read to its end.
+_DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _VERIFICATION_TOKEN = re.compile(r"[A-Za-z0-9_-]{16,200}")
 _PAGE_EVENTS = ("created", "content_updated", "properties_updated", "deleted", "undeleted", "moved")
 _TABLE_EVENTS = ("created", "content_updated", "schema_updated", "deleted", "undeleted", "moved")
@@ -88,7 +90,7 @@ class Webhook:
     def _process_event(self, request: Request, content: bytes) -> WebhookOutcome:
         try:
             event = msgspec.json.decode(content)
-        except msgspec.DecodeError as ex:
+        except _DECODE_ERRORS as ex:
             raise MalformedError(detail=str(ex)) from ex
         if not self._settings.is_active or not concerns_sources(event, self._settings):
             return WebhookOutcome("ignored")
@@ -179,7 +181,7 @@ def _get(value: Any, *names: str) -> Any:
 def _read_verification_token(content: bytes) -> str | None:
     try:
         message: Any = msgspec.json.decode(content)
-    except msgspec.DecodeError:
+    except _DECODE_ERRORS:
         return None
     token = message.get("verification_token") if isinstance(message, dict) else None
     return token if isinstance(token, str) and _VERIFICATION_TOKEN.fullmatch(token) else None

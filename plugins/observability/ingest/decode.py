@@ -4,6 +4,9 @@ The fast path decodes a whole batch by one call of msgspec. Only a batch that ms
 and only the items that it rejects again are decoded into plain values for ``validate``, field by field, so that one
 unreadable field does not hide the others.
 
+Memory is bounded before it is taken: a valid event takes a few times the bytes of its JSON, but two bytes of other JSON
+can take hundreds. So items are counted before a body is split, and none is decoded into plain values that is very long.
+
 Both paths read every value alike. Where msgspec does not, the fast path looks for what it reads differently: of the
 fraction of a second, digits beyond microseconds, which msgspec rounds and ``parse_time`` cuts off.
 """
@@ -13,6 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -51,6 +55,10 @@ class _WrappedRaw(msgspec.Struct):
     events: list[msgspec.Raw]
 
 
+class _WrappedArray(msgspec.Struct):
+    events: msgspec.Raw
+
+
 class _TimeText(msgspec.Struct, gc=False):
     time: str
 
@@ -59,11 +67,19 @@ class _WrappedTimes(msgspec.Struct):
     events: list[_TimeText]
 
 
+# A longer event is not decoded into plain values, and a longer line of a stream is refused.
+EVENT_MAX_BYTES = 1024 * 1024
+_TOO_LONG = f"Invalid data. An event may have at most {EVENT_MAX_BYTES} bytes."
+# Those in strings included, which no event has as many of.
+_OPENINGS_PER_EVENT = 20
+_OPENINGS_MIN = 100_000
+_FIRST = re.compile(rb"[^ \t\r\n]")
 _EVENT = msgspec.json.Decoder(EventIn)
 _TIME = msgspec.json.Decoder(_TimeText)
 _ANY = msgspec.json.Decoder()
 _RAW = msgspec.json.Decoder(msgspec.Raw)
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_WRAPPED_ARRAY = msgspec.json.Decoder(_WrappedArray)
 # By the first byte of the body.
 _BATCH: dict[bytes, msgspec.json.Decoder[Any]] = {
     b"[": msgspec.json.Decoder(list[EventIn]),
@@ -105,20 +121,25 @@ def decode_batch(content: bytes, events_max: int, now: datetime) -> DecodedBatch
         InvalidError: It is neither a list nor such an object.
         TooLargeError: It has too many items.
     """
-    first = content.lstrip()[:1]
-    if first not in _BATCH:
+    first = _FIRST.search(content)
+    kind = first[0] if first else b""
+    if kind not in _BATCH:
         raise _unexpected(content)
+    # An event has one object, and tags another. With more, either there are too many events, or their tags are nested.
+    if content.count(b"{") > 2 * events_max:
+        _ensure_at_most(events_max, content, kind)
     if is_storable_text(content):
         try:
-            events = _unwrap(_BATCH[first].decode(content))
+            events = _unwrap(_BATCH[kind].decode(content))
             if _may_have_long_fraction(content):
-                _parse_times_again(events, _unwrap(_TIMES_BATCH[first].decode(content)))
+                _parse_times_again(events, _unwrap(_TIMES_BATCH[kind].decode(content)))
         except _DECODE_ERRORS:
             pass  # some item is wrong: decode them one by one
         else:
             _ensure_count(len(events), events_max)
             return DecodedBatch(range(len(events)), events, [])
-    items = _split_batch(content, first)
+    _ensure_at_most(events_max, content, kind)
+    items = _split_batch(content, kind)
     _ensure_count(len(items), events_max)
     return _decode_items(items, now)
 
@@ -232,6 +253,9 @@ def _decode_items(items: Sequence[bytes], now: datetime) -> DecodedBatch:
     deadline = current_deadline()
     for index, item in enumerate(items):
         deadline.check()
+        if len(item) > EVENT_MAX_BYTES:
+            errors.append(ItemError(index, {"non_field_errors": [_TOO_LONG]}))
+            continue
         try:
             event, messages = decode_event(item, now)
         except MalformedError as ex:
@@ -342,7 +366,7 @@ def _split_batch(content: bytes, first: bytes) -> list[bytes]:
         reason = ex
     # Half a surrogate pair or endless nesting in one item makes msgspec give up the whole body.
     try:
-        array = content if first == b"[" else _split_object(content).get(b"events", b"")
+        array = _array(content, first)
         if array.lstrip().startswith(b"["):
             return _split_array(array)
     except ValueError:
@@ -355,13 +379,35 @@ def _unwrap(decoded: Any) -> list[Any]:
     return items
 
 
+def _ensure_at_most(events_max: int, content: bytes, kind: bytes) -> None:
+    """Check how many items a batch has, by counting them no further than one too many.
+
+    Raises:
+        TooLargeError: It has more, or so many arrays and objects that to split them would take long.
+    """
+    openings_max = max(_OPENINGS_MIN, _OPENINGS_PER_EVENT * events_max)
+    if content.count(b"[") + content.count(b"{") > openings_max:
+        raise TooLargeError(detail=f"the events have more than {openings_max} arrays and objects")
+    if content.count(b",") < events_max:
+        return
+    with suppress(ValueError):  # not JSON, which decoding will word better
+        for count, _ in enumerate(_split(_array(content, kind), b"[]"), 1):
+            _ensure_count(count, events_max)
+
+
 def _ensure_count(count: int, events_max: int) -> None:
     if count > events_max:
-        raise TooLargeError("Too many events in one request.", detail=f"{count} events; the limit is {events_max}")
+        raise TooLargeError("Too many events in one request.", detail=f"the limit is {events_max}")
 
 
 def _unexpected(content: bytes) -> InvalidError:
-    _decode_value(content)  # raises if it is not even JSON
+    if len(content) <= EVENT_MAX_BYTES:
+        _decode_value(content)  # raises if it is not even JSON
+    else:
+        try:
+            _RAW.decode(content)
+        except _DECODE_ERRORS as ex:
+            raise _malformed(ex) from ex
     return InvalidError("The body is wrong.", errors={"non_field_errors": [_EXPECTED]})
 
 
@@ -369,9 +415,24 @@ def _malformed(error: Exception) -> MalformedError:
     return MalformedError("The body is not valid JSON.", detail=str(error))
 
 
-# Split a JSON array or object into its members without decoding them.
+# Split a JSON array or object into its members without decoding them. One match takes everything up to the next comma
+# between items, or up to a bracket that is not closed within the window or the levels that the pattern knows. So a long
+# item costs little, and a match does not hold up other threads.
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_TOKEN = re.compile(_STRING + rb"|[\[\]{},]", re.DOTALL)
+_WINDOW_BYTES = 256 * 1024
+_LEVELS = 8
+
+
+def _nested(levels: int) -> bytes:
+    """Return the pattern of what is between two brackets: texts, commas, and so many levels of brackets."""
+    plain = rb'[^\[\]{}"]++|' + _STRING
+    return rb"(?:" + plain + (rb"|[\[{]" + _nested(levels - 1) + rb"[\]}]" if levels else b"") + rb")*+"
+
+
+_NESTED = re.compile(_nested(_LEVELS), re.DOTALL)
+_ITEM = re.compile(rb'(?:[^\[\]{}",]++|' + _STRING + rb"|[\[{]" + _nested(_LEVELS) + rb"[\]}])*+", re.DOTALL)
+_TEXT = re.compile(_STRING, re.DOTALL)
+_STEPS = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}
 _NAME = re.compile(rb"\s*+(" + _STRING + rb")\s*+:", re.DOTALL)
 
 
@@ -385,40 +446,74 @@ def _split_array(content: bytes) -> list[bytes]:
 
 
 def _split_object(content: bytes) -> dict[bytes, bytes]:
-    """Return the members of a JSON object by name, both still JSON, the name without its quotes.
+    """Return the members of a JSON object by name; see ``_members``."""
+    return dict(_members(content))
+
+
+def _array(content: bytes, first: bytes) -> bytes:
+    """Return the array of a batch, still JSON; nothing if it has none.
+
+    Raises:
+        ValueError: As of ``_members``.
+    """
+    if first == b"[":
+        return content
+    try:
+        return bytes(_WRAPPED_ARRAY.decode(content).events)
+    except _DECODE_ERRORS:
+        pass  # it is missing, or something in here makes msgspec give up
+    found = b""
+    for name, value in _members(content):
+        if name == b"events":
+            found = value
+    return found
+
+
+def _members(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield name and value of the members of a JSON object, both still JSON, the name without its quotes.
 
     Raises:
         ValueError: It is not an object, or it does not end where the text does.
     """
-    members: dict[bytes, bytes] = {}
     for member in _split(content, b"{}"):
         name = _NAME.match(member)
         if name is None:
             raise ValueError("a member without a name")
-        members[name[1][1:-1]] = member[name.end() :].strip()
-    return members
+        yield name[1][1:-1], member[name.end() :].strip()
 
 
 def _split(content: bytes, brackets: bytes) -> Iterator[bytes]:
     content = content.strip()
     if len(content) < len(brackets) or content[:1] + content[-1:] != brackets:
         raise ValueError("not closed")
-    if not content[1:-1].strip():
+    start, end = 1, len(content) - 1
+    if _FIRST.search(content, start, end) is None:
         return
-    depth, start, end = 0, 1, len(content) - 1
+    depth, at = 0, start
     deadline = current_deadline()
-    for token in _TOKEN.finditer(content, 1, end):
+    while (at := _end(_NESTED if depth else _ITEM, content, at, min(end, at + _WINDOW_BYTES))) < end:
         deadline.check()
-        kind = token[0]
-        if kind in b"[{":
-            depth += 1
-        elif kind in b"]}":
-            depth -= 1
-            if depth < 0:
-                raise ValueError("closed too early")
-        elif kind == b"," and depth == 0:
-            yield content[start : token.start()].strip()
-            start = token.end()
+        kind = content[at : at + 1]
+        # A text that does not end within the window is passed over as a whole.
+        at = _end(_TEXT, content, at, end) if kind == b'"' else at + 1
+        depth += _STEPS.get(kind, 0)
+        if depth < 0:
+            raise ValueError("closed too early")
+        if kind == b"," and depth == 0:
+            yield content[start : at - 1].strip()
+            start = at
     if depth:
         raise ValueError("not closed")
     yield content[start:end].strip()
+
+
+def _end(pattern: re.Pattern[bytes], content: bytes, start: int, end: int) -> int:
+    """Return where a match ends that starts here.
+
+    Raises:
+        ValueError: There is none.
+    """
+    match = pattern.match(content, start, end)
+    if match is None:
+        raise ValueError("not closed")
+    return match.end()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 
 import msgspec
 
-from kernel import InvalidError
-from plugins.observability.event_ids import derive_suffix
+from kernel import Database, InvalidError
+from plugins.observability.event_ids import derive_suffix, unix_us
 from plugins.observability.ingest.normalize import NormalizedBatch
 from plugins.observability.models import EventIn
+from plugins.observability.queries import QUERIES
 from plugins.observability.series import LOCAL_ACCOUNT, SeriesKey
 
 KEY_MAX = 255
+# Of what is remembered of each event of a request.
+_DIGEST_BYTES = 16
 
 
 def read_idempotency_key(text: str | None) -> str | None:
@@ -35,38 +39,67 @@ def read_idempotency_key(text: str | None) -> str | None:
     return key
 
 
-def derive_ids(
-    batch: NormalizedBatch,
-    idempotency_key: str | None,
-    account: int = LOCAL_ACCOUNT,
-    seen: Counter[bytes] | None = None,
-) -> None:
-    """Derive the ids of events from what identifies them, in place; the others keep their random ids.
+class IdDerivation:
+    """Derives the ids of events from what identifies them.
 
-    An ``event_id`` takes precedence over the key of the request. Under a key alone an event is identified by its
-    content and by how many events of the same content precede it. So a replay of any part of the batch, in any order,
-    finds the events that are stored.
+    An ``event_id`` identifies an event of its service and time, and takes precedence over the key of the request. Under
+    a key alone an event is identified by its content and by how many events of the same content precede it. So a replay
+    of any part of the batch, in any order, finds the events that are stored.
 
     Args:
-        batch: The events.
-        idempotency_key: Of the request.
-        account: Whose events.
-        seen: How many events of each content earlier batches of the request had; those of this one are added.
+        db: Knows since when an ``event_id`` is one of its service only; see ``migrations/0010_event_id_services.sql``.
     """
-    if idempotency_key is None and not any(event.event_id for event in batch.events):
-        return
-    batch.has_derived_ids = True
-    seen = Counter() if seen is None else seen
-    owner = str(account).encode()
-    for at, event in enumerate(batch.events):
-        if event.event_id:
-            batch.id_suffixes[at] = derive_suffix(b"event_id", owner, event.event_id.encode())
-        elif idempotency_key is not None:
-            content = _content(event, batch.times_us[at], batch.series_keys[at])
-            count = seen[content]
-            seen[content] = count + 1
-            key = idempotency_key.encode()
-            batch.id_suffixes[at] = derive_suffix(b"key", owner, key, content, str(count).encode())
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._services_from_us: int | None = None
+
+    def derive(
+        self,
+        batch: NormalizedBatch,
+        idempotency_key: str | None,
+        account: int = LOCAL_ACCOUNT,
+        seen: Counter[bytes] | None = None,
+    ) -> None:
+        """Derive the ids of events in place; those that nothing identifies keep their random ids.
+
+        Args:
+            batch: The events.
+            idempotency_key: Of the request.
+            account: Whose events.
+            seen: How many events earlier batches of the request had, by digest of content; those of this one are added.
+
+        Raises:
+            UnavailableError: The database cannot be reached.
+        """
+        has_event_ids = any(event.event_id for event in batch.events)
+        if idempotency_key is None and not has_event_ids:
+            return
+        batch.has_derived_ids = True
+        seen = Counter() if seen is None else seen
+        owner = str(account).encode()
+        services_from_us = self._read_services_from_us() if has_event_ids else 0
+        for at, event in enumerate(batch.events):
+            if event.event_id:
+                is_of_service = batch.times_us[at] >= services_from_us
+                service = (batch.series_keys[at].service.encode(),) if is_of_service else ()
+                batch.id_suffixes[at] = derive_suffix(b"event_id", owner, *service, event.event_id.encode())
+            elif idempotency_key is not None:
+                content = _content(event, batch.times_us[at], batch.series_keys[at])
+                digest = hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
+                count = seen[digest]
+                seen[digest] = count + 1
+                key = idempotency_key.encode()
+                batch.id_suffixes[at] = derive_suffix(b"key", owner, key, content, str(count).encode())
+
+    def _read_services_from_us(self) -> int:
+        if self._services_from_us is None:
+            with self._db.connection() as connection:
+                row = connection.execute(QUERIES["event_id_services"]).fetchone()
+            if row is None:
+                raise LookupError("event_id_services")
+            self._services_from_us = unix_us(row[0])
+        return self._services_from_us
 
 
 def _content(event: EventIn, time_us: int, key: SeriesKey) -> bytes:

@@ -35,7 +35,7 @@ from plugins.observability.ingest.copy import (
     ensure_none_moved,
 )
 from plugins.observability.ingest.decode import DecodedBatch, decode_batch, decode_fields
-from plugins.observability.ingest.idempotency import derive_ids
+from plugins.observability.ingest.idempotency import IdDerivation
 from plugins.observability.ingest.normalize import NormalizedBatch, normalize
 from plugins.observability.ingest.tags import oversized_tags, oversized_tags_positions
 from plugins.observability.ingest.validate import invalid_fields, validate_event
@@ -172,7 +172,9 @@ class IngestService:
         self._series = series
         self._partitions = partitions
         self._watermark = watermark
+        self._ids = IdDerivation(db)
         self._limits = IngestLimits(settings.ingest_batch_size, settings.ingest_max_events, settings.ingest_max_errors)
+        self.max_bytes = settings.ingest_max_bytes
         self._tags_max_bytes = settings.tags_max_bytes
         self._now = now
         self._templates = templates
@@ -215,13 +217,13 @@ class IngestService:
     ) -> IngestResult:
         """Store the valid items of a decoded batch in one transaction; arguments and errors as of ``ingest_json``.
 
-        With ``seen``, the batch is one of several under the key; see ``derive_ids``.
+        With ``seen``, the batch is one of several under the key; see ``IdDerivation``.
         """
         batch, invalid = normalize(decoded.indexes, decoded.events, self._now())
         errors = decoded.errors + invalid
         if strict and errors:
             raise self._reject_batch(errors, decoded.received, limits)
-        derive_ids(batch, idempotency_key, seen=seen)
+        self._ids.derive(batch, idempotency_key, seen=seen)
         try:
             stored = self.store(
                 batch,
@@ -264,7 +266,7 @@ class IngestService:
             self._record_rejected(LOCAL_SENDER, [ItemError(0, messages)])
             raise invalid_fields(messages)
         batch, _ = normalize([0], [event], self._now())
-        derive_ids(batch, idempotency_key)
+        self._ids.derive(batch, idempotency_key)
         try:
             stored = self.store(batch, sender=LOCAL_SENDER, strict=True, templates=self._templates)
         except BatchRejectedError as ex:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 
 import msgspec
@@ -12,11 +12,10 @@ from kernel import ApiError, StreamBody, TooLargeError
 from kernel.http import current_deadline
 from plugins.observability.export_trailer import TrailerCheck, WrongTrailerError
 from plugins.observability.ingest.copy import rows_at_a_time
-from plugins.observability.ingest.decode import clean_line, decode_lines
+from plugins.observability.ingest.decode import EVENT_MAX_BYTES, clean_line, decode_lines
 from plugins.observability.ingest.service import IngestLimits, IngestService
 from plugins.observability.models import IngestQuery, IngestResult, ItemError
 
-LINE_MAX_BYTES = 1024 * 1024
 # A batch of long lines ends here, so that memory does not depend on the client.
 BATCH_MAX_BYTES = 8 * 1024 * 1024
 
@@ -37,6 +36,15 @@ class _LineBatch(msgspec.Struct):
     errors: list[ItemError] = []
     end: int = 0
     size_bytes: int = 0
+
+    def skip(self, body: StreamBody) -> None:
+        """Skip a line: if no other is kept, neither is what has been read of the body."""
+        if not self.end:
+            body.release()
+
+    def is_full(self, lines_max: int) -> bool:
+        """Tell whether the next line begins a new batch."""
+        return len(self.lines) + len(self.errors) >= lines_max or self.size_bytes >= BATCH_MAX_BYTES
 
 
 class _StreamTotals:
@@ -118,18 +126,19 @@ class StreamIngest:
         """
         limits = self._ingest.limits_of(query)
         is_limited = query.strict or idempotency_key is not None or query.max_events is not None
-        lines = body.lines(LINE_MAX_BYTES)
         deadline = current_deadline()
         totals = _StreamTotals(limits.max_errors)
         seen: Counter[bytes] = Counter()
         try:
-            for batch in _batches(lines, limits, is_limited=is_limited, is_whole=query.strict):
+            whole_max_bytes = self._ingest.max_bytes if query.strict else None
+            for batch in _batches(body, limits, is_limited=is_limited, whole_max_bytes=whole_max_bytes):
                 decoded = decode_lines(batch.lines, batch.indexes, self._now())
                 decoded.errors += batch.errors
                 result = self._ingest.ingest(
                     decoded, limits, strict=query.strict, idempotency_key=idempotency_key, seen=seen
                 )
                 totals.add(result, batch.end)
+                body.release()
                 # A stream may go on for as long as it gets anywhere.
                 deadline.restart()
         except ApiError as ex:
@@ -139,33 +148,39 @@ class StreamIngest:
 
 
 def _batches(
-    lines: Iterable[tuple[int, bytes]], limits: IngestLimits, *, is_limited: bool, is_whole: bool
+    body: StreamBody, limits: IngestLimits, *, is_limited: bool, whole_max_bytes: int | None
 ) -> Iterator[_LineBatch]:
-    """Gather lines into batches. Blank lines, and the last line of an export, are skipped, but count in positions."""
+    """Gather lines into batches. Blank lines, and the last line of an export, are skipped, but count in positions.
+
+    Args:
+        body: The stream.
+        limits: Of the request.
+        is_limited: Whether ``max_events`` applies.
+        whole_max_bytes: How long a stream may be that is one batch; None to begin a new one when one is full.
+    """
     batch = _LineBatch()
     trailers = TrailerCheck()
     count = batches = 0
     size = limits.batch_size
-    for index, sent in lines:
+    for index, sent in body.lines(EVENT_MAX_BYTES):
         line = clean_line(sent)
-        if not line or line.isspace():
-            continue
         try:
-            if trailers.is_trailer(line.removesuffix(b"\r")):
+            if not line or line.isspace() or trailers.is_trailer(line.removesuffix(b"\r")):
+                batch.skip(body)
                 continue
         except WrongTrailerError as ex:
             batch.errors.append(ItemError(index, {"non_field_errors": [str(ex)]}))
-            batch.end = index + 1
-            continue
+        else:
+            batch.indexes.append(index)
+            batch.lines.append(line)
         count += 1
         if is_limited and count > limits.max_events:
             raise TooLargeError("Too many events in one request.", detail=f"the limit is {limits.max_events}")
-        batch.indexes.append(index)
         batch.end = index + 1
-        batch.lines.append(line)
         batch.size_bytes += len(line)
-        is_full = len(batch.lines) >= size or batch.size_bytes >= BATCH_MAX_BYTES
-        if is_full and not is_whole:
+        if whole_max_bytes is not None and batch.size_bytes > whole_max_bytes:
+            raise TooLargeError(detail=f"a stream that is stored whole has at most {whole_max_bytes} bytes")
+        if whole_max_bytes is None and batch.is_full(size):
             yield batch
             batch = _LineBatch()
             batches += 1

@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
 
 import msgspec
+
+from kernel import JsonOutline
 
 NO_NUL = "Null characters are not allowed."
 # Decoders of JSON give up soon beyond this: PHP's at 512, that of Python at its limit of recursion.
@@ -21,8 +22,6 @@ VALUES_MAX = 5000
 
 # In no JSON text.
 _SEPARATOR = b"\x00"
-_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_STRINGS = re.compile(_STRING, re.DOTALL)
 _NUMBER = re.compile(rb"-?[0-9][0-9.eE+-]*+")
 _EXPONENT = re.compile(rb"[0-9][eE][+-]?0*+([0-9]*+)")
 # A number that is out of range has an exponent of at least three digits, or hundreds of digits. To look for either, all
@@ -36,7 +35,6 @@ _LONG_NUMBER = b"0" * 200
 _SHORT_BYTES = 2 * min(DEPTH_MAX, VALUES_MAX)
 # As served, a text has at most so many times its bytes as sent: "1e308," becomes 309 digits, a comma and a space.
 _GROWTH_MAX = 52
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def validate_tags(content: bytes) -> str | None:
@@ -51,7 +49,7 @@ def validate_tags(content: bytes) -> str | None:
     if len(content) > _SHORT_BYTES and (wrong := _too_many(content)) is not None:
         return wrong
     if _may_be_out_of_range(content):
-        for match in _NUMBER.finditer(_without_strings(content)):
+        for match in _NUMBER.finditer(JsonOutline(content).text):
             if not _fits_double(match[0]):
                 return f"Numbers must be in the range of a double, at most 1.8e308, got {match[0].decode():.40}."
     return None
@@ -93,27 +91,22 @@ def oversized_tags(max_bytes: int) -> str:
 
 
 def _too_many(content: bytes) -> str | None:
-    structure: bytes | None = None
-    if content.count(b",") >= VALUES_MAX:
-        structure = _without_strings(content)
-        if structure.count(b",") >= VALUES_MAX:
-            return f"Tags may have at most {VALUES_MAX} values."
-    if content.count(b"[") + content.count(b"{") > DEPTH_MAX:
-        brackets = (structure or _without_strings(content)).translate(None, _NOT_BRACKETS)
-        if max(accumulate(1 if bracket in b"[{" else -1 for bracket in brackets)) > DEPTH_MAX:
-            return f"Tags may have at most {DEPTH_MAX} levels."
+    openings = content.count(b"[") + content.count(b"{")
+    if openings <= DEPTH_MAX and openings + content.count(b",") < VALUES_MAX:
+        return None  # also if some of them are in strings
+    outline = JsonOutline(content)
+    if outline.count_values() > VALUES_MAX:
+        return f"Tags may have at most {VALUES_MAX} values."
+    if outline.depth() > DEPTH_MAX:
+        return f"Tags may have at most {DEPTH_MAX} levels."
     return None
 
 
 def _served_bytes_max(content: bytes) -> int:
     """Return a number of bytes that the text of tags has at most, both as sent and as the server writes it."""
-    structure = content if _STRINGS.search(content) is None else _without_strings(content)
-    digits = sum(int(match[1] or 0) for match in _EXPONENT.finditer(structure))
-    return len(content) + structure.count(b",") + structure.count(b":") + digits
-
-
-def _without_strings(content: bytes) -> bytes:
-    return _STRINGS.sub(b"", content)
+    outline = JsonOutline(content).text
+    digits = sum(int(match[1] or 0) for match in _EXPONENT.finditer(outline))
+    return len(content) + outline.count(b",") + outline.count(b":") + digits
 
 
 def _may_be_out_of_range(content: bytes) -> bool:

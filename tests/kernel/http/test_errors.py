@@ -188,6 +188,12 @@ def test_without_unified_errors_a_client_can_still_ask_for_a_problem(get_error: 
     assert (answer.headers["content-type"], answer.json()["code"]) == ("application/problem+json", "not_found")
 
 
+def test_a_process_without_memory_asks_to_send_the_request_again(get_error: Callable[..., Result]) -> None:
+    answer = get_error(MemoryError())
+
+    assert (answer.status, answer.json()["code"], answer.headers["retry-after"]) == (503, "unavailable", "5")
+
+
 def test_an_unexpected_exception_is_not_revealed(get_error: Callable[..., Result]) -> None:
     answer = get_error(RuntimeError("secret cause"))
 

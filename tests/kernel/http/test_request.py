@@ -13,8 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernel.errors import MalformedError, TooLargeError
-from kernel.http.request import BodyLimits, Request, decode_path_parameter, make_context, read_body
+from kernel.errors import MalformedError, TooLargeError, UnavailableError
+from kernel.http.request import (
+    CONTEXT_KEY,
+    BodyBudget,
+    BodyLimits,
+    Request,
+    decode_path_parameter,
+    make_context,
+    read_body,
+)
 from kernel.testing import Client
 
 Mount = Callable[..., Client]
@@ -112,7 +120,7 @@ def test_every_response_has_request_id_and_traceparent(path: str, mount: Mount) 
 # --- bodies -----------------------------------------------------------------------------------------------------------
 
 LIMIT_BYTES = 10
-LIMITS = BodyLimits(LIMIT_BYTES, LIMIT_BYTES)
+LIMITS = BodyLimits(LIMIT_BYTES, LIMIT_BYTES, BodyBudget(10 * LIMIT_BYTES))
 
 
 class Stream(io.BytesIO):
@@ -130,7 +138,8 @@ def make_request(content: bytes, **variables: Any) -> tuple[Request, Stream]:
     """Make a request whose body comes from a stream."""
     stream = Stream(content)
     environ = falcon.testing.create_environ(method="POST")
-    return Request({**environ, "wsgi.input": stream, **variables}), stream
+    context = {CONTEXT_KEY: make_context(environ)}
+    return Request({**environ, **context, "wsgi.input": stream, **variables}), stream
 
 
 @pytest.mark.parametrize("variables", [{"CONTENT_LENGTH": "3"}, {"HTTP_TRANSFER_ENCODING": "chunked"}])
@@ -152,6 +161,38 @@ def test_a_body_whose_content_length_is_too_large_is_not_read() -> None:
     with pytest.raises(TooLargeError):
         read_body(request, LIMITS)
     assert stream.taken_bytes == 0
+
+
+class FullMemory(io.BytesIO):
+    def read(self, size: int | None = -1, /) -> bytes:
+        raise MemoryError
+
+
+@pytest.mark.parametrize("size_bytes", [3, LIMIT_BYTES])
+def test_a_body_for_which_there_is_no_memory_is_not_malformed(size_bytes: int) -> None:
+    request, _ = make_request(b"", CONTENT_LENGTH=str(size_bytes), **{"wsgi.input": FullMemory()})
+
+    with pytest.raises(MemoryError):
+        read_body(request, LIMITS)
+
+
+def test_the_bodies_of_a_process_have_one_budget() -> None:
+    limits = BodyLimits(LIMIT_BYTES, LIMIT_BYTES, BodyBudget(LIMIT_BYTES))
+    (first, _), (second, _) = (make_request(b"x" * LIMIT_BYTES, CONTENT_LENGTH=str(LIMIT_BYTES)) for _ in range(2))
+    read_body(first, limits)
+
+    with pytest.raises(UnavailableError):
+        read_body(second, limits)
+    limits.budget.release(first.log_context)
+    limits.budget.release(first.log_context)
+    assert read_body(make_request(b"x" * LIMIT_BYTES, CONTENT_LENGTH="10")[0], limits) == b"x" * LIMIT_BYTES
+
+
+def test_a_body_that_exceeds_the_budget_alone_is_too_large() -> None:
+    request, _ = make_request(b"x" * LIMIT_BYTES, CONTENT_LENGTH=str(LIMIT_BYTES))
+
+    with pytest.raises(TooLargeError):
+        read_body(request, BodyLimits(LIMIT_BYTES, LIMIT_BYTES, BodyBudget(LIMIT_BYTES - 1)))
 
 
 def test_a_chunked_body_is_read_up_to_the_limit() -> None:

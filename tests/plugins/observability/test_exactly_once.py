@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import msgspec
 import psycopg
@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernel.testing import Client, Result
+from plugins.observability.event_ids import derive_suffix, make_event_id
 from tests.conftest import Serve
 from tests.plugins.observability.engines import every_engine, every_server
 from tests.plugins.observability.events import (
@@ -229,3 +230,26 @@ def test_events_without_keys_get_distinct_ids(serve: Serve, database: str) -> No
 
     with psycopg.connect(database) as connection:
         assert connection.execute("SELECT count(DISTINCT id) FROM observability.event").fetchone() == (50,)
+
+
+@every_server
+def test_an_event_id_is_one_of_its_service(serve: Serve) -> None:
+    client = serve()
+    events = [make_event(event_id="42", service=service) for service in ("shop", "billing")]
+
+    assert send(client, events, None) == counts(2)
+    assert send(client, events, None) == counts(0, duplicates=2)
+    assert client.post(ROOT, events[1]).status == 200
+
+
+@every_server
+def test_events_stored_before_an_event_id_was_one_of_its_service_are_found_again(serve: Serve) -> None:
+    client = serve()
+    with client.service.shared.db.connection() as connection:
+        connection.execute("UPDATE observability.event_id_services SET from_time = '2025-12-14 12:00Z'")
+    times = ("2025-12-14T11:59:59.999Z", "2025-12-14T12:00:00Z")
+    before, later = (UUID(client.post(ROOT, make_event(event_id="42", time=time)).json()["id"]) for time in times)
+
+    time_ms = before.int >> 80
+    assert before == make_event_id(time_ms, derive_suffix(b"event_id", b"0", b"42"))
+    assert later == make_event_id(time_ms + 1, derive_suffix(b"event_id", b"0", b"billing", b"42"))
