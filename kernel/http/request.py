@@ -41,6 +41,7 @@ _BLANK_LINES_MAX = 1_000_000
 _SHORT_LINE_BYTES = 32
 # A line from its first character that is not blank.
 _TEXT_LINE = re.compile(rb"\S[^\n]*")
+_PIECE_MAX_BYTES = 1024 * 1024
 # The key of the request's context in the WSGI environment.
 CONTEXT_KEY = "tiercel.context"
 # None of these names is registered, and all of them are in use.
@@ -398,17 +399,29 @@ def read_body(request: Request, limits: BodyLimits) -> bytes:
     """
     coding = _content_coding(request)
     expected_bytes = _expected_bytes(request, limits)
-    if coding is None and expected_bytes is not None and expected_bytes <= _READ_BYTES:
-        content = _read(request, expected_bytes)
-        _ensure_complete(len(content), expected_bytes)
-        limits.budget.hold(request.log_context, len(content))
-        return content
+    if coding is None and expected_bytes is not None:
+        pieces = list(_growing_pieces(request, limits, expected_bytes))
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
     # BytesIO hands out its buffer without a copy.
     buffer = io.BytesIO()
     for chunk in read_chunks(request, limits):
         limits.budget.hold(request.log_context, len(chunk))
         buffer.write(chunk)
     return buffer.getvalue()
+
+
+def _growing_pieces(request: Request, limits: BodyLimits, expected_bytes: int) -> Iterator[bytes]:
+    """Read a body in pieces, each as large as what has arrived: few, and never much that is not accounted for."""
+    arrived_bytes = 0
+    while arrived_bytes < expected_bytes:
+        size_bytes = min(max(_READ_BYTES, arrived_bytes), _PIECE_MAX_BYTES, expected_bytes - arrived_bytes)
+        piece = _read(request, size_bytes)
+        if not piece:
+            break
+        arrived_bytes += len(piece)
+        limits.budget.hold(request.log_context, len(piece))
+        yield piece
+    _ensure_complete(arrived_bytes, expected_bytes)
 
 
 def read_chunks(request: Request, limits: BodyLimits) -> Iterator[bytes]:

@@ -42,6 +42,7 @@ class NormalizedBatch(msgspec.Struct):
         series_keys: The series of each.
         id_suffixes: What makes the id of each unique; see ``event_ids``.
         has_derived_ids: Whether some of these are derived from keys, so that the event may be stored already.
+        longest_tags_bytes: How long their tags are at most, as sent.
     """
 
     indexes: Sequence[int]
@@ -50,6 +51,7 @@ class NormalizedBatch(msgspec.Struct):
     series_keys: Sequence[SeriesKey]
     id_suffixes: list[IdSuffix]
     has_derived_ids: bool = False
+    longest_tags_bytes: int = 0
 
     @property
     def days(self) -> set[int]:
@@ -89,6 +91,7 @@ class NormalizedBatch(msgspec.Struct):
             pick(self.series_keys),
             pick(self.id_suffixes),
             self.has_derived_ids,
+            self.longest_tags_bytes,
         )
 
     def rows(self, series: ResolvedSeries) -> list[bytes]:
@@ -196,7 +199,9 @@ def _normalize_values(events: Sequence[EventIn]) -> list[SeriesKey]:
 
 def _invalid_positions(batch: NormalizedBatch, time_max_us: int) -> list[int]:
     # A look at all events at once for each fault, because nearly always there is none.
-    invalid = set(invalid_tags_positions([event.tags for event in batch.events]))
+    tags = [event.tags for event in batch.events]
+    batch.longest_tags_bytes = max(map(len, tags), default=0)
+    invalid = set(invalid_tags_positions(tags, batch.longest_tags_bytes))
     invalid.update(at for at, event in enumerate(batch.events) if event.event_id == "")
     times_us = batch.times_us
     if times_us and not 0 <= min(times_us) <= max(times_us) <= time_max_us:

@@ -37,7 +37,7 @@ from plugins.observability.ingest.copy import (
 from plugins.observability.ingest.decode import DecodedBatch, decode_batch, decode_fields
 from plugins.observability.ingest.idempotency import IdDerivation
 from plugins.observability.ingest.normalize import NormalizedBatch, normalize
-from plugins.observability.ingest.tags import oversized_tags, oversized_tags_positions
+from plugins.observability.ingest.tags import may_be_oversized, oversized_tags, oversized_tags_positions
 from plugins.observability.ingest.validate import invalid_fields, validate_event
 from plugins.observability.ledger import LOCAL_SENDER, LedgerEntry, append_entry, count_reasons
 from plugins.observability.models import IngestQuery, IngestResult, ItemError
@@ -370,6 +370,8 @@ class IngestService:
 
     def _drop_oversized(self, batch: NormalizedBatch) -> tuple[NormalizedBatch, list[ItemError]]:
         """Return a batch without the events whose tags are too long, and the errors of these."""
+        if not may_be_oversized(batch.longest_tags_bytes, self._tags_max_bytes):
+            return batch, []
         positions = oversized_tags_positions((event.tags for event in batch.events), self._tags_max_bytes)
         if not positions:
             return batch, []

@@ -55,22 +55,27 @@ def validate_tags(content: bytes) -> str | None:
     return None
 
 
-def invalid_tags_positions(tags: Sequence[msgspec.Raw]) -> list[int]:
+def invalid_tags_positions(tags: Sequence[msgspec.Raw], longest_bytes: int) -> list[int]:
     """Return the positions of those that are no object, or that ``validate_tags`` rejects, by one look at all of them.
 
     Args:
         tags: JSON values that the server can store as text.
+        longest_bytes: The length of the longest.
     """
     joined = _SEPARATOR.join(tags)
     objects = joined.startswith(b"{") + joined.count(_SEPARATOR + b"{")
+    suspicious: Sequence[int] = ()
     if objects != len(tags) or _may_be_out_of_range(joined):
-        suspicious: Sequence[int] = range(len(tags))
-    elif len(joined) > _SHORT_BYTES:
+        suspicious = range(len(tags))
+    elif longest_bytes > _SHORT_BYTES:
         suspicious = [at for at, value in enumerate(tags) if len(value) > _SHORT_BYTES]
-    else:
-        return []
     values = ((at, bytes(tags[at])) for at in suspicious)
     return [at for at, value in values if not value.startswith(b"{") or validate_tags(value) is not None]
+
+
+def may_be_oversized(longest_bytes: int, max_bytes: int) -> bool:
+    """Tell whether tags that are so long as sent may be longer than a limit as served."""
+    return longest_bytes > max_bytes // _GROWTH_MAX
 
 
 def oversized_tags_positions(tags: Iterable[msgspec.Raw], max_bytes: int) -> list[int]:
@@ -80,9 +85,8 @@ def oversized_tags_positions(tags: Iterable[msgspec.Raw], max_bytes: int) -> lis
         tags: Those that ``validate_tags`` accepts.
         max_bytes: The limit.
     """
-    small_bytes = max_bytes // _GROWTH_MAX
-    large = [(at, bytes(text)) for at, text in enumerate(tags) if len(text) > small_bytes]
-    return [at for at, text in large if len(text) > max_bytes or _served_bytes_max(text) > max_bytes]
+    suspicious = ((at, bytes(text)) for at, text in enumerate(tags) if may_be_oversized(len(text), max_bytes))
+    return [at for at, text in suspicious if len(text) > max_bytes or _served_bytes_max(text) > max_bytes]
 
 
 def oversized_tags(max_bytes: int) -> str:
