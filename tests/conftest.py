@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +34,12 @@ FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", 
 _MEMORY = Path("/dev/shm")
 _MEMORY_MIN_BYTES = 4 * 1024**3
 _numbers = itertools.count()
+
+
+def pytest_configure() -> None:
+    """Let processes that tests start be interrupted: a shell that runs the tests in its background ignores SIGINT."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
