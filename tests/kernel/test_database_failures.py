@@ -91,6 +91,13 @@ def code_of(database: Database) -> str | None:
     return None
 
 
+def succeeds_soon(database: Database) -> bool:
+    """Tell whether requests succeed once the latest failure is older than it is reused for, a tenth of a second."""
+    # On a busy machine, the first connection to a new server can take longer than a request waits in an outage.
+    psycopg.connect(url()).close()
+    return eventually(lambda: code_of(database) is None, timeout_s=1)
+
+
 def code_of_new_pool() -> str | None:
     with opened(url()) as database:
         return code_of(database)
@@ -147,7 +154,7 @@ def test_a_server_that_never_answers_is_named_and_holds_up_only_the_first_reques
             assert time.monotonic() - started < SETTINGS.pool_timeout_s / 4
 
 
-def test_a_server_that_shuts_down_is_named_and_the_first_request_after_its_start_succeeds(
+def test_a_server_that_shuts_down_is_named_and_requests_succeed_after_its_start(
     tcp_home: Path, tcp_server: EmbeddedServer, captured: CapturedLog
 ) -> None:
     running = postmaster(tcp_home)
@@ -161,9 +168,7 @@ def test_a_server_that_shuts_down_is_named_and_the_first_request_after_its_start
         assert code_of(database) == "database_refused"
 
         assert tcp_server.restart_if_dead()
-        # On a busy machine, the first connection to a new server can take longer than a request waits in an outage.
-        psycopg.connect(url()).close()
-        database.ping()
+        assert succeeds_soon(database)
 
     assert len(captured.events("database_available")) == 1
 
@@ -185,7 +190,7 @@ def test_an_outage_that_breaks_every_connection_of_the_pool_is_named_at_once(
         assert time.monotonic() - started < SETTINGS.pool_timeout_s / 2
 
         assert tcp_server.restart_if_dead()
-        database.ping()
+        assert succeeds_soon(database)
 
 
 def test_connections_in_use_are_waited_for_although_no_further_one_can_be_made(tcp_server: EmbeddedServer) -> None:
