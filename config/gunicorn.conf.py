@@ -18,7 +18,7 @@ bind = [address.strip() for address in _settings.server.bind.split(",")]
 umask = 0o117
 
 # Threads overlap waits for the database. A client that is waited for occupies none of them.
-worker_class = "kernel.server.worker.PatientWorker"
+worker_class = "kernel.server.worker.TiercelWorker"
 workers = _settings.server.workers
 threads = _settings.server.threads
 worker_connections = _settings.server.connections_max

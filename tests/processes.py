@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -42,6 +42,18 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def send_until_answered(connection: socket.socket, piece: bytes, timeout_s: float) -> bytes:
+    """Send a piece five times a second until the service answers; return the answer, empty if there is none in time."""
+    connection.settimeout(0.2)
+    deadline = time.monotonic() + timeout_s
+    answer = b""
+    while not answer and time.monotonic() < deadline:
+        connection.sendall(piece)
+        with suppress(TimeoutError):
+            answer = connection.recv(4096)
+    return answer
 
 
 def make_environment(home: Path, **variables: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ from kernel.datasets.files import publish_folder, read_folder
 from kernel.http.routing import APPLICATION, MountedRoute
 from kernel.jobs.supervisor import GRACE_S
 from kernel.server.addresses import ensure_addresses_free
-from kernel.server.launcher import Companion, run_gunicorn
+from kernel.server.launcher import Sidecar, run_gunicorn
 
 # Next to the kernel's package, in a checkout and in a wheel.
 DEMO_FOLDER = Path(__file__).parent.parent.parent / "contrib" / "demo"
@@ -56,12 +56,12 @@ def up(*, bind: str | None, insecure: bool) -> None:
     except BaseException:
         service.close()
         raise
-    run_gunicorn(service, _banner(service), _make_companion(service))
+    run_gunicorn(service, _banner(service), _make_sidecar(service))
 
 
-def _make_companion(service: Tiercel) -> Companion:
+def _make_sidecar(service: Tiercel) -> Sidecar:
     grace_s = service.settings.jobs.graceful_timeout_s + GRACE_S
-    return Companion(
+    return Sidecar(
         "supervisor of jobs",
         lambda begin: fork_worker(service, begin),
         lambda pid: stop_worker(pid, grace_s),

@@ -55,8 +55,8 @@ class RequestRecord(msgspec.Struct, frozen=True):
     application: str | None = None
 
 
-class Refusal(msgspec.Struct, frozen=True):
-    """A request that the server refused before it reached the application, such as one that is no valid HTTP.
+class RejectedRequest(msgspec.Struct, frozen=True):
+    """A request that the server rejected before it reached the application, such as one that is no valid HTTP.
 
     Args:
         context: Its identifiers.
@@ -132,20 +132,20 @@ class AccessLog:
             return body
         return _CountingBody(body, finish)
 
-    def log_refusal(self, refusal: Refusal) -> None:
+    def log_rejected(self, rejected: RejectedRequest) -> None:
         """Log a request that never reached the application. Subscribers get no record of it: it has no route."""
         if self._log is not None:
             self._log.info(
                 "request",
-                request_id=refusal.context.request_id,
-                trace_id=refusal.context.trace_id,
-                method=refusal.method,
+                request_id=rejected.context.request_id,
+                trace_id=rejected.context.trace_id,
+                method=rejected.method,
                 route="",
-                path=refusal.path,
-                status=refusal.status,
-                bytes=refusal.bytes,
-                client=refusal.client,
-                reason=refusal.reason,
+                path=rejected.path,
+                status=rejected.status,
+                bytes=rejected.bytes,
+                client=rejected.client,
+                reason=rejected.reason,
             )
 
     def _record(self, client: str, record: RequestRecord) -> None:

@@ -38,7 +38,7 @@ class ClientLimits(msgspec.Struct, frozen=True):
     rate_min_bytes: int
 
 
-class _Patience:
+class _WaitBudget:
     """The time that a client may be waited for in one direction: waiting uses it up, and bytes that pass restore it."""
 
     def __init__(self, timeout_s: float, rate_min_bytes: int) -> None:
@@ -75,8 +75,8 @@ class ClientSocket(socket.socket):
 
     def __init__(self, accepted: socket.socket, limits: ClientLimits) -> None:
         super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
-        self._receiving = _Patience(limits.receive_timeout_s, limits.rate_min_bytes)
-        self._sending = _Patience(limits.send_timeout_s, limits.rate_min_bytes)
+        self._receiving = _WaitBudget(limits.receive_timeout_s, limits.rate_min_bytes)
+        self._sending = _WaitBudget(limits.send_timeout_s, limits.rate_min_bytes)
         self._waiting: Callable[[], AbstractContextManager[None]] = nullcontext
         self._queued_at = time.monotonic()
         self.waited_s = 0.0
@@ -142,15 +142,15 @@ class ClientSocket(socket.socket):
                 self._sending.passed(sent)
                 rest = rest[sent:]
 
-    def _wait(self, event: int, patience: _Patience, timeout_s: float | None = None) -> None:
-        limit_s = patience.remaining_s if timeout_s is None else min(timeout_s, patience.remaining_s)
+    def _wait(self, event: int, budget: _WaitBudget, timeout_s: float | None = None) -> None:
+        limit_s = budget.remaining_s if timeout_s is None else min(timeout_s, budget.remaining_s)
         poll = select.poll()
         poll.register(self.fileno(), event)
         started = time.monotonic()
         with self._waiting():
             ready = poll.poll(max(limit_s, 0) * 1000)
             waited_s = time.monotonic() - started
-        patience.waited(waited_s)
+        budget.waited(waited_s)
         self.waited_s += waited_s
         if not ready:
             raise SlowClientError("the client is too slow")

@@ -18,15 +18,13 @@ from kernel.config import shipped_folder
 from kernel.errors import BootError
 
 _CONFIG_FILE = "gunicorn.conf.py"
-
-
-# How soon a companion that ended is started again: later each time that it did not last.
+# How soon a sidecar that ended is started again: later each time that it did not last.
 _RESTART_WAIT_S = 1.0
 _RESTART_WAIT_MAX_S = 30.0
 _LASTED_S = 60.0
 
 
-class Companion:
+class Sidecar:
     """A process next to the workers, which gunicorn's master starts, starts again if it ends, and stops in the end.
 
     Args:
@@ -76,17 +74,17 @@ def _has_ended(pid: int) -> bool:
 
 
 class _Master(Arbiter):
-    """gunicorn's master, with a companion of its workers."""
+    """gunicorn's master, with a sidecar of its workers."""
 
-    companion: Companion | None = None
+    sidecar: Sidecar | None = None
 
     def manage_workers(self) -> None:
         """Replace what ended; called when a child ends, and once a second."""
         super().manage_workers()
-        if self.companion is not None:
-            self.companion.ensure_running(self.log, self._begin_companion)
+        if self.sidecar is not None:
+            self.sidecar.ensure_running(self.log, self._begin_sidecar)
 
-    def _begin_companion(self) -> None:
+    def _begin_sidecar(self) -> None:
         # It would keep the port in use, and mistake its signals for those of the master.
         for listener in self.LISTENERS:
             listener.close()
@@ -94,25 +92,25 @@ class _Master(Arbiter):
             signal.signal(number, signal.SIG_DFL)
 
 
-def run_gunicorn(service: Tiercel, banner: str = "", companion: Companion | None = None) -> None:
+def run_gunicorn(service: Tiercel, banner: str = "", sidecar: Sidecar | None = None) -> None:
     """Serve requests until a signal stops gunicorn. Does not return: gunicorn exits the process.
 
     Args:
         service: A prepared service. gunicorn's master forks workers, and each starts it.
         banner: Printed to standard output when gunicorn is listening.
-        companion: Runs as long as gunicorn does.
+        sidecar: Runs as long as gunicorn does.
     """
     main_pid = os.getpid()
     master = _Master(_GunicornApplication(service, banner))
-    master.companion = companion
+    master.sidecar = sidecar
     try:
         master.run()
     except RuntimeError as ex:
         raise BootError(str(ex)) from ex
     finally:
         # gunicorn's workers, which are forks of this process, leave through here as well.
-        if companion is not None and os.getpid() == main_pid:
-            companion.stop()
+        if sidecar is not None and os.getpid() == main_pid:
+            sidecar.stop()
 
 
 class _GunicornApplication(Application):

@@ -18,7 +18,7 @@ from kernel.server.client_socket import ClientLimits, SlowClientError
 from kernel.server.descriptors import raise_descriptor_limit
 from kernel.settings import LogSettings
 
-_WORKER_CLASS = "kernel.server.worker.PatientWorker"
+_WORKER_CLASS = "kernel.server.worker.TiercelWorker"
 # Each worker would open sockets of its own; PROXY and uwsgi, HTTP/2, and names with underscores carry the same headers
 # in other ways.
 _FIXED = {
@@ -91,7 +91,7 @@ def post_worker_init(worker: Any) -> None:
     """Start the service in a worker process."""
     worker.wsgi.start()
     worker.on_stopping = worker.wsgi.announce_stop
-    worker.on_refused = worker.wsgi.wsgi_app.log_refusal
+    worker.on_rejected = worker.wsgi.wsgi_app.log_rejected
 
 
 def worker_exit(_server: Any, worker: Any) -> None:

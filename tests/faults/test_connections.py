@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import VARIABLES
-from tests.processes import Service, copy_home, eventually, serving
+from tests.processes import Service, copy_home, eventually, send_until_answered, serving
 
 pytestmark = pytest.mark.process
 
@@ -58,16 +58,8 @@ def test_incomplete_heads_do_not_delay_other_clients(
 
 
 def test_sending_a_byte_now_and_then_does_not_extend_the_time_limit_of_a_head(connect: Connect) -> None:
-    connection = connect()
-    connection.settimeout(0.2)
     started = time.monotonic()
-    answer = b""
-    while not answer and time.monotonic() - started < 4 * HEADER_TIMEOUT_S:
-        connection.sendall(b"G")
-        try:
-            answer = connection.recv(4096)
-        except TimeoutError:
-            continue
+    answer = send_until_answered(connect(), b"G", timeout_s=4 * HEADER_TIMEOUT_S)
 
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert time.monotonic() - started < HEADER_TIMEOUT_S + 2

@@ -82,7 +82,7 @@ def slowest_probe_s(service: Service, until: Callable[[], bool]) -> float:
         slowest_s = max(slowest_s, time.monotonic() - started)
         if until():
             return slowest_s
-        time.sleep(0.05)
+        time.sleep(0.05)  # probes are to measure the load, not to be it
 
 
 def test_a_statement_ends_with_its_request(service: Service) -> None:
@@ -115,7 +115,7 @@ def test_a_request_whose_client_hung_up_in_the_queue_is_not_served(service: Serv
         assert eventually(lambda: ask(service.home, WAITING) == 2, 2)
         for _ in range(20):
             send_and_hang_up(service, body, Content_Type="application/json")
-        time.sleep(1.2)
+        time.sleep(1.2)  # a client that has closed its side counts as gone after a second
         unlock()
         stored = sum(each.result().json().get("inserted", 0) for each in occupying)
 

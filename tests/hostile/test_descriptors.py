@@ -43,7 +43,7 @@ def test_idle_connections_that_take_every_descriptor_do_not_stop_the_service(ini
                 assert service.get("/livez", timeout_s=5).status_code == 200
             assert service.is_ready()
             before = worker.cpu_times()
-            time.sleep(2)
+            time.sleep(2)  # long enough to tell a worker that spins from one that waits
             after = worker.cpu_times()
             assert after.user + after.system - before.user - before.system < 1.0
         assert service.workers() == [worker]

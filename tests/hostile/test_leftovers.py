@@ -98,7 +98,7 @@ def test_services_that_share_a_database_keep_it_until_the_last_was_killed(home: 
     with serving(home, **VARIABLES) as first, serving(home, **VARIABLES) as second:
         running = postmaster(home)
         kill_all(tree(first))
-        time.sleep(1)
+        time.sleep(1)  # the guardian looks twice a second
         assert postmaster(home) == running is not None
 
         guardian = running.parent()

@@ -154,7 +154,7 @@ def begun(service: Service, size_bytes: int, sent: bytes) -> Iterator[socket.soc
     with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
         head = f"POST {INGEST} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         connection.sendall(f"{head}Content-Length: {size_bytes}\r\n\r\n".encode() + sent)
-        time.sleep(0.5)
+        time.sleep(0.5)  # nothing tells when the service has read it
         yield connection
 
 

@@ -12,7 +12,7 @@ import pytest
 from gunicorn.http import errors as gunicorn_errors
 
 from kernel.errors import InternalError
-from kernel.server.refusals import as_api_error
+from kernel.server.error_responses import as_api_error
 from tests.processes import Service, copy_home, eventually, serving
 
 HOST = "Host: 127.0.0.1\r\n"

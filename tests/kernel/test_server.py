@@ -60,7 +60,7 @@ def test_the_service_boots_once_before_the_fork(tmp_path: Path, monkeypatch: pyt
 )
 def test_options_of_gunicorn_that_would_trust_somebody_else_are_refused(name: str, value: object) -> None:
     cfg = Config()
-    cfg.set("worker_class", "kernel.server.worker.PatientWorker")
+    cfg.set("worker_class", "kernel.server.worker.TiercelWorker")
     ensure_supported(cfg)
     cfg.set(name, value)
 

@@ -73,7 +73,7 @@ def as_api_error(error: BaseException) -> ApiError:
     return InternalError()
 
 
-def encode_refusal(error: ApiError, context: RequestContext, *, has_body: bool = True) -> tuple[bytes, int]:
+def encode_error_response(error: ApiError, context: RequestContext, *, has_body: bool = True) -> tuple[bytes, int]:
     """Return a whole response, and the length of its body in bytes. The connection is closed after it.
 
     Args:
