@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
+from types import FrameType
 from typing import Any
 
 from gunicorn import util
@@ -105,6 +106,10 @@ class TiercelWorker(ThreadWorker):
     def get_thread_pool(self) -> RequestThreadPool:  # type: ignore[override] # gunicorn only submits and shuts down
         """Return the pool for all requests but probes."""
         return RequestThreadPool(self.cfg.threads, self.worker_connections)
+
+    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop as on SIGTERM: gunicorn would cut off the requests that are being served."""
+        self.handle_exit(sig, frame)
 
     def accept(self, listener: socket.socket) -> None:
         """Accept a connection."""

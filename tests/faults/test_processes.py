@@ -73,8 +73,14 @@ def test_batches_of_a_killed_master_are_complete_or_absent_at_the_next_start(hom
     assert postmaster(home) is None
 
 
-@pytest.mark.parametrize("keep_alive", [True, False], ids=["kept-alive connections", "a connection a request"])
-def test_every_request_is_answered_or_refused_when_sigterm_arrives_under_load(home: Path, keep_alive: bool) -> None:
+@pytest.mark.parametrize(
+    ("number", "keep_alive"),
+    [(signal.SIGTERM, True), (signal.SIGTERM, False), (signal.SIGINT, True)],
+    ids=["SIGTERM, kept-alive connections", "SIGTERM, a connection a request", "SIGINT, kept-alive connections"],
+)
+def test_every_request_is_answered_or_refused_when_the_service_stops_under_load(
+    home: Path, number: signal.Signals, keep_alive: bool
+) -> None:
     service = Service(home, **VARIABLES)
     service.wait_until_ready()
     senders = Senders(service.port, SIZE, retry=False, keep_alive=keep_alive)
@@ -82,7 +88,7 @@ def test_every_request_is_answered_or_refused_when_sigterm_arrives_under_load(ho
         senders.put(range(400))
         assert eventually(lambda: len(senders.acknowledged) >= 8)
         started = time.monotonic()
-        service.process.send_signal(signal.SIGTERM)
+        service.process.send_signal(number)
         assert service.process.wait(20) == 0
         took_s = time.monotonic() - started
 
