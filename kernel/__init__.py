@@ -26,6 +26,7 @@ from kernel.errors import (
     ApiError,
     ConflictError,
     FieldErrors,
+    ForbiddenError,
     InvalidError,
     MalformedError,
     NotFoundError,
@@ -36,11 +37,14 @@ from kernel.errors import (
 from kernel.hookspecs import hookimpl
 from kernel.http.request import RawBody, Request, StreamBody
 from kernel.http.response import Response, StreamingResponse
+from kernel.identity import SYSTEM_ACCOUNT, Identity, Role, Scope, acting_as, current_identity
+from kernel.notifications import notify
 from kernel.retries import backoff_s, retry_after_s
 from kernel.services import PluginStatus, Services
 from kernel.settings import Secret, Table, env
 
 __all__ = [
+    "SYSTEM_ACCOUNT",
     "ApiError",
     "Application",
     "Cache",
@@ -52,8 +56,10 @@ __all__ = [
     "EndTime",
     "Engine",
     "FieldErrors",
+    "ForbiddenError",
     "Handler",
     "HealthCheck",
+    "Identity",
     "InvalidError",
     "Job",
     "JsonOutline",
@@ -65,7 +71,9 @@ __all__ = [
     "RawBody",
     "Request",
     "Response",
+    "Role",
     "Route",
+    "Scope",
     "Secret",
     "Services",
     "StreamBody",
@@ -74,11 +82,14 @@ __all__ = [
     "TooLargeError",
     "UnauthorizedError",
     "UnavailableError",
+    "acting_as",
     "backoff_s",
     "collect_routes",
+    "current_identity",
     "env",
     "hookimpl",
     "load_queries",
+    "notify",
     "parse_time",
     "retry_after_s",
     "route",

@@ -69,6 +69,11 @@ class Cache(Generic[K, V]):
             if len(self._items) > self._items_max:
                 self._items.popitem(last=False)
 
+    def pop(self, key: K) -> V | None:
+        """Remove and return the value of a key, or None."""
+        with self._lock:
+            return self._items.pop(key, None)
+
     def clear(self) -> None:
         """Remove all values."""
         with self._lock:

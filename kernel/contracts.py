@@ -90,6 +90,7 @@ class Route(Contract, frozen=True):
     The kernel calls a handler with what its parameters ask for, by name and type:
 
     - ``request: Request``, the request itself.
+    - ``identity: Identity``, who sends it and for which account; not on public routes.
     - ``query``, a Struct: the query string. Unknown, repeated, empty and wrong parameters are answered with one 400
       that names all of them; only ``search``, ``ordering`` and ``cursor`` may be empty.
     - ``body``, any type: the body, decoded from JSON, likewise. ``RawBody`` and ``StreamBody`` take other media types,

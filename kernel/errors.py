@@ -129,6 +129,21 @@ class ForbiddenError(ApiError):
     default_message = "This is not allowed."
 
 
+class NoAccountError(ForbiddenError):
+    """403: the request is authenticated, but by somebody who belongs to no account."""
+
+    code = "no_account"
+    default_message = "An account is needed."
+
+
+class NoPlanError(ApiError):
+    """402: the account has no plan that is in force."""
+
+    status = 402
+    code = "plan_inactive"
+    default_message = "The account has no active plan."
+
+
 class CrossSiteError(ApiError):
     """403: a browser sent the request for a page of another site, and it might change something."""
 

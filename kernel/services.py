@@ -288,14 +288,27 @@ class Services:
         """Return the statistics of all plugins that provide some, by plugin."""
         return {plugin: read() for plugin, read in self._shared.statistics.items()}
 
-    def authenticate_with(self, authenticate: Authenticator) -> None:
+    def listen(
+        self, channel: str, receive: Callable[[Sequence[str]], None], *, poll: Callable[[], None] | None = None
+    ) -> None:
+        """Call a function with notifications of all processes. Call it from a ``register_`` hook.
+
+        ``notify`` sends them. One that is sent while the database is away is lost: ``poll`` makes up for that.
+
+        Args:
+            channel: Name of the channel; begins with the name of the plugin.
+            receive: Called in a thread of its own with the payloads that arrived together, in their order.
+            poll: Called once connected, and once every ``datasets.poll_interval_s``.
+        """
+        self._shared.listener.subscribe(channel, receive, poll=poll)
+
+    def authenticate_with(self, authenticator: Authenticator) -> None:
         """Make this plugin the one that authenticates requests. Call it from a ``register_`` hook.
 
         Args:
-            authenticate: Called with request and policy for every route that is not public, if ``auth`` is
-                ``required``. Raises ``UnauthorizedError`` or ``ForbiddenError`` to reject the request.
+            authenticator: Asked for every route that is not public, if ``auth`` is ``required``.
 
         Raises:
             DuplicateError: Another plugin authenticates already.
         """
-        self._shared.authorizer.set_authenticator(self.plugin, authenticate)
+        self._shared.authorizer.set_authenticator(self.plugin, authenticator)

@@ -29,6 +29,7 @@ from kernel.db.failures import (
 from kernel.db.queries import load_queries
 from kernel.deadline import Deadline, current_deadline
 from kernel.errors import BootError
+from kernel.identity import Identity, current_identity
 from kernel.logging import Logger
 from kernel.settings import DatabaseSettings
 
@@ -36,6 +37,7 @@ Row = tuple[Any, ...]
 T = TypeVar("T")
 QUERIES = load_queries(__package__)
 
+_NOBODY = -1
 # How long the client waits for an answer after the statement timeout, at which the server should have given up.
 _ANSWER_GRACE_S = 2.0
 # A request to cancel a statement goes to the server over a connection of its own.
@@ -97,6 +99,7 @@ class Database:
         """Borrow a connection in autocommit mode.
 
         A statement that is running when the deadline of the request passes, or its client disconnects, is cancelled.
+        In a request, it sees and writes rows of the request's account only; see ``kernel.identity.acting_as``.
 
         Args:
             timeout_s: Replaces the configured statement timeout, the limit on idle time in a transaction, and the
@@ -111,6 +114,7 @@ class Database:
             if self._pool is None:
                 raise PoolClosed("the pool is not open")
             with self._pool.connection() as connection:
+                connection.set_scope(current_identity())
                 if timeout_s is None:
                     connection.deadline = current_deadline()
                     try:
@@ -247,6 +251,28 @@ class _TimeLimitedConnection(Connection[Row]):
     answer_timeout_s: float | None = None
     # Of the request that has borrowed the connection.
     deadline: Deadline | None = None
+    _scope: tuple[int | None, tuple[int, ...] | None] | None = None
+
+    def set_scope(self, identity: Identity | None) -> None:
+        """Limit the session to the account of an identity; None ends that. A round trip only where it changes.
+
+        See ``kernel/migrations/0006_account_scope.sql``.
+        """
+        # Nobody's account is not no account: that would be all of them.
+        scope = (
+            None if identity is None else (_NOBODY if identity.account is None else identity.account, identity.sites)
+        )
+        if scope == self._scope:
+            return
+        account, sites = scope or (None, None)
+        self.execute(
+            QUERIES["set_account_scope"],
+            {
+                "account": "" if account is None else str(account),
+                "sites": "" if sites is None else f"{{{','.join(map(str, sites))}}}",
+            },
+        )
+        self._scope = scope
 
     def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
         if self.deadline is not None:

@@ -16,6 +16,9 @@ SELECT set_config('TimeZone', 'UTC', false),
        CASE WHEN current_setting('timescaledb.max_tuples_decompressed_per_dml_transaction', true) IS NOT NULL
             THEN set_config('timescaledb.max_tuples_decompressed_per_dml_transaction', '0', false) END
 
+-- name: set_account_scope
+SELECT set_config('tiercel.account', %(account)s, false), set_config('tiercel.sites', %(sites)s, false)
+
 -- name: set_session_timeouts
 SELECT set_config('statement_timeout', %(timeout_ms)s, false),
        set_config('idle_in_transaction_session_timeout', %(timeout_ms)s, false)

@@ -5,6 +5,7 @@ Listed here is what plugins may import: pages, envelopes, decompression, and wha
 
 from kernel.deadline import current_deadline
 from kernel.http.access_log import RequestRecord
+from kernel.http.auth import Authenticator
 from kernel.http.compression import DecompressionError, Decompressor, decompress
 from kernel.http.concurrency import ConcurrencyLimit
 from kernel.http.health import CheckResult, worst_status
@@ -14,6 +15,7 @@ from kernel.http.request import is_json_lines, require_json
 from kernel.http.response import Envelope, Listing, Single, envelope, listing, single
 
 __all__ = [
+    "Authenticator",
     "CheckResult",
     "ConcurrencyLimit",
     "DecompressionError",

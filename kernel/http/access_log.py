@@ -17,6 +17,7 @@ import msgspec
 
 from kernel.errors import UnavailableError
 from kernel.http.request import CONTEXT_KEY, RequestContext, make_context, path_as_sent
+from kernel.identity import set_current_identity
 from kernel.logging import Logger
 from kernel.threads import BackgroundThread
 
@@ -99,6 +100,7 @@ class AccessLog:
         """Serve a request (PEP 3333)."""
         arrived, started_ns = datetime.now(UTC), time.perf_counter_ns()
         context = environ[CONTEXT_KEY] = make_context(environ)
+        set_current_identity(None)
         status = 0
 
         def start(line: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
@@ -108,6 +110,8 @@ class AccessLog:
             return start_response(line, headers, *exc_info)
 
         def finish(length_bytes: int) -> None:
+            # A thread that is done with a request has nobody to act for.
+            set_current_identity(None)
             if context.logged:
                 self._record(
                     environ.get("REMOTE_ADDR", ""),

@@ -1,4 +1,4 @@
-"""Authorize requests: before a handler, the policy of its route is checked, and what a browser says of the request.
+"""Authorize requests: who sends them, whether they may use a route, and what a browser says of them.
 
 A browser sends requests for any web page that is open in it, also to a service that only this machine can reach. Pages
 of other sites must neither read from the service (``Host``, against DNS rebinding) nor change anything in it
@@ -9,27 +9,31 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Callable, Iterable
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Literal, Protocol
 
 from kernel.contracts import Policy
 from kernel.errors import (
     BootError,
     CrossSiteError,
     DuplicateError,
+    ForbiddenError,
     MalformedError,
+    NoAccountError,
+    NoPlanError,
     UnauthorizedError,
     UnavailableError,
     UnsupportedMediaError,
 )
 from kernel.http.host import parse_host
 from kernel.http.request import Request, media_type
+from kernel.identity import OPEN, Identity
 from kernel.settings import Settings
 
-# Returns if the request may use a route of that policy; raises UnauthorizedError or ForbiddenError if not.
-Authenticator = Callable[[Request, Policy], None]
 # Only a restart brings a quarantined plugin back.
 _QUARANTINE_RETRY_AFTER_S = 60
+# Headers that name another account, or one of the sites of an account.
+_SELECTORS = frozenset({"HTTP_X_ACCOUNT", "HTTP_X_SITE"})
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -124,6 +128,28 @@ def ensure_same_origin(request: Request) -> None:
         raise UnsupportedMediaError(detail=f"expected application/json, got {kind}")
 
 
+class Authenticator(Protocol):
+    """What a plugin does to authenticate requests; see ``Services.authenticate_with``."""
+
+    def authenticate(self, request: Request) -> Identity | None:
+        """Return who sends a request; None if it has no credentials.
+
+        Raises:
+            UnauthorizedError: Its credentials are wrong; the first that are present decide. Says which and why, but
+                not whether there is such a user.
+        """
+
+    def select(self, request: Request, identity: Identity) -> Identity:
+        """Return the identity for the account and the site that a request names in ``X-Account`` and ``X-Site``.
+
+        Raises:
+            ForbiddenError: The identity may not act for them, or there are none; it is not told which.
+        """
+
+    def challenges(self) -> Sequence[str]:
+        """Return the schemes that a request may use, as values of ``WWW-Authenticate`` (RFC 9110, 11.6.1)."""
+
+
 class Authorizer:
     """Authorizes requests: mode ``open`` allows all that are meant for this machine, ``required`` authenticates them.
 
@@ -142,10 +168,10 @@ class Authorizer:
         # For probes from the machine itself; the page of another site cannot have these names.
         self._hosts = allowed | _LOOPBACK_NAMES
         self._owner: str | None = None
-        self._authenticate: Authenticator | None = None
+        self._authenticator: Authenticator | None = None
         self._quarantined: dict[str, str] = {}
 
-    def set_authenticator(self, owner: str, authenticate: Authenticator) -> None:
+    def set_authenticator(self, owner: str, authenticator: Authenticator) -> None:
         """Set how requests are authenticated; one plugin does it for the whole service.
 
         Raises:
@@ -153,7 +179,7 @@ class Authorizer:
         """
         if self._owner is not None:
             raise DuplicateError("authentication", "authenticate", (self._owner, owner))
-        self._owner, self._authenticate = owner, authenticate
+        self._owner, self._authenticator = owner, authenticator
 
     def quarantine(self, owner: str, reason: str) -> None:
         """Refuse every request for the routes of a plugin, and no longer authenticate with it.
@@ -164,7 +190,7 @@ class Authorizer:
         """
         self._quarantined[owner] = reason
         if self._owner == owner:
-            self._owner = self._authenticate = None
+            self._owner = self._authenticator = None
 
     def ensure_authenticator(self) -> None:
         """Ensure that a plugin authenticates, in mode ``required``.
@@ -172,36 +198,78 @@ class Authorizer:
         Raises:
             BootError: No plugin does.
         """
-        if self._mode == "required" and self._authenticate is None:
+        if self._mode == "required" and self._authenticator is None:
             raise BootError(
                 "auth is 'required', but no plugin authenticates; enable one or use auth = 'open' on loopback"
             )
 
-    def authorize(self, request: Request, owner: str, policy: Policy) -> None:
-        """Return if a request may use a route, else raise.
-
-        Args:
-            request: The request.
-            owner: The plugin that owns the route.
-            policy: The policy of the route.
+    def ensure_allowed_host(self, request: Request) -> None:
+        """Ensure that a request is meant for this service.
 
         Raises:
             MalformedError: ``Host`` is none of the names of this service.
-            UnauthorizedError: The request is not authenticated; also raised by the authenticator.
-            ForbiddenError: Raised by the authenticator.
-            UnavailableError: The plugin is quarantined.
         """
-        if not self._any_host:
-            self._ensure_allowed_host(request)
-        if policy != "public" and self._mode == "required":
-            if self._authenticate is None:
-                raise UnauthorizedError
-            self._authenticate(request, policy)
-        if owner in self._quarantined:
-            raise UnavailableError(self._quarantined[owner], retry_after_s=_QUARANTINE_RETRY_AFTER_S)
-
-    def _ensure_allowed_host(self, request: Request) -> None:
+        if self._any_host:
+            return
         host: str = request.env.get("HTTP_HOST", "")
         # An allowed host may have a port.
         if not host or (parse_host(host).name not in self._hosts and host.lower() not in self._hosts):
             raise MalformedError("This host is not allowed.", detail=f"Host {host!r:.200} is not allowed")
+
+    def ensure_not_quarantined(self, owner: str) -> None:
+        """Ensure that the plugin which owns a route works.
+
+        Raises:
+            UnavailableError: It is quarantined.
+        """
+        if owner in self._quarantined:
+            raise UnavailableError(self._quarantined[owner], retry_after_s=_QUARANTINE_RETRY_AFTER_S)
+
+    def authenticate(self, request: Request, policy: Policy) -> Identity | None:
+        """Return who sends a request; None on a public route.
+
+        Raises:
+            UnauthorizedError: It has no credentials, or wrong ones.
+        """
+        if policy == "public":
+            return None
+        identity = OPEN if self._mode == "open" else self._identify(request)
+        if _SELECTORS.isdisjoint(request.env):
+            return identity
+        if self._authenticator is None:
+            raise ForbiddenError(detail="no plugin knows accounts and sites, which X-Account and X-Site name")
+        return self._authenticator.select(request, identity)
+
+    def _identify(self, request: Request) -> Identity:
+        authenticator = self._authenticator
+        if authenticator is None:
+            raise UnauthorizedError
+        challenges = {"WWW-Authenticate": ", ".join(authenticator.challenges())}
+        try:
+            identity = authenticator.authenticate(request)
+        except UnauthorizedError as ex:
+            ex.headers = challenges | ex.headers
+            raise
+        if identity is None:
+            raise UnauthorizedError(detail="the request has no credentials", headers=challenges)
+        return identity
+
+
+def ensure_account(identity: Identity) -> None:
+    """Ensure that an identity has an account.
+
+    Raises:
+        NoAccountError: It has none.
+    """
+    if identity.account is None:
+        raise NoAccountError(detail=f"{identity.name} belongs to no account")
+
+
+def ensure_plan(identity: Identity) -> None:
+    """Ensure that the account of an identity has a plan that is in force.
+
+    Raises:
+        NoPlanError: It has none.
+    """
+    if not identity.has_active_plan:
+        raise NoPlanError(detail=f"account {identity.account} has no active plan")

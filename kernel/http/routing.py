@@ -43,7 +43,7 @@ from kernel.errors import (
     PluginError,
     TooLargeError,
 )
-from kernel.http.auth import Authorizer, ensure_same_origin
+from kernel.http.auth import Authorizer, ensure_account, ensure_plan, ensure_same_origin
 from kernel.http.request import (
     BodyLimits,
     RawBody,
@@ -55,6 +55,7 @@ from kernel.http.request import (
     require_json,
 )
 from kernel.http.response import FalconResponse, write_response
+from kernel.identity import current_identity, set_current_identity
 from kernel.signatures import accepts_any_keyword, parameter_types
 
 App = falcon.App[Request, FalconResponse]
@@ -168,10 +169,10 @@ def methods_of(route: Route) -> tuple[str, ...]:
 
 
 class RequestPipeline(msgspec.Struct, frozen=True):
-    """What every request passes before its handler.
+    """What every request passes before its handler, in this order.
 
     Args:
-        authorizer: Checks policies.
+        authorizer: Finds out who sends a request.
         limits: How large a body may be.
         applications: Those that a path may name.
         timeout_s: How long a request may work; see ``Deadline``.
@@ -183,7 +184,7 @@ class RequestPipeline(msgspec.Struct, frozen=True):
     timeout_s: float
 
     def admit(self, request: Request, mounted: MountedRoute, path_parameters: dict[str, Any]) -> None:
-        """Authorize a request, and replace the slug of an application by the application.
+        """Let a request in: find out who sends it, whether it may use the route, and which application it names.
 
         Args:
             request: The request.
@@ -195,14 +196,23 @@ class RequestPipeline(msgspec.Struct, frozen=True):
             ApiError: The request may not use the route (see ``Authorizer`` and ``ensure_same_origin``), or there is no
                 such application.
         """
-        context = request.log_context
+        context, policy = request.log_context, mounted.route.policy
         context.template, context.logged = mounted.template, mounted.route.logged
         for name, text in path_parameters.items():
             path_parameters[name] = decode_path_parameter(text)
-        self.authorizer.authorize(request, mounted.owner, mounted.route.policy)
+        self.authorizer.ensure_allowed_host(request)
+        identity = self.authorizer.authenticate(request, policy)
+        set_current_identity(identity)
+        if identity is not None and policy != "public":
+            ensure_account(identity)
+            ensure_plan(identity)
+            identity.ensure_scope(policy)
+        self.authorizer.ensure_not_quarantined(mounted.owner)
         ensure_same_origin(request)
         if mounted.is_filtered:
             application = self.applications.find(path_parameters[APPLICATION])
+            if identity is not None:
+                identity.ensure_application(application.slug)
             path_parameters[APPLICATION] = application
             context.application = application.slug
         elif mounted.route.per_application:
@@ -283,13 +293,15 @@ def _handler_responder(mounted: MountedRoute, pipeline: RequestPipeline) -> Resp
     # ``application`` is resolved, not decoded, and is not in the path of the unfiltered view.
     application = {APPLICATION} if route.per_application else set()
     path_names = [name for name in _PATH_PARAMETER.findall(mounted.template) if name not in application]
-    types = parameter_types(handler, {"request", "query", "body", *path_names, *application})
+    types = parameter_types(handler, {"request", "query", "body", "identity", *path_names, *application})
+    if "identity" in types and route.policy == "public":
+        raise TypeError(f"{_name_of(handler)} takes an identity, but the route is public: nobody is authenticated")
     _ensure_taken(handler, route, types, [*path_names, *application])
     path_types = {**types, **route.path_types}
     path_decoders = [(name, _path_decoder(name, path_types[name])) for name in path_names]
     decode_query = _query_decoder(_query_type(route, types))
     decode_body = _body_decoder(types["body"], pipeline.limits, route.body_max_bytes) if "body" in types else None
-    takes_request, takes_query = "request" in types, "query" in types
+    takes_request, takes_query, takes_identity = "request" in types, "query" in types, "identity" in types
     # An alias has the body of its route, wherever it is.
     is_enveloped = route.path.startswith(_ENVELOPED)
 
@@ -303,6 +315,8 @@ def _handler_responder(mounted: MountedRoute, pipeline: RequestPipeline) -> Resp
             arguments["query"] = query
         if takes_request:
             arguments["request"] = request
+        if takes_identity:
+            arguments["identity"] = current_identity()
         if decode_body is None:
             write_response(request, response, handler(**arguments), is_enveloped=is_enveloped)
             return

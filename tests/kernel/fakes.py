@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, cast
@@ -13,7 +13,10 @@ import structlog
 from structlog.testing import LogCapture
 
 from kernel.app import Tiercel
+from kernel.errors import UnauthorizedError
 from kernel.hookspecs import hookimpl
+from kernel.http.request import Request
+from kernel.identity import Identity, Scope
 from kernel.logging import Logger
 from kernel.testing import Client, make_configuration
 
@@ -51,6 +54,35 @@ def boot_service(plugins: Sequence[str], logger: Logger, **values: Any) -> Tierc
     """Boot a service of some plugins, without a database; no plugin is required."""
     given = {"required": [], "db": {"url": NOWHERE}, **values, "plugins": plugins}
     return Tiercel(make_configuration(**given), log=logger)
+
+
+class KeyAuthenticator:
+    """An authenticator that knows identities by the header ``X-Key``.
+
+    Args:
+        identities: By key.
+    """
+
+    def __init__(self, identities: Mapping[str, Identity]) -> None:
+        self._identities = identities
+
+    def authenticate(self, request: Request) -> Identity | None:
+        key = request.get_header("X-Key")
+        if key is not None and key not in self._identities:
+            raise UnauthorizedError(detail="the key is unknown")
+        return None if key is None else self._identities[key]
+
+    def select(self, request: Request, identity: Identity) -> Identity:
+        return identity
+
+    def challenges(self) -> Sequence[str]:
+        return ("X-Key",)
+
+
+def make_identity(*scopes: Scope, **fields: Any) -> Identity:
+    """Make an identity of the system account with some scopes."""
+    given = {"scheme": "api_key", "name": "key of a test", "account": 0, "scopes": frozenset(scopes), **fields}
+    return Identity(**given)
 
 
 def raise_oops(**_given: Any) -> Any:

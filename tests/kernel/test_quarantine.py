@@ -13,7 +13,7 @@ from kernel.contracts import HealthCheck, Route
 from kernel.services import Services
 from kernel.testing import Client
 from tests.conftest import Serve
-from tests.kernel.fakes import Boot, CapturedLog, MakePlugin, raise_oops
+from tests.kernel.fakes import Boot, CapturedLog, KeyAuthenticator, MakePlugin, raise_oops
 
 REGISTERING = [
     "register_settings",
@@ -110,7 +110,7 @@ def test_a_plugin_that_fails_to_import_is_quarantined(
 
 def test_a_quarantined_plugin_loses_what_it_registered_before(boot: Boot, make_plugin: MakePlugin) -> None:
     def register_routes(services: Services) -> list[Route]:
-        services.authenticate_with(lambda request, policy: None)
+        services.authenticate_with(KeyAuthenticator({}))
         return route_of("alpha")(services)
 
     check = HealthCheck(name="disk", probe=raise_oops)

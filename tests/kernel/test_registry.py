@@ -16,7 +16,7 @@ from kernel.contracts import Application, Command, Dataset, HealthCheck, Job, Ro
 from kernel.errors import BootError, ConfigError, DuplicateError, PluginError
 from kernel.registry import KERNEL_COMMANDS
 from kernel.services import Services
-from tests.kernel.fakes import Boot, CapturedLog, MakePlugin, raise_oops
+from tests.kernel.fakes import Boot, CapturedLog, KeyAuthenticator, MakePlugin, raise_oops
 
 
 def hello() -> str:
@@ -154,7 +154,7 @@ def test_two_plugins_with_the_same_name_stop_the_boot(boot: Boot, make_plugin: M
 
 def test_two_plugins_that_authenticate_stop_the_boot(boot: Boot, make_plugin: MakePlugin) -> None:
     def register_routes(services: Services) -> list[Route]:
-        services.authenticate_with(lambda request, policy: None)
+        services.authenticate_with(KeyAuthenticator({}))
         return []
 
     names = [make_plugin("alpha", register_routes=register_routes)]

@@ -7,12 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from kernel.contracts import Policy, Route
-from kernel.errors import BootError, ForbiddenError, UnauthorizedError
-from kernel.http.auth import Authenticator, is_loopback
-from kernel.http.request import Request
+from kernel.errors import BootError
+from kernel.http.auth import is_loopback
 from kernel.services import Services
 from kernel.testing import Client
-from tests.kernel.fakes import Boot, MakePlugin
+from tests.kernel.fakes import Boot, KeyAuthenticator, MakePlugin, make_identity
 
 Mount = Callable[..., Client]
 POLICIES: list[Policy] = ["public", "ingest", "read", "write", "staff"]
@@ -40,19 +39,11 @@ def routes() -> list[Route]:
     return [Route(path=f"/{policy}/", handler=hello, policy=policy) for policy in POLICIES]
 
 
-def authenticate_by_key(request: Request, policy: Policy) -> None:
-    """Accept any key, for everything but staff routes."""
-    if request.get_header("X-Key") is None:
-        raise UnauthorizedError
-    if policy == "staff":
-        raise ForbiddenError
-
-
-def make_authenticating_plugin(make_plugin: MakePlugin, authenticate: Authenticator = authenticate_by_key) -> str:
+def make_authenticating_plugin(make_plugin: MakePlugin) -> str:
     """Make a plugin with an authenticator and a route for each policy."""
 
     def register_routes(services: Services) -> list[Route]:
-        services.authenticate_with(authenticate)
+        services.authenticate_with(KeyAuthenticator({"k": make_identity("ingest", "read", "write")}))
         return routes()
 
     return make_plugin("keys", register_routes=register_routes)

@@ -8,13 +8,18 @@ import msgspec
 import pytest
 
 from kernel.contracts import Application, Route
-from kernel.errors import UnauthorizedError, UnavailableError
-from kernel.http.request import Request
+from kernel.errors import UnavailableError
 from kernel.services import Services
 from kernel.testing import Client
-from tests.kernel.fakes import Boot, MakePlugin
+from tests.kernel.fakes import Boot, KeyAuthenticator, MakePlugin, make_identity
 
 ID = "from-the-client"
+IDENTITIES = {
+    "nobody": make_identity(account=None, has_active_plan=False),
+    "poor": make_identity(has_active_plan=False),
+    "reader": make_identity("read"),
+    "writer": make_identity("write"),
+}
 
 
 class Query(msgspec.Struct, frozen=True):
@@ -34,16 +39,10 @@ def handle(
     return body.name
 
 
-def authenticate(request: Request, policy: object) -> None:
-    """Accept any key."""
-    if request.get_header("X-Key") is None:
-        raise UnauthorizedError
-
-
 @pytest.fixture
 def client(boot: Boot, make_plugin: MakePlugin) -> Client:
     def register_routes(services: Services) -> list[Route]:
-        services.authenticate_with(authenticate)
+        services.authenticate_with(KeyAuthenticator(IDENTITIES))
         path = "/x/public/items/{number}/"
         return [Route(path=path, handler=handle, policy="write", method="POST", per_application=True)]
 
@@ -69,7 +68,11 @@ def test_each_check_is_made_before_the_next_and_every_response_has_the_request_i
         (405, "method_not_allowed", {}, {}),
         (400, "malformed", {"method": "POST"}, {}),
         (401, "unauthorized", {}, {"Host": "127.0.0.1"}),
-        (403, "cross_site", {}, {"X-Key": "k"}),
+        (401, "unauthorized", {}, {"X-Key": "unknown"}),
+        (403, "no_account", {}, {"X-Key": "nobody"}),
+        (402, "plan_inactive", {}, {"X-Key": "poor"}),
+        (403, "forbidden", {}, {"X-Key": "reader"}),
+        (403, "cross_site", {}, {"X-Key": "writer"}),
         (415, "unsupported_media_type", {}, {"Origin": "http://127.0.0.1"}),
         (404, "not_found", {}, {"Content-Type": "text/csv"}),
         (404, "not_found", {"path": "/x/public/acme/items/zero/?size=many"}, {}),
