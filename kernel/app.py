@@ -39,11 +39,14 @@ from kernel.errors import BootError, PluginError
 from kernel.http.access_log import AccessLog, RequestFeed, StartResponse
 from kernel.http.auth import Authorizer, ensure_safe_bind
 from kernel.http.compression import CompressionMiddleware
+from kernel.http.cors import AllowedOrigins
 from kernel.http.errors import ErrorHandlers
 from kernel.http.forwarding import ForwardingMiddleware, TrustedProxies
 from kernel.http.health import KERNEL, Health, HealthRoutes
 from kernel.http.request import BodyBudget, BodyLimits, Request
+from kernel.http.resource_tracking import ResourceTracking
 from kernel.http.response import FalconResponse
+from kernel.http.response_headers import ResponseHeaders
 from kernel.http.routing import (
     App,
     MountedRoute,
@@ -83,6 +86,9 @@ class Tiercel:
     watchdog: EmbeddedWatchdog | None
     db: Database
     shared: SharedServices
+    origins: AllowedOrigins
+    response_headers: ResponseHeaders
+    tracking: ResourceTracking
     registry: Registry
     falcon_app: App
     wsgi_app: AccessLog
@@ -320,6 +326,9 @@ def create_shared_services(service: Tiercel) -> None:
         datasets=Datasets(db, settings, applications, caches, listener, log, service.clock.now),
         listener=listener,
     )
+    service.origins = AllowedOrigins(settings)
+    service.response_headers = ResponseHeaders(service.origins, settings.http.hsts_max_age_s)
+    service.tracking = ResourceTracking(db, service.shared.authorizer, log)
 
 
 def load_plugins(service: Tiercel) -> None:
@@ -392,9 +401,9 @@ def register_commands(service: Tiercel) -> None:
 
 def mount_routes(service: Tiercel) -> None:
     """Mount the kernel's routes and those of the plugins; quarantine plugins whose routes cannot be mounted."""
-    probes = HealthRoutes(service.shared.health, startup=("startup",)).routes()
+    own = [*HealthRoutes(service.shared.health, startup=("startup",)).routes(), *service.tracking.routes()]
     while True:
-        routes = [*((KERNEL, route) for route in probes), *service.registry.contributions(Route)]
+        routes = [*((KERNEL, route) for route in own), *service.registry.contributions(Route)]
         try:
             mounted = expand_routes(routes)
             service.falcon_app = _create_falcon_app(service, mounted)
@@ -408,14 +417,22 @@ def mount_routes(service: Tiercel) -> None:
 
 def _create_falcon_app(service: Tiercel, routes: tuple[MountedRoute, ...]) -> App:
     http = service.settings.http
-    middleware: list[Any] = [ForwardingMiddleware(TrustedProxies(http.trusted_proxies)), CompressionMiddleware()]
+    # On the way out they run in reverse.
+    middleware: list[Any] = [
+        ForwardingMiddleware(TrustedProxies(http.trusted_proxies)),
+        service.response_headers,
+        CompressionMiddleware(),
+    ]
     app: App = falcon.App(request_type=Request, response_type=FalconResponse, middleware=middleware)
     app.req_options.strip_url_path_trailing_slash = True
     app.set_error_serializer(lambda *_: None)
     ErrorHandlers(service.log, debug=service.settings.debug, unified=http.unified_errors).install(app)
     limits = BodyLimits(http.max_body_bytes, http.max_decoded_bytes, BodyBudget(http.bodies_max_bytes))
     shared = service.shared
-    mount(app, routes, RequestPipeline(shared.authorizer, limits, shared.applications, http.request_timeout_s))
+    pipeline = RequestPipeline(
+        shared.authorizer, service.origins, service.tracking, limits, shared.applications, http.request_timeout_s
+    )
+    mount(app, routes, pipeline)
     return app
 
 
@@ -435,7 +452,7 @@ def install_datasets(service: Tiercel) -> None:
 def add_request_log(service: Tiercel) -> None:
     """Wrap the Falcon app in the request log, which sees the final status of every response."""
     log = service.log if service.settings.log.requests else None
-    service.wsgi_app = AccessLog(service.falcon_app, log, service.shared.requests)
+    service.wsgi_app = AccessLog(service.falcon_app, log, service.shared.requests, service.tracking)
 
 
 BOOT_STEPS: tuple[Callable[[Tiercel], None], ...] = (

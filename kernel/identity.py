@@ -70,6 +70,11 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
         """Whether it manages the users, keys and sites of its account."""
         return self.is_staff or self.role in {"owner", "admin"}
 
+    @property
+    def is_developer(self) -> bool:
+        """Whether it may see how the service works on its requests: statements and times."""
+        return self.is_manager or self.role == "developer"
+
     def ensure_manager(self) -> None:
         """Ensure that it manages its account.
 

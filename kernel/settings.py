@@ -7,6 +7,7 @@ the ``TIERCEL_`` variable that every key has; Structs of plugins may use it as w
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,14 @@ import msgspec
 Auth = Literal["open", "required"]
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+
+# An origin as browsers write it (RFC 6454, 6.2): no path, and no port where it is that of the scheme. Subdomains with
+# TLS only, since anybody on the network can answer for them without; and none of a top-level domain.
+_ORIGIN = re.compile(
+    r"(?!https://.*:443\Z|http://.*:80\Z)"
+    r"(?:https://\*(?:\.[a-z0-9_-]+){2,}|[a-z][a-z0-9+.-]*://(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]))"
+    r"(?::[1-9][0-9]{0,4})?"
+)
 
 
 class Secret:
@@ -90,9 +99,18 @@ class HttpSettings(Table, frozen=True):
     unified_errors: bool = True
     allowed_hosts: Annotated[tuple[str, ...], env("DJANGO_ALLOWED_HOSTS", "ALLOWED_HOSTS")] = ()
     trusted_proxies: tuple[str, ...] = ()
+    cors_origins: Annotated[tuple[str, ...], env("CORS_ALLOWED_ORIGINS")] = ()
+    cors_local_ports: tuple[Annotated[int, msgspec.Meta(ge=1, le=65_535)], ...] | None = None
+    hsts_max_age_s: Annotated[int, msgspec.Meta(ge=0)] = 31_536_000
 
     def __post_init__(self) -> None:
-        """Validate the addresses of proxies."""
+        """Validate origins, and the addresses of proxies."""
+        for origin in self.cors_origins:
+            if not _ORIGIN.fullmatch(origin.lower()):
+                raise ValueError(
+                    "cors_origins: Expected origins as browsers write them, such as https://app.example.com, or "
+                    f"https://*.example.com for all its subdomains, got {origin!r:.120}."
+                )
         for each in self.trusted_proxies:
             try:
                 each == "unix" or ipaddress.ip_network(each)

@@ -15,6 +15,7 @@ from kernel.http.compression import accepted_coding, compress
 from kernel.http.conditional import is_unmodified
 from kernel.http.request import Request
 from kernel.http.response import PreparedResponse
+from kernel.tracking import measure
 
 _ENCODER = msgspec.json.Encoder(enc_hook=str)
 # Bytes that a cached response takes besides its body: key, headers, objects.
@@ -74,7 +75,8 @@ class ResponseCache:
             body: Encoded as JSON.
             version: Of the dataset; an index has none.
         """
-        content = _ENCODER.encode(body)
+        with measure("encoding"):
+            content = _ENCODER.encode(body)
         coding = accepted_coding(request).choose(len(content))
         # Other bytes need another strong ETag (RFC 9110, 8.8.3.3).
         digest = hashlib.sha256(content).hexdigest()[:32]
@@ -88,7 +90,8 @@ class ResponseCache:
             headers["x-data-version"] = str(version)
         if coding is not None:
             headers["content-encoding"] = coding
-        cached = CachedResponse(content if coding is None else compress(content, coding), etag, headers)
+        with measure("compression"):
+            cached = CachedResponse(content if coding is None else compress(content, coding), etag, headers)
         self._cache.set(key, cached, len(cached.content) + len(request.query_string) + _OVERHEAD_BYTES, name)
         return cached
 

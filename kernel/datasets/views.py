@@ -15,6 +15,7 @@ from kernel.contracts import Application, Dataset
 from kernel.datasets.models import Snapshot
 from kernel.errors import UnavailableError
 from kernel.logging import Logger
+from kernel.tracking import measure
 
 _RETRY_AFTER_S = 60
 # This many hidden items are named; all are counted.
@@ -118,7 +119,8 @@ class Views:
         self, dataset: Dataset, snapshot: Snapshot, application: Application, filters: Sequence[NamedFilter]
     ) -> _Filtered:
         try:
-            return apply_filters(dataset, snapshot.items, filters)
+            with measure("filters"):
+                return apply_filters(dataset, snapshot.items, filters)
         except MemoryError:
             raise  # says nothing about the filter, and must not be cached
         except Exception as ex:

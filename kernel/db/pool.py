@@ -6,13 +6,13 @@ import logging
 import select
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, LiteralString, TypeVar
+from typing import Any, LiteralString, Self, TypeVar
 
 import psycopg
-from psycopg import Connection
-from psycopg.abc import PQGen
+from psycopg import Connection, Copy, Cursor, sql
+from psycopg.abc import Params, PQGen, Query
 from psycopg.conninfo import make_conninfo
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
@@ -32,9 +32,12 @@ from kernel.errors import BootError
 from kernel.identity import Identity, current_identity
 from kernel.logging import Logger
 from kernel.settings import DatabaseSettings
+from kernel.tracking import ResourceTracker, current_tracker
 
 Row = tuple[Any, ...]
 T = TypeVar("T")
+# Of the rows of a cursor; some return others than tuples.
+R = TypeVar("R")
 QUERIES = load_queries(__package__)
 
 _NOBODY = -1
@@ -251,6 +254,7 @@ class _TimeLimitedConnection(Connection[Row]):
     answer_timeout_s: float | None = None
     # Of the request that has borrowed the connection.
     deadline: Deadline | None = None
+    tracker: ResourceTracker | None = None
     _scope: tuple[int | None, tuple[int, ...] | None] | None = None
 
     def set_scope(self, identity: Identity | None) -> None:
@@ -274,7 +278,18 @@ class _TimeLimitedConnection(Connection[Row]):
         )
         self._scope = scope
 
+    def track(self, tracker: ResourceTracker | None) -> None:
+        """Let a tracker record statements, and the time that they take; None ends that."""
+        self.tracker = tracker
+        self.cursor_factory = Cursor if tracker is None else _TrackedCursor
+
     def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+        if self.tracker is not None:
+            with self.tracker.measure("sql"):
+                return self._wait(gen, interval, timeout)
+        return self._wait(gen, interval, timeout)
+
+    def _wait(self, gen: PQGen[T], interval: float, timeout: float | None) -> T:
         if self.deadline is not None:
             gen = self._within_deadline(gen, self.deadline)
         try:
@@ -301,6 +316,47 @@ class _TimeLimitedConnection(Connection[Row]):
         except StopIteration as ex:
             result: T = ex.value
             return result
+
+
+class _TrackedCursor(Cursor[R]):
+    """A cursor that has its statements recorded."""
+
+    def execute(self, query: Query, params: Params | None = None, **options: Any) -> Self:
+        with self._recorded(query):
+            return super().execute(query, params, **options)
+
+    def executemany(self, query: Query, params_seq: Iterable[Params], **options: Any) -> None:
+        with self._recorded(query):
+            super().executemany(query, params_seq, **options)
+
+    @contextmanager
+    def copy(self, statement: Query, params: Params | None = None, **options: Any) -> Iterator[Copy]:
+        with self._recorded(statement), super().copy(statement, params, **options) as copy:
+            yield copy
+
+    @contextmanager
+    def _recorded(self, query: Query) -> Iterator[None]:
+        tracker = self.connection.tracker if isinstance(self.connection, _TimeLimitedConnection) else None
+        if tracker is None:
+            yield
+            return
+        with tracker.statement(_without_values(query)) as statement:
+            yield
+            statement.rows = None if self.rowcount < 0 else self.rowcount
+
+
+def _without_values(query: Query) -> str:
+    """Return the text of a statement with its placeholders, and one in place of each value that is part of it."""
+    if isinstance(query, sql.Composed):
+        return "".join(map(_without_values, query))
+    if isinstance(query, sql.Literal):
+        return "%s"
+    if isinstance(query, sql.Composable):
+        return query.as_string()
+    if isinstance(query, bytes):
+        return query.decode()
+    # A template has its values in it.
+    return query if isinstance(query, str) else type(query).__name__
 
 
 class _LiveConnectionPool(ConnectionPool[_TimeLimitedConnection]):
@@ -333,6 +389,15 @@ class _LiveConnectionPool(ConnectionPool[_TimeLimitedConnection]):
         super().__init__(*given, **named)
 
     def getconn(self, timeout: float | None = None) -> _TimeLimitedConnection:
+        tracker = current_tracker()
+        if tracker is None:
+            return self._get_live(timeout)
+        with tracker.measure("pool"):
+            connection = self._get_live(timeout)
+        connection.track(tracker)
+        return connection
+
+    def _get_live(self, timeout: float | None) -> _TimeLimitedConnection:
         wait_s = self.timeout if timeout is None else timeout
         if self._failure is not None and not self._in_use:
             failure, failed_at = self._failure
@@ -353,6 +418,8 @@ class _LiveConnectionPool(ConnectionPool[_TimeLimitedConnection]):
             self.putconn(connection)
 
     def putconn(self, conn: _TimeLimitedConnection) -> None:
+        if conn.tracker is not None:
+            conn.track(None)
         with self._lock:
             self._in_use -= 1
         super().putconn(conn)

@@ -17,9 +17,11 @@ import msgspec
 
 from kernel.errors import UnavailableError
 from kernel.http.request import CONTEXT_KEY, RequestContext, make_context, path_as_sent
+from kernel.http.resource_tracking import ResourceTracking
 from kernel.identity import set_current_identity
 from kernel.logging import Logger
 from kernel.threads import BackgroundThread
+from kernel.tracking import set_current_tracker
 
 StartResponse = Callable[..., Any]
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
@@ -89,18 +91,24 @@ class AccessLog:
         application: The Falcon application.
         log: Gets one line for each request; None for no lines.
         feed: Gets one record for each request.
+        tracking: Stores what requests took that are tracked.
     """
 
-    def __init__(self, application: Application, log: Logger | None, feed: RequestFeed) -> None:
+    def __init__(
+        self, application: Application, log: Logger | None, feed: RequestFeed, tracking: ResourceTracking
+    ) -> None:
         self._application = application
         self._log = log
         self._feed = feed
+        self._tracking = tracking
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Serve a request (PEP 3333)."""
         arrived, started_ns = datetime.now(UTC), time.perf_counter_ns()
         context = environ[CONTEXT_KEY] = make_context(environ)
+        context.started_ns = started_ns
         set_current_identity(None)
+        set_current_tracker(None)
         status = 0
 
         def start(line: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
@@ -112,6 +120,7 @@ class AccessLog:
         def finish(length_bytes: int) -> None:
             # A thread that is done with a request has nobody to act for.
             set_current_identity(None)
+            self._tracking.finish(context, environ["REQUEST_METHOD"], status)
             if context.logged:
                 self._record(
                     environ.get("REMOTE_ADDR", ""),

@@ -2,14 +2,14 @@
 
 A browser sends requests for any web page that is open in it, also to a service that only this machine can reach. Pages
 of other sites must neither read from the service (``Host``, against DNS rebinding) nor change anything in it
-(``ensure_same_origin``).
+(``ensure_same_origin``), except those of the origins that the operator allows (``kernel.http.cors``).
 """
 
 from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Literal, Protocol
 
 from kernel.contracts import Policy
@@ -27,7 +27,7 @@ from kernel.errors import (
 )
 from kernel.http.host import parse_host
 from kernel.http.request import Request, media_type
-from kernel.identity import OPEN, Identity
+from kernel.identity import OPEN, Identity, Scheme
 from kernel.settings import Settings
 
 # Only a restart brings a quarantined plugin back.
@@ -41,6 +41,8 @@ _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # What a browser sends for the service's own pages, and for what a person entered or opened.
 _OWN_SITES = frozenset({"same-origin", "none"})
+# A browser adds their credentials to every request for the service, whatever page asks for it.
+_AMBIENT_SCHEMES: frozenset[Scheme] = frozenset({"session", "basic"})
 # A page can have these sent to any other site, without asking that site first (https://fetch.spec.whatwg.org/#cors).
 _FORM_TYPES = frozenset({"application/x-www-form-urlencoded", "multipart/form-data", "text/plain"})
 
@@ -103,29 +105,46 @@ def _is_local(listening: socket.socket) -> bool:
     return (mapped or address).is_loopback
 
 
-def ensure_same_origin(request: Request) -> None:
-    """Ensure that a request which may change something was not sent by a page of another site.
+def ensure_same_origin(request: Request, identity: Identity | None, origins: Container[str]) -> None:
+    """Ensure that a request was not sent by a page of another site, unless that may use the service.
+
+    Concerned are requests that may change something, and those of scripts that read with credentials which the browser
+    added by itself, whatever page asked for it.
 
     Programs other than browsers send neither ``Sec-Fetch-Site`` nor ``Origin``, and are not concerned. Another port of
     the same machine is another origin, but the same site, so ``same-site`` is not enough.
+
+    Args:
+        request: The request.
+        identity: Who sends it.
+        origins: Those that may use the service, besides its own.
 
     Raises:
         ForbiddenError: A browser says that it was.
         UnsupportedMediaError: The body is declared as one of those that forms of any page can send.
     """
+    origin = request.env.get("HTTP_ORIGIN")
     if request.method in _SAFE_METHODS:
+        if origin is not None and identity is not None and identity.scheme in _AMBIENT_SCHEMES:
+            _ensure_own_or_allowed(request, origin, origins)
         return
-    env = request.env
-    site, origin = env.get("HTTP_SEC_FETCH_SITE"), env.get("HTTP_ORIGIN")
-    if site is not None:
-        if site not in _OWN_SITES:
-            raise CrossSiteError(detail=f"Sec-Fetch-Site is {site!r:.80}, expected same-origin or none")
-    # Without its scheme, which a proxy may have changed.
-    elif origin is not None and origin.lower().partition("://")[2] != request.netloc.lower():
-        raise CrossSiteError(detail=f"Origin {origin!r:.200} is not the Host of the request, {request.netloc!r:.200}")
+    _ensure_own_or_allowed(request, origin, origins)
     kind = media_type(request)
     if kind in _FORM_TYPES:
         raise UnsupportedMediaError(detail=f"expected application/json, got {kind}")
+
+
+def _ensure_own_or_allowed(request: Request, origin: str | None, origins: Container[str]) -> None:
+    if origin is not None and origin in origins:
+        return
+    site = request.env.get("HTTP_SEC_FETCH_SITE")
+    if site is not None and site not in _OWN_SITES:
+        raise CrossSiteError(detail=f"Sec-Fetch-Site is {site!r:.80}, expected same-origin or none")
+    # Without its scheme, which a proxy may have changed. Any page can have the origin null.
+    if origin == "null" or (
+        site is None and origin is not None and origin.lower().partition("://")[2] != request.netloc.lower()
+    ):
+        raise CrossSiteError(detail=f"Origin {origin!r:.200} is not the Host of the request, {request.netloc!r:.200}")
 
 
 class Authenticator(Protocol):
@@ -239,6 +258,16 @@ class Authorizer:
         if self._authenticator is None:
             raise ForbiddenError(detail="no plugin knows accounts and sites, which X-Account and X-Site name")
         return self._authenticator.select(request, identity)
+
+    def identify(self, request: Request) -> Identity | None:
+        """Return who sends a request to a public route, where nobody has to be authenticated; None if it does not say.
+
+        Raises:
+            UnauthorizedError: Its credentials are wrong.
+        """
+        if self._mode == "open":
+            return OPEN
+        return None if self._authenticator is None else self._authenticator.authenticate(request)
 
     def _identify(self, request: Request) -> Identity:
         authenticator = self._authenticator

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import msgspec
 
 from kernel.errors import TiercelError
+from kernel.tracking import measure
 
 if TYPE_CHECKING:
     from kernel.http.request import Request
@@ -326,7 +327,8 @@ def _compress_response(response: FalconResponse, content: bytes, accepted: Accep
     coding = accepted.choose(len(content))
     if coding is None:
         return
-    encoded = compress(content, coding)
+    with measure("compression"):
+        encoded = compress(content, coding)
     if accepted.identity and len(encoded) >= len(content):
         return
     response.text = response.media = None

@@ -69,6 +69,8 @@ class RequestContext(msgspec.Struct):
         logged: False leaves the request out of the access log and its subscribers, as for probes.
         application: Slug of the application whose view was asked for, if the path named one.
         body_bytes: How much of its body is held in memory; see ``BodyBudget``.
+        started_ns: When it arrived, of ``time.perf_counter_ns``.
+        tracked_for: The account that may see what it takes, if that is tracked.
     """
 
     request_id: str
@@ -79,6 +81,8 @@ class RequestContext(msgspec.Struct):
     logged: bool = True
     application: str | None = None
     body_bytes: int = 0
+    started_ns: int = 0
+    tracked_for: int | None = None
 
     @property
     def traceparent(self) -> str:

@@ -14,6 +14,7 @@ from kernel.applications import slug_of
 from kernel.contracts import Application
 from kernel.http.conditional import is_unmodified
 from kernel.http.request import Request
+from kernel.tracking import measure
 
 T = TypeVar("T")
 
@@ -77,6 +78,16 @@ class FalconResponse(falcon.Response):
         self.data = prepared.content
         self.is_prepared = True
 
+    @property
+    def is_page(self) -> bool:
+        """Whether it is HTML."""
+        return self._headers.get("content-type", "").startswith("text/html")
+
+    def complete_headers(self, defaults: Mapping[str, str]) -> dict[str, str]:
+        """Add headers that are not set yet, and return all of them by name in lower case, to be changed."""
+        self._headers = headers = {**defaults, **self._headers}
+        return headers
+
     def close_stream(self) -> None:
         """Close a stream that is not going to be sent, as after HEAD."""
         close = getattr(self.stream, "close", None)
@@ -118,10 +129,10 @@ def write_response(request: Request, response: FalconResponse, value: object, *,
     if isinstance(value, StreamingResponse):
         response.content_type = value.media_type
         response.stream = value.chunks
-    elif is_enveloped and not isinstance(value, Envelope):
-        response.data = _JSON.encode(envelope(request, value))
     else:
-        response.data = _JSON.encode(value)
+        with measure("encoding"):
+            needs_envelope = is_enveloped and not isinstance(value, Envelope)
+            response.data = _JSON.encode(envelope(request, value) if needs_envelope else value)
     etag = response.get_header("ETag")
     if etag is not None and response.status_code == http.HTTPStatus.OK and request.method in ("GET", "HEAD"):
         _apply_conditions(request, response, etag)

@@ -44,6 +44,7 @@ from kernel.errors import (
     TooLargeError,
 )
 from kernel.http.auth import Authorizer, ensure_account, ensure_plan, ensure_same_origin
+from kernel.http.cors import AllowedOrigins
 from kernel.http.request import (
     BodyLimits,
     RawBody,
@@ -54,6 +55,7 @@ from kernel.http.request import (
     read_body,
     require_json,
 )
+from kernel.http.resource_tracking import TRACKING_HEADER, ResourceTracking
 from kernel.http.response import FalconResponse, write_response
 from kernel.identity import current_identity, set_current_identity
 from kernel.signatures import accepts_any_keyword, parameter_types
@@ -173,12 +175,16 @@ class RequestPipeline(msgspec.Struct, frozen=True):
 
     Args:
         authorizer: Finds out who sends a request.
+        origins: Those whose pages may use the service.
+        tracking: Tracks what a request takes, if it asks for that.
         limits: How large a body may be.
         applications: Those that a path may name.
         timeout_s: How long a request may work; see ``Deadline``.
     """
 
     authorizer: Authorizer
+    origins: AllowedOrigins
+    tracking: ResourceTracking
     limits: BodyLimits
     applications: Applications
     timeout_s: float
@@ -203,12 +209,15 @@ class RequestPipeline(msgspec.Struct, frozen=True):
         self.authorizer.ensure_allowed_host(request)
         identity = self.authorizer.authenticate(request, policy)
         set_current_identity(identity)
+        # Before anything that such a page could use up for whom it acts for.
+        ensure_same_origin(request, identity, self.origins)
         if identity is not None and policy != "public":
             ensure_account(identity)
             ensure_plan(identity)
             identity.ensure_scope(policy)
+        if TRACKING_HEADER in request.env:
+            self.tracking.begin(request, identity)
         self.authorizer.ensure_not_quarantined(mounted.owner)
-        ensure_same_origin(request)
         if mounted.is_filtered:
             application = self.applications.find(path_parameters[APPLICATION])
             if identity is not None:

@@ -7,6 +7,7 @@ the headers that would ask for it may be what is wrong.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
 from http import HTTPStatus
 
 import msgspec
@@ -73,12 +74,15 @@ def as_api_error(error: BaseException) -> ApiError:
     return InternalError()
 
 
-def encode_error_response(error: ApiError, context: RequestContext, *, has_body: bool = True) -> tuple[bytes, int]:
+def encode_error_response(
+    error: ApiError, context: RequestContext, headers: Mapping[str, str], *, has_body: bool = True
+) -> tuple[bytes, int]:
     """Return a whole response, and the length of its body in bytes. The connection is closed after it.
 
     Args:
         error: What the client is told.
         context: The identifiers of the request.
+        headers: Further headers, which every response has.
         has_body: False for the response to a HEAD.
     """
     content = msgspec.json.encode(body(error, context.request_id))
@@ -90,7 +94,7 @@ def encode_error_response(error: ApiError, context: RequestContext, *, has_body:
         f"Content-Length: {len(content)}",
         f"X-Request-ID: {context.request_id}",
         f"traceparent: {context.traceparent}",
-        *(f"{name}: {value}" for name, value in error.headers.items()),
+        *(f"{name}: {value}" for name, value in {**headers, **error.headers}.items()),
     )
     head = "".join(f"{line}\r\n" for line in lines).encode("latin-1") + b"\r\n"
     return (head + content, len(content)) if has_body else (head, 0)

@@ -13,7 +13,7 @@ import selectors
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from types import FrameType
@@ -89,6 +89,8 @@ class TiercelWorker(ThreadWorker):
     tpool: RequestThreadPool  # type: ignore[assignment] # see get_thread_pool
     # Called when the worker begins to stop, before it waits for current requests; gunicorn has no such hook.
     on_stopping: Callable[[], None] | None = None
+    # Returns the headers of what the server answers itself, for the Origin of a request.
+    rejected_headers: Callable[[str | None], Mapping[str, str]] | None = None
     # Called with what the server answered itself, which never reaches the application.
     on_rejected: Callable[[RejectedRequest], None] | None = None
 
@@ -332,11 +334,13 @@ class TiercelWorker(ThreadWorker):
             request: What is known of the request.
         """
         headers = () if request is None else request.headers
-        context = make_context({f"HTTP_{name.replace('-', '_')}": value for name, value in headers})
+        environ = {f"HTTP_{name.replace('-', '_')}": value for name, value in headers}
+        context = make_context(environ)
         method = (request and request.method) or ""
         if isinstance(error, InternalError):
             self.log.exception("request %s failed outside the application", context.request_id)
-        response, length_bytes = encode_error_response(error, context, has_body=method != "HEAD")
+        always = {} if self.rejected_headers is None else self.rejected_headers(environ.get("HTTP_ORIGIN"))
+        response, length_bytes = encode_error_response(error, context, always, has_body=method != "HEAD")
         with contextlib.suppress(OSError):
             util.write_nonblock(client, response)
         if self.on_rejected is not None:

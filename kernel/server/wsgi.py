@@ -69,6 +69,7 @@ def pre_fork(server: Any, worker: Any) -> None:
     worker.client_limits = ClientLimits(
         settings.receive_timeout_s, settings.send_timeout_s, settings.client_rate_min_bytes
     )
+    worker.rejected_headers = service.response_headers.of_rejected
     worker.probe_paths = frozenset(each.template.encode() for each in service.shared.routes if not each.route.logged)
 
 
