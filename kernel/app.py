@@ -452,7 +452,7 @@ def install_datasets(service: Tiercel) -> None:
 def add_request_log(service: Tiercel) -> None:
     """Wrap the Falcon app in the request log, which sees the final status of every response."""
     log = service.log if service.settings.log.requests else None
-    service.wsgi_app = AccessLog(service.falcon_app, log, service.shared.requests, service.tracking)
+    service.wsgi_app = AccessLog(service.falcon_app, log, service.shared.requests, service.tracking.finish)
 
 
 BOOT_STEPS: tuple[Callable[[Tiercel], None], ...] = (

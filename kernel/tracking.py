@@ -15,8 +15,8 @@ from typing import Literal
 import msgspec
 
 # admission: from arrival until the request was let in. pool: waiting for connections. sql: waiting for the database.
-# filters: of applications. encoding: to JSON. compression: of the body.
-Phase = Literal["admission", "pool", "sql", "filters", "encoding", "compression"]
+# filters: of applications. encoding: to JSON. compression: of the body. total: since arrival.
+Phase = Literal["admission", "pool", "sql", "filters", "encoding", "compression", "total"]
 # Further ones are counted.
 STATEMENTS_MAX = 200
 SQL_MAX = 4000
@@ -78,13 +78,13 @@ class ResourceTracker:
         finally:
             self._current = outer
 
-    def durations_ms(self) -> dict[str, float]:
+    def durations_ms(self) -> dict[Phase, float]:
         """Return how long each phase took so far, and ``total``, since the request arrived. They do not overlap."""
         return {**self._durations_ms, "total": self._elapsed_ms()}
 
     def server_timing(self) -> str:
         """Return the value of ``Server-Timing`` (https://www.w3.org/TR/server-timing/)."""
-        description = {"sql": f';desc="{self.statement_count} statements"'}
+        description: dict[Phase, str] = {"sql": f';desc="{self.statement_count} statements"'}
         return ", ".join(
             f"{name};dur={duration_ms:.3f}{description.get(name, '')}"
             for name, duration_ms in self.durations_ms().items()

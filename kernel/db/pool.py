@@ -321,7 +321,7 @@ class _TimeLimitedConnection(Connection[Row]):
 class _TrackedCursor(Cursor[R]):
     """A cursor that has its statements recorded."""
 
-    def execute(self, query: Query, params: Params | None = None, **options: Any) -> Self:
+    def execute(self, query: Any, params: Params | None = None, **options: Any) -> Self:
         with self._recorded(query):
             return super().execute(query, params, **options)
 
@@ -345,7 +345,7 @@ class _TrackedCursor(Cursor[R]):
             statement.rows = None if self.rowcount < 0 else self.rowcount
 
 
-def _without_values(query: Query) -> str:
+def _without_values(query: Query | sql.Composable) -> str:
     """Return the text of a statement with its placeholders, and one in place of each value that is part of it."""
     if isinstance(query, sql.Composed):
         return "".join(map(_without_values, query))

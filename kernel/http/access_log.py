@@ -17,7 +17,6 @@ import msgspec
 
 from kernel.errors import UnavailableError
 from kernel.http.request import CONTEXT_KEY, RequestContext, make_context, path_as_sent
-from kernel.http.resource_tracking import ResourceTracking
 from kernel.identity import set_current_identity
 from kernel.logging import Logger
 from kernel.threads import BackgroundThread
@@ -91,16 +90,21 @@ class AccessLog:
         application: The Falcon application.
         log: Gets one line for each request; None for no lines.
         feed: Gets one record for each request.
-        tracking: Stores what requests took that are tracked.
+        finish_tracking: Called at the end of each request, with its method and the final status; see
+            ``kernel.http.resource_tracking``.
     """
 
     def __init__(
-        self, application: Application, log: Logger | None, feed: RequestFeed, tracking: ResourceTracking
+        self,
+        application: Application,
+        log: Logger | None,
+        feed: RequestFeed,
+        finish_tracking: Callable[[RequestContext, str, int], None],
     ) -> None:
         self._application = application
         self._log = log
         self._feed = feed
-        self._tracking = tracking
+        self._finish_tracking = finish_tracking
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Serve a request (PEP 3333)."""
@@ -120,7 +124,7 @@ class AccessLog:
         def finish(length_bytes: int) -> None:
             # A thread that is done with a request has nobody to act for.
             set_current_identity(None)
-            self._tracking.finish(context, environ["REQUEST_METHOD"], status)
+            self._finish_tracking(context, environ["REQUEST_METHOD"], status)
             if context.logged:
                 self._record(
                     environ.get("REMOTE_ADDR", ""),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, Protocol
 
 from kernel.contracts import Policy
@@ -25,6 +25,7 @@ from kernel.errors import (
     UnavailableError,
     UnsupportedMediaError,
 )
+from kernel.http.cors import AllowedOrigins
 from kernel.http.host import parse_host
 from kernel.http.request import Request, media_type
 from kernel.identity import OPEN, Identity, Scheme
@@ -105,7 +106,7 @@ def _is_local(listening: socket.socket) -> bool:
     return (mapped or address).is_loopback
 
 
-def ensure_same_origin(request: Request, identity: Identity | None, origins: Container[str]) -> None:
+def ensure_same_origin(request: Request, identity: Identity | None, origins: AllowedOrigins) -> None:
     """Ensure that a request was not sent by a page of another site, unless that may use the service.
 
     Concerned are requests that may change something, and those of scripts that read with credentials which the browser
@@ -134,7 +135,7 @@ def ensure_same_origin(request: Request, identity: Identity | None, origins: Con
         raise UnsupportedMediaError(detail=f"expected application/json, got {kind}")
 
 
-def _ensure_own_or_allowed(request: Request, origin: str | None, origins: Container[str]) -> None:
+def _ensure_own_or_allowed(request: Request, origin: str | None, origins: AllowedOrigins) -> None:
     if origin is not None and origin in origins:
         return
     site = request.env.get("HTTP_SEC_FETCH_SITE")

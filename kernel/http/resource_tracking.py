@@ -1,7 +1,7 @@
 """Resource tracking: where the time of a request went, for developers who ask for it with a header.
 
-``X-Debug-Resource-Tracking: true`` makes a response say how long each phase took (``Server-Timing``), and under which id
-(``X-Resource-Tracking-ID``) its statements are kept for a while, for all workers to read.
+``X-Debug-Resource-Tracking: true`` makes a response say how long each phase took (``Server-Timing``), and under which
+id (``X-Resource-Tracking-ID``) its statements are kept for a while, where every worker can read them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from uuid import UUID
 
 import msgspec
 import psycopg
+from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from kernel.contracts import Route, collect_routes, route
@@ -122,8 +123,8 @@ class ResourceTracking:
         """Return the route."""
         return collect_routes(self.show)
 
-    @route("/api/v1/resource-tracking/{id}/", policy="read")
-    def show(self, identity: Identity, id: UUID) -> TrackedRequest:
+    @route("/api/v1/resource-tracking/{tracking_id}/", policy="read")
+    def show(self, identity: Identity, tracking_id: UUID) -> TrackedRequest:
         """Show what a request took that was sent with `X-Debug-Resource-Tracking: true`: phases and statements.
 
         It is kept for an hour, the newest 100 of an account.
@@ -134,11 +135,9 @@ class ResourceTracking:
         """
         if not identity.is_developer:
             raise ForbiddenError(detail="an owner, administrator or developer of the account is needed")
-        with self._db.connection() as connection:
-            row = connection.execute(
-                QUERIES["find_tracked_request"], {"id": id, "account": identity.account, "kept_s": KEPT_S}
-            ).fetchone()
+        values = {"id": tracking_id, "account": identity.account, "kept_s": KEPT_S}
+        with self._db.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+            row = cursor.execute(QUERIES["find_tracked_request"], values).fetchone()
         if row is None:
-            raise NotFoundError(detail=f"there is no tracked request {id}")
-        *fields, statements = row
-        return TrackedRequest(*fields, msgspec.convert(statements, list[TrackedStatement]))
+            raise NotFoundError(detail=f"there is no tracked request {tracking_id}")
+        return msgspec.convert(row, TrackedRequest)

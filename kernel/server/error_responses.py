@@ -6,8 +6,9 @@ the headers that would ask for it may be what is wrong.
 
 from __future__ import annotations
 
+import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
 import msgspec
@@ -27,6 +28,9 @@ from kernel.http.errors import body
 from kernel.http.request import RequestContext
 
 _DETAIL_MAX = 200
+_REFERRED_TO = re.compile(
+    rb"^(Origin|X-Request-ID|traceparent):[ \t]*([\x21-\x7e]+)[ \t]*\r$", re.IGNORECASE | re.MULTILINE
+)
 _OTHER_STATUSES: tuple[tuple[type[BaseException], int, str], ...] = (
     (gunicorn_errors.LimitRequestLine, 414, "The request line is too long."),
     (gunicorn_errors.ExpectationFailed, 417, "The server cannot do what is expected."),
@@ -72,6 +76,15 @@ def as_api_error(error: BaseException) -> ApiError:
         if isinstance(error, kind):
             return MalformedError(message, detail=detail)
     return InternalError()
+
+
+def read_headers(head: bytes) -> Sequence[tuple[str, str]]:
+    """Return the headers that an error refers to, of a request that cannot be parsed: it may only be too long.
+
+    Args:
+        head: As far as it arrived.
+    """
+    return [(name.decode().upper(), value.decode()) for name, value in _REFERRED_TO.findall(head)]
 
 
 def encode_error_response(

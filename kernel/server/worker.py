@@ -12,6 +12,7 @@ import errno
 import selectors
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -29,7 +30,7 @@ from kernel.errors import ApiError, InternalError, OtherClientError
 from kernel.http.access_log import RejectedRequest
 from kernel.http.request import make_context
 from kernel.server.client_socket import ClientLimits, ClientSocket
-from kernel.server.error_responses import as_api_error, encode_error_response
+from kernel.server.error_responses import as_api_error, encode_error_response, read_headers
 from kernel.server.request import Connection, apply_target
 from kernel.server.response import ServerResponse
 from kernel.server.thread_pool import RequestThreadPool
@@ -99,6 +100,7 @@ class TiercelWorker(ThreadWorker):
         self._partial_heads: dict[TConn, _PartialHead] = {}
         self._closing: dict[TConn, _Closing] = {}
         self._reduced_until = 0.0
+        self._serving = threading.local()
         self._probe_pool = RequestThreadPool(_PROBE_THREADS, _PROBE_THREADS)
         # Tiercel has a request log of its own; gunicorn would format a line for each request and then discard it.
         self.log.access = _no_access_log  # type: ignore[method-assign] # no setting does it once logging is configured
@@ -144,15 +146,24 @@ class TiercelWorker(ThreadWorker):
         pool = self._probe_pool if _path_of(head) in self.probe_paths else self.tpool
         if isinstance(conn.sock, ClientSocket):
             conn.sock.begin_request(pool.waiting)
-        pool.submit(self.handle, conn).add_done_callback(
+        pool.submit(self.handle, conn, head).add_done_callback(
             lambda done: self.method_queue.defer(self.finish_request, conn, done)
         )
 
-    def handle(self, conn: TConn) -> bool:
-        """Serve the request of a connection, unless nobody waits for the response any more."""
+    def handle(self, conn: TConn, head: bytes = b"") -> bool:
+        """Serve the request of a connection, unless nobody waits for the response any more.
+
+        Args:
+            conn: The connection.
+            head: Of the request, for what has to be known of it although it cannot be parsed.
+        """
         if isinstance(conn.sock, ClientSocket) and conn.sock.is_abandoned():
             return False
-        return super().handle(conn)
+        self._serving.head = head
+        try:
+            return super().handle(conn)
+        finally:
+            self._serving.head = b""
 
     def handle_request(self, req: Request, conn: TConn) -> bool:
         """Serve a request, once it is settled which host it is for."""
@@ -333,7 +344,7 @@ class TiercelWorker(ThreadWorker):
             error: What the client is told.
             request: What is known of the request.
         """
-        headers = () if request is None else request.headers
+        headers = read_headers(getattr(self._serving, "head", b"")) if request is None else request.headers
         environ = {f"HTTP_{name.replace('-', '_')}": value for name, value in headers}
         context = make_context(environ)
         method = (request and request.method) or ""

@@ -222,11 +222,12 @@ def test_hosts_of_this_machine_are_served(service: Service, host: str) -> None:
     "headers",
     [
         ["Sec-Fetch-Site: cross-site"],
-        ["Sec-Fetch-Site: same-site", "Origin: http://127.0.0.1:3000"],
+        ["Sec-Fetch-Site: same-site", "Origin: http://127.0.0.1:3001"],
         ["Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: cross-site"],
         ["Sec-Fetch-Site: SAME-ORIGIN, x"],
         ["Origin: https://evil.example"],
         ["Origin: null"],
+        ["Sec-Fetch-Site: same-origin", "Origin: null"],
         ["Origin: http://127.0.0.1:1"],
         ["Origin: http://127.0.0.1@evil.example"],
     ],

@@ -162,7 +162,9 @@ def test_a_stream_is_recorded_when_it_is_closed_and_its_body_is_closed_as_well(f
         start_response("200 OK", [])
         return Body()
 
-    body: Any = AccessLog(application, None, feed)({"REQUEST_METHOD": "GET"}, lambda status, headers: None)
+    body: Any = AccessLog(application, None, feed, lambda *_: None)(
+        {"REQUEST_METHOD": "GET"}, lambda status, headers: None
+    )
     first = next(iter(body))
     feed.flush()
     assert not records

@@ -136,7 +136,7 @@ def test_a_client_that_accepts_problem_json_gets_rfc_9457(accept: str, get_error
     answer = get_error(error, {"Accept": accept, "X-Request-ID": "my-id"})
 
     assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.headers["vary"] == "Accept"
+    assert answer.headers["vary"] == "Accept, Origin"
     assert answer.json() == {
         "type": "about:blank",
         "title": "Bad Request",
