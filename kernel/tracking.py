@@ -15,8 +15,9 @@ from typing import Literal
 import msgspec
 
 # admission: from arrival until the request was let in. pool: waiting for connections. sql: waiting for the database.
-# filters: of applications. encoding: to JSON. compression: of the body. total: since arrival.
-Phase = Literal["admission", "pool", "sql", "filters", "encoding", "compression", "total"]
+# filters: of applications. view: making the items of a dataset route. encoding: to JSON. compression: of the body.
+# total: since arrival.
+Phase = Literal["admission", "pool", "sql", "filters", "view", "encoding", "compression", "total"]
 # Further ones are counted.
 STATEMENTS_MAX = 200
 SQL_MAX = 4000
@@ -53,16 +54,20 @@ class ResourceTracker:
         self._started_ns = started_ns
         self._durations_ms: dict[Phase, float] = {"admission": self._elapsed_ms()}
         self._current: TrackedStatement | None = None
+        # Of phases in the current one.
+        self._nested_ms = 0.0
 
     @contextmanager
     def measure(self, phase: Phase) -> Iterator[None]:
-        """Add the time that the block takes to a phase."""
+        """Add the time that the block takes to a phase, without that of phases in it."""
         started_ns = time.perf_counter_ns()
+        outer_ms, self._nested_ms = self._nested_ms, 0.0
         try:
             yield
         finally:
             duration_ms = (time.perf_counter_ns() - started_ns) / _NS_PER_MS
-            self._durations_ms[phase] = self._durations_ms.get(phase, 0.0) + duration_ms
+            self._durations_ms[phase] = self._durations_ms.get(phase, 0.0) + duration_ms - self._nested_ms
+            self._nested_ms = outer_ms + duration_ms
             if phase == "sql" and self._current is not None:
                 self._current.duration_ms += duration_ms
 

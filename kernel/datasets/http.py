@@ -36,6 +36,7 @@ from kernel.http.request import Request
 from kernel.http.response import Listing, PreparedResponse, Single, envelope_meta, listing
 from kernel.settings import HttpSettings
 from kernel.signatures import accepts_any_keyword, parameter_types
+from kernel.tracking import measure
 
 # Prefix and suffix of the name under which a response is cached; the slug of an application comes between them.
 CacheName = tuple[str, str]
@@ -273,13 +274,10 @@ class DatasetRoute:
         key = self._spec.cache_key(request, snapshots)
         cached = self._responses.get(key)
         if cached is None:
-            cached = self._responses.add(
-                key,
-                self._spec.cached_as(self._spec.file, application, path_parameters),
-                request,
-                self._build(snapshots, request, application, query, path_parameters),
-                version=snapshots[0].version,
-            )
+            with measure("view"):
+                body = self._build(snapshots, request, application, query, path_parameters)
+            name = self._spec.cached_as(self._spec.file, application, path_parameters)
+            cached = self._responses.add(key, name, request, body, version=snapshots[0].version)
         # As old as its oldest part.
         return self._responses.respond(request, cached, min(map(_fresh_at, snapshots)))
 

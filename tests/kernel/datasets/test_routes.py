@@ -281,6 +281,35 @@ def test_if_none_match_with_another_etag_is_a_200(five_tiers: DatasetClient) -> 
     assert five_tiers.get(PATH, if_none_match='"other"').status == 200
 
 
+def test_a_cached_response_is_sent_to_each_origin_as_its_own(five_tiers: DatasetClient) -> None:
+    etag = five_tiers.get(PATH).headers["etag"]
+    origins = ["http://localhost:3000", "https://evil.example", "http://localhost:5173", None]
+
+    for origin in origins:
+        given = {} if origin is None else {"Origin": origin}
+        cached, unmodified = five_tiers.get(PATH, **given), five_tiers.get(PATH, **given, If_None_Match=etag)
+        assert (cached.status, unmodified.status) == (200, 304)
+        for answer in (cached, unmodified):
+            expected = origin if origin in (origins[0], origins[2]) else None
+            assert answer.headers.get("access-control-allow-origin") == expected
+            assert answer.headers["vary"] == "Accept-Encoding, Origin"
+            assert answer.headers["cache-control"].startswith("public, max-age=")
+            assert (answer.headers["etag"], answer.headers["x-content-type-options"]) == (etag, "nosniff")
+
+
+def test_a_tracked_response_says_what_was_made_and_no_cache_keeps_it(five_tiers: DatasetClient) -> None:
+    asked = {"X_Debug_Resource_Tracking": "true"}
+    made, cached = (five_tiers.get(f"{APP}?search=m", **asked) for _ in range(2))
+
+    phases = [
+        {each.partition(";")[0] for each in answer.headers["server-timing"].split(", ")} for answer in (made, cached)
+    ]
+    assert phases[0] >= {"admission", "view", "encoding", "total"}
+    assert phases[1] == {"admission", "total"}
+    assert {answer.headers["cache-control"] for answer in (made, cached)} == {"no-store"}
+    assert five_tiers.get(f"{APP}?search=m").headers["cache-control"].startswith("public, max-age=")
+
+
 def test_each_coding_has_an_etag_of_its_own(client: DatasetClient) -> None:
     large(client, *range(100))
     answers = {coding: client.get(PATH, accept_encoding=coding) for coding in ("identity", "gzip", "zstd")}
