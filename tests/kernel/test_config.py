@@ -606,6 +606,10 @@ _SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "TIERCEL_DB__URL": _URLS.map(Secret),
     "TIERCEL_SERVER__BIND": _BINDS,
     "TIERCEL_HTTP__TRUSTED_PROXIES": st.lists(st.sampled_from(["unix", "::1", "10.0.0.0/8"]), max_size=3).map(tuple),
+    "TIERCEL_HTTP__CORS_ORIGINS": st.lists(
+        st.sampled_from(["https://a.example", "https://*.example.com:8443", "http://[::1]:3000"]), max_size=3
+    ).map(tuple),
+    "TIERCEL_HTTP__CORS_LOCAL_PORTS": st.lists(st.integers(1, 65_535), max_size=3).map(tuple),
 }
 _BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     bool: st.booleans(),
@@ -652,7 +656,7 @@ def as_text(value: Any) -> str:
     if isinstance(value, Secret):
         return value.reveal()
     if isinstance(value, tuple):
-        return ",".join(value)
+        return ",".join(map(str, value))
     if isinstance(value, dict):
         return msgspec.json.encode(value).decode()
     return str(value)
