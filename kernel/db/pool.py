@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, LiteralString, Self, TypeVar
 
 import psycopg
-from psycopg import Connection, Copy, Cursor, sql
+from psycopg import Connection, Copy, Cursor, ServerCursor, sql
 from psycopg.abc import Params, PQGen, Query
 from psycopg.conninfo import make_conninfo
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
@@ -282,6 +282,7 @@ class _TimeLimitedConnection(Connection[Row]):
         """Let a tracker record statements, and the time that they take; None ends that."""
         self.tracker = tracker
         self.cursor_factory = Cursor if tracker is None else _TrackedCursor
+        self.server_cursor_factory = ServerCursor if tracker is None else _TrackedServerCursor
 
     def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
         if self.tracker is not None:
@@ -322,27 +323,37 @@ class _TrackedCursor(Cursor[R]):
     """A cursor that has its statements recorded."""
 
     def execute(self, query: Any, params: Params | None = None, **options: Any) -> Self:
-        with self._recorded(query):
+        with _recorded(self, query):
             return super().execute(query, params, **options)
 
     def executemany(self, query: Query, params_seq: Iterable[Params], **options: Any) -> None:
-        with self._recorded(query):
+        with _recorded(self, query):
             super().executemany(query, params_seq, **options)
 
     @contextmanager
     def copy(self, statement: Query, params: Params | None = None, **options: Any) -> Iterator[Copy]:
-        with self._recorded(statement), super().copy(statement, params, **options) as copy:
+        with _recorded(self, statement), super().copy(statement, params, **options) as copy:
             yield copy
 
-    @contextmanager
-    def _recorded(self, query: Query) -> Iterator[None]:
-        tracker = self.connection.tracker if isinstance(self.connection, _TimeLimitedConnection) else None
-        if tracker is None:
-            yield
-            return
-        with tracker.statement(_without_values(query)) as statement:
-            yield
-            statement.rows = None if self.rowcount < 0 else self.rowcount
+
+class _TrackedServerCursor(ServerCursor[R]):
+    """A cursor of the server that has its statement recorded. What is fetched later counts as waiting only."""
+
+    def execute(self, query: Any, params: Params | None = None, **options: Any) -> Self:
+        with _recorded(self, query):
+            return super().execute(query, params, **options)
+
+
+@contextmanager
+def _recorded(cursor: Cursor[Any], query: Query) -> Iterator[None]:
+    """Record a statement with the tracker of the connection."""
+    tracker = cursor.connection.tracker if isinstance(cursor.connection, _TimeLimitedConnection) else None
+    if tracker is None:
+        yield
+        return
+    with tracker.statement(_without_values(query)) as statement:
+        yield
+        statement.rows = None if cursor.rowcount < 0 else cursor.rowcount
 
 
 def _without_values(query: Query | sql.Composable) -> str:
