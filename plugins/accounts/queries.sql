@@ -1,33 +1,16 @@
--- name: insert_key
-INSERT INTO accounts.api_key (account, name, prefix, sha256, scopes, site, services, applications, created_by, expires_at)
-SELECT id, %(name)s, %(prefix)s, %(sha256)s, %(scopes)s, %(site)s, %(services)s, %(applications)s, %(created_by)s,
-       %(expires_at)s
-FROM accounts.account WHERE id = %(account)s AND deleted_at IS NULL
-RETURNING id, account, name, prefix, scopes, site, services, applications, created_at, expires_at, last_used_at, revoked_at,
-          rotated_to
+-- name: find_plan_use
+SELECT id FROM accounts.subscription WHERE plan = %(plan)s AND deleted_at IS NULL AND (ends_at IS NULL OR ends_at > now()) LIMIT 1
 
--- name: list_keys
-SELECT id, account, name, prefix, scopes, site, services, applications, created_at, expires_at, last_used_at, revoked_at,
-       rotated_to
-FROM accounts.api_key
-WHERE account = %(account)s
-ORDER BY id DESC
+-- name: lock_account
+SELECT id FROM accounts.account WHERE id = %(account)s FOR UPDATE
 
--- name: revoke_key
-UPDATE accounts.api_key SET revoked_at = coalesce(revoked_at, now())
-WHERE account = %(account)s AND id = %(id)s
-RETURNING prefix
+-- name: find_other_owner
+SELECT id FROM accounts.user
+WHERE account = %(account)s AND id <> %(user)s AND role = 'owner' AND is_active AND deleted_at IS NULL
+LIMIT 1
 
--- name: lock_key
-SELECT name, scopes, site, services, applications, created_by, expires_at, prefix
-FROM accounts.api_key
-WHERE account = %(account)s AND id = %(id)s AND revoked_at IS NULL AND rotated_to IS NULL
-  AND (expires_at IS NULL OR expires_at > now())
-FOR UPDATE
-
--- name: retire_key
-UPDATE accounts.api_key SET rotated_to = %(rotated_to)s, expires_at = least(expires_at, %(ends_at)s)
-WHERE account = %(account)s AND id = %(id)s
+-- name: delete_sectors
+UPDATE accounts.sector SET deleted_at = now() WHERE account = %(account)s AND site = %(site)s AND deleted_at IS NULL
 
 -- name: find_key
 -- The key, and the state of its account. The subscription in force is the latest one that has begun.
@@ -36,7 +19,8 @@ SELECT key.id, key.name, key.prefix, key.sha256, key.scopes, key.site, key.servi
 FROM accounts.api_key AS key
 JOIN accounts.account ON account.id = key.account AND account.deleted_at IS NULL
 CROSS JOIN LATERAL accounts.plan_state(account.id) AS state
-WHERE key.prefix = %(prefix)s
+LEFT JOIN accounts.site ON site.id = key.site
+WHERE key.prefix = %(prefix)s AND (key.site IS NULL OR site.deleted_at IS NULL)
 
 -- name: note_key_use
 UPDATE accounts.api_key SET last_used_at = now()
