@@ -90,11 +90,13 @@ class Reference(msgspec.Struct, frozen=True):
         table: Schema and name of the other table.
         shares: Columns in which both rows must be equal: ``("account", "site")`` for a sector.
         keeps_deleted: Whether the other table has ``deleted_at``; a deleted row is refused.
+        slug: A column of the other table by which files name its rows; None if they give numbers.
     """
 
     table: str
     shares: tuple[str, ...] = ("account",)
     keeps_deleted: bool = True
+    slug: str | None = None
 
 
 class Resource(Generic[T]):
@@ -283,16 +285,18 @@ class Resource(Generic[T]):
         try:
             with acting_as(None if sees_all else identity), self._db.transaction() as connection:
                 yield connection
-        except psycopg.errors.UniqueViolation as ex:
-            raise self._taken(ex) from ex
-        except psycopg.errors.ForeignKeyViolation as ex:
-            raise ConflictError("Other rows refer to this one, or it refers to one that is not there.") from ex
-        except psycopg.errors.CheckViolation as ex:
-            raise InvalidError(detail=f"{ex.diag.constraint_name} of {self.table} does not allow this") from ex
-        except psycopg.errors.NotNullViolation as ex:
-            raise InvalidError(errors={ex.diag.column_name or "non_field_errors": [REQUIRED]}) from ex
-        except psycopg.DataError as ex:
-            raise InvalidError("A value does not fit its field.", detail=ex.diag.message_primary or str(ex)) from ex
+        except psycopg.Error as ex:
+            with self._db.connection() as connection:
+                raise self._translate(ex, connection) from ex
+
+    @contextmanager
+    def savepoint(self, connection: Connection[Any]) -> Iterator[None]:
+        """Begin a part of a transaction that is undone if it fails; errors as of ``transaction``."""
+        try:
+            with connection.transaction():
+                yield
+        except psycopg.Error as ex:
+            raise self._translate(ex, connection) from ex
 
     def find(
         self,
@@ -327,6 +331,27 @@ class Resource(Generic[T]):
         ).fetchall()
         return typing.cast("Sequence[T]", found)
 
+    def attach(self, values: Values, identity: Identity | None) -> Values:
+        """Return the values of a new row with the account and the site of an identity.
+
+        Raises:
+            InvalidError: It has no site and needs one, or has one that the identity does not see.
+        """
+        values = dict(values)
+        if identity is None:
+            return values
+        account = self.account_of(identity)
+        if self.account_column is not None and self.account_column != "id" and account is not None:
+            values[self.account_column] = account
+        if self._site is not None and values.get(self._site) is None:
+            may_lack = identity.sites is None and type(None) in typing.get_args(field_types(self.item)[self._site])
+            if identity.sites is not None and len(identity.sites) == 1:
+                values[self._site] = identity.sites[0]
+            elif not may_lack:
+                raise InvalidError(errors={self._site: [f"{REQUIRED} The header X-Site names one as well."]})
+        self._ensure_site(values, identity)
+        return values
+
     def insert(self, connection: Connection[Any], values: Values, identity: Identity | None) -> T:
         """Insert a row.
 
@@ -338,7 +363,7 @@ class Resource(Generic[T]):
         Raises:
             InvalidError: A field is wrong, or mixes accounts, sites or sectors.
         """
-        attached = self._attach(values, identity)
+        attached = self.attach(values, identity)
         values = self.clean(Edit(connection=connection, values=attached, current=None, identity=identity))
         self._ensure_references(connection, values, self.references)
         statement = sql.SQL(QUERIES["insert_row"]).format(
@@ -352,6 +377,24 @@ class Resource(Generic[T]):
         assert row is not None  # noqa: S101 - RETURNING
         self._record(connection, "create", None, row)
         return row
+
+    def numbers(self, connection: Connection[Any], reference: Reference, identity: Identity) -> Mapping[str, int]:
+        """Return the numbers of the rows that an identity may refer to, by their slugs.
+
+        Args:
+            connection: From ``transaction``.
+            reference: One with a slug.
+            identity: Who refers to them.
+        """
+        parts = [sql.SQL("deleted_at IS NULL" if reference.keeps_deleted else "true")]
+        if "account" in reference.shares:
+            parts.append(sql.SQL("account = %(account)s"))
+        statement = sql.SQL(QUERIES["select_rows"]).format(
+            table=sql.Identifier(*reference.table.split(".")),
+            columns=_listed([str(reference.slug), "id"]),
+            condition=sql.SQL(" AND ").join(parts),
+        )
+        return dict(connection.execute(statement, {"account": self.account_of(identity)}).fetchall())
 
     def change(self, row_id: int, values: Values, identity: Identity) -> T:
         """Change a row in a transaction of its own; arguments and errors as of ``modify``."""
@@ -481,23 +524,6 @@ class Resource(Generic[T]):
         ordered = [form.format(key) for form, key in zip(forms, keys, strict=True)]
         return sql.SQL(", ").join([*ordered, sql.SQL("id")])
 
-    def _attach(self, values: Values, identity: Identity | None) -> Values:
-        """Return the values of a new row with the account and the site of an identity."""
-        values = dict(values)
-        if identity is None:
-            return values
-        account = self.account_of(identity)
-        if self.account_column is not None and self.account_column != "id" and account is not None:
-            values[self.account_column] = account
-        if self._site is not None and values.get(self._site) is None:
-            may_lack = identity.sites is None and type(None) in typing.get_args(field_types(self.item)[self._site])
-            if identity.sites is not None and len(identity.sites) == 1:
-                values[self._site] = identity.sites[0]
-            elif not may_lack:
-                raise InvalidError(errors={self._site: [f"{REQUIRED} The header X-Site names one as well."]})
-        self._ensure_site(values, identity)
-        return values
-
     def _ensure_site(self, values: Values, identity: Identity | None) -> None:
         """Ensure that a row is not put into a site that an identity does not see."""
         if identity is None or identity.sites is None or self._site is None or self._site not in values:
@@ -537,10 +563,23 @@ class Resource(Generic[T]):
         if errors:
             raise InvalidError(f"Some fields are wrong: {', '.join(sorted(errors))}.", errors=errors)
 
-    def _taken(self, error: psycopg.errors.UniqueViolation) -> ConflictError:
-        schema, index = error.diag.schema_name, error.diag.constraint_name
-        with self._db.connection() as connection:
-            rows = connection.execute(QUERIES["index_columns"], {"index": f"{schema}.{index}"}).fetchall()
+    def _translate(self, error: psycopg.Error, connection: Connection[Any]) -> Exception:
+        """Return the error of a request for one of the database that a client causes; else the error as it is."""
+        if isinstance(error, psycopg.errors.UniqueViolation):
+            return self._taken(error, connection)
+        if isinstance(error, psycopg.errors.ForeignKeyViolation):
+            return ConflictError("Other rows refer to this one, or it refers to one that is not there.")
+        if isinstance(error, psycopg.errors.CheckViolation):
+            return InvalidError(detail=f"{error.diag.constraint_name} of {self.table} does not allow this")
+        if isinstance(error, psycopg.errors.NotNullViolation):
+            return InvalidError(errors={error.diag.column_name or "non_field_errors": [REQUIRED]})
+        if isinstance(error, psycopg.DataError):
+            return InvalidError("A value does not fit its field.", detail=error.diag.message_primary or str(error))
+        return error
+
+    def _taken(self, error: psycopg.Error, connection: Connection[Any]) -> ConflictError:
+        index = f"{error.diag.schema_name}.{error.diag.constraint_name}"
+        rows = connection.execute(QUERIES["index_columns"], {"index": index}).fetchall()
         scope = {self.account_column, self.site_column, "id"} if len(rows) > 1 else set()
         errors: FieldErrors = {name: [TAKEN] for (name,) in rows if name not in scope}
         return ConflictError("Another one has this already.", errors=errors or None)

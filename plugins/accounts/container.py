@@ -7,9 +7,12 @@ from typing import Any
 import msgspec
 from psycopg import Connection
 
-from kernel import Cache, Services, notify
+from kernel import Cache, InvalidError, Services, notify
+from kernel.http import CsvFiles
 from plugins.accounts.authentication import Authentication
 from plugins.accounts.keys import ALL_KEYS, CHANNEL, ApiKeys, StoredKeys
+from plugins.accounts.models import Account, NewAccount, Sector, Site
+from plugins.accounts.purge import Purge
 from plugins.accounts.resources import Accounts, Plans, Sectors, SiteAccesses, Sites, Subscriptions, Users
 from plugins.accounts.settings import AccountsSettings
 
@@ -28,6 +31,28 @@ class Container(msgspec.Struct, frozen=True):
     sectors: Sectors
     users: Users
     site_accesses: SiteAccesses
+    site_files: CsvFiles[Site]
+    sector_files: CsvFiles[Sector]
+    purge: Purge
+
+    def create_account(self, new: NewAccount, plan: str) -> Account:
+        """Create an account with a plan, for the service itself.
+
+        Args:
+            new: The account.
+            plan: Slug of the plan.
+
+        Raises:
+            InvalidError: There is no such plan.
+            ConflictError: Another account has the slug.
+        """
+        with self.accounts.transaction(None) as connection:
+            found = [each for each in self.plans.select(connection, None) if each.slug == plan]
+            if not found:
+                raise InvalidError(errors={"plan": [f"There is no plan {plan!r:.80}."]})
+            account = self.accounts.insert(connection, msgspec.structs.asdict(new), None)
+            self.subscriptions.insert(connection, {"account": account.id, "plan": found[0].id}, None)
+        return account
 
 
 def make_container(services: Services) -> Container:
@@ -44,6 +69,7 @@ def make_container(services: Services) -> Container:
         # Here, what another request reads again before the transaction ends is forgotten with the notification.
         cache.clear()
 
+    sites, sectors = Sites(services.db, pages, forget_keys), Sectors(services.db, pages)
     return Container(
         settings=settings,
         keys=keys,
@@ -52,8 +78,11 @@ def make_container(services: Services) -> Container:
         accounts=Accounts(services.db, pages, forget_keys),
         plans=Plans(services.db, pages, forget_keys),
         subscriptions=Subscriptions(services.db, pages, forget_keys),
-        sites=Sites(services.db, pages, forget_keys),
-        sectors=Sectors(services.db, pages),
+        sites=sites,
+        sectors=sectors,
         users=Users(services.db, pages),
         site_accesses=SiteAccesses(services.db, pages),
+        site_files=CsvFiles(sites),
+        sector_files=CsvFiles(sectors, key=("site", "slug")),
+        purge=Purge(services.db, services.clock.now),
     )

@@ -36,3 +36,47 @@ WHERE deleted_at IS NULL AND (account.id::text = %(account)s OR slug = %(account
 -- By number or by slug.
 SELECT id FROM accounts.site
 WHERE deleted_at IS NULL AND account = %(account)s AND (id::text = %(site)s OR slug = %(site)s)
+
+-- name: list_purged_tables
+-- Tables of all plugins whose rows belong to accounts and are kept after they are deleted.
+SELECT schemaname, tablename
+FROM pg_policies
+WHERE policyname = 'of_account'
+  AND 3 = (SELECT count(*) FROM information_schema.columns
+           WHERE table_schema = schemaname AND table_name = tablename AND column_name IN ('id', 'account', 'deleted_at'))
+ORDER BY schemaname, tablename
+
+-- name: list_expired_rows
+-- Rows that were deleted before the retention of their account, and all rows of an account that was.
+SELECT expired.id
+FROM {table} AS expired JOIN accounts.account ON account.id = expired.account
+WHERE least(expired.deleted_at, account.deleted_at) < %(now)s - make_interval(days => account.retention_days)
+ORDER BY expired.id
+
+-- name: purge_row
+DELETE FROM {table} WHERE id = %(id)s
+
+-- name: purge_keys
+-- Of accounts and sites that are purged as well, and those that have not worked for as long.
+DELETE FROM accounts.api_key AS key USING accounts.account
+WHERE account.id = key.account
+  AND least(account.deleted_at, key.revoked_at, key.expires_at,
+            (SELECT deleted_at FROM accounts.site WHERE site.id = key.site))
+      < %(now)s - make_interval(days => account.retention_days)
+
+-- name: purge_site_access
+DELETE FROM accounts.site_user_access AS access USING accounts.account, accounts.site
+WHERE account.id = access.account AND site.id = access.site
+  AND least(account.deleted_at, site.deleted_at) < %(now)s - make_interval(days => account.retention_days)
+
+-- name: list_expired_accounts
+SELECT id FROM accounts.account
+WHERE deleted_at < %(now)s - make_interval(days => retention_days) AND NOT is_system
+ORDER BY id
+
+-- name: list_expired_plans
+-- A plan is kept as long as what the system account deletes.
+SELECT plan.id
+FROM accounts.plan JOIN accounts.account ON account.is_system
+WHERE plan.deleted_at < %(now)s - make_interval(days => account.retention_days)
+ORDER BY plan.id

@@ -33,6 +33,7 @@ from plugins.accounts.models import (
 )
 
 QUERIES = load_queries(__package__)
+OF_ACCOUNT = Reference("accounts.account", shares=())
 READING = frozenset({"list", "show"})
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -146,7 +147,7 @@ class Subscriptions(_DecidesOnKeys[Subscription]):
     body = NewSubscription
     ordering = ("-starts_at",)
     references: ClassVar = {
-        "account": Reference("accounts.account", shares=()),
+        "account": OF_ACCOUNT,
         "plan": Reference("accounts.plan", shares=()),
     }
     site_column = None
@@ -183,6 +184,7 @@ class Sites(_DecidesOnKeys[Site]):
     item = Site
     body = NewSite
     search = ("slug", "name", "url")
+    references: ClassVar = {"account": OF_ACCOUNT}
     site_column = "id"
 
     def authorize(self, action: Action, identity: Identity) -> None:
@@ -207,7 +209,7 @@ class Sectors(Resource[Sector]):
     item = Sector
     body = NewSector
     search = ("slug", "name")
-    references: ClassVar = {"site": Reference("accounts.site")}
+    references: ClassVar = {"site": Reference("accounts.site", slug="slug")}
 
     def authorize(self, action: Action, identity: Identity) -> None:
         """Let readers read, and managers change."""
@@ -233,6 +235,7 @@ class Users(Resource[User]):
     item = User
     body = NewUser
     search = ("email", "name")
+    references: ClassVar = {"account": OF_ACCOUNT}
     site_column = None
 
     def authorize(self, action: Action, identity: Identity) -> None:
