@@ -23,7 +23,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from kernel.contracts import Method, Policy, Route
-from kernel.conversion import base_type, field_types, split_list
+from kernel.conversion import REQUIRED, base_type, field_types, split_list
 from kernel.db.pool import Database
 from kernel.db.queries import load_queries
 from kernel.errors import ConflictError, FieldErrors, InvalidError, NotFoundError
@@ -44,7 +44,6 @@ _READING: frozenset[str] = frozenset({"list", "show"})
 # Columns that the service itself fills in: no body may have them.
 _OWN_COLUMNS = frozenset({"id", "created_at", "updated_at", "deleted_at"})
 TAKEN = "This value is taken already."
-REQUIRED = "This field is required."
 
 
 class Edit(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
@@ -153,6 +152,11 @@ class Resource(Generic[T]):
         wrong = (set(self._fields) - set(self._columns)) | (set(self._fields) & _OWN_COLUMNS)
         if wrong:
             raise TypeError(f"{self.body.__name__} has {', '.join(sorted(wrong))}: not a column that clients may set")
+        named = {*self.search, *self.references, *(name.removeprefix("-") for name in self.ordering)}
+        if unknown := sorted(named - set(self._columns)):
+            raise TypeError(
+                f"{type(self).__name__} names {', '.join(unknown)}, which {self.item.__name__} does not have"
+            )
         if self.account_column is not None and self.account_column not in self._columns:
             raise TypeError(
                 f"{self.item.__name__} has no {self.account_column}: account_column is None without accounts"
