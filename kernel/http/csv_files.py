@@ -92,6 +92,7 @@ class CsvFiles(Generic[T]):
         def load(body: RawBody, query: ImportQuery, identity: Identity) -> ImportReport:
             """Create and change rows as a CSV file has them: all, or none if a line is wrong."""
             self._resource.authorize("create", identity)
+            self._resource.authorize("update", identity)
             return self.load(body.content, identity, dry_run=query.dry_run)
 
         path = self._resource.path

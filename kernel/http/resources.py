@@ -70,6 +70,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
         table: Schema and name of the table.
         id: Number of the row.
         account: The account that the row belongs to; None if it belongs to none.
+        identity: Who changed it; None for the service itself.
         before: The row as it was; None for a new one.
         after: The row as it is now; None for a deleted one.
     """
@@ -78,6 +79,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     table: str
     id: int
     account: int | None
+    identity: Identity | None
     before: msgspec.Struct | None
     after: msgspec.Struct | None
 
@@ -234,7 +236,9 @@ class Resource(Generic[T]):
         for name in set(query.__struct_fields__) - query.reserved:
             if (wanted := getattr(query, name)) is not msgspec.UNSET:
                 parts.append(_equals(name, wanted))
-        if query.search and self.search:
+        if query.search and not self.search:
+            raise InvalidError(errors={"search": ["There is nothing to search; filter by fields instead."]})
+        if query.search:
             found = [sql.SQL(QUERIES["match_text"]).format(column=sql.Identifier(name)) for name in self.search]
             parts.append((sql.SQL("({})").format(sql.SQL(" OR ").join(found)), {"search": query.search}))
         order = self._order(query.ordering)
@@ -346,6 +350,9 @@ class Resource(Generic[T]):
             return values
         account = self.account_of(identity)
         if self.account_column is not None and self.account_column != "id" and account is not None:
+            # Only staff may name one, and only outside of the account that it acts for.
+            if values.get(self.account_column) not in (None, account):
+                raise _no_such(self.account_column, values[self.account_column])
             values[self.account_column] = account
         if self._site is not None and values.get(self._site) is None:
             may_lack = identity.sites is None and type(None) in typing.get_args(field_types(self.item)[self._site])
@@ -379,7 +386,7 @@ class Resource(Generic[T]):
         with connection.cursor(row_factory=class_row(self.item)) as cursor:
             row = cursor.execute(statement, _adapt(values)).fetchone()
         assert row is not None  # noqa: S101 - RETURNING
-        self._record(connection, "create", None, row)
+        self._record(connection, "create", identity, None, row)
         return row
 
     def numbers(self, connection: Connection[Any], reference: Reference, identity: Identity) -> Mapping[str, int]:
@@ -445,7 +452,7 @@ class Resource(Generic[T]):
             assigned.append(sql.SQL("{} = now()").format(sql.Identifier("updated_at")))
         new = {f"new_{name}": value for name, value in _adapt(changed).items()}
         row: T = self._execute(connection, "update_rows", parts, new, changes=sql.SQL(", ").join(assigned)).fetchone()
-        self._record(connection, "update", current, row)
+        self._record(connection, "update", identity, current, row)
         return row
 
     def remove(self, connection: Connection[Any], row_id: int, identity: Identity | None) -> None:
@@ -461,7 +468,7 @@ class Resource(Generic[T]):
             self._execute(connection, "update_rows", parts, changes=sql.SQL("deleted_at = now()"))
         else:
             self._execute(connection, "delete_rows", parts)
-        self._record(connection, "delete", current, None)
+        self._record(connection, "delete", identity, current, None)
 
     # --- pieces -------------------------------------------------------------------------------------------------------
 
@@ -469,13 +476,22 @@ class Resource(Generic[T]):
         self,
         connection: Connection[Any],
         action: Literal["create", "update", "delete"],
+        identity: Identity | None,
         before: T | None,
         after: T | None,
     ) -> None:
         """Do what belongs to every change of every resource, in its transaction. All of them pass here."""
         row: Any = after if before is None else before
         account = getattr(row, self.account_column) if self.account_column is not None else None
-        change = Change(action=action, table=self.table, id=row.id, account=account, before=before, after=after)
+        change = Change(
+            action=action,
+            table=self.table,
+            id=row.id,
+            account=account,
+            identity=identity,
+            before=before,
+            after=after,
+        )
         self.on_change(connection, change)
 
     @property

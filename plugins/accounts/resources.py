@@ -50,9 +50,8 @@ def ensure_account_manager(identity: Identity) -> None:
 
 
 def _account_of_staff(identity: Identity) -> int | None:
-    """Return the account that staff named; None for all accounts if they named none."""
-    named_none = identity.own_account is None or identity.own_account == identity.account
-    return None if identity.is_staff and named_none else identity.account
+    """Return the account that staff named with ``X-Account``; None for all accounts if they named none."""
+    return None if identity.is_staff and identity.account == SYSTEM_ACCOUNT else identity.account
 
 
 class _DecidesOnKeys(Resource[T]):

@@ -233,6 +233,11 @@ def test_staff_gives_an_account_a_plan(client: Client) -> None:
     assert client.request("DELETE", f"{API}/plans/{plan['id']}/", headers=staff).status == 409
     accounts = data_of(client.get(f"{API}/accounts/?ordering=-id&page_size=1", headers=staff))
     assert (accounts["results"][0]["slug"], accounts["count"] > 2) == ("acme", True)
+    # For an account that staff acts for, it sees and adds to that one only.
+    acting = staff | {"X-Account": str(create_account(client))}
+    assert data_of(client.get(f"{API}/subscriptions/", headers=acting))["count"] == 1
+    assert list(client.post(f"{API}/subscriptions/", bought, headers=acting).json()["errors"]) == ["account"]
+    assert client.get(f"{API}/accounts/{account['id']}/", headers=acting).status == 404
     ended = {**bought, "starts_at": "2026-01-02T00:00:00Z", "ends_at": "2026-01-01T00:00:00Z"}
     assert list(client.post(f"{API}/subscriptions/", ended, headers=staff).json()["errors"]) == ["ends_at"]
     unknown = client.post(f"{API}/subscriptions/", {"account": 2**31 - 1, "plan": plan["id"]}, headers=staff)
