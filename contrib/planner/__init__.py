@@ -79,5 +79,5 @@ class Tasks(Resource[Task]):
 @hookimpl
 def register_routes(services: Services) -> Iterable[Route]:
     """Return the routes of tasks, and of their CSV files."""
-    tasks = Tasks(services.db, services.kernel_settings.http)
+    tasks = Tasks(services)
     return [*tasks.routes(), *CsvFiles(tasks, key=("site", "title")).routes()]

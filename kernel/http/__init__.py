@@ -8,7 +8,7 @@ from kernel.http.access_log import RequestRecord
 from kernel.http.auth import Authenticator
 from kernel.http.compression import DecompressionError, Decompressor, decompress
 from kernel.http.concurrency import ConcurrencyLimit
-from kernel.http.csv_files import FILE_MAX_BYTES, CsvFiles
+from kernel.http.csv_files import CsvFiles
 from kernel.http.health import CheckResult, worst_status
 from kernel.http.lists import ListQuery, list_page
 from kernel.http.pagination import Page, cursor_page, numbered_page, page_size_of, read_cursor
@@ -17,7 +17,6 @@ from kernel.http.resources import Action, Change, Edit, Reference, Resource
 from kernel.http.response import Envelope, Listing, Single, envelope, listing, single
 
 __all__ = [
-    "FILE_MAX_BYTES",
     "Action",
     "Authenticator",
     "Change",

@@ -11,7 +11,7 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
 import psycopg
@@ -27,7 +27,6 @@ from kernel.identity import Identity
 
 T = TypeVar("T", bound=msgspec.Struct)
 MEDIA_TYPE = "text/csv; charset=utf-8"
-FILE_MAX_BYTES = 2 * 1024 * 1024
 ROWS_MAX = 5_000
 # Of lines with errors, how many an answer names.
 _ERRORS_MAX = 100
@@ -68,6 +67,8 @@ class CsvFiles(Generic[T]):
         key: The fields that identify a row: one that is there already is changed.
     """
 
+    MAX_BYTES: ClassVar = 2 * 1024 * 1024
+
     def __init__(self, resource: Resource[T], key: Sequence[str] = ("slug",)) -> None:
         self._resource = resource
         self._key = tuple(key)
@@ -99,7 +100,7 @@ class CsvFiles(Generic[T]):
         return [
             Route(path=f"{path}template.csv", policy="read", handler=template),
             Route(path=f"{path}export.csv", policy="read", handler=export),
-            Route(path=f"{path}import/", policy="write", method="POST", handler=load, body_max_bytes=FILE_MAX_BYTES),
+            Route(path=f"{path}import/", policy="write", method="POST", handler=load, body_max_bytes=self.MAX_BYTES),
         ]
 
     def _download(self, text: str) -> Response[StreamingResponse]:

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import Parameter, Signature
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import msgspec
 import psycopg
@@ -24,7 +24,6 @@ from psycopg.types.json import Jsonb
 
 from kernel.contracts import Method, Policy, Route
 from kernel.conversion import REQUIRED, base_type, field_types, split_list
-from kernel.db.pool import Database
 from kernel.db.queries import load_queries
 from kernel.errors import ConflictError, FieldErrors, InvalidError, NotFoundError
 from kernel.http.lists import ListQuery, is_scalar
@@ -32,7 +31,9 @@ from kernel.http.pagination import Page, numbered_page, page_not_found, page_siz
 from kernel.http.request import Request
 from kernel.http.response import Response
 from kernel.identity import Identity, acting_as
-from kernel.settings import HttpSettings
+
+if TYPE_CHECKING:
+    from kernel.services import Services
 
 T = TypeVar("T", bound=msgspec.Struct)
 Action = Literal["list", "show", "create", "replace", "update", "delete"]
@@ -127,8 +128,7 @@ class Resource(Generic[T]):
         keeps_deleted: Whether the table has ``deleted_at``: what is deleted is hidden then, and purged later.
 
     Args:
-        db: Connection pool.
-        settings: Sizes of pages: ``services.kernel_settings.http``.
+        services: Those of the plugin.
     """
 
     path: ClassVar[str]
@@ -142,9 +142,9 @@ class Resource(Generic[T]):
     site_column: ClassVar[str | None] = "site"
     keeps_deleted: ClassVar[bool] = True
 
-    def __init__(self, db: Database, settings: HttpSettings) -> None:
-        self._db = db
-        self._settings = settings
+    def __init__(self, services: Services) -> None:
+        self._db = services.db
+        self._settings = services.kernel_settings.http
         self._columns = tuple(field_types(self.item))
         self._fields = tuple(field_types(self.body))
         self._sortable = {name for name, kind in field_types(self.item).items() if is_scalar(base_type(kind))}
@@ -204,10 +204,10 @@ class Resource(Generic[T]):
             actions: ``list``, ``show``, ``create``, ``replace`` (PUT), ``update`` (PATCH), ``delete``; all by default.
         """
         number = f"{self.path}{{id}}/"
-        complete = _strict(self.body, partial=False)
+        complete = _body_type(self.body, self.item, partial=False)
         row: Any = self.item
         page, created, none = Page[row], Response[row], Response[None]
-        query, partial = _query_type(self.item), _strict(self.body, partial=True)
+        query, partial = _query_type(self.item), _body_type(self.body, self.item, partial=True)
         made: dict[Action, tuple[str, Method, Callable[..., Any], dict[str, Any]]] = {
             "list": (self.path, "GET", self.list, {"request": Request, "query": query, "return": page}),
             "show": (number, "GET", self.show, {"id": int, "return": row}),
@@ -614,17 +614,23 @@ def _annotate(handler: Callable[..., Any], types: Mapping[str, Any]) -> Callable
     return handler
 
 
-def _strict(kind: type[msgspec.Struct], *, partial: bool) -> Any:
-    """Return a body's Struct that refuses unknown fields; ``partial`` for one whose fields may all be left out."""
+def _body_type(kind: type[msgspec.Struct], item: type[msgspec.Struct], *, partial: bool) -> Any:
+    """Return a body's Struct that refuses unknown fields, documented as those of the items.
+
+    Args:
+        kind: The Struct of a complete body.
+        item: The Struct of the items.
+        partial: Whether all fields may be left out.
+    """
+    options: dict[str, Any] = {"frozen": True, "kw_only": True, "forbid_unknown_fields": True}
+    options["namespace"] = {"__doc__": item.__doc__}
     if not partial:
-        return msgspec.defstruct(
-            kind.__name__, [], bases=(kind,), frozen=True, kw_only=True, forbid_unknown_fields=True
-        )
+        return msgspec.defstruct(kind.__name__, [], bases=(kind,), **options)
     fields = [
         (name, typing.Union[annotation, msgspec.UnsetType], msgspec.UNSET)  # noqa: UP007
         for name, annotation in field_types(kind).items()
     ]
-    return msgspec.defstruct(f"{kind.__name__}Changes", fields, frozen=True, kw_only=True, forbid_unknown_fields=True)
+    return msgspec.defstruct(f"{kind.__name__}Changes", fields, **options)
 
 
 def _query_type(item: type[msgspec.Struct]) -> type[ListQuery]:
@@ -634,7 +640,10 @@ def _query_type(item: type[msgspec.Struct]) -> type[ListQuery]:
         for name, annotation in field_types(item).items()
         if is_scalar(base_type(annotation)) and name not in ListQuery.reserved
     ]
-    made: Any = msgspec.defstruct(f"{item.__name__}Query", fields, bases=(ListQuery,), frozen=True)
+    documented = {"__doc__": item.__doc__}
+    made: Any = msgspec.defstruct(
+        f"{item.__name__}Query", fields, bases=(ListQuery,), namespace=documented, frozen=True
+    )
     return typing.cast("type[ListQuery]", made)
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from kernel import SYSTEM_ACCOUNT, ApiError, Command, Role, Scope
 from kernel.cli import echo, print_json, print_table
-from kernel.http import FILE_MAX_BYTES, CsvFiles, Resource
+from kernel.http import CsvFiles, Resource
 from plugins.accounts.container import Container
 from plugins.accounts.keys import IssuedKey, NewKey, account_itself
 from plugins.accounts.models import ROLE_SCOPES, NewAccount, NewPlan, NewUser
@@ -142,9 +142,9 @@ def _files_group(name: str, resource: Resource[Any], csv_files: CsvFiles[Any]) -
     @click.option("--dry-run", is_flag=True, help="Check the file only.")
     @_account_option
     def load(*, file: BinaryIO, dry_run: bool, account: int) -> None:
-        content = file.read(FILE_MAX_BYTES + 1)
-        if len(content) > FILE_MAX_BYTES:
-            raise click.ClickException(f"the file has more than {FILE_MAX_BYTES} bytes")
+        content = file.read(csv_files.MAX_BYTES + 1)
+        if len(content) > csv_files.MAX_BYTES:
+            raise click.ClickException(f"the file has more than {csv_files.MAX_BYTES} bytes")
         with _errors_by_field():
             report = csv_files.load(content, account_itself(account), dry_run=dry_run)
         echo(f"{report.created} created, {report.updated} updated, {report.unchanged} unchanged")

@@ -59,8 +59,7 @@ def make_container(services: Services) -> Container:
     """Construct the objects. Called through ``services.once``."""
     settings = services.settings(AccountsSettings)
     cache: Cache[str, Any] = services.cache.create("accounts.keys", settings.keys_cached)
-    pages = services.kernel_settings.http
-    stored_keys = StoredKeys(services.db, pages)
+    stored_keys = StoredKeys(services)
     keys = ApiKeys(services.db, cache, services.clock.now, stored_keys)
     services.listen(CHANNEL, keys.forget, poll=cache.clear)
 
@@ -69,19 +68,19 @@ def make_container(services: Services) -> Container:
         # Here, what another request reads again before the transaction ends is forgotten with the notification.
         cache.clear()
 
-    sites, sectors = Sites(services.db, pages, forget_keys), Sectors(services.db, pages)
+    sites, sectors = Sites(services, forget_keys), Sectors(services)
     return Container(
         settings=settings,
         keys=keys,
         stored_keys=stored_keys,
         authentication=Authentication(services.db, keys),
-        accounts=Accounts(services.db, pages, forget_keys),
-        plans=Plans(services.db, pages, forget_keys),
-        subscriptions=Subscriptions(services.db, pages, forget_keys),
+        accounts=Accounts(services, forget_keys),
+        plans=Plans(services, forget_keys),
+        subscriptions=Subscriptions(services, forget_keys),
         sites=sites,
         sectors=sectors,
-        users=Users(services.db, pages),
-        site_accesses=SiteAccesses(services.db, pages),
+        users=Users(services),
+        site_accesses=SiteAccesses(services),
         site_files=CsvFiles(sites),
         sector_files=CsvFiles(sectors, key=("site", "slug")),
         purge=Purge(services.db, services.clock.now),

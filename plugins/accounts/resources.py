@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import msgspec
 from psycopg import Connection
 
-from kernel import SYSTEM_ACCOUNT, ConflictError, Database, ForbiddenError, Identity, InvalidError, load_queries
+from kernel import SYSTEM_ACCOUNT, ConflictError, ForbiddenError, Identity, InvalidError, Services, load_queries
 from kernel.http import Action, Change, Edit, Reference, Resource
 from plugins.accounts.emails import normalize_email
 from plugins.accounts.models import (
@@ -58,13 +58,12 @@ class _DecidesOnKeys(Resource[T]):
     """A resource whose changes decide what keys are good for.
 
     Args:
-        db: Connection pool.
-        settings: Sizes of pages.
+        services: Those of the plugin.
         forget_keys: Makes every process read keys anew, once a transaction is committed.
     """
 
-    def __init__(self, db: Database, settings: Any, forget_keys: Callable[[Connection[Any]], None]) -> None:
-        super().__init__(db, settings)
+    def __init__(self, services: Services, forget_keys: Callable[[Connection[Any]], None]) -> None:
+        super().__init__(services)
         self._forget_keys = forget_keys
 
     def on_change(self, connection: Connection[Any], change: Change) -> None:  # noqa: ARG002

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -11,8 +12,6 @@ import pytest
 from psycopg import Connection
 
 from kernel.http import Change, Resource
-from kernel.identity import Identity
-from kernel.settings import HttpSettings
 from kernel.testing import Client
 from tests.conftest import Serve
 from tests.kernel.fakes import install_plugin
@@ -73,7 +72,7 @@ def client(serve: Serve, database: str, monkeypatch: pytest.MonkeyPatch) -> Clie
     """A service in mode ``open`` with notes."""
     with psycopg.connect(database) as connection:
         connection.execute(TABLES)
-    routes = {"register_routes": lambda services: Notes(services.db, services.kernel_settings.http).routes()}
+    routes = {"register_routes": lambda services: Notes(services).routes()}
     return serve(plugins=["system", install_plugin(monkeypatch, "notes", routes)])
 
 
@@ -157,14 +156,12 @@ def test_a_wrong_declaration_is_refused() -> None:
     class WithoutAccount(Resource[Nobodys]):
         path, table, item, body = "/notes/", "notes.note", Nobodys, NewNote
 
-    nowhere: Any = None
+    # Nothing is asked of the database yet.
+    services: Any = SimpleNamespace(db=None, kernel_settings=SimpleNamespace(http=None))
     for resource, reason in (
         (WithId, "id: not a column that clients may set"),
         (Misspelt, "rnak"),
         (WithoutAccount, "has no account"),
     ):
         with pytest.raises(TypeError, match=reason):
-            resource(nowhere, HttpSettings())
-    assert (
-        Notes(nowhere, HttpSettings()).account_of(Identity(scheme="job", name="", account=3, scopes=frozenset())) == 3
-    )
+            resource(services)
