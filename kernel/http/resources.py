@@ -151,6 +151,7 @@ class Resource(Generic[T]):
         # A table of sites has the site as its ``id``, which nobody chooses.
         is_given = self.site_column in self._columns and self.site_column != "id"
         self._site = self.site_column if is_given else None
+        self._may_lack_site = type(None) in typing.get_args(field_types(self.item).get(str(self._site)))
         wrong = (set(self._fields) - set(self._columns)) | (set(self._fields) & _OWN_COLUMNS)
         if wrong:
             raise TypeError(f"{self.body.__name__} has {', '.join(sorted(wrong))}: not a column that clients may set")
@@ -355,10 +356,9 @@ class Resource(Generic[T]):
                 raise _no_such(self.account_column, values[self.account_column])
             values[self.account_column] = account
         if self._site is not None and values.get(self._site) is None:
-            may_lack = identity.sites is None and type(None) in typing.get_args(field_types(self.item)[self._site])
             if identity.sites is not None and len(identity.sites) == 1:
                 values[self._site] = identity.sites[0]
-            elif not may_lack:
+            elif identity.sites is not None or not self._may_lack_site:
                 raise InvalidError(errors={self._site: [f"{REQUIRED} The header X-Site names one as well."]})
         self._ensure_site(values, identity)
         return values
@@ -433,6 +433,9 @@ class Resource(Generic[T]):
         """
         current = self.find(connection, row_id, identity, lock=True)
         before = msgspec.structs.asdict(current)
+        if self._site is not None and values.get(self._site) is None and not self._may_lack_site:
+            # Left out of a complete body: the row stays in its site.
+            values = {name: value for name, value in values.items() if name != self._site}
         self._ensure_site(values, identity)
         merged = {**before, **values}
         after = self.clean(Edit(connection=connection, values=merged, current=current, identity=identity))

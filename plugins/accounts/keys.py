@@ -37,7 +37,7 @@ from kernel import (
     route,
 )
 from kernel.http import Action, Change, Edit, Reference, Resource
-from plugins.accounts.models import AccountState, ApiKey, Name, Number
+from plugins.accounts.models import AccountState, ApiKey, Name, Number, Time
 
 QUERIES = load_queries(__package__)
 CHANNEL = "accounts_keys"
@@ -64,7 +64,7 @@ class KeyFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     site: Number | None = None
     services: _Listed | None = None
     applications: _Listed | None = None
-    expires_at: datetime | None = None
+    expires_at: Time | None = None
 
 
 class NewKey(KeyFields, frozen=True, kw_only=True):

@@ -30,6 +30,8 @@ Url = Annotated[str, msgspec.Meta(pattern=r"^(https?://[^\s\x00-\x1f\x7f-\x9f]+)
 Days = Annotated[int, msgspec.Meta(ge=0, le=36_500)]
 Limit = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+# With an offset: nobody has to guess whose time it is.
+Time = Annotated[datetime, msgspec.Meta(tz=True)]
 SubscriptionStatus = Literal["trialing", "active", "past_due", "cancelled"]
 
 
@@ -159,8 +161,8 @@ class NewSubscription(msgspec.Struct, frozen=True, kw_only=True):
     account: Number
     plan: Number
     status: SubscriptionStatus = "active"
-    starts_at: datetime | None = None
-    ends_at: datetime | None = None
+    starts_at: Time | None = None
+    ends_at: Time | None = None
 
 
 class Subscription(msgspec.Struct, frozen=True, kw_only=True):

@@ -62,13 +62,16 @@ class _DecidesOnKeys(Resource[T]):
         forget_keys: Makes every process read keys anew, once a transaction is committed.
     """
 
+    _DECISIVE: ClassVar[frozenset[str]] = frozenset({"delete"})
+
     def __init__(self, services: Services, forget_keys: Callable[[Connection[Any]], None]) -> None:
         super().__init__(services)
         self._forget_keys = forget_keys
 
-    def on_change(self, connection: Connection[Any], change: Change) -> None:  # noqa: ARG002
+    def on_change(self, connection: Connection[Any], change: Change) -> None:
         """Apply the change to keys at once."""
-        self._forget_keys(connection)
+        if change.action in self._DECISIVE:
+            self._forget_keys(connection)
 
 
 class Accounts(_DecidesOnKeys[Account]):
@@ -115,6 +118,7 @@ class Plans(_DecidesOnKeys[Plan]):
     path = "/api/v1/plans/"
     table = "accounts.plan"
     item = Plan
+    _DECISIVE = frozenset({"update", "delete"})
     body = NewPlan
     search = ("slug", "name")
     account_column = None
@@ -142,6 +146,7 @@ class Subscriptions(_DecidesOnKeys[Subscription]):
     path = "/api/v1/subscriptions/"
     table = "accounts.subscription"
     item = Subscription
+    _DECISIVE = frozenset({"create", "update", "delete"})
     body = NewSubscription
     ordering = ("-starts_at",)
     references: ClassVar = {
@@ -166,9 +171,6 @@ class Subscriptions(_DecidesOnKeys[Subscription]):
         if values.get("starts_at") is None:
             values = {name: value for name, value in values.items() if name != "starts_at"}
         starts_at, ends_at = values.get("starts_at"), values.get("ends_at")
-        for name in ("starts_at", "ends_at"):
-            if values.get(name) is not None and values[name].tzinfo is None:
-                raise InvalidError(errors={name: ["Expected a time with an offset, such as 2026-01-31T00:00:00Z."]})
         if starts_at is not None and ends_at is not None and ends_at <= starts_at:
             raise InvalidError(errors={"ends_at": ["It must be after starts_at."]})
         return values

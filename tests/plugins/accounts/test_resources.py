@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from kernel.testing import Client, Result
+from plugins.accounts.keys import BELIEVED_S
+from tests.conftest import Serve
 from tests.plugins.accounts.factories import create_account, create_key, create_site, with_key
 from tests.plugins.accounts.members import member
+from tests.processes import eventually
 
 API = "/api/v1"
 _numbers = itertools.count(1)
@@ -160,6 +163,9 @@ def test_somebody_with_one_site_sees_and_adds_to_that_one(client: Client) -> Non
     assert client.get(f"{API}/sectors/{foreign['id']}/", headers=one_site).status == 404
     moved = client.request("PATCH", f"{API}/sectors/{added['id']}/", json={"site": other}, headers=one_site)
     assert (moved.status, list(moved.json()["errors"])) == (400, ["site"])
+    # A complete body without a site leaves the row where it is.
+    renamed = client.request("PUT", f"{API}/sectors/{added['id']}/", json={**body, "name": "B"}, headers=owner)
+    assert (data_of(renamed)["site"], data_of(renamed)["name"]) == (own, "B")
     assert client.post(f"{API}/sites/", body, headers=one_site).status == 403
     assert client.post(f"{API}/users/", {"email": "a@example.com"}, headers=one_site).status == 403
     # Without one, and with several to choose from.
@@ -406,6 +412,20 @@ def test_a_customer_makes_no_key_of_staff(client: Client) -> None:
     for field in ("account", "created_by", "sha256", "prefix"):
         answer = client.post(f"{API}/keys/", {"name": "a", "scopes": ["read"], field: 0}, headers=owner)
         assert (answer.status, list(answer.json()["errors"])) == (400, [field])
+
+
+def test_a_key_ends_with_its_account_in_other_processes_as_well(serve: Serve) -> None:
+    client, other = serve(auth="required"), serve(auth="required")
+    staff = with_key(create_key(client, "read", "write", "staff"))
+    account = create_account(client)
+    key = create_key(client, "read", account=account)
+    assert other.get(f"{API}/sites/", headers=with_key(key)).status == 200
+
+    assert client.request("DELETE", f"{API}/accounts/{account}/", headers=staff).status == 204
+
+    # Sooner than what was read of the key is read again anyway.
+    ended = eventually(lambda: other.get(f"{API}/sites/", headers=with_key(key)).status == 401, BELIEVED_S / 2)
+    assert ended
 
 
 @pytest.mark.parametrize("what", ["account", "site"])
