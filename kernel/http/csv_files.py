@@ -170,6 +170,8 @@ class CsvFiles(Generic[T]):
         if present is None:
             self._resource.insert(connection, values, identity)
             return "created"
+        if all(getattr(present, name, None) == value for name, value in values.items()):
+            return "unchanged"
         row_id: int = present.id  # type: ignore[attr-defined]
         changed = self._resource.modify(connection, row_id, values, identity)
         return "unchanged" if changed == present else "updated"

@@ -6,6 +6,10 @@ SELECT {columns} FROM {table} WHERE {condition}
 -- name: lock_rows
 SELECT {columns} FROM {table} WHERE {condition} FOR NO KEY UPDATE
 
+-- name: hold_rows
+-- They are neither changed nor deleted, also not softly, before the transaction ends.
+SELECT {columns} FROM {table} WHERE {condition} FOR SHARE
+
 -- name: count_rows
 SELECT count(*) FROM {table} WHERE {condition}
 

@@ -25,7 +25,7 @@ from psycopg.types.json import Jsonb
 from kernel.contracts import Method, Policy, Route
 from kernel.conversion import REQUIRED, base_type, field_types, split_list
 from kernel.db.queries import load_queries
-from kernel.errors import ConflictError, FieldErrors, InvalidError, NotFoundError
+from kernel.errors import ConflictError, FieldErrors, InvalidError, NoAccountError, NotFoundError
 from kernel.http.lists import ListQuery, is_scalar
 from kernel.http.pagination import Page, numbered_page, page_not_found, page_size_of
 from kernel.http.request import Request
@@ -175,7 +175,13 @@ class Resource(Generic[T]):
         """
 
     def account_of(self, identity: Identity) -> int | None:
-        """Return the account whose rows an identity sees; None for those of all accounts."""
+        """Return the account whose rows an identity sees; None for those of all accounts.
+
+        Raises:
+            NoAccountError: It has none.
+        """
+        if identity.account is None:
+            raise NoAccountError(detail=f"{identity.name} belongs to no account")
         return identity.account
 
     def clean(self, edit: Edit[T]) -> Values:
@@ -350,17 +356,14 @@ class Resource(Generic[T]):
         if identity is None:
             return values
         account = self.account_of(identity)
-        if self.account_column is not None and self.account_column != "id" and account is not None:
-            # Only staff may name one, and only outside of the account that it acts for.
-            if values.get(self.account_column) not in (None, account):
-                raise _no_such(self.account_column, values[self.account_column])
+        if self.account_column not in (None, "id") and values.get(self.account_column) is None and account is not None:
             values[self.account_column] = account
         if self._site is not None and values.get(self._site) is None:
             if identity.sites is not None and len(identity.sites) == 1:
                 values[self._site] = identity.sites[0]
             elif identity.sites is not None or not self._may_lack_site:
                 raise InvalidError(errors={self._site: [f"{REQUIRED} The header X-Site names one as well."]})
-        self._ensure_site(values, identity)
+        self._ensure_own(values, identity)
         return values
 
     def insert(self, connection: Connection[Any], values: Values, identity: Identity | None) -> T:
@@ -436,7 +439,7 @@ class Resource(Generic[T]):
         if self._site is not None and values.get(self._site) is None and not self._may_lack_site:
             # Left out of a complete body: the row stays in its site.
             values = {name: value for name, value in values.items() if name != self._site}
-        self._ensure_site(values, identity)
+        self._ensure_own(values, identity)
         merged = {**before, **values}
         after = self.clean(Edit(connection=connection, values=merged, current=current, identity=identity))
         changed = {name: value for name, value in after.items() if _plain(value) != _plain(before.get(name))}
@@ -547,12 +550,19 @@ class Resource(Generic[T]):
         ordered = [form.format(key) for form, key in zip(forms, keys, strict=True)]
         return sql.SQL(", ").join([*ordered, sql.SQL("id")])
 
-    def _ensure_site(self, values: Values, identity: Identity | None) -> None:
-        """Ensure that a row is not put into a site that an identity does not see."""
-        if identity is None or identity.sites is None or self._site is None or self._site not in values:
+    def _ensure_own(self, values: Values, identity: Identity | None) -> None:
+        """Ensure that a row is not put into an account or a site that an identity does not see."""
+        if identity is None:
             return
-        if values[self._site] not in identity.sites:
-            raise _no_such(self._site, values[self._site])
+        account = self.account_of(identity)
+        for name, seen in (
+            (self.account_column, None if account is None else (account,)),
+            (self._site, identity.sites),
+        ):
+            if name is not None and seen is not None and values.get(name) not in (None, *seen):
+                raise _no_such(name, values[name])
+        if self._site is not None and identity.sites is not None and self._site in values and not values[self._site]:
+            raise InvalidError(errors={self._site: [REQUIRED]})
 
     def _ensure_references(
         self, connection: Connection[Any], values: Values, references: Mapping[str, Reference]
@@ -567,7 +577,7 @@ class Resource(Generic[T]):
             if values.get(name) is None:
                 continue
             condition = sql.SQL("id = %(id)s AND deleted_at IS NULL" if reference.keeps_deleted else "id = %(id)s")
-            statement = sql.SQL(QUERIES["select_rows"]).format(
+            statement = sql.SQL(QUERIES["hold_rows"]).format(
                 table=sql.Identifier(*reference.table.split(".")),
                 columns=_listed(reference.shares or ("id",)),
                 condition=condition,

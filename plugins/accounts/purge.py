@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, LiteralString
 
 import msgspec
 import psycopg
@@ -56,7 +56,10 @@ class Purge:
             now = {"now": self._now()}
             removed["accounts.api_key"] = connection.execute(QUERIES["purge_keys"], now).rowcount
             removed["accounts.site_user_access"] = connection.execute(QUERIES["purge_site_access"], now).rowcount
-            tables = [f"{schema}.{table}" for schema, table in connection.execute(QUERIES["list_purged_tables"])]
+            tables = {
+                f"{schema}.{table}": QUERIES["list_expired_rows_of_sites" if has_site else "list_expired_rows"]
+                for schema, table, has_site in connection.execute(QUERIES["list_purged_tables"])
+            }
             for _ in range(_PASSES_MAX):
                 before, kept = removed.total(), 0
                 for table, listed in self._statements(tables):
@@ -69,10 +72,10 @@ class Purge:
                     break
         return PurgeReport({table: number for table, number in sorted(removed.items()) if number}, kept)
 
-    def _statements(self, tables: Sequence[str]) -> list[tuple[str, sql.Composed]]:
+    def _statements(self, tables: Mapping[str, LiteralString]) -> list[tuple[str, sql.Composed]]:
         """Return the tables, those first that others refer to least, with what lists their expired rows."""
         of_accounts: list[tuple[str, sql.Composed]] = [
-            (table, sql.SQL(QUERIES["list_expired_rows"]).format(table=_identifier(table))) for table in tables
+            (table, sql.SQL(listed).format(table=_identifier(table))) for table, listed in tables.items()
         ]
         return [
             *of_accounts,

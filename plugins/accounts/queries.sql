@@ -39,7 +39,9 @@ WHERE deleted_at IS NULL AND account = %(account)s AND (id::text = %(site)s OR s
 
 -- name: list_purged_tables
 -- Tables of all plugins whose rows belong to accounts and are kept after they are deleted.
-SELECT schemaname, tablename
+SELECT schemaname, tablename,
+       EXISTS (SELECT FROM information_schema.columns
+               WHERE table_schema = schemaname AND table_name = tablename AND column_name = 'site') AS has_site
 FROM pg_policies
 WHERE policyname = 'of_account'
   AND 3 = (SELECT count(*) FROM information_schema.columns
@@ -51,6 +53,15 @@ ORDER BY schemaname, tablename
 SELECT expired.id
 FROM {table} AS expired JOIN accounts.account ON account.id = expired.account
 WHERE least(expired.deleted_at, account.deleted_at) < %(now)s - make_interval(days => account.retention_days)
+ORDER BY expired.id
+
+-- name: list_expired_rows_of_sites
+-- As well, all rows of a site that was deleted before.
+SELECT expired.id
+FROM {table} AS expired JOIN accounts.account ON account.id = expired.account
+                        LEFT JOIN accounts.site ON site.id = expired.site
+WHERE least(expired.deleted_at, account.deleted_at, site.deleted_at)
+      < %(now)s - make_interval(days => account.retention_days)
 ORDER BY expired.id
 
 -- name: purge_row

@@ -49,9 +49,9 @@ def ensure_account_manager(identity: Identity) -> None:
         raise ForbiddenError(detail=f"{identity.name} sees some sites only; this concerns all of the account")
 
 
-def _account_of_staff(identity: Identity) -> int | None:
-    """Return the account that staff named with ``X-Account``; None for all accounts if they named none."""
-    return None if identity.is_staff and identity.account == SYSTEM_ACCOUNT else identity.account
+def _is_unscoped_staff(identity: Identity) -> bool:
+    """Tell whether somebody is staff, and acts for no other account with ``X-Account``."""
+    return identity.is_staff and identity.account == SYSTEM_ACCOUNT
 
 
 class _DecidesOnKeys(Resource[T]):
@@ -92,10 +92,12 @@ class Accounts(_DecidesOnKeys[Account]):
         ensure_account_manager(identity)
         if action in {"create", "replace", "delete"}:
             identity.ensure_scope("staff")
+        if action == "create" and identity.account != SYSTEM_ACCOUNT:
+            raise ForbiddenError(detail="an account is made by the system account; leave out X-Account")
 
     def account_of(self, identity: Identity) -> int | None:
-        """Return None for staff, who sees all accounts."""
-        return _account_of_staff(identity)
+        """Return None for staff, who sees all accounts unless it acts for one."""
+        return None if _is_unscoped_staff(identity) else super().account_of(identity)
 
     def clean(self, edit: Edit[Account]) -> dict[str, Any]:
         """Refuse what managers may not change."""
@@ -131,7 +133,7 @@ class Plans(_DecidesOnKeys[Plan]):
 
     def account_of(self, identity: Identity) -> int | None:
         """Return None for staff: whether a plan is in use, the subscriptions of all accounts say."""
-        return None if identity.is_staff else identity.account
+        return None if identity.is_staff else super().account_of(identity)
 
     def before_delete(self, edit: Edit[Plan]) -> None:
         """Refuse to delete a plan that accounts have, or will have."""
@@ -162,8 +164,8 @@ class Subscriptions(_DecidesOnKeys[Subscription]):
             identity.ensure_scope("staff")
 
     def account_of(self, identity: Identity) -> int | None:
-        """Return None for staff, who sees those of all accounts."""
-        return _account_of_staff(identity)
+        """Return None for staff, who sees those of all accounts unless it acts for one."""
+        return None if _is_unscoped_staff(identity) else super().account_of(identity)
 
     def clean(self, edit: Edit[Subscription]) -> dict[str, Any]:
         """Begin now by default, and end after the beginning."""

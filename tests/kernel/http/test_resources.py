@@ -11,10 +11,15 @@ import psycopg
 import pytest
 from psycopg import Connection
 
+from kernel.errors import NoAccountError
 from kernel.http import Change, Resource
+from kernel.identity import Identity
 from kernel.testing import Client
 from tests.conftest import Serve
 from tests.kernel.fakes import install_plugin
+
+# For declarations: nothing is asked of the database yet.
+SERVICES: Any = SimpleNamespace(db=None, kernel_settings=SimpleNamespace(http=None))
 
 
 class NewNote(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,12 +161,17 @@ def test_a_wrong_declaration_is_refused() -> None:
     class WithoutAccount(Resource[Nobodys]):
         path, table, item, body = "/notes/", "notes.note", Nobodys, NewNote
 
-    # Nothing is asked of the database yet.
-    services: Any = SimpleNamespace(db=None, kernel_settings=SimpleNamespace(http=None))
     for resource, reason in (
         (WithId, "id: not a column that clients may set"),
         (Misspelt, "rnak"),
         (WithoutAccount, "has no account"),
     ):
         with pytest.raises(TypeError, match=reason):
-            resource(services)
+            resource(SERVICES)
+
+
+def test_nobody_without_an_account_sees_those_of_all() -> None:
+    notes = Notes(SERVICES)
+
+    with pytest.raises(NoAccountError):
+        notes.account_of(Identity(scheme="jwt", name="nobody", account=None, scopes=frozenset({"read"})))

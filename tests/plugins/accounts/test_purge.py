@@ -47,7 +47,6 @@ def test_what_is_deleted_is_removed_after_the_retention_of_its_account(own_clien
     age(client, "site", site, 29)
     assert run_purge(client) == {}
     age(client, "site", site, 31)
-    age(client, "sector", sector["id"], 31)
     removed = run_purge(client)
 
     assert removed == {"accounts.api_key": 1, "accounts.site": 1, "accounts.site_user_access": 1, "accounts.sector": 1}

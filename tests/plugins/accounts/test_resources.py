@@ -244,6 +244,12 @@ def test_staff_gives_an_account_a_plan(client: Client) -> None:
     assert data_of(client.get(f"{API}/subscriptions/", headers=acting))["count"] == 1
     assert list(client.post(f"{API}/subscriptions/", bought, headers=acting).json()["errors"]) == ["account"]
     assert client.get(f"{API}/accounts/{account['id']}/", headers=acting).status == 404
+    own = data_of(client.get(f"{API}/subscriptions/", headers=acting))["results"][0]
+    moved = client.request(
+        "PATCH", f"{API}/subscriptions/{own['id']}/", json={"account": account["id"]}, headers=acting
+    )
+    assert (moved.status, list(moved.json()["errors"])) == (400, ["account"])
+    assert client.post(f"{API}/accounts/", {"slug": "other", "name": "Other"}, headers=acting).status == 403
     ended = {**bought, "starts_at": "2026-01-02T00:00:00Z", "ends_at": "2026-01-01T00:00:00Z"}
     assert list(client.post(f"{API}/subscriptions/", ended, headers=staff).json()["errors"]) == ["ends_at"]
     unknown = client.post(f"{API}/subscriptions/", {"account": 2**31 - 1, "plan": plan["id"]}, headers=staff)
