@@ -6,9 +6,11 @@ from collections.abc import Iterable
 
 import msgspec
 
-from kernel import Command, Route, Services, hookimpl
+from kernel import Command, Job, Route, Services, collect_routes, hookimpl
 from plugins.accounts.commands import make_commands
 from plugins.accounts.container import make_container
+from plugins.accounts.jobs import make_jobs
+from plugins.accounts.keys import KeyRoutes
 from plugins.accounts.settings import AccountsSettings
 
 
@@ -21,11 +23,31 @@ def register_settings() -> type[msgspec.Struct]:
 @hookimpl
 def register_routes(services: Services) -> Iterable[Route]:
     """Authenticate all requests, and return the routes under ``/api/v1/``."""
-    services.authenticate_with(services.once(make_container).authentication)
-    return []
+    container = services.once(make_container)
+    services.authenticate_with(container.authentication)
+    keys = KeyRoutes(container.keys, container.stored_keys)
+    return [
+        *container.accounts.routes(),
+        *container.plans.routes(),
+        *container.subscriptions.routes(),
+        *container.sites.routes(),
+        *container.site_files.routes(),
+        *container.sectors.routes(),
+        *container.sector_files.routes(),
+        *container.users.routes(),
+        *container.site_accesses.routes(),
+        *container.stored_keys.routes("list", "show"),
+        *collect_routes(keys.create, keys.revoke, keys.rotate),
+    ]
+
+
+@hookimpl
+def register_jobs(services: Services) -> Iterable[Job]:
+    """Return ``accounts.purge``."""
+    return make_jobs(services.once(make_container))
 
 
 @hookimpl
 def register_commands(services: Services) -> Iterable[Command]:
-    """Return ``keys``."""
+    """Return ``accounts``, ``plans``, ``users``, ``keys``, ``sites`` and ``sectors``."""
     return make_commands(services.once(make_container))
