@@ -60,7 +60,12 @@ def _plugin_commands(context: click.Context) -> Mapping[str, click.Command]:
 
 
 def _with_database(service: Tiercel, plugin: str, command: click.Command) -> click.Command:
-    """Let a command of a plugin run with the database open."""
+    """Let a command of a plugin, or each command of a group, run with the database open."""
+    if isinstance(command, click.Group):
+        # Its own callback has returned when one of its commands begins.
+        for inner in command.commands.values():
+            _with_database(service, plugin, inner)
+        return command
     callback = command.callback
     if callback is not None:
         command.callback = _run_with_database(service, plugin, callback)

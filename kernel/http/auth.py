@@ -103,14 +103,21 @@ def _is_local(listening: socket.socket) -> bool:
     return (mapped or address).is_loopback
 
 
-def ensure_same_origin(request: Request) -> None:
+def ensure_same_origin(request: Request, identity: Identity | None) -> None:
     """Ensure that a request which may change something was not sent by a page of another site.
 
     Programs other than browsers send neither ``Sec-Fetch-Site`` nor ``Origin``, and are not concerned. Another port of
     the same machine is another origin, but the same site, so ``same-site`` is not enough.
 
+    A cookie is sent by the browser on its own, so a request that it authenticates needs one of the two headers: an old
+    browser, or an extension that removes them, is not taken for a program.
+
+    Args:
+        request: The request.
+        identity: Who sends it; None on public routes.
+
     Raises:
-        ForbiddenError: A browser says that it was.
+        CrossSiteError: A browser says that it was, or says nothing although a cookie authenticates the request.
         UnsupportedMediaError: The body is declared as one of those that forms of any page can send.
     """
     if request.method in _SAFE_METHODS:
@@ -123,6 +130,8 @@ def ensure_same_origin(request: Request) -> None:
     # Without its scheme, which a proxy may have changed.
     elif origin is not None and origin.lower().partition("://")[2] != request.netloc.lower():
         raise CrossSiteError(detail=f"Origin {origin!r:.200} is not the Host of the request, {request.netloc!r:.200}")
+    elif origin is None and identity is not None and identity.scheme == "session":
+        raise CrossSiteError(detail="a request with a session cookie needs Sec-Fetch-Site or Origin")
     kind = media_type(request)
     if kind in _FORM_TYPES:
         raise UnsupportedMediaError(detail=f"expected application/json, got {kind}")

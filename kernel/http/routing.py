@@ -203,12 +203,12 @@ class RequestPipeline(msgspec.Struct, frozen=True):
         self.authorizer.ensure_allowed_host(request)
         identity = self.authorizer.authenticate(request, policy)
         set_current_identity(identity)
-        if identity is not None and policy != "public":
+        if identity is not None and policy != "public" and policy != "authenticated":
             ensure_account(identity)
             ensure_plan(identity)
             identity.ensure_scope(policy)
         self.authorizer.ensure_not_quarantined(mounted.owner)
-        ensure_same_origin(request)
+        ensure_same_origin(request, identity)
         if mounted.is_filtered:
             application = self.applications.find(path_parameters[APPLICATION])
             if identity is not None:

@@ -6,10 +6,13 @@ from collections.abc import Iterable
 
 import msgspec
 
-from kernel import Command, Route, Services, hookimpl
+from kernel import Command, Job, Route, Services, hookimpl
 from plugins.accounts.commands import make_commands
 from plugins.accounts.container import make_container
 from plugins.accounts.settings import AccountsSettings
+from plugins.accounts.sign_in.commands import make_commands as make_sign_in_commands
+from plugins.accounts.sign_in.jobs import make_jobs as make_sign_in_jobs
+from plugins.accounts.sign_in.routes import make_routes as make_sign_in_routes
 
 
 @hookimpl
@@ -21,11 +24,19 @@ def register_settings() -> type[msgspec.Struct]:
 @hookimpl
 def register_routes(services: Services) -> Iterable[Route]:
     """Authenticate all requests, and return the routes under ``/api/v1/``."""
-    services.authenticate_with(services.once(make_container).authentication)
-    return []
+    container = services.once(make_container)
+    services.authenticate_with(container.authentication)
+    return make_sign_in_routes(container, services)
+
+
+@hookimpl
+def register_jobs(services: Services) -> Iterable[Job]:
+    """Return what sends mail, and what removes what is over."""
+    return make_sign_in_jobs(services.once(make_container), services)
 
 
 @hookimpl
 def register_commands(services: Services) -> Iterable[Command]:
-    """Return ``keys``."""
-    return make_commands(services.once(make_container))
+    """Return ``keys``, ``create-admin``, ``users``, ``jwt-keys`` and ``first-key``."""
+    container = services.once(make_container)
+    return [*make_commands(container), *make_sign_in_commands(container, services)]

@@ -108,9 +108,14 @@ class ApiKeys:
             NotFoundError: There is no such account.
         """
         with self._db.transaction() as connection:
-            return self._insert(connection, new)
+            return self.insert(connection, new)
 
-    def _insert(self, connection: Connection[Any], new: NewKey) -> IssuedKey:
+    def insert(self, connection: Connection[Any], new: NewKey) -> IssuedKey:
+        """Create a key in a transaction.
+
+        Raises:
+            NotFoundError: There is no such account.
+        """
         prefix = "".join(secrets.choice(_ALPHABET) for _ in range(_PREFIX_LENGTH))
         secret = f"tk_{prefix}_{secrets.token_urlsafe(_SECRET_BYTES)}"
         values = msgspec.structs.asdict(new) | {
@@ -161,7 +166,7 @@ class ApiKeys:
             if row is None:
                 raise NotFoundError(detail=f"there is no working key {key_id}")
             name, scopes, site, services, applications, created_by, expires_at, prefix = row
-            issued = self._insert(
+            issued = self.insert(
                 connection,
                 NewKey(
                     account=account,
@@ -215,11 +220,11 @@ class ApiKeys:
         read_at = time.monotonic()
         with acting_as(None), self._db.connection() as connection:
             row = connection.execute(QUERIES["find_key"], {"prefix": prefix}).fetchone()
-            stored = None if row is None else _stored_key(row)
-            if stored is not None:
-                # On a server that is read-only at the moment, keys work all the same.
-                with suppress(UnavailableError):
-                    connection.execute(QUERIES["note_key_use"], {"id": stored.id})
+        stored = None if row is None else _stored_key(row)
+        if stored is not None:
+            # On a server that is read-only at the moment, keys work all the same.
+            with suppress(UnavailableError), acting_as(None), self._db.connection() as connection:
+                connection.execute(QUERIES["note_key_use"], {"id": stored.id})
         self._cache.set(prefix, (read_at, stored))
         return stored
 
