@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 import threading
 import unicodedata
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ _LANES = 1
 LENGTH_MAX = 256
 # A password that repeats fewer characters than this is as short as they are.
 _UNIT_MIN = 6
+_DECORATION = string.digits + string.punctuation + string.whitespace
 _LIST = "common_passwords.txt"
 
 
@@ -67,7 +69,8 @@ class Passwords:
         unit = folded[: _period(folded)]
         if folded in own_words or unit in own_words:
             return "This is what you are known by. Choose another one."
-        if len(unit) < _UNIT_MIN or unit in _common_passwords() or folded in _common_passwords():
+        # Digits and signs around a word are what is tried next.
+        if len(unit) < _UNIT_MIN or not _common_passwords().isdisjoint((folded, unit, folded.strip(_DECORATION))):
             return "This is one of the most frequent passwords. Choose another one."
         return None
 
