@@ -90,7 +90,9 @@ def make_container(services: Services) -> Container:
     )
 
 
-def _make_mailer(services: Services, settings: AccountsSettings) -> Mailer:
+def _make_mailer(services: Services, settings: AccountsSettings) -> Mailer | None:
+    if settings.mail == "off":
+        return None
     if settings.mail == "log":
         return LogMailer(services.log)
     return SmtpMailer(

@@ -43,7 +43,7 @@ class AccountsSettings(Table, frozen=True):
     password_hashes_max: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
     reset_token_s: Annotated[int, msgspec.Meta(ge=60, le=86_400)] = 3600
     reset_url: str | None = None
-    mail: Literal["log", "smtp"] = "log"
+    mail: Literal["off", "smtp", "log"] = "off"
     mail_from: str = "tiercel@localhost"
     smtp_host: str = "localhost"
     smtp_port: Annotated[int, msgspec.Meta(ge=1, le=65_535)] = 587

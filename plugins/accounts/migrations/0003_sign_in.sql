@@ -63,6 +63,16 @@ CREATE TABLE accounts.password_reset (
 );
 CREATE INDEX password_reset_user ON accounts.password_reset (user_id);
 
+-- What was sent to an address that was the user's.
+CREATE FUNCTION accounts.forget_resets() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM accounts.password_reset WHERE user_id = NEW.id;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER user_forget_resets AFTER UPDATE ON accounts.user FOR EACH ROW
+    WHEN (OLD.email <> NEW.email) EXECUTE FUNCTION accounts.forget_resets();
+
 SELECT tiercel.scope_by_account(name::regclass)
 FROM unnest(ARRAY['accounts.password', 'accounts.session', 'accounts.password_reset']) AS name;
 

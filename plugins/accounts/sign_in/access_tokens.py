@@ -6,6 +6,7 @@ import re
 import secrets
 from collections.abc import Callable
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from joserfc import jwt
@@ -59,7 +60,7 @@ class AccessTokens:
             "jti": secrets.token_urlsafe(12),
         }
         header = {"alg": _ALGORITHM, "kid": key.kid, "typ": _TYPE}
-        return jwt.encode(header, claims, OctKey.import_key(key.secret), algorithms=[_ALGORITHM])
+        return jwt.encode(header, claims, _import_key(key.secret), algorithms=[_ALGORITHM])
 
     def authenticate(self, text: str) -> tuple[Session, SignedInUser]:
         """Return the session of an access token, and its user.
@@ -95,7 +96,7 @@ class AccessTokens:
         key = self._keys.find_jwt(kid) if isinstance(kid, str) else None
         if key is None:
             raise BadSignatureError
-        return OctKey.import_key(key.secret)
+        return _import_key(key.secret)
 
     def _claims_registry(self) -> jwt.JWTClaimsRegistry:
         return jwt.JWTClaimsRegistry(
@@ -108,6 +109,12 @@ class AccessTokens:
             iat={"essential": True},
             exp={"essential": True},
         )
+
+
+@lru_cache(maxsize=8)
+def _import_key(secret: bytes) -> OctKey:
+    # Looks whether it is a key of another kind, which takes as long as all the rest.
+    return OctKey.import_key(secret)
 
 
 def _refused(reason: str) -> UnauthorizedError:

@@ -25,8 +25,10 @@ import math
 import secrets
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
+from psycopg import Connection
 
 from kernel import Database, TooManyRequestsError, acting_as, load_queries
 
@@ -94,15 +96,23 @@ class Attempts:
         self._count([(_key("reset", address), OF_RESETS)])
 
     def succeed(self, address: str, email: str) -> None:
-        """Take back that an attempt failed, and remember the address for the account."""
+        """Take back that an attempt failed, forget those before it, and remember the address for the account."""
         pair = _key("pair", address, email)
-        others = [_key("address", address), _key("account", email)]
-        values = {"pair": pair, "others": others, "keys": [pair, *others], "now": self._now()}
         with acting_as(None), self._db.transaction() as connection:
-            connection.execute(QUERIES["lock_attempts"], values)
-            connection.execute(QUERIES["forget_attempts"], values)
-            connection.execute(QUERIES["take_attempt_back"], values)
-            connection.execute(QUERIES["know_address"], values)
+            self._take_back(connection, address, email)
+            connection.execute(QUERIES["forget_attempts"], {"pair": pair})
+            connection.execute(QUERIES["know_address"], {"pair": pair, "now": self._now()})
+
+    def withdraw(self, address: str, email: str) -> None:
+        """Take back that an attempt failed: it was not made."""
+        with acting_as(None), self._db.transaction() as connection:
+            self._take_back(connection, address, email)
+
+    def _take_back(self, connection: Connection[Any], address: str, email: str) -> None:
+        keys = [_key("pair", address, email), _key("address", address), _key("account", email)]
+        values = {"keys": keys, "now": self._now()}
+        connection.execute(QUERIES["lock_attempts"], values)
+        connection.execute(QUERIES["take_attempt_back"], values)
 
     def tidy(self) -> None:
         """Remove counters and addresses that no longer matter, and those beyond the most rows."""

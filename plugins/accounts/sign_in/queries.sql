@@ -125,7 +125,7 @@ DELETE FROM accounts.sign_in_attempt WHERE key = %(pair)s
 
 -- name: take_attempt_back
 UPDATE accounts.sign_in_attempt SET failures = greatest(failures - 1, 0), blocked_until = least(blocked_until, %(now)s)
-WHERE key = ANY (%(others)s)
+WHERE key = ANY (%(keys)s)
 
 -- name: know_address
 INSERT INTO accounts.known_address (key, seen_at) VALUES (%(pair)s, %(now)s)

@@ -44,7 +44,7 @@ class PasswordResets:
         users: The users.
         passwords: Hashes passwords.
         attempts: Limits how many tokens are asked for.
-        mailer: Delivers tokens.
+        mailer: Delivers tokens; None delivers none.
         url: Where a person enters the new password, with ``{token}``; None if the token is sent alone.
         lifetime_s: How long a token works.
         now: The clock.
@@ -56,7 +56,7 @@ class PasswordResets:
         users: Users,
         passwords: Passwords,
         attempts: Attempts,
-        mailer: Mailer,
+        mailer: Mailer | None,
         url: str | None,
         lifetime_s: int,
         now: Callable[[], datetime],
@@ -80,6 +80,9 @@ class PasswordResets:
 
     def send(self, parameters: ResetMail, run: Run) -> None:
         """Send a token to an address, if it is that of a user: the job ``accounts.send_reset``."""
+        if self._mailer is None:
+            run.log.warning("nothing_sent", reason="accounts.mail is off")
+            return
         token = f"tp_{secrets.token_urlsafe(_SECRET_BYTES)}"
         now = self._now()
         values = {

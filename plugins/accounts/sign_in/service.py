@@ -11,7 +11,7 @@ import time
 
 import msgspec
 
-from kernel import Cache, Request, UnauthorizedError
+from kernel import Cache, Request, UnauthorizedError, UnavailableError
 from plugins.accounts.emails import normalize_email
 from plugins.accounts.sign_in.attempts import Attempts, network_of
 from plugins.accounts.sign_in.passwords import Passwords
@@ -76,7 +76,11 @@ class PasswordSignIn:
         self._attempts.begin(address, counted)
         found = self._users.find_password(normalized)
         user, stored = (None, None) if found is None else found
-        is_right = self._passwords.verify(password, stored)
+        try:
+            is_right = self._passwords.verify(password, stored)
+        except UnavailableError:
+            self._attempts.withdraw(address, counted)
+            raise
         if user is None or stored is None or not is_right:
             raise UnauthorizedError("Signing in failed.", detail=scheme or WRONG)
         self._attempts.succeed(address, counted)

@@ -113,6 +113,14 @@ def test_an_attempt_that_succeeds_is_no_failure(attempts: Attempts) -> None:
     assert waits(attempts, HOME, "ann") == 0
 
 
+def test_an_attempt_that_was_not_made_is_no_failure(attempts: Attempts) -> None:
+    for _ in range(OF_PAIR.free * 4):
+        attempts.begin(HOME, "ann")
+        attempts.withdraw(HOME, "ann")
+
+    assert waits(attempts, HOME, "ann") == 0
+
+
 def test_attempts_at_the_same_time_do_not_all_pass(attempts: Attempts) -> None:
     results: list[int] = []
     threads = [threading.Thread(target=lambda: results.append(waits(attempts, HOME, "ann"))) for _ in range(20)]

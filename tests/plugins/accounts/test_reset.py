@@ -142,6 +142,15 @@ def test_a_token_expires(client: Client, inbox: Inbox, clock: Clock) -> None:
     assert me(client, user, user.password) == 200
 
 
+def test_a_token_that_was_sent_to_a_former_address_does_not_work(client: Client, inbox: Inbox) -> None:
+    user = create_user(client)
+    send_token(client, user.email)
+    with client.service.db.connection() as connection:
+        connection.execute("UPDATE accounts.user SET email = 'former.' || email WHERE id = %s", [user.id])
+
+    assert confirm(client, token_in(inbox))[0] == 400
+
+
 def test_a_token_is_kept_if_the_new_password_is_not_accepted(client: Client, inbox: Inbox) -> None:
     user = create_user(client)
     send_token(client, user.email)
@@ -219,7 +228,18 @@ def test_a_server_that_refuses_is_tried_again_and_its_token_does_not_count(modul
             ).fetchone() == (0,)
 
 
-def test_without_a_server_mail_is_written_to_the_log() -> None:
+def test_by_default_nothing_is_sent(module_database: str) -> None:
+    with service_starter({"url": module_database}) as start:
+        client = start(auth="required")
+        user = create_user(client)
+        send_token(client, user.email)
+
+        with client.service.db.connection() as connection:
+            pending = connection.execute("SELECT FROM accounts.password_reset WHERE user_id = %s", [user.id])
+            assert pending.fetchone() is None
+
+
+def test_mail_can_be_written_to_the_log() -> None:
     captured = CapturedLog()
 
     LogMailer(captured.log).send(Mail("ann@example.com", "Reset your password", "tp_x"))
