@@ -11,7 +11,6 @@ from plugins.accounts.commands import make_commands
 from plugins.accounts.container import make_container
 from plugins.accounts.settings import AccountsSettings
 from plugins.accounts.sign_in.commands import make_commands as make_sign_in_commands
-from plugins.accounts.sign_in.jobs import make_jobs as make_sign_in_jobs
 from plugins.accounts.sign_in.routes import make_routes as make_sign_in_routes
 
 
@@ -31,12 +30,12 @@ def register_routes(services: Services) -> Iterable[Route]:
 
 @hookimpl
 def register_jobs(services: Services) -> Iterable[Job]:
-    """Return what sends mail, and what removes what is over."""
-    return make_sign_in_jobs(services.once(make_container), services)
+    """Return ``accounts.send_reset``."""
+    return [services.once(make_container).sign_in.resets.job()]
 
 
 @hookimpl
 def register_commands(services: Services) -> Iterable[Command]:
-    """Return ``keys``, ``create-admin``, ``users``, ``jwt-keys`` and ``first-key``."""
+    """Return ``keys``, ``users``, ``create-admin``, ``jwt-keys`` and ``first-key``."""
     container = services.once(make_container)
     return [*make_commands(container), *make_sign_in_commands(container, services)]

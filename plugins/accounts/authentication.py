@@ -14,10 +14,8 @@ import msgspec
 from kernel import Database, ForbiddenError, Identity, Request, UnauthorizedError, acting_as, load_queries
 from plugins.accounts.keys import ApiKeys
 from plugins.accounts.models import ROLE_SCOPES
-from plugins.accounts.sign_in.access_tokens import AccessTokens
-from plugins.accounts.sign_in.service import PasswordSignIn
-from plugins.accounts.sign_in.sessions import Session, Sessions
-from plugins.accounts.sign_in.users import Users
+from plugins.accounts.sign_in.container import SignIn
+from plugins.accounts.sign_in.sessions import Session
 
 QUERIES = load_queries(__package__)
 REALM = "tiercel"
@@ -34,27 +32,13 @@ class Authentication:
     Args:
         db: Connection pool.
         keys: API keys.
-        access_tokens: Verifies access tokens.
-        sessions: The sessions of cookies.
-        sign_in: Checks user and password.
-        users: The users.
+        sign_in: What signs users in.
     """
 
-    def __init__(
-        self,
-        db: Database,
-        keys: ApiKeys,
-        access_tokens: AccessTokens,
-        sessions: Sessions,
-        sign_in: PasswordSignIn,
-        users: Users,
-    ) -> None:
+    def __init__(self, db: Database, keys: ApiKeys, sign_in: SignIn) -> None:
         self._db = db
         self._keys = keys
-        self._access_tokens = access_tokens
-        self._sessions = sessions
         self._sign_in = sign_in
-        self._users = users
 
     def authenticate(self, request: Request) -> Identity | None:
         """Return who sends a request; see ``kernel.http.Authenticator``."""
@@ -65,11 +49,11 @@ class Authentication:
         if scheme == _API_KEY or key is not None:
             return self._keys.authenticate(credentials if key is None else key.strip())
         if scheme == _BEARER:
-            return self._access_tokens.authenticate(credentials)[1].identity("jwt")
+            return self._sign_in.access_tokens.authenticate(credentials)[1].identity("jwt")
         if (cookie := _read_cookie(request)) is not None:
-            return self._sessions.authenticate(cookie)[1].identity("session")
+            return self._sign_in.sessions.authenticate(cookie)[1].identity("session")
         if scheme == _BASIC:
-            return self._sign_in.authenticate_basic(request, credentials).identity("basic")
+            return self._sign_in.password_check.authenticate_basic(request, credentials).identity("basic")
         if scheme is not None:
             raise UnauthorizedError(detail="the scheme of Authorization is none of Api-Key, Bearer and Basic")
         return None
@@ -80,14 +64,14 @@ class Authentication:
         if scheme == _API_KEY or request.get_header("X-API-Key") is not None:
             return None
         if scheme == _BEARER:
-            return self._access_tokens.authenticate(credentials)[0]
+            return self._sign_in.access_tokens.authenticate(credentials)[0]
         return self.cookie_session(request)
 
     def cookie_session(self, request: Request) -> Session | None:
         """Return the session of the cookie of a request; None if it has none that is good."""
         try:
             cookie = _read_cookie(request)
-            return None if cookie is None else self._sessions.authenticate(cookie)[0]
+            return None if cookie is None else self._sign_in.sessions.authenticate(cookie)[0]
         except UnauthorizedError:
             return None
 
@@ -125,7 +109,7 @@ class Authentication:
         if row is None or (identity.sites is not None and row[0] not in identity.sites):
             raise ForbiddenError(detail=f"site {named!r:.80} is none of those that {identity.name} may see")
         site = row[0]
-        user = None if identity.user is None else self._users.find(identity.user)
+        user = None if identity.user is None else self._sign_in.users.find(identity.user)
         if user is None or site not in user.site_roles:
             return msgspec.structs.replace(identity, sites=(site,))
         # On one site, a user may do what the role there allows, and not only what the roles on all of them do.

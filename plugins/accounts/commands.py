@@ -11,6 +11,7 @@ from kernel import SYSTEM_ACCOUNT, Command, Scope
 from kernel.cli import echo, print_json, print_table
 from plugins.accounts.container import Container
 from plugins.accounts.keys import IssuedKey, NewKey
+from plugins.accounts.sign_in.commands import make_set_password
 
 _SCOPES: tuple[Scope, ...] = ("ingest", "read", "write", "staff")
 _account_option = click.option("--account", default=SYSTEM_ACCOUNT, show_default=True, help="Number of the account.")
@@ -19,7 +20,16 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.
 
 def make_commands(container: Container) -> Iterable[Command]:
     """Make the commands."""
-    return [Command(command=_keys_group(container))]
+    return [Command(command=_keys_group(container)), Command(command=_users_group(container))]
+
+
+def _users_group(container: Container) -> click.Group:
+    @click.group("users")
+    def group() -> None:
+        """Give users passwords."""
+
+    group.add_command(make_set_password(container))
+    return group
 
 
 def _keys_group(container: Container) -> click.Group:

@@ -108,14 +108,9 @@ class ApiKeys:
             NotFoundError: There is no such account.
         """
         with self._db.transaction() as connection:
-            return self.insert(connection, new)
+            return self._insert(connection, new)
 
-    def insert(self, connection: Connection[Any], new: NewKey) -> IssuedKey:
-        """Create a key in a transaction.
-
-        Raises:
-            NotFoundError: There is no such account.
-        """
+    def _insert(self, connection: Connection[Any], new: NewKey) -> IssuedKey:
         prefix = "".join(secrets.choice(_ALPHABET) for _ in range(_PREFIX_LENGTH))
         secret = f"tk_{prefix}_{secrets.token_urlsafe(_SECRET_BYTES)}"
         values = msgspec.structs.asdict(new) | {
@@ -166,7 +161,7 @@ class ApiKeys:
             if row is None:
                 raise NotFoundError(detail=f"there is no working key {key_id}")
             name, scopes, site, services, applications, created_by, expires_at, prefix = row
-            issued = self.insert(
+            issued = self._insert(
                 connection,
                 NewKey(
                     account=account,

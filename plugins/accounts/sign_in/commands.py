@@ -1,4 +1,4 @@
-"""``tiercel accounts create-admin``, ``users``, ``jwt-keys`` and ``first-key``."""
+"""``tiercel accounts create-admin``, ``users set-password``, ``jwt-keys`` and ``first-key``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import click
 
-from kernel import SYSTEM_ACCOUNT, Command, NotFoundError, Services, acting_as, load_queries
+from kernel import SYSTEM_ACCOUNT, Command, NotFoundError, Scope, Services, acting_as, load_queries
 from kernel.cli import echo, print_json, print_table, read_password
 from plugins.accounts.container import Container
 from plugins.accounts.emails import normalize_email
@@ -23,7 +23,6 @@ def make_commands(container: Container, services: Services) -> Iterable[Command]
     """Make the commands."""
     return [
         Command(command=_create_admin(container), alias="sudo"),
-        Command(command=_users_group(container)),
         Command(command=_jwt_keys_group(container)),
         Command(command=_first_key(container, services), demo=()),
     ]
@@ -48,20 +47,18 @@ def _create_admin(container: Container) -> click.Command:
         arguments, which other users of the machine see.
         """
         password = read_password(from_stdin=password_stdin)
-        container.passwords.ensure_acceptable(password, field="password", own_words=own_words(email, name))
+        container.sign_in.passwords.ensure_acceptable(password, field="password", own_words=own_words(email, name))
         new = NewUser(account=SYSTEM_ACCOUNT, email=email, name=name, role="owner")
-        number = container.users.create(new, container.passwords.hash(password))
+        number = container.sign_in.users.create(new, container.sign_in.passwords.hash(password))
         echo(f"user {number}, {email}, administers the service")
 
     return create_admin
 
 
-def _users_group(container: Container) -> click.Group:
-    @click.group("users")
-    def group() -> None:
-        """Users and their passwords."""
+def make_set_password(container: Container) -> click.Command:
+    """Make the command ``set-password`` of the group ``users``."""
 
-    @group.command("set-password")
+    @click.command("set-password")
     @_email_argument
     @_stdin_option
     def set_password(*, email: str, password_stdin: bool) -> None:
@@ -69,19 +66,19 @@ def _users_group(container: Container) -> click.Group:
 
         The password is read as by `create-admin`.
         """
-        found = container.users.find_password(email)
+        found = container.sign_in.users.find_password(email)
         if found is None:
             raise NotFoundError(detail=f"there is no active user {email}")
         password = read_password(from_stdin=password_stdin)
-        container.passwords.ensure_acceptable(password, field="password", own_words=own_words(email))
-        container.users.set_password(found[0], container.passwords.hash(password))
+        container.sign_in.passwords.ensure_acceptable(password, field="password", own_words=own_words(email))
+        container.sign_in.users.set_password(found[0], container.sign_in.passwords.hash(password))
         echo(f"user {found[0]}, {email}, has a new password")
 
-    return group
+    return set_password
 
 
 def _jwt_keys_group(container: Container) -> click.Group:
-    signing_keys = container.signing_keys
+    signing_keys = container.sign_in.signing_keys
 
     @click.group("jwt-keys")
     def group() -> None:
@@ -120,12 +117,12 @@ def _first_key(container: Container, services: Services) -> click.Command:
             return
         with acting_as(None), services.db.transaction() as connection:
             # Of two at the same time, one waits, and then finds the key.
-            connection.execute(QUERIES["lock_account"], {"account": SYSTEM_ACCOUNT})
+            connection.execute(QUERIES["lock_first_key"])
             row = connection.execute(QUERIES["count_keys"], {"account": SYSTEM_ACCOUNT}).fetchone()
             if row is None or row[0]:
                 return
-            new = NewKey(account=SYSTEM_ACCOUNT, name="first", scopes=("ingest", "read", "write", "staff"))
-            issued = container.keys.insert(connection, new)
+            scopes: tuple[Scope, ...] = ("ingest", "read", "write", "staff")
+            issued = container.keys.create(NewKey(account=SYSTEM_ACCOUNT, name="first", scopes=scopes))
         # To the terminal of whoever starts the service, and nowhere else.
         echo("The first key of this service. It may do everything, and is shown this once:\n")
         echo(f"  {issued.secret}\n")

@@ -64,7 +64,9 @@ RETURNING id
 UPDATE accounts.session SET revoked_at = coalesce(revoked_at, %(now)s) WHERE id = %(id)s
 
 -- name: delete_old_sessions
-DELETE FROM accounts.session WHERE least(expires_at, revoked_at) < %(before)s
+DELETE FROM accounts.session
+WHERE id IN (SELECT id FROM accounts.session WHERE expires_at < %(before)s
+             ORDER BY expires_at LIMIT %(most)s FOR UPDATE SKIP LOCKED)
 
 -- name: list_signing_keys
 SELECT kid, purpose, secret, created_at, retired_at FROM accounts.signing_key ORDER BY created_at DESC, kid
@@ -172,8 +174,8 @@ DELETE FROM accounts.password_reset WHERE user_id = %(id)s
 -- name: delete_old_resets
 DELETE FROM accounts.password_reset WHERE expires_at < %(now)s
 
--- name: lock_account
-SELECT slug FROM accounts.account WHERE id = %(account)s FOR UPDATE
+-- name: lock_first_key
+SELECT pg_advisory_xact_lock(hashtext('accounts.first_key'))
 
 -- name: count_keys
 SELECT count(*) FROM accounts.api_key WHERE account = %(account)s

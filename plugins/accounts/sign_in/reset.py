@@ -10,13 +10,13 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from kernel import Database, InvalidError, Request, acting_as, load_queries
+from kernel import Database, InvalidError, Job, Request, acting_as, load_queries
 from kernel.jobs import JobError, Run
 from plugins.accounts.emails import normalize_email
 from plugins.accounts.sign_in.attempts import Attempts, network_of
 from plugins.accounts.sign_in.mail import Mail, Mailer
 from plugins.accounts.sign_in.passwords import Passwords
-from plugins.accounts.sign_in.users import Users
+from plugins.accounts.sign_in.users import UserStore
 
 QUERIES = load_queries(__package__)
 JOB = "accounts.send_reset"
@@ -53,7 +53,7 @@ class PasswordResets:
     def __init__(
         self,
         db: Database,
-        users: Users,
+        users: UserStore,
         passwords: Passwords,
         attempts: Attempts,
         mailer: Mailer | None,
@@ -78,6 +78,11 @@ class PasswordResets:
         """
         self._attempts.begin_reset(network_of(request.remote_addr or ""))
 
+    def job(self) -> Job:
+        """Return the job that sends a token."""
+        lock = f"{JOB}-{{email}}"
+        return Job(name=JOB, run=self.send, lock=lock, timeout_s=120.0, retries=3, retry_wait_s=30.0)
+
     def send(self, parameters: ResetMail, run: Run) -> None:
         """Send a token to an address, if it is that of a user: the job ``accounts.send_reset``."""
         if self._mailer is None:
@@ -93,6 +98,7 @@ class PasswordResets:
             "most": PENDING_MAX,
         }
         with acting_as(None), self._db.connection() as connection:
+            connection.execute(QUERIES["delete_old_resets"], values)
             row = connection.execute(QUERIES["insert_reset"], values).fetchone()
         if row is None:
             run.log.info("nothing_sent", reason="there is no such user, or enough was sent already")

@@ -168,12 +168,13 @@ class AuthRoutes:
 
     def __init__(self, container: Container, start_reset: Callable[[ResetMail, str], object]) -> None:
         self._authentication = container.authentication
-        self._sign_in = container.sign_in
-        self._sessions = container.sessions
-        self._access_tokens = container.access_tokens
-        self._users = container.users
-        self._passwords = container.passwords
-        self._resets = container.resets
+        sign_in = container.sign_in
+        self._check = sign_in.password_check
+        self._sessions = sign_in.sessions
+        self._access_tokens = sign_in.access_tokens
+        self._users = sign_in.users
+        self._passwords = sign_in.passwords
+        self._resets = sign_in.resets
         self._start_reset = start_reset
 
     @route(f"{_ROOT}/sign-in/", policy="public", method="POST")
@@ -183,7 +184,7 @@ class AuthRoutes:
         The session of a cookie that is sent along ends: nobody goes on with one that somebody else knows.
         """
         try:
-            user = self._sign_in.verify(request, body.email, body.password)
+            user = self._check.verify(request, body.email, body.password)
         except UnauthorizedError as ex:
             ex.headers.update(_CHALLENGE)
             raise
@@ -227,7 +228,7 @@ class AuthRoutes:
         if user is None:
             raise UnauthorizedError(detail="the user is gone")
         try:
-            self._sign_in.verify(request, user.email, body.password)
+            self._check.verify(request, user.email, body.password)
         except UnauthorizedError:
             raise ForbiddenError("The password was not changed.", detail="the present password is wrong") from None
         self._passwords.ensure_acceptable(

@@ -24,7 +24,7 @@ from psycopg.rows import class_row
 from kernel import Cache, Database, UnauthorizedError, UnavailableError, acting_as, load_queries, notify
 from plugins.accounts.keys import BELIEVED_S
 from plugins.accounts.sign_in.signing_keys import SigningKeys
-from plugins.accounts.sign_in.users import SignedInUser, Users
+from plugins.accounts.sign_in.users import SignedInUser, UserStore
 
 QUERIES = load_queries(__package__)
 CHANNEL = "accounts_sessions"
@@ -36,6 +36,9 @@ _VALUE_MAX = 200
 # Of one user; a further one ends the one that was not used for longest.
 SESSIONS_MAX = 100
 _NOTE_USE_S = 60
+# How long a session is kept that has expired, so that its client is told; and how many are removed with each new one.
+_KEPT = timedelta(days=7)
+_DELETED_MAX = 100
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -99,7 +102,7 @@ class Sessions:
         db: Database,
         cache: Cache[int, tuple[float, Session | None]],
         keys: SigningKeys,
-        users: Users,
+        users: UserStore,
         limits: SessionLimits,
         now: Callable[[], datetime],
     ) -> None:
@@ -133,6 +136,7 @@ class Sessions:
                 session = cursor.execute(QUERIES["insert_session"], values).fetchone()
             assert session is not None  # noqa: S101 - an INSERT returns its row
             connection.execute(QUERIES["delete_surplus_sessions"], values)
+            connection.execute(QUERIES["delete_old_sessions"], {"before": self._now() - _KEPT, "most": _DELETED_MAX})
         return session, self._sign(session.id, random, kind)
 
     def authenticate(self, text: str) -> tuple[Session, SignedInUser]:

@@ -78,7 +78,7 @@ class NewUser(msgspec.Struct, frozen=True, kw_only=True):
     role: Role | None = None
 
 
-class Users:
+class UserStore:
     """The users of all accounts.
 
     Args:

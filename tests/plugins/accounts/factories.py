@@ -82,7 +82,7 @@ def create_user(client: Client, role: Role | None = "viewer", *, account: int = 
     accounts = accounts_of(client)
     email = f"user{next(_numbers)}@example.com"
     new = NewUser(account=account, email=email, role=role)
-    return TestUser(accounts.users.create(new, accounts.passwords.hash(PASSWORD)), email, PASSWORD)
+    return TestUser(accounts.sign_in.users.create(new, accounts.sign_in.passwords.hash(PASSWORD)), email, PASSWORD)
 
 
 def grant_site(client: Client, user: TestUser, site: int, role: Role) -> None:

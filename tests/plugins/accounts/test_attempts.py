@@ -39,7 +39,7 @@ def attempts(client: Client, clock: Clock) -> Attempts:
     clock.offset = timedelta(0)
     with client.service.db.connection() as connection:
         connection.execute("TRUNCATE accounts.sign_in_attempt, accounts.known_address")
-    return accounts_of(client).attempts
+    return accounts_of(client).sign_in.attempts
 
 
 def waits(attempts: Attempts, address: str, email: str) -> int:

@@ -130,7 +130,7 @@ def test_a_password_may_have_colons(client: Client) -> None:
     user = create_user(client)
     password = "a:b:c and some more: words"
     accounts = accounts_of(client)
-    accounts.users.set_password(user.id, accounts.passwords.hash(password))
+    accounts.sign_in.users.set_password(user.id, accounts.sign_in.passwords.hash(password))
 
     assert scheme_of(client, basic(user, password)) == "basic"
 

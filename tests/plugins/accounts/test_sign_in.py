@@ -10,6 +10,7 @@ import pytest
 from kernel.errors import InvalidError
 from kernel.testing import Client
 from plugins.accounts.sign_in.passwords import Passwords
+from plugins.accounts.sign_in.sessions import SESSIONS_MAX
 from tests.plugins.accounts.factories import (
     TestUser,
     accounts_of,
@@ -70,7 +71,7 @@ def test_a_user_without_a_role_sees_the_sites_granted_and_may_do_what_all_roles_
 
     grant_site(client, user, read_only, "viewer")
     grant_site(client, user, writable, "developer")
-    accounts_of(client).users.forget([str(user.id)])
+    accounts_of(client).sign_in.users.forget([str(user.id)])
     both = client.get(ME, headers=headers).json()["data"]
     one = client.get(ME, headers={**headers, "X-Site": str(writable)}).json()["data"]
 
@@ -98,7 +99,7 @@ def test_whatever_was_issued_to_a_user_ends_at_once(client: Client, way: str) ->
         with client.service.db.connection() as connection:
             connection.execute(f"UPDATE accounts.user SET {changed} WHERE id = %s", [user.id])
         # What a process remembers of the user is forgotten by the notification that a trigger sends.
-        accounts_of(client).users.forget([str(user.id)])
+        accounts_of(client).sign_in.users.forget([str(user.id)])
 
     answers = {scheme: client.get(ME, headers=headers) for scheme, headers in issued.items()}
     assert {answer.status for answer in answers.values()} == {401}
@@ -160,9 +161,9 @@ def test_new_passwords_are_long_and_not_among_the_commonest(password: str, probl
 
 def test_a_password_is_the_same_however_it_is_typed(client: Client) -> None:
     accounts = accounts_of(client)
-    stored = accounts.passwords.hash("Zu\u0308richer Straße 7")
+    stored = accounts.sign_in.passwords.hash("Zu\u0308richer Straße 7")
 
-    assert accounts.passwords.verify("Züricher Straße 7", stored)
+    assert accounts.sign_in.passwords.verify("Züricher Straße 7", stored)
 
 
 def test_a_hash_with_other_parameters_is_replaced_when_the_password_is_known(client: Client) -> None:
@@ -173,7 +174,7 @@ def test_a_hash_with_other_parameters_is_replaced_when_the_password_is_known(cli
 
     headers = bearer(tokens_of(client, user)["access_token"])
 
-    _, stored = accounts_of(client).users.find_password(user.email) or (0, None)
+    _, stored = accounts_of(client).sign_in.users.find_password(user.email) or (0, None)
     assert stored is not None
     assert stored.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
     # The password is the same, so nothing ends.
@@ -186,6 +187,31 @@ def test_addresses_are_those_of_the_user_however_they_are_spelt(client: Client) 
     assert sign_in(client, user, email=f"  {user.email.upper()} ").status == 200
     # A Cyrillic letter that looks like the Latin one.
     assert sign_in(client, user, email=user.email.replace("e", "\u0435", 1)).status == 401
+
+
+def test_the_sessions_of_a_user_are_bounded_and_old_ones_are_removed(client: Client) -> None:
+    user = create_user(client)
+    first = bearer(tokens_of(client, user)["access_token"])
+    with client.service.db.connection() as connection:
+        connection.execute(
+            "INSERT INTO accounts.session"
+            " (account, user_id, kind, sha256, token_version, created_at, used_at, expires_at)"
+            " SELECT 0, %(user)s, 'token', '', 0, now(), now(), now() + interval '1 day' FROM generate_series(1, 150)"
+            " UNION ALL"
+            " SELECT 0, %(user)s, 'token', '', 0, now(), now(), now() - interval '8 days' FROM generate_series(1, 20)",
+            {"user": user.id},
+        )
+        sign_in(client, user)
+        row = connection.execute(
+            "SELECT count(*), count(*) FILTER (WHERE expires_at < now()) FROM accounts.session WHERE user_id = %s",
+            [user.id],
+        ).fetchone()
+
+    assert row is not None
+    assert row[0] <= SESSIONS_MAX
+    assert row[1] == 0
+    accounts_of(client).sign_in.sessions.forget([str(number) for number in range(1, 1000)])
+    assert client.get(ME, headers=first).json()["detail"] == "the access token is revoked"
 
 
 def test_responses_with_secrets_are_not_cached(client: Client) -> None:

@@ -73,7 +73,7 @@ def ask(client: Client, token: str) -> tuple[int, str | None]:
 def forge(client: Client, token: str, header: dict[str, Any] | None = None, **claims: Any) -> str:
     """Sign other claims as the service would: its key is known here."""
     head, body, _ = token.split(".")
-    key = OctKey.import_key(accounts_of(client).signing_keys.current_jwt().secret)
+    key = OctKey.import_key(accounts_of(client).sign_in.signing_keys.current_jwt().secret)
     merged = {name: value for name, value in {**decode(body), **claims}.items() if value is not None}
     return jwt.encode({**decode(head), **(header or {})}, merged, key, algorithms=["HS256"], default_type=None)
 
@@ -92,7 +92,7 @@ def test_a_token_names_its_key_its_user_and_its_end(client: Client, token: str) 
 
     assert decode(head) == {
         "alg": "HS256",
-        "kid": accounts_of(client).signing_keys.current_jwt().kid,
+        "kid": accounts_of(client).sign_in.signing_keys.current_jwt().kid,
         "typ": "at+jwt",
     }
     claims = decode(body)
@@ -203,7 +203,7 @@ def test_a_token_expires(client: Client, clock: Clock, token: str) -> None:
 
 
 def test_a_key_that_was_rotated_verifies_until_its_tokens_expire(client: Client, clock: Clock, token: str) -> None:
-    keys = accounts_of(client).signing_keys
+    keys = accounts_of(client).sign_in.signing_keys
     old = keys.current_jwt().kid
 
     new = keys.rotate_jwt().kid
@@ -221,14 +221,14 @@ def test_a_key_that_was_rotated_verifies_until_its_tokens_expire(client: Client,
 
 
 def forge_with_old_key(client: Client, token: str, kid: str) -> str:
-    key = next(key for key in accounts_of(client).signing_keys.list_jwt() if key.kid == kid)
+    key = next(key for key in accounts_of(client).sign_in.signing_keys.list_jwt() if key.kid == kid)
     claims = {**decode(token.split(".")[1]), "exp": int(time.time()) + 10_000}
     header = {"alg": "HS256", "kid": kid, "typ": "at+jwt"}
     return jwt.encode(header, claims, OctKey.import_key(key.secret), algorithms=["HS256"])
 
 
 def test_keys_that_are_rotated_at_once_verify_nothing_more(client: Client, token: str) -> None:
-    accounts_of(client).signing_keys.rotate_jwt(at_once=True)
+    accounts_of(client).sign_in.signing_keys.rotate_jwt(at_once=True)
 
     assert ask(client, token) == (401, "the access token is not signed by this service")
 

@@ -1,4 +1,4 @@
-"""Sign in with a password: for a session, or for a single request (Basic)."""
+"""Check addresses and passwords: to begin a session, or for a single request (Basic)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kernel import Cache, Request, UnauthorizedError, UnavailableError
 from plugins.accounts.emails import normalize_email
 from plugins.accounts.sign_in.attempts import Attempts, network_of
 from plugins.accounts.sign_in.passwords import Passwords
-from plugins.accounts.sign_in.users import SignedInUser, Users
+from plugins.accounts.sign_in.users import SignedInUser, UserStore
 
 WRONG = "the e-mail address or the password is wrong"
 # How long a user and a password that were right are believed, unless the user changes. A hash takes 30 ms.
@@ -30,7 +30,7 @@ class _Believed(msgspec.Struct, frozen=True):
     token_version: int
 
 
-class PasswordSignIn:
+class PasswordCheck:
     """Checks addresses and passwords.
 
     Args:
@@ -40,7 +40,9 @@ class PasswordSignIn:
         cache: What a process has checked for Basic, by an HMAC of address and password.
     """
 
-    def __init__(self, users: Users, passwords: Passwords, attempts: Attempts, cache: Cache[bytes, _Believed]) -> None:
+    def __init__(
+        self, users: UserStore, passwords: Passwords, attempts: Attempts, cache: Cache[bytes, _Believed]
+    ) -> None:
         self._users = users
         self._passwords = passwords
         self._attempts = attempts
