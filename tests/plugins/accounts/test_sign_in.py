@@ -5,7 +5,9 @@ from __future__ import annotations
 from contextlib import nullcontext
 
 import argon2
+import psycopg
 import pytest
+from psycopg import sql
 
 from kernel.errors import InvalidError
 from kernel.testing import Client
@@ -196,9 +198,9 @@ def test_the_sessions_of_a_user_are_bounded_and_old_ones_are_removed(client: Cli
         connection.execute(
             "INSERT INTO accounts.session"
             " (account, user_id, kind, sha256, token_version, created_at, used_at, expires_at)"
-            " SELECT 0, %(user)s, 'token', '', 0, now(), now(), now() + interval '1 day' FROM generate_series(1, 150)"
-            " UNION ALL"
-            " SELECT 0, %(user)s, 'token', '', 0, now(), now(), now() - interval '8 days' FROM generate_series(1, 20)",
+            " SELECT 0, %(user)s, 'token', ''::bytea, 0, now(), now(),"
+            "        now() + CASE WHEN n > 20 THEN interval '1 day' ELSE interval '-8 days' END"
+            " FROM generate_series(1, 150) AS n",
             {"user": user.id},
         )
         sign_in(client, user)
@@ -225,3 +227,21 @@ def test_an_account_without_a_plan_may_sign_in_and_out(client: Client) -> None:
     assert client.get(ROOT, headers=headers).status == 402
     assert client.get(ME, headers=headers).status == 200
     assert client.post("/api/v1/auth/sign-out/", headers=headers).status == 204
+
+
+def test_keys_and_sessions_work_on_a_server_that_is_read_only(own_client: Client, database: str) -> None:
+    user = create_user(own_client)
+    cookie = with_cookie(cookie_of(sign_in(own_client, user, cookie=True)))
+    key = create_key(own_client, "read")
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("UPDATE accounts.session SET used_at = used_at - interval '10 minutes'")
+        name = sql.Identifier(connection.info.dbname)
+        connection.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name))
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND usename = current_user"
+        )
+    accounts_of(own_client).sign_in.sessions.forget([str(number) for number in range(10)])
+
+    assert [own_client.get(ME, headers=headers).status for headers in (cookie, with_key(key))] == [200, 200]
+    assert sign_in(own_client, user).json()["code"] == "database_read_only"
