@@ -43,12 +43,13 @@ class AccessTokens:
     def __init__(self, keys: SigningKeys, sessions: Sessions, lifetime_s: int, now: Callable[[], datetime]) -> None:
         self._keys = keys
         self._sessions = sessions
-        self.lifetime_s = lifetime_s
+        self._lifetime_s = lifetime_s
         self._now = now
 
-    def issue(self, session: Session) -> str:
-        """Return an access token of a session. It does not outlive the session."""
+    def issue(self, session: Session) -> tuple[str, int]:
+        """Return an access token of a session, and for how many seconds it is good. It does not outlive the session."""
         now = int(self._now().timestamp())
+        expires_at = min(now + self._lifetime_s, int(session.expires_at.timestamp()))
         key = self._keys.current_jwt()
         claims = {
             "iss": _ISSUER,
@@ -56,11 +57,12 @@ class AccessTokens:
             "sub": str(session.user_id),
             "sid": str(session.id),
             "iat": now,
-            "exp": min(now + self.lifetime_s, int(session.expires_at.timestamp())),
+            "exp": expires_at,
             "jti": secrets.token_urlsafe(12),
         }
         header = {"alg": _ALGORITHM, "kid": key.kid, "typ": _TYPE}
-        return jwt.encode(header, claims, _import_key(key.secret), algorithms=[_ALGORITHM])
+        token = jwt.encode(header, claims, _import_key(key.secret), algorithms=[_ALGORITHM])
+        return token, expires_at - now
 
     def authenticate(self, text: str) -> tuple[Session, SignedInUser]:
         """Return the session of an access token, and its user.

@@ -256,7 +256,8 @@ class AuthRoutes:
         return Response(None, 204, _NO_STORE)
 
     def _tokens(self, session: Session, refresh_token: str) -> Tokens:
-        return Tokens(self._access_tokens.issue(session), "Bearer", self._access_tokens.lifetime_s, refresh_token)
+        access_token, expires_in = self._access_tokens.issue(session)
+        return Tokens(access_token, "Bearer", expires_in, refresh_token)
 
 
 def _user_number(identity: Identity) -> int:

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import argon2
 import psycopg
 import pytest
+from click.testing import CliRunner
 from psycopg import sql
 
 from kernel.errors import InvalidError
@@ -245,3 +246,15 @@ def test_keys_and_sessions_work_on_a_server_that_is_read_only(own_client: Client
 
     assert [own_client.get(ME, headers=headers).status for headers in (cookie, with_key(key))] == [200, 200]
     assert sign_in(own_client, user).json()["code"] == "database_read_only"
+
+
+def test_a_password_is_asked_for_and_not_shown(client: Client) -> None:
+    command = client.command("accounts", "create-admin")
+
+    ran = CliRunner().invoke(command, ["Carol@Example.com", "--name", "Carol"], input=f"{NEW}\n{NEW}\n")
+
+    assert ran.exit_code == 0, ran.output
+    assert "carol@example.com, administers the service" in ran.output
+    assert NEW not in ran.output
+    carol = TestUser(0, "carol@example.com", NEW)
+    assert client.get(ME, headers=basic(carol)).json()["data"]["role"] == "owner"

@@ -16,7 +16,15 @@ from joserfc.jwk import ECKey, OctKey, RSAKey
 
 from kernel.testing import Client
 from tests.conftest import Serve, service_starter
-from tests.plugins.accounts.factories import accounts_of, bearer, create_user, sign_in, tokens_of
+from tests.plugins.accounts.factories import (
+    accounts_of,
+    bearer,
+    cookie_of,
+    create_user,
+    sign_in,
+    tokens_of,
+    with_cookie,
+)
 
 ME = "/api/v1/auth/me/"
 REFRESH = "/api/v1/auth/refresh/"
@@ -289,7 +297,10 @@ def test_a_session_ends_however_often_it_is_refreshed(client: Client, clock: Clo
     for days in (10, 20, 29):
         clock.offset = timedelta(days=days)
         status, tokens = refresh(client, tokens["refresh_token"])
-        assert status == 200
+        assert (status, tokens["expires_in"]) == (200, 900)
+    clock.offset = timedelta(days=30, seconds=-60)
+    _, tokens = refresh(client, tokens["refresh_token"])
+    assert tokens["expires_in"] <= 60
     clock.offset = timedelta(days=30)
 
     assert refresh(client, tokens["refresh_token"])[1]["detail"] == "the refresh token is expired"
@@ -303,3 +314,29 @@ def test_the_secret_of_the_settings_signs_refresh_tokens(serve: Serve) -> None:
 
     assert refresh(other, token)[1]["detail"] == "the refresh token is malformed"
     assert refresh(client, token)[0] == 200
+
+
+# --- sessions with a cookie -------------------------------------------------------------------------------------------
+
+
+def test_a_session_with_a_cookie_ends_when_it_is_not_used(client: Client, clock: Clock) -> None:
+    headers = with_cookie(cookie_of(sign_in(client, create_user(client), cookie=True)))
+
+    for hours in (11, 22, 33):
+        clock.offset = timedelta(hours=hours)
+        accounts_of(client).sign_in.sessions.forget([str(number) for number in range(1000)])
+        assert client.get(ME, headers=headers).status == 200
+    clock.offset = timedelta(hours=33 + 12)
+
+    assert client.get(ME, headers=headers).json()["detail"] == "the session is expired"
+
+
+def test_a_session_with_a_cookie_ends_however_much_it_is_used(client: Client, clock: Clock) -> None:
+    headers = with_cookie(cookie_of(sign_in(client, create_user(client), cookie=True)))
+    with client.service.db.connection() as connection:
+        connection.execute("UPDATE accounts.session SET used_at = used_at + interval '30 days'")
+    accounts_of(client).sign_in.sessions.forget([str(number) for number in range(1000)])
+
+    clock.offset = timedelta(days=30)
+
+    assert client.get(ME, headers=headers).json()["detail"] == "the session is expired"
