@@ -112,6 +112,20 @@ def test_whatever_was_issued_to_a_user_ends_at_once(client: Client, way: str) ->
     assert (refreshed.status, refreshed.json()["detail"]) == (401, "the refresh token is revoked")
 
 
+def test_what_has_ended_stays_so_when_the_user_is_active_again(client: Client) -> None:
+    user = create_user(client)
+    issued = headers_of(client, user)
+    for is_active in (False, True):
+        with client.service.db.connection() as connection:
+            connection.execute("UPDATE accounts.user SET is_active = %s WHERE id = %s", [is_active, user.id])
+    accounts_of(client).sign_in.users.forget([str(user.id)])
+
+    answers = {scheme: client.get(ME, headers=headers).status for scheme, headers in issued.items()}
+
+    # The password is still right.
+    assert answers == {"jwt": 401, "session": 401, "basic": 200}
+
+
 @pytest.mark.parametrize("scheme", ["jwt", "session"])
 def test_signing_out_ends_one_session(client: Client, scheme: str) -> None:
     user = create_user(client)
