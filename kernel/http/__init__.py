@@ -8,23 +8,31 @@ from kernel.http.access_log import RequestRecord
 from kernel.http.auth import Authenticator
 from kernel.http.compression import DecompressionError, Decompressor, decompress
 from kernel.http.concurrency import ConcurrencyLimit
+from kernel.http.csv_files import CsvFiles
 from kernel.http.health import CheckResult, worst_status
 from kernel.http.lists import ListQuery, list_page
 from kernel.http.pagination import Page, cursor_page, numbered_page, page_size_of, read_cursor
 from kernel.http.request import is_json_lines, require_json
+from kernel.http.resources import Action, Change, Edit, Reference, Resource
 from kernel.http.response import Envelope, Listing, Single, envelope, listing, single
 
 __all__ = [
+    "Action",
     "Authenticator",
+    "Change",
     "CheckResult",
     "ConcurrencyLimit",
+    "CsvFiles",
     "DecompressionError",
     "Decompressor",
+    "Edit",
     "Envelope",
     "ListQuery",
     "Listing",
     "Page",
+    "Reference",
     "RequestRecord",
+    "Resource",
     "Single",
     "current_deadline",
     "cursor_page",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from enum import Enum
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -20,7 +20,7 @@ from kernel.http.request import Request
 from kernel.settings import HttpSettings
 
 T = TypeVar("T", bound=msgspec.Struct)
-_SCALARS = (str, int, float, bool, datetime)
+_SCALARS = (str, int, float, bool, date)
 
 
 class ListQuery(msgspec.Struct, frozen=True):

@@ -6,9 +6,11 @@ from collections.abc import Iterable
 
 import msgspec
 
-from kernel import Command, Job, Route, Services, hookimpl
+from kernel import Command, Job, Route, Services, collect_routes, hookimpl
 from plugins.accounts.commands import make_commands
 from plugins.accounts.container import make_container
+from plugins.accounts.jobs import make_jobs
+from plugins.accounts.keys import KeyRoutes
 from plugins.accounts.settings import AccountsSettings
 from plugins.accounts.sign_in.commands import make_commands as make_sign_in_commands
 from plugins.accounts.sign_in.routes import make_routes as make_sign_in_routes
@@ -25,17 +27,32 @@ def register_routes(services: Services) -> Iterable[Route]:
     """Authenticate all requests, and return the routes under ``/api/v1/``."""
     container = services.once(make_container)
     services.authenticate_with(container.authentication)
-    return make_sign_in_routes(container, services)
+    keys = KeyRoutes(container.keys, container.stored_keys)
+    return [
+        *make_sign_in_routes(container, services),
+        *container.accounts.routes(),
+        *container.plans.routes(),
+        *container.subscriptions.routes(),
+        *container.sites.routes(),
+        *container.site_files.routes(),
+        *container.sectors.routes(),
+        *container.sector_files.routes(),
+        *container.users.routes(),
+        *container.site_accesses.routes(),
+        *container.stored_keys.routes("list", "show"),
+        *collect_routes(keys.create, keys.revoke, keys.rotate),
+    ]
 
 
 @hookimpl
 def register_jobs(services: Services) -> Iterable[Job]:
-    """Return ``accounts.send_reset``."""
-    return [services.once(make_container).sign_in.resets.job()]
+    """Return ``accounts.purge`` and ``accounts.send_reset``."""
+    container = services.once(make_container)
+    return [*make_jobs(container), container.sign_in.resets.job()]
 
 
 @hookimpl
 def register_commands(services: Services) -> Iterable[Command]:
-    """Return ``keys``, ``users``, ``create-admin``, ``jwt-keys`` and ``first-key``."""
+    """Return ``accounts``, ``plans``, ``users``, ``keys``, ``sites``, ``sectors``, and what users sign in with."""
     container = services.once(make_container)
     return [*make_commands(container), *make_sign_in_commands(container, services)]

@@ -43,7 +43,7 @@ def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_plugin_of_the_how_to_works(serve: Serve, acme: Path) -> None:
-    (plugin,) = python_blocks("howto/write-a-plugin.md")
+    plugin, _ = python_blocks("howto/write-a-plugin.md")
     (acme / "hello.py").write_text(plugin)
 
     client = serve(plugins=["system", f"{acme.name}.hello"])
@@ -53,12 +53,18 @@ def test_the_plugin_of_the_how_to_works(serve: Serve, acme: Path) -> None:
     assert (wrong.status, list(wrong.json()["errors"])) == (400, ["nmae"])
 
 
+def test_the_table_of_the_how_to_is_that_of_the_example() -> None:
+    _, declaration = python_blocks("howto/write-a-plugin.md")
+
+    assert declaration in (ROOT / "contrib" / "planner" / "__init__.py").read_text()
+
+
 @pytest.mark.process
 @pytest.mark.slow
 def test_the_tests_of_the_how_to_pass_and_leave_live_data_alone(
     initialised: Path, tmp_path: Path, database: str
 ) -> None:
-    (plugin,) = python_blocks("howto/write-a-plugin.md")
+    plugin, _ = python_blocks("howto/write-a-plugin.md")
     (tests,) = python_blocks("howto/test-a-plugin.md")
     home = copy_home(initialised, tmp_path)
     (tmp_path / "acme").mkdir()

@@ -11,7 +11,7 @@ from kernel.http.routing import EMPTY, MAY_BE_EMPTY
 from kernel.testing import Client
 from tests.kernel.fakes import CapturedLog, boot_service
 
-PLUGINS = ("system", "observability", "trace", "club", "contrib.skyflow", "contrib.nexus")
+PLUGINS = ("system", "accounts", "observability", "trace", "club", "contrib.skyflow", "contrib.nexus")
 _PLACEHOLDER = re.compile(r"\{[a-z_]+\}")
 
 

@@ -24,6 +24,7 @@ PAGES = [
     DOCS / "howto" / "analytics.md",
     DOCS / "howto" / "import-logs.md",
     DOCS / "howto" / "jobs.md",
+    DOCS / "howto" / "accounts.md",
     DOCS / "operations" / "production.md",
     DOCS / "reference" / "errors.md",
 ]

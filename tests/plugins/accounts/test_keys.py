@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from kernel import InvalidError
 from kernel.testing import Client
 from tests.plugins.accounts.factories import accounts_of, create_account, create_key, create_site, with_key
 from tests.plugins.observability.events import make_event
@@ -91,7 +92,13 @@ def test_an_account_without_a_plan_is_told_so(client: Client) -> None:
 
 
 def test_a_key_of_a_customer_is_never_staff(client: Client) -> None:
-    issued = create_key(client, "read", "staff", account=create_account(client))
+    account = create_account(client)
+    with pytest.raises(InvalidError, match="wrong"):
+        create_key(client, "read", "staff", account=account)
+    issued = create_key(client, "read", account=account)
+    # Should it become one by other means.
+    with client.service.db.connection() as connection:
+        connection.execute("UPDATE accounts.api_key SET scopes = '{read,staff}' WHERE id = %s", [issued.key.id])
 
     assert client.get("/stats/", headers=with_key(issued)).status == 403
 

@@ -11,7 +11,9 @@ from tests.outage import outage
 from tests.processes import eventually
 
 # No worker runs in these tests, and nothing is to wait for one.
-UNSCHEDULED = {"schedules": {"observability.rollups": "off", "observability.retention": "off"}}
+UNSCHEDULED = {
+    "schedules": dict.fromkeys(("observability.rollups", "observability.retention", "accounts.purge"), "off"),
+}
 SHORT_TIMEOUTS = {"pool_timeout_s": 0.2, "connect_timeout_s": 1}
 
 

@@ -1,0 +1,87 @@
+"""What was deleted is kept for the retention of its account, then removed."""
+
+from __future__ import annotations
+
+from kernel.testing import Client
+from tests.plugins.accounts.factories import accounts_of, create_account, create_key, create_site, with_key
+from tests.plugins.accounts.members import member
+from tests.plugins.accounts.test_resources import API, create_user, data_of
+
+
+def age(client: Client, table: str, row: int, days: int, column: str = "deleted_at") -> None:
+    """Move the deletion of a row into the past."""
+    with client.service.db.connection() as connection:
+        connection.execute(
+            f"UPDATE accounts.{table} SET {column} = now() - make_interval(days => %s) WHERE id = %s", [days, row]
+        )
+
+
+def exists(client: Client, table: str, row: int) -> bool:
+    """Tell whether a row is still stored."""
+    with client.service.db.connection() as connection:
+        found = connection.execute(f"SELECT FROM accounts.{table} WHERE id = %s", [row]).fetchone()
+    return found is not None
+
+
+def run_purge(client: Client) -> dict[str, int]:
+    """Run the job, and return how many rows of each table it removed."""
+    done = client.service.shared.jobs.run_inline("accounts.purge", {})
+    assert done.state == "succeeded"
+    assert isinstance(done.result, dict)
+    removed: dict[str, int] = done.result["removed"]
+    return removed
+
+
+def test_what_is_deleted_is_removed_after_the_retention_of_its_account(own_client: Client) -> None:
+    client = own_client
+    account = create_account(client)
+    owner = member(client, account, "owner")
+    site, kept = create_site(client, account), create_site(client, account)
+    sector = data_of(client.post(f"{API}/sectors/", {"site": site, "slug": "a", "name": "A"}, headers=owner), 201)
+    user = create_user(client, owner)
+    access = {"site": site, "user_id": user["id"], "role": "viewer"}
+    access = data_of(client.post(f"{API}/site-access/", access, headers=owner), 201)
+    key = create_key(client, "read", account=account, site=site)
+    assert client.request("DELETE", f"{API}/sites/{site}/", headers=owner).status == 204
+
+    age(client, "site", site, 29)
+    assert run_purge(client) == {}
+    age(client, "site", site, 31)
+    removed = run_purge(client)
+
+    assert removed == {"accounts.api_key": 1, "accounts.site": 1, "accounts.site_user_access": 1, "accounts.sector": 1}
+    gone = (("site", site), ("sector", sector["id"]), ("site_user_access", access["id"]), ("api_key", key.key.id))
+    assert [exists(client, table, row) for table, row in gone] == [False] * 4
+    assert exists(client, "site", kept)
+    assert exists(client, "user", user["id"])
+
+
+def test_an_account_is_removed_with_what_it_has(own_client: Client) -> None:
+    client = own_client
+    staff = with_key(create_key(client, "read", "write", "staff"))
+    account, other = create_account(client), create_account(client)
+    site = create_site(client, account)
+    user = create_user(client, member(client, account, "owner"), role="owner")
+    issued = create_key(client, "read", account=account)
+    assert client.request("DELETE", f"{API}/accounts/{account}/", headers=staff).status == 204
+    assert client.request("DELETE", f"{API}/accounts/{account}/", headers=staff).status == 404
+
+    age(client, "account", account, 31)
+    run_purge(client)
+
+    rows = (("account", account), ("site", site), ("user", user["id"]), ("api_key", issued.key.id))
+    assert [exists(client, table, row) for table, row in rows] == [False] * 4
+    assert exists(client, "account", other)
+    assert exists(client, "account", 0)
+    assert client.get(f"{API}/sites/", headers=with_key(issued)).json()["detail"] == "the API key is unknown"
+    assert accounts_of(client).purge.apply().removed == {}
+
+
+def test_a_revoked_key_is_removed_later(own_client: Client) -> None:
+    recent, old = (create_key(own_client, "read") for _ in range(2))
+    for issued, days in ((recent, 29), (old, 31)):
+        accounts_of(own_client).keys.revoke(0, issued.key.id)
+        age(own_client, "api_key", issued.key.id, days, "revoked_at")
+
+    assert run_purge(own_client) == {"accounts.api_key": 1}
+    assert (exists(own_client, "api_key", recent.key.id), exists(own_client, "api_key", old.key.id)) == (True, False)
