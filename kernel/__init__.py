@@ -31,6 +31,7 @@ from kernel.errors import (
     MalformedError,
     NotFoundError,
     TooLargeError,
+    TooManyRequestsError,
     UnauthorizedError,
     UnavailableError,
 )
@@ -80,6 +81,7 @@ __all__ = [
     "StreamingResponse",
     "Table",
     "TooLargeError",
+    "TooManyRequestsError",
     "UnauthorizedError",
     "UnavailableError",
     "acting_as",

@@ -32,8 +32,10 @@ PREFIX = "TIERCEL_"
 CONFIG_VARIABLE = "TIERCEL_CONFIG"
 CONFIG_FILE = Path("config/tiercel.toml")
 DEFAULT_ORIGIN = "default"
-# With the prefix, but no settings: the path of the TOML file, and what configures the project's own tests.
-_NOT_SETTINGS = (CONFIG_VARIABLE, "TIERCEL_TEST_")
+# Where commands read a password from that nobody can be asked for.
+PASSWORD_VARIABLE = "TIERCEL_PASSWORD"  # noqa: S105 - its name
+# With the prefix, but no settings: the path of the TOML file, a password, and what configures the project's own tests.
+_NOT_SETTINGS = (CONFIG_VARIABLE, PASSWORD_VARIABLE, "TIERCEL_TEST_")
 
 _PACKAGE = Path(__file__).parent
 # A wheel carries a copy of config/ inside the package; a source checkout has it next to the package.

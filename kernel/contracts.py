@@ -10,8 +10,9 @@ import msgspec
 if TYPE_CHECKING:
     import click
 
-# Who may use a route: everybody, senders of events, readers, writers, or staff.
-Policy = Literal["public", "ingest", "read", "write", "staff"]
+# Who may use a route: everybody; whoever is authenticated, whatever its account and scopes; senders of events, readers,
+# writers, or staff.
+Policy = Literal["public", "authenticated", "ingest", "read", "write", "staff"]
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Handler = Callable[..., Any]
 # Raises if something is not healthy; returns a detail for people, or None.
@@ -105,7 +106,7 @@ class Route(Contract, frozen=True):
     Args:
         path: Such as ``/api/products/{id}/``. It works with and without the trailing slash.
         handler: A function or bound method; or, with method None, a Falcon resource for full control.
-        policy: Who may use it: everybody, senders of events, readers, writers or staff.
+        policy: Who may use it: everybody, whoever is authenticated, senders of events, readers, writers or staff.
         method: GET answers HEAD as well.
         aliases: Further paths of the same route, with the same body.
         menu: Label under which it is listed; None leaves it out.
@@ -246,7 +247,8 @@ class Command(Contract, frozen=True):
 
     Args:
         command: The command. It runs with the database open and migrated.
-        demo: Arguments with which ``tiercel up`` runs it to create demo data; None if it creates none.
+        demo: Arguments with which ``tiercel up`` runs it before it serves, to create what a new service lacks: demo
+            data, or a first key; None if it does not.
         alias: A further name directly under ``tiercel``, not listed in help; for scripts that predate the plugin.
     """
 

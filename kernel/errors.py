@@ -203,6 +203,22 @@ class UnsupportedMediaError(ApiError):
     default_message = "The media type of the body is not supported."
 
 
+class TooManyRequestsError(ApiError):
+    """429: too many requests of a kind; clients may retry later.
+
+    Args:
+        detail: Of which kind.
+        retry_after_s: Seconds after which to retry; sent as ``Retry-After``.
+    """
+
+    status = 429
+    code = "too_many_requests"
+    default_message = "Too many requests. Try again later."
+
+    def __init__(self, detail: str, *, retry_after_s: int) -> None:
+        super().__init__(detail=detail, headers={"Retry-After": str(retry_after_s)})
+
+
 # Where the versions of Python have different names.
 _STATUS_NAMES = {414: "uri_too_long", 416: "range_not_satisfiable", 422: "unprocessable_entity"}
 

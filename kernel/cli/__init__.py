@@ -1,6 +1,6 @@
 """The command line. This file is its public face: what commands of plugins print and read."""
 
-from kernel.cli.click_options import struct_options
+from kernel.cli.click_options import read_password, struct_options
 from kernel.cli.output import echo, print_difference, print_json, print_table, progress
 
 __all__ = [
@@ -9,5 +9,6 @@ __all__ = [
     "print_json",
     "print_table",
     "progress",
+    "read_password",
     "struct_options",
 ]

@@ -1,9 +1,11 @@
-"""Make the options of a command from a Struct, such as the one that a route takes as its query parameters."""
+"""What commands read: options made from a Struct, such as a route's query parameters, and passwords."""
 
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import sys
 import typing
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -12,12 +14,29 @@ import click
 import msgspec
 from msgspec.structs import FieldInfo
 
+from kernel.config import PASSWORD_VARIABLE
 from kernel.conversion import base_type, convert_fields, describe_type, struct_fields
 from kernel.errors import InvalidError
 
 T = TypeVar("T", bound=msgspec.Struct)
 Function = Callable[..., Any]
 _ARGUMENT = re.compile(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
+
+
+def read_password(*, from_stdin: bool) -> str:
+    """Return a password for a command: from the environment, from standard input, or by asking for it, twice.
+
+    Never take one as an argument: other users of the machine see the arguments of processes, and shells keep them.
+
+    Args:
+        from_stdin: Read one line of standard input.
+    """
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\r\n")
+    if password := os.environ.get(PASSWORD_VARIABLE):
+        return password
+    asked: str = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    return asked
 
 
 def struct_options(kind: type[T]) -> Callable[[Function], Function]:

@@ -115,13 +115,16 @@ def ensure_same_origin(request: Request, identity: Identity | None, origins: All
     Programs other than browsers send neither ``Sec-Fetch-Site`` nor ``Origin``, and are not concerned. Another port of
     the same machine is another origin, but the same site, so ``same-site`` is not enough.
 
+    A cookie is sent by the browser on its own, so a request that it authenticates needs one of the two headers: an old
+    browser, or an extension that removes them, is not taken for a program.
+
     Args:
         request: The request.
         identity: Who sends it.
         origins: Those that may use the service, besides its own.
 
     Raises:
-        ForbiddenError: A browser says that it was.
+        CrossSiteError: A browser says that it was, or says nothing although a cookie authenticates the request.
         UnsupportedMediaError: The body is declared as one of those that forms of any page can send.
     """
     origin = request.env.get("HTTP_ORIGIN")
@@ -129,6 +132,9 @@ def ensure_same_origin(request: Request, identity: Identity | None, origins: All
         if origin is not None and identity is not None and identity.scheme in _AMBIENT_SCHEMES:
             _ensure_own_or_allowed(request, origin, origins)
         return
+    is_session = identity is not None and identity.scheme == "session"
+    if is_session and origin is None and "HTTP_SEC_FETCH_SITE" not in request.env:
+        raise CrossSiteError(detail="a request with a session cookie needs Sec-Fetch-Site or Origin")
     _ensure_own_or_allowed(request, origin, origins)
     kind = media_type(request)
     if kind in _FORM_TYPES:

@@ -122,7 +122,9 @@ def write_response(request: Request, response: FalconResponse, value: object, *,
     if isinstance(value, Response):
         response.status = falcon.code_to_http_status(value.status)
         for name, text in value.headers.items():
-            response.set_header(name, text)
+            # Falcon keeps cookies apart: there may be several.
+            add = response.append_header if name.lower() == "set-cookie" else response.set_header
+            add(name, text)
         value = value.body
         if value is None:
             return

@@ -211,7 +211,7 @@ class RequestPipeline(msgspec.Struct, frozen=True):
         set_current_identity(identity)
         # Before anything that such a page could use up for whom it acts for.
         ensure_same_origin(request, identity, self.origins)
-        if identity is not None and policy != "public":
+        if identity is not None and policy != "public" and policy != "authenticated":
             ensure_account(identity)
             ensure_plan(identity)
             identity.ensure_scope(policy)

@@ -12,6 +12,8 @@ from plugins.accounts.container import make_container
 from plugins.accounts.jobs import make_jobs
 from plugins.accounts.keys import KeyRoutes
 from plugins.accounts.settings import AccountsSettings
+from plugins.accounts.sign_in.commands import make_commands as make_sign_in_commands
+from plugins.accounts.sign_in.routes import make_routes as make_sign_in_routes
 
 
 @hookimpl
@@ -27,6 +29,7 @@ def register_routes(services: Services) -> Iterable[Route]:
     services.authenticate_with(container.authentication)
     keys = KeyRoutes(container.keys, container.stored_keys)
     return [
+        *make_sign_in_routes(container, services),
         *container.accounts.routes(),
         *container.plans.routes(),
         *container.subscriptions.routes(),
@@ -43,11 +46,13 @@ def register_routes(services: Services) -> Iterable[Route]:
 
 @hookimpl
 def register_jobs(services: Services) -> Iterable[Job]:
-    """Return ``accounts.purge``."""
-    return make_jobs(services.once(make_container))
+    """Return ``accounts.purge`` and ``accounts.send_reset``."""
+    container = services.once(make_container)
+    return [*make_jobs(container), container.sign_in.resets.job()]
 
 
 @hookimpl
 def register_commands(services: Services) -> Iterable[Command]:
-    """Return ``accounts``, ``plans``, ``users``, ``keys``, ``sites`` and ``sectors``."""
-    return make_commands(services.once(make_container))
+    """Return ``accounts``, ``plans``, ``users``, ``keys``, ``sites``, ``sectors``, and what users sign in with."""
+    container = services.once(make_container)
+    return [*make_commands(container), *make_sign_in_commands(container, services)]

@@ -1,4 +1,9 @@
-"""Authenticate requests: the first scheme whose credentials a request has decides."""
+"""Authenticate requests: the first scheme whose credentials a request has decides.
+
+In this order: an API key (``Authorization: Api-Key``, ``X-API-Key``), an access token (``Authorization: Bearer``), the
+cookie of a session, user and password (``Authorization: Basic``). What is wrong with the first one is an error,
+whatever else there is: a request never falls back to credentials that its sender did not mean.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +11,19 @@ from collections.abc import Sequence
 
 import msgspec
 
-from kernel import Database, ForbiddenError, Identity, Request, acting_as, load_queries
+from kernel import Database, ForbiddenError, Identity, Request, UnauthorizedError, acting_as, load_queries
 from plugins.accounts.keys import ApiKeys
+from plugins.accounts.models import ROLE_SCOPES
+from plugins.accounts.sign_in.container import SignIn
+from plugins.accounts.sign_in.sessions import Session
 
 QUERIES = load_queries(__package__)
 REALM = "tiercel"
+_COOKIE = "tiercel_session"
+# A browser takes a cookie of such a name only from this very host, over TLS (RFC 6265bis, 4.1.3.2): no neighbour, and
+# nobody on the way, can set it.
+_SECURE_COOKIE = f"__Host-{_COOKIE}"
+_API_KEY, _BEARER, _BASIC = "api-key", "bearer", "basic"
 
 
 class Authentication:
@@ -19,24 +32,52 @@ class Authentication:
     Args:
         db: Connection pool.
         keys: API keys.
+        sign_in: What signs users in.
     """
 
-    def __init__(self, db: Database, keys: ApiKeys) -> None:
+    def __init__(self, db: Database, keys: ApiKeys, sign_in: SignIn) -> None:
         self._db = db
         self._keys = keys
+        self._sign_in = sign_in
 
     def authenticate(self, request: Request) -> Identity | None:
         """Return who sends a request; see ``kernel.http.Authenticator``."""
-        scheme, _, credentials = (request.get_header("Authorization") or "").partition(" ")
-        if scheme.lower() == "api-key":
-            return self._keys.authenticate(credentials.strip())
-        if (key := request.get_header("X-API-Key")) is not None:
-            return self._keys.authenticate(key.strip())
+        scheme, credentials = _read_authorization(request)
+        key = request.get_header("X-API-Key")
+        if scheme == _API_KEY and key is not None:
+            raise UnauthorizedError(detail="the API key is malformed: there are two")
+        if scheme == _API_KEY or key is not None:
+            return self._keys.authenticate(credentials if key is None else key.strip())
+        if scheme == _BEARER:
+            return self._sign_in.access_tokens.authenticate(credentials)[1].identity("jwt")
+        if (cookie := _read_cookie(request)) is not None:
+            return self._sign_in.sessions.authenticate(cookie)[1].identity("session")
+        if scheme == _BASIC:
+            return self._sign_in.password_check.authenticate_basic(request, credentials).identity("basic")
+        if scheme is not None:
+            raise UnauthorizedError(detail="the scheme of Authorization is none of Api-Key, Bearer and Basic")
         return None
 
+    def session_of(self, request: Request) -> Session | None:
+        """Return the session that authenticates a request; None if it is authenticated otherwise."""
+        scheme, credentials = _read_authorization(request)
+        if scheme == _API_KEY or request.get_header("X-API-Key") is not None:
+            return None
+        if scheme == _BEARER:
+            return self._sign_in.access_tokens.authenticate(credentials)[0]
+        return self.cookie_session(request)
+
+    def cookie_session(self, request: Request) -> Session | None:
+        """Return the session of the cookie of a request; None if it has none that is good."""
+        try:
+            cookie = _read_cookie(request)
+            return None if cookie is None else self._sign_in.sessions.authenticate(cookie)[0]
+        except UnauthorizedError:
+            return None
+
     def challenges(self) -> Sequence[str]:
-        """Return the schemes that a request may use."""
-        return (f'Api-Key realm="{REALM}"',)
+        """Return the schemes that a request may use. There is none for cookies."""
+        return (f'Api-Key realm="{REALM}"', f'Bearer realm="{REALM}"', f'Basic realm="{REALM}", charset="UTF-8"')
 
     def select(self, request: Request, identity: Identity) -> Identity:
         """Return the identity for the account and the site that a request names; see ``kernel.http.Authenticator``."""
@@ -67,4 +108,59 @@ class Authentication:
             row = connection.execute(QUERIES["find_site"], {"account": identity.account, "site": named}).fetchone()
         if row is None or (identity.sites is not None and row[0] not in identity.sites):
             raise ForbiddenError(detail=f"site {named!r:.80} is none of those that {identity.name} may see")
-        return msgspec.structs.replace(identity, sites=(row[0],))
+        site = row[0]
+        user = None if identity.user is None else self._sign_in.users.find(identity.user)
+        if user is None or site not in user.site_roles:
+            return msgspec.structs.replace(identity, sites=(site,))
+        # On one site, a user may do what the role there allows, and not only what the roles on all of them do.
+        return msgspec.structs.replace(
+            identity, sites=(site,), scopes=identity.scopes | ROLE_SCOPES[user.site_roles[site]]
+        )
+
+
+def make_cookie(request: Request, value: str, max_age_s: int) -> str:
+    """Return the header ``Set-Cookie`` that keeps a browser signed in.
+
+    ``HttpOnly`` keeps it from scripts, ``SameSite`` from requests of other sites, ``Secure`` from networks without TLS.
+    """
+    attributes = f"Path=/; HttpOnly; SameSite=Lax; Max-Age={max_age_s}"
+    return f"{_cookie_name(request)}={value}; {attributes}{'; Secure' if _is_secure(request) else ''}"
+
+
+def clear_cookie(request: Request) -> str:
+    """Return the header ``Set-Cookie`` that makes a browser forget the cookie."""
+    return make_cookie(request, "", 0)
+
+
+def _is_secure(request: Request) -> bool:
+    """Tell whether the client uses TLS: with this service, or with a proxy that it trusts."""
+    return bool(request.scheme == "https")
+
+
+def _cookie_name(request: Request) -> str:
+    return _SECURE_COOKIE if _is_secure(request) else _COOKIE
+
+
+def _read_authorization(request: Request) -> tuple[str | None, str]:
+    """Return the scheme in lower case, and the credentials; None without the header.
+
+    Servers join headers of the same name with a comma, which no credentials contain: two of them are malformed.
+    """
+    header = request.get_header("Authorization")
+    if header is None:
+        return None, ""
+    scheme, _, credentials = header.partition(" ")
+    # ASCII alone: no other letter becomes one of these.
+    return (scheme.lower() if scheme.isascii() else scheme), credentials.strip(" ")
+
+
+def _read_cookie(request: Request) -> str | None:
+    """Return the value of the session's cookie; None without one.
+
+    Raises:
+        UnauthorizedError: There are several, of which another host has set one.
+    """
+    values = request.get_cookie_values(_cookie_name(request)) or []
+    if len(values) > 1:
+        raise UnauthorizedError(detail="the session is malformed: there are several cookies")
+    return values[0] if values else None

@@ -16,6 +16,7 @@ from kernel.http import CsvFiles, Resource
 from plugins.accounts.container import Container
 from plugins.accounts.keys import IssuedKey, NewKey, account_itself
 from plugins.accounts.models import ROLE_SCOPES, NewAccount, NewPlan, NewUser
+from plugins.accounts.sign_in.commands import make_set_password
 
 T = TypeVar("T", bound=msgspec.Struct)
 Row = TypeVar("Row", bound=msgspec.Struct)
@@ -113,6 +114,8 @@ def _users_group(container: Container) -> click.Group:
         """List the users of an account."""
         titles = ("id", "email", "name", "role", "is_active", "created_at")
         _print_rows(_all(container.users, account), titles, as_json=as_json)
+
+    group.add_command(make_set_password(container))
 
     return group
 

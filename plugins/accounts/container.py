@@ -15,6 +15,8 @@ from plugins.accounts.models import Account, NewAccount, Sector, Site
 from plugins.accounts.purge import Purge
 from plugins.accounts.resources import Accounts, Plans, Sectors, SiteAccesses, Sites, Subscriptions, Users
 from plugins.accounts.settings import AccountsSettings
+from plugins.accounts.sign_in import users
+from plugins.accounts.sign_in.container import SignIn, make_sign_in
 
 
 class Container(msgspec.Struct, frozen=True):
@@ -23,6 +25,7 @@ class Container(msgspec.Struct, frozen=True):
     settings: AccountsSettings
     keys: ApiKeys
     stored_keys: StoredKeys
+    sign_in: SignIn
     authentication: Authentication
     accounts: Accounts
     plans: Plans
@@ -65,15 +68,18 @@ def make_container(services: Services) -> Container:
 
     def forget_keys(connection: Connection[Any]) -> None:
         notify(connection, CHANNEL, ALL_KEYS)
+        notify(connection, users.CHANNEL, users.ALL_USERS)
         # Here, what another request reads again before the transaction ends is forgotten with the notification.
         cache.clear()
 
+    sign_in = make_sign_in(services)
     sites, sectors = Sites(services, forget_keys), Sectors(services)
     return Container(
         settings=settings,
         keys=keys,
         stored_keys=stored_keys,
-        authentication=Authentication(services.db, keys),
+        sign_in=sign_in,
+        authentication=Authentication(services.db, keys, sign_in),
         accounts=Accounts(services, forget_keys),
         plans=Plans(services, forget_keys),
         subscriptions=Subscriptions(services, forget_keys),

@@ -290,11 +290,11 @@ class ApiKeys:
         read_at = time.monotonic()
         with acting_as(None), self._db.connection() as connection:
             row = connection.execute(QUERIES["find_key"], {"prefix": prefix}).fetchone()
-            stored = None if row is None else _stored_key(row)
-            if stored is not None:
-                # On a server that is read-only at the moment, keys work all the same.
-                with suppress(UnavailableError):
-                    connection.execute(QUERIES["note_key_use"], {"id": stored.id})
+        stored = None if row is None else _stored_key(row)
+        if stored is not None:
+            # On a server that is read-only at the moment, keys work all the same.
+            with suppress(UnavailableError), acting_as(None), self._db.connection() as connection:
+                connection.execute(QUERIES["note_key_use"], {"id": stored.id})
         self._cache.set(prefix, (read_at, stored))
         return stored
 

@@ -14,7 +14,7 @@ from kernel.testing import Client
 from tests.kernel.fakes import Boot, KeyAuthenticator, MakePlugin, make_identity
 
 Mount = Callable[..., Client]
-POLICIES: list[Policy] = ["public", "ingest", "read", "write", "staff"]
+POLICIES: list[Policy] = ["public", "authenticated", "ingest", "read", "write", "staff"]
 LOOPBACK = ["127.0.0.1:8000", "127.9.9.9:80", "localhost:8000", "[::1]:8000", "unix:/run/t.sock", "127.0.0.1:1,[::1]:2"]
 REACHABLE = [
     "0.0.0.0:8000",
@@ -43,7 +43,9 @@ def make_authenticating_plugin(make_plugin: MakePlugin) -> str:
     """Make a plugin with an authenticator and a route for each policy."""
 
     def register_routes(services: Services) -> list[Route]:
-        services.authenticate_with(KeyAuthenticator({"k": make_identity("ingest", "read", "write")}))
+        nobody = make_identity(account=None, has_active_plan=False)
+        identities = {"k": make_identity("ingest", "read", "write"), "n": nobody}
+        services.authenticate_with(KeyAuthenticator(identities))
         return routes()
 
     return make_plugin("keys", register_routes=register_routes)
@@ -77,8 +79,10 @@ def test_mode_required_starts_on_any_address_with_an_authenticator(boot: Boot, m
 @pytest.mark.parametrize(
     ("headers", "expected"),
     [
-        ({}, {"public": 200, "ingest": 401, "read": 401, "write": 401, "staff": 401}),
-        ({"X-Key": "k"}, {"public": 200, "ingest": 200, "read": 200, "write": 200, "staff": 403}),
+        ({}, {"public": 200, "authenticated": 401, "ingest": 401, "read": 401, "write": 401, "staff": 401}),
+        ({"X-Key": "k"}, {"public": 200, "authenticated": 200, "ingest": 200, "read": 200, "write": 200, "staff": 403}),
+        # Without an account, a plan or a scope.
+        ({"X-Key": "n"}, {"public": 200, "authenticated": 200, "ingest": 403, "read": 403, "write": 403, "staff": 403}),
     ],
 )
 def test_mode_required_authenticates_every_route_that_is_not_public(
@@ -92,7 +96,7 @@ def test_mode_required_authenticates_every_route_that_is_not_public(
 def test_mode_required_without_an_authenticator_serves_public_routes_only(mount: Mount) -> None:
     client = mount(*routes(), auth="required")
 
-    assert [client.get(f"/{policy}/").status for policy in POLICIES] == [200, 401, 401, 401, 401]
+    assert [client.get(f"/{policy}/").status for policy in POLICIES] == [200, 401, 401, 401, 401, 401]
 
 
 def test_mode_open_does_not_authenticate(boot: Boot, make_plugin: MakePlugin) -> None:

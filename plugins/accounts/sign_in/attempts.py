@@ -1,0 +1,165 @@
+"""Slow guessing of passwords down, without letting anybody lock another one out.
+
+Before a password is checked, the attempt is counted as a failure, in one statement, so that many at the same time do
+not all pass; if it succeeds, that is taken back. Each of three counters may ask to wait, for 2, 4, 8 ... seconds once
+its free attempts are used:
+
+- of an address and an account: what a person who forgot the password gets to feel, and nobody else. OWASP's
+  Authentication Cheat Sheet recommends delays that grow over locks, which an attacker can trigger for others.
+- of an address: against one that tries a few passwords on many accounts. Many people may share an address, so it
+  allows more, and waits are short.
+- of an account: against many addresses that try one account, which no counter of an address sees. Waits are at most
+  half a minute, which leaves an attacker 3,000 guesses a day, none of a frequent password. It does not apply to
+  addresses from which the user has signed in before (as NIST SP 800-63B-4, 3.2.2, suggests), so that the user is not
+  kept out; and resetting a password by e-mail makes the address of the user one of these.
+
+The counters are in the database, shared by all processes, and forget after an hour. Addresses of unknown users are
+counted like those of others, so that they cannot be told apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import math
+import secrets
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from psycopg import Connection
+
+from kernel import Database, TooManyRequestsError, acting_as, load_queries
+
+QUERIES = load_queries(__package__)
+_FORGOTTEN_AFTER = timedelta(hours=1)
+_KNOWN_FOR = timedelta(days=60)
+# Rows of each table. Beyond, those with the fewest failures, or the oldest, are removed.
+ROWS_MAX = 100_000
+_TIDY_EVERY = 100
+# An IPv6 network of one subscriber has at least this prefix.
+_IPV6_PREFIX = 64
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """When a counter asks to wait.
+
+    Args:
+        free: Failures after which there is no wait.
+        longest_s: The longest wait.
+    """
+
+    free: int
+    longest_s: float
+
+
+OF_PAIR = Limit(free=5, longest_s=900)
+OF_ADDRESS = Limit(free=50, longest_s=60)
+OF_ACCOUNT = Limit(free=50, longest_s=30)
+OF_RESETS = Limit(free=10, longest_s=60)
+
+
+class Attempts:
+    """Counts attempts to sign in.
+
+    Args:
+        db: Connection pool.
+        now: The clock.
+    """
+
+    def __init__(self, db: Database, now: Callable[[], datetime]) -> None:
+        self._db = db
+        self._now = now
+
+    def begin(self, address: str, email: str) -> None:
+        """Count an attempt as failed.
+
+        Args:
+            address: Of the client.
+            email: Whom it says to be.
+
+        Raises:
+            TooManyRequestsError: Too many have failed; nothing is counted.
+        """
+        pair = _key("pair", address, email)
+        counters = [(pair, OF_PAIR), (_key("address", address), OF_ADDRESS), (_key("account", email), OF_ACCOUNT)]
+        # The last one does not apply where the user is known.
+        self._count(counters, unless_known=(_key("account", email), pair))
+
+    def begin_reset(self, address: str) -> None:
+        """Count a request to reset a password.
+
+        Raises:
+            TooManyRequestsError: Too many came from there.
+        """
+        self._count([(_key("reset", address), OF_RESETS)])
+
+    def succeed(self, address: str, email: str) -> None:
+        """Take back that an attempt failed, forget those before it, and remember the address for the account."""
+        pair = _key("pair", address, email)
+        with acting_as(None), self._db.transaction() as connection:
+            self._take_back(connection, address, email)
+            connection.execute(QUERIES["forget_attempts"], {"pair": pair})
+            connection.execute(QUERIES["know_address"], {"pair": pair, "now": self._now()})
+
+    def withdraw(self, address: str, email: str) -> None:
+        """Take back that an attempt failed: it was not made."""
+        with acting_as(None), self._db.transaction() as connection:
+            self._take_back(connection, address, email)
+
+    def _take_back(self, connection: Connection[Any], address: str, email: str) -> None:
+        keys = [_key("pair", address, email), _key("address", address), _key("account", email)]
+        values = {"keys": keys, "now": self._now()}
+        connection.execute(QUERIES["lock_attempts"], values)
+        connection.execute(QUERIES["take_attempt_back"], values)
+
+    def tidy(self) -> None:
+        """Remove counters and addresses that no longer matter, and those beyond the most rows."""
+        now = self._now()
+        values = {"failed_before": now - _FORGOTTEN_AFTER, "seen_before": now - _KNOWN_FOR, "keep": ROWS_MAX}
+        with acting_as(None), self._db.connection() as connection:
+            connection.execute(QUERIES["delete_old_attempts"], values)
+            connection.execute(QUERIES["delete_surplus_attempts"], values)
+            connection.execute(QUERIES["delete_old_addresses"], values)
+            connection.execute(QUERIES["delete_surplus_addresses"], values)
+
+    def _count(self, counters: Sequence[tuple[bytes, Limit]], unless_known: tuple[bytes, bytes] | None = None) -> None:
+        soft, known = unless_known or (b"", b"")
+        values = {
+            "keys": [key for key, _ in counters],
+            "free": [limit.free for _, limit in counters],
+            "longest_s": [limit.longest_s for _, limit in counters],
+            "soft": soft,
+            "known": known,
+            "now": self._now(),
+            "forgotten_before": self._now() - _FORGOTTEN_AFTER,
+            "known_since": self._now() - _KNOWN_FOR,
+        }
+        with acting_as(None), self._db.transaction() as connection, connection.transaction() as block:
+            row = connection.execute(QUERIES["count_attempt"], values).fetchone()
+            blocked = [] if row is None else row[0]
+            if blocked:
+                row = connection.execute(QUERIES["find_wait"], {**values, "keys": blocked}).fetchone()
+                block.force_rollback = True
+        if blocked:
+            wait_s = row[0] if row is not None and row[0] is not None else 1
+            raise TooManyRequestsError("too many attempts failed", retry_after_s=max(1, math.ceil(wait_s)))
+        if secrets.randbelow(_TIDY_EVERY) == 0:
+            self.tidy()
+
+
+def network_of(address: str) -> str:
+    """Return what counts as one client: an address of IPv4, or the /64 of one of IPv6; empty without an address."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return ""
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    return str(ipaddress.ip_network((parsed, _IPV6_PREFIX), strict=False))
+
+
+def _key(kind: str, *parts: str) -> bytes:
+    # What people enter for an address may be a password.
+    return hashlib.sha256("\0".join((kind, *parts)).encode("utf-8", "surrogatepass")).digest()
