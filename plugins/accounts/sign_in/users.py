@@ -16,6 +16,7 @@ from plugins.accounts.models import ROLE_SCOPES, STAFF_ROLES, AccountState
 QUERIES = load_queries(__package__)
 # Triggers notify it of every change of a user, and of what sites a user has access to.
 CHANNEL = "accounts_users"
+ALL_USERS = "*"
 UserScheme = Literal["jwt", "session", "basic"]
 
 
@@ -103,7 +104,14 @@ class UserStore:
         return found
 
     def forget(self, payloads: Sequence[str]) -> None:
-        """Read users anew when they are needed next: they were changed."""
+        """Read users anew when they are needed next: they were changed.
+
+        Args:
+            payloads: Numbers of users, or ``*`` for all, where something changed that concerns many.
+        """
+        if ALL_USERS in payloads:
+            self._cache.clear()
+            return
         for payload in payloads:
             self._cache.pop(int(payload))
 
