@@ -15,6 +15,7 @@ import msgspec
 
 from kernel import cache_control
 from kernel.applications import Applications, validate_application
+from kernel.audit import Audit
 from kernel.cache import Caches
 from kernel.config import Configuration
 from kernel.contracts import Application, Command, Dataset, HealthCheck, Job, Route
@@ -315,6 +316,7 @@ def create_shared_services(service: Tiercel) -> None:
         requests=RequestFeed(log),
         health=Health(settings.health.timeout_s),
         authorizer=Authorizer(settings),
+        audit=Audit(db, log, service.clock.now),
         applications=applications,
         jobs=Jobs(db, settings.jobs, log, run_log_files),
         datasets=Datasets(db, settings, applications, caches, listener, log, service.clock.now),
@@ -415,7 +417,11 @@ def _create_falcon_app(service: Tiercel, routes: tuple[MountedRoute, ...]) -> Ap
     ErrorHandlers(service.log, debug=service.settings.debug, unified=http.unified_errors).install(app)
     limits = BodyLimits(http.max_body_bytes, http.max_decoded_bytes, BodyBudget(http.bodies_max_bytes))
     shared = service.shared
-    mount(app, routes, RequestPipeline(shared.authorizer, limits, shared.applications, http.request_timeout_s))
+    mount(
+        app,
+        routes,
+        RequestPipeline(shared.authorizer, limits, shared.applications, shared.audit, http.request_timeout_s),
+    )
     return app
 
 

@@ -60,7 +60,11 @@ def _plugin_commands(context: click.Context) -> Mapping[str, click.Command]:
 
 
 def _with_database(service: Tiercel, plugin: str, command: click.Command) -> click.Command:
-    """Let a command of a plugin run with the database open."""
+    """Let a command of a plugin, or each command of a group, run with the database open."""
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            _with_database(service, plugin, each)
+        return command
     callback = command.callback
     if callback is not None:
         command.callback = _run_with_database(service, plugin, callback)
@@ -74,7 +78,8 @@ def _run_with_database(service: Tiercel, plugin: str, callback: Callable[..., An
             status = service.registry.statuses[plugin]
             if status.state != "loaded":
                 raise BootError(str(status.reason))  # a migration failed just now
-            return callback(*args, **kwargs)
+            with service.shared.audit.command():
+                return callback(*args, **kwargs)
 
     return run
 

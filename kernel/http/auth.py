@@ -38,7 +38,7 @@ _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 # Methods that change nothing (RFC 9110, 9.2.1), of those that routes can have.
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # What a browser sends for the service's own pages, and for what a person entered or opened.
 _OWN_SITES = frozenset({"same-origin", "none"})
 # A page can have these sent to any other site, without asking that site first (https://fetch.spec.whatwg.org/#cors).
@@ -113,7 +113,7 @@ def ensure_same_origin(request: Request) -> None:
         ForbiddenError: A browser says that it was.
         UnsupportedMediaError: The body is declared as one of those that forms of any page can send.
     """
-    if request.method in _SAFE_METHODS:
+    if request.method in SAFE_METHODS:
         return
     env = request.env
     site, origin = env.get("HTTP_SEC_FETCH_SITE"), env.get("HTTP_ORIGIN")
