@@ -6,19 +6,21 @@ import csv
 import io
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from psycopg import Connection, sql
 
-from kernel.audit.entries import NO_HASH, AuditEntry, to_entry
+from kernel.audit.entries import NO_HASH, TEXT_MAX, AuditEntry, to_entry
 from kernel.audit.log import QUERIES, Audit
-from kernel.conversion import escape_formula
+from kernel.conversion import EndTime, escape_formula
 from kernel.db.pool import Database
 from kernel.errors import NotFoundError
 
-AuditOrdering = Literal["number", "-number", "time", "-time"]
 ExportFormat = Literal["ndjson", "csv"]
+# PostgreSQL rejects queries with a null character.
+Text = Annotated[str, msgspec.Meta(pattern="^[^\\x00]*$", max_length=TEXT_MAX)]
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 _BATCH_ENTRIES = 2_000
 _CUT_TIMEOUT_S = 3600.0
 # Of one chain; more are counted.
@@ -30,12 +32,12 @@ CSV_COLUMNS = (
 _COMPARISONS = {False: (">", "ASC"), True: ("<", "DESC")}
 
 
-class AuditFilter(msgspec.Struct, frozen=True):
-    """Which entries of a chain are meant; None is no condition.
+class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which entries of a chain are meant, as query parameters and as options.
 
     Args:
-        start: From this time on.
-        end: Before this time.
+        start: From this time on; UTC without an offset.
+        end: Up to this time; a date alone is the end of that day.
         action: With this action.
         target_kind: Of this kind of thing.
         target_id: Of the thing with this id.
@@ -48,16 +50,16 @@ class AuditFilter(msgspec.Struct, frozen=True):
     """
 
     start: datetime | None = None
-    end: datetime | None = None
-    action: str | None = None
-    target_kind: str | None = None
-    target_id: str | None = None
-    scheme: str | None = None
-    user: int | None = None
-    key: int | None = None
-    client: str | None = None
-    request_id: str | None = None
-    search: str | None = None
+    end: EndTime | None = None
+    action: Text | None = None
+    target_kind: Text | None = None
+    target_id: Text | None = None
+    scheme: Text | None = None
+    user: Number | None = None
+    key: Number | None = None
+    client: Text | None = None
+    request_id: Text | None = None
+    search: Text = ""
 
 
 _EVERYTHING = AuditFilter()

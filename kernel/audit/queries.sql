@@ -32,7 +32,7 @@ FROM tiercel.audit_entry
 WHERE account = %(account)s
   AND (%(beyond)s::bigint IS NULL OR number {comparison} %(beyond)s)
   AND (%(start)s::timestamptz IS NULL OR time >= %(start)s)
-  AND (%(end)s::timestamptz IS NULL OR time < %(end)s)
+  AND (%(end)s::timestamptz IS NULL OR time <= %(end)s)
   AND (%(action)s::text IS NULL OR action = %(action)s)
   AND (%(target_kind)s::text IS NULL OR target_kind = %(target_kind)s)
   AND (%(target_id)s::text IS NULL OR target_id = %(target_id)s)
@@ -41,7 +41,7 @@ WHERE account = %(account)s
   AND (%(key)s::integer IS NULL OR actor_key = %(key)s)
   AND (%(client)s::text IS NULL OR client = %(client)s)
   AND (%(request_id)s::text IS NULL OR request_id = %(request_id)s)
-  AND (%(search)s::text IS NULL OR strpos(lower(concat_ws(
+  AND (%(search)s = '' OR strpos(lower(concat_ws(
         ' ', action, actor_name, target_kind, target_id, client, request_id, changes::text)), lower(%(search)s)) > 0)
 ORDER BY number {direction}
 LIMIT %(limit)s

@@ -32,6 +32,7 @@ from kernel import (
     load_queries,
     notify,
 )
+from kernel.audit import Audit, Changes, compare
 from plugins.accounts.models import AccountState, ApiKey
 
 QUERIES = load_queries(__package__)
@@ -91,14 +92,20 @@ class ApiKeys:
     Args:
         db: Connection pool.
         cache: What a process has read of keys, by prefix.
+        audit: Records what is done with keys.
         now: The clock.
     """
 
     def __init__(
-        self, db: Database, cache: Cache[str, tuple[float, _StoredKey | None]], now: Callable[[], datetime]
+        self,
+        db: Database,
+        cache: Cache[str, tuple[float, _StoredKey | None]],
+        audit: Audit,
+        now: Callable[[], datetime],
     ) -> None:
         self._db = db
         self._cache = cache
+        self._audit = audit
         self._now = now
 
     def create(self, new: NewKey) -> IssuedKey:
@@ -124,6 +131,7 @@ class ApiKeys:
             row = cursor.execute(QUERIES["insert_key"], values).fetchone()
         if row is None:
             raise NotFoundError(detail=f"there is no account {new.account}")
+        self._record(connection, "create", row.account, row.id, compare(None, row))
         return IssuedKey(row, secret)
 
     def list(self, account: int) -> Sequence[ApiKey]:
@@ -141,8 +149,11 @@ class ApiKeys:
             row = connection.execute(QUERIES["revoke_key"], {"account": account, "id": key_id}).fetchone()
             if row is None:
                 raise NotFoundError(detail=f"there is no key {key_id}")
-            notify(connection, CHANNEL, row[0])
-        self._cache.pop(row[0])
+            prefix, revoked_before, revoked_at = row
+            changes = {} if revoked_before else {"revoked_at": (None, revoked_at)}
+            self._record(connection, "revoke", account, key_id, changes)
+            notify(connection, CHANNEL, prefix)
+        self._cache.pop(prefix)
 
     def rotate(self, account: int, key_id: int, overlap: timedelta) -> IssuedKey:
         """Create a key like another one, which works for a while yet.
@@ -176,9 +187,16 @@ class ApiKeys:
             )
             ends_at = self._now() + overlap
             connection.execute(QUERIES["retire_key"], {**values, "ends_at": ends_at, "rotated_to": issued.key.id})
+            ends_at = ends_at if expires_at is None else min(expires_at, ends_at)
+            changes = {"rotated_to": (None, issued.key.id), "expires_at": (expires_at, ends_at)}
+            self._record(connection, "rotate", account, key_id, changes)
             notify(connection, CHANNEL, prefix)
         self._cache.pop(prefix)
         return issued
+
+    def _record(self, connection: Connection[Any], verb: str, account: int, key_id: int, changes: Changes) -> None:
+        target = ("api_key", key_id)
+        self._audit.record(connection, action=f"api_key.{verb}", target=target, changes=changes, account=account)
 
     def forget(self, prefixes: Sequence[str]) -> None:
         """Read keys anew when they are used next: another process changed them."""

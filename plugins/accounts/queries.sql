@@ -14,9 +14,10 @@ WHERE account = %(account)s
 ORDER BY id DESC
 
 -- name: revoke_key
-UPDATE accounts.api_key SET revoked_at = coalesce(revoked_at, now())
-WHERE account = %(account)s AND id = %(id)s
-RETURNING prefix
+UPDATE accounts.api_key AS key SET revoked_at = coalesce(before.revoked_at, now())
+FROM (SELECT id, revoked_at FROM accounts.api_key WHERE account = %(account)s AND id = %(id)s FOR UPDATE) AS before
+WHERE key.account = %(account)s AND key.id = before.id
+RETURNING key.prefix, before.revoked_at, key.revoked_at
 
 -- name: lock_key
 SELECT name, scopes, site, services, applications, created_by, expires_at, prefix
