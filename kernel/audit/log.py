@@ -22,6 +22,7 @@ import msgspec
 from psycopg import Connection
 
 from kernel.audit.entries import Actor, AuditEntry, Changes, Draft, Target, clean_text, encode_changes
+from kernel.db.failures import describe
 from kernel.db.pool import Database, defer_until_commit, include_accounts
 from kernel.db.queries import load_queries
 from kernel.identity import SYSTEM_ACCOUNT, Identity, current_identity
@@ -210,7 +211,7 @@ class Audit:
                 target=draft.target.id,
                 client=draft.client,
                 request_id=draft.request_id,
-                reason=str(ex),
+                reason=describe(ex),
             )
             raise
 

@@ -58,7 +58,8 @@ ORDER BY account
 -- The last entry of a chain before a time.
 SELECT number, hash FROM tiercel.audit_entry
 WHERE account = %(account)s AND number > (SELECT cut_number FROM tiercel.audit_chain WHERE account = %(account)s)
-  AND number < (SELECT min(number) FROM tiercel.audit_entry WHERE account = %(account)s AND time >= %(before)s)
+  AND number < coalesce((SELECT min(number) FROM tiercel.audit_entry WHERE account = %(account)s AND time >= %(before)s),
+                        9223372036854775807)
 ORDER BY number DESC
 LIMIT 1
 
