@@ -272,12 +272,13 @@ def _make_draft(
 ) -> Draft:
     request = None if origin is None else origin.request
     kind, target_id = target
-    if by is not None:
+    if origin is not None and origin.actor is not None:
+        # A command acts as identities that it makes up.
+        actor = origin.actor
+    elif by is not None:
         actor = Actor.of(by)
-    elif origin is None:
-        actor = _SERVICE
     else:
-        actor = origin.actor or _ANONYMOUS
+        actor = _SERVICE if request is None else _ANONYMOUS
     return Draft(
         account=account,
         action=clean_text(action),
@@ -297,7 +298,7 @@ def _note_entry(origin: _Origin) -> None:
 def _lacks_entry(origin: _Origin, connection: Connection[Any]) -> bool:
     """Tell whether a transaction is to have the entry of a request: the first one that changes something."""
     # What the service does for itself meanwhile, as nobody, is not the change that was asked for.
-    if not origin.needs_entry or origin.has_entry or current_identity() is not origin.identity:
+    if not origin.needs_entry or origin.has_entry or current_identity() is None:
         return False
     row = connection.execute(QUERIES["has_changed"]).fetchone()
     return row is not None and bool(row[0])

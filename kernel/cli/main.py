@@ -62,8 +62,9 @@ def _plugin_commands(context: click.Context) -> Mapping[str, click.Command]:
 def _with_database(service: Tiercel, plugin: str, command: click.Command) -> click.Command:
     """Let a command of a plugin, or each command of a group, run with the database open."""
     if isinstance(command, click.Group):
-        for each in command.commands.values():
-            _with_database(service, plugin, each)
+        # Its own callback has returned when one of its commands begins.
+        for inner in command.commands.values():
+            _with_database(service, plugin, inner)
         return command
     callback = command.callback
     if callback is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -103,6 +105,16 @@ def test_the_actor_is_the_identity_or_the_service(client: Client) -> None:
         ("session", "ada"),
     ]
     assert [(entry.actor.key, entry.actor.account) for entry in entries(client, 2)] == [(5, 2)]
+
+
+def test_in_a_command_the_actor_is_the_user_of_the_operating_system(client: Client) -> None:
+    user = pwd.getpwuid(os.getuid()).pw_name
+    with audit_of(client).command(), acting_as(make_identity("write", name="the command line", own_account=3)):
+        record(client)
+
+    (entry,) = entries(client)
+    assert (entry.actor.scheme, entry.actor.account) == ("command", None)
+    assert entry.actor.name.startswith(user)
 
 
 def test_a_session_sees_the_entries_of_its_account_only(client: Client) -> None:

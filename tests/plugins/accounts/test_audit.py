@@ -6,6 +6,9 @@ import csv
 import hashlib
 import io
 import json
+import re
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kernel.testing import Client
+from tests.contract.tree import DOCS
 from tests.kernel.audit.factories import record
 from tests.plugins.accounts.factories import accounts_of, create_account, create_key, with_key
 
@@ -47,6 +51,14 @@ def numbers(answer: Any) -> list[int]:
     """Return the numbers of the entries of a page."""
     assert answer.status == 200, answer.content
     return [entry["number"] for entry in answer.json()["data"]["results"]]
+
+
+def run_documented_program(export: bytes) -> str:
+    """Verify an export with the program that the documentation shows; return what it prints."""
+    page = (DOCS / "operations" / "audit.md").read_text()
+    (program,) = (each for each in re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S) if "hashlib" in each)
+    ran = subprocess.run([sys.executable, "-c", program], input=export, capture_output=True, check=False)
+    return (ran.stdout + ran.stderr).decode().strip()
 
 
 def test_what_is_done_with_keys_is_recorded_without_them(client: Client, account: int) -> None:
@@ -138,15 +150,12 @@ def test_an_export_can_be_verified_by_others(client: Client, account: int, heade
     answer = client.get(f"{ROOT}export/", headers=headers)
 
     assert answer.headers["content-type"] == "application/x-ndjson"
-    previous = "0" * 64
-    for line in answer.content.splitlines():
-        entry = json.loads(line)
-        written = entry.pop("hash")
-        text = json.dumps(entry, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        assert hashlib.sha256(text.encode()).hexdigest() == written
-        assert entry["previous_hash"] == previous
-        previous = written
-    assert len(answer.content.splitlines()) == 4
+    lines = answer.content.splitlines(keepends=True)
+    assert len(lines) == 4
+    last = json.loads(lines[-1])["hash"]
+    assert run_documented_program(answer.content) == f"the last hash is {last}"
+    assert run_documented_program(lines[0] + lines[2]) == "entry 3 does not follow the one before"
+    assert run_documented_program(answer.content.replace(b"0.5", b"0.6")) == "entry 1 was changed"
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "'x", "\uff1dx"])
