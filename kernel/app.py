@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import click
 import falcon
 import msgspec
 
@@ -147,11 +148,16 @@ class Tiercel:
 
     @contextmanager
     def database_open(self) -> Iterator[None]:
-        """Keep the database running, migrated, and the pool open until the block ends; for commands."""
+        """Keep the database running, migrated, and the pool open until the block ends; for commands.
+
+        What they change is in the audit log.
+        """
         self.prepare()
+        command = click.get_current_context(silent=True)
         try:
             self.db.open()
-            yield
+            with self.shared.audit.command("tiercel" if command is None else command.command_path):
+                yield
         finally:
             self.db.close()
             self.close()

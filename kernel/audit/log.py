@@ -61,17 +61,17 @@ class _Origin(msgspec.Struct):
     """Where the changes come from that are made in this thread.
 
     Args:
+        action: What a change is called that nothing else is known of.
         actor: The user of a command; None in a request.
         request: The request; None in a command.
-        template: The route of the request.
         identity: Who sends it; None before it is known, and on a public route.
-        needs_entry: Whether the request is recorded if it changes something.
+        needs_entry: Whether the request, or command, is recorded if it changes something.
         has_entry: Whether a transaction with an entry was committed.
     """
 
+    action: str
     actor: Actor | None = None
     request: HttpRequest | None = None
-    template: str = ""
     identity: Identity | None = None
     needs_entry: bool = False
     has_entry: bool = False
@@ -152,7 +152,7 @@ class Audit:
             A function to call after a request that succeeded: it writes the entry of one that changed something outside
             of transactions.
         """
-        origin = _Origin(request=request, template=template, needs_entry=needs_entry)
+        origin = _Origin(f"{request.method} {template}", request=request, needs_entry=needs_entry)
         token = _ORIGIN.set(origin)
         try:
             yield lambda: self._ensure_entry(origin)
@@ -160,9 +160,15 @@ class Audit:
             _ORIGIN.reset(token)
 
     @contextmanager
-    def command(self) -> Iterator[None]:
-        """Run a command in the block: what is recorded in it was done by the user of the operating system."""
-        token = _ORIGIN.set(_Origin(actor=_command_actor()))
+    def command(self, name: str) -> Iterator[None]:
+        """Run a command in the block: what is recorded in it was done by the user of the operating system.
+
+        It gets an entry with the first of its transactions that changes something, unless it records one itself.
+
+        Args:
+            name: As it is called, without arguments, which may be secrets: ``tiercel observability forget``.
+        """
+        token = _ORIGIN.set(_Origin(name, actor=_command_actor(), needs_entry=True))
         try:
             yield
         finally:
@@ -197,7 +203,7 @@ class Audit:
     def _ensure_entry(self, origin: _Origin) -> None:
         if not origin.needs_entry or origin.has_entry or origin.request is None:
             return
-        draft = self._draft_of_request(origin, origin.request)
+        draft = _draft_of_origin(origin)
         try:
             with self._db.transaction() as connection:
                 defer_until_commit(connection, draft)
@@ -229,18 +235,11 @@ class Audit:
     ) -> None:
         defer_until_commit(connection, _make_draft(origin, by, account, action, target, changes))
 
-    def _draft_of_request(self, origin: _Origin, request: HttpRequest) -> Draft:
-        by = origin.identity
-        account = SYSTEM_ACCOUNT if by is None or by.account is None else by.account
-        changes: Changes = {"query": (None, request.query_string)} if request.query_string else {}
-        target = ("path", request.path_as_sent)
-        return _make_draft(origin, by, account, f"{request.method} {origin.template}", target, changes)
-
     def _before_commit(self, connection: Connection[Any], deferred: Sequence[Draft]) -> Callable[[], None] | None:
         origin = _ORIGIN.get()
         drafts = deferred
-        if not drafts and origin is not None and origin.request is not None and _lacks_entry(origin, connection):
-            drafts = [self._draft_of_request(origin, origin.request)]
+        if not drafts and origin is not None and _lacks_entry(origin, connection):
+            drafts = [_draft_of_origin(origin)]
         if not drafts:
             return None
         self._append(connection, drafts)
@@ -260,6 +259,16 @@ class Audit:
             if len(rows) > 1:
                 connection.cursor().executemany(QUERIES["insert_entry"], rows[:-1])
             connection.execute(QUERIES["append_last_entry"], rows[-1])
+
+
+def _draft_of_origin(origin: _Origin) -> Draft:
+    """Return the entry of a request, or command, of which nothing else is known."""
+    by, request = origin.identity, origin.request
+    account = SYSTEM_ACCOUNT if by is None or by.account is None else by.account
+    if request is None:
+        return _make_draft(origin, by, account, origin.action, ("command", None), None)
+    changes: Changes = {"query": (None, request.query_string)} if request.query_string else {}
+    return _make_draft(origin, by, account, origin.action, ("path", request.path_as_sent), changes)
 
 
 def _make_draft(
@@ -296,9 +305,10 @@ def _note_entry(origin: _Origin) -> None:
 
 
 def _lacks_entry(origin: _Origin, connection: Connection[Any]) -> bool:
-    """Tell whether a transaction is to have the entry of a request: the first one that changes something."""
+    """Tell whether a transaction is to have the entry of its request or command: the first that changes something."""
     # What the service does for itself meanwhile, as nobody, is not the change that was asked for.
-    if not origin.needs_entry or origin.has_entry or current_identity() is None:
+    is_for_nobody = origin.request is not None and current_identity() is None
+    if not origin.needs_entry or origin.has_entry or is_for_nobody:
         return False
     row = connection.execute(QUERIES["has_changed"]).fetchone()
     return row is not None and bool(row[0])

@@ -79,8 +79,7 @@ def _run_with_database(service: Tiercel, plugin: str, callback: Callable[..., An
             status = service.registry.statuses[plugin]
             if status.state != "loaded":
                 raise BootError(str(status.reason))  # a migration failed just now
-            with service.shared.audit.command():
-                return callback(*args, **kwargs)
+            return callback(*args, **kwargs)
 
     return run
 

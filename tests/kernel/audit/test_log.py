@@ -109,12 +109,30 @@ def test_the_actor_is_the_identity_or_the_service(client: Client) -> None:
 
 def test_in_a_command_the_actor_is_the_user_of_the_operating_system(client: Client) -> None:
     user = pwd.getpwuid(os.getuid()).pw_name
-    with audit_of(client).command(), acting_as(make_identity("write", name="the command line", own_account=3)):
+    with (
+        audit_of(client).command("tiercel things"),
+        acting_as(make_identity("write", name="the command line", own_account=3)),
+    ):
         record(client)
 
     (entry,) = entries(client)
     assert (entry.actor.scheme, entry.actor.account) == ("command", None)
     assert entry.actor.name.startswith(user)
+
+
+def test_a_command_that_changes_something_has_one_entry(client: Client) -> None:
+    db = client.service.db
+    with audit_of(client).command("tiercel things list"), db.transaction() as connection:
+        connection.execute("SELECT 1")
+    assert entries(client) == []
+
+    with audit_of(client).command("tiercel things forget"):
+        for _ in range(2):
+            with db.transaction() as connection:
+                connection.execute("CREATE TEMPORARY TABLE IF NOT EXISTS thing (id int)")
+
+    (entry,) = entries(client)
+    assert (entry.action, entry.target.kind, entry.actor.scheme) == ("tiercel things forget", "command", "command")
 
 
 def test_a_session_sees_the_entries_of_its_account_only(client: Client) -> None:
