@@ -147,6 +147,18 @@ def test_a_session_sees_the_entries_of_its_account_only(client: Client) -> None:
     assert (seen, ends) == ([(2,)], [(2,)])
 
 
+def test_an_entry_of_another_account_leaves_the_session_scoped(client: Client) -> None:
+    with acting_as(make_identity("write", account=2)), client.service.db.connection() as connection:
+        for _ in range(2):
+            with connection.transaction():
+                audit_of(client).record(connection, action="a", target=("thing", 1), account=1)
+                audit_of(client).record(connection, action="a", target=("thing", 1))
+            seen = connection.execute("SELECT DISTINCT account FROM tiercel.audit_entry").fetchall()
+            assert seen == [(2,)]
+
+    assert (len(entries(client, 1)), len(entries(client, 2))) == (2, 2)
+
+
 @pytest.mark.parametrize(
     "statement",
     [

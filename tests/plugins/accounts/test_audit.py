@@ -20,6 +20,7 @@ from kernel.testing import Client
 from tests.contract.tree import DOCS
 from tests.kernel.audit.factories import record
 from tests.plugins.accounts.factories import accounts_of, create_account, create_key, with_key
+from tests.plugins.observability.events import make_event
 
 ROOT = "/api/v1/audit/"
 
@@ -84,6 +85,23 @@ def test_what_is_done_with_keys_is_recorded_without_them(client: Client, account
     for secret in (issued.secret, rotated.secret):
         assert secret[12:] not in str(found)
         assert hashlib.sha256(secret.encode()).hexdigest() not in str(found)
+
+
+def test_the_entry_of_a_request_is_in_the_transaction_of_its_change(client: Client, account: int) -> None:
+    headers = with_key(create_key(client, "ingest", "read", "write", account=account))
+    event = client.post("/api/requests/", make_event(service=f"of-{account}"), headers=headers).json()["id"]
+
+    changed = client.request("PATCH", f"/api/requests/{event}/", json={"status_code": 404}, headers=headers)
+    started = client.post("/api/v1/jobs/", {"name": "observability.retention"}, headers=headers)
+
+    assert (changed.status, started.status) == (200, 202)
+    with client.service.db.connection() as connection:
+        rows = connection.execute(
+            "SELECT action, xmin IN (SELECT xmin FROM observability.event UNION SELECT xmin FROM tiercel.job_run)"
+            " FROM tiercel.audit_entry WHERE account = %s AND action LIKE %s ORDER BY number",
+            [account, "P% /api/%"],
+        ).fetchall()
+    assert rows == [("PATCH /api/requests/{id}", True), ("POST /api/v1/jobs", True)]
 
 
 def test_a_page_is_in_order_and_links_to_the_others(client: Client, account: int, headers: dict[str, str]) -> None:
