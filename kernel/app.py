@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import click
 import falcon
 import msgspec
 
 from kernel import cache_control
 from kernel.applications import Applications, validate_application
+from kernel.audit import Audit
 from kernel.cache import Caches
 from kernel.config import Configuration
 from kernel.contracts import Application, Command, Dataset, HealthCheck, Job, Route
@@ -152,11 +154,16 @@ class Tiercel:
 
     @contextmanager
     def database_open(self) -> Iterator[None]:
-        """Keep the database running, migrated, and the pool open until the block ends; for commands."""
+        """Keep the database running, migrated, and the pool open until the block ends; for commands.
+
+        What they change is in the audit log.
+        """
         self.prepare()
+        command = click.get_current_context(silent=True)
         try:
             self.db.open()
-            yield
+            with self.shared.audit.command("tiercel" if command is None else command.command_path):
+                yield
         finally:
             self.db.close()
             self.close()
@@ -321,6 +328,7 @@ def create_shared_services(service: Tiercel) -> None:
         requests=RequestFeed(log),
         health=Health(settings.health.timeout_s),
         authorizer=Authorizer(settings),
+        audit=Audit(db, log, service.clock.now),
         applications=applications,
         jobs=Jobs(db, settings.jobs, log, run_log_files),
         datasets=Datasets(db, settings, applications, caches, listener, log, service.clock.now),
@@ -430,7 +438,13 @@ def _create_falcon_app(service: Tiercel, routes: tuple[MountedRoute, ...]) -> Ap
     limits = BodyLimits(http.max_body_bytes, http.max_decoded_bytes, BodyBudget(http.bodies_max_bytes))
     shared = service.shared
     pipeline = RequestPipeline(
-        shared.authorizer, service.origins, service.tracking, limits, shared.applications, http.request_timeout_s
+        shared.authorizer,
+        service.origins,
+        service.tracking,
+        limits,
+        shared.applications,
+        shared.audit,
+        http.request_timeout_s,
     )
     mount(app, routes, pipeline)
     return app

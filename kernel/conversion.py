@@ -259,6 +259,18 @@ def strip_nul(value: Any) -> Any:
     return [strip_nul(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
+# Spreadsheets run a text that begins with one of these as a formula: https://owasp.org/www-community/attacks/CSV_Injection
+_FORMULA_PREFIXES = frozenset("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20'")
+
+
+def escape_formula(text: str) -> str:
+    """Return a text for a cell of a CSV file, which no spreadsheet runs as a formula.
+
+    Such a text gets a leading ``'``. So does one that begins with ``'``, so that removing one restores every text.
+    """
+    return f"'{text}" if text and text[0] in _FORMULA_PREFIXES else text
+
+
 # Escape sequences of terminals begin with ESC or a control character of C1; marks and overrides of direction show text
 # in another order; line and paragraph separators end lines for some programs.
 _BEYOND_ASCII = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"

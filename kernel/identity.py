@@ -108,7 +108,14 @@ def _listed(names: frozenset[str]) -> str:
 
 
 # The identity of every request to a service in mode ``open``.
-OPEN = Identity(scheme="open", name="everybody", account=SYSTEM_ACCOUNT, scopes=ALL_SCOPES, role="owner")
+OPEN = Identity(
+    scheme="open",
+    name="everybody",
+    account=SYSTEM_ACCOUNT,
+    own_account=SYSTEM_ACCOUNT,
+    scopes=ALL_SCOPES,
+    role="owner",
+)
 
 _CURRENT: ContextVar[Identity | None] = ContextVar("identity", default=None)
 

@@ -18,10 +18,13 @@ _USER_INFO = re.compile(r"(?<=://)[^\s/?#\"'<>]*@")
 # Parameters of URLs that are secrets under shorter names.
 _QUERY = re.compile(r"(?<=[?&])((?:key|sig|signature|auth|code)=)[^&#\s\"'<>]+", re.IGNORECASE)
 _QUOTED = r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'"
+# A whole name that is one of a secret. It is looked at once from its beginning and never again, so that the time for a
+# text of any origin is proportional to its length.
+_NAME = rf"(?<![\w.-])(?=[\w.-]*?(?:{_NAMES}))[\w.-]++"
 # ``api_key=x`` in a URL, ``password='x y'`` in a connection string.
-_ASSIGNED = re.compile(rf"([\w.-]*(?:{_NAMES})[\w.-]*=)(?:{_QUOTED}|[^\s&#;,\"'<>)\]}}]+)", re.IGNORECASE)
+_ASSIGNED = re.compile(rf"({_NAME}=)(?:{_QUOTED}|[^\s&#;,\"'<>)\]}}]+)", re.IGNORECASE)
 # ``'Authorization': 'Bearer x'`` in a representation, ``"token": "x"`` in JSON.
-_ITEM = re.compile(rf"([\"'][\w.-]*(?:{_NAMES})[\w.-]*[\"']\s*:\s*)(?:{_QUOTED})", re.IGNORECASE)
+_ITEM = re.compile(rf"([\"']{_NAME}[\"']\s*:\s*)(?:{_QUOTED})", re.IGNORECASE)
 # ``Authorization: Bearer x`` in a header, and the value alone.
 _SCHEME = re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE)
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import msgspec
 
 from kernel.applications import Applications
+from kernel.audit import Audit
 from kernel.cache import Caches
 from kernel.contracts import Dataset, Policy, Route
 from kernel.datasets.http import CacheName, Derivation, IndexSpec, ViewSpec
@@ -78,6 +79,7 @@ class SharedServices(msgspec.Struct):
         requests: Feed of served requests.
         health: Health checks.
         authorizer: Enforces the policies of routes.
+        audit: The audit log.
         applications: Applications of all plugins; complete after the boot.
         jobs: Jobs of all plugins; complete after the boot.
         datasets: Datasets of all plugins; complete after the boot.
@@ -96,6 +98,7 @@ class SharedServices(msgspec.Struct):
     requests: RequestFeed
     health: Health
     authorizer: Authorizer
+    audit: Audit
     applications: Applications
     jobs: Jobs
     datasets: Datasets
@@ -121,6 +124,7 @@ class Services:
         log: Logger that adds the plugin's name to each line.
         requests: Feed of served requests, to subscribe to in ``startup``.
         health: Runs health checks.
+        audit: Records changes in the transactions that make them. Requests that change something are recorded anyway.
         applications: Finds applications by slug.
         jobs: Starts jobs, watches and cancels them.
         datasets: Publishes and reads datasets.
@@ -141,6 +145,7 @@ class Services:
         self.log: Logger = shared.log.bind(plugin=plugin)
         self.requests = shared.requests
         self.health = shared.health
+        self.audit = shared.audit
         self.applications = shared.applications
         self.jobs = shared.jobs
         self.datasets = shared.datasets

@@ -6,14 +6,15 @@ import logging
 import select
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, LiteralString, Self, TypeVar
 
 import psycopg
-from psycopg import Connection, Copy, Cursor, ServerCursor, sql
+from psycopg import Connection, Copy, Cursor, ServerCursor, Transaction, sql
 from psycopg.abc import Params, PQGen, Query
 from psycopg.conninfo import make_conninfo
+from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
 from kernel.db.engine import MIN_VERSION_NUMBER, Engine, detect_engine
@@ -38,6 +39,9 @@ Row = tuple[Any, ...]
 T = TypeVar("T")
 # Of the rows of a cursor; some return others than tuples.
 R = TypeVar("R")
+# Called before a transaction commits, with its connection and what ``defer_until_commit`` collected, in order. What it
+# raises rolls back. Returns what to call once the commit has succeeded, or None.
+CommitHook = Callable[[Connection[Row], Sequence[Any]], Callable[[], None] | None]
 QUERIES = load_queries(__package__)
 
 _NOBODY = -1
@@ -70,6 +74,11 @@ class Database:
         self._engine_lock = threading.Lock()
         self.conninfo = make_conninfo(conninfo, application_name="tiercel", connect_timeout=settings.connect_timeout_s)
         self._pool: _LiveConnectionPool | None = None
+        self._commit_hook: CommitHook | None = None
+
+    def before_commit(self, hook: CommitHook) -> None:
+        """Call a function before each transaction commits. Set it before ``open``; a second call replaces the first."""
+        self._commit_hook = hook
 
     def open(self) -> None:
         """Start the pool without waiting for the server: each request waits for it, up to the pool's timeout."""
@@ -237,6 +246,7 @@ class Database:
 
     def _configure_session(self, connection: _TimeLimitedConnection) -> None:
         connection.answer_timeout_s = self._settings.statement_timeout_s + _ANSWER_GRACE_S
+        connection.commit_hook = self._commit_hook
         connection.execute(QUERIES["configure_session"])
         self._set_session_timeouts(connection, self._settings.statement_timeout_s)
 
@@ -255,7 +265,48 @@ class _TimeLimitedConnection(Connection[Row]):
     # Of the request that has borrowed the connection.
     deadline: Deadline | None = None
     tracker: ResourceTracker | None = None
+    commit_hook: CommitHook | None = None
     _scope: tuple[int | None, tuple[int, ...] | None] | None = None
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        # Of the current transaction; see ``defer_until_commit``.
+        self.deferred: list[Any] = []
+
+    @contextmanager
+    def transaction(self, savepoint_name: str | None = None, force_rollback: bool = False) -> Iterator[Transaction]:  # noqa: FBT001, FBT002 - as of the base class
+        """Open a transaction, or a savepoint in the current one, as psycopg does; before it commits, call the hook."""
+        is_outermost = self.pgconn.transaction_status == TransactionStatus.IDLE
+        count = 0 if is_outermost else len(self.deferred)
+        done: Callable[[], None] | None = None
+        try:
+            with super().transaction(savepoint_name, force_rollback) as transaction:
+                try:
+                    yield transaction
+                    if is_outermost and not force_rollback:
+                        done = self.call_commit_hook()
+                    if force_rollback:
+                        del self.deferred[count:]
+                except BaseException:
+                    # A savepoint that is rolled back takes with it what was deferred since.
+                    del self.deferred[count:]
+                    raise
+        finally:
+            if is_outermost:
+                self.deferred.clear()
+        if done is not None:
+            done()
+
+    def call_commit_hook(self) -> Callable[[], None] | None:
+        """Call the hook with what was deferred, unless a statement has failed: nothing would be committed."""
+        if self.commit_hook is None or self.pgconn.transaction_status != TransactionStatus.INTRANS:
+            return None
+        return self.commit_hook(self, self.deferred)
+
+    def include_accounts(self, accounts: Collection[int]) -> None:
+        """See these accounts until the end of the transaction, or all. A round trip only where the scope is another."""
+        if self._scope is not None and any(account != self._scope[0] for account in accounts):
+            self.execute(QUERIES["lift_account_scope"])
 
     def set_scope(self, identity: Identity | None) -> None:
         """Limit the session to the account of an identity; None ends that. A round trip only where it changes.
@@ -512,11 +563,44 @@ def _repeatable_read(connection: Connection[Row], begin_with: LiteralString) -> 
         # One message, so one round trip. Several statements in one message cannot be prepared.
         connection.execute(f"{begin};\n{begin_with}", prepare=False)
         yield
+        done = connection.call_commit_hook() if isinstance(connection, _TimeLimitedConnection) else None
     except BaseException:
         if not connection.closed:
             connection.rollback()
         raise
+    finally:
+        if isinstance(connection, _TimeLimitedConnection):
+            connection.deferred.clear()
     connection.commit()
+    if done is not None:
+        done()
+
+
+def defer_until_commit(connection: Connection[Row], item: Any) -> None:
+    """Keep something for the hook of ``Database.before_commit``, until the current transaction commits.
+
+    Args:
+        connection: Of the pool, in a transaction.
+        item: Is dropped if the transaction is rolled back, or the savepoint that it was deferred in.
+
+    Raises:
+        TypeError: The connection is not one of the pool.
+        RuntimeError: There is no transaction.
+    """
+    if not isinstance(connection, _TimeLimitedConnection):
+        raise TypeError(f"{type(connection).__name__} is no connection of the pool")
+    if connection.pgconn.transaction_status == TransactionStatus.IDLE:
+        raise RuntimeError("there is no transaction")
+    connection.deferred.append(item)
+
+
+def include_accounts(connection: Connection[Row], accounts: Collection[int]) -> None:
+    """Let a connection of the pool see these accounts until its transaction ends, whatever its scope is.
+
+    For what the kernel writes last in a transaction of a request, in rows of another account.
+    """
+    if isinstance(connection, _TimeLimitedConnection):
+        connection.include_accounts(accounts)
 
 
 def _milliseconds(seconds: float) -> str:

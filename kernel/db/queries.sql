@@ -19,6 +19,9 @@ SELECT set_config('TimeZone', 'UTC', false),
 -- name: set_account_scope
 SELECT set_config('tiercel.account', %(account)s, false), set_config('tiercel.sites', %(sites)s, false)
 
+-- name: lift_account_scope
+SELECT set_config('tiercel.account', '', true), set_config('tiercel.sites', '', true)
+
 -- name: set_session_timeouts
 SELECT set_config('statement_timeout', %(timeout_ms)s, false),
        set_config('idle_in_transaction_session_timeout', %(timeout_ms)s, false)

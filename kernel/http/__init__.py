@@ -3,6 +3,7 @@
 Listed here is what plugins may import: pages, envelopes, decompression, and what else only some handlers need.
 """
 
+from kernel.conversion import escape_formula
 from kernel.deadline import current_deadline
 from kernel.http.access_log import RequestRecord
 from kernel.http.auth import Authenticator
@@ -38,6 +39,7 @@ __all__ = [
     "cursor_page",
     "decompress",
     "envelope",
+    "escape_formula",
     "is_json_lines",
     "list_page",
     "listing",

@@ -39,7 +39,7 @@ _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 # Methods that change nothing (RFC 9110, 9.2.1), of those that routes can have.
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # What a browser sends for the service's own pages, and for what a person entered or opened.
 _OWN_SITES = frozenset({"same-origin", "none"})
 # A browser adds their credentials to every request for the service, whatever page asks for it.
@@ -128,7 +128,7 @@ def ensure_same_origin(request: Request, identity: Identity | None, origins: All
         UnsupportedMediaError: The body is declared as one of those that forms of any page can send.
     """
     origin = request.env.get("HTTP_ORIGIN")
-    if request.method in _SAFE_METHODS:
+    if request.method in SAFE_METHODS:
         if origin is not None and identity is not None and identity.scheme in _AMBIENT_SCHEMES:
             _ensure_own_or_allowed(request, origin, origins)
         return

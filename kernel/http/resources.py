@@ -22,6 +22,7 @@ from psycopg import Connection, sql
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
+from kernel.audit import compare
 from kernel.contracts import Method, Policy, Route
 from kernel.conversion import REQUIRED, base_type, field_types, split_list
 from kernel.db.queries import load_queries
@@ -30,7 +31,7 @@ from kernel.http.lists import ListQuery, is_scalar
 from kernel.http.pagination import Page, numbered_page, page_not_found, page_size_of
 from kernel.http.request import Request
 from kernel.http.response import Response
-from kernel.identity import Identity, acting_as
+from kernel.identity import SYSTEM_ACCOUNT, Identity, acting_as
 
 if TYPE_CHECKING:
     from kernel.services import Services
@@ -144,6 +145,7 @@ class Resource(Generic[T]):
 
     def __init__(self, services: Services) -> None:
         self._db = services.db
+        self._audit = services.audit
         self._settings = services.kernel_settings.http
         self._columns = tuple(field_types(self.item))
         self._fields = tuple(field_types(self.body))
@@ -499,6 +501,15 @@ class Resource(Generic[T]):
             after=after,
         )
         self.on_change(connection, change)
+        kind = self.table.rpartition(".")[2]
+        self._audit.record(
+            connection,
+            action=f"{kind}.{action}",
+            target=(kind, row.id),
+            changes=compare(before, after),
+            account=SYSTEM_ACCOUNT if account is None else account,
+            identity=identity,
+        )
 
     @property
     def _table(self) -> sql.Identifier:

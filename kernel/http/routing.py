@@ -10,6 +10,7 @@ own, not the client's.
 
 from __future__ import annotations
 
+import http
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
@@ -20,6 +21,7 @@ import msgspec
 from msgspec.structs import FieldInfo
 
 from kernel.applications import Applications
+from kernel.audit import Audit
 from kernel.contracts import Handler, Method, Policy, Route
 from kernel.conversion import (
     JsonOutline,
@@ -43,7 +45,7 @@ from kernel.errors import (
     PluginError,
     TooLargeError,
 )
-from kernel.http.auth import Authorizer, ensure_account, ensure_plan, ensure_same_origin
+from kernel.http.auth import SAFE_METHODS, Authorizer, ensure_account, ensure_plan, ensure_same_origin
 from kernel.http.cors import AllowedOrigins
 from kernel.http.request import (
     BodyLimits,
@@ -69,6 +71,8 @@ _PUBLIC = "/public/"
 # Every route under this path has the same envelope.
 _ENVELOPED = "/api/v1/"
 _PATH_PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
+# Policies of routes that are in the audit log, where they change something. What is ingested is not.
+_AUDITED: frozenset[Policy] = frozenset({"write", "staff"})
 _ASTERISK = re.compile(r"\*\Z")
 QUERY_PARAMETERS_MAX = 200
 EMPTY = "This parameter is empty. Leave it out, or give it a value."
@@ -179,6 +183,7 @@ class RequestPipeline(msgspec.Struct, frozen=True):
         tracking: Tracks what a request takes, if it asks for that.
         limits: How large a body may be.
         applications: Those that a path may name.
+        audit: Records requests that change something.
         timeout_s: How long a request may work; see ``Deadline``.
     """
 
@@ -187,6 +192,7 @@ class RequestPipeline(msgspec.Struct, frozen=True):
     tracking: ResourceTracking
     limits: BodyLimits
     applications: Applications
+    audit: Audit
     timeout_s: float
 
     def admit(self, request: Request, mounted: MountedRoute, path_parameters: dict[str, Any]) -> None:
@@ -226,6 +232,7 @@ class RequestPipeline(msgspec.Struct, frozen=True):
             context.application = application.slug
         elif mounted.route.per_application:
             path_parameters[APPLICATION] = None
+        self.audit.admit(identity)
 
 
 def mount(app: App, routes: Sequence[MountedRoute], pipeline: RequestPipeline) -> None:
@@ -273,8 +280,8 @@ def _make_responders(mounted: MountedRoute, pipeline: RequestPipeline) -> dict[s
     if route.method is None:
         names = [f"on_{method.lower()}" for method in methods_of(route)]
         responders = {name: _resource_responder(mounted, pipeline, getattr(route.handler, name)) for name in names}
-        return {name: _with_deadline(responder, pipeline.timeout_s) for name, responder in responders.items()}
-    responder = _with_deadline(_handler_responder(mounted, pipeline), pipeline.timeout_s)
+        return {name: _enclose(responder, mounted, pipeline) for name, responder in responders.items()}
+    responder = _enclose(_handler_responder(mounted, pipeline), mounted, pipeline)
     if route.method == "GET":
         return {"on_get": responder, "on_head": _without_stream(responder)}
     return {f"on_{route.method.lower()}": responder}
@@ -336,6 +343,32 @@ def _handler_responder(mounted: MountedRoute, pipeline: RequestPipeline) -> Resp
             pipeline.limits.budget.release(request.log_context)
 
     return respond
+
+
+def _enclose(responder: Responder, mounted: MountedRoute, pipeline: RequestPipeline) -> Responder:
+    return _with_audit(_with_deadline(responder, pipeline.timeout_s), mounted, pipeline.audit)
+
+
+def _with_audit(responder: Responder, mounted: MountedRoute, audit: Audit) -> Responder:
+    """Return a responder whose request is recorded if it changes something, without a deadline for that."""
+    is_audited = mounted.route.policy in _AUDITED
+
+    def respond(request: Request, response: FalconResponse, **path_parameters: Any) -> None:
+        needs_entry = is_audited and request.method not in SAFE_METHODS
+        with audit.request(request, mounted.template, needs_entry=needs_entry) as ensure_entry:
+            responder(request, response, **path_parameters)
+            if needs_entry and _is_success(response):
+                try:
+                    ensure_entry()
+                except BaseException:
+                    response.close_stream()
+                    raise
+
+    return respond
+
+
+def _is_success(response: FalconResponse) -> bool:
+    return http.HTTPStatus.OK <= response.status_code < http.HTTPStatus.MULTIPLE_CHOICES
 
 
 def _with_deadline(responder: Responder, timeout_s: float) -> Responder:

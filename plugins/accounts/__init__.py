@@ -8,9 +8,11 @@ import msgspec
 
 from kernel import Command, Job, Route, Services, collect_routes, hookimpl
 from plugins.accounts.commands import make_commands
+from plugins.accounts.commands_audit import make_audit_group
 from plugins.accounts.container import make_container
 from plugins.accounts.jobs import make_jobs
 from plugins.accounts.keys import KeyRoutes
+from plugins.accounts.routes_audit import AuditRoutes
 from plugins.accounts.settings import AccountsSettings
 from plugins.accounts.sign_in.commands import make_commands as make_sign_in_commands
 from plugins.accounts.sign_in.routes import make_routes as make_sign_in_routes
@@ -27,6 +29,7 @@ def register_routes(services: Services) -> Iterable[Route]:
     """Authenticate all requests, and return the routes under ``/api/v1/``."""
     container = services.once(make_container)
     services.authenticate_with(container.authentication)
+    audit = AuditRoutes(container.audit, services)
     keys = KeyRoutes(container.keys, container.stored_keys)
     return [
         *make_sign_in_routes(container, services),
@@ -40,7 +43,7 @@ def register_routes(services: Services) -> Iterable[Route]:
         *container.users.routes(),
         *container.site_accesses.routes(),
         *container.stored_keys.routes("list", "show"),
-        *collect_routes(keys.create, keys.revoke, keys.rotate),
+        *collect_routes(keys.create, keys.revoke, keys.rotate, audit.list, audit.export),
     ]
 
 
@@ -53,6 +56,10 @@ def register_jobs(services: Services) -> Iterable[Job]:
 
 @hookimpl
 def register_commands(services: Services) -> Iterable[Command]:
-    """Return ``accounts``, ``plans``, ``users``, ``keys``, ``sites``, ``sectors``, and what users sign in with."""
+    """Return the commands for everything that accounts have, for the audit log, and for what users sign in with."""
     container = services.once(make_container)
-    return [*make_commands(container), *make_sign_in_commands(container, services)]
+    return [
+        *make_commands(container),
+        *make_sign_in_commands(container, services),
+        Command(command=make_audit_group(container.audit)),
+    ]

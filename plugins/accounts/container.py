@@ -8,6 +8,7 @@ import msgspec
 from psycopg import Connection
 
 from kernel import Cache, InvalidError, Services, notify
+from kernel.audit import AuditChains
 from kernel.http import CsvFiles
 from plugins.accounts.authentication import Authentication
 from plugins.accounts.keys import ALL_KEYS, CHANNEL, ApiKeys, StoredKeys
@@ -27,6 +28,7 @@ class Container(msgspec.Struct, frozen=True):
     stored_keys: StoredKeys
     sign_in: SignIn
     authentication: Authentication
+    audit: AuditChains
     accounts: Accounts
     plans: Plans
     subscriptions: Subscriptions
@@ -80,6 +82,7 @@ def make_container(services: Services) -> Container:
         stored_keys=stored_keys,
         sign_in=sign_in,
         authentication=Authentication(services.db, keys, sign_in),
+        audit=AuditChains(services.db, services.audit),
         accounts=Accounts(services, forget_keys),
         plans=Plans(services, forget_keys),
         subscriptions=Subscriptions(services, forget_keys),

@@ -21,7 +21,7 @@ import msgspec
 from psycopg import sql
 
 from kernel import Database, InvalidError, Response, StreamingResponse, UnavailableError
-from kernel.http import ConcurrencyLimit
+from kernel.http import ConcurrencyLimit, escape_formula
 from plugins.observability.export_trailer import Trailer
 from plugins.observability.filters import order_by, parse_ordering, validate_filters, with_tie_breaker
 from plugins.observability.models import Event, FilterQuery
@@ -37,9 +37,6 @@ _BATCH_EVENTS = 250
 # Smaller row groups compress worse, larger ones need more memory.
 _ROW_GROUP_EVENTS = 20_000
 _ROW_GROUP_TAGS_BYTES = 16 * 1024 * 1024
-# Spreadsheets run a text that begins with one of these as a formula: https://owasp.org/www-community/attacks/CSV_Injection
-# Such a text gets a leading '. So does one that begins with ', so that removing one ' restores every text.
-_FORMULA_PREFIXES = frozenset("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20'")
 _JSON = msgspec.json.Encoder()
 
 
@@ -405,7 +402,7 @@ def _json_time(time_utc: datetime) -> str:
 
 
 def _no_formula(text: str | None) -> str | None:
-    return f"'{text}" if text and text[0] in _FORMULA_PREFIXES else text
+    return None if text is None else escape_formula(text)
 
 
 _FORMATS: Mapping[FormatName, Callable[[], Format]] = {

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.bench import (
     analytics,
+    audit,
     datasets,
     ingest,
     jobs,
@@ -27,6 +28,7 @@ Bench = Callable[[bool], Iterator[Figure]]
 BENCHES: dict[str, Bench] = {
     "startup": startup.figures,
     "routes": routes.figures,
+    "audit": audit.figures,
     "datasets": datasets.figures,
     "plugins": plugins.figures,
     "ingest": ingest.figures,

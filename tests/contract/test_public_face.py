@@ -11,7 +11,7 @@ import pytest
 
 from tests.contract.tree import DOCS, ROOT
 
-MODULES = ("kernel", "kernel.http", "kernel.jobs", "kernel.datasets", "kernel.cli")
+MODULES = ("kernel", "kernel.http", "kernel.jobs", "kernel.datasets", "kernel.audit", "kernel.cli")
 KERNEL_NAMES_MAX = 42
 
 

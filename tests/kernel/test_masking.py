@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 import pytest
 
@@ -29,6 +31,7 @@ class Source(msgspec.Struct):
         ("got {'Authorization': 'Bearer hunter2', 'A': 'b'}.", "got {'Authorization': '***', 'A': 'b'}."),
         ('{"my-secret": "hunter\\"2", "a": "b"}', '{"my-secret": \'***\', "a": "b"}'),
         ("Authorization: Basic aHVudGVyMg==", "Authorization: Basic ***"),
+        ("a=token=hunter2 X.Token.Y='hunter2'", "a=token=*** X.Token.Y=***"),
         # No secrets.
         ("trace.token: is required (Secret)", "trace.token: is required (Secret)"),
         ("https://api.example/users/@me?page=2", "https://api.example/users/@me?page=2"),
@@ -36,6 +39,15 @@ class Source(msgspec.Struct):
 )
 def test_a_secret_in_a_text_is_masked(text: str, shown: str) -> None:
     assert mask_text(text) == shown
+
+
+@pytest.mark.parametrize("piece", ["x", "token", "'token", "a=", "://", "token=", "Bearer ", "'token' "])
+def test_the_time_is_proportional_to_the_length_of_the_text(piece: str) -> None:
+    started = time.process_time()
+
+    mask_text(piece * (200_000 // len(piece)))
+
+    assert time.process_time() - started < 5
 
 
 def test_secrets_in_settings_are_masked_at_any_depth() -> None:

@@ -24,7 +24,7 @@ IDENTITIES = {
     "nobody": make_identity(account=None, has_active_plan=False),
     "poor": make_identity(has_active_plan=False),
     "reader": make_identity("read"),
-    "writer": make_identity("write", role="developer"),
+    "writer": make_identity("ingest", role="developer"),
 }
 
 
@@ -50,7 +50,7 @@ def client(boot: Boot, make_plugin: MakePlugin) -> Client:
     def register_routes(services: Services) -> list[Route]:
         services.authenticate_with(KeyAuthenticator(IDENTITIES))
         path = "/x/public/items/{number}/"
-        return [Route(path=path, handler=handle, policy="write", method="POST", per_application=True)]
+        return [Route(path=path, handler=handle, policy="ingest", method="POST", per_application=True)]
 
     acme = Application(slug="acme", name="Acme")
     plugin = make_plugin("alpha", register_routes=register_routes, register_applications=lambda: [acme])
