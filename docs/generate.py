@@ -32,7 +32,16 @@ from plugins.observability.models import EventIn
 
 DOCS = Path(__file__).parent
 CONFIG = DOCS.parent / "config" / "tiercel.toml"
-PUBLIC_MODULES = ("kernel", "kernel.http", "kernel.jobs", "kernel.datasets", "kernel.cli", "kernel.testing")
+PUBLIC_MODULES = (
+    "kernel",
+    "kernel.http",
+    "kernel.jobs",
+    "kernel.datasets",
+    "kernel.identity",
+    "kernel.audit",
+    "kernel.cli",
+    "kernel.testing",
+)
 _HELP_WIDTH = 100
 _ARGUMENT = re.compile(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 _KEY = re.compile(r"^# ?([a-z_]+) = ")

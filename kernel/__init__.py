@@ -1,7 +1,7 @@
 """Tiercel's kernel. This file is its public face: what a plugin needs first.
 
-Beside it, plugins may import ``kernel.http``, ``kernel.jobs``, ``kernel.datasets``, ``kernel.audit``, ``kernel.cli``
-and ``kernel.testing``; nothing else.
+Beside it, plugins may import ``kernel.http``, ``kernel.jobs``, ``kernel.datasets``, ``kernel.identity``,
+``kernel.audit``, ``kernel.cli`` and ``kernel.testing``; nothing else.
 """
 
 from kernel.cache import Cache, CacheStats
@@ -38,14 +38,13 @@ from kernel.errors import (
 from kernel.hookspecs import hookimpl
 from kernel.http.request import RawBody, Request, StreamBody
 from kernel.http.response import Response, StreamingResponse
-from kernel.identity import SYSTEM_ACCOUNT, Identity, Role, Scope, acting_as, current_identity
+from kernel.identity import Identity
 from kernel.notifications import notify
 from kernel.retries import backoff_s, retry_after_s
 from kernel.services import PluginStatus, Services
 from kernel.settings import Secret, Table, env
 
 __all__ = [
-    "SYSTEM_ACCOUNT",
     "ApiError",
     "Application",
     "Cache",
@@ -72,9 +71,7 @@ __all__ = [
     "RawBody",
     "Request",
     "Response",
-    "Role",
     "Route",
-    "Scope",
     "Secret",
     "Services",
     "StreamBody",
@@ -84,10 +81,8 @@ __all__ = [
     "TooManyRequestsError",
     "UnauthorizedError",
     "UnavailableError",
-    "acting_as",
     "backoff_s",
     "collect_routes",
-    "current_identity",
     "env",
     "hookimpl",
     "load_queries",

@@ -15,6 +15,9 @@ import msgspec
 
 from kernel.errors import ForbiddenError
 
+# What plugins may import; the rest is for the kernel.
+__all__ = ["SYSTEM_ACCOUNT", "Role", "Scope", "acting_as"]
+
 # What an identity may do; the policy of a route that is not public names the one that is needed.
 Scope = Literal["ingest", "read", "write", "staff"]
 Role = Literal["owner", "admin", "developer", "viewer", "ingest"]

@@ -13,7 +13,7 @@ from kernel.audit.chain import (
     csv_header,
     encode_entries,
 )
-from kernel.audit.entries import AuditEntry, Changes, compare
+from kernel.audit.entries import AuditEntry, compare
 from kernel.audit.log import Audit
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "AuditEntry",
     "AuditFilter",
     "ChainReport",
-    "Changes",
     "ExportFormat",
     "Finding",
     "compare",

@@ -18,7 +18,7 @@ import psycopg
 from psycopg import Connection
 
 from kernel.contracts import Route
-from kernel.conversion import convert_fields, strip_bom, struct_fields
+from kernel.conversion import convert_fields, escape_formula, strip_bom, struct_fields
 from kernel.errors import ApiError, InvalidError, MalformedError, TooLargeError
 from kernel.http.request import RawBody
 from kernel.http.resources import Resource, Values
@@ -31,8 +31,6 @@ ROWS_MAX = 5_000
 # Of lines with errors, how many an answer names.
 _ERRORS_MAX = 100
 _DELIMITERS = (",", ";", "\t")
-# What begins a formula in some spreadsheet.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 class ImportQuery(msgspec.Struct, frozen=True):
@@ -270,9 +268,11 @@ def _cell(value: Any) -> str:
         return value.isoformat()
     if not isinstance(value, str):
         return str(value)
-    return f"'{value}" if value.lstrip("'").startswith(_FORMULA) else value
+    return escape_formula(value)
 
 
 def _text(cell: str) -> str:
     """Return the text that ``_cell`` wrote."""
-    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA) else cell
+    text = cell.removeprefix("'")
+    # One that nobody escaped may begin with an apostrophe all the same.
+    return text if escape_formula(text) == cell else cell

@@ -72,7 +72,7 @@ _PUBLIC = "/public/"
 _ENVELOPED = "/api/v1/"
 _PATH_PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 # Policies of routes that are in the audit log, where they change something. What is ingested is not.
-_AUDITED: frozenset[Policy] = frozenset({"write", "staff"})
+_AUDITED: frozenset[Policy] = frozenset({"authenticated", "write", "staff"})
 _ASTERISK = re.compile(r"\*\Z")
 QUERY_PARAMETERS_MAX = 200
 EMPTY = "This parameter is empty. Leave it out, or give it a value."

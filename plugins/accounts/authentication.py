@@ -11,7 +11,16 @@ from collections.abc import Sequence
 
 import msgspec
 
-from kernel import Database, ForbiddenError, Identity, Request, UnauthorizedError, acting_as, load_queries
+from kernel import (
+    Database,
+    ForbiddenError,
+    Identity,
+    Request,
+    UnauthorizedError,
+    load_queries,
+)
+from kernel.http import Authenticator
+from kernel.identity import acting_as
 from plugins.accounts.keys import ApiKeys
 from plugins.accounts.models import ROLE_SCOPES
 from plugins.accounts.sign_in.container import SignIn
@@ -26,7 +35,7 @@ _SECURE_COOKIE = f"__Host-{_COOKIE}"
 _API_KEY, _BEARER, _BASIC = "api-key", "bearer", "basic"
 
 
-class Authentication:
+class Authentication(Authenticator):
     """The authenticator of the service.
 
     Args:

@@ -10,9 +10,13 @@ from typing import Any, BinaryIO, TypeVar
 import click
 import msgspec
 
-from kernel import SYSTEM_ACCOUNT, ApiError, Command, Role, Scope
+from kernel import (
+    ApiError,
+    Command,
+)
 from kernel.cli import echo, print_json, print_table
 from kernel.http import CsvFiles, Resource
+from kernel.identity import SYSTEM_ACCOUNT, Role, Scope
 from plugins.accounts.container import Container
 from plugins.accounts.keys import IssuedKey, NewKey, account_itself
 from plugins.accounts.models import ROLE_SCOPES, NewAccount, NewPlan, NewUser

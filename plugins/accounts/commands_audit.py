@@ -12,7 +12,9 @@ from typing import BinaryIO
 import click
 import msgspec
 
-from kernel import SYSTEM_ACCOUNT, parse_time
+from kernel import (
+    parse_time,
+)
 from kernel.audit import (
     AuditChains,
     AuditEntry,
@@ -24,6 +26,7 @@ from kernel.audit import (
     encode_entries,
 )
 from kernel.cli import echo, print_json, print_table, progress, struct_options
+from kernel.identity import SYSTEM_ACCOUNT
 
 _account_option = click.option("--account", default=SYSTEM_ACCOUNT, show_default=True, help="Number of the account.")
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -20,7 +20,6 @@ import msgspec
 from psycopg import Connection
 
 from kernel import (
-    SYSTEM_ACCOUNT,
     Cache,
     Database,
     ForbiddenError,
@@ -28,15 +27,14 @@ from kernel import (
     InvalidError,
     NotFoundError,
     Response,
-    Scope,
     UnauthorizedError,
     UnavailableError,
-    acting_as,
     load_queries,
     notify,
     route,
 )
 from kernel.http import Action, Change, Edit, Reference, Resource
+from kernel.identity import SYSTEM_ACCOUNT, Scope, acting_as
 from plugins.accounts.models import AccountState, ApiKey, Name, Number, Time
 
 QUERIES = load_queries(__package__)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from kernel import Role, Scope
+from kernel.identity import Role, Scope
 
 # What a user with a role may do. Staff, which concerns the service itself, is for users of the system account only.
 ROLE_SCOPES: Mapping[Role, frozenset[Scope]] = {

@@ -11,7 +11,11 @@ import msgspec
 import psycopg
 from psycopg import Connection, sql
 
-from kernel import Database, acting_as, load_queries
+from kernel import (
+    Database,
+    load_queries,
+)
+from kernel.identity import acting_as
 
 QUERIES = load_queries(__package__)
 # One row after another refers to what can be removed after it: sectors to sites, tasks to sectors.

@@ -12,8 +12,16 @@ from typing import Any, ClassVar, TypeVar
 import msgspec
 from psycopg import Connection
 
-from kernel import SYSTEM_ACCOUNT, ConflictError, ForbiddenError, Identity, InvalidError, Services, load_queries
+from kernel import (
+    ConflictError,
+    ForbiddenError,
+    Identity,
+    InvalidError,
+    Services,
+    load_queries,
+)
 from kernel.http import Action, Change, Edit, Reference, Resource
+from kernel.identity import SYSTEM_ACCOUNT
 from plugins.accounts.emails import normalize_email
 from plugins.accounts.models import (
     Account,

@@ -8,7 +8,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from kernel import Identity, acting_as
+from kernel import (
+    Identity,
+)
+from kernel.identity import acting_as
 from kernel.testing import Client
 from tests.conftest import service_starter
 from tests.plugins.accounts.factories import create_account, create_key, create_site, with_key

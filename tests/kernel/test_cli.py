@@ -175,7 +175,10 @@ def test_filters_for_a_disabled_plugin_are_no_problem(disabled: str, tiercel: Ru
         ({"TIERCEL_PLUGINS": "system,no_such"}, "plugins: no_such.import: plugin 'no_such' cannot be found"),
         ({"TIERCEL_PLUGINS": "system,no_such", "TIERCEL_REQUIRED": "no_such"}, "plugins: no_such.import: "),
         ({"TIERCEL_BIND": "0.0.0.0:8000"}, "access: auth is 'open' and 0.0.0.0:8000 can be reached"),
-        ({"TIERCEL_AUTH": "required"}, "access: auth is 'required', but no plugin authenticates"),
+        (
+            {"TIERCEL_AUTH": "required", "TIERCEL_DISABLED": "accounts"},
+            "access: auth is 'required', but no plugin authenticates",
+        ),
         ({"TIERCEL_DEBUGG": "1"}, "configuration: environment TIERCEL_DEBUGG: unknown setting"),
         (
             {"TIERCEL_CLUB__RETRIES": "x"},

@@ -164,7 +164,7 @@ def test_reset_of_an_external_database_drops_only_its_own_schemas_and_only_if_to
     assert schemas_in(database) == before > {"tiercel", "observability", "others"}
 
     dropped = tiercel("db", "reset", "--yes", "--external")
-    assert (dropped.code, dropped.output) == (0, "Dropped the schemas club, observability, tiercel, trace.\n")
+    assert (dropped.code, dropped.output) == (0, "Dropped the schemas accounts, club, observability, tiercel, trace.\n")
     assert schemas_in(database) == {"others", "public"}
     assert tiercel("db", "reset", "--yes", "--external").output == "There is no data of the service.\n"
     assert tiercel("migrate").code == 0

@@ -30,7 +30,12 @@ from typing import Any
 import msgspec
 from psycopg import Connection
 
-from kernel import Database, TooManyRequestsError, acting_as, load_queries
+from kernel import (
+    Database,
+    TooManyRequestsError,
+    load_queries,
+)
+from kernel.identity import acting_as
 
 QUERIES = load_queries(__package__)
 _FORGOTTEN_AFTER = timedelta(hours=1)

@@ -6,8 +6,14 @@ from collections.abc import Iterable
 
 import click
 
-from kernel import SYSTEM_ACCOUNT, Command, NotFoundError, Scope, Services, acting_as, load_queries
+from kernel import (
+    Command,
+    NotFoundError,
+    Services,
+    load_queries,
+)
 from kernel.cli import echo, print_json, print_table, read_password
+from kernel.identity import SYSTEM_ACCOUNT, Scope, acting_as
 from plugins.accounts.container import Container
 from plugins.accounts.emails import normalize_email
 from plugins.accounts.keys import NewKey

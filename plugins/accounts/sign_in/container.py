@@ -37,7 +37,7 @@ def make_sign_in(services: Services) -> SignIn:
     settings, db, now = services.settings(AccountsSettings), services.db, services.clock.now
 
     users_cache: Cache[int, Any] = services.cache.create("accounts.users", settings.sessions_cached)
-    user_store = users.UserStore(db, users_cache)
+    user_store = users.UserStore(db, users_cache, services.audit)
     services.listen(users.CHANNEL, user_store.forget, poll=users_cache.clear)
 
     keys = signing_keys.SigningKeys(db, now, settings.access_token_s + LEEWAY_S, services.kernel_settings.secret_key)
@@ -45,7 +45,7 @@ def make_sign_in(services: Services) -> SignIn:
 
     sessions_cache: Cache[int, Any] = services.cache.create("accounts.sessions", settings.sessions_cached)
     limits = sessions.SessionLimits(settings.session_idle_s, settings.refresh_token_s, settings.session_max_s)
-    all_sessions = sessions.Sessions(db, sessions_cache, keys, user_store, limits, now)
+    all_sessions = sessions.Sessions(db, sessions_cache, keys, user_store, limits, services.audit, now)
     services.listen(sessions.CHANNEL, all_sessions.forget, poll=sessions_cache.clear)
 
     passwords = Passwords(settings.password_length_min, settings.password_hashes_max)

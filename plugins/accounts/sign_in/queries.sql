@@ -30,7 +30,7 @@ WITH stored AS (
     ON CONFLICT (user_id) DO UPDATE SET hash = excluded.hash, changed_at = now()
     RETURNING user_id
 )
-UPDATE accounts.user SET token_version = token_version + 1 FROM stored WHERE id = user_id RETURNING id
+UPDATE accounts.user SET token_version = token_version + 1 FROM stored WHERE id = user_id RETURNING accounts.user.account
 
 -- name: replace_hash
 UPDATE accounts.password SET hash = %(hash)s WHERE user_id = %(id)s AND hash = %(old_hash)s

@@ -10,7 +10,14 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from kernel import Database, InvalidError, Job, Request, acting_as, load_queries
+from kernel import (
+    Database,
+    InvalidError,
+    Job,
+    Request,
+    load_queries,
+)
+from kernel.identity import acting_as
 from kernel.jobs import JobError, Run
 from plugins.accounts.emails import normalize_email
 from plugins.accounts.sign_in.attempts import Attempts, network_of

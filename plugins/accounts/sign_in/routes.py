@@ -12,14 +12,13 @@ from kernel import (
     Identity,
     Request,
     Response,
-    Role,
     Route,
-    Scope,
     Services,
     UnauthorizedError,
     collect_routes,
     route,
 )
+from kernel.identity import Role, Scope
 from plugins.accounts.authentication import clear_cookie, make_cookie
 from plugins.accounts.container import Container
 from plugins.accounts.emails import normalize_email

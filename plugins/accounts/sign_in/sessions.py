@@ -21,7 +21,16 @@ import msgspec
 from itsdangerous import BadSignature, Signer
 from psycopg.rows import class_row
 
-from kernel import Cache, Database, UnauthorizedError, UnavailableError, acting_as, load_queries, notify
+from kernel import (
+    Cache,
+    Database,
+    UnauthorizedError,
+    UnavailableError,
+    load_queries,
+    notify,
+)
+from kernel.audit import Audit
+from kernel.identity import acting_as
 from plugins.accounts.keys import BELIEVED_S
 from plugins.accounts.sign_in.signing_keys import SigningKeys
 from plugins.accounts.sign_in.users import SignedInUser, UserStore
@@ -94,6 +103,7 @@ class Sessions:
         keys: Sign what clients have of sessions.
         users: The users.
         limits: How long they last.
+        audit: Records who signs in.
         now: The clock.
     """
 
@@ -104,9 +114,11 @@ class Sessions:
         keys: SigningKeys,
         users: UserStore,
         limits: SessionLimits,
+        audit: Audit,
         now: Callable[[], datetime],
     ) -> None:
         self._db = db
+        self._audit = audit
         self._cache = cache
         self._keys = keys
         self._users = users
@@ -135,6 +147,10 @@ class Sessions:
             with connection.cursor(row_factory=class_row(Session)) as cursor:
                 session = cursor.execute(QUERIES["insert_session"], values).fetchone()
             assert session is not None  # noqa: S101 - an INSERT returns its row
+            by = user.identity("session" if kind == "cookie" else "jwt")
+            self._audit.record(
+                connection, action="user.sign_in", target=("user", user.id), account=by.account, identity=by
+            )
             connection.execute(QUERIES["delete_surplus_sessions"], values)
             connection.execute(QUERIES["delete_old_sessions"], {"before": self._now() - _KEPT, "most": _DELETED_MAX})
         return session, self._sign(session.id, random, kind)

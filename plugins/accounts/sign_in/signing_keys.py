@@ -13,7 +13,13 @@ import msgspec
 from psycopg import Connection
 from psycopg.rows import class_row
 
-from kernel import Database, Secret, acting_as, load_queries, notify
+from kernel import (
+    Database,
+    Secret,
+    load_queries,
+    notify,
+)
+from kernel.identity import acting_as
 from plugins.accounts.keys import BELIEVED_S
 
 QUERIES = load_queries(__package__)

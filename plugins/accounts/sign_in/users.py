@@ -9,7 +9,16 @@ from typing import Any, Literal
 import msgspec
 from psycopg import Connection
 
-from kernel import Cache, ConflictError, Database, Identity, NotFoundError, Role, Scope, acting_as, load_queries
+from kernel import (
+    Cache,
+    ConflictError,
+    Database,
+    Identity,
+    NotFoundError,
+    load_queries,
+)
+from kernel.audit import Audit
+from kernel.identity import Role, Scope, acting_as
 from plugins.accounts.keys import BELIEVED_S
 from plugins.accounts.models import ROLE_SCOPES, STAFF_ROLES, AccountState
 
@@ -85,10 +94,12 @@ class UserStore:
     Args:
         db: Connection pool.
         cache: What a process has read of users, by number.
+        audit: Records changes of passwords.
     """
 
-    def __init__(self, db: Database, cache: Cache[int, tuple[float, SignedInUser | None]]) -> None:
+    def __init__(self, db: Database, cache: Cache[int, tuple[float, SignedInUser | None]], audit: Audit) -> None:
         self._db = db
+        self._audit = audit
         self._cache = cache
 
     def find(self, user: int) -> SignedInUser | None:
@@ -157,8 +168,10 @@ class UserStore:
 
     def _store(self, connection: Connection[Any], user: int, password_hash: str) -> None:
         values = {"id": user, "hash": password_hash}
-        if connection.execute(QUERIES["set_password"], values).fetchone() is None:
+        row = connection.execute(QUERIES["set_password"], values).fetchone()
+        if row is None:
             raise NotFoundError(detail=f"there is no user {user}")
+        self._audit.record(connection, action="user.set_password", target=("user", user), account=row[0])
         connection.execute(QUERIES["delete_resets"], values)
 
     def replace_hash(self, user: int, old_hash: str, new_hash: str) -> None:

@@ -12,8 +12,8 @@ from typing import LiteralString
 import psycopg
 import pytest
 
-from kernel import acting_as
 from kernel.audit import AuditFilter
+from kernel.identity import acting_as
 from kernel.testing import Client
 from tests.conftest import Serve
 from tests.kernel.audit.factories import actions, audit_of, chains_of, entries, record, verify

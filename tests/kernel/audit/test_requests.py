@@ -9,9 +9,14 @@ import msgspec
 import psycopg
 import pytest
 
-from kernel import ConflictError, Request, Route, Services, acting_as
+from kernel import (
+    ConflictError,
+    Request,
+    Route,
+    Services,
+)
 from kernel.http.response import Response, StreamingResponse
-from kernel.identity import Identity
+from kernel.identity import Identity, acting_as
 from kernel.testing import Client
 from tests.conftest import Serve
 from tests.kernel.audit.factories import actions, entries, record, verify

@@ -54,7 +54,7 @@ class Options:
 ROUTES = [
     Route(path="/public/", handler=read, policy="public"),
     Route(path="/things/", handler=read, policy="read"),
-    Route(path="/things/", handler=write, policy="write", method="POST"),
+    Route(path="/things/", handler=write, policy="ingest", method="POST"),
     Route(path="/options/", handler=Options(), policy="read", method=None),
 ]
 
@@ -63,9 +63,9 @@ ROUTES = [
 def client(boot: Boot, make_plugin: MakePlugin) -> Client:
     """A service in mode ``required`` that pages of two sites may use."""
     identities = {
-        "program": make_identity("read", "write"),
-        "person": make_identity("read", "write", scheme="session"),
-        "basic": make_identity("read", "write", scheme="basic"),
+        "program": make_identity("read", "ingest"),
+        "person": make_identity("read", "ingest", scheme="session"),
+        "basic": make_identity("read", "ingest", scheme="basic"),
     }
 
     def register_routes(services: Services) -> list[Route]:

@@ -19,7 +19,7 @@ from tests.conftest import Serve
 from tests.kernel.fakes import install_plugin
 
 # For declarations: nothing is asked of the database yet.
-SERVICES: Any = SimpleNamespace(db=None, kernel_settings=SimpleNamespace(http=None))
+SERVICES: Any = SimpleNamespace(db=None, audit=None, kernel_settings=SimpleNamespace(http=None))
 
 
 class NewNote(msgspec.Struct, frozen=True, kw_only=True):

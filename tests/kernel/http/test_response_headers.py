@@ -124,11 +124,11 @@ def client(boot: Boot, make_plugin: MakePlugin) -> Client:
     }
 
     def register_routes(services: Services) -> list[Route]:
-        services.authenticate_with(KeyAuthenticator({"k": make_identity("read", "write")}))
+        services.authenticate_with(KeyAuthenticator({"k": make_identity("read", "ingest")}))
         return [
             *(answering(f"/read/{name}/", headers, policy="read") for name, headers in given.items()),
             *(answering(f"/public/{name}/", headers) for name, headers in given.items()),
-            answering("/write/", method="POST", policy="write"),
+            answering("/write/", method="POST", policy="ingest"),
             answering("/login/", method="POST"),
             Route(path="/gone/", handler=raise_not_found, policy="public"),
             Route(path="/oops/", handler=raise_oops, policy="read"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from kernel import Role, Scope
+from kernel.identity import Role, Scope
 from kernel.testing import Client, Result
 from plugins.accounts.container import Container, make_container
 from plugins.accounts.keys import IssuedKey, NewKey

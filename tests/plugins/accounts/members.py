@@ -6,8 +6,12 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from kernel import Identity, Request, Role, Scope
+from kernel import (
+    Identity,
+    Request,
+)
 from kernel.http import Authenticator
+from kernel.identity import Role, Scope
 from kernel.testing import Client
 from plugins.accounts.models import ROLE_SCOPES, STAFF_ROLES
 

@@ -75,13 +75,12 @@ def test_what_is_done_with_keys_is_recorded_without_them(client: Client, account
     assert [(each["action"], each["target"]["id"]) for each in found] == [
         ("api_key.create", old),
         ("api_key.create", new),
-        ("api_key.rotate", old),
-        ("api_key.revoke", new),
-        ("api_key.revoke", new),
+        ("api_key.update", old),
+        ("api_key.update", new),
     ]
     assert found[0]["changes"]["scopes"] == [None, ["read"]]
     assert found[2]["changes"]["rotated_to"] == [None, rotated.key.id]
-    assert [sorted(each["changes"]) for each in found[3:]] == [["revoked_at"], []]
+    assert sorted(found[3]["changes"]) == ["revoked_at"]
     for secret in (issued.secret, rotated.secret):
         assert secret[12:] not in str(found)
         assert hashlib.sha256(secret.encode()).hexdigest() not in str(found)
