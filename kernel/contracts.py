@@ -212,6 +212,9 @@ class Job(Contract, frozen=True):
             in braces: ``refresh-{source}``. While a job is queued, another of the same lock is not queued again.
         retries: How often a failed run is tried again; a ``JobError`` decides for itself.
         retry_wait_s: Wait before the first retry; doubles with each.
+        per_account: It runs for the account that starts it, as the identity that did: it sees and writes what that may,
+            and each account has a lock of its own. Any other job is the service's own: it sees everything, and only
+            staff may start it through the API. What a schedule or a command starts is the system account's.
     """
 
     name: str
@@ -222,6 +225,7 @@ class Job(Contract, frozen=True):
     lock: str | None = None
     retries: int = 0
     retry_wait_s: float = 10.0
+    per_account: bool = False
 
 
 class HealthCheck(Contract, frozen=True):
