@@ -70,6 +70,8 @@ class Dataset(Contract, frozen=True):
             ``{shop}-products.json``, writes one file for each value of the field.
         relations: Fields that hold keys of items in other datasets, with the names of those datasets: ``{"tags":
             "tags"}``. Such a field is a str, a str or None, or a tuple of str. ``?include=tags`` embeds the items.
+        per_account: Each account has versions of its own, and sees no others; its routes must not be public. By default
+            all accounts share the dataset.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Dataset(Contract, frozen=True):
     filter_keys: tuple[str, ...] = ()
     file: str | None = None
     relations: Mapping[str, str] = {}
+    per_account: bool = False
 
     def __hash__(self) -> int:
         # The name is unique; relations are not hashable.

@@ -35,11 +35,11 @@ ALTER TABLE tiercel.dataset_publication ADD COLUMN account integer NOT NULL DEFA
 ALTER TABLE tiercel.dataset_version DROP CONSTRAINT dataset_version_sha256_fkey, DROP CONSTRAINT dataset_version_pkey;
 ALTER TABLE tiercel.dataset_content DROP CONSTRAINT dataset_content_pkey, ADD PRIMARY KEY (account, sha256);
 ALTER TABLE tiercel.dataset_version
-    ADD PRIMARY KEY (dataset, account, version),
+    ADD PRIMARY KEY (account, dataset, version),
     ADD FOREIGN KEY (account, sha256) REFERENCES tiercel.dataset_content;
 DROP INDEX tiercel.dataset_version_content, tiercel.dataset_publication_dataset;
 CREATE INDEX dataset_version_content ON tiercel.dataset_version (account, sha256);
-CREATE INDEX dataset_publication_dataset ON tiercel.dataset_publication (dataset, account, id DESC);
+CREATE INDEX dataset_publication_dataset ON tiercel.dataset_publication (account, dataset, id DESC);
 
 DO $$
 DECLARE
