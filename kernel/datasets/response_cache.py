@@ -18,7 +18,7 @@ from kernel.http.response import PreparedResponse
 from kernel.tracking import measure
 
 _ENCODER = msgspec.json.Encoder(enc_hook=str)
-# Whoever has other credentials, or reads for another account, may get something else: also from the cache of one browser.
+# Who has other credentials, or reads for another account, may get something else: also from the cache of one browser.
 _CREDENTIALS = "Authorization, Cookie, X-API-Key, X-Account, X-Site"
 # Bytes that a cached response takes besides its body: key, headers, objects.
 _OVERHEAD_BYTES = 1500

@@ -216,7 +216,7 @@ class JobStore:
 
     def claim(self, worker: int) -> Claim | None:
         """Begin the next job that is due; None if there is none."""
-        # A statement without parameters is planned once for a session, not each time, which takes longer than its execution.
+        # Without parameters it is planned once for a session, not each time, which takes longer than its execution.
         query = sql.SQL(QUERIES["claim"]).format(worker=sql.Literal(worker))
         for _ in range(_CLAIM_ATTEMPTS):
             try:
