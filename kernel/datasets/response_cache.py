@@ -18,8 +18,6 @@ from kernel.http.response import PreparedResponse
 from kernel.tracking import measure
 
 _ENCODER = msgspec.json.Encoder(enc_hook=str)
-# Who has other credentials, or reads for another account, may get something else: also from the cache of one browser.
-_CREDENTIALS = "Authorization, Cookie, X-API-Key, X-Account, X-Site"
 # Bytes that a cached response takes besides its body: key, headers, objects.
 _OVERHEAD_BYTES = 1500
 
@@ -52,7 +50,6 @@ class ResponseCache:
         self._cache = cache
         self._now = now
         scope = "public" if policy == "public" else "private"
-        self._vary = "Accept-Encoding" if policy == "public" else f"Accept-Encoding, {_CREDENTIALS}"
         self._cache_control = f"{scope}, max-age={max_age_s}, stale-if-error=86400"
 
     def get(self, key: Hashable) -> CachedResponse | None:
@@ -87,7 +84,7 @@ class ResponseCache:
         headers = {
             "etag": etag,
             "cache-control": self._cache_control,
-            "vary": self._vary,
+            "vary": "Accept-Encoding",
         }
         if version is not None:
             headers["x-data-version"] = str(version)
