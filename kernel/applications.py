@@ -9,6 +9,7 @@ import msgspec
 
 from kernel.contracts import Application, Dataset, Filter
 from kernel.errors import NotFoundError
+from kernel.identity import current_identity
 from kernel.signatures import accepts_any_keyword, parameter_types
 from kernel.suggestions import nearest_name, suggest
 
@@ -85,6 +86,13 @@ class Applications:
     def all(self) -> Sequence[Application]:
         """Every application, in configured order."""
         return tuple(self._by_slug.values())
+
+    @property
+    def readable(self) -> Sequence[Application]:
+        """Every application whose views the current identity may read."""
+        identity = current_identity()
+        limits = None if identity is None else identity.applications
+        return tuple(each for each in self.all if limits is None or each.slug in limits)
 
     @property
     def slugs(self) -> Sequence[str]:

@@ -70,6 +70,8 @@ class Dataset(Contract, frozen=True):
             ``{shop}-products.json``, writes one file for each value of the field.
         relations: Fields that hold keys of items in other datasets, with the names of those datasets: ``{"tags":
             "tags"}``. Such a field is a str, a str or None, or a tuple of str. ``?include=tags`` embeds the items.
+        per_account: Each account has versions of its own, and sees no others; its routes must not be public. By default
+            all accounts share the dataset.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Dataset(Contract, frozen=True):
     filter_keys: tuple[str, ...] = ()
     file: str | None = None
     relations: Mapping[str, str] = {}
+    per_account: bool = False
 
     def __hash__(self) -> int:
         # The name is unique; relations are not hashable.
@@ -212,6 +215,9 @@ class Job(Contract, frozen=True):
             in braces: ``refresh-{source}``. While a job is queued, another of the same lock is not queued again.
         retries: How often a failed run is tried again; a ``JobError`` decides for itself.
         retry_wait_s: Wait before the first retry; doubles with each.
+        per_account: It runs for the account that starts it, as the identity that did: it sees and writes what that may,
+            and each account has a lock of its own. Any other job is the service's own: it sees everything, and only
+            staff may start it through the API. What a schedule or a command starts is the system account's.
     """
 
     name: str
@@ -222,6 +228,7 @@ class Job(Contract, frozen=True):
     lock: str | None = None
     retries: int = 0
     retry_wait_s: float = 10.0
+    per_account: bool = False
 
 
 class HealthCheck(Contract, frozen=True):

@@ -96,8 +96,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
         if scope not in self.scopes:
             raise ForbiddenError(detail=f"the scope {scope} is needed; {self.name} has {_listed(self.scopes)}")
 
-    def ensure_application(self, slug: str) -> None:
-        """Ensure that it may read the views of an application.
+    def ensure_application(self, slug: str | None) -> None:
+        """Ensure that it may read the views of an application; with None, the view that no filter limits.
 
         Raises:
             ForbiddenError: It is limited to others.

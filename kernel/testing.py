@@ -39,6 +39,7 @@ from kernel.config import Configuration, EnvironmentSource, FileSource, read_shi
 from kernel.contracts import Command
 from kernel.db.pool import QUERIES
 from kernel.embedded.server import EmbeddedServer
+from kernel.identity import acting_as, current_identity
 from kernel.services import Clock
 
 __all__ = ["Client", "Result", "create_database", "drop_database", "make_configuration", "running"]
@@ -199,9 +200,11 @@ class Client:
         body = msgspec.json.encode(json) if content is None and json is not None else content
         defaults = {"Content-Type": "application/json"} if body is not None else {}
         path, _, query = path.partition("?")
-        result = self._client.simulate_request(
-            method, path, query_string=query, body=body, headers={**defaults, **(headers or {})}, host="127.0.0.1"
-        )
+        # The identity of a request stays that of its thread until the next one; the test goes on as who it was.
+        with acting_as(current_identity()):
+            result = self._client.simulate_request(
+                method, path, query_string=query, body=body, headers={**defaults, **(headers or {})}, host="127.0.0.1"
+            )
         return Result(result.status_code, dict(result.headers), result.content)
 
     def get(self, path: str, **given: Any) -> Result:

@@ -15,11 +15,19 @@ from kernel.datasets.models import Publication
 from kernel.datasets.query import parse_as_of
 from kernel.datasets.service import Datasets, summarize_dataset
 from kernel.errors import BootError
+from kernel.identity import ALL_SCOPES, SYSTEM_ACCOUNT, Identity, acting_as
 
 HISTORY_SHOWN = 20
 # Of each dataset.
 REJECTED_SHOWN_MAX = 20
 _HISTORY_TITLES = ("at", "outcome", "version", "items", "rejected", "source", "reason")
+_ACCOUNT = click.option(
+    "--account",
+    default=SYSTEM_ACCOUNT,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Number of the account, of datasets that each account has for itself.",
+)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
@@ -29,12 +37,13 @@ def data() -> None:
 
 
 @data.command("list")
+@_ACCOUNT
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_datasets(*, as_json: bool) -> None:
+def list_datasets(*, account: int, as_json: bool) -> None:
     """List datasets with their current versions, and when an export last published or confirmed them."""
     service = Tiercel(load())
     datasets = service.shared.datasets
-    with service.database_open():
+    with service.database_open(), acting_as(_for_account(account)):
         found = [summarize_dataset(datasets, name) for name in datasets.all]
     if as_json:
         print_json(found)
@@ -58,12 +67,13 @@ def list_datasets(*, as_json: bool) -> None:
 @data.command()
 @click.argument("name")
 @click.option("--limit", default=HISTORY_SHOWN, show_default=True, type=click.IntRange(1), help="The most to show.")
+@_ACCOUNT
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def versions(*, name: str, limit: int, as_json: bool) -> None:
+def versions(*, name: str, limit: int, account: int, as_json: bool) -> None:
     """Show the versions of dataset NAME and the attempts to publish it, newest first."""
     service = Tiercel(load())
     datasets = service.shared.datasets
-    with service.database_open():
+    with service.database_open(), acting_as(_for_account(account)):
         found, attempts = datasets.versions(name, limit), datasets.publications(name, limit)
     if as_json:
         print_json({"versions": found, "attempts": attempts})
@@ -79,14 +89,15 @@ def versions(*, name: str, limit: int, as_json: bool) -> None:
 @click.argument("earlier", metavar="FROM")
 @click.argument("later", metavar="[TO]", required=False)
 @click.option("--application", "slug", metavar="SLUG", help="Compare what this application sees.")
+@_ACCOUNT
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def diff(*, name: str, earlier: str, later: str | None, slug: str | None, as_json: bool) -> None:
+def diff(*, name: str, earlier: str, later: str | None, slug: str | None, account: int, as_json: bool) -> None:
     """Show the difference between two versions or times; TO is the current version by default."""
     service = Tiercel(load())
     shared = service.shared
     application = shared.applications.find(slug) if slug is not None else None
     until = None if later is None else parse_as_of(later, "TO")
-    with service.database_open():
+    with service.database_open(), acting_as(_for_account(account)):
         found = shared.datasets.compare(name, parse_as_of(earlier, "FROM"), until, application)
     if as_json:
         print_json(found)
@@ -97,11 +108,12 @@ def diff(*, name: str, earlier: str, later: str | None, slug: str | None, as_jso
 @data.command()
 @click.argument("name")
 @click.argument("version", type=click.IntRange(1))
+@_ACCOUNT
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def rollback(*, name: str, version: int, as_json: bool) -> None:
+def rollback(*, name: str, version: int, account: int, as_json: bool) -> None:
     """Publish the content of an older VERSION of dataset NAME again, as a new version."""
     service = Tiercel(load())
-    with service.database_open():
+    with service.database_open(), acting_as(_for_account(account)):
         attempt = service.shared.datasets.roll_back(name, version, source="tiercel data rollback")
     if as_json:
         print_json(attempt)
@@ -116,11 +128,12 @@ def rollback(*, name: str, version: int, as_json: bool) -> None:
 
 @data.command("export")
 @click.argument("folder", metavar="DIR", type=_FOLDER)
+@_ACCOUNT
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def export_files(*, folder: Path, as_json: bool) -> None:
+def export_files(*, folder: Path, account: int, as_json: bool) -> None:
     """Write every dataset, and every index, to files of JSON in DIR."""
     service = Tiercel(load())
-    with service.database_open():
+    with service.database_open(), acting_as(_for_account(account)):
         try:
             export = export_folder(service.shared.datasets, folder)
         except OSError as ex:
@@ -139,8 +152,11 @@ def export_files(*, folder: Path, as_json: bool) -> None:
 @click.option("--dataset", "names", metavar="NAME", multiple=True, help="Only this one; may be given several times.")
 @click.option("--if-empty", is_flag=True, help="Only datasets that were never published.")
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
+@_ACCOUNT
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def import_files(*, folder: Path, names: Sequence[str], if_empty: bool, dry_run: bool, as_json: bool) -> None:
+def import_files(
+    *, folder: Path, names: Sequence[str], if_empty: bool, dry_run: bool, account: int, as_json: bool
+) -> None:
     """Publish the files of JSON in DIR: everything at once, or nothing.
 
     A file holds a list, or an object with a list under `data`. Invalid items are rejected with their reasons. A dataset
@@ -149,7 +165,7 @@ def import_files(*, folder: Path, names: Sequence[str], if_empty: bool, dry_run:
     service = Tiercel(load())
     datasets = service.shared.datasets
     wanted = [datasets.find(name) for name in names] or list(datasets.all.values())
-    with service.database_open():
+    with service.database_open(), acting_as(_for_account(account)):
         if if_empty:
             empty = datasets.never_published()
             wanted = [dataset for dataset in wanted if dataset in empty]
@@ -159,6 +175,10 @@ def import_files(*, folder: Path, names: Sequence[str], if_empty: bool, dry_run:
         else:
             published = publish_folder(datasets, found, source=f"tiercel data import {folder}")
             _print_published(found, published, as_json=as_json)
+
+
+def _for_account(account: int) -> Identity:
+    return Identity(scheme="job", name="tiercel data", account=account, scopes=ALL_SCOPES)
 
 
 def _print_preview(datasets: Datasets, folder: Folder, *, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from kernel.cli.output import echo, encode_json, print_json, print_table, progre
 from kernel.config import load
 from kernel.conversion import convert_value, struct_fields
 from kernel.errors import NotFoundError, UnavailableError
+from kernel.identity import ALL_SCOPES, Identity, acting_as
 from kernel.jobs.events import JobFollower
 from kernel.jobs.models import JobLogLine, JobRecord, JobState, Progress
 from kernel.jobs.registry import RegisteredJob
@@ -71,13 +72,17 @@ def show(*, job_id: int, as_json: bool) -> None:
 @jobs.command()
 @click.argument("name")
 @click.option("-p", "--parameter", "given", metavar="KEY=VALUE", multiple=True, help="A parameter; may be repeated.")
+@click.option("--account", type=click.IntRange(0), help="Number of the account, for a job that runs for accounts.")
 @click.option("--wait", is_flag=True, help="Wait until it is finished; exit with 1 unless it succeeded.")
 @_JSON
-def start(*, name: str, given: tuple[str, ...], wait: bool, as_json: bool) -> None:
+def start(*, name: str, given: tuple[str, ...], account: int | None, wait: bool, as_json: bool) -> None:
     """Start a job; a worker runs it. One that waits already is not started twice."""
     with _open_service() as service:
         registered = service.shared.jobs.registry.get(name)
-        record, is_new = service.shared.jobs.start_once(name, _read_parameters(registered, given))
+        if account is not None and not registered.job.per_account:
+            raise click.BadParameter(f"{name} runs for no account", param_hint="--account")
+        with acting_as(None if account is None else _for_account(account)):
+            record, is_new = service.shared.jobs.start_once(name, _read_parameters(registered, given))
         if not is_new:
             echo(f"It waits already, as {record.id}.", err=True)
         if wait:
@@ -141,6 +146,10 @@ def schedules(*, as_json: bool) -> None:
         for each in summaries
     ]
     print_table(("job", "plugin", "schedule", "next due", "last run"), rows)
+
+
+def _for_account(account: int) -> Identity:
+    return Identity(scheme="job", name="tiercel jobs start", account=account, scopes=ALL_SCOPES)
 
 
 @contextmanager

@@ -15,7 +15,8 @@ import msgspec
 
 from kernel.contracts import Application, Dataset, Handler, Policy, Route
 from kernel.conversion import field_types
-from kernel.datasets.models import Outcome, Publication, Snapshot, file_pattern, pattern_fields
+from kernel.datasets.accounts import account_of, cached_for
+from kernel.datasets.models import SHARED, Outcome, Publication, Snapshot, file_pattern, pattern_fields
 from kernel.datasets.query import (
     DatasetQuery,
     PageNumbers,
@@ -41,7 +42,7 @@ from kernel.tracking import measure
 # Prefix and suffix of the name under which a response is cached; the slug of an application comes between them.
 CacheName = tuple[str, str]
 PathParameters = Mapping[str, Any]
-_state_of = attrgetter("version", "sha256", "warning")
+_state_of = attrgetter("account", "version", "sha256", "warning")
 _fresh_at = attrgetter("fresh_at")
 
 # --- specifications of routes ---------------------------------------------------------------------------------------
@@ -149,6 +150,18 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
         return name.format_map(parameters) if parameters else name
 
 
+def find_owned(datasets: Sequence[Dataset], policy: Policy) -> Dataset | None:
+    """Return the first of a route's datasets that each account has for itself; None if all are shared.
+
+    Raises:
+        TypeError: There is one, and the route is public, so that nobody knows for which account a request is.
+    """
+    owned = next((dataset for dataset in datasets if dataset.per_account), None)
+    if owned is not None and policy == "public":
+        raise TypeError(f"{owned.name} is a dataset of accounts, but the route is public: nobody is authenticated")
+    return owned
+
+
 class ViewSpec(RouteSpec, frozen=True, kw_only=True):
     """What a route shows of a dataset.
 
@@ -161,6 +174,11 @@ class ViewSpec(RouteSpec, frozen=True, kw_only=True):
     dataset: Dataset
     one: bool = False
     derivation: Derivation | None = None
+
+    @property
+    def datasets(self) -> tuple[Dataset, ...]:
+        """Every dataset that is shown, or that the derivation reads."""
+        return (self.dataset, *(() if self.derivation is None else self.derivation.other_datasets))
 
     @property
     def item(self) -> type[msgspec.Struct]:
@@ -232,7 +250,8 @@ class DatasetRoute:
         settings: Page sizes.
 
     Raises:
-        TypeError: The path names a field that items do not have, or the derivation takes other arguments.
+        TypeError: The path names a field that items do not have, the derivation takes other arguments, or the route is
+            public and shows a dataset of accounts.
     """
 
     def __init__(
@@ -240,6 +259,7 @@ class DatasetRoute:
     ) -> None:
         self._spec = spec
         self._name = spec.dataset.name
+        self._owned = find_owned(spec.datasets, spec.policy)
         self._snapshots = snapshots
         self._views = views
         self._responses = responses
@@ -267,24 +287,25 @@ class DatasetRoute:
             NotFoundError: There is no such item, page or version.
             UnavailableError: Nothing was published yet, or a filter of the application fails.
         """
+        account = SHARED if self._owned is None else account_of(self._owned)
         if query.include or query.as_of or self._others:
-            snapshots = self._read_snapshots(query)
+            snapshots = self._read_snapshots(query, account)
         else:
-            snapshots = (self._snapshots.current(self._name),)
+            snapshots = (self._snapshots.current(self._name, account),)
         key = self._spec.cache_key(request, snapshots)
         cached = self._responses.get(key)
         if cached is None:
             with measure("view"):
                 body = self._build(snapshots, request, application, query, path_parameters)
-            name = self._spec.cached_as(self._spec.file, application, path_parameters)
+            name = cached_for(self._spec.cached_as(self._spec.file, application, path_parameters), account)
             cached = self._responses.add(key, name, request, body, version=snapshots[0].version)
         # As old as its oldest part.
         return self._responses.respond(request, cached, min(map(_fresh_at, snapshots)))
 
-    def _read_snapshots(self, query: DatasetQuery) -> Sequence[Snapshot]:
+    def _read_snapshots(self, query: DatasetQuery, account: int) -> Sequence[Snapshot]:
         """Return the snapshots of the dataset itself, of those the derivation reads, and of those to include from."""
         names = (self._name, *self._others, *(self._relations[field] for field in query.include))
-        return self._snapshots.at_same_time(names, parse_as_of(query.as_of) if query.as_of else None)
+        return self._snapshots.at_same_time(names, parse_as_of(query.as_of) if query.as_of else None, account)
 
     def _build(
         self,
@@ -411,6 +432,7 @@ class _Indexed(msgspec.Struct, frozen=True):
     """What is known of one dataset before any filter."""
 
     dataset: Dataset
+    account: int
     snapshot: Snapshot | None
     warning: str | None
     history: Sequence[Publication]
@@ -425,6 +447,9 @@ class IndexRoute:
         views: The views of this process.
         responses: The cached responses of this route.
         now: Returns the time, which is the age of an index of datasets that were never published.
+
+    Raises:
+        TypeError: The route is public, and shows a dataset of accounts.
     """
 
     def __init__(
@@ -436,10 +461,16 @@ class IndexRoute:
         now: Callable[[], datetime],
     ) -> None:
         self._spec = spec
+        self._owned = find_owned(spec.datasets, spec.policy)
         self._snapshots = snapshots
         self._views = views
         self._responses = responses
         self._now = now
+
+    @property
+    def is_owned(self) -> bool:
+        """Whether it differs from account to account."""
+        return self._owned is not None
 
     def route(self) -> Route:
         """Return the route."""
@@ -458,16 +489,22 @@ class IndexRoute:
             env["PATH_INFO"],
             accepted_coding(request),
             *[
-                (each.snapshot and each.snapshot.sha256, each.warning, each.history[0].id if each.history else 0)
+                (
+                    each.account,
+                    each.snapshot and each.snapshot.sha256,
+                    each.warning,
+                    each.history[0].id if each.history else 0,
+                )
                 for each in indexed
             ],
         )
         cached = self._responses.get(key)
         if cached is None:
             entries = [self._entry(each, application) for each in indexed]
+            account = SHARED if self._owned is None else account_of(self._owned)
             cached = self._responses.add(
                 key,
-                self._spec.cached_as(self._spec.file, application, {}),
+                cached_for(self._spec.cached_as(self._spec.file, application, {}), account),
                 request,
                 listing(request, application, entries),
             )
@@ -484,12 +521,13 @@ class IndexRoute:
         return [self._entry(self._read(dataset), application) for dataset in self._spec.datasets]
 
     def _read(self, dataset: Dataset) -> _Indexed:
-        history = self._snapshots.history(dataset.name)
+        account = account_of(dataset)
+        history = self._snapshots.history(dataset.name, account)
         try:
-            snapshot = self._snapshots.current(dataset.name)
+            snapshot = self._snapshots.current(dataset.name, account)
         except UnavailableError as ex:
-            return _Indexed(dataset, None, ex.detail, history)
-        return _Indexed(dataset, snapshot, snapshot.warning, history)
+            return _Indexed(dataset, account, None, ex.detail, history)
+        return _Indexed(dataset, account, snapshot, snapshot.warning, history)
 
     def _entry(self, indexed: _Indexed, application: Application | None) -> IndexEntry:
         snapshot, items, warning = indexed.snapshot, None, indexed.warning
@@ -501,9 +539,9 @@ class IndexRoute:
         return IndexEntry(
             dataset=indexed.dataset.name,
             file=file_pattern(indexed.dataset),
-            version=None if snapshot is None else snapshot.version,
+            version=snapshot.version or None if snapshot is not None else None,
             items=items,
-            published_at=None if snapshot is None else snapshot.published_at,
+            published_at=snapshot.published_at if snapshot is not None and snapshot.version else None,
             confirmed_at=None if snapshot is None else snapshot.confirmed_at,
             warning=warning,
             history=[IndexAttempt(each.at, each.outcome, each.version, each.reason) for each in indexed.history],

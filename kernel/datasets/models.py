@@ -19,6 +19,9 @@ Outcome = Literal["published", "unchanged", "refused"]
 # Of a key, percent-encoded. Servers limit the line of a request, gunicorn to 4,094 bytes with the query string.
 KEY_BYTES_MAX = 2000
 
+# Stands for the account of what is shared by all. No account has this number, and no session is scoped to it.
+SHARED = -2
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _FIELD = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 
@@ -75,6 +78,8 @@ def find_invalid_relation(owned: Sequence[tuple[str, Dataset]]) -> tuple[str, Va
 def _relation_error(dataset: Dataset, field: str, name: str, other: Dataset | None) -> str | None:
     if other is None:
         return f"there is no dataset {name!r}"
+    if other.per_account and not dataset.per_account:
+        return f"{name!r} is a dataset of accounts, and what all share cannot refer to it"
     if base_type(field_types(other.item)[other.key]) is not str:
         return f"keys of {name!r} are not of type str"
     annotation = field_types(dataset.item)[field]
@@ -106,7 +111,7 @@ class Snapshot(msgspec.Struct, frozen=True, eq=False):
 
     Args:
         dataset: Name of the dataset.
-        version: Counts from 1.
+        version: Counts from 1; 0 for an account that has published nothing yet.
         sha256: Of the content, hexadecimal.
         published_at: When this version was published.
         items: Structs of the dataset, in its order.
@@ -114,6 +119,7 @@ class Snapshot(msgspec.Struct, frozen=True, eq=False):
         fresh_at: When the items were last known to be up to date: confirmed, or published.
         confirmed_at: When an export last found these items unchanged; None for versions that are not current.
         warning: Why the last attempt to publish was refused, if it was.
+        account: Whose it is; ``SHARED`` for a dataset that all share.
     """
 
     dataset: str
@@ -125,6 +131,7 @@ class Snapshot(msgspec.Struct, frozen=True, eq=False):
     fresh_at: datetime
     confirmed_at: datetime | None = None
     warning: str | None = None
+    account: int = SHARED
 
 
 class Version(msgspec.Struct, frozen=True):

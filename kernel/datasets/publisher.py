@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -15,10 +15,12 @@ from psycopg import Connection
 from kernel.contracts import Dataset
 from kernel.conversion import UNKNOWN, convert_fields
 from kernel.datasets import store
-from kernel.datasets.models import Content, Publication, Rejected, decode_items, find_key_problem
+from kernel.datasets.accounts import account_of
+from kernel.datasets.models import SHARED, Content, Publication, Rejected, decode_items, find_key_problem
 from kernel.db.pool import Database
-from kernel.errors import ConflictError, NotFoundError, UnavailableError
+from kernel.errors import ConflictError, ForbiddenError, NotFoundError, UnavailableError
 from kernel.http.lists import sort_items
+from kernel.identity import acting_as, current_identity
 
 # Keys of dictionaries in one order, so that equal items make equal bytes.
 _ENCODER = msgspec.json.Encoder(order="deterministic")
@@ -64,6 +66,7 @@ class Publisher:
         items: Mapping[Dataset, Iterable[object]],
         *,
         source: str,
+        account: int | None = None,
         run: JobRun | None = None,
         details: object = None,
         rejected: Mapping[Dataset, Sequence[Rejected]] | None = None,
@@ -74,6 +77,7 @@ class Publisher:
         Args:
             items: All items of each dataset: Structs, or mappings with their fields. Invalid ones are rejected.
             source: Where they come from, for people.
+            account: Whose they are, of datasets of accounts; that of the current identity by default.
             run: The run of the job that publishes, if one does.
             details: Stored with each attempt, as JSON.
             rejected: Items of each dataset that the caller has rejected already.
@@ -83,58 +87,73 @@ class Publisher:
             How the attempt ended, by dataset.
 
         Raises:
+            ForbiddenError: It is another account than that of the current identity, or a run for an account publishes
+                what all accounts share.
             UnavailableError: The database is not available.
         """
+        accounts = {dataset: account_of(dataset, account) for dataset in items}
         already = rejected or {}
         contents = {dataset: make_content(dataset, given, already.get(dataset, ())) for dataset, given in items.items()}
         # In one order, so that two publishers of the same datasets cannot deadlock.
         ordered = sorted(contents, key=lambda each: each.name)
-        with self._db.transaction() if run is None else run.transaction() as connection:
+        with self._transaction(accounts.values(), run) as connection:
             if on_commit is not None:
                 on_commit(connection)
             for dataset in ordered:
-                store.lock(connection, dataset.name)
+                store.lock(connection, dataset.name, accounts[dataset])
             # One time for all: as of any other, either none of them or all are read.
             at = self._now()
             published = {
                 dataset.name: _store(
-                    connection, dataset.name, contents[dataset], at, source, None if run is None else run.id, details
+                    connection,
+                    dataset.name,
+                    accounts[dataset],
+                    contents[dataset],
+                    at,
+                    source,
+                    None if run is None else run.id,
+                    details,
                 )
                 for dataset in ordered
             }
-        self._finish(*published)
+        self._finish({dataset.name: accounts[dataset] for dataset in ordered})
         return published
 
-    def refuse(self, dataset: str, reason: str, *, source: str, job_id: int | None = None) -> Publication:
+    def refuse(
+        self, dataset: Dataset, reason: str, *, source: str, account: int | None = None, job_id: int | None = None
+    ) -> Publication:
         """Record an attempt that failed before it could publish. The current version stays and gets a warning.
 
         Args:
-            dataset: Name of the dataset.
+            dataset: The dataset.
             reason: Why, for people.
             source: Where the items should have come from.
+            account: Whose dataset it is, as for ``publish``.
             job_id: The job that tried, if one did.
         """
-        with self._db.transaction() as connection:
-            store.lock(connection, dataset)
-            current = store.find_current(connection, dataset)
+        owner, name = account_of(dataset, account), dataset.name
+        with self._transaction([owner]) as connection:
+            store.lock(connection, name, owner)
+            current = store.find_current(connection, name, owner)
             version = None if current is None else current[0]
-            attempt = Publication(0, dataset, self._now(), "refused", version, source, job_id, 0, 0, reason=reason)
-            attempt = _record(connection, attempt, ())
-        self._finish(dataset)
+            attempt = Publication(0, name, self._now(), "refused", version, source, job_id, 0, 0, reason=reason)
+            attempt = _record(connection, attempt, owner, ())
+        self._finish({name: owner})
         return attempt
 
-    def roll_back(self, dataset: Dataset, version: int, *, source: str) -> Publication:
+    def roll_back(self, dataset: Dataset, version: int, *, source: str, account: int | None = None) -> Publication:
         """Publish the content of an older version again, as a new version.
 
         Raises:
             NotFoundError: There is no such version.
             ConflictError: Its items do not fit the plugin's Struct any more.
         """
-        found = store.find_version(self._db, dataset.name, version)
+        owner, name = account_of(dataset, account), dataset.name
+        found = store.find_version(self._db, name, owner, version)
         if found is None:
             raise NotFoundError(f"{dataset.name} has no version {version}.")
         try:
-            data = store.read_content(self._db, found.sha256)
+            data = store.read_content(self._db, owner, found.sha256)
             items = decode_items(dataset, data)
         except LookupError:
             raise NotFoundError(f"{dataset.name} has no version {version} any more.") from None
@@ -142,31 +161,43 @@ class Publisher:
             reason = f"Version {version} of {dataset.name} does not fit what the plugin expects now."
             raise ConflictError(reason, detail=str(ex)) from ex
         content = Content(found.sha256, data, len(items), ())
-        with self._db.transaction() as connection:
-            store.lock(connection, dataset.name)
+        with self._transaction([owner]) as connection:
+            store.lock(connection, name, owner)
             details = {"rolled_back_to": version}
-            attempt = _store(connection, dataset.name, content, self._now(), source, None, details)
-        self._finish(dataset.name)
+            attempt = _store(connection, name, owner, content, self._now(), source, None, details)
+        self._finish({name: owner})
         return attempt
 
-    def _finish(self, *datasets: str) -> None:
+    @contextmanager
+    def _transaction(self, accounts: Collection[int], run: JobRun | None = None) -> Iterator[Connection[Any]]:
+        with ExitStack() as stack:
+            if SHARED in accounts and current_identity() is not None:
+                if run is not None:
+                    raise ForbiddenError(detail="a job that runs for an account cannot publish what all accounts share")
+                # The session of a request writes what belongs to its account, and nothing else.
+                stack.enter_context(acting_as(None))
+            yield stack.enter_context(self._db.transaction() if run is None else run.transaction())
+
+    def _finish(self, accounts: Mapping[str, int]) -> None:
         # The publication is committed and stays so if this fails; the next publisher cleans up.
         with suppress(UnavailableError):
-            for dataset in datasets:
-                store.remove_old(self._db, dataset, self._keep_versions)
+            for dataset, account in accounts.items():
+                with acting_as(None if account == SHARED else current_identity()):
+                    store.remove_old(self._db, dataset, account, self._keep_versions)
         self._on_attempt()
 
 
 def _store(
     connection: Connection[Any],
     dataset: str,
+    account: int,
     content: Content,
     at: datetime,
     source: str,
     job_id: int | None,
     details: object,
 ) -> Publication:
-    current = store.find_current(connection, dataset)
+    current = store.find_current(connection, dataset, account)
     attempt = Publication(
         id=0,
         dataset=dataset,
@@ -181,13 +212,15 @@ def _store(
     )
     if current is None or current[1] != content.sha256:
         version = (current[0] if current else 0) + 1
-        store.insert_version(connection, dataset, version, content, at)
+        store.insert_version(connection, dataset, account, version, content, at)
         attempt = msgspec.structs.replace(attempt, outcome="published", version=version)
-    return _record(connection, attempt, content.rejected)
+    return _record(connection, attempt, account, content.rejected)
 
 
-def _record(connection: Connection[Any], attempt: Publication, rejected: Sequence[Rejected]) -> Publication:
-    return msgspec.structs.replace(attempt, id=store.insert_publication(connection, attempt, rejected))
+def _record(
+    connection: Connection[Any], attempt: Publication, account: int, rejected: Sequence[Rejected]
+) -> Publication:
+    return msgspec.structs.replace(attempt, id=store.insert_publication(connection, attempt, account, rejected))
 
 
 # --- content --------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from kernel.applications import Applications, filter_keys
 from kernel.cache import Caches
 from kernel.contracts import Application, Dataset, Policy, Route
 from kernel.datasets import store
+from kernel.datasets.accounts import AccountVersions, account_of
 from kernel.datasets.diff import Difference, compare_views, preview_publication
 from kernel.datasets.http import DatasetRoute, IndexEntry, IndexRoute, IndexSpec, ViewSpec
 from kernel.datasets.models import Publication, Snapshot, Version, decode_items, file_pattern
@@ -24,12 +25,15 @@ from kernel.datasets.views import View, Views
 from kernel.db.failures import identify_connecting
 from kernel.db.pool import Database
 from kernel.errors import BootError, UnavailableError
+from kernel.identity import current_identity
 from kernel.logging import Logger
 from kernel.notifications import DATABASE_ERRORS, NotificationListener
 from kernel.settings import Settings
 from kernel.threads import BackgroundThread
 
 HISTORY_MAX = 100
+# Of so many accounts, a process remembers which versions are current: a few hundred bytes each.
+ACCOUNTS_HELD = 10_000
 
 
 class Datasets:
@@ -59,7 +63,8 @@ class Datasets:
         self._settings = settings
         self._now = now
         self._cache = caches.create_sized("datasets", settings.datasets.cache_max_bytes)
-        self._snapshots = Snapshots(db, self._cache)
+        self._accounts = AccountVersions(db, caches.create("datasets.accounts", ACCOUNTS_HELD))
+        self._snapshots = Snapshots(db, self._cache, self._accounts, now)
         self._views = Views(applications, self._cache, log)
         self._publisher = Publisher(db, now, settings.datasets.keep_versions, self._sync_files)
         folder = settings.datasets.files_dir
@@ -68,12 +73,13 @@ class Datasets:
         self._files_thread = BackgroundThread("dataset-files", self._keep_files, self._files_outdated.set)
         # By the name of its file, the entries of an index as an application sees them.
         self.indexes: dict[str, Callable[[Application | None], Sequence[IndexEntry]]] = {}
+        # Those that differ from account to account, which are not among the files that are kept for all to read.
+        self._owned_indexes: set[str] = set()
         self.publish = self._publisher.publish
-        self.refuse = self._publisher.refuse
         listener.subscribe(
             store.CHANNEL,
-            lambda _datasets: self._refresh(),
-            poll=self._refresh,
+            self._receive,
+            poll=self._poll,
             on_failure=self._report_failure,
         )
 
@@ -106,6 +112,16 @@ class Datasets:
         if problems:
             raise BootError("; ".join(problems))
 
+    def _receive(self, payloads: Sequence[str]) -> None:
+        is_shared, accounts = store.parse_changes(payloads)
+        self._accounts.forget(accounts)
+        if is_shared:
+            self._refresh()
+
+    def _poll(self) -> None:
+        self._accounts.expire()
+        self._refresh()
+
     def _refresh(self) -> None:
         self._refresh_data()
         self._files_outdated.set()
@@ -129,8 +145,12 @@ class Datasets:
 
     def _read_current(self) -> CurrentData:
         return CurrentData(
-            [(dataset, each) for name, dataset in self.all.items() if (each := self._find_current(name)) is not None],
-            {file: entries(None) for file, entries in self.indexes.items()},
+            [
+                (dataset, snapshot)
+                for name, dataset in self.all.items()
+                if not dataset.per_account and (snapshot := self._find_current(name)) is not None
+            ],
+            {file: entries(None) for file, entries in self.indexes.items() if file not in self._owned_indexes},
         )
 
     def _find_current(self, name: str) -> Snapshot | None:
@@ -160,36 +180,57 @@ class Datasets:
         """
         return self._snapshots.dataset(name)
 
-    def read(self, name: str, application: Application | None = None, as_of: int | datetime | None = None) -> View:
+    def read(
+        self,
+        name: str,
+        application: Application | None = None,
+        as_of: int | datetime | None = None,
+        *,
+        account: int | None = None,
+    ) -> View:
         """Return what an application sees of a dataset; None sees everything.
 
         Args:
             name: Of the dataset.
             application: Whose filters are applied.
             as_of: A version, or a time; the current version by default.
+            account: Whose versions, of a dataset of accounts: that of the current identity by default, and the only one
+                that it may name. Outside of requests there is no default. It is the same for all of these methods.
 
         Raises:
             NotFoundError: There is no such dataset or version.
+            ForbiddenError: The current identity may not read this view, or not for that account.
             UnavailableError: Nothing was published yet, or a filter fails.
         """
-        dataset = self._snapshots.dataset(name)
-        return self._views.view(dataset, self._snapshot(name, as_of), application)
+        _ensure_may_read(application)
+        return self._views.view(self._snapshots.dataset(name), self.snapshot(name, as_of, account=account), application)
 
-    def versions(self, name: str, limit: int = HISTORY_MAX) -> Sequence[Version]:
+    def snapshot(self, name: str, as_of: int | datetime | None = None, *, account: int | None = None) -> Snapshot:
+        """Return a version of a dataset before any filter; arguments and errors as for ``read``."""
+        owner = account_of(self._snapshots.dataset(name), account)
+        if as_of is None:
+            return self._snapshots.current(name, owner)
+        return self._snapshots.as_of(name, as_of, owner)
+
+    def versions(self, name: str, limit: int = HISTORY_MAX, *, account: int | None = None) -> Sequence[Version]:
         """Return the versions of a dataset, newest first."""
-        return store.list_versions(self._db, self._snapshots.dataset(name).name, limit)
+        return store.list_versions(self._db, name, account_of(self._snapshots.dataset(name), account), limit)
 
     def never_published(self) -> list[Dataset]:
-        """Return the datasets that have no version."""
-        return [dataset for name, dataset in self.all.items() if not self.versions(name, 1)]
+        """Return the datasets that have no version; outside of requests, of those that all share."""
+        has_account = current_identity() is not None
+        known = [dataset for dataset in self.all.values() if has_account or not dataset.per_account]
+        return [dataset for dataset in known if not self.versions(dataset.name, 1)]
 
-    def publications(self, name: str, limit: int = HISTORY_MAX) -> Sequence[Publication]:
+    def publications(self, name: str, limit: int = HISTORY_MAX, *, account: int | None = None) -> Sequence[Publication]:
         """Return the attempts to publish a dataset, newest first."""
-        return store.list_publications(self._db, self._snapshots.dataset(name).name, limit)
+        _ensure_may_read(None)
+        return store.list_publications(self._db, name, account_of(self._snapshots.dataset(name), account), limit)
 
-    def rejected(self, name: str) -> Any:
+    def rejected(self, name: str, *, account: int | None = None) -> Any:
         """Return the first of the items that the last successful attempt rejected, each with its reason."""
-        return store.list_rejected(self._db, self._snapshots.dataset(name).name)
+        _ensure_may_read(None)
+        return store.list_rejected(self._db, name, account_of(self._snapshots.dataset(name), account))
 
     def compare(
         self,
@@ -197,6 +238,8 @@ class Datasets:
         earlier: int | datetime,
         later: int | datetime | None = None,
         application: Application | None = None,
+        *,
+        account: int | None = None,
     ) -> Difference:
         """Return the difference between two versions, after an application's filters.
 
@@ -205,9 +248,9 @@ class Datasets:
             earlier: A version, or a time.
             later: A version, or a time; the current version by default.
             application: Whose filters are applied to both.
+            account: As for ``read``.
         """
-        dataset = self._snapshots.dataset(name)
-        views = (self._views.view(dataset, self._snapshot(name, as_of), application) for as_of in (earlier, later))
+        views = (self.read(name, application, as_of, account=account) for as_of in (earlier, later))
         return compare_views(*views)
 
     def preview(self, dataset: Dataset, items: Iterable[object]) -> Difference:
@@ -223,16 +266,27 @@ class Datasets:
             current = None
         return preview_publication(dataset, current, decode_items(dataset, make_content(dataset, items).data))
 
-    def roll_back(self, name: str, version: int, *, source: str) -> Publication:
+    def refuse(
+        self, name: str, reason: str, *, source: str, account: int | None = None, job_id: int | None = None
+    ) -> Publication:
+        """Record an attempt that failed before it could publish. The current version stays and gets a warning.
+
+        Args:
+            name: Of the dataset.
+            reason: Why, for people.
+            source: Where the items should have come from.
+            account: As for ``read``.
+            job_id: The job that tried, if one did.
+        """
+        return self._publisher.refuse(self.find(name), reason, source=source, account=account, job_id=job_id)
+
+    def roll_back(self, name: str, version: int, *, source: str, account: int | None = None) -> Publication:
         """Publish the content of an older version again, as a new version.
 
         Raises:
             NotFoundError: There is no such version.
         """
-        return self._publisher.roll_back(self._snapshots.dataset(name), version, source=source)
-
-    def _snapshot(self, name: str, as_of: int | datetime | None) -> Snapshot:
-        return self._snapshots.current(name) if as_of is None else self._snapshots.as_of(name, as_of)
+        return self._publisher.roll_back(self._snapshots.dataset(name), version, source=source, account=account)
 
     # --- routes -----------------------------------------------------------------------------------------------------
 
@@ -240,7 +294,8 @@ class Datasets:
         """Make the route of a dataset. See ``Services.dataset_route``.
 
         Raises:
-            TypeError: The path names a field that items do not have, or the derivation takes other arguments.
+            TypeError: The path names a field that items do not have, the derivation takes other arguments, or the route
+                is public and shows a dataset of accounts.
         """
         responses = self._response_cache(spec.policy)
         return DatasetRoute(spec, self._snapshots, self._views, responses, self._settings.http).route()
@@ -250,15 +305,24 @@ class Datasets:
 
         Raises:
             ValueError: Another index has that file.
+            TypeError: The route is public, and shows a dataset of accounts.
         """
         if spec.file in self.indexes:
             raise ValueError(f"another index has the file {spec.file!r}")
         index = IndexRoute(spec, self._snapshots, self._views, self._response_cache(spec.policy), self._now)
         self.indexes[spec.file] = index.entries
+        if index.is_owned:
+            self._owned_indexes.add(spec.file)
         return index.route()
 
     def _response_cache(self, policy: Policy) -> ResponseCache:
         return ResponseCache(self._cache, self._settings.datasets.max_age_s, self._now, policy)
+
+
+def _ensure_may_read(application: Application | None) -> None:
+    identity = current_identity()
+    if identity is not None:
+        identity.ensure_application(None if application is None else application.slug)
 
 
 # --- summaries, for lists of datasets and applications --------------------------------------------------------------
@@ -272,6 +336,7 @@ class DatasetSummary(msgspec.Struct, frozen=True):
         key: The field that identifies an item.
         file: Name of its file; with a field in braces there is one for each value of that field.
         filter_keys: Further keys under which applications may register filters for it.
+        per_account: Whether each account has versions of its own; those shown are of the account that asks.
         version: The current version; None before the first.
         items: Number of its items.
         size_bytes: Size of the items as JSON.
@@ -286,6 +351,7 @@ class DatasetSummary(msgspec.Struct, frozen=True):
     key: str
     file: str
     filter_keys: tuple[str, ...]
+    per_account: bool
     version: int | None = None
     items: int | None = None
     size_bytes: int | None = None
@@ -349,11 +415,13 @@ def summarize_dataset(datasets: Datasets, name: str) -> DatasetSummary:
         NotFoundError: There is none of that name.
     """
     dataset = datasets.find(name)
-    summary = DatasetSummary(name, dataset.key, file_pattern(dataset), dataset.filter_keys)
+    summary = DatasetSummary(name, dataset.key, file_pattern(dataset), dataset.filter_keys, dataset.per_account)
     try:
-        snapshot = datasets.read(name).snapshot
+        snapshot = datasets.snapshot(name)
     except UnavailableError as ex:
         return msgspec.structs.replace(summary, reason=ex.detail)
+    if not snapshot.version:
+        return msgspec.structs.replace(summary, reason=f"account {snapshot.account} has not published {name!r} yet")
     return msgspec.structs.replace(
         summary,
         version=snapshot.version,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +12,8 @@ import msgspec
 from kernel.cache import SizedCache
 from kernel.contracts import Dataset
 from kernel.datasets import store
-from kernel.datasets.models import CurrentVersion, Publication, Snapshot, decode_items
+from kernel.datasets.accounts import AccountVersions, cached_for
+from kernel.datasets.models import SHARED, CurrentVersion, Publication, Snapshot, decode_items
 from kernel.db.pool import Database
 from kernel.errors import NotFoundError, UnavailableError
 
@@ -51,16 +52,21 @@ _EMPTY = _State({}, {}, {}, {})
 class Snapshots:
     """Reads snapshots and holds them in memory.
 
-    Current snapshots are never evicted, so that they are served while the database is unavailable.
+    Current snapshots that all accounts share are never evicted, so that they are served while the database is
+    unavailable. Methods that take an account take the one that ``account_of`` returns for the dataset.
 
     Args:
         db: Where they are stored.
-        cache: Where older snapshots are cached.
+        cache: Where older snapshots are cached, and those of accounts.
+        accounts: What is current for accounts.
+        now: Returns the time.
     """
 
-    def __init__(self, db: Database, cache: SizedCache) -> None:
+    def __init__(self, db: Database, cache: SizedCache, accounts: AccountVersions, now: Callable[[], datetime]) -> None:
         self._db = db
         self._cache = cache
+        self._accounts = accounts
+        self._now = now
         self._datasets: dict[str, Dataset] = {}
         self._with_previous: set[str] = set()
         self._state: _State | None = None
@@ -97,12 +103,14 @@ class Snapshots:
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
-    def current(self, dataset: str) -> Snapshot:
-        """Return the current snapshot of a dataset.
+    def current(self, dataset: str, account: int = SHARED) -> Snapshot:
+        """Return the current snapshot of a dataset. That of an account which has published nothing is empty.
 
         Raises:
             UnavailableError: Nothing was published yet, or it cannot be read.
         """
+        if account != SHARED:
+            return self._current_of(account, dataset, self._versions_of(account))
         # Every request calls this, so the common case makes no further call.
         state = (self._state if self.is_refreshed else None) or self._get_state()
         snapshot = state.current.get(dataset)
@@ -110,26 +118,41 @@ class Snapshots:
             raise _unavailable(state, dataset)
         return snapshot
 
-    def as_of(self, dataset: str, as_of: int | datetime) -> Snapshot:
+    def _versions_of(self, account: int) -> Mapping[str, CurrentVersion]:
+        return self._accounts.current(account, is_refreshed=self.is_refreshed)
+
+    def _current_of(self, account: int, dataset: str, versions: Mapping[str, CurrentVersion]) -> Snapshot:
+        version = versions.get(dataset)
+        if version is None:
+            now = self._now()
+            return Snapshot(dataset, 0, "", now, (), 0, now, account=account)
+        stored = store.StoredVersion(version.version, bytes.fromhex(version.sha256), version.published_at)
+        return _with_current(self._load(self.dataset(dataset), account, stored), version)
+
+    def as_of(self, dataset: str, as_of: int | datetime, account: int = SHARED) -> Snapshot:
         """Return the snapshot of a version, or the one that was current at a time.
 
         Raises:
             NotFoundError: There is none.
         """
-        current = self._state.current.get(dataset) if self._state is not None and self.is_refreshed else None
+        state = self._state if account == SHARED and self.is_refreshed else None
+        current = None if state is None else state.current.get(dataset)
         if current is not None and as_of == current.version:
             return current
-        found = store.find_version(self._db, dataset, as_of)
+        found = store.find_version(self._db, dataset, account, as_of)
         if found is None:
             what = f"version {as_of}" if isinstance(as_of, int) else f"version at {as_of.isoformat()}"
             raise NotFoundError(f"{dataset} has no {what}.")
-        return self._load(self.dataset(dataset), found)
+        return self._load(self.dataset(dataset), account, found)
 
-    def at_same_time(self, datasets: Sequence[str], as_of: int | datetime | None = None) -> list[Snapshot]:
+    def at_same_time(
+        self, datasets: Sequence[str], as_of: int | datetime | None = None, account: int = SHARED
+    ) -> list[Snapshot]:
         """Return snapshots of several datasets that were all current at the same time.
 
         Args:
             datasets: Names of the datasets.
+            account: Whose versions are read of those that are datasets of accounts.
             as_of: A time, or a version of the first dataset, meaning the last time it was current; now by
                 default.
 
@@ -138,31 +161,49 @@ class Snapshots:
             UnavailableError: A dataset was never published, or cannot be read.
         """
         first, *others = datasets
+        owners = {each: account if self.dataset(each).per_account else SHARED for each in datasets}
         if as_of is not None and not others:
-            return [self.as_of(first, as_of)]
+            return [self.as_of(first, as_of, owners[first])]
         # All from one state, because a publication of several datasets may replace it meanwhile.
         state = self._get_state()
-        current = state.current.get(first)
-        if as_of is None or (current is not None and current.version == as_of):
-            return [_current_in(state, each) for each in datasets]
-        found = self.as_of(first, as_of)
-        time = as_of if isinstance(as_of, datetime) else store.find_last_time_current(self._db, first, as_of)
-        return [found, *(_current_in(state, each) if time is None else self.as_of(each, time) for each in others)]
+        versions = {} if account == SHARED else self._versions_of(account)
+
+        def current(dataset: str) -> Snapshot:
+            if owners[dataset] == SHARED:
+                return _current_in(state, dataset)
+            return self._current_of(account, dataset, versions)
+
+        if as_of is None:
+            return [current(each) for each in datasets]
+        known = state.current.get(first) if owners[first] == SHARED else versions.get(first)
+        if known is not None and known.version == as_of:
+            return [current(each) for each in datasets]
+        found = self.as_of(first, as_of, owners[first])
+        time: datetime | None
+        if isinstance(as_of, datetime):
+            time = as_of
+        else:
+            time = store.find_last_time_current(self._db, first, owners[first], as_of)
+        return [found, *(current(each) if time is None else self.as_of(each, time, owners[each]) for each in others)]
 
     def previous(self, snapshot: Snapshot) -> Snapshot | None:
-        """Return the snapshot before another; None if that is the first."""
+        """Return the snapshot before another, of the same account; None if that is the first."""
+        if snapshot.account != SHARED:
+            return self._find_previous(snapshot)
         state = self._state or _EMPTY
         current = state.current.get(snapshot.dataset)
         if self.is_refreshed and current is not None and current.version == snapshot.version:
             return state.previous.get(snapshot.dataset)
         return self._find_previous(snapshot)
 
-    def history(self, dataset: str) -> Sequence[Publication]:
+    def history(self, dataset: str, account: int = SHARED) -> Sequence[Publication]:
         """Return the newest attempts to publish, at most ``HISTORY_HELD``.
 
         Raises:
             UnavailableError: They cannot be read.
         """
+        if account != SHARED:
+            return store.list_publications(self._db, dataset, account, HISTORY_HELD)
         return self._get_state().history.get(dataset, ())
 
     def problems(self) -> list[str]:
@@ -180,7 +221,7 @@ class Snapshots:
     # --- refreshing -------------------------------------------------------------------------------------------------
 
     def refresh(self) -> tuple[Snapshot, ...]:
-        """Read the current versions, as far as they changed. What was read before stays if that fails.
+        """Read the current versions that all share, as far as they changed. What was read stays if that fails.
 
         Returns:
             Current snapshots with other items than before.
@@ -191,11 +232,12 @@ class Snapshots:
         with self._lock:
             old = self._state or _EMPTY
             # Before the versions, so that a version is current once its attempt is in the history.
-            history = store.list_histories(self._db, list(self._datasets), HISTORY_HELD)
+            shared = {name for name, dataset in self._datasets.items() if not dataset.per_account}
+            history = store.list_histories(self._db, list(shared), SHARED, HISTORY_HELD)
             unreadable: dict[str, tuple[str, str]] = {}
             current: dict[str, Snapshot] = {}
-            for version in store.list_current_versions(self._db):
-                if version.dataset in self._datasets:
+            for version in store.list_current_versions(self._db, SHARED):
+                if version.dataset in shared:
                     snapshot = self._advance(old, version, unreadable)
                     if snapshot is not None:
                         current[version.dataset] = snapshot
@@ -217,7 +259,7 @@ class Snapshots:
         if failed_on != version.sha256:
             try:
                 stored = store.StoredVersion(version.version, bytes.fromhex(version.sha256), version.published_at)
-                return _with_current(self._load(self._datasets[version.dataset], stored), version)
+                return _with_current(self._load(self._datasets[version.dataset], SHARED, stored), version)
             except UnreadableError as ex:
                 reason = str(ex.detail)
         # The version that can be read stays current; other datasets are not affected.
@@ -242,34 +284,36 @@ class Snapshots:
     # --- loading ----------------------------------------------------------------------------------------------------
 
     def _find_previous(self, snapshot: Snapshot) -> Snapshot | None:
-        found = store.find_version_before(self._db, snapshot.dataset, snapshot.version)
-        return None if found is None else self._load(self.dataset(snapshot.dataset), found)
+        found = store.find_version_before(self._db, snapshot.dataset, snapshot.account, snapshot.version)
+        return None if found is None else self._load(self.dataset(snapshot.dataset), snapshot.account, found)
 
-    def _load(self, dataset: Dataset, version: store.StoredVersion) -> Snapshot:
+    def _load(self, dataset: Dataset, account: int, version: store.StoredVersion) -> Snapshot:
         sha256 = version.sha256.hex()
-        loaded = (self._state or _EMPTY).current.get(dataset.name)
+        loaded = (self._state or _EMPTY).current.get(dataset.name) if account == SHARED else None
         if loaded is None or loaded.sha256 != sha256:
-            key = (dataset.name, sha256)
+            key = (dataset.name, account, sha256)
             loaded = self._cache.get(key)
             if loaded is None:
-                loaded = self._read(dataset, version)
+                loaded = self._read(dataset, account, version)
                 size_bytes = _STRUCT_BYTES_PER_JSON_BYTE * loaded.size_bytes
-                self._cache.set(key, loaded, size_bytes, f"{dataset.name}@{sha256[:12]}")
-        return _make_snapshot(dataset, version, loaded.items, loaded.size_bytes)
+                self._cache.set(key, loaded, size_bytes, f"{cached_for(dataset.name, account)}@{sha256[:12]}")
+        return _make_snapshot(dataset, account, version, loaded.items, loaded.size_bytes)
 
-    def _read(self, dataset: Dataset, version: store.StoredVersion) -> Snapshot:
+    def _read(self, dataset: Dataset, account: int, version: store.StoredVersion) -> Snapshot:
         try:
-            data = store.read_content(self._db, version.sha256)
+            data = store.read_content(self._db, account, version.sha256)
             items = decode_items(dataset, data)
         except LookupError:
             raise UnavailableError(f"{dataset.name} changed while it was read") from None
         except msgspec.ValidationError as ex:
             reason = f"version {version.version} of {dataset.name} does not fit what the plugin expects: {ex}"
             raise UnreadableError(reason, retry_after_s=_NOT_PUBLISHED_RETRY_AFTER_S) from ex
-        return _make_snapshot(dataset, version, items, len(data))
+        return _make_snapshot(dataset, account, version, items, len(data))
 
 
-def _make_snapshot(dataset: Dataset, version: store.StoredVersion, items: tuple[Any, ...], size_bytes: int) -> Snapshot:
+def _make_snapshot(
+    dataset: Dataset, account: int, version: store.StoredVersion, items: tuple[Any, ...], size_bytes: int
+) -> Snapshot:
     return Snapshot(
         dataset=dataset.name,
         version=version.version,
@@ -278,6 +322,7 @@ def _make_snapshot(dataset: Dataset, version: store.StoredVersion, items: tuple[
         items=items,
         size_bytes=size_bytes,
         fresh_at=version.published_at,
+        account=account,
     )
 
 

@@ -12,6 +12,7 @@ import msgspec
 from kernel.applications import Applications, NamedFilter
 from kernel.cache import SizedCache
 from kernel.contracts import Application, Dataset
+from kernel.datasets.accounts import cached_for
 from kernel.datasets.models import Snapshot
 from kernel.errors import UnavailableError
 from kernel.logging import Logger
@@ -88,14 +89,15 @@ class Views:
         filters = self._applications.filters_for(application, dataset)
         if application is None or not filters:
             return View(dataset, snapshot, snapshot.items)
-        key = (dataset.name, snapshot.sha256, application.slug)
+        key = (dataset.name, snapshot.account, snapshot.sha256, application.slug)
         filtered: _Filtered | None = self._cache.get(key)
         if filtered is None:
             # Of several requests for one view, one filters and the others wait.
             with self._locks.hold(key):
                 filtered = self._cache.get(key) or self._filter(dataset, snapshot, application, filters)
                 size_bytes = _OVERHEAD_BYTES + _REFERENCE_BYTES * len(filtered.items)
-                self._cache.set(key, filtered, size_bytes, f"view_{application.slug}_{dataset.name}")
+                name = cached_for(f"view_{application.slug}_{dataset.name}", snapshot.account)
+                self._cache.set(key, filtered, size_bytes, name)
         if filtered.failure is not None:
             raise UnavailableError(filtered.failure, retry_after_s=_RETRY_AFTER_S)
         return View(dataset, snapshot, filtered.items, filtered.hidden)

@@ -231,6 +231,8 @@ class RequestPipeline(msgspec.Struct, frozen=True):
             path_parameters[APPLICATION] = application
             context.application = application.slug
         elif mounted.route.per_application:
+            if identity is not None:
+                identity.ensure_application(None)
             path_parameters[APPLICATION] = None
         self.audit.admit(identity)
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from kernel.identity import acting_as, current_identity
 from kernel.jobs.models import JobLogLine, JobRecord, Progress
 from kernel.jobs.service import Jobs
 
@@ -27,6 +28,8 @@ class JobEvent(msgspec.Struct, frozen=True):
 class JobFollower:
     """Polls a job for events. The first poll returns how it is, later ones return what changed.
 
+    It polls as the identity that constructs it.
+
     Args:
         jobs: Has the job.
         job_id: Which job.
@@ -39,6 +42,8 @@ class JobFollower:
         self._line = after
         self._seen: tuple[str, int] | None = None
         self._progress: tuple[int, Progress | None] | None = None
+        # A stream is polled after its handler has returned, by whatever thread sends it.
+        self._identity = current_identity()
         self.is_finished = False
 
     def poll(self) -> list[JobEvent]:
@@ -47,9 +52,10 @@ class JobFollower:
         Raises:
             NotFoundError: There is no such job, or it was removed.
         """
-        # The record first: whatever is logged before a job is finished is there when the record says so.
-        record = self._jobs.get(self._job_id)
-        lines = self._read_lines()
+        with acting_as(self._identity):
+            # The record first: whatever is logged before a job is finished is there when the record says so.
+            record = self._jobs.get(self._job_id)
+            lines = self._read_lines()
         # From here on nothing fails, so no line that was read is lost.
         events: list[JobEvent] = []
         seen = (record.state, record.attempt)

@@ -9,6 +9,7 @@ import msgspec
 
 from kernel.errors import ConflictError
 from kernel.jobs.heartbeat import Heartbeat
+from kernel.jobs.owner import Owner
 from kernel.jobs.queue import encode_parameters
 from kernel.jobs.registry import RegisteredJob
 from kernel.jobs.run_log import RunLogFiles
@@ -23,6 +24,7 @@ def run_inline(
     store: JobStore,
     job: RegisteredJob,
     parameters: msgspec.Struct | None,
+    owner: Owner,
     settings: JobSettings,
     log: Logger,
     *,
@@ -36,6 +38,7 @@ def run_inline(
         store: Where its record is.
         job: Which job.
         parameters: From ``job.decode_parameters``.
+        owner: Whose it is.
         settings: When a worker is dead.
         log: The service's log.
         request_id: The request that starts it.
@@ -49,7 +52,7 @@ def run_inline(
     worker = make_worker_id()
     store.heartbeat(worker)
     try:
-        claim = _begin(store, job, parameters, request_id, worker)
+        claim = _begin(store, job, parameters, owner, request_id, worker)
         run = Run(claim, store, log, job.job, log_files)
         if on_progress is not None:
             run.on_progress = lambda _: on_progress(claim.id)
@@ -60,10 +63,15 @@ def run_inline(
 
 
 def _begin(
-    store: JobStore, job: RegisteredJob, parameters: msgspec.Struct | None, request_id: str | None, worker: int
+    store: JobStore,
+    job: RegisteredJob,
+    parameters: msgspec.Struct | None,
+    owner: Owner,
+    request_id: str | None,
+    worker: int,
 ) -> Claim:
-    lock = job.lock_name(parameters)
-    claim = store.insert_running(worker, job.name, lock, encode_parameters(parameters), request_id)
+    lock = job.lock_name(parameters, owner.account)
+    claim = store.insert_running(worker, job.name, lock, encode_parameters(parameters), request_id, owner)
     if claim is None:
         running = store.find(state="running", lock=lock)
         holder = f"{running[0].name}, as {running[0].id}" if running else "another job"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -62,6 +63,9 @@ class JobRecord(msgspec.Struct, frozen=True):
         due_at: It does not run before this time.
         started_at: When the latest attempt began.
         finished_at: When it succeeded, failed or was cancelled.
+        account: The account that it runs for; 0, the system account, for jobs of the service itself.
+        sites: The sites of the account that it is limited to; None for all.
+        started_by: Name of the identity that started it; None for a schedule, a command, or the service itself.
     """
 
     id: int
@@ -78,6 +82,9 @@ class JobRecord(msgspec.Struct, frozen=True):
     due_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    account: int
+    sites: Sequence[int] | None
+    started_by: str | None
 
     @property
     def is_finished(self) -> bool:
@@ -113,7 +120,7 @@ class JobFigures(msgspec.Struct, frozen=True):
         running_count: Jobs that run.
         failed_last_day_count: Jobs that failed within the last 24 hours.
         oldest_waiting_s: For how many seconds the job that is due for longest has been waiting; 0 if none is due.
-        failing: Names of the jobs whose last run failed.
+        failing: Names of the service's own jobs whose last run failed.
     """
 
     waiting_count: int
@@ -136,6 +143,7 @@ class JobSummary(msgspec.Struct, frozen=True):
         soft_timeout_s: After this a run is asked to stop.
         timeout_s: After this it is killed.
         retries: How often a run that failed is tried again.
+        per_account: Whether it runs for the account that starts it; if not, only staff may start it.
         last_run: The latest that was started, whatever its state.
     """
 
@@ -148,6 +156,7 @@ class JobSummary(msgspec.Struct, frozen=True):
     soft_timeout_s: float | None
     timeout_s: float
     retries: int
+    per_account: bool
     last_run: JobRecord | None
 
 

@@ -1,15 +1,25 @@
 -- Lock order: a row of job_run before anything that refers to it.
+--
+-- What requests read and change is limited to their account, and their sites, by `{of_account}`, which is one of these.
+
+-- name: of_any_account
+true
+
+-- name: of_account
+run.account = %(account)s
+
+-- name: of_sites
+run.account = %(account)s AND run.sites <@ %(sites)s::integer[]
 
 -- name: lock_enqueue
 -- Two processes that enqueue one job at once must see each other.
 SELECT pg_advisory_xact_lock(hashtextextended('tiercel.enqueue.' || %(name)s || '.' || %(lock)s, 0))
 
 -- name: find_waiting
--- A row that is locked is being claimed or cancelled at the moment.
-SELECT id, parameters FROM tiercel.job_run
+-- A row that is locked is being claimed or cancelled at the moment. Several wait, if they may see different things.
+SELECT id, parameters, started_by FROM tiercel.job_run
 WHERE name = %(name)s AND lock = %(lock)s AND state = 'waiting'
 ORDER BY id
-LIMIT 1
 FOR UPDATE SKIP LOCKED
 
 -- name: bring_forward
@@ -17,30 +27,32 @@ UPDATE tiercel.job_run SET due_at = now() + make_interval(secs => %(delay_s)s)
 WHERE id = %(id)s AND due_at > now() + make_interval(secs => %(delay_s)s)
 
 -- name: insert_waiting
-INSERT INTO tiercel.job_run (name, lock, parameters, request_id, state, due_at, is_scheduled)
+INSERT INTO tiercel.job_run (name, lock, parameters, request_id, state, due_at, is_scheduled, account, sites, started_by)
 VALUES (%(name)s, %(lock)s, %(parameters)s, %(request_id)s, 'waiting', now() + make_interval(secs => %(delay_s)s),
-        %(is_scheduled)s)
+        %(is_scheduled)s, %(account)s, %(sites)s, %(started_by)s)
 RETURNING id
 
 -- name: insert_running
-INSERT INTO tiercel.job_run (name, lock, parameters, request_id, state, attempt, started_at, worker, is_inline)
-VALUES (%(name)s, %(lock)s, %(parameters)s, %(request_id)s, 'running', 1, clock_timestamp(), %(worker)s, true)
+INSERT INTO tiercel.job_run (name, lock, parameters, request_id, state, attempt, started_at, worker, is_inline, account, sites,
+                             started_by)
+VALUES (%(name)s, %(lock)s, %(parameters)s, %(request_id)s, 'running', 1, clock_timestamp(), %(worker)s, true, %(account)s,
+        %(sites)s, %(started_by)s)
 ON CONFLICT (lock) WHERE state = 'running' DO NOTHING
 RETURNING id
 
 -- name: insert_cancelled
-INSERT INTO tiercel.job_run (name, lock, parameters, request_id, state, finished_at, is_inline)
-VALUES (%(name)s, %(lock)s, %(parameters)s, %(request_id)s, 'cancelled', now(), true)
+INSERT INTO tiercel.job_run (name, lock, parameters, request_id, state, finished_at, is_inline, account, sites, started_by)
+VALUES (%(name)s, %(lock)s, %(parameters)s, %(request_id)s, 'cancelled', now(), true, %(account)s, %(sites)s, %(started_by)s)
 
 -- name: claim
 -- In the order in which jobs are due. Those whose lock is held are passed over, so they keep no others waiting. Two jobs
 -- of one lock that are claimed at once break the unique index job_run_lock; one of the claims fails.
 WITH worker AS (
     -- A worker that was thought dead and forgotten is back.
-    INSERT INTO tiercel.job_worker (id) VALUES (%(worker)s) ON CONFLICT DO NOTHING
+    INSERT INTO tiercel.job_worker (id) VALUES ({worker}) ON CONFLICT DO NOTHING
 )
 UPDATE tiercel.job_run
-SET state = 'running', attempt = attempt + 1, started_at = clock_timestamp(), worker = %(worker)s
+SET state = 'running', attempt = attempt + 1, started_at = clock_timestamp(), worker = {worker}
 WHERE id = (
     SELECT id FROM tiercel.job_run
     WHERE state = 'waiting' AND due_at <= now()
@@ -49,7 +61,7 @@ WHERE id = (
     LIMIT 1
     FOR UPDATE SKIP LOCKED
 )
-RETURNING id, name, lock, attempt, failures, request_id, parameters
+RETURNING id, name, lock, attempt, failures, request_id, parameters, account, sites, started_by
 
 -- name: fence
 -- NO KEY: lines of the log, progress and cancellations refer to this row meanwhile, from other connections. The advisory
@@ -108,19 +120,23 @@ WHERE id = %(id)s AND attempt = %(attempt)s AND state = 'running'
 -- name: insert_cancellation
 -- The foreign key waits for a transaction that is requeuing the job; cancel_waiting then finds it waiting.
 INSERT INTO tiercel.job_cancellation AS cancellation (job_id)
-SELECT id FROM tiercel.job_run WHERE id = %(id)s AND state IN ('waiting', 'running')
+SELECT id FROM tiercel.job_run AS run WHERE id = %(id)s AND state IN ('waiting', 'running') AND {of_account}
 ON CONFLICT (job_id) DO UPDATE SET requested_at = cancellation.requested_at
 RETURNING job_id
 
 -- name: cancel_waiting
-UPDATE tiercel.job_run SET state = 'cancelled', finished_at = now() WHERE id = %(id)s AND state = 'waiting' RETURNING id
+UPDATE tiercel.job_run AS run SET state = 'cancelled', finished_at = now()
+WHERE id = %(id)s AND state = 'waiting' AND {of_account}
+RETURNING id
 
 -- name: list_jobs
 SELECT run.id, run.name, run.state, run.parameters, run.lock, run.request_id, run.attempt, progress.done, progress.total,
-       progress.message, run.result, run.error, run.created_at, run.due_at, run.started_at, run.finished_at
+       progress.message, run.result, run.error, run.created_at, run.due_at, run.started_at, run.finished_at,
+       run.account, run.sites, run.started_by ->> 'name'
 FROM tiercel.job_run AS run
 LEFT JOIN tiercel.job_progress AS progress ON progress.job_id = run.id AND progress.attempt = run.attempt
-WHERE (%(id)s::bigint IS NULL OR run.id = %(id)s)
+WHERE {of_account}
+  AND (%(id)s::bigint IS NULL OR run.id = %(id)s)
   AND (%(name)s::text IS NULL OR run.name = %(name)s)
   AND (%(state)s::text IS NULL OR run.state = %(state)s)
   AND (%(lock)s::text IS NULL OR run.lock = %(lock)s)
@@ -169,8 +185,12 @@ coalesce(run.finished_at, 'infinity')
 coalesce(%(boundary)s::timestamptz, 'infinity')
 
 -- name: list_log_lines
-SELECT id, attempt, at, level, event, fields FROM tiercel.job_log
-WHERE job_id = %(id)s AND id > %(after)s ORDER BY id LIMIT %(limit)s
+SELECT line.id, line.attempt, line.at, line.level, line.event, line.fields
+FROM tiercel.job_run AS run
+JOIN tiercel.job_log AS line ON line.job_id = run.id
+WHERE run.id = %(id)s AND {of_account} AND line.id > %(after)s
+ORDER BY line.id
+LIMIT %(limit)s
 
 -- name: heartbeat
 -- Also of a worker that was thought dead and forgotten.

@@ -8,6 +8,7 @@ import msgspec
 
 from kernel.conversion import strip_nul
 from kernel.errors import ConflictError
+from kernel.jobs.owner import Owner
 from kernel.jobs.registry import RegisteredJob
 from kernel.jobs.store import JobStore
 
@@ -16,6 +17,7 @@ def enqueue(
     store: JobStore,
     job: RegisteredJob,
     parameters: msgspec.Struct | None,
+    owner: Owner,
     *,
     request_id: str | None = None,
     delay_s: float = 0.0,
@@ -26,6 +28,7 @@ def enqueue(
         store: Where the queue is.
         job: Which job.
         parameters: From ``job.decode_parameters``.
+        owner: Whose it is.
         request_id: The request that starts it.
         delay_s: Seconds until it is due. One that waits for longer is brought forward.
 
@@ -33,11 +36,11 @@ def enqueue(
         ConflictError: One of the same lock waits, with other parameters.
     """
     raw = encode_parameters(parameters)
-    lock = job.lock_name(parameters)
+    lock = job.lock_name(parameters, owner.account)
     with store.enqueueing(job.name, lock) as connection:
-        waiting = store.find_waiting(connection, job.name, lock)
+        waiting = store.find_waiting(connection, job.name, lock, owner)
         if waiting is None:
-            return store.insert_waiting(connection, job.name, lock, raw, request_id, delay_s), True
+            return store.insert_waiting(connection, job.name, lock, raw, request_id, owner, delay_s), True
         if waiting[1] != raw:
             raise ConflictError(f"The job {job.name} waits already, as {waiting[0]}, with other parameters.")
         store.bring_forward(connection, waiting[0], delay_s)

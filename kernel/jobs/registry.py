@@ -67,13 +67,11 @@ class RegisteredJob:
         except msgspec.ValidationError as ex:
             raise InvalidError("The parameters contradict each other.", detail=str(ex)) from ex
 
-    def lock_name(self, parameters: msgspec.Struct | None) -> str:
-        """Return the name of the lock that the job holds while it runs with these parameters."""
-        if self.job.lock is None:
-            return self.name
+    def lock_name(self, parameters: msgspec.Struct | None, account: int) -> str:
+        """Return the name of the lock that the job holds while it runs with these parameters for an account."""
         values = {} if parameters is None else msgspec.structs.asdict(parameters)
-        name: str = strip_nul(self.job.lock.format_map(values))
-        return name
+        name: str = self.name if self.job.lock is None else strip_nul(self.job.lock.format_map(values))
+        return f"account-{account}:{name}" if self.job.per_account else name
 
     def call(self, run: Any, parameters: msgspec.Struct | None) -> Any:
         """Call the job's function by name with what it takes; return its result."""
@@ -165,6 +163,11 @@ class JobRegistry:
     def names(self) -> tuple[str, ...]:
         """The name of every job."""
         return tuple(sorted(self._jobs))
+
+    @property
+    def service_names(self) -> tuple[str, ...]:
+        """The name of every job of the service itself, which does not run for the account that starts it."""
+        return tuple(each.name for each in self.all() if not each.job.per_account)
 
     def all(self) -> tuple[RegisteredJob, ...]:
         """Return every job, by name."""

@@ -14,7 +14,9 @@ from psycopg import Connection
 
 from kernel.contracts import Job
 from kernel.errors import ApiError
+from kernel.identity import acting_as
 from kernel.jobs.models import JobError, Progress, RunStopped, StopReason
+from kernel.jobs.owner import identity_of_run
 from kernel.jobs.registry import RegisteredJob
 from kernel.jobs.run_log import RunLog, RunLogFiles
 from kernel.jobs.store import Claim, JobStore, encode_json
@@ -161,9 +163,11 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def execute(job: RegisteredJob, claim: Claim, run: Run) -> Outcome:
-    """Call the job's function. Never raises."""
+    """Call the job's function, as the account that it runs for. Never raises."""
     try:
-        result = job.call(run, job.decode_parameters(claim.parameters))
+        identity = identity_of_run(job.job, claim.account, claim.sites, claim.started_by)
+        with acting_as(identity):
+            result = job.call(run, job.decode_parameters(claim.parameters))
         result = run.result if result is None else result
         encode_json(result)
     except RunStopped as ex:

@@ -10,9 +10,11 @@ from typing import Any
 import msgspec
 
 from kernel.db.pool import Database
-from kernel.errors import ConflictError, NotFoundError, UnavailableError
+from kernel.errors import ConflictError, ForbiddenError, NotFoundError, UnavailableError
+from kernel.identity import acting_as, current_identity
 from kernel.jobs.inline import run_inline
 from kernel.jobs.models import LATEST_FIRST, JobFigures, JobLogLine, JobOrdering, JobRecord, JobState, JobSummary
+from kernel.jobs.owner import current_owner
 from kernel.jobs.queue import enqueue
 from kernel.jobs.registry import JobRegistry, Parameters, RegisteredJob
 from kernel.jobs.run_log import RunLogFiles
@@ -52,6 +54,8 @@ class Jobs:
     ) -> JobRecord:
         """Queue a job; a worker runs it as soon as it is due and its lock is free.
 
+        A job ``per_account`` belongs to the account of the current identity, and runs as that identity.
+
         A job that waits already is not queued twice: it is returned, and brought forward if this start is due earlier.
         A job that is running does not keep the next from waiting.
 
@@ -74,8 +78,11 @@ class Jobs:
         """Start a job like ``start``; also return whether it is new, rather than one that waited already."""
         job = self.registry.get(name)
         decoded = job.decode_parameters(parameters)
-        job_id, is_new = enqueue(self.store, job, decoded, request_id=request_id, delay_s=delay_s)
-        return self.get(job_id), is_new
+        owner = current_owner(job.job)
+        # A job of the service itself is none of the account whose request starts it.
+        with acting_as(current_identity() if job.job.per_account else None):
+            job_id, is_new = enqueue(self.store, job, decoded, owner, request_id=request_id, delay_s=delay_s)
+            return self.get(job_id), is_new
 
     def run_inline(
         self,
@@ -101,20 +108,33 @@ class Jobs:
         job = self.registry.get(name)
         decoded = job.decode_parameters(parameters)
         notify = None if on_progress is None else lambda job_id: on_progress(self.get(job_id))
-        job_id = run_inline(
-            self.store,
-            job,
-            decoded,
-            self._settings,
-            self._log,
-            request_id=request_id,
-            on_progress=notify,
-            log_files=self.log_files,
-        )
-        return self.get(job_id)
+        owner = current_owner(job.job)
+        with acting_as(None):
+            job_id = run_inline(
+                self.store,
+                job,
+                decoded,
+                owner,
+                self._settings,
+                self._log,
+                request_id=request_id,
+                on_progress=notify,
+                log_files=self.log_files,
+            )
+            return self.get(job_id)
+
+    def ensure_may_control(self, name: str) -> None:
+        """Ensure that the current identity may start and cancel a job: the service's own jobs are for staff.
+
+        Raises:
+            ForbiddenError: It may not.
+        """
+        identity = current_identity()
+        if identity is not None and not identity.is_staff and name in self.registry.service_names:
+            raise ForbiddenError(detail=f"{name} is a job of the service itself, which only staff may start and cancel")
 
     def get(self, job_id: int) -> JobRecord:
-        """Return a job.
+        """Return a job. A request finds those of its account only, as in all of these methods.
 
         Raises:
             NotFoundError: There is none of that id, or it was removed.
@@ -200,24 +220,30 @@ class Jobs:
     def summaries(self, now: datetime) -> Sequence[JobSummary]:
         """Return every job that can be started, by name: parameters, schedule in force, next due time, last run.
 
+        The service's own jobs are for staff.
+
         Args:
             now: For the next due times, UTC.
         """
-        return [self._summarize(job, now) for job in self.registry.all()]
+        identity = current_identity()
+        is_staff = identity is None or identity.is_staff
+        return [self._summarize(job, now) for job in self.registry.all() if is_staff or job.job.per_account]
 
     def figures(self) -> JobFigures:
-        """Count jobs, and find which fail."""
-        return self.store.read_figures(self.registry.names)
+        """Count jobs of all accounts, and find which of the service's own fail."""
+        with acting_as(None):
+            return self.store.read_figures(self.registry.service_names)
 
     def check_health(self) -> str:
-        """Report whether a worker runs and the last run of each job succeeded, for readiness.
+        """Report whether a worker runs and the last run of each of the service's own jobs succeeded, for readiness.
 
-        A job that was never run is healthy; one that is to be retried is as healthy as its last run that ended.
+        Jobs that run for accounts do not count: that one of them fails is its account's business. A job that was never
+        run is healthy; one that is to be retried is as healthy as its last run that ended.
 
         Raises:
             UnavailableError: No worker runs, although jobs wait or are scheduled; or the last run of a job failed.
         """
-        health = self._read_health(self.registry.names)
+        health = self._read_health(self.registry.service_names)
         problems = [] if (problem := self._worker_problem(health)) is None else [problem]
         # Not why: errors may hold what the public must not see, and probes are public.
         problems += [f"the last run of {name} failed: tiercel jobs log {id_}" for name, id_ in health.failing.items()]
@@ -235,7 +261,8 @@ class Jobs:
             raise UnavailableError(problem)
 
     def _read_health(self, names: Sequence[str]) -> JobHealth:
-        return self.store.read_health(self._settings.dead_after_s, names)
+        with acting_as(None):
+            return self.store.read_health(self._settings.dead_after_s, names)
 
     def _worker_problem(self, health: JobHealth) -> str | None:
         if health.has_worker or not (health.has_waiting or self.registry.schedules):
@@ -246,7 +273,8 @@ class Jobs:
     def _summarize(self, registered: RegisteredJob, now: datetime) -> JobSummary:
         job, parameters = registered.job, registered.parameters
         schedule = self.registry.schedules.get(job.name)
-        last = self.list(name=job.name, limit=1)
+        with acting_as(current_identity() if job.per_account else None):
+            last = self.list(name=job.name, limit=1)
         return JobSummary(
             name=job.name,
             plugin=registered.plugin,
@@ -257,5 +285,6 @@ class Jobs:
             soft_timeout_s=job.soft_timeout_s,
             timeout_s=job.timeout_s,
             retries=job.retries,
+            per_account=job.per_account,
             last_run=last[0] if last else None,
         )

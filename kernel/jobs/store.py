@@ -20,7 +20,9 @@ from psycopg.types.json import Jsonb
 from kernel.conversion import strip_nul
 from kernel.db.pool import Database
 from kernel.db.queries import load_queries
+from kernel.identity import SYSTEM_ACCOUNT, current_identity
 from kernel.jobs.models import LATEST_FIRST, JobFigures, JobLogLine, JobOrdering, JobRecord, JobState, Progress
+from kernel.jobs.owner import Owner
 from kernel.notifications import notify
 
 QUERIES = load_queries(__package__)
@@ -44,6 +46,9 @@ class Claim(msgspec.Struct, frozen=True):
         failures: Earlier attempts that cost a retry.
         request_id: The request that started it.
         parameters: As given.
+        account: The account that it runs for.
+        sites: The sites of the account that it is limited to; None for all.
+        started_by: The identity that started it, as plain data.
     """
 
     id: int
@@ -53,6 +58,9 @@ class Claim(msgspec.Struct, frozen=True):
     failures: int
     request_id: str | None
     parameters: dict[str, Any]
+    account: int = SYSTEM_ACCOUNT
+    sites: list[int] | None = None
+    started_by: dict[str, Any] | None = None
 
 
 class JobHealth(msgspec.Struct, frozen=True):
@@ -89,9 +97,15 @@ class JobStore:
             connection.execute(QUERIES["lock_enqueue"], {"name": name, "lock": lock})
             yield connection
 
-    def find_waiting(self, connection: Connection[Any], name: str, lock: str) -> tuple[int, dict[str, Any]] | None:
-        """Return the job of that lock that waits already, with its parameters; keep workers from claiming it."""
-        return connection.execute(QUERIES["find_waiting"], {"name": name, "lock": lock}).fetchone()
+    def find_waiting(
+        self, connection: Connection[Any], name: str, lock: str, owner: Owner
+    ) -> tuple[int, dict[str, Any]] | None:
+        """Return the job of that lock that waits already, with its parameters; keep workers from claiming it.
+
+        The name of the lock has the account. A job that may see less or more than the owner's is another one.
+        """
+        rows = connection.execute(QUERIES["find_waiting"], {"name": name, "lock": lock}).fetchall()
+        return next(((job_id, raw) for job_id, raw, by in rows if owner.has_reach_of(by)), None)
 
     def bring_forward(self, connection: Connection[Any], job_id: int, delay_s: float) -> None:
         """Make a waiting job due after so many seconds, unless it is due before."""
@@ -105,28 +119,29 @@ class JobStore:
         lock: str,
         parameters: Mapping[str, Any],
         request_id: str | None,
+        owner: Owner,
         delay_s: float = 0.0,
         *,
         is_scheduled: bool = False,
     ) -> int:
         """Queue a job, due after so many seconds; return its id."""
-        given = {"name": name, "lock": lock, "parameters": encode_json(parameters), "request_id": request_id}
+        given = _new_job(name, lock, parameters, request_id, owner)
         timing = {"delay_s": delay_s, "is_scheduled": is_scheduled}
         row = connection.execute(QUERIES["insert_waiting"], {**given, **timing}).fetchone()
         notify(connection, CHANNEL, QUEUED)
         return int(row[0]) if row else 0
 
     def insert_running(
-        self, worker: int, name: str, lock: str, parameters: dict[str, Any], request_id: str | None
+        self, worker: int, name: str, lock: str, parameters: dict[str, Any], request_id: str | None, owner: Owner
     ) -> Claim | None:
         """Begin a job that was not queued; None, and a record that is cancelled, if its lock is held."""
-        given = {"name": name, "lock": lock, "parameters": encode_json(parameters), "request_id": request_id}
+        given = _new_job(name, lock, parameters, request_id, owner)
         with self.db.transaction() as connection:
             row = connection.execute(QUERIES["insert_running"], {**given, "worker": worker}).fetchone()
             if row is None:
                 connection.execute(QUERIES["insert_cancelled"], given)
                 return None
-        return Claim(int(row[0]), name, lock, 1, 0, request_id, parameters)
+        return Claim(int(row[0]), name, lock, 1, 0, request_id, parameters, **owner.to_columns())
 
     def find(
         self,
@@ -143,6 +158,8 @@ class JobStore:
         limit: int = 1,
     ) -> list[JobRecord]:
         """Return jobs that match, in an order. Jobs that are equal in it are ordered by id, in the same direction.
+
+        A request finds those of its account only, as in all of these methods.
 
         Args:
             job_id: Only this one.
@@ -161,29 +178,37 @@ class JobStore:
         boundary, boundary_id = beyond or (None, None)
         column = ordering.removeprefix("-")
         descending = (column != ordering) != backwards
+        of_account, account = _of_current_account()
         query = sql.SQL(QUERIES["list_jobs"]).format(
+            of_account=of_account,
             column=sql.SQL(QUERIES[f"column_{column}"]),
             boundary=sql.SQL(QUERIES[f"boundary_{column}"]),
             comparison=sql.SQL("<" if descending else ">"),
             direction=sql.SQL("DESC" if descending else "ASC"),
         )
         with self.db.connection() as connection:
-            rows = connection.execute(query, {**given, "boundary": boundary, "boundary_id": boundary_id})
+            rows = connection.execute(query, {**given, **account, "boundary": boundary, "boundary_id": boundary_id})
             found = [_record(row) for row in rows]
         return found[::-1] if backwards else found
 
     def list_log_lines(self, job_id: int, after: int, limit: int) -> Sequence[JobLogLine]:
         """Return lines of a job's log, earliest first."""
+        of_account, account = _of_current_account()
+        query = sql.SQL(QUERIES["list_log_lines"]).format(of_account=of_account)
         with self.db.connection() as connection:
-            rows = connection.execute(QUERIES["list_log_lines"], {"id": job_id, "after": after, "limit": limit})
+            rows = connection.execute(query, {"id": job_id, "after": after, "limit": limit, **account})
             return [JobLogLine(*row) for row in rows]
 
     def cancel(self, job_id: int) -> bool:
         """Cancel a waiting job, ask a running one to stop; tell whether it was either."""
+        of_account, account = _of_current_account()
+        insert, end = (
+            sql.SQL(QUERIES[name]).format(of_account=of_account) for name in ("insert_cancellation", "cancel_waiting")
+        )
         with self.db.transaction() as connection:
-            if connection.execute(QUERIES["insert_cancellation"], {"id": job_id}).fetchone() is None:
+            if connection.execute(insert, {"id": job_id, **account}).fetchone() is None:
                 return False
-            if connection.execute(QUERIES["cancel_waiting"], {"id": job_id}).fetchone() is None:
+            if connection.execute(end, {"id": job_id, **account}).fetchone() is None:
                 notify(connection, CHANNEL, CANCELLED)
             return True
 
@@ -191,10 +216,12 @@ class JobStore:
 
     def claim(self, worker: int) -> Claim | None:
         """Begin the next job that is due; None if there is none."""
+        # Without parameters it is planned once for a session, not each time, which takes longer than its execution.
+        query = sql.SQL(QUERIES["claim"]).format(worker=sql.Literal(worker))
         for _ in range(_CLAIM_ATTEMPTS):
             try:
                 with self.db.connection() as connection:
-                    row = connection.execute(QUERIES["claim"], {"worker": worker}).fetchone()
+                    row = connection.execute(query).fetchone()
             except psycopg.errors.UniqueViolation:
                 continue  # another worker began a job of that lock in the same moment
             return Claim(*row) if row else None
@@ -369,6 +396,30 @@ def encode_json(value: Any) -> Jsonb | None:
         TypeError: It cannot be JSON.
     """
     return None if value is None else Jsonb(strip_nul(msgspec.to_builtins(value, str_keys=True)))
+
+
+def _new_job(
+    name: str, lock: str, parameters: Mapping[str, Any], request_id: str | None, owner: Owner
+) -> dict[str, Any]:
+    columns = owner.to_columns()
+    return {
+        "name": name,
+        "lock": lock,
+        "parameters": encode_json(parameters),
+        "request_id": request_id,
+        **columns,
+        "started_by": encode_json(columns["started_by"]),
+    }
+
+
+def _of_current_account() -> tuple[sql.SQL, dict[str, Any]]:
+    """Return the condition that limits a query to what the current identity may see, and its parameters."""
+    identity = current_identity()
+    if identity is None:
+        return sql.SQL(QUERIES["of_any_account"]), {}
+    if identity.sites is None:
+        return sql.SQL(QUERIES["of_account"]), {"account": identity.account}
+    return sql.SQL(QUERIES["of_sites"]), {"account": identity.account, "sites": list(identity.sites)}
 
 
 def _record(row: tuple[Any, ...]) -> JobRecord:

@@ -17,6 +17,7 @@ import psycopg
 from kernel.db.pool import Database
 from kernel.errors import NotFoundError, TiercelError
 from kernel.jobs.heartbeat import Heartbeat
+from kernel.jobs.owner import Owner
 from kernel.jobs.queue import encode_parameters
 from kernel.jobs.registry import JobRegistry, RegisteredJob, Schedule
 from kernel.jobs.run_log import RunLogFiles
@@ -305,7 +306,8 @@ class Scheduler:
     def _start(self, name: str, schedule: Schedule, now: datetime) -> None:
         job = self._registry.get(name)
         parameters = job.decode_parameters({})
-        lock = job.lock_name(parameters)
+        owner = Owner(per_account=job.job.per_account)
+        lock = job.lock_name(parameters, owner.account)
         with self._store.enqueueing(name, lock) as connection:
             connection.execute(QUERIES["insert_schedule"], {"name": name, "schedule": schedule.text, "now": now})
             row = connection.execute(QUERIES["lock_schedule"], {"name": name}).fetchone()
@@ -316,9 +318,9 @@ class Scheduler:
             # A schedule that changed begins with its next due time.
             given = {"name": name, "schedule": schedule.text, "due": now if changed else due}
             connection.execute(QUERIES["advance_schedule"], given)
-            if changed or self._store.find_waiting(connection, name, lock) is not None:
+            if changed or self._store.find_waiting(connection, name, lock, owner) is not None:
                 return
             job_id = self._store.insert_waiting(
-                connection, name, lock, encode_parameters(parameters), None, is_scheduled=True
+                connection, name, lock, encode_parameters(parameters), None, owner, is_scheduled=True
             )
         self._log.info("job_scheduled", job=name, job_id=job_id, due=due.isoformat())

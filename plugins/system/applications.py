@@ -43,6 +43,6 @@ class ApplicationRoutes:
 
     @route("/api/v1/applications/", policy="read", menu="applications")
     def list(self, request: Request, query: ApplicationsQuery) -> Page[ApplicationSummary]:
-        """List every application with its features, its filters and the number of items it sees."""
-        found = [summarize_application(self._datasets, each) for each in self._applications.all]
+        """List the applications that the client may read: features, filters and the number of items that each sees."""
+        found = [summarize_application(self._datasets, each) for each in self._applications.readable]
         return list_page(request, found, query, ApplicationSummary, self._http)

@@ -90,7 +90,7 @@ class DatasetRoutes:
 
     @route("/api/v1/datasets/", policy="read", menu="datasets")
     def list(self, request: Request, query: DatasetsQuery) -> Page[DatasetSummary]:
-        """List every dataset with its current version."""
+        """List every dataset with its current version, of datasets of accounts that of the account."""
         found = [summarize_dataset(self._datasets, name) for name in self._datasets.all]
         return list_page(request, found, query, DatasetSummary, self._http)
 
@@ -113,7 +113,7 @@ class DatasetRoutes:
         if query.earlier:
             earlier = parse_as_of(query.earlier, "from")
         else:
-            earlier = self._datasets.read(name, None, later).snapshot.version - 1
+            earlier = self._datasets.snapshot(name, later).version - 1
         return self._datasets.compare(name, earlier, later, application)
 
     @route("/api/v1/datasets/{name}/rejected/", policy="read")

@@ -110,7 +110,7 @@ class JobRoutes:
 
     @route("/api/v1/jobs/", policy="read", menu="jobs")
     def list(self, request: Request, query: JobsQuery) -> Page[JobRecord]:
-        """List runs, newest first."""
+        """List the runs of the account, newest first."""
         page_size = page_size_of(query.page_size, self._http.page_size, self._http.page_size_max)
         ordering: JobOrdering = query.ordering or _LATEST_FIRST
         field = ordering.removeprefix("-")
@@ -135,7 +135,7 @@ class JobRoutes:
 
     @route("/api/v1/jobs/catalog/", policy="read")
     def catalog(self, request: Request, query: CatalogQuery) -> Page[JobSummary]:
-        """List the registered jobs with their parameters and schedules."""
+        """List the jobs that may be started, with their parameters and schedules."""
         return list_page(request, self._jobs.summaries(self._clock.now()), query, JobSummary, self._http)
 
     @route("/api/v1/jobs/{id}/", policy="read")
@@ -148,6 +148,7 @@ class JobRoutes:
     @route("/api/v1/jobs/", method="POST", policy="write")
     def start(self, request: Request, body: StartBody) -> Response[JobRecord]:
         """Start a job: 202, or 200 with the run that already waits with the same lock."""
+        self._jobs.ensure_may_control(body.name)
         record, is_new = self._jobs.start_once(body.name, body.parameters, request_id=request.request_id)
         headers = {"Location": f"/api/v1/jobs/{record.id}/"}
         return Response(record, 202 if is_new else 200, headers)
@@ -155,5 +156,6 @@ class JobRoutes:
     @route("/api/v1/jobs/{id}/cancel/", method="POST", policy="write")
     def cancel(self, id: JobId) -> Response[JobRecord]:  # noqa: A002 - path parameter
         """Cancel a run: 200 if it was waiting, 202 if it is running and was asked to stop."""
+        self._jobs.ensure_may_control(self._jobs.get(id).name)
         record = self._jobs.cancel(id)
         return Response(record, 200 if record.is_finished else 202)

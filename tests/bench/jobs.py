@@ -15,6 +15,7 @@ import psycopg
 
 from kernel.app import Tiercel
 from kernel.embedded.server import EmbeddedServer
+from kernel.jobs.owner import Owner
 from kernel.jobs.store import JobStore
 from kernel.testing import make_configuration
 from tests.bench.figures import Figure
@@ -152,4 +153,4 @@ def _claim_ms(store: JobStore) -> float:
 
 def _insert(store: JobStore, lock: str, number: int) -> None:
     with store.db.transaction() as connection:
-        store.insert_waiting(connection, "sample.insert", lock, {"number": number}, None)
+        store.insert_waiting(connection, "sample.insert", lock, {"number": number}, None, Owner())

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 import psycopg
 import pytest
+from psycopg import sql
 
 from kernel.contracts import Job
 from kernel.jobs.runner import Run
@@ -143,11 +144,23 @@ def test_a_queue_that_was_seen_empty_is_still_read_by_its_index(jobs: Jobs, data
             "INSERT INTO tiercel.job_run (name, state, parameters, lock)"
             " SELECT 'alpha.lock', 'waiting', '{}', 'lock ' || number FROM generate_series(1, 2000) AS number"
         )
-        plan = "\n".join(row[0] for row in connection.execute(f"EXPLAIN {QUERIES['claim']}", {"worker": WORKER}))
+        claim = sql.SQL("EXPLAIN " + QUERIES["claim"]).format(worker=WORKER)
+        plan = "\n".join(row[0] for row in connection.execute(claim))
 
     assert "Index Scan using job_run_due" in plan
     assert "Sort" not in plan
     assert "Join" not in plan
+
+
+def test_a_claim_is_planned_once_for_a_session(jobs: Jobs) -> None:
+    for _ in range(8):
+        jobs.store.claim(WORKER)
+
+    with jobs.store.db.connection() as connection:
+        plans = connection.execute(
+            "SELECT generic_plans > 0, custom_plans FROM pg_prepared_statements WHERE statement ~ 'SKIP LOCKED'"
+        ).fetchall()
+    assert plans == [(True, 0)]
 
 
 def test_cancelling_a_run_does_not_wait_for_its_transaction(serve_jobs: ServeJobs, run_worker: RunWorker) -> None:
