@@ -9,8 +9,19 @@ from typing import Any
 
 import msgspec
 
-from kernel import Dataset, Identity, Job, Request, Route, Services, collect_routes, current_identity, hookimpl, route
+from kernel import (
+    Dataset,
+    Identity,
+    Job,
+    Request,
+    Route,
+    Services,
+    collect_routes,
+    hookimpl,
+    route,
+)
 from kernel.datasets import Derivation, Derived
+from kernel.identity import current_identity
 from kernel.jobs import Run
 
 GATE_TIMEOUT_S = 20.0

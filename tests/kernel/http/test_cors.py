@@ -249,7 +249,6 @@ def test_the_exposed_headers_are_sorted_and_each_is_named_once() -> None:
         ({"Origin": "null", "Sec-Fetch-Site": "same-origin"}, 403),
         ({"Origin": "null", "Sec-Fetch-Site": "none"}, 403),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
-        ({}, 200),
     ],
 )
 @pytest.mark.parametrize("key", ["program", "person", "basic"])
@@ -259,6 +258,13 @@ def test_pages_of_allowed_origins_may_change_something(
     answer = client.post("/things/", headers={"X-Key": key, **headers})
 
     assert answer.status == status, answer.content
+
+
+@pytest.mark.parametrize(("key", "status"), [("person", 403), ("basic", 200), ("program", 200)])
+def test_a_request_that_says_nothing_of_its_page_needs_credentials_that_are_no_cookie(
+    client: Client, key: str, status: int
+) -> None:
+    assert client.post("/things/", headers={"X-Key": key}).status == status
 
 
 def test_forms_of_allowed_origins_change_nothing(client: Client) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kernel import Scope
+from kernel.identity import Scope
 from kernel.testing import Client, Result
 from tests.plugins.accounts.factories import create_key, with_key
 

@@ -19,7 +19,15 @@ from click.testing import CliRunner, Result
 from kernel.testing import Client
 from tests.contract.tree import DOCS
 from tests.kernel.audit.factories import record
-from tests.plugins.accounts.factories import accounts_of, create_account, create_key, with_key
+from tests.plugins.accounts.factories import (
+    accounts_of,
+    bearer,
+    create_account,
+    create_key,
+    create_user,
+    tokens_of,
+    with_key,
+)
 from tests.plugins.observability.events import make_event
 
 ROOT = "/api/v1/audit/"
@@ -91,13 +99,14 @@ def test_the_entry_of_a_request_is_in_the_transaction_of_its_change(client: Clie
     event = client.post("/api/requests/", make_event(service=f"of-{account}"), headers=headers).json()["id"]
 
     changed = client.request("PATCH", f"/api/requests/{event}/", json={"status_code": 404}, headers=headers)
-    started = client.post("/api/v1/jobs/", {"name": "observability.retention"}, headers=headers)
+    staff = with_key(create_key(client, "write", "staff"))
+    started = client.post("/api/v1/jobs/", {"name": "observability.retention"}, headers=staff)
 
     assert (changed.status, started.status) == (200, 202)
     with client.service.db.connection() as connection:
         rows = connection.execute(
             "SELECT action, xmin IN (SELECT xmin FROM observability.event UNION SELECT xmin FROM tiercel.job_run)"
-            " FROM tiercel.audit_entry WHERE account = %s AND action LIKE %s ORDER BY number",
+            " FROM tiercel.audit_entry WHERE account IN (0, %s) AND action LIKE %s ORDER BY account DESC, number",
             [account, "P% /api/%"],
         ).fetchall()
     assert rows == [("PATCH /api/requests/{id}", True), ("POST /api/v1/jobs", True)]
@@ -232,3 +241,18 @@ def test_entries_are_exported_to_a_new_file(client: Client, account: int, tmp_pa
 
     assert (ran.exit_code, len(file.read_text().splitlines())) == (0, 2)
     assert run(client, "export", "--account", account, "--target-id", "1").stdout.count("\n") == 1
+
+
+def test_who_signs_in_and_whose_password_changes_is_recorded(client: Client) -> None:
+    account = create_account(client)
+    user = create_user(client, "viewer", account=account)
+    headers = bearer(tokens_of(client, user)["access_token"])
+    body = {"password": user.password, "new_password": "another horse, another staple"}
+    changed = client.post("/api/v1/auth/change/", body, headers=headers)
+
+    assert changed.status == 204
+    found = [each for each in entries(client, account) if each["target"] == {"kind": "user", "id": str(user.id)}]
+    assert [each["action"] for each in found] == ["user.set_password", "user.sign_in", "user.set_password"]
+    assert [each["actor"]["user"] for each in found[:2]] == [user.id, user.id]
+    assert user.password not in str(found)
+    assert "another horse" not in str(found)

@@ -12,9 +12,15 @@ from typing import Any
 
 import pytest
 
-from kernel import SYSTEM_ACCOUNT, Application, Dataset, Identity, Route, Services, acting_as
+from kernel import (
+    Application,
+    Dataset,
+    Identity,
+    Route,
+    Services,
+)
 from kernel.errors import ForbiddenError, TiercelError, UnavailableError
-from kernel.identity import ALL_SCOPES
+from kernel.identity import ALL_SCOPES, SYSTEM_ACCOUNT, acting_as
 from kernel.testing import Client
 from tests.conftest import Serve, service_starter
 from tests.kernel.fakes import install_plugin

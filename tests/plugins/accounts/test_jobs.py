@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from kernel import SYSTEM_ACCOUNT, Identity, acting_as, current_identity
-from kernel.identity import ALL_SCOPES
+from kernel import (
+    Identity,
+)
+from kernel.identity import ALL_SCOPES, SYSTEM_ACCOUNT, acting_as, current_identity
 from kernel.jobs import JobFollower
 from kernel.testing import Client
 from tests.conftest import service_starter

@@ -11,8 +11,10 @@ from psycopg import sql
 
 import kernel.datasets.store
 import kernel.jobs.store
-from kernel import Identity, acting_as
-from kernel.identity import ALL_SCOPES
+from kernel import (
+    Identity,
+)
+from kernel.identity import ALL_SCOPES, acting_as
 from kernel.testing import Client
 from tests.conftest import service_starter
 from tests.owned import COLORS, Color
