@@ -14,7 +14,7 @@ from http.client import HTTPConnection
 import msgspec
 
 from tests.bench.figures import Figure
-from tests.bench.load import INGEST, bodies, post
+from tests.bench.load import INGEST, bodies, make_events, post
 from tests.bench.service import Service, service
 
 CLIENTS = 1_000
@@ -107,8 +107,8 @@ def _beside(running: Service, kind: Kind, content: list[bytes]) -> Iterator[Figu
 
 
 def _store_large_page(port: int) -> None:
-    event = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "service": "large", "endpoint": "/"}
-    event |= {"method": "GET", "status_code": 200, "latency_ms": 1, "tags": {"text": "x" * _LARGE_TAG_BYTES}}
+    [event] = make_events(1)
+    event |= {"service": "large", "tags": {"text": "x" * _LARGE_TAG_BYTES}}
     body = msgspec.json.encode([event] * _LARGE_EVENTS)
     post(port, [body], _LARGE_EVENTS, connections=1, events=_LARGE_EVENTS)
 
