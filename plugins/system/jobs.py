@@ -110,7 +110,7 @@ class JobRoutes:
 
     @route("/api/v1/jobs/", policy="read", menu="jobs")
     def list(self, request: Request, query: JobsQuery) -> Page[JobRecord]:
-        """List the runs of the account, newest first. A page of more than 4 MiB of parameters and results ends early."""
+        """List the runs of the account, newest first. A page with over 4 MiB of parameters and results ends early."""
         page_size = page_size_of(query.page_size, self._http.page_size, self._http.page_size_max)
         ordering: JobOrdering = query.ordering or _LATEST_FIRST
         field = ordering.removeprefix("-")
