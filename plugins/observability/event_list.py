@@ -102,7 +102,9 @@ class EventPages:
             if any(isinstance(value, str) and "\x00" in value for value in cursor.values):
                 raise InvalidError(errors={"cursor": ["Null characters are not allowed."]})
             after = keyset(keys, cursor.values, backwards=backwards)
-            conditions = Conditions(conditions.parts + after.parts, conditions.values | after.values)
+            conditions = Conditions(
+                conditions.parts + after.parts, conditions.values | after.values, conditions.preconditions
+            )
         found, fitting = self._store.list(conditions, order_by(keys, backwards=backwards), size + 1)
         # A page whose tags would be too long ends early: its link leads to the next event. A page by number cannot.
         size = min(size, fitting)

@@ -76,8 +76,7 @@ class Removal:
         validate_filters(query)
         with self._db.transaction(_STATEMENT_TIMEOUT_S) as connection:
             conditions = _conditions(connection, query, access)
-            count = sql.SQL(QUERIES["count_events"]).format(where=conditions.where)
-            ((matched,),) = connection.execute(count, conditions.values)
+            ((matched,),) = connection.execute(conditions.compose_count(), conditions.values)
             ((since,),) = connection.execute(QUERIES["raw_watermark"])
         start = query.start
         reaches_back = since is not None and (start is None or start < since)

@@ -215,7 +215,7 @@ class EventStore:
 
     def count(self, conditions: Conditions) -> int:
         """Count the events that meet some conditions."""
-        return int(self._one("count_events", conditions)[0])
+        return int(self._row(conditions.compose_count(), conditions)[0])
 
     def estimate(self, conditions: Conditions) -> int:
         """Return the planner's estimate of that count, which reads no events."""
@@ -250,11 +250,13 @@ class EventStore:
         return invalid_fields({"tags": [oversized_tags(self._tags_max_bytes)]})
 
     def _one(self, name: str, conditions: Conditions) -> tuple[Any, ...]:
-        query = sql.SQL(QUERIES[name]).format(where=conditions.where)
+        return self._row(sql.SQL(QUERIES[name]).format(where=conditions.where), conditions)
+
+    def _row(self, query: sql.Composed, conditions: Conditions) -> tuple[Any, ...]:
         with self._db.connection() as connection:
             row = connection.execute(query, conditions.values).fetchone()
         if row is None:
-            raise LookupError(name)
+            raise LookupError(query.as_string())
         return row
 
 
@@ -295,7 +297,7 @@ def _add_visible(connection: Connected, conditions: Conditions, access: Access) 
     values = {**access.parameters, "limit": _LISTED_SERIES_MAX + 1}
     ((numbers,),) = connection.execute(QUERIES["visible_series"], values)
     if numbers is None:
-        conditions.add("alone", account=access.account)
+        conditions.add_precondition("alone", account=access.account)
     elif len(numbers) <= _LISTED_SERIES_MAX:
         conditions.add("series", series=numbers)
     else:

@@ -122,7 +122,8 @@ def _configure(connection: Connected) -> None:
 
 def _page_sql(connection: Connected) -> Run:
     where = sql.SQL(" AND ").join(sql.SQL(QUERIES[f"filter_{name}"]) for name in ("series", "start", "end"))
-    count, page = sql.SQL(QUERIES["count_events"]).format(where=where), _list_sql(where)
+    count = sql.SQL("SELECT count(*) FROM observability.event AS e WHERE {where}").format(where=where)
+    page = _list_sql(where)
     identity = {**SYSTEM.parameters, "service": SERVICE, "endpoint": None, "method": None}
 
     def run() -> Any:
