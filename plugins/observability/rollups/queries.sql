@@ -46,8 +46,9 @@ SELECT pg_advisory_unlock(hashtext('observability.rollups'))
 DELETE FROM observability.rollup_touched WHERE hour = ANY(%(hours)s)
 
 -- name: raise_work_mem
--- There are many groups, and spilling them to disk costs more than the memory.
-SELECT set_config('work_mem', '128MB', true)
+-- There are many groups, and spilling them to disk costs more than the memory. The planner takes them for few: it would
+-- compare each with each.
+SELECT set_config('work_mem', '128MB', true), set_config('enable_nestloop', 'off', true)
 
 -- name: create_event_counts
 -- Events without a latency are in no bin, and have no sum.
