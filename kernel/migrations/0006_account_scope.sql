@@ -16,8 +16,9 @@ $$;
 -- already belongs to the system account.
 CREATE FUNCTION tiercel.scope_by_account(scoped regclass, by_site boolean DEFAULT false) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    -- Selected, so that they are read once for a statement, and not for each row.
-    visible text := '((SELECT tiercel.current_account()) IS NULL OR account = (SELECT tiercel.current_account()))';
+    -- Selected, so that it is read once for a statement, and not for each row. As OR of two functions, planning a statement
+    -- takes three times as long.
+    visible text := 'account = coalesce((SELECT nullif(current_setting(''tiercel.account'', true), '''')::integer), account)';
 BEGIN
     EXECUTE format('ALTER TABLE %s ADD COLUMN IF NOT EXISTS account integer NOT NULL DEFAULT 0', scoped);
     EXECUTE format('ALTER TABLE %s ALTER COLUMN account SET DEFAULT tiercel.current_account()', scoped);
