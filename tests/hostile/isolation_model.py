@@ -198,6 +198,8 @@ def _of_handler(seer: Who, asked: Asked) -> frozenset[int]:
     if not _may(seer, asked):
         return FORBIDDEN | improper
     limited = seer.sites is not None or seer.services is not None or seer.applications is not None
+    # Naming an account in a path, other than one's own, is refused whether there is such an account or not.
+    limited = limited or "{account}" in asked.template
     # Rules on values, such as that an administrator makes no owner.
     maybe_forbidden = FORBIDDEN if limited or not asked.is_reading else frozenset[int]()
     if asked.row is not None:
@@ -230,6 +232,8 @@ def _may(seer: Who, asked: Asked) -> bool:
             return seer.is_manager
         case "sectors":
             return reads or seer.is_manager
+        case "audit":
+            return manages_all
         case "resource-tracking":
             return seer.is_manager or seer.role == "developer"
         case _:

@@ -20,7 +20,7 @@ from kernel.http.routing import MountedRoute, methods_of
 from kernel.signatures import parameter_types
 from tests.hostile.fuzz import make_query, make_value
 from tests.hostile.isolation_model import SYSTEM, Asked, Prediction, Row, Who
-from tests.hostile.isolation_world import BYSTANDER, ENDLESS, Account, Answer, Caller, Headers, World
+from tests.hostile.isolation_world import BYSTANDER, ENDLESS, SYSTEM_NAME, Account, Answer, Caller, Headers, World
 
 # No request takes a second by itself; machines that run tests are busy.
 TIME_LIMIT_S = 20.0
@@ -38,6 +38,10 @@ _LISTS = {
     "site": "/api/v1/sites", "account": "/api/v1/accounts", "plan": "/api/v1/plans", "user_id": "/api/v1/users",
     "sector": "/api/v1/sectors", "id": "", "created_by": "/api/v1/users",
 }  # fmt: skip
+# Fields that decide on what others may do, by the list.
+_DECISIVE = {"/api/v1/subscriptions": ("account",), "/api/v1/site-access": ("user_id",)}
+# What these show may name the members of staff that acted for an account, and what its members asked for in vain.
+_JOURNALS = frozenset({"/api/v1/audit", "/api/v1/audit/export"})
 _NAMED = frozenset({"name", "title", "service", "endpoint", "user_ref", "trace_id", "text"})
 _JOBS = ("owned.who", "owned.publish", "owned.publish", "owned.service", "trace.refresh", "nothing")
 
@@ -140,7 +144,7 @@ class Requests:
         (mounted, method), = draw.choices(self._routes, self._weights)
         route, template = mounted.route, mounted.template
         is_safe = method == "GET"
-        caller = self._choose_caller(is_safe=is_safe)
+        caller = self._choose_caller(route.policy, is_safe=is_safe)
         who = caller.who
         headers: Headers = {}
         named_account, named_site = self._select(who, headers, is_safe=is_safe)
@@ -174,12 +178,16 @@ class Requests:
         )
         return Plan(caller, asked, path, headers, body, address, tuple(mentioned))
 
-    def _choose_caller(self, *, is_safe: bool) -> Caller:
+    def _choose_caller(self, policy: str, *, is_safe: bool) -> Caller:
+        """Choose who sends a request: mostly somebody who may."""
         draw, world = self._draw, self._world
-        if draw.random() < 0.03:
+        chance = draw.random()
+        if chance < 0.03:
             return draw.choice(world.strangers)
         accounts = [each for each in world.accounts if is_safe or each is not self._bystander]
-        return draw.choice(draw.choice(accounts).callers)
+        callers = draw.choice(accounts).callers
+        able = [each for each in callers if each.who.has_plan and policy in each.who.scopes]
+        return draw.choice(able if able and chance < 0.7 else callers)
 
     def _select(self, who: Who, headers: Headers, *, is_safe: bool) -> tuple[int | None, int | None]:
         """Name an account and a site, or not, in the headers."""
@@ -219,7 +227,12 @@ class Requests:
                 return application
             if rows := world.rows[collection]:
                 row = self._choose_row(collection, rows, account, is_safe=is_safe)
-                return row.id
+                text = row.id
+                mentioned.append(text)
+                if name not in {"id", "tracking_id"}:
+                    # A name, which several accounts may have.
+                    row = None
+                return text
             if name == "account":
                 return str(draw.choice(world.accounts).number)
             texts = list(world.foreign_texts(account)) if draw.random() < 0.4 else []
@@ -270,6 +283,13 @@ class Requests:
         pool = own if own and self._draw.random() < 0.7 else rows
         return int(self._draw.choice(pool).id) if pool else self._draw.randrange(50)
 
+    def _made_number(self, name: str, account: int | None) -> int:
+        """Return the number of something that a request made, on which the model does not rely; or of another's."""
+        foreign = [row for row in self._world.rows[_LISTS[name]] if row.account != account]
+        made = self._world.made[_LISTS[name], account if account is not None else -1]
+        pool = made if made or account == SYSTEM else foreign
+        return int(self._draw.choice(pool).id) if pool else 99999999
+
     def _body(self, kind: Any, account: int | None, template: str, headers: Headers, row: Row | None) -> bytes:
         draw, world = self._draw, self._world
         own = world.by_number.get(account) if account is not None else None
@@ -287,7 +307,9 @@ class Requests:
         name = own.name if own is not None else "nobody"
         serial = draw.randrange(10**9)
         for field in list(body):
-            if field in _LISTS and body[field] is not None:
+            if field in _DECISIVE.get(template.partition("/{")[0], ()):
+                body[field] = self._made_number(field, account)
+            elif field in _LISTS and body[field] is not None:
                 body[field] = self._number(field, account)
             elif field in _NAMED and template != "/api/v1/jobs":
                 body[field] = f"{name}-{serial}"
@@ -364,13 +386,13 @@ class Requests:
             if text:
                 shown = shown.replace(text.encode(), b"")
         for marker in self._world.markers(predicted.seer, who, asked.template):
-            if marker.encode() in shown:
+            if marker.encode() in shown and not (asked.template in _JOURNALS and marker == SYSTEM_NAME):
                 problems.append(f"{name}: leaks {marker}")
         own = {who.account, None if predicted.seer is None else predicted.seer.account}
         for found in set(_UUID.findall(shown)):
             text = found.decode()
             owner = self._world.owner_of.get(text)
-            if owner is not None and owner not in own and text not in plan.path:
+            if owner is not None and owner not in own and text not in plan.path and asked.template not in _JOURNALS:
                 problems.append(f"{name}: leaks an id of account {owner}")
         return problems
 

@@ -10,16 +10,19 @@ from typing import Any
 import falcon.testing
 import msgspec
 
+from kernel.cli.serve import publish_demo_files
 from kernel.testing import Client
 from plugins.accounts.keys import NewKey
 from plugins.accounts.sign_in.users import NewUser
 from tests.hostile.isolation_model import ROLE_SCOPES, STAFF_ROLES, SYSTEM, Model, Row, Who
 from tests.kernel.jobs.conftest import make_worker
+from tests.owned import COLORS, Color
 from tests.plugins.accounts.factories import PASSWORD, TestUser, accounts_of, basic
 from tests.processes import eventually
 
 # Names that are no part of any word, nor of one another.
 NAMES = ("qzadaq", "qzbobq", "qzevaq", "qzlenq", "qzmaxq")
+SYSTEM_NAME = NAMES[0]
 # Whose requests only read: nothing of this account may change.
 BYSTANDER = "qzmaxq"
 WITHOUT_PLAN = "qzlenq"
@@ -95,6 +98,8 @@ class World:
         for index, name in enumerate(NAMES):
             self._add_account(name, is_system=index == 0)
         self._run_jobs()
+        publish_demo_files(client.service)
+        client.service.shared.datasets.publish({COLORS: [Color("red"), Color("blue")]}, source="test")
         self._end_plan()
         self.by_number = {account.number: account for account in self.accounts}
         site_accounts = {site: account.number for account in self.accounts for site in account.sites}
