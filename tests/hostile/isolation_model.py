@@ -173,6 +173,12 @@ class Model:
         return who
 
 
+def sees_all(seer: Who | None, asked: Asked) -> bool:
+    """Tell whether somebody sees the rows of all accounts."""
+    is_staff = seer is not None and seer.is_staff and seer.account == SYSTEM
+    return is_staff and asked.template.startswith(OF_ALL_ACCOUNTS)
+
+
 def is_visible(seer: Who, row: Row, template: str) -> bool | None:
     """Tell whether somebody sees a row; None if the model does not know."""
     if row.account is None:
@@ -211,7 +217,7 @@ def _of_handler(seer: Who, asked: Asked) -> frozenset[int]:
     return SUCCESS | MALFORMED | NO_SUCH | {409} | maybe_forbidden
 
 
-def _may(seer: Who, asked: Asked) -> bool:
+def _may(seer: Who, asked: Asked) -> bool:  # noqa: C901 - a case for each list
     """Tell whether somebody may use a route of accounts at all."""
     manages_all = seer.is_manager and seer.sites is None
     reads = asked.is_reading

@@ -1,4 +1,4 @@
-"""Accounts with all kinds of data, whose texts carry a marker of their account and site, and everybody who has access."""
+"""Accounts with all kinds of data, whose texts carry a marker of their account and site; and who has access to them."""
 
 from __future__ import annotations
 
@@ -110,7 +110,14 @@ class World:
     # --- requests -----------------------------------------------------------------------------------------------------
 
     def call(
-        self, method: str, path: str, headers: Headers, body: bytes = b"", address: str = "10.0.0.1", *, first: bool = False
+        self,
+        method: str,
+        path: str,
+        headers: Headers,
+        body: bytes = b"",
+        address: str = "10.0.0.1",
+        *,
+        first: bool = False,
     ) -> Answer:
         """Send a request; with ``first``, read only the first part of the body."""
         path, _, query = path.partition("?")
@@ -288,7 +295,7 @@ class World:
                 }
                 for index in range(40)
             ]
-            caller = next(each for each in account.callers if each.user is None and each.who.sites == {site})
+            caller = next(each for each in account.callers if each.user is None and each.who.sites == frozenset({site}))
             self.send(caller, "POST", "/api/requests/ingest/", events)
 
     def _run_jobs(self) -> None:
@@ -359,7 +366,12 @@ class World:
         for account in self.accounts:
             if seer is not None and account.number == seer.account and seer.sites is not None:
                 forbidden += [account.site_name(site) for site in account.sites if site not in seer.sites]
-            if seer is not None and account.number == seer.account and seer.services is not None and "requests" in template:
+            if (
+                seer is not None
+                and account.number == seer.account
+                and seer.services is not None
+                and "requests" in template
+            ):
                 names = [f"{account.site_name(site)}{kind}" for site in account.sites for kind in ("svc", "web")]
                 forbidden += [name for name in names if name not in seer.services]
         return forbidden

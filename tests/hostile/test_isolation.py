@@ -37,7 +37,8 @@ def fingerprints(world: World, account: int) -> dict[str, Any]:
             " JOIN pg_namespace ON pg_namespace.oid = relnamespace JOIN pg_attribute ON attrelid = pg_class.oid"
             " WHERE relkind IN ('r', 'p') AND NOT relispartition AND attnum > 0 AND NOT attisdropped"
             " AND nspname NOT IN ('pg_catalog', 'information_schema')"
-            " GROUP BY nspname, relname HAVING 'account' = ANY (array_agg(attname)) OR (nspname, relname) = ('accounts', 'account')"
+            " GROUP BY nspname, relname"
+            " HAVING 'account' = ANY (array_agg(attname)) OR (nspname, relname) = ('accounts', 'account')"
         ).fetchall()
         for schema, table, columns in tables:
             if f"{schema}.{table}" in _TABLES_CHANGED_BY_READING:
@@ -56,7 +57,9 @@ def fingerprints(world: World, account: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_nobody_sees_or_changes_what_is_another_accounts(serve: Serve, part: int) -> None:
-    client = serve(auth="required", plugins=PLUGINS, http={"trusted_proxies": ["127.0.0.1"]}, accounts={"access_token_s": 86400})
+    client = serve(
+        auth="required", plugins=PLUGINS, http={"trusted_proxies": ["127.0.0.1"]}, accounts={"access_token_s": 86400}
+    )
     world = World(client)
     bystander = next(account for account in world.accounts if account.name == BYSTANDER)
     before = fingerprints(world, bystander.number)
