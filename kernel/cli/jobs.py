@@ -52,7 +52,10 @@ def list_(*, with_routine: bool, name: str | None, state: JobState | None, limit
     if as_json:
         print_json(records)
         return
-    print_table(_TITLES, [_table_row(record) for record in records])
+    if records:
+        print_table(_TITLES, [_table_row(record) for record in records])
+    else:
+        echo("There are no jobs to list.", err=True)
     if not with_routine:
         echo("Successes of jobs that a schedule started are left out; --all lists them.", err=True)
 

@@ -23,6 +23,8 @@ _OFF = "off"
 _INTERVAL = re.compile(r"^every ([1-9][0-9]{0,6}) ?([smhd])$")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _CRON_FIELDS = 5
+# PostgreSQL indexes no text longer than 2,704 bytes.
+_LOCK_MAX_BYTES = 2000
 
 Parameters = msgspec.Struct | Mapping[str, Any] | None
 
@@ -68,10 +70,19 @@ class RegisteredJob:
             raise InvalidError("The parameters contradict each other.", detail=str(ex)) from ex
 
     def lock_name(self, parameters: msgspec.Struct | None, account: int) -> str:
-        """Return the name of the lock that the job holds while it runs with these parameters for an account."""
+        """Return the name of the lock that the job holds while it runs with these parameters for an account.
+
+        Raises:
+            InvalidError: It would be too long to be found by; names the parameters in it.
+        """
         values = {} if parameters is None else msgspec.structs.asdict(parameters)
         name: str = self.name if self.job.lock is None else strip_nul(self.job.lock.format_map(values))
-        return f"account-{account}:{name}" if self.job.per_account else name
+        if self.job.per_account:
+            name = f"account-{account}:{name}"
+        if len(name.encode()) > _LOCK_MAX_BYTES:
+            problem = f"Too long: the lock of the job would have more than {_LOCK_MAX_BYTES} bytes."
+            raise InvalidError(errors={field: [problem] for field in sorted(_lock_fields(self.job))})
+        return name
 
     def call(self, run: Any, parameters: msgspec.Struct | None) -> Any:
         """Call the job's function by name with what it takes; return its result."""
@@ -191,9 +202,14 @@ def _parameters_struct(arguments: Mapping[str, Any]) -> type[msgspec.Struct] | N
 
 def _validate_lock(job: Job, parameters: type[msgspec.Struct] | None) -> None:
     known = set() if parameters is None else {field.name for field in struct_fields(parameters).values()}
-    used = {field for _, field, _, _ in string.Formatter().parse(job.lock or "") if field is not None}
-    if used - known:
-        raise ValueError(f"its lock names parameters it does not have: {', '.join(sorted(used - known))}")
+    unknown = _lock_fields(job) - known
+    if unknown:
+        raise ValueError(f"its lock names parameters it does not have: {', '.join(sorted(unknown))}")
+
+
+def _lock_fields(job: Job) -> set[str]:
+    """Return the parameters that the lock of a job names."""
+    return {field for _, field, _, _ in string.Formatter().parse(job.lock or "") if field is not None}
 
 
 def _validate_limits(job: Job) -> None:

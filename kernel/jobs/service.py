@@ -25,6 +25,8 @@ from kernel.settings import JobSettings
 # Polling interval of ``wait``.
 _POLL_S = 0.1
 _LOG_LINES_MAX = 1000
+# Parameters, results and errors of a page together. As objects of Python, they may take 25 times as much.
+_PAGE_MAX_BYTES = 4 * 1024 * 1024
 
 
 class Jobs:
@@ -177,6 +179,41 @@ class Jobs:
             backwards=backwards,
             with_routine=with_routine,
             limit=limit,
+        )
+
+    def page(
+        self,
+        page_size: int,
+        *,
+        name: str | None = None,
+        state: JobState | None = None,
+        search: str | None = None,
+        ordering: JobOrdering = LATEST_FIRST,
+        beyond: tuple[Any, int] | None = None,
+        backwards: bool = False,
+    ) -> tuple[Sequence[JobRecord], int]:
+        """Return the jobs of a page and, if there is one, the next beyond it; and how many the page has.
+
+        That is fewer than its size if their parameters, results and errors together would be longer than 4 MiB.
+
+        Args:
+            page_size: The most jobs of the page.
+            name: As in ``list``, as are the others.
+            state: As given.
+            search: As given.
+            ordering: As given.
+            beyond: As given.
+            backwards: As given.
+        """
+        return self.store.find_page(
+            name=name,
+            state=state,
+            search=search,
+            ordering=ordering,
+            beyond=beyond,
+            backwards=backwards,
+            page_size=page_size,
+            max_bytes=_PAGE_MAX_BYTES,
         )
 
     def cancel(self, job_id: int) -> JobRecord:

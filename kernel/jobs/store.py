@@ -31,6 +31,8 @@ CHANNEL = "tiercel_jobs"
 QUEUED, CANCELLED = "queued", "cancelled"
 # Claims that lost a lock to another worker, until the next poll.
 _CLAIM_ATTEMPTS = 3
+# Rows in a round trip while a page is read.
+_PAGE_FETCH_ROWS = 10
 
 FinalState = Literal["succeeded", "failed", "cancelled"]
 
@@ -173,23 +175,68 @@ class JobStore:
             with_routine: Also those that a schedule started and that succeeded.
             limit: How many.
         """
-        given = {"id": job_id, "name": name, "state": state, "lock": lock, "search": search, "limit": limit}
-        given["with_routine"] = with_routine
-        boundary, boundary_id = beyond or (None, None)
-        column = ordering.removeprefix("-")
-        descending = (column != ordering) != backwards
-        of_account, account = _of_current_account()
-        query = sql.SQL(QUERIES["list_jobs"]).format(
-            of_account=of_account,
-            column=sql.SQL(QUERIES[f"column_{column}"]),
-            boundary=sql.SQL(QUERIES[f"boundary_{column}"]),
-            comparison=sql.SQL("<" if descending else ">"),
-            direction=sql.SQL("DESC" if descending else "ASC"),
+        query, given = _list_query(
+            job_id=job_id,
+            name=name,
+            state=state,
+            lock=lock,
+            search=search,
+            ordering=ordering,
+            beyond=beyond,
+            backwards=backwards,
+            with_routine=with_routine,
+            limit=limit,
         )
         with self.db.connection() as connection:
-            rows = connection.execute(query, {**given, **account, "boundary": boundary, "boundary_id": boundary_id})
-            found = [_record(row) for row in rows]
+            found = [_record(row) for row in connection.execute(query, given)]
         return found[::-1] if backwards else found
+
+    def find_page(
+        self,
+        *,
+        name: str | None,
+        state: JobState | None,
+        search: str | None,
+        ordering: JobOrdering,
+        beyond: tuple[Any, int] | None,
+        backwards: bool,
+        page_size: int,
+        max_bytes: int,
+    ) -> tuple[list[JobRecord], int]:
+        """Return the jobs of a page and the one beyond it, and how many the page has.
+
+        Args:
+            name: As in ``find``, as are those up to ``backwards``.
+            state: As given.
+            search: As given.
+            ordering: As given.
+            beyond: As given.
+            backwards: As given.
+            page_size: The most jobs of a page.
+            max_bytes: The page ends where parameters, results and errors would be longer. It has one job at least.
+        """
+        query, given = _list_query(
+            name=name,
+            state=state,
+            search=search,
+            ordering=ordering,
+            beyond=beyond,
+            backwards=backwards,
+            limit=page_size + 1,
+        )
+        found: list[JobRecord] = []
+        size_bytes = 0
+        # A client-side cursor would fetch all rows at once, however long they are.
+        with self.db.transaction() as connection, connection.cursor(name="jobs") as cursor:
+            cursor.itersize = _PAGE_FETCH_ROWS
+            for row in cursor.execute(query, given):
+                record = _record(row)
+                found.append(record)
+                size_bytes += _size_bytes(record)
+                if size_bytes > max_bytes and len(found) > 1:
+                    page_size = min(page_size, len(found) - 1)
+                    break
+        return (found[::-1] if backwards else found), page_size
 
     def list_log_lines(self, job_id: int, after: int, limit: int) -> Sequence[JobLogLine]:
         """Return lines of a job's log, earliest first."""
@@ -420,6 +467,40 @@ def _of_current_account() -> tuple[sql.SQL, dict[str, Any]]:
     if identity.sites is None:
         return sql.SQL(QUERIES["of_account"]), {"account": identity.account}
     return sql.SQL(QUERIES["of_sites"]), {"account": identity.account, "sites": list(identity.sites)}
+
+
+def _list_query(
+    *,
+    job_id: int | None = None,
+    name: str | None,
+    state: JobState | None,
+    lock: str | None = None,
+    search: str | None,
+    ordering: JobOrdering,
+    beyond: tuple[Any, int] | None,
+    backwards: bool,
+    with_routine: bool = True,
+    limit: int,
+) -> tuple[sql.Composed, dict[str, Any]]:
+    """Return the query for jobs that match, and its values; see ``JobStore.find``."""
+    given = {"id": job_id, "name": name, "state": state, "lock": lock, "search": search, "limit": limit}
+    boundary, boundary_id = beyond or (None, None)
+    column = ordering.removeprefix("-")
+    descending = (column != ordering) != backwards
+    of_account, account = _of_current_account()
+    query = sql.SQL(QUERIES["list_jobs"]).format(
+        of_account=of_account,
+        column=sql.SQL(QUERIES[f"column_{column}"]),
+        boundary=sql.SQL(QUERIES[f"boundary_{column}"]),
+        comparison=sql.SQL("<" if descending else ">"),
+        direction=sql.SQL("DESC" if descending else "ASC"),
+    )
+    return query, {**given, **account, "with_routine": with_routine, "boundary": boundary, "boundary_id": boundary_id}
+
+
+def _size_bytes(record: JobRecord) -> int:
+    """Return the length of what a job was given and returned; everything else in a record is short."""
+    return len(msgspec.json.encode((record.parameters, record.result, record.error)))
 
 
 def _record(row: tuple[Any, ...]) -> JobRecord:

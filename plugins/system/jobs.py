@@ -110,17 +110,17 @@ class JobRoutes:
 
     @route("/api/v1/jobs/", policy="read", menu="jobs")
     def list(self, request: Request, query: JobsQuery) -> Page[JobRecord]:
-        """List the runs of the account, newest first."""
+        """List the runs of the account, newest first. A page with over 4 MiB of parameters and results ends early."""
         page_size = page_size_of(query.page_size, self._http.page_size, self._http.page_size_max)
         ordering: JobOrdering = query.ordering or _LATEST_FIRST
         field = ordering.removeprefix("-")
         cursor = read_cursor(query.cursor, ordering, (_KEY_TYPES[field], JobId))
-        records = self._jobs.list(
+        records, page_size = self._jobs.page(
+            page_size,
             name=query.name,
             state=query.state,
             search=query.search or None,
             ordering=ordering,
-            limit=page_size + 1,
             beyond=None if cursor is None else (cursor.values[0], cursor.values[1]),
             backwards=cursor is not None and cursor.backwards,
         )

@@ -18,6 +18,7 @@ from tests.bench import (
     plugins,
     rest_framework,
     routes,
+    slow_clients,
     startup,
     upkeep,
 )
@@ -39,6 +40,7 @@ BENCHES: dict[str, Bench] = {
     "jobs": jobs.figures,
     "notion": notion.figures,
     "memory": memory.figures,
+    "slow_clients": slow_clients.figures,
 }
 RESULTS = Path(".bench.json")
 # More events, where the usual number only keeps the run short.

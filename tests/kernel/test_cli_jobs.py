@@ -233,6 +233,8 @@ def test_list_shows_jobs_newest_first(tiercel: RunCommand) -> None:
     assert [each["id"] for each in tiercel("list", "--limit", "1", "--json").json()] == made[1:]
     assert [each["id"] for each in tiercel("list", "--state", "cancelled", "--json").json()] == made[:1]
     assert tiercel("list", "--name", "sample.fail", "--json").json() == []
+    none = tiercel("list", "--name", "sample.fail")
+    assert (none.output, none.errors) == ("", "There are no jobs to list.\n")
     titles, first, _ = tiercel("list").output.splitlines()
     assert titles.split() == ["id", "job", "state", "progress", "started", "took", "error"]
     assert first.split()[:3] == [str(made[1]), "sample.add", "waiting"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from kernel.testing import Client, Result
 from tests.conftest import Serve
@@ -110,6 +112,12 @@ def test_all_invalid_parameters_are_named_and_nothing_is_started(client: Client)
     assert ids(data_of(client)) == before
 
 
+def test_a_parameter_that_makes_the_lock_too_long_is_named(client: Client) -> None:
+    answer = start(client, "sample.add", numbers=[1], label="x" * 100_000)
+
+    assert (answer.status, list(answer.json()["errors"])) == (400, ["label"])
+
+
 def test_an_unknown_job_is_a_404_that_lists_the_known_ones(client: Client) -> None:
     answer = start(client, "sample.nothing")
 
@@ -174,6 +182,39 @@ def test_pages_link_forwards_and_backwards(own_client: Client) -> None:
         made[:2],
         None,
     )
+
+
+def test_pages_of_large_jobs_are_shorter(own_client: Client) -> None:
+    numbers = [10**17] * 19_000  # 361,000 bytes
+    made = [
+        start(own_client, "sample.add", numbers=numbers, label=each).json()["data"]["id"] for each in "abcdefghijklm"
+    ]
+    made.reverse()
+
+    page, pages = data_of(own_client, "?page_size=1000"), []
+    while True:
+        pages.append(ids(page))
+        if page["next"] is None:
+            break
+        page = linked(own_client, page["next"])
+    backwards = ids(linked(own_client, page["previous"]))
+
+    assert pages == [made[:11], made[11:]]
+    assert backwards == made[:11]
+
+
+def test_a_job_larger_than_a_page_is_on_one_of_its_own(own_client: Client, database: str) -> None:
+    made = [started(own_client, label) for label in "abc"][::-1]
+    with psycopg.connect(database, autocommit=True) as connection:
+        result = Jsonb("x" * 5_000_000)
+        connection.execute("UPDATE tiercel.job_run SET result = %s WHERE id = %s", [result, made[1]])
+
+    first = data_of(own_client)
+    second = linked(own_client, first["next"])
+    third = linked(own_client, second["next"])
+
+    assert [ids(first), ids(second), ids(third)] == [made[:1], made[1:2], made[2:]]
+    assert third["next"] is None
 
 
 def test_a_new_job_does_not_shift_the_next_page(own_client: Client) -> None:
