@@ -16,6 +16,7 @@ import msgspec
 
 from kernel import Command
 from kernel.cli import echo, print_json, print_table, progress, struct_options
+from plugins.observability.access import Access, Owner, account_option
 from plugins.observability.container import Container
 from plugins.observability.export import ExportQuery, write_export
 from plugins.observability.importer.parsers import AUTO, validate_format
@@ -100,6 +101,7 @@ def _import_command(container: Container) -> click.Command:
         show_default=True,
         help="Turn paths into templates: /users/42 into /users/{id}. The path is kept in the tag 'path'.",
     )
+    @account_option
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     def command(
         *,
@@ -108,6 +110,7 @@ def _import_command(container: Container) -> click.Command:
         format_name: str,
         replace: bool,
         with_templates: bool,
+        account: int,
         as_json: bool,
     ) -> None:
         """Import access logs or JSON lines, plain, gzip or zstd; FILE - is standard input.
@@ -126,6 +129,7 @@ def _import_command(container: Container) -> click.Command:
             container.templates if with_templates else None,
             replace=replace,
             say=lambda text: echo(text, err=True),
+            owner=Owner(account),
         )
         reports = [FileReport(file, format_name) for file in files]
         with progress("bytes", _total_bytes(files)) as bar:
@@ -217,8 +221,9 @@ def _validate_format(_context: click.Context, _option: click.Parameter, value: s
 def _export_command(container: Container) -> click.Command:
     @click.command("export")
     @click.option("--output", default=STDOUT, show_default=True, metavar="FILE", help="The file; - is standard output.")
+    @account_option
     @struct_options(ExportQuery)
-    def command(query: ExportQuery, *, output: str) -> None:
+    def command(query: ExportQuery, *, output: str, account: int) -> None:
         """Export every request log that some filters match into a file, in one snapshot of the database.
 
         The file appears under its name once it is complete. Its end says how many request logs it has: a last line in
@@ -228,7 +233,7 @@ def _export_command(container: Container) -> click.Command:
             with ExitStack() as stack:
                 stream = sys.stdout.buffer if output == STDOUT else stack.enter_context(_complete_file(Path(output)))
                 bar = stack.enter_context(progress("request logs"))
-                rows = write_export(container.scanner, query, stream, bar.show)
+                rows = write_export(container.scanner, query, stream, bar.show, Access(account=account))
                 stream.flush()
         except OSError as ex:
             raise click.ClickException(f"{output} cannot be written: {ex}") from ex
@@ -265,20 +270,21 @@ def _forget_command(container: Container) -> click.Command:
     @click.command("forget")
     @click.option("--yes", is_flag=True, help="Do not ask.")
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    @account_option
     @struct_options(RemovalQuery)
-    def command(query: RemovalQuery, *, yes: bool, as_json: bool) -> None:
+    def command(query: RemovalQuery, *, yes: bool, account: int, as_json: bool) -> None:
         """Delete every request log that some filters match. Asks first, with their number; a filter is required.
 
         They are deleted in batches: what is interrupted stays correct, and the same command completes it. Analytics
         count what is left at every moment.
         """
-        removal = container.removal
-        result = removal.count(query)
+        removal, access = container.removal, Access(account=account)
+        result = removal.count(query, access)
         if result.matched and not query.dry_run:
             if not yes:
                 click.confirm(f"Delete {result.matched:,} request logs?", abort=True, err=True)
             with progress("request logs", result.matched) as bar:
-                result = removal.remove(query, on_batch=lambda deleted: bar.show(deleted, result.matched))
+                result = removal.remove(query, access, on_batch=lambda deleted: bar.show(deleted, result.matched))
         if as_json:
             print_json(result)
         else:
@@ -301,9 +307,12 @@ def _seed_command(container: Container) -> click.Command:
     @click.option("--events", default=DEMO_EVENTS, show_default=True, type=click.IntRange(0), help="How many.")
     @click.option("--days", default=DEMO_DAYS, show_default=True, type=click.IntRange(1, 3650), help="How far back.")
     @click.option("--random-seed", type=int, help="The same number makes the same events.")
+    @account_option
     @click.option("--if-empty", is_flag=True, help="Only if there are no events at all.")
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-    def command(*, events: int, days: int, random_seed: int | None, if_empty: bool, as_json: bool) -> None:
+    def command(
+        *, events: int, days: int, random_seed: int | None, account: int, if_empty: bool, as_json: bool
+    ) -> None:
         """Fill the store with demo data: a daily rhythm, a slow endpoint, an incident."""
         inserted = 0
         if not (if_empty and not container.store.is_empty()):
@@ -314,6 +323,7 @@ def _seed_command(container: Container) -> click.Command:
                 end=container.now(),
                 random=Random(random_seed),  # noqa: S311 - demo data
                 batch_size=container.settings.ingest_batch_size,
+                owner=Owner(account),
             )
         if as_json:
             print_json({"inserted": inserted})
@@ -329,10 +339,11 @@ def _seed_command(container: Container) -> click.Command:
 def _ledger_command(container: Container) -> click.Command:
     @click.command("ledger")
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    @account_option
     @struct_options(LedgerQuery)
-    def command(query: LedgerQuery, *, as_json: bool) -> None:
+    def command(query: LedgerQuery, *, account: int, as_json: bool) -> None:
         """Count received, stored, duplicate and rejected items, by sender and minute: of the last day by default."""
-        page = container.ledger.read(query)
+        page = container.ledger.read(query, Access(account=account))
         if as_json:
             print_json(page)
         else:

@@ -9,6 +9,7 @@ from functools import partial
 import msgspec
 
 from kernel import Cache, Services
+from plugins.observability.access import Owner
 from plugins.observability.analytics.service import AnalyticsService
 from plugins.observability.export import EventScanner
 from plugins.observability.ingest.service import IngestService
@@ -44,7 +45,9 @@ def make_container(services: Services) -> Container:
     """Construct the objects. Called through ``services.once``."""
     db, now = services.db, services.clock.now
     settings = services.settings(ObservabilitySettings)
-    cache: Cache[SeriesKey, int] = services.cache.create("observability.series", settings.series_cache_items)
+    cache: Cache[tuple[Owner, SeriesKey], int] = services.cache.create(
+        "observability.series", settings.series_cache_items
+    )
     series = SeriesDictionary(db, cache, settings.series_max)
     partitions = Partitions(db)
     watermark = IngestWatermark(settings.limits, now)

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from kernel import InvalidError, Request
 from kernel.http import Page, cursor_page, numbered_page, page_size_of, read_cursor
+from plugins.observability.access import Access
 from plugins.observability.filters import (
     Conditions,
     key_values,
@@ -45,7 +46,7 @@ class EventPages:
         self._page_size = page_size
         self._page_size_max = page_size_max
 
-    def page(self, request: Request, query: ListQuery) -> Page[Event]:
+    def page(self, request: Request, query: ListQuery, access: Access) -> Page[Event]:
         """Return the page a client asks for: by cursor if the parameter ``cursor`` is given, by number otherwise.
 
         Raises:
@@ -55,7 +56,7 @@ class EventPages:
         validate_filters(query)
         size = page_size_of(query.page_size, self._page_size, self._page_size_max)
         ordering = parse_ordering(query.ordering)
-        conditions = self._store.conditions(query)
+        conditions = self._store.conditions(query, access)
         count = self._count(query, conditions)
         if query.cursor is None:
             return self._page_by_number(request, query.page, size, ordering, conditions, count)
@@ -101,7 +102,9 @@ class EventPages:
             if any(isinstance(value, str) and "\x00" in value for value in cursor.values):
                 raise InvalidError(errors={"cursor": ["Null characters are not allowed."]})
             after = keyset(keys, cursor.values, backwards=backwards)
-            conditions = Conditions(conditions.parts + after.parts, conditions.values | after.values)
+            conditions = Conditions(
+                conditions.parts + after.parts, conditions.values | after.values, conditions.preconditions
+            )
         found, fitting = self._store.list(conditions, order_by(keys, backwards=backwards), size + 1)
         # A page whose tags would be too long ends early: its link leads to the next event. A page by number cannot.
         size = min(size, fitting)

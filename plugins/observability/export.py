@@ -20,14 +20,14 @@ from typing import Any, BinaryIO, Literal, Protocol
 import msgspec
 from psycopg import sql
 
-from kernel import Database, InvalidError, Response, StreamingResponse, UnavailableError
+from kernel import Database, Identity, InvalidError, Response, StreamingResponse, UnavailableError
 from kernel.http import ConcurrencyLimit, escape_formula
+from plugins.observability.access import SYSTEM, Access
 from plugins.observability.export_trailer import Trailer
 from plugins.observability.filters import order_by, parse_ordering, validate_filters, with_tie_breaker
 from plugins.observability.models import Event, FilterQuery
 from plugins.observability.queries import QUERIES
 from plugins.observability.requests_route import requests_route
-from plugins.observability.series import LOCAL_ACCOUNT
 from plugins.observability.store import resolve_filters, served_max_bytes, to_event
 
 FormatName = Literal["csv", "ndjson", "parquet"]
@@ -65,10 +65,10 @@ class ExportRoutes:
         self._stopping = stopping
 
     @requests_route("export/", policy="read")
-    def export(self, query: ExportQuery) -> Response[StreamingResponse]:
+    def export(self, query: ExportQuery, identity: Identity) -> Response[StreamingResponse]:
         """Export every request log that some filters match, in order, in one snapshot of the database."""
         file_format = _FORMATS[query.format]()
-        batches = self._scanner.scan(query)
+        batches = self._scanner.scan(query, Access.of(identity))
         file = ExportFile(file_format, batches, self._limit.acquire(), self._stopping)
         try:
             # An error in the first batch still has a status; any later one can only cut the file off.
@@ -99,7 +99,7 @@ class EventScanner:
         self._pause_s = pause_s
         self._tags_max_bytes = tags_max_bytes
 
-    def scan(self, query: FilterQuery) -> Iterator[list[Event]]:
+    def scan(self, query: FilterQuery, access: Access = SYSTEM) -> Iterator[list[Event]]:
         """Return all events that some filters match, in order. Holds a connection until it is closed.
 
         Raises:
@@ -107,14 +107,14 @@ class EventScanner:
             UnavailableError: The database cannot be reached, or one of the time limits is exceeded.
         """
         validate_filters(query)
-        return self._scan(query, order_by(with_tie_breaker(parse_ordering(query.ordering))))
+        return self._scan(query, access, order_by(with_tie_breaker(parse_ordering(query.ordering))))
 
-    def _scan(self, query: FilterQuery, order: sql.Composable) -> Iterator[list[Event]]:
+    def _scan(self, query: FilterQuery, access: Access, order: sql.Composable) -> Iterator[list[Event]]:
         deadline = time.monotonic() + self._timeout_s
         # In place of the statement timeout, which is meant for requests: sorting all events may take longer.
         with self._db.transaction(self._timeout_s, repeatable_read=True) as connection:
             connection.execute(QUERIES["limit_export_pauses"], {"pause_ms": str(round(self._pause_s * 1000))})
-            conditions = resolve_filters(connection, query, LOCAL_ACCOUNT)
+            conditions = resolve_filters(connection, query, access)
             # A named cursor is one of the server; a client-side cursor would fetch all rows at once.
             with connection.cursor(name="export") as cursor:
                 statement = sql.SQL(QUERIES["scan_events"]).format(where=conditions.where, order=order)
@@ -359,7 +359,11 @@ class ExportFile:
 
 
 def write_export(
-    scanner: EventScanner, query: ExportQuery, stream: BinaryIO, on_rows: Callable[[int], None] = lambda _rows: None
+    scanner: EventScanner,
+    query: ExportQuery,
+    stream: BinaryIO,
+    on_rows: Callable[[int], None] = lambda _rows: None,
+    access: Access = SYSTEM,
 ) -> int:
     """Write every event that some filters match into a file; return how many.
 
@@ -368,13 +372,14 @@ def write_export(
         query: The filters, the order and the format.
         stream: Opened for writing bytes.
         on_rows: Called with the number of events so far.
+        access: Of whoever exports them.
 
     Raises:
         InvalidError: A parameter is wrong.
         OSError: The file cannot be written.
         UnavailableError: The database cannot be reached, or the export takes too long.
     """
-    file = ExportFile(_FORMATS[query.format](), scanner.scan(query), lambda: None, threading.Event())
+    file = ExportFile(_FORMATS[query.format](), scanner.scan(query, access), lambda: None, threading.Event())
     with closing(file):
         for chunk in file:
             stream.write(chunk)

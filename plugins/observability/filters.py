@@ -23,10 +23,22 @@ INTEGER = range(-(2**31), 2**31)
 
 
 class Conditions(msgspec.Struct):
-    """Conditions on events, and the values of their parameters."""
+    """Conditions on events, and the values of their parameters.
+
+    Args:
+        parts: The conditions.
+        values: By the name of the parameter.
+        preconditions: Those that are the same for all events: if one does not hold, none is selected.
+    """
 
     parts: list[sql.Composable]
     values: dict[str, Any]
+    preconditions: tuple[sql.Composable, ...] = ()
+
+    def add_precondition(self, name: str, **values: Any) -> None:
+        """Add the fragment ``filter_<name>``, which is not about events."""
+        self.preconditions = (*self.preconditions, sql.SQL(QUERIES[f"filter_{name}"]))
+        self.values.update(values)
 
     def add(self, name: str, **values: Any) -> None:
         """Add the fragment ``filter_<name>``."""
@@ -36,7 +48,17 @@ class Conditions(msgspec.Struct):
     @property
     def where(self) -> sql.Composable:
         """All conditions, as one expression."""
-        return sql.SQL(" AND ").join(self.parts or [sql.SQL(QUERIES["filter_everything"])])
+        return _all_of([*self.preconditions, *self.parts])
+
+    def compose_count(self) -> sql.Composed:
+        """Return the statement that counts the events."""
+        return sql.SQL(QUERIES["count_events"]).format(
+            precondition=_all_of(self.preconditions), where=_all_of(self.parts)
+        )
+
+
+def _all_of(conditions: Sequence[sql.Composable]) -> sql.Composable:
+    return sql.SQL(" AND ").join(conditions or [sql.SQL(QUERIES["filter_everything"])])
 
 
 def event_conditions(query: SelectionQuery, series: Sequence[int] | None) -> Conditions:

@@ -15,16 +15,15 @@ from typing import Annotated, Any
 import msgspec
 from psycopg import Connection
 
-from kernel import Database, route
+from kernel import Database, Identity, route
+from plugins.observability.access import LOCAL_SENDER, SYSTEM, Access, Owner
 from plugins.observability.event_ids import EPOCH
 from plugins.observability.models import ItemError
 from plugins.observability.queries import QUERIES
 from plugins.observability.retention.watermark import ensure_not_too_old
-from plugins.observability.series import LOCAL_ACCOUNT, ensure_generation
+from plugins.observability.series import ensure_generation
 from plugins.observability.time_window import TimeWindowQuery
 
-# Who sends events over REST.
-LOCAL_SENDER = "local"
 # Under whom deleted events are counted, whoever sent them.
 REMOVAL = "removal"
 REASON_MAX = 200
@@ -122,7 +121,7 @@ def append_entry(
     connection: Connection[tuple[Any, ...]],
     entry: LedgerEntry,
     sender: str = LOCAL_SENDER,
-    account: int = LOCAL_ACCOUNT,
+    owner: Owner = SYSTEM.owner,
     hours: Sequence[datetime] = (),
     generation: int | None = None,
 ) -> None:
@@ -132,7 +131,7 @@ def append_entry(
         connection: Inside that transaction.
         entry: The outcome of a batch.
         sender: Whose batch.
-        account: Of the sender.
+        owner: Whose events they are.
         hours: The hours of its events; their rollups have to be computed again.
         generation: The generation in which its series were resolved; None if no events are stored.
 
@@ -141,15 +140,15 @@ def append_entry(
         SeriesRemovedError: Series were removed since that generation.
     """
     values = {name: getattr(entry, name) for name in entry.__struct_fields__}
-    values |= {"reasons": msgspec.json.encode(entry.reasons).decode(), "sender": sender, "account": account}
-    row = connection.execute(QUERIES["append_ledger"], {**values, "hours": list(hours)}).fetchone()
+    values |= {"reasons": msgspec.json.encode(entry.reasons).decode(), "sender": sender}
+    row = connection.execute(QUERIES["append_ledger"], {**values, **owner._asdict(), "hours": list(hours)}).fetchone()
     ensure_not_too_old(row)
     if generation is not None:
         ensure_generation(row, generation)
 
 
 def append_removal(
-    connection: Connection[tuple[Any, ...]], events: int, hours: Sequence[datetime], account: int = LOCAL_ACCOUNT
+    connection: Connection[tuple[Any, ...]], events: int, hours: Sequence[datetime], owner: Owner
 ) -> None:
     """Append that events were deleted, in the transaction that does.
 
@@ -157,12 +156,12 @@ def append_removal(
         connection: Inside that transaction.
         events: How many.
         hours: The hours they were in; their rollups have to be computed again.
-        account: Whose they were.
+        owner: Whose they were.
 
     Raises:
         TooOldError: Retention has removed the events of some of these hours.
     """
-    append_entry(connection, LedgerEntry(0, 0, 0, 0, {}, deleted=events), REMOVAL, account, hours)
+    append_entry(connection, LedgerEntry(0, 0, 0, 0, {}, deleted=events), REMOVAL, owner, hours)
 
 
 class Ledger:
@@ -178,16 +177,16 @@ class Ledger:
         self._now = now
 
     @route("/api/v1/ingest/ledger/", policy="read", menu="ingest ledger")
-    def show(self, query: LedgerQuery) -> LedgerPage:
+    def show(self, query: LedgerQuery, identity: Identity) -> LedgerPage:
         """Count what was received, stored, duplicate, rejected and deleted, by sender and minute."""
-        return self.read(query)
+        return self.read(query, Access.of(identity))
 
-    def read(self, query: LedgerQuery, account: int = LOCAL_ACCOUNT) -> LedgerPage:
+    def read(self, query: LedgerQuery, access: Access = SYSTEM) -> LedgerPage:
         """Sum up the entries of a span of time, by minute and over all of it."""
         # Entries have the time of the database's clock, which may be ahead of this machine's.
         end = query.end or self._now() + timedelta(minutes=1)
         start = query.start or max(end, EPOCH + _DEFAULT_SPAN) - _DEFAULT_SPAN
-        values = {"start": start, "end": end, "sender": query.sender, "account": account, "limit": query.limit}
+        values = {"start": start, "end": end, "sender": query.sender, "limit": query.limit, **access.parameters}
         with self._db.transaction(repeatable_read=True) as connection:
             totals = connection.execute(QUERIES["sum_ledger"], values).fetchone()
             rows = connection.execute(QUERIES["list_ledger"], values).fetchall()

@@ -1,4 +1,10 @@
--- Fragments named filter_* and column_* are composed by filters.py; everything else is a complete statement.
+-- Fragments named filter_* and column_* are composed by filters.py, and {visible} is filled in by queries.py; everything
+-- else is a complete statement.
+
+-- name: visible
+-- Of the columns of observability.series: what an Access may see. See access.py.
+account = %(account)s AND (%(visible_sites)s::integer[] IS NULL OR site = ANY(%(visible_sites)s))
+    AND (%(visible_services)s::text[] IS NULL OR service = ANY(%(visible_services)s))
 
 -- name: find_series
 -- With the generation of the same snapshot, which is returned alone if no series is found. Whether timed or not: a series
@@ -10,35 +16,35 @@ LEFT JOIN (
     FROM observability.series
     JOIN unnest(%(services)s::text[], %(endpoints)s::text[], %(methods)s::text[]) AS wanted (service, endpoint, method)
         USING (service, endpoint, method)
-    WHERE account = %(account)s AND site = 0) AS found ON true
+    WHERE account = %(account)s AND site = %(site)s) AS found ON true
 
 -- name: lock_series
 -- Until the end of the transaction: no other session may insert between the count and the insert.
 SELECT pg_advisory_xact_lock(hashtext('observability.series'), %(account)s)
 
 -- name: insert_series
--- Timed or not, series of the same texts count as one.
+-- Timed or not, series of the same texts of a site count as one.
 WITH wanted AS (
     SELECT *, EXISTS (
         SELECT FROM observability.series AS known
-        WHERE known.account = %(account)s AND known.site = 0 AND known.service = wanted.service
+        WHERE known.account = %(account)s AND known.site = %(site)s AND known.service = wanted.service
           AND known.endpoint = wanted.endpoint AND known.method = wanted.method) AS is_counted
     FROM unnest(%(services)s::text[], %(endpoints)s::text[], %(methods)s::text[], %(timed)s::boolean[])
         AS wanted (service, endpoint, method, timed)
 ), numbered AS (
     SELECT *, dense_rank() OVER (PARTITION BY is_counted ORDER BY service, endpoint, method) AS number FROM wanted
 )
-INSERT INTO observability.series (account, service, endpoint, method, timed)
-SELECT %(account)s, service, endpoint, method, timed
+INSERT INTO observability.series (account, site, service, endpoint, method, timed)
+SELECT %(account)s, %(site)s, service, endpoint, method, timed
 FROM numbered
 WHERE (is_counted OR number <= %(items_max)s - (
         SELECT count(*) FROM (
-            SELECT DISTINCT service, endpoint, method FROM observability.series
+            SELECT DISTINCT site, service, endpoint, method FROM observability.series
             WHERE account = %(account)s
               AND (endpoint = %(other)s)::int + (endpoint = %(other)s AND service = %(other)s)::int = %(kind)s) AS counted))
   AND NOT EXISTS (
     SELECT FROM observability.series AS known
-    WHERE known.account = %(account)s AND known.site = 0 AND known.service = numbered.service
+    WHERE known.account = %(account)s AND known.site = %(site)s AND known.service = numbered.service
       AND known.endpoint = numbered.endpoint AND known.method = numbered.method AND known.timed = numbered.timed)
 ORDER BY service, endpoint, method, timed
 -- Somebody may insert by hand, without the lock.
@@ -48,15 +54,24 @@ ON CONFLICT DO NOTHING
 -- These filters ignore case, as those of the service that this one replaces do.
 SELECT id
 FROM observability.series
-WHERE account = %(account)s
-  AND (%(service)s::text IS NULL OR lower(service) = lower(%(service)s))
-  AND (%(endpoint)s::text IS NULL OR lower(endpoint) = lower(%(endpoint)s))
-  AND (%(method)s::text IS NULL OR lower(method) = lower(%(method)s))
+WHERE {visible}
+  AND (%(service)s::text IS NULL OR service_lower = lower(%(service)s))
+  AND (%(endpoint)s::text IS NULL OR endpoint_lower = lower(%(endpoint)s))
+  AND (%(method)s::text IS NULL OR method_lower = lower(%(method)s))
 
 -- name: search_series
 SELECT id
 FROM observability.series
-WHERE account = %(account)s AND (service ILIKE %(pattern)s OR endpoint ILIKE %(pattern)s)
+WHERE {visible} AND (service ILIKE %(pattern)s OR endpoint ILIKE %(pattern)s)
+
+-- name: visible_series
+-- NULL if there are no others.
+SELECT CASE WHEN NOT {alone} OR %(visible_sites)s::integer[] IS NOT NULL OR %(visible_services)s::text[] IS NOT NULL
+            THEN ARRAY(SELECT id FROM observability.series WHERE {visible} LIMIT %(limit)s) END
+
+-- name: alone
+-- Whether only one account has had series.
+NOT EXISTS (SELECT FROM observability.series_account WHERE account <> %(account)s)
 
 -- name: ensure_partitions
 -- A hypertable creates its chunks itself.
@@ -115,10 +130,10 @@ TRUNCATE event_staging
 
 -- name: find_event
 SELECT e.id, e.time, s.service, s.endpoint, s.method, e.status_code, e.latency_ms, e.trace_id, e.user_ref,
-       observability.tags_text(e.tags, %(tags_max_bytes)s)
+       observability.tags_text(e.tags, %(tags_max_bytes)s), s.site
 FROM observability.event AS e
 JOIN observability.series AS s ON s.id = e.series
-WHERE e.time >= %(from_time)s AND e.time < %(to_time)s AND e.id = %(id)s AND s.account = %(account)s
+WHERE e.time >= %(from_time)s AND e.time < %(to_time)s AND e.id = %(id)s AND {visible}
 
 -- name: lock_event
 -- An update that changes nothing: TimescaleDB cannot lock rows of compressed chunks, but decompresses those it updates.
@@ -126,9 +141,9 @@ UPDATE observability.event AS e
 SET series = e.series
 FROM observability.series AS s
 WHERE s.id = e.series AND e.time >= %(from_time)s AND e.time < %(to_time)s AND e.id = %(id)s
-  AND s.account = %(account)s
+  AND {visible}
 RETURNING e.id, e.time, s.service, s.endpoint, s.method, e.status_code, e.latency_ms, e.trace_id, e.user_ref,
-          observability.tags_text(e.tags, %(tags_max_bytes)s)
+          observability.tags_text(e.tags, %(tags_max_bytes)s), s.site
 
 -- name: find_moved
 SELECT time FROM observability.event_moved WHERE id = %(id)s
@@ -180,8 +195,8 @@ DELETE FROM observability.event_moved WHERE id = %(id)s
 
 -- name: touch_hours
 WITH touched AS (
-    INSERT INTO observability.rollup_touched (hour)
-    SELECT DISTINCT date_trunc('hour', time, 'UTC') FROM unnest(%(times)s::timestamptz[]) AS time
+    INSERT INTO observability.rollup_touched (account, hour)
+    SELECT DISTINCT %(account)s::integer, date_trunc('hour', time, 'UTC') FROM unnest(%(times)s::timestamptz[]) AS time
 )
 SELECT (SELECT from_time FROM observability.retention WHERE level = 'raw' AND from_time > ANY(%(times)s::timestamptz[])),
        number
@@ -225,18 +240,25 @@ SELECT e.id, e.time, s.service, s.endpoint, s.method, e.status_code, e.latency_m
        e.tags AS stored_tags
 FROM observability.event AS e
 JOIN observability.series AS s ON s.id = e.series
-WHERE e.trace_id = %(trace_id)s AND s.account = %(account)s
+WHERE e.trace_id = %(trace_id)s AND {visible}
 ORDER BY e.time, e.id
 LIMIT %(limit)s
 
 -- name: count_events
-SELECT count(*) FROM observability.event AS e WHERE {where}
+-- The precondition is apart: beside the others, it would be asked for each partition, and each event would pass there.
+SELECT CASE WHEN {precondition} THEN (SELECT count(*) FROM observability.event AS e WHERE {where}) ELSE 0 END
 
 -- name: estimate_events
 EXPLAIN (FORMAT JSON) SELECT FROM observability.event AS e WHERE {where}
 
 -- name: filter_series
 e.series = ANY(%(series)s)
+
+-- name: filter_alone
+{alone}
+
+-- name: filter_visible
+e.series IN (SELECT id FROM observability.series WHERE {visible})
 
 -- name: filter_trace_id
 e.trace_id = %(trace_id)s
@@ -311,11 +333,11 @@ s.method COLLATE "C"
 -- Removal of events or series waits for all writers of events: this statement sees what was removed before it, and
 -- nothing is removed between it and the commit.
 WITH touched AS (
-    INSERT INTO observability.rollup_touched (hour) SELECT unnest(%(hours)s::timestamptz[])
+    INSERT INTO observability.rollup_touched (account, hour) SELECT %(account)s::integer, unnest(%(hours)s::timestamptz[])
 ), entry AS (
     INSERT INTO observability.ingest_ledger
-        (account, key, received, stored, duplicate, rejected, capped, deleted, reasons)
-    VALUES (%(account)s, %(sender)s, %(received)s, %(stored)s, %(duplicate)s, %(rejected)s, %(capped)s, %(deleted)s,
+        (account, site, key, received, stored, duplicate, rejected, capped, deleted, reasons)
+    VALUES (%(account)s, %(site)s, %(sender)s, %(received)s, %(stored)s, %(duplicate)s, %(rejected)s, %(capped)s, %(deleted)s,
             %(reasons)s::jsonb)
 )
 SELECT (SELECT from_time FROM observability.retention WHERE level = 'raw' AND from_time > ANY(%(hours)s::timestamptz[])),
@@ -326,14 +348,18 @@ FROM observability.series_generation
 SELECT coalesce(sum(received), 0), coalesce(sum(stored), 0), coalesce(sum(duplicate), 0), coalesce(sum(rejected), 0),
        coalesce(sum(capped), 0), coalesce(sum(deleted), 0)
 FROM observability.ingest_ledger
-WHERE account = %(account)s AND at BETWEEN %(start)s AND %(end)s AND (%(sender)s::text IS NULL OR key = %(sender)s)
+WHERE account = %(account)s AND (%(visible_sites)s::integer[] IS NULL OR site = ANY(%(visible_sites)s))
+  AND at BETWEEN %(start)s AND %(end)s AND (%(sender)s::text IS NULL OR key = %(sender)s)
+  AND (%(only_sender)s::text IS NULL OR key = %(only_sender)s)
 
 -- name: list_ledger
 WITH entry AS (
     SELECT date_trunc('minute', at) AS minute, account, key, received, stored, duplicate, rejected, capped, deleted,
            reasons
     FROM observability.ingest_ledger
-    WHERE account = %(account)s AND at BETWEEN %(start)s AND %(end)s AND (%(sender)s::text IS NULL OR key = %(sender)s)
+    WHERE account = %(account)s AND (%(visible_sites)s::integer[] IS NULL OR site = ANY(%(visible_sites)s))
+  AND at BETWEEN %(start)s AND %(end)s AND (%(sender)s::text IS NULL OR key = %(sender)s)
+  AND (%(only_sender)s::text IS NULL OR key = %(only_sender)s)
 ), counted AS (
     SELECT minute, key, jsonb_object_agg(reason, items) AS reasons
     FROM (SELECT minute, key, reason, sum(items::bigint) AS items

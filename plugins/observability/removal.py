@@ -16,12 +16,12 @@ import msgspec
 from psycopg import sql
 
 from kernel import Database, InvalidError
+from plugins.observability.access import SYSTEM, Access, Owner
 from plugins.observability.filters import Conditions, validate_filters
 from plugins.observability.ledger import append_removal
 from plugins.observability.models import SelectionQuery
 from plugins.observability.queries import QUERIES
 from plugins.observability.resolution import BEGINNING, HOUR, floor
-from plugins.observability.series import LOCAL_ACCOUNT
 from plugins.observability.store import Connected, resolve_filters
 
 BATCH_EVENTS = 5000
@@ -66,7 +66,7 @@ class Removal:
         self._db = db
         self._batch_events = batch_events
 
-    def count(self, query: SelectionQuery, account: int = LOCAL_ACCOUNT) -> RemovalResult:
+    def count(self, query: SelectionQuery, access: Access = SYSTEM) -> RemovalResult:
         """Count what ``remove`` would delete.
 
         Raises:
@@ -75,9 +75,8 @@ class Removal:
         """
         validate_filters(query)
         with self._db.transaction(_STATEMENT_TIMEOUT_S) as connection:
-            conditions = _conditions(connection, query, account)
-            count = sql.SQL(QUERIES["count_events"]).format(where=conditions.where)
-            ((matched,),) = connection.execute(count, conditions.values)
+            conditions = _conditions(connection, query, access)
+            ((matched,),) = connection.execute(conditions.compose_count(), conditions.values)
             ((since,),) = connection.execute(QUERIES["raw_watermark"])
         start = query.start
         reaches_back = since is not None and (start is None or start < since)
@@ -86,34 +85,36 @@ class Removal:
     def remove(
         self,
         query: SelectionQuery,
-        account: int = LOCAL_ACCOUNT,
+        access: Access = SYSTEM,
         on_batch: Callable[[int], None] = lambda _deleted: None,
     ) -> RemovalResult:
         """Delete the events that some filters match.
 
         Args:
             query: The filters.
-            account: Whose events.
+            access: Of whoever removes them.
             on_batch: Called with the number of events that are deleted so far; may raise to stop.
 
         Raises:
-            InvalidError: A filter is wrong, or there is none.
+            InvalidError: A filter is wrong, or there is none, or of several sites none is named.
             UnavailableError: The database cannot be reached; the batches that are deleted stay deleted.
         """
-        counted = self.count(query, account)
+        owner, counted = access.owner, self.count(query, access)
         deleted = 0
         start: datetime | None = BEGINNING
         while start is not None:
-            in_batch, start = self._remove_batch(query, account, start)
+            in_batch, start = self._remove_batch(query, access, owner, start)
             deleted += in_batch
             on_batch(deleted)
         return msgspec.structs.replace(counted, deleted=deleted)
 
-    def _remove_batch(self, query: SelectionQuery, account: int, start: datetime) -> tuple[int, datetime | None]:
+    def _remove_batch(
+        self, query: SelectionQuery, access: Access, owner: Owner, start: datetime
+    ) -> tuple[int, datetime | None]:
         """Delete the first events from a time on; return how many, and the time to go on from, if there may be more."""
         with self._db.transaction(_STATEMENT_TIMEOUT_S) as connection:
             # Looked up for each batch, as series may come and go.
-            conditions = _conditions(connection, query, account)
+            conditions = _conditions(connection, query, access)
             conditions.add("from", batch_start=start)
             values = {**conditions.values, "batch_events": self._batch_events}
             row = connection.execute(sql.SQL(QUERIES["batch_end"]).format(where=conditions.where), values).fetchone()
@@ -125,20 +126,20 @@ class Removal:
             ).fetchall()
             if rows:
                 connection.execute(QUERIES["delete_all_moved"], {"ids": [event_id for event_id, _ in rows]})
-                append_removal(connection, len(rows), list({floor(time, HOUR) for _, time in rows}), account)
+                append_removal(connection, len(rows), list({floor(time, HOUR) for _, time in rows}), owner)
         return len(rows), None if row is None else row[0] + datetime.resolution
 
 
-def _conditions(connection: Connected, query: SelectionQuery, account: int) -> Conditions:
+def _conditions(connection: Connected, query: SelectionQuery, access: Access) -> Conditions:
     """Resolve filters into conditions on the events that can be removed.
 
     Raises:
         InvalidError: There is no filter.
     """
-    conditions = resolve_filters(connection, query, account)
-    if not conditions.parts:
+    if not any(getattr(query, name) not in (None, ()) for name in SelectionQuery.__struct_fields__):
         names = ", ".join(SelectionQuery.__struct_fields__)
         raise InvalidError(f"Expected a filter: without one, every request log would be removed. There are: {names}.")
+    conditions = resolve_filters(connection, query, access)
     # What is older is left to retention; its rollups cannot be computed again.
     conditions.add("kept")
     return conditions

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from datetime import datetime
 from uuid import UUID
 
-from kernel import RawBody, Request, Response, StreamBody, strip_bom
+from kernel import Identity, RawBody, Request, Response, StreamBody, strip_bom
 from kernel.http import Page, is_json_lines, require_json
+from plugins.observability.access import Access
 from plugins.observability.event_list import EventPages
 from plugins.observability.ingest.decode import decode_fields
 from plugins.observability.ingest.idempotency import read_idempotency_key
@@ -50,60 +51,63 @@ class RequestLogRoutes:
         self._now = now
 
     @requests_route("", policy="read", menu="request logs, newest first")
-    def list(self, request: Request, query: ListQuery) -> Page[Event]:
+    def list(self, request: Request, query: ListQuery, identity: Identity) -> Page[Event]:
         """List request logs, newest first."""
-        return self._pages.page(request, query)
+        return self._pages.page(request, query, Access.of(identity))
 
     @requests_route("", method="POST", policy="ingest")
-    def create(self, request: Request, body: RawBody) -> Response[Event]:
+    def create(self, request: Request, body: RawBody, identity: Identity) -> Response[Event]:
         """Store one request log."""
         require_json(request)
-        event_id, is_new = self._ingest.ingest_event(strip_bom(body.content), _idempotency_key(request))
+        access = Access.of(identity)
+        event_id, is_new = self._ingest.ingest_event(strip_bom(body.content), _idempotency_key(request), access)
         # Not what was sent: a replay finds the stored event, which may have been edited since.
         location = {"Location": f"{request.path}/{event_id}/"}
-        return Response(self._store.find(event_id), 201 if is_new else 200, location)
+        return Response(self._store.find(event_id, access), 201 if is_new else 200, location)
 
     @requests_route("ingest/", method="POST", policy="ingest")
-    def ingest(self, request: Request, query: IngestQuery, body: StreamBody) -> IngestResult:
+    def ingest(self, request: Request, query: IngestQuery, body: StreamBody, identity: Identity) -> IngestResult:
         """Store a batch of request logs, or a stream with one a line."""
-        key = _idempotency_key(request)
+        key, access = _idempotency_key(request), Access.of(identity)
         if is_json_lines(request):
-            return self._stream.ingest_stream(body, query, key)
+            return self._stream.ingest_stream(body, query, key, access)
         require_json(request)
-        return self._ingest.ingest_json(strip_bom(body.read(self._ingest.max_bytes)), query, key)
+        return self._ingest.ingest_json(strip_bom(body.read(self._ingest.max_bytes)), query, key, access)
 
     @requests_route("", method="DELETE", policy="write")
-    def remove(self, query: RemovalQuery) -> RemovalResult:
+    def remove(self, query: RemovalQuery, identity: Identity) -> RemovalResult:
         """Delete every request log that some filters match; at least one filter is required."""
-        return self._removal.count(query) if query.dry_run else self._removal.remove(query)
+        access = Access.of(identity)
+        return self._removal.count(query, access) if query.dry_run else self._removal.remove(query, access)
 
     @requests_route("{id}/", policy="read")
-    def show(self, id: UUID) -> Event:  # noqa: A002 - the name of the segment
+    def show(self, id: UUID, identity: Identity) -> Event:  # noqa: A002 - the name of the segment
         """Show one request log."""
-        return self._store.find(id)
+        return self._store.find(id, Access.of(identity))
 
     @requests_route("{id}/", method="PUT", policy="write")
-    def replace(self, request: Request, id: UUID, body: RawBody) -> Event:  # noqa: A002
+    def replace(self, request: Request, id: UUID, body: RawBody, identity: Identity) -> Event:  # noqa: A002
         """Replace every field of a request log; those left out get their defaults."""
         require_json(request)
         event, messages = validate_event(decode_fields(strip_bom(body.content)), self._now())
         if event is None:
             raise invalid_fields(messages)
-        return self._store.edit(id, {name: getattr(event, name) for name in EDITABLE})
+        return self._store.edit(id, {name: getattr(event, name) for name in EDITABLE}, Access.of(identity))
 
     @requests_route("{id}/", method="PATCH", policy="write")
-    def update(self, request: Request, id: UUID, body: RawBody) -> Event:  # noqa: A002
+    def update(self, request: Request, id: UUID, body: RawBody, identity: Identity) -> Event:  # noqa: A002
         """Change some fields of a request log."""
         require_json(request)
         values, messages = validate_fields(decode_fields(strip_bom(body.content)), self._now())
         if messages:
             raise invalid_fields(messages)
-        return self._store.edit(id, {name: value for name, value in values.items() if name in EDITABLE})
+        changes = {name: value for name, value in values.items() if name in EDITABLE}
+        return self._store.edit(id, changes, Access.of(identity))
 
     @requests_route("{id}/", method="DELETE", policy="write")
-    def delete(self, id: UUID) -> Response[None]:  # noqa: A002
+    def delete(self, id: UUID, identity: Identity) -> Response[None]:  # noqa: A002
         """Delete a request log."""
-        self._store.delete(id)
+        self._store.delete(id, Access.of(identity))
         return Response(None, 204)
 
 

@@ -11,6 +11,7 @@ from random import Random
 import msgspec
 
 from kernel.cli import progress
+from plugins.observability.access import SYSTEM, Owner
 from plugins.observability.ingest.normalize import normalize
 from plugins.observability.ingest.service import IngestService
 from plugins.observability.models import EventIn
@@ -79,7 +80,16 @@ ENDPOINTS: Sequence[Endpoint] = (
 )
 
 
-def seed(ingest: IngestService, *, count: int, days: int, end: datetime, random: Random, batch_size: int) -> int:
+def seed(
+    ingest: IngestService,
+    *,
+    count: int,
+    days: int,
+    end: datetime,
+    random: Random,
+    batch_size: int,
+    owner: Owner = SYSTEM.owner,
+) -> int:
     """Store demo data; return how many events.
 
     Args:
@@ -89,13 +99,14 @@ def seed(ingest: IngestService, *, count: int, days: int, end: datetime, random:
         end: When they end, UTC.
         random: The same state generates the same events.
         batch_size: Events in one transaction.
+        owner: Whose events they are.
     """
     events = generate_traffic(count, end, days, random)
     inserted = 0
     with progress("events", total=count) as bar:
         while events_of_batch := list(islice(events, batch_size)):
             batch, _ = normalize(range(len(events_of_batch)), events_of_batch, end)
-            inserted += ingest.store(batch, sender=SENDER).inserted
+            inserted += ingest.store(batch, sender=SENDER, owner=owner).inserted
             bar.advance(len(events_of_batch))
     return inserted
 

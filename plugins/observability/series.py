@@ -1,4 +1,4 @@
-"""The dictionary of series: ids for (service, endpoint, method), cached in each process, at most so many an account.
+"""The dictionary of series: ids for (service, endpoint, method) of an owner, cached, at most so many an account.
 
 Events with a latency and events without one are series apart, so that rollups know of which of their hits they have a
 latency (``migrations/0006_absent_latency.sql``). To everybody else, and to the limits below, both are one series.
@@ -27,12 +27,17 @@ from typing import Any, NamedTuple
 import msgspec
 from psycopg import Connection
 
-from kernel import Cache, Database, UnavailableError
+from kernel import (
+    Cache,
+    Database,
+    UnavailableError,
+)
+from kernel.identity import acting_as
+from plugins.observability.access import SYSTEM, Owner
 from plugins.observability.models import ENDPOINT_MAX, INT32_MAX
 from plugins.observability.path_templates import Templates
 from plugins.observability.queries import QUERIES
 
-LOCAL_ACCOUNT = 0
 OTHER = "__other__"
 METHODS_MAX = 50
 _LAST_KIND = 2
@@ -40,7 +45,7 @@ _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class SeriesKey(NamedTuple):
-    """What identifies a series of an account.
+    """What identifies a series of an owner.
 
     Args:
         timed: Whether its events have a latency.
@@ -148,7 +153,7 @@ class SeriesDictionary:
         series_max: How many series an account may have, those of ``__other__`` apart.
     """
 
-    def __init__(self, db: Database, cache: Cache[SeriesKey, int], series_max: int) -> None:
+    def __init__(self, db: Database, cache: Cache[tuple[Owner, SeriesKey], int], series_max: int) -> None:
         self._db = db
         self._cache = cache
         self._max_by_level = (series_max, max(100, series_max // 10), METHODS_MAX, INT32_MAX)
@@ -159,14 +164,14 @@ class SeriesDictionary:
         self._lock = threading.Lock()
 
     def resolve(
-        self, keys: Iterable[SeriesKey], templates: Templates | None = None, account: int = LOCAL_ACCOUNT
+        self, keys: Iterable[SeriesKey], templates: Templates | None = None, owner: Owner = SYSTEM.owner
     ) -> ResolvedSeries:
         """Look up series, and insert those that are new and have room.
 
         Args:
             keys: Stripped of blanks.
             templates: Applied to the endpoints.
-            account: Whose series.
+            owner: Whose series.
 
         Raises:
             SeriesRemovedError: Series were removed: ``forget`` and resolve again.
@@ -176,7 +181,7 @@ class SeriesDictionary:
         generation = self._generation
         templated = _apply_templates(asked, templates) if templates is not None else {}
         wanted = {templated.get(key, key) for key in asked} if templated else asked
-        ids, stand_ins = self._find_or_insert(wanted, generation, account)
+        ids, stand_ins = self._find_or_insert(wanted, generation, owner)
         if not templated and not stand_ins:
             return ResolvedSeries(generation, ids, {}, frozenset())
         targets = {key: templated.get(key, key) for key in asked}
@@ -202,10 +207,11 @@ class SeriesDictionary:
             self._generation = generation
 
     def _find_or_insert(
-        self, wanted: set[SeriesKey], generation: int, account: int
+        self, wanted: set[SeriesKey], generation: int, owner: Owner
     ) -> tuple[dict[SeriesKey, int], dict[SeriesKey, SeriesKey]]:
         """Return ids by series, and what stands in for the series that have none, level by level."""
-        ids = self._cache.get_many(wanted)
+        cached = self._cache.get_many([(owner, key) for key in wanted])
+        ids = {key: number for (_, key), number in cached.items()}
         missing: Collection[SeriesKey] = wanted - ids.keys()
         stand_ins: dict[SeriesKey, SeriesKey] = {}
         for level in range(len(self._max_by_level)):
@@ -214,55 +220,57 @@ class SeriesDictionary:
             candidates = {key: _stand_in(key, level) for key in missing}
             # A key that names "__other__" itself waits for the level that counts it.
             counted = {series for series in candidates.values() if _kind(series) == min(level, _LAST_KIND)}
-            found = self._find_or_insert_level(counted, level, generation, account) if counted else {}
+            found = self._find_or_insert_level(counted, level, generation, owner) if counted else {}
             ids |= found
             stand_ins |= {key: series for key, series in candidates.items() if series in found and series != key}
             missing = [key for key in missing if candidates[key] not in found]
         return ids, stand_ins
 
     def _find_or_insert_level(
-        self, keys: set[SeriesKey], level: int, generation: int, account: int
+        self, keys: set[SeriesKey], level: int, generation: int, owner: Owner
     ) -> dict[SeriesKey, int]:
         with self._db.connection() as connection:
-            ids = _find(connection, keys, generation, account)
+            ids = _find(connection, keys, generation, owner)
         missing = keys - ids.keys()
-        if (account, level) in self._full:
+        if (owner.account, level) in self._full:
             missing = {key for key in missing if key.twin in ids}
         if missing:
-            ids |= self._insert(missing, level, generation, account)
-        self._remember(ids, generation)
+            ids |= self._insert(missing, level, generation, owner)
+        self._remember(ids, generation, owner)
         return ids
 
-    def _insert(self, missing: set[SeriesKey], level: int, generation: int, account: int) -> dict[SeriesKey, int]:
+    def _insert(self, missing: set[SeriesKey], level: int, generation: int, owner: Owner) -> dict[SeriesKey, int]:
         """Insert as many series as there is room for on a level; return the ids of those that exist now."""
         limits = {"kind": min(level, _LAST_KIND), "items_max": self._max_by_level[level], "other": OTHER}
-        with self._db.transaction() as connection:
-            connection.execute(QUERIES["lock_series"], {"account": account})
-            connection.execute(QUERIES["insert_series"], {**_columns(missing, account), **limits})
-            ids = _find(connection, missing, generation, account)
+        # As the service: who is limited to a site does not see what else the account has, which counts.
+        with acting_as(None), self._db.transaction() as connection:
+            connection.execute(QUERIES["lock_series"], {"account": owner.account})
+            connection.execute(QUERIES["insert_series"], {**_columns(missing, owner), **limits})
+            ids = _find(connection, missing, generation, owner)
         if missing - ids.keys():
             with self._lock:
                 if generation == self._generation:
-                    self._full |= {(account, level)}
+                    self._full |= {(owner.account, level)}
         return ids
 
-    def _remember(self, ids: Mapping[SeriesKey, int], generation: int) -> None:
+    def _remember(self, ids: Mapping[SeriesKey, int], generation: int, owner: Owner) -> None:
         with self._lock:
             if generation == self._generation:
                 for series, series_id in ids.items():
-                    self._cache.set(series, series_id)
+                    self._cache.set((owner, series), series_id)
 
 
-def _columns(keys: Iterable[SeriesKey], account: int) -> dict[str, Any]:
+def _columns(keys: Iterable[SeriesKey], owner: Owner) -> dict[str, Any]:
     services, endpoints, methods, timed = map(list, zip(*keys, strict=True))
-    return {"account": account, "services": services, "endpoints": endpoints, "methods": methods, "timed": timed}
+    texts = {"services": services, "endpoints": endpoints, "methods": methods, "timed": timed}
+    return {"account": owner.account, "site": owner.site, **texts}
 
 
 def _find(
-    connection: Connection[tuple[Any, ...]], keys: Iterable[SeriesKey], generation: int, account: int
+    connection: Connection[tuple[Any, ...]], keys: Iterable[SeriesKey], generation: int, owner: Owner
 ) -> dict[SeriesKey, int]:
     """Return the ids of the series that exist, and of their twins."""
-    rows = connection.execute(QUERIES["find_series"], _columns(keys, account)).fetchall()
+    rows = connection.execute(QUERIES["find_series"], _columns(keys, owner)).fetchall()
     if rows[0][0] != generation:
         raise SeriesRemovedError(rows[0][0])
     return {SeriesKey(*columns): series_id for _, series_id, *columns in rows if series_id is not None}

@@ -11,13 +11,13 @@ import msgspec
 from psycopg import Connection, sql
 
 from kernel import ConflictError, Database, InvalidError, NotFoundError
+from plugins.observability.access import SYSTEM, Access, Owner
 from plugins.observability.event_ids import time_range, unix_us
 from plugins.observability.filters import (
     Conditions,
     add_search,
     event_conditions,
     search_pattern,
-    search_terms,
     split_search,
 )
 from plugins.observability.ingest.copy import UNSTORABLE_ERRORS, unstorable_errors
@@ -31,7 +31,6 @@ from plugins.observability.queries import QUERIES
 from plugins.observability.resolution import HOUR, floor
 from plugins.observability.retention.watermark import IngestWatermark, TooOldError, ensure_not_too_old
 from plugins.observability.series import (
-    LOCAL_ACCOUNT,
     ResolvedSeries,
     SeriesDictionary,
     SeriesKey,
@@ -39,6 +38,8 @@ from plugins.observability.series import (
     ensure_generation,
 )
 
+# Of more series than this, the planner is told whose they are, not which: it compares each with its statistics.
+_LISTED_SERIES_MAX = 1000
 # An edit starts over when another edit of the event, or a removal of series or partitions, comes first.
 EDIT_ATTEMPTS_MAX = 10
 DELETE_ATTEMPTS_MAX = 5
@@ -77,49 +78,55 @@ class EventStore:
         self._tags_max_bytes = tags_max_bytes
         self._templates = templates
 
-    def find(self, event_id: UUID, account: int = LOCAL_ACCOUNT) -> Event:
+    def find(self, event_id: UUID, access: Access = SYSTEM) -> Event:
         """Return one event.
 
         Raises:
             NotFoundError: No event has that id.
         """
+        return self._find_with_owner(event_id, access)[0]
+
+    def _find_with_owner(self, event_id: UUID, access: Access) -> tuple[Event, Owner]:
         try:
             with self._db.connection() as connection:
-                return self._find(connection, event_id, account)
+                return self._find(connection, event_id, access)
         except NotFoundError:
             # It may have been moved from the place searched second to the one searched first: search one snapshot.
             with self._db.transaction(repeatable_read=True) as connection:
-                return self._find(connection, event_id, account)
+                return self._find(connection, event_id, access)
 
-    def edit(self, event_id: UUID, changes: dict[str, Any], account: int = LOCAL_ACCOUNT) -> Event:
+    def edit(self, event_id: UUID, changes: dict[str, Any], access: Access = SYSTEM) -> Event:
         """Change fields of an event. It keeps its id, even if its time changes.
 
         Args:
             event_id: Which event.
             changes: Validated values by field.
-            account: Whose event.
+            access: Of whoever edits it.
 
         Raises:
             NotFoundError: No event has that id.
-            InvalidError: Its tags cannot be stored, or are too long (those that are kept, too), or events of its new
-                time are not kept.
+            InvalidError: Its tags cannot be stored, or are too long (those that are kept, too), events of its new time
+                are not kept, or its new service may not be written.
             ConflictError: The event was edited by others in every attempt.
         """
         failure: Exception
         if "tags" in changes and oversized_tags_positions([changes["tags"]], self._tags_max_bytes):
             raise self._oversized()
         for _ in range(EDIT_ATTEMPTS_MAX):
-            before = self.find(event_id, account)
+            before, owner = self._find_with_owner(event_id, access)
             if before.tags is OMITTED_TAGS and "tags" not in changes:
                 raise self._oversized()
             since = self._watermark.since
             if since is not None and changes.get("time", since) < since and changes["time"] != before.time:
                 raise TooOldError(since)
             wanted = msgspec.structs.replace(before, **changes)
+            refused = access.refused_services([wanted.service])
+            if refused:
+                raise invalid_fields(refused[wanted.service])
             try:
-                series = self._series.resolve([_series_key(wanted)], self._templates, account)
+                series = self._series.resolve([_series_key(wanted)], self._templates, owner)
                 self._partitions.ensure([unix_us(wanted.time) // DAY_US])
-                return self._write_edit(before, wanted, series, account)
+                return self._write_edit(before, wanted, series, access, owner)
             except SeriesRemovedError as ex:
                 self._series.forget(ex.generation)
                 failure = ex
@@ -132,7 +139,7 @@ class EventStore:
                 raise invalid_fields(unstorable_errors(ex)) from ex
         raise failure
 
-    def _write_edit(self, before: Event, wanted: Event, series: ResolvedSeries, account: int) -> Event:
+    def _write_edit(self, before: Event, wanted: Event, series: ResolvedSeries, access: Access, owner: Owner) -> Event:
         """Write an edit; return the event as stored.
 
         Raises:
@@ -144,19 +151,20 @@ class EventStore:
         values = {**columns, "series": series.ids[key], "tags": bytes(after.tags).decode()}
         with self._db.transaction() as connection:
             try:
-                current = self._find(connection, before.id, account, lock=True)
+                current, current_owner = self._find(connection, before.id, access, lock=True)
             except NotFoundError as ex:
                 raise _edited_by_others(before.id) from ex  # moved or deleted: the next attempt tells which
-            if current != before:
+            if current != before or current_owner != owner:
                 raise _edited_by_others(before.id)
             if after.time == before.time:
                 connection.execute(QUERIES["update_event"], values)
             else:
                 _move(connection, before, values)
-            ensure_generation(touch_hours(connection, [before.time, after.time]), series.generation)
+            touched = touch_hours(connection, [before.time, after.time], owner.account)
+            ensure_generation(touched, series.generation)
         return after
 
-    def delete(self, event_id: UUID, account: int = LOCAL_ACCOUNT) -> None:
+    def delete(self, event_id: UUID, access: Access = SYSTEM) -> None:
         """Delete an event.
 
         Raises:
@@ -164,24 +172,22 @@ class EventStore:
             ConflictError: The event was moved by others in every attempt.
         """
         for _ in range(DELETE_ATTEMPTS_MAX):
-            self.find(event_id, account)
+            self.find(event_id, access)
             with self._db.transaction() as connection:
                 try:
-                    event = self._find(connection, event_id, account, lock=True)
+                    event, owner = self._find(connection, event_id, access, lock=True)
                 except NotFoundError:
                     continue  # moved: the next attempt finds where it is
                 connection.execute(QUERIES["delete_event"], {"id": event.id, "time": event.time})
                 connection.execute(QUERIES["delete_moved"], {"id": event.id})
-                append_removal(connection, 1, [floor(event.time, HOUR)], account)
+                append_removal(connection, 1, [floor(event.time, HOUR)], owner)
                 return
         raise _edited_by_others(event_id)
 
-    def conditions(self, query: SelectionQuery, account: int = LOCAL_ACCOUNT) -> Conditions:
+    def conditions(self, query: SelectionQuery, access: Access = SYSTEM) -> Conditions:
         """Resolve filters into conditions on the table of events."""
-        if not _filters_by_series(query):
-            return event_conditions(query, None)
         with self._db.connection() as connection:
-            return resolve_filters(connection, query, account)
+            return resolve_filters(connection, query, access)
 
     def list(
         self, conditions: Conditions, order: sql.Composable, limit: int, offset: int = 0
@@ -193,9 +199,9 @@ class EventStore:
         page = sql.SQL(QUERIES["page_of_events"]).format(where=conditions.where, order=order)
         return self._page(page, {**conditions.values, "limit": limit, "offset": offset})
 
-    def trace(self, trace_id: str, limit: int, account: int = LOCAL_ACCOUNT) -> Sequence[Event]:
+    def trace(self, trace_id: str, limit: int, access: Access = SYSTEM) -> Sequence[Event]:
         """Return the events of a trace, in order of time; as of ``list``, some may be without their tags."""
-        values = {"trace_id": trace_id, "account": account, "limit": limit}
+        values = {"trace_id": trace_id, "limit": limit, **access.parameters}
         return self._page(sql.SQL(QUERIES["page_of_trace"]), values)[0]
 
     def _page(self, page: sql.Composable, values: Mapping[str, Any]) -> tuple[Sequence[Event], int]:
@@ -209,7 +215,7 @@ class EventStore:
 
     def count(self, conditions: Conditions) -> int:
         """Count the events that meet some conditions."""
-        return int(self._one("count_events", conditions)[0])
+        return int(self._row(conditions.compose_count(), conditions)[0])
 
     def estimate(self, conditions: Conditions) -> int:
         """Return the planner's estimate of that count, which reads no events."""
@@ -219,14 +225,16 @@ class EventStore:
         """Tell whether there are no events."""
         return not self._one("any_event", Conditions([], {}))[0]
 
-    def _find(self, connection: Connected, event_id: UUID, account: int, *, lock: bool = False) -> Event:
-        """Find an event at the time in its id, or where it was moved to."""
+    def _find(
+        self, connection: Connected, event_id: UUID, access: Access, *, lock: bool = False
+    ) -> tuple[Event, Owner]:
+        """Find an event at the time in its id, or where it was moved to, and whose it is."""
         try:
             start, end = time_range(event_id)
         except ValueError as ex:
             raise _not_found(event_id) from ex
         query = QUERIES["lock_event" if lock else "find_event"]
-        values = {"id": event_id, "account": account, "tags_max_bytes": served_max_bytes(self._tags_max_bytes)}
+        values = {"id": event_id, "tags_max_bytes": served_max_bytes(self._tags_max_bytes), **access.parameters}
         row = connection.execute(query, {**values, "from_time": start, "to_time": end}).fetchone()
         if row is None:
             moved = connection.execute(QUERIES["find_moved"], {"id": event_id}).fetchone()
@@ -236,17 +244,19 @@ class EventStore:
                 row = connection.execute(query, {**values, **span}).fetchone()
         if row is None:
             raise _not_found(event_id)
-        return to_event(row)
+        return to_event(row), Owner(access.account, row[-1])
 
     def _oversized(self) -> InvalidError:
         return invalid_fields({"tags": [oversized_tags(self._tags_max_bytes)]})
 
     def _one(self, name: str, conditions: Conditions) -> tuple[Any, ...]:
-        query = sql.SQL(QUERIES[name]).format(where=conditions.where)
+        return self._row(sql.SQL(QUERIES[name]).format(where=conditions.where), conditions)
+
+    def _row(self, query: sql.Composed, conditions: Conditions) -> tuple[Any, ...]:
         with self._db.connection() as connection:
             row = connection.execute(query, conditions.values).fetchone()
         if row is None:
-            raise LookupError(name)
+            raise LookupError(query.as_string())
         return row
 
 
@@ -255,7 +265,7 @@ def served_max_bytes(tags_max_bytes: int) -> int:
     return tags_max_bytes + _PRESERVED_MAX_BYTES
 
 
-def resolve_filters(connection: Connected, query: SelectionQuery, account: int) -> Conditions:
+def resolve_filters(connection: Connected, query: SelectionQuery, access: Access) -> Conditions:
     """Resolve filters into conditions on the table of events, with the series that a connection sees.
 
     Raises:
@@ -264,10 +274,12 @@ def resolve_filters(connection: Connected, query: SelectionQuery, account: int) 
     series_ids: list[int] | None = None
     texts = {"service": query.service, "endpoint": query.endpoint, "method": query.method}
     if any(text is not None for text in texts.values()):
-        series_ids = _series_ids(connection, "match_series", account=account, **texts)
+        series_ids = _series_ids(connection, "match_series", **access.parameters, **texts)
     conditions = event_conditions(query, series_ids)
+    if series_ids is None:
+        _add_visible(connection, conditions, access)
     for position, term in enumerate(split_search(query.search)):
-        matching = _series_ids(connection, "search_series", account=account, pattern=search_pattern(term))
+        matching = _series_ids(connection, "search_series", **access.parameters, pattern=search_pattern(term))
         add_search(conditions, position, term, matching)
     return conditions
 
@@ -280,9 +292,16 @@ def to_event(row: Sequence[Any]) -> Event:
     return Event(event_id, time, service, endpoint, method, status_code, latency_ms, trace_id, user_ref, raw_tags)
 
 
-def _filters_by_series(query: SelectionQuery) -> bool:
-    texts = (query.service, query.endpoint, query.method)
-    return bool(search_terms(query.search)) or any(text is not None for text in texts)
+def _add_visible(connection: Connected, conditions: Conditions, access: Access) -> None:
+    """Add that events are visible: a condition that costs nothing, if there are no others."""
+    values = {**access.parameters, "limit": _LISTED_SERIES_MAX + 1}
+    ((numbers,),) = connection.execute(QUERIES["visible_series"], values)
+    if numbers is None:
+        conditions.add_precondition("alone", account=access.account)
+    elif len(numbers) <= _LISTED_SERIES_MAX:
+        conditions.add("series", series=numbers)
+    else:
+        conditions.add("visible", **access.parameters)
 
 
 def _series_ids(connection: Connected, name: str, **values: Any) -> list[int]:
@@ -311,13 +330,13 @@ def _move(connection: Connected, before: Event, values: dict[str, Any]) -> None:
     connection.execute(QUERIES["set_moved"], {"id": before.id, "time": values["time"]})
 
 
-def touch_hours(connection: Connected, times: Iterable[datetime]) -> tuple[Any, ...] | None:
+def touch_hours(connection: Connected, times: Iterable[datetime], account: int) -> tuple[Any, ...] | None:
     """Note the hours whose rollups have to be computed again; return the row for ``ensure_generation``.
 
     Raises:
         TooOldError: Retention has removed the events of some of these hours.
     """
-    row = connection.execute(QUERIES["touch_hours"], {"times": list(times)}).fetchone()
+    row = connection.execute(QUERIES["touch_hours"], {"account": account, "times": list(times)}).fetchone()
     ensure_not_too_old(row)
     return row
 

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import msgspec
 
-from kernel import NotFoundError
+from kernel import Identity, NotFoundError
+from plugins.observability.access import Access
 from plugins.observability.models import Event
 from plugins.observability.requests_route import requests_route
 from plugins.observability.store import EventStore
@@ -57,10 +58,10 @@ class TraceRoutes:
         self._store = store
 
     @requests_route("traces/{trace_id}/", policy="read")
-    def show(self, trace_id: str, query: TraceQuery) -> Trace:
+    def show(self, trace_id: str, query: TraceQuery, identity: Identity) -> Trace:
         """Show the request logs of a trace, in order of time."""
         # PostgreSQL stores no text with a NUL, and rejects a query that has one.
-        found = [] if "\x00" in trace_id else self._store.trace(trace_id, query.limit + 1)
+        found = [] if "\x00" in trace_id else self._store.trace(trace_id, query.limit + 1, Access.of(identity))
         if not found:
             raise NotFoundError(detail=f"no request log has the trace_id {trace_id!r:.140}")
         events = found[: query.limit]

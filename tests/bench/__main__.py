@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.bench import (
+    accounts,
     analytics,
     audit,
     datasets,
@@ -36,6 +37,7 @@ BENCHES: dict[str, Bench] = {
     "drf": rest_framework.figures,
     "lists": lists.figures,
     "analytics": analytics.figures,
+    "accounts": accounts.figures,
     "upkeep": upkeep.figures,
     "jobs": jobs.figures,
     "notion": notion.figures,

@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 
 from kernel.db.pool import QUERIES as KERNEL_QUERIES
-from plugins.observability.series import LOCAL_ACCOUNT
+from kernel.identity import SYSTEM_ACCOUNT
 from tests.bench.disk import disk
 from tests.bench.figures import Figure, in_turn
 from tests.bench.load import wrk_p50_ms
@@ -87,7 +87,7 @@ class Bare:
             ]
         )
         matching = sql.SQL("SELECT id FROM observability.series WHERE {}").format(scope)
-        asked = {"account": LOCAL_ACCOUNT, "error_from": 500, **filters, **values}
+        asked = {"account": SYSTEM_ACCOUNT, "error_from": 500, **filters, **values}
         given = {**msgspec.structs.asdict(self._window), **asked}
 
         def ask() -> None:

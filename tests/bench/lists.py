@@ -16,10 +16,10 @@ from psycopg import sql
 
 from kernel.cli.output import progress
 from kernel.db.pool import QUERIES as KERNEL_QUERIES
+from plugins.observability.access import SYSTEM
 from plugins.observability.event_ids import time_range
 from plugins.observability.filters import order_by, parse_ordering, with_tie_breaker
 from plugins.observability.queries import QUERIES
-from plugins.observability.series import LOCAL_ACCOUNT
 from tests.bench.figures import Figure, in_turn
 from tests.bench.load import wrk_p50_ms
 from tests.bench.service import service
@@ -122,8 +122,9 @@ def _configure(connection: Connected) -> None:
 
 def _page_sql(connection: Connected) -> Run:
     where = sql.SQL(" AND ").join(sql.SQL(QUERIES[f"filter_{name}"]) for name in ("series", "start", "end"))
-    count, page = sql.SQL(QUERIES["count_events"]).format(where=where), _list_sql(where)
-    identity = {"account": LOCAL_ACCOUNT, "service": SERVICE, "endpoint": None, "method": None}
+    count = sql.SQL("SELECT count(*) FROM observability.event AS e WHERE {where}").format(where=where)
+    page = _list_sql(where)
+    identity = {**SYSTEM.parameters, "service": SERVICE, "endpoint": None, "method": None}
 
     def run() -> Any:
         series = [number for (number,) in connection.execute(QUERIES["match_series"], identity)]
@@ -138,7 +139,7 @@ def _page_sql(connection: Connected) -> Run:
 
 def _id_sql(connection: Connected, event_id: str) -> Run:
     start, end = time_range(UUID(event_id))
-    values = {"id": event_id, "account": LOCAL_ACCOUNT, "from_time": start, "to_time": end, **TAGS}
+    values = {"id": event_id, **SYSTEM.parameters, "from_time": start, "to_time": end, **TAGS}
     return lambda: connection.execute(QUERIES["find_event"], values).fetchall()
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from kernel import Command
 from kernel.cli import echo, print_json, print_table, struct_options
+from plugins.observability.access import Access, account_option
 from plugins.observability.analytics.grouping import percentile_field
 from plugins.observability.analytics.models import (
     ActiveEndpoint,
@@ -40,10 +41,11 @@ def make_analytics_commands(analytics: AnalyticsService, page_size: int) -> Iter
 
     @click.command("kpis")
     @_as_json
+    @account_option
     @struct_options(KpiQuery)
-    def kpis(query: KpiQuery, *, as_json: bool) -> None:
+    def kpis(query: KpiQuery, *, as_json: bool, account: int) -> None:
         """Print hits, errors and latencies over a window, and of groups in it: the last 24 hours by default."""
-        answer = analytics.kpis(query)
+        answer = analytics.kpis(query, Access(account=account))
         if as_json:
             print_json(answer.members)
             return
@@ -54,40 +56,47 @@ def make_analytics_commands(analytics: AnalyticsService, page_size: int) -> Iter
 
     @click.command("top")
     @_as_json
+    @account_option
     @struct_options(TopQuery)
-    def top(query: TopQuery, *, as_json: bool) -> None:
+    def top(query: TopQuery, *, as_json: bool, account: int) -> None:
         """Print endpoints or other groups, the busiest of the last 24 hours first by default."""
-        _print_rows(analytics.top_endpoints(query), as_json=as_json)
+        _print_rows(analytics.top_endpoints(query, Access(account=account)), as_json=as_json)
 
     @click.command("hourly")
     @_as_json
+    @account_option
     @struct_options(BucketsQuery)
-    def hourly(query: BucketsQuery, *, as_json: bool) -> None:
+    def hourly(query: BucketsQuery, *, as_json: bool, account: int) -> None:
         """Print requests by hour, service and endpoint, the newest first: of the last 24 hours by default."""
-        _print_rows(analytics.hourly(query), as_json=as_json)
+        _print_rows(analytics.hourly(query, Access(account=account)), as_json=as_json)
 
     @click.command("daily")
     @_as_json
+    @account_option
     @struct_options(BucketsQuery)
-    def daily(query: BucketsQuery, *, as_json: bool) -> None:
+    def daily(query: BucketsQuery, *, as_json: bool, account: int) -> None:
         """Print requests by day, service and endpoint, the newest first: of the last 7 days by default."""
-        _print_rows(analytics.daily(query), as_json=as_json)
+        _print_rows(analytics.daily(query, Access(account=account)), as_json=as_json)
 
     @click.command("services")
     @_as_json
+    @account_option
     @struct_options(ServicesQuery)
-    def services(query: ServicesQuery, *, as_json: bool) -> None:
+    def services(query: ServicesQuery, *, as_json: bool, account: int) -> None:
         """Print services that have events, with the time of the first and the last."""
         size = query.page_size or page_size
-        _print_page(ActiveService, *analytics.services(query, size, (query.page - 1) * size), as_json=as_json)
+        found = analytics.services(query, size, (query.page - 1) * size, Access(account=account))
+        _print_page(ActiveService, *found, as_json=as_json)
 
     @click.command("endpoints")
     @_as_json
+    @account_option
     @struct_options(EndpointsQuery)
-    def endpoints(query: EndpointsQuery, *, as_json: bool) -> None:
+    def endpoints(query: EndpointsQuery, *, as_json: bool, account: int) -> None:
         """Print endpoints that have events, with the time of the first and the last."""
         size = query.page_size or page_size
-        _print_page(ActiveEndpoint, *analytics.endpoints(query, size, (query.page - 1) * size), as_json=as_json)
+        found = analytics.endpoints(query, size, (query.page - 1) * size, Access(account=account))
+        _print_page(ActiveEndpoint, *found, as_json=as_json)
 
     return [Command(command=command) for command in (kpis, top, hourly, daily, services, endpoints)]
 

@@ -7,11 +7,11 @@
 SET LOCAL work_mem = '32MB'
 
 -- name: open_unfiltered
--- Which partitions a query reads depends on its window, so that each execution is planned with its parameters. If there
--- is only one account, no condition on the account is needed.
+-- Which partitions a query reads depends on its window, so that each execution is planned with its parameters. If only
+-- one account has had series, no condition on series is needed.
 SELECT rollups.*, set_config('plan_cache_mode', 'force_custom_plan', true),
-       %(account)s = ALL (ARRAY[(SELECT min(account) FROM observability.series),
-                                (SELECT max(account) FROM observability.series)])
+       CASE WHEN EXISTS (SELECT FROM observability.series_account WHERE account <> %(account)s)
+            THEN ARRAY(SELECT id FROM observability.series WHERE account = %(account)s) END
 FROM ({rollup_state}) AS rollups
 
 -- name: open_filtered
@@ -33,16 +33,22 @@ SELECT ARRAY(SELECT id FROM matching) AS numbers, coalesce(array_agg(service), '
 FROM (SELECT DISTINCT service, method FROM matching) AS pair
 
 -- name: filter_service
-lower(service) = lower(%(service)s)
+service_lower = lower(%(service)s)
 
 -- name: filter_endpoint
-lower(endpoint) = lower(%(endpoint)s)
+endpoint_lower = lower(%(endpoint)s)
 
 -- name: filter_method
-lower(method) = lower(%(method)s)
+method_lower = lower(%(method)s)
 
 -- name: filter_services
-lower(service) IN (SELECT lower(name) FROM unnest(%(services)s::text[]) AS name)
+service_lower IN (SELECT lower(name) FROM unnest(%(services)s::text[]) AS name)
+
+-- name: filter_visible_sites
+site = ANY(%(visible_sites)s::integer[])
+
+-- name: filter_visible_services
+service = ANY(%(visible_services)s::text[])
 
 -- name: filter_service_search
 service ILIKE ALL (%(service_search)s::text[])
@@ -63,7 +69,7 @@ WHERE account = %(account)s AND {filters}
 -- name: owners
 -- The applications that own a service: none, one or several.
 LEFT JOIN unnest(%(owned_services)s::text[], %(owners)s::text[]) AS owner (owned_service, application)
-    ON lower(owned_service) = lower(service)
+    ON lower(owned_service) = service_lower
 
 -- name: one_series
 series = one.number
@@ -76,10 +82,7 @@ series = ANY(%(series)s)
 -- cost more than reading all events.
 series IN (SELECT id FROM observability.series WHERE id = ANY(%(series)s))
 
--- name: account
-series IN (SELECT id FROM observability.series WHERE account = %(account)s)
-
--- name: all_accounts
+-- name: all_series
 true
 
 -- name: coarse_account

@@ -7,8 +7,9 @@ from typing import TypeVar
 
 import msgspec
 
-from kernel import Application, InvalidError, Request, Response, route
+from kernel import Application, Identity, InvalidError, Request, Response, route
 from kernel.http import Listing, Page, Single, listing, numbered_page, page_size_of, single
+from plugins.observability.access import Access
 from plugins.observability.analytics.models import (
     ActiveEndpoint,
     ActiveService,
@@ -46,41 +47,43 @@ class AnalyticsRoutes:
         self._page_size_max = page_size_max
 
     @requests_route("hourly/", policy="read", menu="requests by hour")
-    def hourly(self, query: BucketsQuery) -> Response[Sequence[Row]]:
+    def hourly(self, query: BucketsQuery, identity: Identity) -> Response[Sequence[Row]]:
         """Requests by hour, service and endpoint; the newest first."""
-        return _rows_with_headers(self._analytics.hourly(query))
+        return _rows_with_headers(self._analytics.hourly(query, Access.of(identity)))
 
     @requests_route("daily/", policy="read", menu="requests by day")
-    def daily(self, query: BucketsQuery) -> Response[Sequence[Row]]:
+    def daily(self, query: BucketsQuery, identity: Identity) -> Response[Sequence[Row]]:
         """Requests by day, service and endpoint; the newest first."""
-        return _rows_with_headers(self._analytics.daily(query))
+        return _rows_with_headers(self._analytics.daily(query, Access.of(identity)))
 
     @requests_route("kpis/", policy="read", menu="hits, errors and latencies of the last day")
-    def kpis(self, query: KpiQuery) -> Row:
+    def kpis(self, query: KpiQuery, identity: Identity) -> Row:
         """Hits, errors and latencies over a window, and of groups in it."""
-        return self._analytics.kpis(query).members
+        return self._analytics.kpis(query, Access.of(identity)).members
 
     @requests_route("timeseries/", policy="read", menu="hits, errors and latencies, hour by hour")
-    def timeseries(self, query: TimeseriesQuery) -> Timeseries:
+    def timeseries(self, query: TimeseriesQuery, identity: Identity) -> Timeseries:
         """Hits, errors and latencies over a window, step by step."""
-        return self._analytics.timeseries(query)
+        return self._analytics.timeseries(query, Access.of(identity))
 
     @requests_route("top-endpoints/", policy="read", menu="endpoints, the busiest first")
-    def top_endpoints(self, query: TopQuery) -> Response[Sequence[Row]]:
+    def top_endpoints(self, query: TopQuery, identity: Identity) -> Response[Sequence[Row]]:
         """Endpoints, ranked."""
-        return _rows_with_headers(self._analytics.top_endpoints(query))
+        return _rows_with_headers(self._analytics.top_endpoints(query, Access.of(identity)))
 
     @requests_route("services/", policy="read", menu="services, with their first and last event")
-    def services(self, request: Request, query: ServicesQuery) -> Page[ActiveService]:
+    def services(self, request: Request, query: ServicesQuery, identity: Identity) -> Page[ActiveService]:
         """List services that have events, with the time of the first and the last."""
         size = page_size_of(query.page_size, self._page_size, self._page_size_max)
-        return _page(request, query, size, *self._analytics.services(query, size, (query.page - 1) * size))
+        found = self._analytics.services(query, size, (query.page - 1) * size, Access.of(identity))
+        return _page(request, query, size, *found)
 
     @requests_route("endpoints/", policy="read", menu="endpoints, with their first and last event")
-    def endpoints(self, request: Request, query: EndpointsQuery) -> Page[ActiveEndpoint]:
+    def endpoints(self, request: Request, query: EndpointsQuery, identity: Identity) -> Page[ActiveEndpoint]:
         """List endpoints that have events, with the time of the first and the last."""
         size = page_size_of(query.page_size, self._page_size, self._page_size_max)
-        return _page(request, query, size, *self._analytics.endpoints(query, size, (query.page - 1) * size))
+        found = self._analytics.endpoints(query, size, (query.page - 1) * size, Access.of(identity))
+        return _page(request, query, size, *found)
 
 
 class PublicAnalyticsRoutes:
@@ -96,33 +99,45 @@ class PublicAnalyticsRoutes:
         self._analytics = analytics
 
     @route("/observability/public/kpis/", policy="read", per_application=True)
-    def kpis(self, request: Request, application: Application | None, query: KpiQuery) -> Single[Row]:
+    def kpis(
+        self, request: Request, application: Application | None, query: KpiQuery, identity: Identity
+    ) -> Single[Row]:
         """Hits, errors and latencies of an application's services over a window."""
-        return single(request, application, self._analytics.kpis(_of_application(query, application)).members)
+        return single(
+            request, application, self._analytics.kpis(_of_application(query, application), Access.of(identity)).members
+        )
 
     @route("/observability/public/timeseries/", policy="read", per_application=True)
     def timeseries(
-        self, request: Request, application: Application | None, query: TimeseriesQuery
+        self, request: Request, application: Application | None, query: TimeseriesQuery, identity: Identity
     ) -> Single[Timeseries]:
         """Hits, errors and latencies of an application's services, step by step."""
-        return single(request, application, self._analytics.timeseries(_of_application(query, application)))
+        return single(
+            request, application, self._analytics.timeseries(_of_application(query, application), Access.of(identity))
+        )
 
     @route("/observability/public/hourly/", policy="read", per_application=True)
-    def hourly(self, request: Request, application: Application | None, query: BucketsQuery) -> Listing[Row]:
+    def hourly(
+        self, request: Request, application: Application | None, query: BucketsQuery, identity: Identity
+    ) -> Listing[Row]:
         """Requests to an application's services by hour, service and endpoint; the newest first."""
-        hours = self._analytics.hourly(_of_application(query, application))
+        hours = self._analytics.hourly(_of_application(query, application), Access.of(identity))
         return listing(request, application, hours.rows, **hours.metadata)
 
     @route("/observability/public/daily/", policy="read", per_application=True)
-    def daily(self, request: Request, application: Application | None, query: BucketsQuery) -> Listing[Row]:
+    def daily(
+        self, request: Request, application: Application | None, query: BucketsQuery, identity: Identity
+    ) -> Listing[Row]:
         """Requests to an application's services by day, service and endpoint; the newest first."""
-        days = self._analytics.daily(_of_application(query, application))
+        days = self._analytics.daily(_of_application(query, application), Access.of(identity))
         return listing(request, application, days.rows, **days.metadata)
 
     @route("/observability/public/top-endpoints/", policy="read", per_application=True)
-    def top_endpoints(self, request: Request, application: Application | None, query: TopQuery) -> Listing[Row]:
+    def top_endpoints(
+        self, request: Request, application: Application | None, query: TopQuery, identity: Identity
+    ) -> Listing[Row]:
         """Endpoints of an application's services, ranked."""
-        endpoints = self._analytics.top_endpoints(_of_application(query, application))
+        endpoints = self._analytics.top_endpoints(_of_application(query, application), Access.of(identity))
         return listing(request, application, endpoints.rows, **endpoints.metadata)
 
 

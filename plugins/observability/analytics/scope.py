@@ -20,7 +20,8 @@ TICK = timedelta(microseconds=1)
 _MARGIN = timedelta(days=10)
 _FIRST = datetime.min.replace(tzinfo=UTC) + _MARGIN
 _LAST = datetime.max.replace(tzinfo=UTC) - _MARGIN
-_FILTERS = ("service", "endpoint", "method", "services", "service_search", "endpoint_search")
+_LIMITS = ("visible_sites", "visible_services")
+_FILTERS = ("service", "endpoint", "method", "services", "service_search", "endpoint_search", *_LIMITS)
 _STEP = re.compile(r"([0-9]{1,4})([mhd])", re.ASCII)
 _STEP_UNITS = {"m": MINUTE, "h": HOUR, "d": DAY}
 
@@ -37,6 +38,8 @@ class Scope(msgspec.Struct, frozen=True):
         services: One of these is their service.
         service_search: Patterns for ILIKE that their service matches.
         endpoint_search: Patterns for ILIKE, each of which their service or their endpoint matches.
+        visible_sites: One of these is their site.
+        visible_services: One of these is their service, in the same case.
         owners: Services by the application that owns them; needed to group by application.
     """
 
@@ -48,12 +51,19 @@ class Scope(msgspec.Struct, frozen=True):
     services: tuple[str, ...] | None = None
     service_search: tuple[str, ...] | None = None
     endpoint_search: tuple[str, ...] | None = None
+    visible_sites: tuple[int, ...] | None = None
+    visible_services: tuple[str, ...] | None = None
     owners: Mapping[str, Sequence[str]] = {}
 
     @property
     def filters(self) -> tuple[str, ...]:
         """The names of the filters that are set; none if the scope has every series of the account."""
         return tuple(name for name in _FILTERS if getattr(self, name) is not None)
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether rollups by service and method can tell its events from others: they know no endpoints and sites."""
+        return self.endpoint is None and all(getattr(self, name) is None for name in _LIMITS)
 
     @property
     def parameters(self) -> dict[str, Any]:

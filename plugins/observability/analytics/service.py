@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from kernel import Database, InvalidError
+from kernel import Database, ForbiddenError, InvalidError
+from plugins.observability.access import SYSTEM, Access
 from plugins.observability.analytics.grouping import (
     ENDPOINTS,
     P95,
@@ -50,7 +51,6 @@ from plugins.observability.analytics.session import ActiveGroup, BucketKey, Quer
 from plugins.observability.filters import ensure_no_nul, parse_ordering, search_terms
 from plugins.observability.resolution import DAY, HOUR, Resolution, Span
 from plugins.observability.rollups.histogram import MAX_RELATIVE_ERROR, Histogram
-from plugins.observability.series import LOCAL_ACCOUNT
 
 # Up to this, ``granularity=auto`` reads hourly rollups.
 HOURLY_WINDOW_MAX = timedelta(days=2)
@@ -76,7 +76,7 @@ class AnalyticsService:
         self._now = now
         self._owned_services = owned_services
 
-    def kpis(self, query: KpiQuery) -> Kpis:
+    def kpis(self, query: KpiQuery, access: Access = SYSTEM) -> Kpis:
         """Return totals and percentiles over a window, and of groups in it.
 
         Raises:
@@ -84,7 +84,7 @@ class AnalyticsService:
             NotFoundError: There is no such application.
         """
         grouping = _optional_grouping(query, _DEFAULT_GROUPS)
-        scope = self._scope(query, DAY, query.method, grouping.dimensions)
+        scope = self._scope(query, access, DAY, query.method, grouping.dimensions)
         coarsest = _coarsest(query, scope.window, grouping)
         percentiles = (P95, *query.percentiles)
         with QuerySession.open(self._db, scope, approx=query.approx) as session:
@@ -105,11 +105,11 @@ class AnalyticsService:
                 covered=covered_window(plan.covered, scope.window),
             )
 
-    def top_endpoints(self, query: TopQuery) -> RowSet:
+    def top_endpoints(self, query: TopQuery, access: Access = SYSTEM) -> RowSet:
         """Return endpoints, or other groups, ranked. Raises as ``kpis``."""
         dimensions = parse_dimensions(query.group_by) or ENDPOINTS
         grouping = _Grouping(dimensions, Ranking(parse_sort_key(query.sort_by), query.direction, query.limit))
-        scope = self._scope(query, DAY, query.method, dimensions)
+        scope = self._scope(query, access, DAY, query.method, dimensions)
         percentiles = (P95, *query.percentiles) if query.with_p95 else query.percentiles
         with QuerySession.open(self._db, scope, approx=query.approx) as session:
             plan = session.plan(_coarsest(query, scope.window, grouping))
@@ -127,19 +127,19 @@ class AnalyticsService:
             max_relative_error=groups.percentiles.max_relative_error,
         )
 
-    def hourly(self, query: BucketsQuery) -> RowSet:
+    def hourly(self, query: BucketsQuery, access: Access = SYSTEM) -> RowSet:
         """Return a row for each hour, service and endpoint; the newest hour first. Raises as ``kpis``."""
-        return self._buckets(query, DAY, Resolution.HOUR, query.percentiles)
+        return self._buckets(query, access, DAY, Resolution.HOUR, query.percentiles)
 
-    def daily(self, query: BucketsQuery) -> RowSet:
+    def daily(self, query: BucketsQuery, access: Access = SYSTEM) -> RowSet:
         """Return a row for each day, service and endpoint; the newest day first. Raises as ``kpis``."""
-        return self._buckets(query, 7 * DAY, Resolution.DAY, (P95, *query.percentiles))
+        return self._buckets(query, access, 7 * DAY, Resolution.DAY, (P95, *query.percentiles))
 
-    def timeseries(self, query: TimeseriesQuery) -> Timeseries:
+    def timeseries(self, query: TimeseriesQuery, access: Access = SYSTEM) -> Timeseries:
         """Return every step of a window. Raises as ``kpis``, also if the step is too fine for what retention left."""
         step = parse_step(query.step)
         grouping = _optional_grouping(query, _DEFAULT_TIMESERIES_GROUPS)
-        scope = self._scope(query, DAY, query.method, grouping.dimensions)
+        scope = self._scope(query, access, DAY, query.method, grouping.dimensions)
         starts = step_starts(scope.window, step)
         if grouping.dimensions:
             _ensure_few_steps(len(starts), grouping.ranking.limit)
@@ -164,13 +164,16 @@ class AnalyticsService:
             covered=covered_window(plan.covered, scope.window),
         )
 
-    def services(self, query: ServicesQuery, limit: int, offset: int) -> tuple[Sequence[ActiveService], int]:
+    def services(
+        self, query: ServicesQuery, limit: int, offset: int, access: Access = SYSTEM
+    ) -> tuple[Sequence[ActiveService], int]:
         """List services that have events.
 
         Args:
             query: Which of them, and their order.
             limit: Services at most.
             offset: Services to skip.
+            access: Of whoever asks.
 
         Returns:
             Services, and how many there are in all; that is 0 if all of them are skipped.
@@ -179,23 +182,31 @@ class AnalyticsService:
             InvalidError: A parameter is wrong.
             NotFoundError: There is no such application.
         """
-        found = self._active(query, ("service",), "service_search", limit, offset)
+        found = self._active(query, ("service",), "service_search", limit, offset, access)
         rows = [ActiveService(**_activity(each, ("service",)), endpoints=each.endpoints) for each in found]
         return rows, found[0].groups if found else 0
 
-    def endpoints(self, query: EndpointsQuery, limit: int, offset: int) -> tuple[Sequence[ActiveEndpoint], int]:
+    def endpoints(
+        self, query: EndpointsQuery, limit: int, offset: int, access: Access = SYSTEM
+    ) -> tuple[Sequence[ActiveEndpoint], int]:
         """List endpoints that have events; as ``services``."""
-        found = self._active(query, ENDPOINTS, "endpoint_search", limit, offset)
+        found = self._active(query, ENDPOINTS, "endpoint_search", limit, offset, access)
         rows = [ActiveEndpoint(**_activity(each, ENDPOINTS), methods=each.methods) for each in found]
         return rows, found[0].groups if found else 0
 
     def _active(
-        self, query: ActivityQuery, dimensions: tuple[Dimension, ...], search: str, limit: int, offset: int
+        self,
+        query: ActivityQuery,
+        dimensions: tuple[Dimension, ...],
+        search: str,
+        limit: int,
+        offset: int,
+        access: Access,
     ) -> Sequence[ActiveGroup]:
         sortable = (*dimensions, "hits", "errors", "error_rate", "first_seen", "last_seen")
         ordering = parse_ordering(query.ordering, sortable, dimensions)
         ensure_no_nul(search=query.search)
-        scope = self._scope(query, None)
+        scope = self._scope(query, access, None)
         if query.search:
             scope = msgspec.structs.replace(scope, **{search: tuple(search_terms(query.search))})
         sorted_by = {each.removeprefix("-") for each in ordering}
@@ -204,9 +215,14 @@ class AnalyticsService:
             return session.active_groups(session.plan(Resolution.DAY), dimensions, order, limit, offset)
 
     def _buckets(
-        self, query: BucketsQuery, default_length: timedelta, bucket: Resolution, percentiles: Sequence[float]
+        self,
+        query: BucketsQuery,
+        access: Access,
+        default_length: timedelta,
+        bucket: Resolution,
+        percentiles: Sequence[float],
     ) -> RowSet:
-        scope = self._scope(query, default_length)
+        scope = self._scope(query, access, default_length)
         found = _PercentilesByKey()
         with QuerySession.open(self._db, scope, approx=query.approx) as session:
             window = scope.window
@@ -235,15 +251,28 @@ class AnalyticsService:
     def _scope(
         self,
         query: WindowQuery,
+        access: Access,
         default_length: timedelta | None,
         method: str | None = None,
         dimensions: Collection[Dimension] = (),
     ) -> Scope:
         window = window_of(query.start, query.end, self._now(), default_length)
         ensure_no_nul(service=query.service, endpoint=query.endpoint, method=method)
+        if query.application is not None and not access.may_read(query.application):
+            raise ForbiddenError(detail=f"the application {query.application} is not one that may be read")
         services = None if query.application is None else self._owned_services(query.application)[query.application]
         owners = self._owned_services(query.application) if "application" in dimensions else {}
-        return Scope(window, LOCAL_ACCOUNT, query.service, query.endpoint, method, services, owners=owners)
+        return Scope(
+            window,
+            access.account,
+            query.service,
+            query.endpoint,
+            method,
+            services,
+            visible_sites=access.sites,
+            visible_services=None if access.services is None else tuple(sorted(access.services)),
+            owners={slug: owned for slug, owned in owners.items() if access.may_read(slug)},
+        )
 
 
 class _Grouping(msgspec.Struct, frozen=True):

@@ -18,6 +18,7 @@ from plugins.observability.analytics.plan import ReadPlan, make_plan
 from plugins.observability.analytics.scope import Scope
 from plugins.observability.analytics.sql_builder import (
     QUERIES,
+    Coarse,
     EventTime,
     Measures,
     QuerySpec,
@@ -82,7 +83,7 @@ class QuerySession:
         state: The state of the rollups in the snapshot.
         series: The condition for the series of the scope.
         parameters: Of that condition and of the scope.
-        is_coarse: Whether rollups by service and method can tell these series from others.
+        coarse: How rollups by service and method tell these series from others; None if they cannot.
     """
 
     def __init__(
@@ -92,15 +93,14 @@ class QuerySession:
         state: RollupState,
         series: SeriesCondition,
         parameters: Mapping[str, Any],
-        *,
-        is_coarse: bool,
+        coarse: Coarse | None = None,
     ) -> None:
         self.state = state
         self._connection = connection
         self._scope = scope
         self._series: SeriesCondition = series
         self._parameters = parameters
-        self._is_coarse = is_coarse
+        self._coarse: Coarse | None = coarse
 
     @classmethod
     @contextmanager
@@ -133,12 +133,14 @@ class QuerySession:
                 series = _condition(numbers)
                 of_series = {"series": numbers, "matching_services": services, "matching_methods": methods}
             else:
-                (is_only_account,) = matching
-                series = "all_accounts" if is_only_account else "account"
-                of_series = {}
-            # Coarse rollups have no endpoints.
-            is_coarse = scope.endpoint is None
-            yield cls(connection, scope, state, series, {**scope.parameters, **of_series}, is_coarse=is_coarse)
+                (numbers,) = matching
+                series = "all_series" if numbers is None else _condition(numbers)
+                of_series = {"series": numbers}
+            of_series |= scope.parameters
+            coarse: Coarse | None = None
+            if scope.is_coarse:
+                coarse = "one_method" if scope.filters else "coarse_account"
+            yield cls(connection, scope, state, series, of_series, coarse)
 
     def for_groups(self, dimensions: tuple[Dimension, ...], groups: Collection[GroupKey]) -> QuerySession:
         """Return a session in the same transaction for the series of some groups of the scope."""
@@ -153,7 +155,6 @@ class QuerySession:
             self.state,
             _condition(numbers),
             {**self._parameters, "series": numbers},
-            is_coarse=False,
         )
 
     def plan(self, coarsest: Resolution, window: Span | None = None) -> ReadPlan:
@@ -166,7 +167,7 @@ class QuerySession:
 
     def totals(self, plan: ReadPlan, error_from: int) -> RequestTotals:
         """Sum up all requests."""
-        rows = self._run("totals", plan, "totals", is_coarse=self._is_coarse, error_from=error_from)
+        rows = self._run("totals", plan, "totals", coarse=self._coarse, error_from=error_from)
         return RequestTotals(*rows[0]) if rows else RequestTotals()
 
     def totals_by_group(
@@ -220,7 +221,7 @@ class QuerySession:
             "totals_by_step_and_group" if dimensions else "totals_by_step",
             plan,
             _totals_measures(dimensions),
-            is_coarse=self._is_coarse and not dimensions,
+            coarse=None if dimensions else self._coarse,
             group_by=dimensions,
             step=step,
             error_from=error_from,
@@ -233,7 +234,7 @@ class QuerySession:
             "totals_and_histogram",
             plan,
             "totals_and_histograms",
-            is_coarse=self._is_coarse,
+            coarse=self._coarse,
             error_from=error_from,
         )
         return (
@@ -257,7 +258,7 @@ class QuerySession:
             *sums, found = rows[0] if rows else (None,)
         else:
             query = build_totals_and_percentiles(
-                QuerySpec("totals", "totals", self._series, span_counts(plan), is_coarse=self._is_coarse),
+                QuerySpec("totals", "totals", self._series, span_counts(plan), coarse=self._coarse),
                 QuerySpec("percentiles", "latencies", self._series, span_counts(events), prefix=_PERCENTILES_PREFIX),
             )
             parameters = {
@@ -272,7 +273,7 @@ class QuerySession:
 
     def histogram(self, plan: ReadPlan) -> Histogram:
         """Return the latency histogram of all requests."""
-        rows = self._run("histogram", plan, "histograms", is_coarse=self._is_coarse)
+        rows = self._run("histogram", plan, "histograms", coarse=self._coarse)
         return Histogram(rows[0][0] or "" if rows else "")
 
     def histogram_by_group(self, plan: ReadPlan, dimensions: tuple[Dimension, ...]) -> dict[GroupKey, Histogram]:
@@ -295,7 +296,7 @@ class QuerySession:
             "histogram_by_step_and_group" if dimensions else "histogram_by_step",
             plan,
             "histograms",
-            is_coarse=self._is_coarse and not dimensions,
+            coarse=None if dimensions else self._coarse,
             group_by=dimensions,
             step=step,
         )
@@ -337,7 +338,7 @@ class QuerySession:
         plan: ReadPlan,
         measures: Measures,
         *,
-        is_coarse: bool = False,
+        coarse: Coarse | None = None,
         bucket: Resolution | None = None,
         group_by: tuple[Dimension, ...] = (),
         order: tuple[str, ...] = (),
@@ -351,7 +352,7 @@ class QuerySession:
             event_time = "step_of_event"
         elif bucket or name == "activity_by_group":
             event_time = "hour_of_event"
-        spec = QuerySpec(name, measures, self._series, counts, is_coarse, event_time, bucket, group_by, order)
+        spec = QuerySpec(name, measures, self._series, counts, coarse, event_time, bucket, group_by, order)
         return self._connection.execute(
             build_query(spec), {**self._parameters, **parameters, **bounds(plan)}
         ).fetchall()

@@ -23,7 +23,9 @@ QUERIES = load_queries(__package__)
 # What the rows of the parts hold. Latencies are those of single events, which rollups do not know.
 Measures = Literal["totals", "totals_by_status", "histograms", "totals_and_histograms", "latencies"]
 # The condition for the series of a scope; each is a fragment.
-SeriesCondition = Literal["all_accounts", "account", "few_series", "many_series"]
+SeriesCondition = Literal["all_series", "few_series", "many_series"]
+# The condition for the same in coarse rollups, those by service and method; each is a fragment.
+Coarse = Literal["coarse_account", "one_method"]
 # The time that a part groups events by, apart from their series; each is a fragment.
 EventTime = Literal["no_time", "hour_of_event", "step_of_event"]
 # A part with separate bounds skips the partitions outside. Of more spans than this, planning so many parts costs more
@@ -75,7 +77,7 @@ class QuerySpec(msgspec.Struct, frozen=True):
         measures: What it aggregates.
         series: The condition for series.
         span_counts: How many spans of each resolution are read; ``_ANY_NUMBER`` if they share a part.
-        is_coarse: Whether rollups by service and method suffice, in place of those by series.
+        coarse: The condition for rollups by service and method, where they suffice in place of those by series.
         event_time: What events are grouped by.
         bucket: The resolution of the rows, if they are by bucket.
         group_by: The dimensions of the rows, if they are by group.
@@ -87,7 +89,7 @@ class QuerySpec(msgspec.Struct, frozen=True):
     measures: Measures
     series: SeriesCondition
     span_counts: tuple[tuple[Resolution, int], ...]
-    is_coarse: bool = False
+    coarse: Coarse | None = None
     event_time: EventTime = "no_time"
     bucket: Resolution | None = None
     group_by: tuple[Dimension, ...] = ()
@@ -218,14 +220,12 @@ def _ordered(field: str) -> sql.Composable:
 
 
 def _rollup_parts(spec: QuerySpec) -> Sequence[sql.Composable]:
-    fragments = _FRAGMENTS[spec.measures, spec.is_coarse]
-    condition: LiteralString = spec.series
+    fragments = _FRAGMENTS[spec.measures, spec.coarse is not None]
+    condition: LiteralString = spec.coarse or spec.series
     repeat: LiteralString | None = None
-    if spec.is_coarse and spec.series in ("all_accounts", "account"):
-        condition = "coarse_account"
-    elif spec.is_coarse:
-        condition, repeat = "one_method", "for_each_method"
-    elif spec.series == "few_series":
+    if condition == "one_method":
+        repeat = "for_each_method"
+    elif condition == "few_series":
         condition, repeat = "one_series", "for_each_series"
     parts: list[sql.Composable] = []
     for resolution, count in spec.span_counts:
@@ -250,18 +250,18 @@ def _event_parts(spec: QuerySpec) -> Sequence[sql.Composable]:
         return []
     condition = sql.SQL(QUERIES[spec.series])
     # A condition that looks series up in a table is outside, so that it is evaluated once, not for each span.
-    is_outside = spec.series in ("account", "many_series")
+    is_outside = spec.series == "many_series"
     spans = _span_parts(
         QUERIES["events"],
         f"{spec.prefix}{Resolution.RAW}",
         count,
         time_group=sql.SQL(QUERIES[spec.event_time]),
-        condition=sql.SQL(QUERIES["all_accounts"]) if is_outside else condition,
+        condition=sql.SQL(QUERIES["all_series"]) if is_outside else condition,
     )
     events: sql.Composable = sql.SQL(" UNION ALL ").join(spans)
     if is_outside:
         events = sql.SQL(QUERIES["filtered_events"]).format(events=events, condition=condition)
-    fragment = QUERIES[_FRAGMENTS[spec.measures, spec.is_coarse].events]
+    fragment = QUERIES[_FRAGMENTS[spec.measures, spec.coarse is not None].events]
     return [sql.SQL(fragment).format(events=events, errors=sql.SQL(QUERIES["errors_of_events"]))]
 
 

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from plugins.observability.access import SYSTEM, Owner
 from plugins.observability.event_ids import IdSuffix, derive_suffix
 from plugins.observability.export_trailer import TrailerCheck, WrongTrailerError
 from plugins.observability.importer.detection import JSON, detect_format
@@ -119,9 +120,12 @@ class LineIds:
 
     Args:
         remembered: How many different lines are remembered.
+        owner: Whose file it is.
     """
 
-    def __init__(self, remembered: int = REMEMBERED_LINES) -> None:
+    def __init__(self, remembered: int = REMEMBERED_LINES, owner: Owner = SYSTEM.owner) -> None:
+        # Ids from before there were accounts have no such part.
+        self._owner = () if owner == SYSTEM.owner else (owner.id_part,)
         self._remembered = remembered
         self._counts: OrderedDict[bytes, int] = OrderedDict()
 
@@ -134,7 +138,7 @@ class LineIds:
             self._counts.move_to_end(digest)
         elif len(self._counts) > self._remembered:
             self._counts.popitem(last=False)
-        return derive_suffix(service.encode(), digest, count.to_bytes(8, "big"))
+        return derive_suffix(*self._owner, service.encode(), digest, count.to_bytes(8, "big"))
 
 
 class _Batch(msgspec.Struct):
@@ -155,6 +159,7 @@ class Importer:
         templates: Applied to endpoints; None leaves them as they are. The ids of events do not depend on it.
         replace: Whether events of the same lines that are stored already are replaced by what is read now.
         say: Called with what should be known at once.
+        owner: Whose events they are.
     """
 
     def __init__(
@@ -166,6 +171,7 @@ class Importer:
         *,
         replace: bool = False,
         say: Say = lambda _text: None,
+        owner: Owner = SYSTEM.owner,
     ) -> None:
         self._ingest = ingest
         self._batch_size = batch_size
@@ -173,6 +179,7 @@ class Importer:
         self._templates = templates
         self._replace = replace
         self._say = say
+        self._owner = owner
 
     def import_file(
         self,
@@ -212,7 +219,7 @@ class Importer:
     def _batches(
         self, log: LogFile, numbered: Iterator[tuple[int, bytes]], parser: LineParser, report: FileReport
     ) -> Iterator[_Batch]:
-        ids = LineIds()
+        ids = LineIds(owner=self._owner)
         trailers = TrailerCheck()
         batch = _Batch()
         for number, line in numbered:
@@ -255,6 +262,7 @@ class Importer:
         stored = self._ingest.store(
             normalized,
             sender=SENDER,
+            owner=self._owner,
             rejected=errors,
             batch_size=self._batch_size,
             # A file that was imported before begins with duplicates.

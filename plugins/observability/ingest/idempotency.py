@@ -8,11 +8,12 @@ from collections import Counter
 import msgspec
 
 from kernel import Database, InvalidError
+from plugins.observability.access import SYSTEM, Owner
 from plugins.observability.event_ids import derive_suffix, unix_us
 from plugins.observability.ingest.normalize import NormalizedBatch
 from plugins.observability.models import EventIn
 from plugins.observability.queries import QUERIES
-from plugins.observability.series import LOCAL_ACCOUNT, SeriesKey
+from plugins.observability.series import SeriesKey
 
 KEY_MAX = 255
 # Of what is remembered of each event of a request.
@@ -58,7 +59,7 @@ class IdDerivation:
         self,
         batch: NormalizedBatch,
         idempotency_key: str | None,
-        account: int = LOCAL_ACCOUNT,
+        owner: Owner = SYSTEM.owner,
         seen: Counter[bytes] | None = None,
     ) -> None:
         """Derive the ids of events in place; those that nothing identifies keep their random ids.
@@ -66,7 +67,7 @@ class IdDerivation:
         Args:
             batch: The events.
             idempotency_key: Of the request.
-            account: Whose events.
+            owner: Whose events: what identifies one of theirs, identifies none of others.
             seen: How many events earlier batches of the request had, by digest of content; those of this one are added.
 
         Raises:
@@ -77,20 +78,19 @@ class IdDerivation:
             return
         batch.has_derived_ids = True
         seen = Counter() if seen is None else seen
-        owner = str(account).encode()
         services_from_us = self._read_services_from_us() if has_event_ids else 0
         for at, event in enumerate(batch.events):
             if event.event_id:
                 is_of_service = batch.times_us[at] >= services_from_us
                 service = (batch.series_keys[at].service.encode(),) if is_of_service else ()
-                batch.id_suffixes[at] = derive_suffix(b"event_id", owner, *service, event.event_id.encode())
+                batch.id_suffixes[at] = derive_suffix(b"event_id", owner.id_part, *service, event.event_id.encode())
             elif idempotency_key is not None:
                 content = _content(event, batch.times_us[at], batch.series_keys[at])
                 digest = hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
                 count = seen[digest]
                 seen[digest] = count + 1
                 key = idempotency_key.encode()
-                batch.id_suffixes[at] = derive_suffix(b"key", owner, key, content, str(count).encode())
+                batch.id_suffixes[at] = derive_suffix(b"key", owner.id_part, key, content, str(count).encode())
 
     def _read_services_from_us(self) -> int:
         if self._services_from_us is None:

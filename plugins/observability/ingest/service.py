@@ -22,6 +22,7 @@ import msgspec
 import psycopg
 
 from kernel import Database, InvalidError
+from plugins.observability.access import SYSTEM, Access, Owner
 from plugins.observability.event_ids import make_event_id
 from plugins.observability.ingest.copy import (
     UNSTORABLE_ERRORS,
@@ -39,7 +40,7 @@ from plugins.observability.ingest.idempotency import IdDerivation
 from plugins.observability.ingest.normalize import NormalizedBatch, normalize
 from plugins.observability.ingest.tags import may_be_oversized, oversized_tags, oversized_tags_positions
 from plugins.observability.ingest.validate import invalid_fields, validate_event
-from plugins.observability.ledger import LOCAL_SENDER, LedgerEntry, append_entry, count_reasons
+from plugins.observability.ledger import LedgerEntry, append_entry, count_reasons
 from plugins.observability.models import IngestQuery, IngestResult, ItemError
 from plugins.observability.partitions import MissingPartitionError, Partitions
 from plugins.observability.path_templates import Templates
@@ -105,6 +106,7 @@ class _Write(msgspec.Struct, frozen=True):
     batch: NormalizedBatch
     series: ResolvedSeries
     rejected: Sequence[ItemError]
+    owner: Owner
     sender: str
     batch_size: int
     strict: bool
@@ -133,7 +135,7 @@ class _Write(msgspec.Struct, frozen=True):
             reasons=count_reasons(rejected),
             capped=capped,
         )
-        append_entry(connection, entry, self.sender, hours=self.batch.hours, generation=self.series.generation)
+        append_entry(connection, entry, self.sender, self.owner, self.batch.hours, self.series.generation)
         return StoreResult(
             inserted=copied.inserted,
             duplicates=duplicates - copied.replaced,
@@ -188,13 +190,16 @@ class IngestService:
         """
         return {"events_capped": self._capped, "events_unknown_method": self._unknown_methods}
 
-    def ingest_json(self, content: bytes, query: IngestQuery, idempotency_key: str | None = None) -> IngestResult:
+    def ingest_json(
+        self, content: bytes, query: IngestQuery, idempotency_key: str | None = None, access: Access = SYSTEM
+    ) -> IngestResult:
         """Store the valid items of a JSON body in one transaction.
 
         Args:
             content: JSON.
             query: Lowers limits, and says whether every item must be valid.
             idempotency_key: Of the request: items that were stored under it before are not stored again.
+            access: Of the sender.
 
         Raises:
             InvalidError: ``strict``, and an item is invalid: nothing is stored. Or a parameter exceeds its setting.
@@ -204,7 +209,7 @@ class IngestService:
         """
         limits = self.limits_of(query)
         decoded = decode_batch(content, limits.max_events, self._now())
-        return self.ingest(decoded, limits, strict=query.strict, idempotency_key=idempotency_key)
+        return self.ingest(decoded, limits, strict=query.strict, idempotency_key=idempotency_key, access=access)
 
     def ingest(
         self,
@@ -214,27 +219,31 @@ class IngestService:
         strict: bool = False,
         idempotency_key: str | None = None,
         seen: Counter[bytes] | None = None,
+        access: Access = SYSTEM,
     ) -> IngestResult:
         """Store the valid items of a decoded batch in one transaction; arguments and errors as of ``ingest_json``.
 
         With ``seen``, the batch is one of several under the key; see ``IdDerivation``.
         """
+        owner = access.owner
         batch, invalid = normalize(decoded.indexes, decoded.events, self._now())
-        errors = decoded.errors + invalid
+        batch, refused = _drop_refused(batch, access)
+        errors = decoded.errors + invalid + refused
         if strict and errors:
-            raise self._reject_batch(errors, decoded.received, limits)
-        self._ids.derive(batch, idempotency_key, seen=seen)
+            raise self._reject_batch(errors, decoded.received, limits, access)
+        self._ids.derive(batch, idempotency_key, owner, seen)
         try:
             stored = self.store(
                 batch,
-                sender=LOCAL_SENDER,
+                sender=access.sender,
+                owner=owner,
                 rejected=errors,
                 batch_size=limits.batch_size,
                 strict=strict,
                 templates=self._templates,
             )
         except BatchRejectedError as ex:
-            raise self._reject_batch(ex.errors, decoded.received, limits) from ex
+            raise self._reject_batch(ex.errors, decoded.received, limits, access) from ex
         errors = sorted([*errors, *stored.errors], key=lambda error: error.index)
         listed = errors[: limits.max_errors]
         return IngestResult(
@@ -246,12 +255,15 @@ class IngestService:
             stored.unknown_methods or msgspec.UNSET,
         )
 
-    def ingest_event(self, content: bytes, idempotency_key: str | None = None) -> tuple[UUID, bool]:
+    def ingest_event(
+        self, content: bytes, idempotency_key: str | None = None, access: Access = SYSTEM
+    ) -> tuple[UUID, bool]:
         """Store one event.
 
         Args:
             content: JSON.
             idempotency_key: Of the request.
+            access: Of the sender.
 
         Returns:
             Its id, and whether it is new: False if it was stored before.
@@ -261,16 +273,19 @@ class IngestService:
             MalformedError: The body is no JSON.
             UnavailableError: The database is unavailable.
         """
+        owner = access.owner
         event, messages = validate_event(decode_fields(content), self._now())
-        if event is None:
-            self._record_rejected(LOCAL_SENDER, [ItemError(0, messages)])
+        if event is not None:
+            messages = access.refused_services([event.service]).get(event.service, {})
+        if event is None or messages:
+            self._record_rejected(access.sender, owner, [ItemError(0, messages)])
             raise invalid_fields(messages)
         batch, _ = normalize([0], [event], self._now())
-        self._ids.derive(batch, idempotency_key)
+        self._ids.derive(batch, idempotency_key, owner)
         try:
-            stored = self.store(batch, sender=LOCAL_SENDER, strict=True, templates=self._templates)
+            stored = self.store(batch, sender=access.sender, owner=owner, strict=True, templates=self._templates)
         except BatchRejectedError as ex:
-            self._record_rejected(LOCAL_SENDER, ex.errors)
+            self._record_rejected(access.sender, owner, ex.errors)
             raise invalid_fields(ex.errors[0].errors) from ex
         return make_event_id(batch.times_us[0] // 1000, batch.id_suffixes[0]), stored.inserted == 1
 
@@ -279,6 +294,7 @@ class IngestService:
         batch: NormalizedBatch,
         *,
         sender: str,
+        owner: Owner = SYSTEM.owner,
         rejected: Sequence[ItemError] = (),
         batch_size: int | None = None,
         strict: bool = False,
@@ -290,7 +306,8 @@ class IngestService:
 
         Args:
             batch: Normalized.
-            sender: Whose events they are, for the ledger.
+            sender: Who sends them, for the ledger.
+            owner: Whose events they are.
             rejected: Items that were sent with them and are invalid; the ledger has them in the same transaction.
             batch_size: Rows in one COPY; all by default.
             strict: Store nothing if any event has to be rejected.
@@ -312,13 +329,13 @@ class IngestService:
                 raise BatchRejectedError(dropped)
             all_rejected = [*rejected, *dropped]
             if not kept.events:
-                self._record_rejected(sender, all_rejected)
+                self._record_rejected(sender, owner, all_rejected)
                 return StoreResult(0, errors=dropped)
             try:
-                series = self._series.resolve(kept.series_keys, templates)
+                series = self._series.resolve(kept.series_keys, templates, owner)
                 self._partitions.ensure(kept.days)
                 size = batch_size or len(kept.events)
-                stored = self._write(_Write(kept, series, all_rejected, sender, size, strict, likely_new, known))
+                stored = self._write(_Write(kept, series, all_rejected, owner, sender, size, strict, likely_new, known))
             except SeriesRemovedError as ex:
                 self._series.forget(ex.generation)
                 failure = ex
@@ -333,11 +350,14 @@ class IngestService:
                 return msgspec.structs.replace(stored, errors=[*dropped, *stored.errors])
         raise failure
 
-    def _record_rejected(self, sender: str, rejected: Sequence[ItemError], received: int | None = None) -> None:
+    def _record_rejected(
+        self, sender: str, owner: Owner, rejected: Sequence[ItemError], received: int | None = None
+    ) -> None:
         """Append a batch to the ledger of which nothing is stored.
 
         Args:
             sender: Whose batch.
+            owner: Whose events it has.
             rejected: What is wrong.
             received: How many items were sent, where valid ones are rejected along with the invalid.
         """
@@ -348,7 +368,7 @@ class IngestService:
         if total > len(rejected):
             reasons["strict: refused with the others"] = total - len(rejected)
         with self._db.connection() as connection:
-            append_entry(connection, LedgerEntry(total, 0, 0, total, reasons), sender)
+            append_entry(connection, LedgerEntry(total, 0, 0, total, reasons), sender, owner)
 
     def limits_of(self, query: IngestQuery) -> IngestLimits:
         """Return the limits of a request: its parameters, which may only lower the settings.
@@ -427,12 +447,24 @@ class IngestService:
                 self._capped += stored.capped
                 self._unknown_methods += stored.unknown_methods
 
-    def _reject_batch(self, errors: Sequence[ItemError], received: int, limits: IngestLimits) -> InvalidError:
+    def _reject_batch(
+        self, errors: Sequence[ItemError], received: int, limits: IngestLimits, access: Access
+    ) -> InvalidError:
         """Record a strict batch as rejected; return the error it is answered with."""
-        self._record_rejected(LOCAL_SENDER, errors, received)
+        self._record_rejected(access.sender, access.owner, errors, received)
         listed = sorted(errors, key=lambda error: error.index)[: limits.max_errors]
         # The members of an IngestResult besides those of an error: a client reads ``errors`` in one way.
         return InvalidError(
             f"{len(errors)} of {received} events are invalid; nothing was stored.",
             extra={"errors": listed, "inserted": 0, "duplicates": 0, "rejected": received},
         )
+
+
+def _drop_refused(batch: NormalizedBatch, access: Access) -> tuple[NormalizedBatch, list[ItemError]]:
+    """Return a batch without the events of services that their sender may not write, and the errors of these."""
+    if access.services is None:
+        return batch, []
+    refused = access.refused_services({key.service for key in batch.series_keys})
+    positions = [at for at, key in enumerate(batch.series_keys) if key.service in refused]
+    errors = [ItemError(batch.indexes[at], refused[batch.series_keys[at].service]) for at in positions]
+    return batch.without(positions), errors

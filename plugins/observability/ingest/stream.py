@@ -10,6 +10,7 @@ import msgspec
 
 from kernel import ApiError, StreamBody, TooLargeError
 from kernel.http import current_deadline
+from plugins.observability.access import SYSTEM, Access
 from plugins.observability.export_trailer import TrailerCheck, WrongTrailerError
 from plugins.observability.ingest.copy import rows_at_a_time
 from plugins.observability.ingest.decode import EVENT_MAX_BYTES, clean_line, decode_lines
@@ -109,7 +110,9 @@ class StreamIngest:
         self._ingest = ingest
         self._now = now
 
-    def ingest_stream(self, body: StreamBody, query: IngestQuery, idempotency_key: str | None = None) -> IngestResult:
+    def ingest_stream(
+        self, body: StreamBody, query: IngestQuery, idempotency_key: str | None = None, access: Access = SYSTEM
+    ) -> IngestResult:
         """Store the valid lines of a stream, ``batch_size`` of them in a transaction.
 
         The length of a stream is unlimited, except that ``max_events`` applies if it is given, and where events must be
@@ -119,6 +122,7 @@ class StreamIngest:
             body: One event a line.
             query: Lowers limits. ``strict`` makes the whole stream one transaction.
             idempotency_key: Of the request.
+            access: Of the sender.
 
         Raises:
             ApiError: As of ``IngestService.ingest_json``, or of reading the body. The batches before the failed one
@@ -135,7 +139,7 @@ class StreamIngest:
                 decoded = decode_lines(batch.lines, batch.indexes, self._now())
                 decoded.errors += batch.errors
                 result = self._ingest.ingest(
-                    decoded, limits, strict=query.strict, idempotency_key=idempotency_key, seen=seen
+                    decoded, limits, strict=query.strict, idempotency_key=idempotency_key, seen=seen, access=access
                 )
                 totals.add(result, batch.end)
                 body.release()

@@ -18,7 +18,13 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
-from kernel import ConflictError, Database, UnavailableError, load_queries
+from kernel import (
+    ConflictError,
+    Database,
+    UnavailableError,
+    load_queries,
+)
+from kernel.identity import acting_as
 from plugins.observability.event_ids import LOWEST_SUFFIX, make_event_id, unix_us
 from plugins.observability.resolution import DAY, Resolution, floor
 from plugins.observability.retention.plan import PlannedRemoval, plan_removal
@@ -100,10 +106,12 @@ class Retention:
         self._ledger_days = ledger_days
         self._now = now
 
+    @acting_as(None)
     def plan(self) -> list[PlannedRemoval]:
         """Return what ``apply`` would remove."""
         return plan_removal(self._db, self._limits, self._now())
 
+    @acting_as(None)  # over all accounts
     def apply(self, on_step: OnStep = lambda _step: None) -> RetentionReport:
         """Remove what is due.
 

@@ -93,18 +93,18 @@ SELECT count(*) FROM observability.ingest_ledger WHERE at >= %(start)s AND at < 
 WITH merged AS (
     DELETE FROM observability.ingest_ledger WHERE at >= %(start)s AND at < %(end)s RETURNING *
 ), by_reason AS (
-    SELECT account, key, date_trunc('minute', at) AS minute, reason, sum(items::bigint) AS items
+    SELECT account, site, key, date_trunc('minute', at) AS minute, reason, sum(items::bigint) AS items
     FROM merged, jsonb_each_text(reasons) AS each (reason, items)
-    GROUP BY 1, 2, 3, 4
+    GROUP BY 1, 2, 3, 4, 5
 ), counted AS (
-    SELECT account, key, minute, jsonb_object_agg(reason, items) AS reasons FROM by_reason GROUP BY 1, 2, 3
+    SELECT account, site, key, minute, jsonb_object_agg(reason, items) AS reasons FROM by_reason GROUP BY 1, 2, 3, 4
 ), summed AS (
-    SELECT account, key, date_trunc('minute', at) AS minute, min(at) AS at, sum(received) AS received,
+    SELECT account, site, key, date_trunc('minute', at) AS minute, min(at) AS at, sum(received) AS received,
            sum(stored) AS stored, sum(duplicate) AS duplicate, sum(rejected) AS rejected, sum(capped) AS capped,
            sum(deleted) AS deleted
-    FROM merged GROUP BY 1, 2, 3
+    FROM merged GROUP BY 1, 2, 3, 4
 )
 INSERT INTO observability.ingest_ledger
-    (at, account, key, received, stored, duplicate, rejected, capped, deleted, reasons)
-SELECT at, account, key, received, stored, duplicate, rejected, capped, deleted, coalesce(reasons, '{}')
-FROM summed LEFT JOIN counted USING (account, key, minute)
+    (at, account, site, key, received, stored, duplicate, rejected, capped, deleted, reasons)
+SELECT at, account, site, key, received, stored, duplicate, rejected, capped, deleted, coalesce(reasons, '{}')
+FROM summed LEFT JOIN counted USING (account, site, key, minute)

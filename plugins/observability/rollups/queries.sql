@@ -9,8 +9,8 @@ SET LOCAL plan_cache_mode = 'force_generic_plan'
 
 -- name: rollup_state
 SELECT ARRAY(SELECT DISTINCT hour FROM observability.rollup_touched
-             WHERE hour >= date_trunc('hour', %(start)s::timestamptz, 'UTC') AND hour < %(end)s),
-       (SELECT min(hour) FROM observability.rollup_touched),
+             WHERE account = %(account)s AND hour >= date_trunc('hour', %(start)s::timestamptz, 'UTC') AND hour < %(end)s),
+       (SELECT min(hour) FROM observability.rollup_touched WHERE account = %(account)s),
        ARRAY(SELECT nullif(from_time, '-infinity') FROM observability.retention
              WHERE level <> 'ledger' ORDER BY array_position('{raw,hour,day}', level))
 
@@ -29,10 +29,11 @@ GROUP BY 1
 ORDER BY 1
 
 -- name: deduplicate_dirty_hours
--- The oldest entry stays: it says since when the hour has been dirty.
+-- The oldest entry of an account stays: it says since when the hour has been dirty.
 DELETE FROM observability.rollup_touched AS entry
-USING (SELECT hour, min(id) AS id FROM observability.rollup_touched GROUP BY hour HAVING count(*) > 1) AS oldest
-WHERE entry.hour = oldest.hour AND entry.id > oldest.id
+USING (SELECT account, hour, min(id) AS id FROM observability.rollup_touched
+       GROUP BY account, hour HAVING count(*) > 1) AS oldest
+WHERE entry.account = oldest.account AND entry.hour = oldest.hour AND entry.id > oldest.id
 
 -- name: try_lock_refresh
 SELECT pg_try_advisory_lock(hashtext('observability.rollups'))
@@ -45,8 +46,9 @@ SELECT pg_advisory_unlock(hashtext('observability.rollups'))
 DELETE FROM observability.rollup_touched WHERE hour = ANY(%(hours)s)
 
 -- name: raise_work_mem
--- There are many groups, and spilling them to disk costs more than the memory.
-SELECT set_config('work_mem', '128MB', true)
+-- There are many groups, and spilling them to disk costs more than the memory. The planner takes them for few: it would
+-- compare each with each.
+SELECT set_config('work_mem', '128MB', true), set_config('enable_nestloop', 'off', true)
 
 -- name: create_event_counts
 -- Events without a latency are in no bin, and have no sum.

@@ -12,7 +12,11 @@ import msgspec
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
-from kernel import ConflictError, Database
+from kernel import (
+    ConflictError,
+    Database,
+)
+from kernel.identity import acting_as
 from plugins.observability.resolution import BEGINNING, END, HOUR, Resolution, Span
 from plugins.observability.rollups.dirty_buckets import QUERIES, deduplicate, list_dirty_days, mark_clean
 from plugins.observability.timescale import has_continuous_aggregates, refresh_continuous_aggregates
@@ -49,6 +53,7 @@ class Rollups:
     def __init__(self, db: Database) -> None:
         self._db = db
 
+    @acting_as(None)  # over all accounts
     def refresh(
         self,
         start: datetime = BEGINNING,

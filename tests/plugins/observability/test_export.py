@@ -17,6 +17,7 @@ import pyarrow.parquet
 import pytest
 
 from kernel import Database, UnavailableError
+from kernel.identity import OPEN
 from kernel.testing import Client
 from plugins.observability.export import EventScanner, ExportQuery, ExportRoutes, FormatName
 from plugins.observability.models import FilterQuery
@@ -294,7 +295,7 @@ def test_an_export_is_streamed_in_constant_memory(serve: Serve, database: str, n
     Path("/proc/self/clear_refs").write_text("5")
     before_bytes = peak_bytes()
 
-    size_bytes = sum(map(len, exports.export(ExportQuery(format=name)).body.chunks))
+    size_bytes = sum(map(len, exports.export(ExportQuery(format=name), OPEN).body.chunks))
 
     assert size_bytes > 60_000_000
     assert peak_bytes() - before_bytes < 30_000_000

@@ -12,13 +12,16 @@ from typing import Any
 import psycopg
 import pytest
 
-from kernel import ConflictError, UnavailableError
+from kernel import (
+    ConflictError,
+    UnavailableError,
+)
+from kernel.identity import SYSTEM_ACCOUNT
 from kernel.testing import Client
 from plugins.observability.analytics.scope import Scope
 from plugins.observability.analytics.session import QuerySession
 from plugins.observability.resolution import DAY, Resolution, Span
 from plugins.observability.rollups.refresh import RefreshReport
-from plugins.observability.series import LOCAL_ACCOUNT
 from tests.conftest import Serve
 from tests.plugins.observability.analytics.factories import container_of, ingest
 from tests.plugins.observability.engines import every_server
@@ -142,7 +145,7 @@ def test_the_queries_of_a_session_see_one_snapshot(client: Client) -> None:
     ingest(client, batch())
     container_of(client).rollups.refresh()
 
-    scope = Scope(Span(START, START + 3 * DAY), LOCAL_ACCOUNT)
+    scope = Scope(Span(START, START + 3 * DAY), SYSTEM_ACCOUNT)
     with QuerySession.open(client.service.shared.db, scope, approx=False) as session:
         plan = session.plan(Resolution.DAY)
         ingest(client, batch())

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from kernel.identity import SYSTEM_ACCOUNT
 from kernel.testing import Client
 from plugins.observability.analytics.scope import Scope
 from plugins.observability.analytics.session import QuerySession
 from plugins.observability.resolution import DAY, Resolution, Span
-from plugins.observability.series import LOCAL_ACCOUNT
 from tests.conftest import Serve
 from tests.plugins.observability.analytics.factories import container_of, ingest
 from tests.plugins.observability.engines import every_server
@@ -45,7 +45,7 @@ def own_client(serve: Serve) -> Client:
 
 
 def scope_of(days: int, filters: Mapping[str, Any]) -> Scope:
-    return Scope(Span(START, START + days * DAY), LOCAL_ACCOUNT, **filters)
+    return Scope(Span(START, START + days * DAY), SYSTEM_ACCOUNT, **filters)
 
 
 def plan_mode(client: Client, scope: Scope, *, approx: bool) -> str:

@@ -9,11 +9,11 @@ import psycopg
 import pytest
 
 from kernel.cli import output
+from kernel.identity import SYSTEM_ACCOUNT
 from plugins.observability.analytics.scope import Scope
 from plugins.observability.analytics.session import QuerySession
 from plugins.observability.resolution import Resolution, Span
 from plugins.observability.retention.watermark import RetentionLimits
-from plugins.observability.series import LOCAL_ACCOUNT
 from tests.conftest import Serve
 from tests.locks import waits_for_lock
 from tests.plugins.observability.analytics.factories import container_of
@@ -133,7 +133,7 @@ def test_a_write_in_progress_is_in_the_rollups_before_its_events_are_dropped(ser
 def test_retention_waits_for_open_query_sessions(serve: Serve, database: str) -> None:
     serve_six_days(serve)
     client = serve(observability=keeping(raw_days=2))
-    scope = Scope(Span(today() - 10 * DAY, today() + DAY), LOCAL_ACCOUNT)
+    scope = Scope(Span(today() - 10 * DAY, today() + DAY), SYSTEM_ACCOUNT)
     with ThreadPoolExecutor(1) as pool:
         with QuerySession.open(client.service.shared.db, scope, approx=False) as session:
             plan = session.plan(Resolution.RAW)
