@@ -239,7 +239,7 @@ def _may(seer: Who, asked: Asked) -> bool:  # noqa: C901 - a case for each list
         case "sectors":
             return reads or seer.is_manager
         case "audit":
-            return manages_all
+            return seer.is_manager
         case "resource-tracking":
             return seer.is_manager or seer.role == "developer"
         case _:

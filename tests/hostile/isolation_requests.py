@@ -29,10 +29,11 @@ _PARAMETER = re.compile(r"\{([a-z_]+)\}")
 _UUID = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 # How often routes are drawn that take long, by a part of their path; others have 1.
 _WEIGHTS = {
-    "/sign-in": 0.03, "/auth/reset": 0.1, "/auth/change": 0.05, "/requests/export": 0.03, "export": 0.3, "timeseries": 0.15,
-    "hourly": 0.15, "daily": 0.1, "kpis": 0.2, "top-endpoints": 0.2, "/services": 0.2, "/endpoints": 0.15, "/events": 0.2,
-    "import": 0.2, "public": 0.3, "readyz": 0.1, "/health": 0.1, "/catalog": 0.2, "/poke": 0.2, "/publish": 0.3,
-    "/auth/sign-out": 0.3, "/stats": 0.3,
+    "/sign-in": 0.03, "/auth/reset": 0.1, "/auth/change": 0.05, "/auth/sign-out": 0.3, "/requests/export": 0.03,
+    "export": 0.3, "timeseries": 0.15, "hourly": 0.15, "daily": 0.1, "kpis": 0.2, "top-endpoints": 0.2,
+    "/services": 0.2, "/endpoints": 0.15, "/events": 0.2, "import": 0.2, "public": 0.3,
+    "readyz": 0.1, "/health": 0.1, "/stats": 0.3,
+    "/catalog": 0.2, "/poke": 0.2, "/publish": 0.3,
 }  # fmt: skip
 # Names of parameters and fields that are numbers of something, with the list of these.
 _LISTS = {
@@ -43,7 +44,12 @@ _LISTS = {
 _DECISIVE = {"/api/v1/subscriptions": ("account",), "/api/v1/site-access": ("user_id",)}
 # These may name the members of staff that acted for an account, and what its members asked for in vain.
 _JOURNALS = ("/api/v1/audit", "/api/v1/jobs")
-_STAFF = re.compile(rb"user \d+ \(\w+\.%b@example\.com\)|key tk_\w+ \(%b key\)" % ((SYSTEM_NAME.encode(),) * 2))
+_STAFF = re.compile(
+    rb'"query":\[[^\]]*\]|"id":"/[^"]*"|'
+    rb"user \d+ \(\w+\.%b@example\.com\)|key tk_\w+ \(%b key\)" % ((SYSTEM_NAME.encode(),) * 2)
+)
+# What is made here is everybody's, or nobody's.
+_SHARED = ("/api/v1/plans", "/api/v1/auth")
 _NAMED = frozenset({"name", "slug", "title", "service", "endpoint", "user_ref", "trace_id", "text"})
 _JOBS = ("owned.who", "owned.publish", "owned.publish", "owned.service", "trace.refresh", "nothing")
 
@@ -159,19 +165,18 @@ class Requests:
             path += self._query(route.query or types.get("query"), account, mentioned)
         body = b""
         if "body" in types:
-            body = self._body(types["body"], account, template, headers, row)
+            body = self._body(types["body"], account, _site_of(who, named_site), template, headers, row)
         if template == "/api/v1/auth/sign-in" and draw.random() < 0.3:
             body = b'{"email":"nobody@example.com","password":"' + str(number).encode() * 5 + b'"}'
         if draw.random() < 0.02:
             headers["X-Debug-Resource-Tracking"] = "true"
         is_guessing = template.startswith("/api/v1/auth/") and method == "POST"
         address = f"10.{draw.randrange(100, 250)}.{draw.randrange(250)}.7" if is_guessing else caller.address
-        if template.endswith("/{id}") and draw.random() < 0.01:
-            path, row, is_proper = (
-                path.rpartition("/")[0] + "/" + quote(draw.choice(["x", "-1", "0", "1e3", "%", "..;"])),
-                None,
-                False,
-            )
+        if row is not None and draw.random() < 0.02:
+            strange = quote(draw.choice(["x", "-1", "1e3", "%", "..;"]))
+            path, row = template.replace("{id}", strange).replace("{tracking_id}", strange), Row(strange, None)
+        # An id of another type is noticed before who may use it.
+        is_proper = is_proper and (row is None or row.account is not None)
         asked = Asked(
             method=method,
             template=template,
@@ -245,7 +250,7 @@ class Requests:
             own = world.by_number.get(account) if account is not None else None
             if not texts and own is not None:
                 texts = [f"{own.name}-0", f"{own.site_name(own.sites[0])}-trace-1", "free", "beacon"]
-            text = draw.choice(texts or ["free", "beacon", "x"])
+            text = draw.choice([each for each in texts if "/" not in each] or ["free", "beacon", "x"])
             mentioned.append(text)
             return text
 
@@ -296,7 +301,9 @@ class Requests:
         pool = made if made or account == SYSTEM else foreign
         return int(self._draw.choice(pool).id) if pool else 99999999
 
-    def _body(self, kind: Any, account: int | None, template: str, headers: Headers, row: Row | None) -> bytes:
+    def _body(
+        self, kind: Any, account: int | None, site: int | None, template: str, headers: Headers, row: Row | None
+    ) -> bytes:
         draw, world = self._draw, self._world
         own = world.by_number.get(account) if account is not None else None
         headers["Content-Type"] = "application/json"
@@ -304,11 +311,11 @@ class Requests:
             headers["Content-Type"] = "text/csv"
             return self._file(template, account)
         if kind is RawBody or kind is StreamBody:
-            return msgspec.json.encode([self._event(own) for _ in range(draw.choice([1, 1, 3]))])
+            return msgspec.json.encode([self._event(own, site) for _ in range(draw.choice([1, 1, 3]))])
         body = make_value(draw, _type_info(kind))
         if not isinstance(body, dict) or draw.random() < 0.1:
             return msgspec.json.encode(body)
-        name = own.name if own is not None and not template.startswith("/api/v1/plans") else "nobody"
+        name = own.name if own is not None and not template.startswith(_SHARED) else "nobody"
         if template == "/api/v1/jobs":
             body["name"] = draw.choice(_JOBS)
             body["parameters"] = {"texts": {f"{name}-new": name}} if body["name"] == "owned.publish" else {}
@@ -335,9 +342,11 @@ class Requests:
             elif field in {"services", "applications", "expires_at", "url"}:
                 del body[field]
 
-    def _event(self, own: Account | None) -> dict[str, Any]:
+    def _event(self, own: Account | None, site: int | None) -> dict[str, Any]:
         draw = self._draw
-        name = own.site_name(draw.choice(own.sites)) if own is not None else "nobody"
+        name = own.name if own is not None else "nobody"
+        if own is not None and site in own.sites:
+            name = own.site_name(site)
         event = {"service": f"{name}{draw.choice(['svc', 'web'])}", "endpoint": f"/{name}/{draw.randrange(5)}"}
         return {
             "time": _now(), "method": "GET", "status_code": 200, "latency_ms": 5, "trace_id": f"{name}-trace-1", **event
@@ -372,7 +381,9 @@ class Requests:
             self.let_in[name] += 1
         for problem in self._problems(plan, predicted, answer, took_s):
             shown = f"{asked.method} {plan.path} {plan.headers} {plan.body[:400]!r}"
-            self.findings.append(Finding(problem, number, plan.caller.who.name, shown, answer.content[:600]))
+            self.findings.append(
+                Finding(problem, number, plan.caller.who.name, shown, _excerpt(answer.content, problem))
+            )
         self._learn(plan, predicted, answer)
 
     def _problems(self, plan: Plan, predicted: Prediction, answer: Answer, took_s: float) -> list[str]:
@@ -396,7 +407,8 @@ class Requests:
         if is_journal := asked.template.startswith(_JOURNALS):
             shown = _STAFF.sub(b"", shown)
         # What a request says itself, an error may repeat.
-        for text in sorted((*plan.mentioned, plan.headers.get("X-Account", "")), key=len, reverse=True):
+        said = (*plan.mentioned, *(who.services or ()), plan.headers.get("X-Account", ""))
+        for text in sorted(said, key=len, reverse=True):
             if text:
                 shown = shown.replace(text.encode(), b"")
         leaks = [each for each in self._world.markers(seer, who, asked.template) if each.encode() in shown]
@@ -435,6 +447,19 @@ class Requests:
 
 def _weight(template: str) -> float:
     return min((weight for part, weight in _WEIGHTS.items() if part in template), default=1.0)
+
+
+def _excerpt(content: bytes, problem: str) -> bytes:
+    """Return the part of a response that shows a problem."""
+    at = max(0, content.find(problem.rpartition(" ")[2].encode()))
+    return content[max(0, at - 300) : at + 300]
+
+
+def _site_of(who: Who, named_site: int | None) -> int | None:
+    """Return the only site that somebody acts for; None for several."""
+    if named_site is not None:
+        return named_site
+    return next(iter(who.sites)) if who.sites is not None and len(who.sites) == 1 else None
 
 
 @cache

@@ -170,6 +170,7 @@ class World:
         with self.client.service.db.transaction() as connection:
             if is_system:
                 number = SYSTEM
+                connection.execute("UPDATE accounts.account SET slug = %s WHERE id = %s", [name, number])
             else:
                 made = connection.execute(
                     "INSERT INTO accounts.account (slug, name) VALUES (%(name)s, %(name)s) RETURNING id", {"name": name}
@@ -335,7 +336,7 @@ class World:
                 items = body.get("results", []) if isinstance(body, dict) else body
                 for item in items:
                     if isinstance(item, dict) and field in item:
-                        number = item["id"] if path == "/api/v1/accounts" else account.number
+                        number = item["id"] if path == "/api/v1/accounts" else item.get("account", account.number)
                         site = item["id"] if path == "/api/v1/sites" else item.get("site")
                         self.add(path, Row(str(item[field]), number, site, is_kept="/requests" not in path))
 
@@ -364,7 +365,12 @@ class World:
         own = {who.account, None if seer is None else seer.account}
         forbidden = [account.name for account in self.accounts if account.number not in own]
         for account in self.accounts:
-            if seer is not None and account.number == seer.account and seer.sites is not None:
+            if (
+                seer is not None
+                and account.number == seer.account
+                and seer.sites is not None
+                and "audit" not in template
+            ):
                 forbidden += [account.site_name(site) for site in account.sites if site not in seer.sites]
             if (
                 seer is not None
