@@ -23,9 +23,9 @@ SEED = int(os.environ.get("TIERCEL_TEST_ISOLATION_SEED", "20261128"))
 # Each in a process of its own, where there are several.
 PARTS = 2
 PLUGINS = ["system", "accounts", "observability", "trace", "club", "skyflow", "nexus", "contrib.planner", "tests.owned"]
-# What reading changes: when something was used last, and what a request took that asked for that.
+# What reading changes: when something was used last, what a request took that asked for that, and that staff has read.
 _CHANGED_BY_READING = {"used_at", "last_used_at", "seen_at"}
-_TABLES_CHANGED_BY_READING = {"tiercel.tracked_request"}
+_TABLES_CHANGED_BY_READING = {"tiercel.tracked_request", "tiercel.audit_entry", "tiercel.audit_chain"}
 
 
 def fingerprints(world: World, account: int) -> dict[str, Any]:
