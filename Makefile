@@ -18,9 +18,10 @@ test: lint $(VENV)/.pglite
 quick: lint
 	$(BIN)/pytest -q -n 4 --quick
 
-## soak: send 100,000 random requests to a service; SOAK=1000000 for more of them, SEED=7 for others
+## soak: send 100,000 random requests to a service, and a million of accounts; SOAK=1000000 for more of the first, SEED=7 for others
 soak: $(VENV)/.dev
 	TIERCEL_TEST_FUZZ_REQUESTS=$(or $(SOAK),100000) TIERCEL_TEST_FUZZ_SEED=$(or $(SEED),1) $(BIN)/pytest -q -s tests/hostile/test_fuzz.py
+	TIERCEL_TEST_ISOLATION_REQUESTS=$(or $(ISOLATION),1000000) TIERCEL_TEST_ISOLATION_SEED=$(or $(SEED),1) $(BIN)/pytest -q -n 2 tests/hostile/test_isolation.py
 
 ## coverage: which lines the tests of `make quick` run, in one process
 coverage: $(VENV)/.dev

@@ -191,7 +191,7 @@ class Fuzzer:
         route, method = draw.choice(self._routes)
         types = parameter_types(cast("Handler", route.route.handler)) if route.route.method else {}
         path = re.sub(r"\{([a-z_]+)\}", lambda found: self._segment(draw, found[1]), route.template)
-        query = _query(draw, route.route.query or types.get("query"))
+        query = make_query(draw, route.route.query or types.get("query"))
         if draw.random() < 0.02:
             method = draw.choice(["HEAD", "OPTIONS", "PUT", "TRACE", "BREW", "get"])
         headers = {name: draw.choice(values) for name, values in _HEADERS.items() if draw.random() < 0.06}
@@ -297,14 +297,14 @@ class _Client:
 # --- parts of requests ------------------------------------------------------------------------------------------------
 
 
-def _query(draw: random.Random, kind: Any) -> str:
+def make_query(draw: random.Random, kind: Any) -> str:
     if draw.random() < 0.03:
         return "?" + draw.choice(["&" * 300, "a=" + "b" * 7000, "%", "%ff=%00", "=", "a=1&a=2", ";"])
     if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
         return ""
     fields = inspect.type_info(kind)
     assert isinstance(fields, inspect.StructType)
-    given = {field.encode_name: _make(draw, field.type) for field in fields.fields if draw.random() < 0.12}
+    given = {field.encode_name: make_value(draw, field.type) for field in fields.fields if draw.random() < 0.12}
     pairs = [f"{name}={quote(_as_text(value), errors='replace')}" for name, value in given.items()]
     return "?" + "&".join(pairs) if pairs else ""
 
@@ -321,7 +321,7 @@ def _body(draw: random.Random, kind: Any, headers: dict[str, str]) -> bytes:
     if kind is StreamBody or kind is RawBody:
         content = _events(draw, headers)
     else:
-        content = json.dumps(_make(draw, inspect.type_info(kind)) if kind is not None else {}).encode()
+        content = json.dumps(make_value(draw, inspect.type_info(kind)) if kind is not None else {}).encode()
     if draw.random() < 0.4:
         content = _spoil(draw, content)
     if draw.random() < 0.05:
@@ -332,7 +332,7 @@ def _body(draw: random.Random, kind: Any, headers: dict[str, str]) -> bytes:
 def _events(draw: random.Random, headers: dict[str, str]) -> bytes:
     kind = inspect.type_info(EventIn)
     count = draw.choice([0, 1, 1, 2, 5, 30])
-    events = [json.dumps(_make(draw, kind)).encode() for _ in range(count)]
+    events = [json.dumps(make_value(draw, kind)).encode() for _ in range(count)]
     if draw.random() < 0.01:
         events *= draw.choice([100, 2000])
     elif events and draw.random() < 0.006:
@@ -380,7 +380,7 @@ def _frame(draw: random.Random, body: bytes, headers: dict[str, str]) -> tuple[b
     return body, True
 
 
-def _make(draw: random.Random, kind: inspect.Type) -> Any:  # noqa: C901 - a case for each type
+def make_value(draw: random.Random, kind: inspect.Type) -> Any:  # noqa: C901 - a case for each type
     """Make a value of a type; now and then one that is not."""
     if draw.random() < 0.03:
         return draw.choice(
@@ -389,7 +389,7 @@ def _make(draw: random.Random, kind: inspect.Type) -> Any:  # noqa: C901 - a cas
     match kind:
         case inspect.Metadata() | inspect.UnionType():
             inner = kind.type if isinstance(kind, inspect.Metadata) else draw.choice(kind.types)
-            return _make(draw, inner)
+            return make_value(draw, inner)
         case inspect.LiteralType():
             return draw.choice(kind.values)
         case inspect.BoolType():
@@ -410,11 +410,11 @@ def _make(draw: random.Random, kind: inspect.Type) -> Any:  # noqa: C901 - a cas
         case inspect.StructType():
             left_out = 0.02
             return {
-                field.encode_name: _make(draw, field.type)
+                field.encode_name: make_value(draw, field.type)
                 for field in kind.fields
                 if draw.random() > (left_out if field.required else 0.6)
             }
         case inspect.ListType() | inspect.VarTupleType():
-            return [_make(draw, kind.item_type) for _ in range(draw.choice([0, 1, 3]))]
+            return [make_value(draw, kind.item_type) for _ in range(draw.choice([0, 1, 3]))]
         case _:
             return {draw.choice(_TEXTS): draw.choice([draw.choice(_TEXTS), draw.choice(_NUMBERS), {"a": [1]}])}
