@@ -145,9 +145,12 @@ ALTER TABLE accounts.account ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY
 CREATE POLICY of_account ON accounts.account
     USING ((SELECT tiercel.current_account()) IS NULL OR id = (SELECT tiercel.current_account()));
 
--- Whether an account has a plan that is in force, and what that allows a day.
+-- Whether an account has a plan that is in force, and what that allows a day. The system account needs none: without it,
+-- nobody could give it one.
 CREATE FUNCTION accounts.plan_state(wanted integer, OUT is_active boolean, OUT limits jsonb) LANGUAGE sql STABLE AS $$
-    SELECT coalesce(bool_or(found.is_active), false), coalesce((array_agg(found.limits))[1], '{}')
+    SELECT coalesce(bool_or(found.is_active), false)
+           OR EXISTS (SELECT FROM accounts.account WHERE id = wanted AND is_system),
+           coalesce((array_agg(found.limits))[1], '{}')
     FROM (SELECT plan.is_active AND plan.deleted_at IS NULL AND subscription.status IN ('trialing', 'active')
                  AND (ends_at IS NULL OR ends_at > now()) AS is_active,
                  jsonb_build_object('requests', requests_per_day, 'events', events_per_day, 'bytes', bytes_per_day,

@@ -120,3 +120,10 @@ def test_a_request_may_name_a_site_of_its_account_only(client: Client) -> None:
     statuses = [client.get(ROOT, headers=with_key(issued, **{"X-Site": str(site)})).status for site in (own, foreign)]
 
     assert statuses == [200, 403]
+
+
+def test_the_system_account_needs_no_plan(own_client: Client) -> None:
+    with own_client.service.db.connection() as connection:
+        connection.execute("DELETE FROM accounts.subscription WHERE account = 0")
+
+    assert own_client.get(ROOT, headers=with_key(create_key(own_client, "read"))).status == 200
