@@ -407,8 +407,8 @@ class Requests:
         shown = answer.content + answer.headers.encode()
         if is_journal := asked.template.startswith(_JOURNALS):
             shown = _STAFF.sub(b"", shown)
-        if is_journal and seer is not None and seer.account == SYSTEM:
-            # A route may start a job of the service for anybody.
+        if is_journal and who.is_staff:
+            # A route may start a job of the service for anybody, and staff sees these.
             shown = _STARTED_BY.sub(b"", shown)
         # What a request says itself, an error may repeat.
         said = (*plan.mentioned, *(who.services or ()), plan.headers.get("X-Account", ""))
