@@ -13,12 +13,7 @@ from typing import Any, NamedTuple
 import click
 import msgspec
 
-from kernel import (
-    FieldErrors,
-    ForbiddenError,
-    Identity,
-    InvalidError,
-)
+from kernel import FieldErrors, ForbiddenError, Identity, InvalidError
 from kernel.identity import SYSTEM_ACCOUNT
 
 # Who sends events over REST to a service that authenticates nobody.

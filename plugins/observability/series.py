@@ -27,11 +27,7 @@ from typing import Any, NamedTuple
 import msgspec
 from psycopg import Connection
 
-from kernel import (
-    Cache,
-    Database,
-    UnavailableError,
-)
+from kernel import Cache, Database, UnavailableError
 from kernel.identity import acting_as
 from plugins.observability.access import SYSTEM, Owner
 from plugins.observability.models import ENDPOINT_MAX, INT32_MAX

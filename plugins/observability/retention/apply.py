@@ -18,12 +18,7 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
-from kernel import (
-    ConflictError,
-    Database,
-    UnavailableError,
-    load_queries,
-)
+from kernel import ConflictError, Database, UnavailableError, load_queries
 from kernel.identity import acting_as
 from plugins.observability.event_ids import LOWEST_SUFFIX, make_event_id, unix_us
 from plugins.observability.resolution import DAY, Resolution, floor

@@ -12,10 +12,7 @@ import msgspec
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
-from kernel import (
-    ConflictError,
-    Database,
-)
+from kernel import ConflictError, Database
 from kernel.identity import acting_as
 from plugins.observability.resolution import BEGINNING, END, HOUR, Resolution, Span
 from plugins.observability.rollups.dirty_buckets import QUERIES, deduplicate, list_dirty_days, mark_clean

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -17,6 +18,7 @@ from kernel.testing import Client, Result
 from plugins.observability.access import Access, Owner
 from plugins.observability.analytics import sql_builder
 from plugins.observability.importer.service import LineIds
+from plugins.observability.queries import QUERIES
 from tests.conftest import service_starter
 from tests.plugins.accounts.factories import create_account, create_key, create_site, with_key
 from tests.plugins.observability.analytics.factories import container_of
@@ -409,3 +411,19 @@ def test_row_level_security_alone_keeps_sites_apart(client: Client, sites: Seque
         assert second.marker not in first.request("GET", f"{ROOT}{question}start={window()}").content.decode()
     assert first.request("DELETE", f"{ROOT}{second.first_id()}/").status == 404
     assert first.get(LEDGER)["data"]["totals"]["stored"] == 2
+
+
+def test_row_level_security_leaves_indexes_usable(client: Client, tenants: Sequence[Tenant]) -> None:
+    access = Access(account=tenants[0].account)
+    asked = {**access.parameters, "service": SERVICE.upper(), "endpoint": None, "method": None}
+    span = {"start": YESTERDAY, "end": YESTERDAY + timedelta(days=2), "sender": None}
+    with (
+        acting_as(msgspec.structs.replace(OPEN, account=access.account)),
+        client.service.db.transaction() as connection,
+    ):
+        connection.execute("SET LOCAL enable_seqscan = off")
+        for name, index in (("match_series", "series_lower"), ("sum_ledger", "ingest_ledger_at")):
+            plan = connection.execute(f"EXPLAIN {QUERIES[name]}", {**asked, **span}).fetchall()
+            text = "\n".join(line for (line,) in plan)
+            assert index in text
+            assert "Index Cond: ((account = " in text

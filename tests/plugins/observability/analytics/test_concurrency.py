@@ -12,10 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from kernel import (
-    ConflictError,
-    UnavailableError,
-)
+from kernel import ConflictError, UnavailableError
 from kernel.identity import SYSTEM_ACCOUNT
 from kernel.testing import Client
 from plugins.observability.analytics.scope import Scope
