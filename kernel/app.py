@@ -60,6 +60,9 @@ from kernel.http.routing import (
 )
 from kernel.jobs.run_log import RunLogFiles
 from kernel.jobs.service import Jobs
+from kernel.limits.throttles import Throttles
+from kernel.limits.upkeep import LimitsUpkeep
+from kernel.limits.usage import Usage
 from kernel.logging import Logger, make_logger
 from kernel.notifications import NotificationListener
 from kernel.registry import Registry
@@ -91,6 +94,7 @@ class Tiercel:
     origins: AllowedOrigins
     response_headers: ResponseHeaders
     tracking: ResourceTracking
+    limits_upkeep: LimitsUpkeep
     registry: Registry
     falcon_app: App
     wsgi_app: AccessLog
@@ -211,6 +215,7 @@ class Tiercel:
     def start(self) -> None:
         """Open the pool and start background threads and plugins. After the fork."""
         self.shared.stopping.clear()
+        self.shared.throttles.open()
         self.db.open()
         if self.watchdog is not None:
             self.watchdog.start()
@@ -219,6 +224,7 @@ class Tiercel:
         self.shared.listener.start()
         self.registry.start()
         self.shared.requests.start()
+        self.limits_upkeep.start()
         self.is_started = True
 
     def announce_stop(self) -> None:
@@ -229,6 +235,7 @@ class Tiercel:
         """Undo ``start``, in reverse order."""
         self.announce_stop()
         self.is_started = False
+        self.limits_upkeep.stop()
         self.shared.requests.stop()
         self.registry.stop()
         self.shared.listener.stop()
@@ -248,6 +255,9 @@ class Tiercel:
         for each in self.shared.applications.unmatched_filters:
             # A misspelt key would silently show everything.
             self.log.warning("filter_matches_no_dataset", **msgspec.structs.asdict(each))
+        scopes = {each.throttle for each in self.shared.routes if each.throttle is not None}
+        for name in sorted(self.shared.throttles.unmatched(scopes)):
+            self.log.warning("throttle_matches_no_route", scope=name)
 
     # --- checks -----------------------------------------------------------------------------------------------------
 
@@ -256,10 +266,12 @@ class Tiercel:
 
         Raises:
             BootError: ``auth`` is ``open`` on an address beyond this machine, or ``required`` and no plugin
-                authenticates.
+                authenticates; or requests cannot be counted where they should.
         """
         ensure_safe_bind(self.settings)
         self.shared.authorizer.ensure_authenticator()
+        # After this, workers share what was imported for it.
+        self.shared.throttles.open()
 
     def check_startup(self) -> str:
         """Check that the service is prepared and started.
@@ -329,11 +341,16 @@ def create_shared_services(service: Tiercel) -> None:
         health=Health(settings.health.timeout_s),
         authorizer=Authorizer(settings),
         audit=Audit(db, log, service.clock.now),
+        throttles=Throttles(settings, db, log),
+        usage=Usage(db, log, service.clock.now),
         applications=applications,
         jobs=Jobs(db, settings.jobs, log, run_log_files),
         datasets=Datasets(db, settings, applications, caches, listener, log, service.clock.now),
         listener=listener,
     )
+    throttles, usage = service.shared.throttles, service.shared.usage
+    service.limits_upkeep = LimitsUpkeep(throttles, usage)
+    service.shared.statistics[KERNEL] = lambda: {**throttles.statistics(), **usage.statistics()}
     service.origins = AllowedOrigins(settings)
     service.response_headers = ResponseHeaders(service.origins, settings.http.hsts_max_age_s)
     service.tracking = ResourceTracking(db, service.shared.authorizer, log)
@@ -394,6 +411,7 @@ def register_health_checks(service: Tiercel) -> None:
     shared.health.add("writes", service.check_writes, critical=False)
     shared.health.add("plugins", registry.check_health, critical=False)
     shared.health.add("jobs", shared.jobs.check_health, critical=False)
+    shared.health.add("throttle", shared.throttles.check, critical=False)
     shared.health.add("datasets", shared.datasets.check, critical=False)
     for plugin, check in registry.collect("register_health_checks", HealthCheck, unique_name=lambda _, each: each.name):
         shared.health.install(plugin, check)
@@ -443,6 +461,8 @@ def _create_falcon_app(service: Tiercel, routes: tuple[MountedRoute, ...]) -> Ap
         service.tracking,
         limits,
         shared.applications,
+        shared.throttles,
+        shared.usage,
         shared.audit,
         http.request_timeout_s,
     )

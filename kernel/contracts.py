@@ -120,6 +120,8 @@ class Route(Contract, frozen=True):
             base class of theirs. By default that annotation.
         body_max_bytes: The largest body, as sent and decompressed, for a handler that takes it whole. The settings
             ``http.max_body_bytes`` and ``http.max_decoded_bytes`` apply as well, and alone to a ``StreamBody``.
+        throttle: The scope in which its requests are counted; see ``[throttle]`` in the settings. By default
+            ``ingest``, ``read`` or ``write``, by policy and method, and none for a public route.
         path_types: The types of path parameters by name, for a handler that serves several routes and takes those that
             it does not name as ``**path_parameters``. By default the annotations of its parameters.
     """
@@ -135,6 +137,7 @@ class Route(Contract, frozen=True):
     body_max_bytes: int = BODY_MAX_BYTES
     query: type[msgspec.Struct] | None = None
     path_types: Mapping[str, Any] = {}
+    throttle: str | None = None
 
 
 def route(
@@ -147,6 +150,7 @@ def route(
     logged: bool = True,
     per_application: bool = False,
     body_max_bytes: int = BODY_MAX_BYTES,
+    throttle: str | None = None,
 ) -> Callable[[H], H]:
     """Declare where a function or method is served. Arguments, and what it may take and return, as of ``Route``.
 
@@ -176,6 +180,7 @@ def route(
         "logged": logged,
         "per_application": per_application,
         "body_max_bytes": body_max_bytes,
+        "throttle": throttle,
     }
 
     def decorate(handler: H) -> H:

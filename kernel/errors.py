@@ -219,6 +219,42 @@ class TooManyRequestsError(ApiError):
         super().__init__(detail=detail, headers={"Retry-After": str(retry_after_s)})
 
 
+class ThrottledError(TooManyRequestsError):
+    """429: too many requests in a scope of throttles.
+
+    Args:
+        scope: The scope.
+        retry_after_s: Seconds after which to retry; sent as ``Retry-After``.
+        headers: The rate, and what is left of it.
+    """
+
+    code = "throttled"
+
+    def __init__(self, scope: str, *, retry_after_s: int, headers: Mapping[str, str]) -> None:
+        super().__init__(f"too many requests of the scope {scope}", retry_after_s=retry_after_s)
+        self.headers.update(headers)
+
+
+class QuotaExceededError(TooManyRequestsError):
+    """429: the account has used what its plan allows a day.
+
+    Args:
+        unit: What it has used: ``requests``, ``events``, ``bytes``, ``exports``.
+        limit: What the plan allows a day.
+        used: What the account has used today.
+        reset_s: Seconds until the next day, UTC; sent as ``Retry-After``.
+        headers: The limit, and what is left of it.
+    """
+
+    code = "quota_exceeded"
+    default_message = "The plan of the account allows no more today."
+
+    def __init__(self, unit: str, *, limit: int, used: int, reset_s: int, headers: Mapping[str, str]) -> None:
+        super().__init__(f"{used} of {limit} {unit} are used", retry_after_s=reset_s)
+        self.headers.update(headers)
+        self.extra.update(unit=unit, limit=limit, used=used, reset_s=reset_s)
+
+
 # Where the versions of Python have different names.
 _STATUS_NAMES = {414: "uri_too_long", 416: "range_not_satisfiable", 422: "unprocessable_entity"}
 

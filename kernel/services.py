@@ -21,6 +21,8 @@ from kernel.http.auth import Authenticator, Authorizer
 from kernel.http.health import Health
 from kernel.http.routing import MountedRoute
 from kernel.jobs.service import Jobs
+from kernel.limits.throttles import Throttles
+from kernel.limits.usage import Usage
 from kernel.logging import Logger
 from kernel.notifications import NotificationListener
 from kernel.settings import Settings
@@ -80,6 +82,8 @@ class SharedServices(msgspec.Struct):
         health: Health checks.
         authorizer: Enforces the policies of routes.
         audit: The audit log.
+        throttles: Limit how many requests of a kind somebody may send.
+        usage: Counts what accounts use of their plans.
         applications: Applications of all plugins; complete after the boot.
         jobs: Jobs of all plugins; complete after the boot.
         datasets: Datasets of all plugins; complete after the boot.
@@ -99,6 +103,8 @@ class SharedServices(msgspec.Struct):
     health: Health
     authorizer: Authorizer
     audit: Audit
+    throttles: Throttles
+    usage: Usage
     applications: Applications
     jobs: Jobs
     datasets: Datasets
@@ -125,6 +131,7 @@ class Services:
         requests: Feed of served requests, to subscribe to in ``startup``.
         health: Runs health checks.
         audit: Records changes in the transactions that make them. Requests that change something are recorded anyway.
+        usage: Counts what accounts use of their plans, and refuses what these do not allow.
         applications: Finds applications by slug.
         jobs: Starts jobs, watches and cancels them.
         datasets: Publishes and reads datasets.
@@ -146,6 +153,7 @@ class Services:
         self.requests = shared.requests
         self.health = shared.health
         self.audit = shared.audit
+        self.usage = shared.usage
         self.applications = shared.applications
         self.jobs = shared.jobs
         self.datasets = shared.datasets

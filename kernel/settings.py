@@ -25,6 +25,18 @@ _ORIGIN = re.compile(
     r"(?::[1-9][0-9]{0,4})?"
 )
 
+# Of throttles, by scope.
+DEFAULT_RATES = {
+    "ingest": "6000/minute",
+    "read": "1200/minute",
+    "write": "600/minute",
+    "auth": "120/minute",
+    "export": "30/minute",
+}
+SCOPE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_RATE = re.compile(r"[1-9][0-9]{0,11}/(?:second|minute|hour|day)|unlimited")
+_BACKEND = re.compile(r"(?:database|memory)\Z|(?:redis|valkey)s?://.")
+
 
 class Secret:
     """A text that its representation does not show.
@@ -167,6 +179,32 @@ class JobSettings(Table, frozen=True):
     schedules: dict[str, str] = {}
 
 
+class ThrottleSettings(Table, frozen=True):
+    """How many requests of a kind a caller may send."""
+
+    open: bool = False
+    backend: Secret = Secret("database")
+    rates: dict[str, str] = {}
+
+    @property
+    def all_rates(self) -> dict[str, str]:
+        """The rates of all scopes that have one, by scope."""
+        return {**DEFAULT_RATES, **self.rates}
+
+    def __post_init__(self) -> None:
+        """Validate rates, and the kind of backend."""
+        for scope, rate in self.rates.items():
+            if not SCOPE_NAME.fullmatch(scope):
+                raise ValueError(f"rates: Expected names of scopes in lower case, got {scope!r:.80}.")
+            if not _RATE.fullmatch(rate):
+                raise ValueError(
+                    f"rates: Expected a rate such as 1000/minute (second, minute, hour, day), or unlimited, for "
+                    f"{scope}, got {rate!r:.80}."
+                )
+        if not _BACKEND.match(self.backend.reveal()):
+            raise ValueError("backend: Expected database, memory, or a URL of redis, rediss, valkey or valkeys.")
+
+
 class HealthSettings(Table, frozen=True):
     """Health checks."""
 
@@ -194,6 +232,7 @@ class Settings(Table, frozen=True):
     health: HealthSettings = HealthSettings()
     datasets: DatasetSettings = DatasetSettings()
     jobs: JobSettings = JobSettings()
+    throttle: ThrottleSettings = ThrottleSettings()
 
 
 def dec_hook(kind: type, value: Any) -> Any:

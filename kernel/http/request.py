@@ -23,6 +23,7 @@ from kernel.errors import (
     UnsupportedMediaError,
 )
 from kernel.http.compression import CODINGS, DecompressionError, decompress, parse_content_encoding
+from kernel.limits.rates import RateState
 
 # Version 00 ends after the flags; later ones may go on.
 _TRACEPARENT = re.compile(
@@ -71,6 +72,7 @@ class RequestContext(msgspec.Struct):
         body_bytes: How much of its body is held in memory; see ``BodyBudget``.
         started_ns: When it arrived, of ``time.perf_counter_ns``.
         tracked_for: The account that may see what it takes, if that is tracked.
+        rate_state: What is left of the rate that it is counted for.
     """
 
     request_id: str
@@ -83,6 +85,7 @@ class RequestContext(msgspec.Struct):
     body_bytes: int = 0
     started_ns: int = 0
     tracked_for: int | None = None
+    rate_state: RateState | None = None
 
     @property
     def traceparent(self) -> str:

@@ -59,7 +59,10 @@ from kernel.http.request import (
 )
 from kernel.http.resource_tracking import TRACKING_HEADER, ResourceTracking
 from kernel.http.response import FalconResponse, write_response
-from kernel.identity import current_identity, set_current_identity
+from kernel.identity import Identity, current_identity, set_current_identity
+from kernel.limits.throttles import Throttles
+from kernel.limits.usage import Usage
+from kernel.settings import SCOPE_NAME
 from kernel.signatures import accepts_any_keyword, parameter_types
 
 App = falcon.App[Request, FalconResponse]
@@ -94,12 +97,16 @@ class MountedRoute(msgspec.Struct, frozen=True):
         template: The path without its trailing slash; the access log's name for the route.
         route: As the plugin returned it.
         is_filtered: Whether this path names an application.
+        throttle: The scope in which its requests are counted; None for none.
+        rate_as: The scope whose rate that one has, if it has none of its own.
     """
 
     owner: str
     template: str
     route: Route
     is_filtered: bool = False
+    throttle: str | None = None
+    rate_as: str = ""
 
 
 def validate_route(route: Route) -> None:
@@ -112,6 +119,8 @@ def validate_route(route: Route) -> None:
         raise ValueError(f"{route.path}: policy {route.policy!r}: expected {', '.join(get_args(Policy))}")
     if route.method is not None and route.method not in get_args(Method):
         raise ValueError(f"{route.path}: method {route.method!r}: expected {', '.join(get_args(Method))}, or None")
+    if route.throttle is not None and not SCOPE_NAME.fullmatch(route.throttle):
+        raise ValueError(f"{route.path}: throttle {route.throttle!r}: expected a name in lower case")
 
 
 def expand_routes(owned: Sequence[tuple[str, Route]]) -> tuple[MountedRoute, ...]:
@@ -138,7 +147,9 @@ def expand_routes(owned: Sequence[tuple[str, Route]]) -> tuple[MountedRoute, ...
 
 def _expand(owner: str, route: Route) -> list[MountedRoute]:
     templates = [path.rstrip("/") or "/" for path in (route.path, *route.aliases)]
-    unfiltered = [MountedRoute(owner, template, route) for template in templates]
+    rate_as = _operation_of(route)
+    throttle = route.throttle or (None if route.policy == "public" else rate_as)
+    unfiltered = [MountedRoute(owner, template, route, throttle=throttle, rate_as=rate_as) for template in templates]
     if not route.per_application:
         return unfiltered
     for template in templates:
@@ -146,7 +157,20 @@ def _expand(owner: str, route: Route) -> list[MountedRoute]:
             reason = f"{template}: a route per application needs a segment 'public' before the one of the application"
             raise PluginError(owner, "register_routes", reason)
     filtered = [template.replace(_PUBLIC, f"{_PUBLIC}{{{APPLICATION}}}/", 1) for template in templates]
-    return [*unfiltered, *(MountedRoute(owner, template, route, is_filtered=True) for template in filtered)]
+    return [
+        *unfiltered,
+        *(
+            MountedRoute(owner, template, route, is_filtered=True, throttle=throttle, rate_as=rate_as)
+            for template in filtered
+        ),
+    ]
+
+
+def _operation_of(route: Route) -> str:
+    """Return what requests for a route are counted as, unless it says so itself: ``ingest``, ``read`` or ``write``."""
+    if route.policy in {"ingest", "read", "write"}:
+        return route.policy
+    return "read" if SAFE_METHODS.issuperset(methods_of(route)) else "write"
 
 
 def ensure_no_shadowing(routes: Sequence[MountedRoute], slugs: Sequence[str]) -> None:
@@ -183,6 +207,8 @@ class RequestPipeline(msgspec.Struct, frozen=True):
         tracking: Tracks what a request takes, if it asks for that.
         limits: How large a body may be.
         applications: Those that a path may name.
+        throttles: Limit how many requests of a kind somebody may send.
+        usage: Counts what accounts use of their plans.
         audit: Records requests that change something.
         timeout_s: How long a request may work; see ``Deadline``.
     """
@@ -192,6 +218,8 @@ class RequestPipeline(msgspec.Struct, frozen=True):
     tracking: ResourceTracking
     limits: BodyLimits
     applications: Applications
+    throttles: Throttles
+    usage: Usage
     audit: Audit
     timeout_s: float
 
@@ -205,8 +233,8 @@ class RequestPipeline(msgspec.Struct, frozen=True):
                 route per application is mounted without one.
 
         Raises:
-            ApiError: The request may not use the route (see ``Authorizer`` and ``ensure_same_origin``), or there is no
-                such application.
+            ApiError: The request may not use the route (see ``Authorizer`` and ``ensure_same_origin``), it is one too
+                many, or there is no such application.
         """
         context, policy = request.log_context, mounted.route.policy
         context.template, context.logged = mounted.template, mounted.route.logged
@@ -221,6 +249,10 @@ class RequestPipeline(msgspec.Struct, frozen=True):
             ensure_account(identity)
             ensure_plan(identity)
             identity.ensure_scope(policy)
+        if self.throttles.is_on and mounted.throttle is not None:
+            context.rate_state = self.throttles.hit(mounted.throttle, caller_of(request, identity), mounted.rate_as)
+        if identity is not None:
+            self.usage.add_for(identity, "requests", 1)
         if TRACKING_HEADER in request.env:
             self.tracking.begin(request, identity)
         self.authorizer.ensure_not_quarantined(mounted.owner)
@@ -235,6 +267,17 @@ class RequestPipeline(msgspec.Struct, frozen=True):
                 identity.ensure_application(None)
             path_parameters[APPLICATION] = None
         self.audit.admit(identity)
+
+
+def caller_of(request: Request, identity: Identity | None) -> str:
+    """Return whose requests throttles count: a key, else a user, an account, or where nobody is known, an address."""
+    if identity is None or identity.scheme == "open":
+        return f"address {request.env.get('REMOTE_ADDR', '')}"
+    if identity.key is not None:
+        return f"key {identity.key}"
+    if identity.user is not None:
+        return f"user {identity.user}"
+    return f"account {identity.account}"
 
 
 def mount(app: App, routes: Sequence[MountedRoute], pipeline: RequestPipeline) -> None:

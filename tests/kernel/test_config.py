@@ -609,6 +609,10 @@ _SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "TIERCEL_HTTP__CORS_ORIGINS": st.lists(
         st.sampled_from(["https://a.example", "https://*.example.com:8443", "http://[::1]:3000"]), max_size=3
     ).map(tuple),
+    "TIERCEL_THROTTLE__BACKEND": st.sampled_from(["database", "memory", "valkeys://u:p%20w@h:1/0"]).map(Secret),
+    "TIERCEL_THROTTLE__RATES": st.dictionaries(
+        st.sampled_from(["read", "write", "of-a_plugin"]), st.sampled_from(["1/second", "9000/day", "unlimited"])
+    ),
     "TIERCEL_HTTP__CORS_LOCAL_PORTS": st.lists(st.integers(1, 65_535), max_size=3).map(tuple),
 }
 _BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {

@@ -24,6 +24,7 @@ IDENTITIES = {
     "nobody": make_identity(account=None, has_active_plan=False),
     "poor": make_identity(has_active_plan=False),
     "reader": make_identity("read"),
+    "busy": make_identity("ingest", key=1),
     "writer": make_identity("ingest", role="developer"),
 }
 
@@ -55,7 +56,12 @@ def client(boot: Boot, make_plugin: MakePlugin) -> Client:
     acme = Application(slug="acme", name="Acme")
     plugin = make_plugin("alpha", register_routes=register_routes, register_applications=lambda: [acme])
     http = {"allowed_hosts": ["127.0.0.1"], "max_body_bytes": 1024, "cors_origins": [APP]}
-    return boot(plugin, auth="required", http=http)
+    client = boot(plugin, auth="required", http=http, throttle={"backend": "memory", "rates": {"ingest": "100/day"}})
+    throttles = client.service.shared.throttles
+    throttles.open()
+    for _ in range(100):
+        throttles.hit("ingest", "key 1")
+    return client
 
 
 def test_each_step_of_the_way_in_comes_before_the_next(client: Client) -> None:
@@ -83,7 +89,8 @@ def test_each_step_of_the_way_in_comes_before_the_next(client: Client) -> None:
         ("account", 403, "no_account", {}, {"Content-Type": "text/csv"}),
         ("plan", 402, "plan_inactive", {}, {"X-Key": "poor"}),
         ("scope", 403, "forbidden", {}, {"X-Key": "reader"}),
-        # Throttles come here: after all that says who it is and what the plan allows, before any work.
+        # After all that says who it is and what the plan allows, before any work.
+        ("throttle", 429, "throttled", {}, {"X-Key": "busy"}),
         (TRACKED, 404, "not_found", {}, {"X-Key": "writer"}),  # of the application, which comes next
         ("path", 404, "not_found", {"path": "/x/public/acme/items/zero/?size=many"}, {}),
         ("query", 400, "invalid", {"path": "/x/public/acme/items/1/?size=many"}, {}),
