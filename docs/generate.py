@@ -39,6 +39,7 @@ PUBLIC_MODULES = (
     "kernel.datasets",
     "kernel.identity",
     "kernel.audit",
+    "kernel.limits",
     "kernel.cli",
     "kernel.testing",
 )

@@ -16,6 +16,7 @@ from plugins.accounts.routes_audit import AuditRoutes
 from plugins.accounts.settings import AccountsSettings
 from plugins.accounts.sign_in.commands import make_commands as make_sign_in_commands
 from plugins.accounts.sign_in.routes import make_routes as make_sign_in_routes
+from plugins.accounts.usage import make_usage_command
 
 
 @hookimpl
@@ -43,7 +44,7 @@ def register_routes(services: Services) -> Iterable[Route]:
         *container.users.routes(),
         *container.site_accesses.routes(),
         *container.stored_keys.routes("list", "show"),
-        *collect_routes(keys.create, keys.revoke, keys.rotate, audit.list, audit.export),
+        *collect_routes(keys.create, keys.revoke, keys.rotate, audit.list, audit.export, container.usage.show),
     ]
 
 
@@ -62,4 +63,5 @@ def register_commands(services: Services) -> Iterable[Command]:
         *make_commands(container),
         *make_sign_in_commands(container, services),
         Command(command=make_audit_group(container.audit)),
+        Command(command=make_usage_command(container.usage)),
     ]

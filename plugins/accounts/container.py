@@ -18,6 +18,7 @@ from plugins.accounts.resources import Accounts, Plans, Sectors, SiteAccesses, S
 from plugins.accounts.settings import AccountsSettings
 from plugins.accounts.sign_in import users
 from plugins.accounts.sign_in.container import SignIn, make_sign_in
+from plugins.accounts.usage import AccountUsage
 
 
 class Container(msgspec.Struct, frozen=True):
@@ -39,6 +40,7 @@ class Container(msgspec.Struct, frozen=True):
     site_files: CsvFiles[Site]
     sector_files: CsvFiles[Sector]
     purge: Purge
+    usage: AccountUsage
 
     def create_account(self, new: NewAccount, plan: str) -> Account:
         """Create an account with a plan, for the service itself.
@@ -93,4 +95,5 @@ def make_container(services: Services) -> Container:
         site_files=CsvFiles(sites),
         sector_files=CsvFiles(sectors, key=("site", "slug")),
         purge=Purge(services.db, services.clock.now),
+        usage=AccountUsage(services.db, services.usage),
     )

@@ -81,7 +81,7 @@ class AuditRoutes:
             keys_of=lambda entry: (entry.number,),
         )
 
-    @route("/api/v1/audit/export/", policy="read")
+    @route("/api/v1/audit/export/", policy="read", throttle="export")
     def export(self, identity: Identity, query: AuditExportQuery) -> Response[StreamingResponse]:
         """Export the entries of the account, the earliest first, as JSON lines or CSV."""
         identity.ensure_manager()

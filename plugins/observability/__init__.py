@@ -36,7 +36,7 @@ def register_routes(services: Services) -> Iterable[Route]:
     pages = EventPages(container.store, http.page_size, http.page_size_max)
     logs = RequestLogRoutes(container.store, pages, container.ingest, container.removal, container.now)
     traces = TraceRoutes(container.store)
-    exports = ExportRoutes(container.scanner, container.settings.exports_max, services.stopping)
+    exports = ExportRoutes(container.scanner, container.settings.exports_max, services.stopping, services.usage)
     analytics = AnalyticsRoutes(container.analytics, http.page_size, http.page_size_max)
     public = PublicAnalyticsRoutes(container.analytics)
     return collect_routes(

@@ -53,7 +53,7 @@ def make_container(services: Services) -> Container:
     watermark = IngestWatermark(settings.limits, now)
     templates = Templates(settings.templates)
     request_templates = templates if settings.template_ingest else None
-    ingest = IngestService(db, series, partitions, watermark, settings, now, request_templates)
+    ingest = IngestService(db, series, partitions, watermark, settings, now, services.usage, request_templates)
     services.provide_statistics(ingest.figures)
     rollups = Rollups(db)
     return Container(

@@ -22,6 +22,7 @@ from psycopg import sql
 
 from kernel import Database, Identity, InvalidError, Response, StreamingResponse, UnavailableError
 from kernel.http import ConcurrencyLimit, escape_formula
+from kernel.limits import Usage
 from plugins.observability.access import SYSTEM, Access
 from plugins.observability.export_trailer import Trailer
 from plugins.observability.filters import order_by, parse_ordering, validate_filters, with_tie_breaker
@@ -57,17 +58,20 @@ class ExportRoutes:
         scanner: Reads the events.
         exports_max: How many exports may run at the same time.
         stopping: Set once the process is asked to stop.
+        usage: Counts exports.
     """
 
-    def __init__(self, scanner: EventScanner, exports_max: int, stopping: threading.Event) -> None:
+    def __init__(self, scanner: EventScanner, exports_max: int, stopping: threading.Event, usage: Usage) -> None:
         self._scanner = scanner
         self._limit = ConcurrencyLimit(exports_max, f"this process runs {exports_max} exports at most")
         self._stopping = stopping
+        self._usage = usage
 
-    @requests_route("export/", policy="read")
+    @requests_route("export/", policy="read", throttle="export")
     def export(self, query: ExportQuery, identity: Identity) -> Response[StreamingResponse]:
         """Export every request log that some filters match, in order, in one snapshot of the database."""
         file_format = _FORMATS[query.format]()
+        self._usage.add("exports", 1)
         batches = self._scanner.scan(query, Access.of(identity))
         file = ExportFile(file_format, batches, self._limit.acquire(), self._stopping)
         try:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.contract.tree import DOCS, ROOT
 
-PACKAGES = ("kernel", "kernel.http", "kernel.jobs", "kernel.datasets", "kernel.audit", "kernel.cli")
+PACKAGES = ("kernel", "kernel.http", "kernel.jobs", "kernel.datasets", "kernel.audit", "kernel.limits", "kernel.cli")
 MODULES = (*PACKAGES, "kernel.identity")
 KERNEL_NAMES_MAX = 46
 

@@ -22,6 +22,7 @@ import msgspec
 import psycopg
 
 from kernel import Database, InvalidError
+from kernel.limits import Usage
 from plugins.observability.access import SYSTEM, Access, Owner
 from plugins.observability.event_ids import make_event_id
 from plugins.observability.ingest.copy import (
@@ -157,6 +158,7 @@ class IngestService:
         watermark: Of retention: older events are rejected.
         settings: The limits that query parameters may lower.
         now: The clock.
+        usage: Counts what is sent, for the account that sends it.
         templates: Applied to the endpoints of requests; None leaves them as they were sent.
     """
 
@@ -168,6 +170,7 @@ class IngestService:
         watermark: IngestWatermark,
         settings: ObservabilitySettings,
         now: Callable[[], datetime],
+        usage: Usage,
         templates: Templates | None = None,
     ) -> None:
         self._db = db
@@ -179,6 +182,7 @@ class IngestService:
         self.max_bytes = settings.ingest_max_bytes
         self._tags_max_bytes = settings.tags_max_bytes
         self._now = now
+        self.usage = usage
         self._templates = templates
         self._capped = self._unknown_methods = 0
         self._lock = threading.Lock()
@@ -206,8 +210,10 @@ class IngestService:
             MalformedError: The body is no JSON.
             TooLargeError: It has more than ``max_events`` items.
             UnavailableError: The database is unavailable. Nothing is stored, or all of it if the commit failed.
+            QuotaExceededError: The plan of the account does not allow it; nothing is stored.
         """
         limits = self.limits_of(query)
+        self.usage.add("bytes", len(content))
         decoded = decode_batch(content, limits.max_events, self._now())
         return self.ingest(decoded, limits, strict=query.strict, idempotency_key=idempotency_key, access=access)
 
@@ -226,6 +232,7 @@ class IngestService:
         With ``seen``, the batch is one of several under the key; see ``IdDerivation``.
         """
         owner = access.owner
+        self.usage.add("events", decoded.received)
         batch, invalid = normalize(decoded.indexes, decoded.events, self._now())
         batch, refused = _drop_refused(batch, access)
         errors = decoded.errors + invalid + refused
@@ -274,6 +281,8 @@ class IngestService:
             UnavailableError: The database is unavailable.
         """
         owner = access.owner
+        self.usage.add("bytes", len(content))
+        self.usage.add("events", 1)
         event, messages = validate_event(decode_fields(content), self._now())
         if event is not None:
             messages = access.refused_services([event.service]).get(event.service, {})

@@ -136,6 +136,7 @@ class StreamIngest:
         try:
             whole_max_bytes = self._ingest.max_bytes if query.strict else None
             for batch in _batches(body, limits, is_limited=is_limited, whole_max_bytes=whole_max_bytes):
+                self._ingest.usage.add("bytes", batch.size_bytes)
                 decoded = decode_lines(batch.lines, batch.indexes, self._now())
                 decoded.errors += batch.errors
                 result = self._ingest.ingest(

@@ -291,7 +291,7 @@ def test_an_export_is_streamed_in_constant_memory(serve: Serve, database: str, n
                SELECT gen_random_uuid(), time, series, 200, 1, NULL, NULL, jsonb_build_object('text', repeat('x', 2000))
                FROM observability.event, generate_series(1, 30000)"""
         )
-    exports = ExportRoutes(container_of(client).scanner, 1, threading.Event())
+    exports = ExportRoutes(container_of(client).scanner, 1, threading.Event(), client.service.shared.usage)
     Path("/proc/self/clear_refs").write_text("5")
     before_bytes = peak_bytes()
 
