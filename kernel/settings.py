@@ -183,7 +183,7 @@ class ThrottleSettings(Table, frozen=True):
     """How many requests of a kind a caller may send."""
 
     open: bool = False
-    backend: Secret = Secret("database")
+    backend: Secret | None = None
     rates: dict[str, str] = {}
 
     @property
@@ -201,7 +201,7 @@ class ThrottleSettings(Table, frozen=True):
                     f"rates: Expected a rate such as 1000/minute (second, minute, hour, day), or unlimited, for "
                     f"{scope}, got {rate!r:.80}."
                 )
-        if not _BACKEND.match(self.backend.reveal()):
+        if self.backend is not None and not _BACKEND.match(self.backend.reveal()):
             raise ValueError("backend: Expected database, memory, or a URL of redis, rediss, valkey or valkeys.")
 
 

@@ -88,8 +88,9 @@ class ResponseHeaders:
         elif "cache-control" not in headers and _is_not_for_caches(request, response):
             headers["cache-control"] = _NO_STORE
         if (state := request.log_context.rate_state) is not None:
-            # Those of an error say what limits it.
-            headers = response.complete_headers(state.headers())
+            for name, value in state.headers().items():
+                # Those of an error say what limits it.
+                headers.setdefault(name, value)
         if self._varies:
             headers["vary"] = _join(headers.get("vary", ""), "Origin")
             origin = env.get("HTTP_ORIGIN")

@@ -9,7 +9,7 @@ _WINDOWS_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
 UNLIMITED = "unlimited"
 
 
-class Rate(msgspec.Struct, frozen=True):
+class Rate(msgspec.Struct, frozen=True, gc=False):
     """How many requests are allowed in a window of time.
 
     Args:

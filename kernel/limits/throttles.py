@@ -83,7 +83,7 @@ class Throttles:
         throttle = settings.throttle
         self._rates: Mapping[str, Rate | None] = {name: parse_rate(text) for name, text in throttle.all_rates.items()}
         self.is_on = settings.auth == "required" or throttle.open
-        self._backend = throttle.backend.reveal()
+        self._backend = "database" if throttle.backend is None else throttle.backend.reveal()
         self._db = db
         self._log = log
         self._clock_s = clock_s

@@ -51,8 +51,10 @@ class Authentication(Authenticator):
 
     def authenticate(self, request: Request) -> Identity | None:
         """Return who sends a request; see ``kernel.http.Authenticator``."""
+        key = request.env.get("HTTP_X_API_KEY")
+        if key is not None and "HTTP_AUTHORIZATION" not in request.env:
+            return self._keys.authenticate(key.strip())
         scheme, credentials = _read_authorization(request)
-        key = request.get_header("X-API-Key")
         if scheme == _API_KEY and key is not None:
             raise UnauthorizedError(detail="the API key is malformed: there are two")
         if scheme == _API_KEY or key is not None:

@@ -99,6 +99,37 @@ class _StoredKey(msgspec.Struct, frozen=True):
     revoked_at: datetime | None
     account: AccountState
 
+    def identity(self) -> Identity:
+        """Return whom the key stands for."""
+        scopes, account = frozenset(self.scopes), self.account
+        return Identity(
+            scheme="api_key",
+            name=f"key tk_{self.prefix} ({self.name})",
+            account=account.account,
+            own_account=account.account,
+            scopes=scopes if account.is_system else scopes - {"staff"},
+            key=self.id,
+            sites=None if self.site is None else (self.site,),
+            services=None if self.services is None else frozenset(self.services),
+            applications=None if self.applications is None else frozenset(self.applications),
+            has_active_plan=account.has_active_plan,
+            limits=account.limits,
+        )
+
+
+class _Read(msgspec.Struct, frozen=True):
+    """What was read of a key.
+
+    Args:
+        at: When, of ``time.monotonic``.
+        stored: The key; None if there is none.
+        identity: Whom it stands for: made once, not for every request.
+    """
+
+    at: float
+    stored: _StoredKey | None
+    identity: Identity | None
+
 
 class StoredKeys(Resource[ApiKey]):
     """The table of keys, as its routes show and change it; see ``ApiKeys`` for what makes and ends them."""
@@ -171,7 +202,7 @@ class ApiKeys:
     def __init__(
         self,
         db: Database,
-        cache: Cache[str, tuple[float, _StoredKey | None]],
+        cache: Cache[str, _Read],
         now: Callable[[], datetime],
         table: StoredKeys,
     ) -> None:
@@ -270,21 +301,22 @@ class ApiKeys:
         found = _KEY.fullmatch(text)
         if found is None:
             raise UnauthorizedError(detail="the API key is malformed")
-        stored = self._read(found[1])
+        read = self._read(found[1])
+        stored, identity = read.stored, read.identity
         # Hashed and compared in any case: the time does not tell whether there is such a prefix.
         is_right = hmac.compare_digest(hash_key(text), stored.sha256 if stored is not None else bytes(32))
-        if stored is None or not is_right:
+        if stored is None or identity is None or not is_right:
             raise UnauthorizedError(detail="the API key is unknown")
         if stored.revoked_at is not None:
             raise UnauthorizedError(detail="the API key is revoked")
         if stored.expires_at is not None and stored.expires_at <= self._now():
             raise UnauthorizedError(detail="the API key is expired")
-        return _identity_of(stored)
+        return identity
 
-    def _read(self, prefix: str) -> _StoredKey | None:
+    def _read(self, prefix: str) -> _Read:
         cached = self._cache.get(prefix)
-        if cached is not None and time.monotonic() - cached[0] < BELIEVED_S:
-            return cached[1]
+        if cached is not None and time.monotonic() - cached.at < BELIEVED_S:
+            return cached
         read_at = time.monotonic()
         with acting_as(None), self._db.connection() as connection:
             row = connection.execute(QUERIES["find_key"], {"prefix": prefix}).fetchone()
@@ -293,8 +325,9 @@ class ApiKeys:
             # On a server that is read-only at the moment, keys work all the same.
             with suppress(UnavailableError), acting_as(None), self._db.connection() as connection:
                 connection.execute(QUERIES["note_key_use"], {"id": stored.id})
-        self._cache.set(prefix, (read_at, stored))
-        return stored
+        read = _Read(read_at, stored, None if stored is None else stored.identity())
+        self._cache.set(prefix, read)
+        return read
 
 
 def account_itself(account: int) -> Identity:
@@ -312,24 +345,6 @@ def _stored_key(row: Sequence[Any]) -> _StoredKey:
     *fields, account, is_system, has_active_plan, limits = row
     state = AccountState(account, is_system, has_active_plan, {unit: n for unit, n in limits.items() if n is not None})
     return msgspec.convert(dict(zip(_StoredKey.__struct_fields__, (*fields, state), strict=True)), _StoredKey)
-
-
-def _identity_of(stored: _StoredKey) -> Identity:
-    scopes = frozenset(stored.scopes)
-    account = stored.account
-    return Identity(
-        scheme="api_key",
-        name=f"key tk_{stored.prefix} ({stored.name})",
-        account=account.account,
-        own_account=account.account,
-        scopes=scopes if account.is_system else scopes - {"staff"},
-        key=stored.id,
-        sites=None if stored.site is None else (stored.site,),
-        services=None if stored.services is None else frozenset(stored.services),
-        applications=None if stored.applications is None else frozenset(stored.applications),
-        has_active_plan=account.has_active_plan,
-        limits=account.limits,
-    )
 
 
 class Rotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
