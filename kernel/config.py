@@ -71,7 +71,7 @@ _WEB_PORT = "WEB_PORT"
 _COMPOSED = {**{name: _DATABASE_URL for family in DATABASE_FAMILIES for name in family}, _WEB_PORT: _BIND}
 
 _NO_SQLITE = "SQLite is not supported; unless another database is configured, the embedded PostgreSQL is used"
-_NO_REDIS = "caches are in the memory of each process and the queue of jobs is in the database; Redis is not used"
+_NO_REDIS = "caches are in memory and the queue of jobs is in the database; throttle.backend may name a Redis"
 # Variables that other services of this kind have, or documents about them name, and why they do nothing here.
 WITHOUT_EFFECT: Mapping[str, str] = {
     "API_BASE_URL": "links in responses begin with the scheme and the host of the request",
