@@ -378,7 +378,8 @@ class Requests:
         self.slowest = max(self.slowest, (took_s, name))
         self.spent_s[name] += took_s
         self.statuses[name][answer.status] += 1
-        if predicted.is_let_in and answer.status < 400:
+        # What it asks for need not be there.
+        if predicted.is_let_in and answer.status not in {401, 402, 403, 429, 500, 503}:
             self.let_in[name] += 1
         for problem in self._problems(plan, predicted, answer, took_s):
             shown = f"{asked.method} {plan.path} {plan.headers} {plan.body[:400]!r}"
