@@ -104,6 +104,10 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
         message = "Name the site: there are several that you may write to."
         raise InvalidError("The site is not given.", errors={"X-Site": [message]})
 
+    def including(self, service: str) -> Access:
+        """Return the access that has one more service: the one that what is written may go to for want of room."""
+        return self if self.services is None else msgspec.structs.replace(self, services=self.services | {service})
+
     def may_read(self, application: str) -> bool:
         """Tell whether the views of an application may be read."""
         return self.applications is None or application in self.applications

@@ -83,6 +83,20 @@ def event_conditions(query: SelectionQuery, series: Sequence[int] | None) -> Con
     return conditions
 
 
+def selects_everything(query: SelectionQuery) -> bool:
+    """Tell whether no filter of a query narrows it: an empty search, for one, is no filter.
+
+    Raises:
+        InvalidError: The search has too many terms.
+    """
+    by_series = (query.service, query.endpoint, query.method)
+    return (
+        all(text is None for text in by_series)
+        and not split_search(query.search)
+        and not event_conditions(query, None).parts
+    )
+
+
 def _matches_nothing(query: SelectionQuery, series: Sequence[int] | None) -> bool:
     """Tell whether no event can match some filters, so that the server need not look for any."""
     references = (query.trace_id, query.user_ref)

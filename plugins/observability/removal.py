@@ -17,7 +17,7 @@ from psycopg import sql
 
 from kernel import Database, InvalidError
 from plugins.observability.access import SYSTEM, Access, Owner
-from plugins.observability.filters import Conditions, validate_filters
+from plugins.observability.filters import Conditions, selects_everything, validate_filters
 from plugins.observability.ledger import append_removal
 from plugins.observability.models import SelectionQuery
 from plugins.observability.queries import QUERIES
@@ -136,7 +136,7 @@ def _conditions(connection: Connected, query: SelectionQuery, access: Access) ->
     Raises:
         InvalidError: There is no filter.
     """
-    if not any(getattr(query, name) not in (None, ()) for name in SelectionQuery.__struct_fields__):
+    if selects_everything(query):
         names = ", ".join(SelectionQuery.__struct_fields__)
         raise InvalidError(f"Expected a filter: without one, every request log would be removed. There are: {names}.")
     conditions = resolve_filters(connection, query, access)

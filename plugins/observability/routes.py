@@ -18,6 +18,7 @@ from plugins.observability.ingest.validate import invalid_fields, validate_event
 from plugins.observability.models import Event, EventIn, IngestQuery, IngestResult, ListQuery
 from plugins.observability.removal import Removal, RemovalQuery, RemovalResult
 from plugins.observability.requests_route import requests_route
+from plugins.observability.series import OTHER
 from plugins.observability.store import EventStore
 
 # An edit changes neither the id nor what it was derived from.
@@ -63,7 +64,8 @@ class RequestLogRoutes:
         event_id, is_new = self._ingest.ingest_event(strip_bom(body.content), _idempotency_key(request), access)
         # Not what was sent: a replay finds the stored event, which may have been edited since.
         location = {"Location": f"{request.path}/{event_id}/"}
-        return Response(self._store.find(event_id, access), 201 if is_new else 200, location)
+        event = self._store.find(event_id, access.including(OTHER))
+        return Response(event, 201 if is_new else 200, location)
 
     @requests_route("ingest/", method="POST", policy="ingest")
     def ingest(self, request: Request, query: IngestQuery, body: StreamBody, identity: Identity) -> IngestResult:

@@ -19,7 +19,7 @@ from plugins.observability.access import Access, Owner
 from plugins.observability.analytics import sql_builder
 from plugins.observability.importer.service import LineIds
 from plugins.observability.queries import QUERIES
-from tests.conftest import service_starter
+from tests.conftest import Serve, service_starter
 from tests.plugins.accounts.factories import create_account, create_key, create_site, with_key
 from tests.plugins.observability.analytics.factories import container_of
 from tests.plugins.observability.events import ROOT, make_event
@@ -302,6 +302,20 @@ def test_a_key_of_some_services_writes_and_reads_those_alone(client: Client, ten
     # Of the ledger, its own entries.
     assert limited.get(LEDGER)["data"]["totals"]["stored"] == 1
     assert (whole.count(), whole.get(LEDGER)["data"]["totals"]["stored"]) == (3, 3)
+
+
+def test_an_event_of_a_limited_key_that_has_no_series_left_is_answered_as_stored(serve: Serve) -> None:
+    client = serve(auth="required", observability={"series_max": 1, "log_own_requests": False})
+    account = create_account(client)
+    whole = Tenant(client, account, "whole")
+    # All that may have an endpoint __other__ of their own have it.
+    whole.request("POST", f"{ROOT}ingest/", json=[make_event(service=f"service-{number}") for number in range(102)])
+    limited = Tenant(client, account, "limited", services=("store",))
+
+    created = limited.request("POST", ROOT, json=make_event(service="store"))
+
+    assert (created.status, created.json()["service"], created.json()["tags"]["service"]) == (201, "__other__", "store")
+    assert limited.request("GET", f"{ROOT}{created.json()['id']}/").status == 404
 
 
 def test_a_key_of_some_applications_reads_their_views_alone(client: Client, tenants: Sequence[Tenant]) -> None:
