@@ -15,6 +15,8 @@ from kernel.errors import BootError, UnavailableError
 
 QUERIES = load_queries(__package__)
 _REDIS_TIMEOUT_S = 1.0
+# A frozen database keeps a request no longer than this, and the time in which it should have given up.
+_POSTGRES_TIMEOUT_S = 1.0
 
 
 class PostgresStorage(Storage):
@@ -43,7 +45,7 @@ class PostgresStorage(Storage):
             expiry: Seconds after which a new key begins again at 0.
             amount: Hits.
         """
-        with self._db.connection() as connection:
+        with self._db.connection(timeout_s=_POSTGRES_TIMEOUT_S) as connection:
             row = connection.execute(QUERIES["add_hits"], {"key": key, "hits": amount, "expiry_s": expiry}).fetchone()
         return 0 if row is None else int(row[0])
 

@@ -9,7 +9,8 @@ that stops in order loses nothing. Without the database, counting goes on in mem
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, time, timedelta
 
 import msgspec
@@ -28,6 +29,8 @@ FLUSH_S = 1.0
 _DAY_S = 86_400
 _EPOCH = date(1970, 1, 1)
 _KEPT_DAYS = 400
+# A frozen database keeps a request no longer than this, and the time in which it should have given up.
+_TIMEOUT_S = 1.0
 # Account, days since 1970, unit.
 _Key = tuple[int, int, str]
 
@@ -56,6 +59,12 @@ class DayUsage(msgspec.Struct, frozen=True):
     day: date
     resets_at: datetime
     units: Mapping[str, UnitUsage]
+
+
+class Reservation(msgspec.Struct):
+    """How much of what was reserved is used."""
+
+    used: int = 0
 
 
 class _Count:
@@ -111,10 +120,31 @@ class Usage:
         if identity is not None:
             self.add_for(identity, unit, number)
 
+    @contextmanager
+    def reserve(self, unit: str, number: int) -> Iterator[Reservation]:
+        """Count something before work that may use less of it; what the block does not say is used is given back.
+
+        Example::
+
+            with services.usage.reserve("events", len(batch)) as events:
+                events.used = store(batch)
+
+        Raises:
+            QuotaExceededError: As of ``add``.
+        """
+        self.add(unit, number)
+        reservation = Reservation()
+        try:
+            yield reservation
+        finally:
+            if reservation.used < number:
+                self.add(unit, reservation.used - number)
+
     def add_for(self, identity: Identity, unit: str, number: int) -> None:
-        """Count something for an account; as ``add``."""
+        """Count something for an account; as ``add``. Staff that acts for an account uses nothing of its plan."""
         account = identity.account
-        if account is None or identity.scheme == "open":
+        is_another = identity.own_account is not None and identity.own_account != account
+        if account is None or is_another or identity.scheme == "open":
             return
         now_s = self._now().timestamp()
         day = int(now_s // _DAY_S)
@@ -123,7 +153,7 @@ class Usage:
         count = self._counts.get(key) or self._begin(key, is_limited=limit is not None)
         with self._lock:
             used = count.shared + count.sending + count.pending
-            if limit is None or used + number <= limit:
+            if limit is None or number < 0 or used + number <= limit:
                 count.pending += number
                 return
             self._refused += 1
@@ -144,7 +174,7 @@ class Usage:
             return self._counts.setdefault(key, _Count(shared))
 
     def _read(self, account: int, day: date) -> dict[str, int]:
-        with self._db.connection() as connection:
+        with self._db.connection(timeout_s=_TIMEOUT_S) as connection:
             return dict(connection.execute(QUERIES["find_usage"], {"account": account, "day": day}).fetchall())
 
     # --- reading ----------------------------------------------------------------------------------------------------

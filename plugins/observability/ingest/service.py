@@ -231,8 +231,21 @@ class IngestService:
 
         With ``seen``, the batch is one of several under the key; see ``IdDerivation``.
         """
+        with self.usage.reserve("events", decoded.received) as events:
+            result = self._ingest(decoded, limits, strict, idempotency_key, seen, access)
+            events.used = result.inserted
+        return result
+
+    def _ingest(
+        self,
+        decoded: DecodedBatch,
+        limits: IngestLimits,
+        strict: bool,  # noqa: FBT001 - by position, in one place
+        idempotency_key: str | None,
+        seen: Counter[bytes] | None,
+        access: Access,
+    ) -> IngestResult:
         owner = access.owner
-        self.usage.add("events", decoded.received)
         batch, invalid = normalize(decoded.indexes, decoded.events, self._now())
         batch, refused = _drop_refused(batch, access)
         errors = decoded.errors + invalid + refused
@@ -280,9 +293,14 @@ class IngestService:
             MalformedError: The body is no JSON.
             UnavailableError: The database is unavailable.
         """
-        owner = access.owner
         self.usage.add("bytes", len(content))
-        self.usage.add("events", 1)
+        with self.usage.reserve("events", 1) as events:
+            event_id, is_new = self._ingest_event(content, idempotency_key, access)
+            events.used = int(is_new)
+        return event_id, is_new
+
+    def _ingest_event(self, content: bytes, idempotency_key: str | None, access: Access) -> tuple[UUID, bool]:
+        owner = access.owner
         event, messages = validate_event(decode_fields(content), self._now())
         if event is not None:
             messages = access.refused_services([event.service]).get(event.service, {})

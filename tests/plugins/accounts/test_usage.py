@@ -73,6 +73,28 @@ def test_a_stream_counts_what_it_sends(client: Client) -> None:
     assert used(client, key)["events"] == 2
 
 
+def test_events_that_are_stored_already_or_refused_use_nothing(client: Client) -> None:
+    create_plan(client, "retries", events=5)
+    key = with_key(create_key(client, "read", "ingest", account=create_account(client, plan="retries")))
+    batch = [make_event(), make_event(status_code=9999), make_event()]
+
+    for _ in range(4):
+        answer = client.post("/api/requests/ingest/", batch, headers={**key, "Idempotency-Key": "again"})
+        assert answer.status == 200, answer.content
+    assert client.post("/api/requests/", {}, headers=key).status == 400
+
+    assert used(client, key)["events"] == 2
+
+
+def test_staff_that_acts_for_an_account_uses_nothing_of_its_plan(client: Client) -> None:
+    create_plan(client, "used-up", requests=0)
+    account = create_account(client, plan="used-up")
+    staff = with_key(create_key(client, "read", "staff"), **{"X-Account": str(account)})
+
+    assert client.get("/api/requests/", headers=staff).status == 200
+    assert used(client, staff)["requests"] == 0
+
+
 def test_the_command_shows_the_same(client: Client) -> None:
     create_plan(client, "listed", bytes=5)
     account = create_account(client, plan="listed")
