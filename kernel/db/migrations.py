@@ -272,7 +272,8 @@ def _apply(connection: Connection[Any], migration: Migration) -> None:
 @contextmanager
 def _connect(conninfo: str) -> Iterator[Connection[Any]]:
     try:
-        with psycopg.connect(conninfo, autocommit=True) as connection:
+        # Nothing is prepared: each statement runs a few times, and a proxy may give the session to the next connection.
+        with psycopg.connect(conninfo, autocommit=True, prepare_threshold=None) as connection:
             connection.execute(_QUERIES["enable_connection_check"])
             try:
                 yield connection

@@ -44,7 +44,7 @@ def figures(_full: bool) -> Iterator[Figure]:
     for name, ms in among_others.items():
         detail = f"p50 {ms:.2f} ms, alone {alone[name]:.2f} ms; {EVENTS:,} events, and as many of {ACCOUNTS:,} others"
         yield Figure(
-            f"{name} of an account among others, against alone", ms / alone[name], 2.5, "at most", detail=detail
+            f"{name} of an account among others, against alone", ms / alone[name], 1.5, "at most", detail=detail
         )
 
 
