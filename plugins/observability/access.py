@@ -116,7 +116,8 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
         """Return what is wrong with services that may not be written, by service."""
         if self.services is None:
             return {}
-        message = f"Expected one of the services that you may write to: {', '.join(sorted(self.services)) or 'none'}."
+        # Which they are, the ledger would show to others of the account.
+        message = "Expected one of the services that you may write to."
         return {service: {"service": [message]} for service in services if service not in self.services}
 
 
