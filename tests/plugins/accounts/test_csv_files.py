@@ -92,6 +92,8 @@ def test_every_wrong_line_is_named_and_nothing_is_stored(client: Client, owner: 
         (b"slug,name\nshop," + b"a" * 200_000, 400, "field"),
         (b"slug,name\nshop,a\x00b\n", 400, "name"),
     ],
+    # The name of a test is in the environment of what it starts.
+    ids=lambda value: f"{len(value)} bytes" if isinstance(value, bytes) else str(value),
 )
 def test_what_is_no_such_file_is_refused(
     client: Client, owner: dict[str, str], content: bytes, status: int, detail: str
