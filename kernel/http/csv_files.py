@@ -170,7 +170,7 @@ class CsvFiles(Generic[T]):
             return "created"
         if all(getattr(present, name, None) == value for name, value in values.items()):
             return "unchanged"
-        row_id: int = present.id  # type: ignore[attr-defined]
+        row_id: int = present.id  # type: ignore[attr-defined] # each item of a resource has one
         changed = self._resource.modify(connection, row_id, values, identity)
         return "unchanged" if changed == present else "updated"
 

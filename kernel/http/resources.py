@@ -271,18 +271,18 @@ class Resource(Generic[T]):
         """Create a row."""
         with self.transaction(identity) as connection:
             row = self.insert(connection, msgspec.structs.asdict(body), identity)
-        return Response(row, 201, {"Location": f"{request.url_path.rstrip('/')}/{row.id}/"})  # type: ignore[attr-defined]
+        return Response(row, 201, {"Location": f"{request.url_path.rstrip('/')}/{row.id}/"})  # type: ignore[attr-defined] # each has one
 
-    def replace(self, id: int, body: msgspec.Struct, identity: Identity) -> T:  # noqa: A002
+    def replace(self, id: int, body: msgspec.Struct, identity: Identity) -> T:  # noqa: A002 - the name in the path
         """Replace all fields of a row that clients set; those that are left out get their defaults."""
         return self.change(id, msgspec.structs.asdict(body), identity)
 
-    def update(self, id: int, body: msgspec.Struct, identity: Identity) -> T:  # noqa: A002
+    def update(self, id: int, body: msgspec.Struct, identity: Identity) -> T:  # noqa: A002 - the name in the path
         """Change the fields of a row that are given."""
         given = msgspec.structs.asdict(body)
         return self.change(id, {name: value for name, value in given.items() if value is not msgspec.UNSET}, identity)
 
-    def delete(self, id: int, identity: Identity) -> Response[None]:  # noqa: A002
+    def delete(self, id: int, identity: Identity) -> Response[None]:  # noqa: A002 - the name in the path
         """Delete a row."""
         with self.transaction(identity) as connection:
             self.remove(connection, id, identity)
@@ -390,7 +390,7 @@ class Resource(Generic[T]):
         )
         with connection.cursor(row_factory=class_row(self.item)) as cursor:
             row = cursor.execute(statement, _adapt(values)).fetchone()
-        assert row is not None  # noqa: S101 - RETURNING
+        assert row is not None  # noqa: S101 - an INSERT returns its row
         self._record(connection, "create", identity, None, row)
         return row
 
@@ -651,7 +651,7 @@ def _body_type(kind: type[msgspec.Struct], item: type[msgspec.Struct], *, partia
     if not partial:
         return msgspec.defstruct(kind.__name__, [], bases=(kind,), **options)
     fields = [
-        (name, typing.Union[annotation, msgspec.UnsetType], msgspec.UNSET)  # noqa: UP007
+        (name, typing.Union[annotation, msgspec.UnsetType], msgspec.UNSET)  # noqa: UP007 - the type is only known here
         for name, annotation in field_types(kind).items()
     ]
     return msgspec.defstruct(f"{kind.__name__}Changes", fields, **options)
@@ -660,7 +660,7 @@ def _body_type(kind: type[msgspec.Struct], item: type[msgspec.Struct], *, partia
 def _query_type(item: type[msgspec.Struct]) -> type[ListQuery]:
     """Return the query of a list: each field of the items with a scalar type selects by equality."""
     fields = [
-        (name, typing.Union[base_type(annotation), msgspec.UnsetType], msgspec.UNSET)  # noqa: UP007
+        (name, typing.Union[base_type(annotation), msgspec.UnsetType], msgspec.UNSET)  # noqa: UP007 - the type is only known here
         for name, annotation in field_types(item).items()
         if is_scalar(base_type(annotation)) and name not in ListQuery.reserved
     ]

@@ -385,7 +385,7 @@ class KeyRoutes:
         return Response(None, 204)
 
     @route("/api/v1/keys/{id}/rotate/", policy="write", method="POST")
-    def rotate(self, id: int, body: Rotation, identity: Identity) -> Response[IssuedKey]:  # noqa: A002
+    def rotate(self, id: int, body: Rotation, identity: Identity) -> Response[IssuedKey]:  # noqa: A002 - the name in the path
         """Replace a key by a new one, whose secret is shown this once. The old one still works for a while."""
         self._table.authorize("create", identity)
         return _shown_once(

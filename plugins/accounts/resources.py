@@ -301,7 +301,7 @@ class SiteAccesses(Resource[SiteAccess]):
     references: ClassVar = {"site": Reference("accounts.site"), "user_id": Reference("accounts.user")}
     keeps_deleted = False
 
-    def authorize(self, action: Action, identity: Identity) -> None:  # noqa: ARG002
+    def authorize(self, action: Action, identity: Identity) -> None:  # noqa: ARG002 - of the base class
         """Let managers read and change."""
         identity.ensure_manager()
 

@@ -88,7 +88,7 @@ class RequestLogRoutes:
         return self._store.find(id, Access.of(identity))
 
     @requests_route("{id}/", method="PUT", policy="write")
-    def replace(self, request: Request, id: UUID, body: RawBody, identity: Identity) -> Event:  # noqa: A002
+    def replace(self, request: Request, id: UUID, body: RawBody, identity: Identity) -> Event:  # noqa: A002 - the name in the path
         """Replace every field of a request log; those left out get their defaults."""
         require_json(request)
         event, messages = validate_event(decode_fields(strip_bom(body.content)), self._now())
@@ -97,7 +97,7 @@ class RequestLogRoutes:
         return self._store.edit(id, {name: getattr(event, name) for name in EDITABLE}, Access.of(identity))
 
     @requests_route("{id}/", method="PATCH", policy="write")
-    def update(self, request: Request, id: UUID, body: RawBody, identity: Identity) -> Event:  # noqa: A002
+    def update(self, request: Request, id: UUID, body: RawBody, identity: Identity) -> Event:  # noqa: A002 - the name in the path
         """Change some fields of a request log."""
         require_json(request)
         values, messages = validate_fields(decode_fields(strip_bom(body.content)), self._now())
@@ -107,7 +107,7 @@ class RequestLogRoutes:
         return self._store.edit(id, changes, Access.of(identity))
 
     @requests_route("{id}/", method="DELETE", policy="write")
-    def delete(self, id: UUID, identity: Identity) -> Response[None]:  # noqa: A002
+    def delete(self, id: UUID, identity: Identity) -> Response[None]:  # noqa: A002 - the name in the path
         """Delete a request log."""
         self._store.delete(id, Access.of(identity))
         return Response(None, 204)

@@ -125,7 +125,7 @@ def _probe(port: int, path: str) -> tuple[float, float]:
         connection.close()
         if status != 200:
             raise RuntimeError(f"{path}: status {status}")
-        time.sleep(PROBE_INTERVAL_S)
+        time.sleep(PROBE_INTERVAL_S)  # probes are no load of their own
     return statistics.median(took_ms), statistics.quantiles(took_ms, n=100)[98]
 
 
@@ -167,8 +167,8 @@ class SlowClients:
         while self.connected < CLIENTS:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"only {self.connected} clients could connect")
-            time.sleep(0.1)
-        time.sleep(SETTLE_S)
+            time.sleep(0.1)  # until the next look
+        time.sleep(SETTLE_S)  # the first bytes of all clients come at once, which is not what is measured
 
     def _run(self) -> None:
         share = round(CLIENTS * TICK_S / PACE_S)
