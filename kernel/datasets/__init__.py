@@ -2,12 +2,20 @@
 
 from kernel.datasets.diff import Difference
 from kernel.datasets.http import Derivation, Derived
-from kernel.datasets.models import Publication, Rejected, Version, find_key_problem
+from kernel.datasets.models import (
+    DatasetReport,
+    Publication,
+    Rejected,
+    Version,
+    find_key_problem,
+    report_publications,
+)
 from kernel.datasets.query import parse_as_of
 from kernel.datasets.service import ApplicationSummary, DatasetSummary, summarize_application, summarize_dataset
 
 __all__ = [
     "ApplicationSummary",
+    "DatasetReport",
     "DatasetSummary",
     "Derivation",
     "Derived",
@@ -17,6 +25,7 @@ __all__ = [
     "Version",
     "find_key_problem",
     "parse_as_of",
+    "report_publications",
     "summarize_application",
     "summarize_dataset",
 ]

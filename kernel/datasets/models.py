@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 from urllib.parse import quote
@@ -208,6 +208,34 @@ class Publication(msgspec.Struct, frozen=True):
     rejected: int
     reason: str | None = None
     details: Any = None
+
+
+class DatasetReport(msgspec.Struct, frozen=True):
+    """What became of a dataset, for the report of a job that publishes some.
+
+    Args:
+        dataset: Its name.
+        outcome: ``published`` a new version; ``unchanged``; ``refused`` keeps the last version.
+        version: The current version; None before the first.
+        items: Number of valid items.
+        rejected: Number of rejected items.
+        reason: Why it was refused.
+    """
+
+    dataset: str
+    outcome: Outcome
+    version: int | None
+    items: int
+    rejected: int
+    reason: str | None = None
+
+
+def report_publications(publications: Mapping[str, Publication]) -> tuple[DatasetReport, ...]:
+    """Report what became of datasets, sorted by name."""
+    return tuple(
+        DatasetReport(each.dataset, each.outcome, each.version, each.items, each.rejected, each.reason)
+        for _, each in sorted(publications.items())
+    )
 
 
 class Content(msgspec.Struct, frozen=True):

@@ -11,13 +11,13 @@ import msgspec
 from psycopg import Connection
 
 from kernel import Job, Services
-from kernel.datasets import Publication
+from kernel.datasets import Publication, report_publications
 from kernel.jobs import JobRecord, Run
 from plugins.club.datasets import DATASETS
 from plugins.club.fetch.results import Fetched, FetchResult, SourceProgress
 from plugins.club.merge import merge_sources
 from plugins.club.models import Item
-from plugins.club.report import RefreshReport, SourceReport, report_datasets, report_source
+from plugins.club.report import RefreshReport, SourceReport, report_source
 from plugins.club.settings import ClubSettings
 from plugins.club.store import SourceContent, delete_others, read_contents, save_result
 
@@ -79,7 +79,7 @@ class RefreshJob:
             publications[dataset] = self._refuse(run, dataset, failed)
         if len(failed) == len(reports):
             raise RefreshError(f"every source failed: {_join_reasons(failed)}")
-        return RefreshReport(reports, report_datasets(publications))
+        return RefreshReport(reports, report_publications(publications))
 
     def _fetch(self, run: Run, stored: Mapping[str, SourceContent[Item]]) -> dict[str, FetchResult]:
         # Importing httpx takes 0.1 s, which a process that fetches nothing need not spend.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
 
-from kernel.datasets import Publication
+from kernel.datasets import DatasetReport
 from plugins.club.fetch.results import Fetched, FetchResult, SourceFailure
 from plugins.club.models import DatasetName, Item
 from plugins.club.settings import Source
@@ -33,26 +32,6 @@ class SourceReport(msgspec.Struct, frozen=True):
     items: int
     rejected: int
     ms: int
-    reason: str | None = None
-
-
-class DatasetReport(msgspec.Struct, frozen=True):
-    """What happened to a dataset.
-
-    Args:
-        dataset: Its name.
-        outcome: ``published`` a new version; ``unchanged``; ``refused`` keeps the last version.
-        version: The current version; None before the first.
-        items: Number of published items, of all sources.
-        rejected: Number of rejected items.
-        reason: Why it was refused.
-    """
-
-    dataset: str
-    outcome: Literal["published", "unchanged", "refused"]
-    version: int | None
-    items: int
-    rejected: int
     reason: str | None = None
 
 
@@ -85,12 +64,4 @@ def report_source(result: FetchResult, source: Source, content: SourceContent[It
         rejected=0 if content is None else len(content.rejected),
         ms=result.ms,
         reason=result.reason if isinstance(result, SourceFailure) else None,
-    )
-
-
-def report_datasets(publications: Mapping[str, Publication]) -> tuple[DatasetReport, ...]:
-    """Report what happened to datasets, sorted by name."""
-    return tuple(
-        DatasetReport(each.dataset, each.outcome, each.version, each.items, each.rejected, each.reason)
-        for _, each in sorted(publications.items())
     )

@@ -9,12 +9,12 @@ import msgspec
 from psycopg import Connection
 
 from kernel import ApiError, Job, Services
-from kernel.datasets import Difference
+from kernel.datasets import Difference, report_publications
 from kernel.jobs import JobError, JobRecord, Run, RunStopped
 from plugins.trace.notion.errors import NotionError
 from plugins.trace.settings import TraceSettings
 from plugins.trace.store import delete_moved_pages, delete_other_sources, save_source
-from plugins.trace.sync.completeness import DatasetReport, ExportReport
+from plugins.trace.sync.completeness import ExportReport
 from plugins.trace.sync.export import Export, ExportMonitor, read_export
 
 REFRESH = "trace.refresh"
@@ -116,11 +116,7 @@ class ExportJobs:
             rejected={dataset: each.rejected for dataset, each in export.items.items()},
             on_commit=save_state,
         )
-        datasets = tuple(
-            DatasetReport(each.dataset, each.outcome, each.version, each.items, each.rejected, each.reason)
-            for _, each in sorted(published.items())
-        )
-        return msgspec.structs.replace(export.report, datasets=datasets)
+        return msgspec.structs.replace(export.report, datasets=report_publications(published))
 
 
 class ExportError(Exception):

@@ -21,6 +21,7 @@ from typing import Literal
 
 import msgspec
 
+from kernel.datasets import DatasetReport
 from plugins.trace.notion.errors import NotionError
 from plugins.trace.notion.query import PageObject, RowScan, ScanWindow, is_live
 from plugins.trace.sync.mapping import Row
@@ -149,26 +150,6 @@ class SourceReport(msgspec.Struct, frozen=True):
     links: int = 0
     unlinked: int = 0
     warnings: tuple[str, ...] = ()
-
-
-class DatasetReport(msgspec.Struct, frozen=True):
-    """The outcome of publishing a dataset.
-
-    Args:
-        dataset: Its name.
-        outcome: ``published`` made a version; ``unchanged`` found nothing new; ``refused`` kept the last one.
-        version: The current version; None before the first.
-        items: How many it has.
-        rejected: How many rows were rejected.
-        reason: Why it was refused.
-    """
-
-    dataset: str
-    outcome: Literal["published", "unchanged", "refused"]
-    version: int | None
-    items: int
-    rejected: int
-    reason: str | None = None
 
 
 class ExportReport(msgspec.Struct, frozen=True):

@@ -7,11 +7,12 @@ from typing import Any
 
 import msgspec
 
+from kernel.datasets import DatasetReport
 from kernel.errors import UnavailableError
 from kernel.testing import Client
 from plugins.club import run_full_export
 from plugins.club.jobs import RefreshError
-from plugins.club.report import DatasetReport, RefreshReport, SourceReport
+from plugins.club.report import RefreshReport, SourceReport
 from plugins.club.settings import Source
 from tests.applications import warning_of
 from tests.conftest import Serve

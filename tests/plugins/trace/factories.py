@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from kernel import Database, UnavailableError
+from kernel.datasets import DatasetReport
 from kernel.settings import Secret
 from kernel.testing import Client
 from plugins.trace import run_full_export
@@ -18,7 +19,7 @@ from plugins.trace.notion.query import RowQuery, RowScan
 from plugins.trace.notion.rate_limit import RateLimiter
 from plugins.trace.notion.schema import read_schema
 from plugins.trace.settings import Source, TraceSettings
-from plugins.trace.sync.completeness import DatasetReport, ExportReport, SourceReport
+from plugins.trace.sync.completeness import ExportReport, SourceReport
 from plugins.trace.sync.mapping import map_columns
 from plugins.trace.sync.reader import DataSourceReader, DataSourceRows
 from tests.applications import warning_of
