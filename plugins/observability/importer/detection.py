@@ -15,7 +15,9 @@ from typing import Any
 
 import msgspec
 
+from plugins.observability.importer.delimited_logs import DELIMITED_LOGS, detect_delimited_log
 from plugins.observability.importer.formats import LogFormat, normalize_escapes, tail_format
+from plugins.observability.importer.json_logs import JSON_LOGS, detect_json_log
 
 JSON = "json"
 DEFAULT = "combined"
@@ -98,12 +100,16 @@ class _Column(msgspec.Struct, frozen=True):
 def detect_format(lines: Iterable[bytes]) -> Detection:
     """Detect the format that most of some lines have; ``combined`` if none fits."""
     formats = {name: tail_format(name) for name in _CANDIDATES}
-    found: dict[str, list[_Line]] = {name: [] for name in (*_CANDIDATES, JSON)}
+    found: dict[str, list[_Line]] = {name: [] for name in (*_CANDIDATES, JSON, *JSON_LOGS, *DELIMITED_LOGS)}
     for line in lines:
         if len(line) > _LINE_MAX_BYTES:
             continue
         if line.lstrip().startswith(b"{"):
-            found[JSON].append(_Line({}, None))
+            found[detect_json_log(line) or JSON].append(_Line({}, None))
+            continue
+        delimited = detect_delimited_log(line)
+        if delimited is not None:
+            found[delimited].append(_Line({}, None))
             continue
         for name, log_format in formats.items():
             fields = match_unstretched(log_format, normalize_escapes(line))

@@ -40,6 +40,8 @@ NAMED_FORMATS: Mapping[str, str] = {
     # https://doc.traefik.io/traefik/observability/access-logs/ ("common")
     "traefik": COMBINED + ' %{requests}x "%{router}x" "%{server}x" %{duration}x',
 }
+# Formats that have parsers of their own.
+OTHER_FORMATS = ("nginx_json", "traefik_json", "caddy", "envoy_json", "alb", "w3c")
 # What is left of a format if everything behind the size of the response is ignored.
 _SHORT_FORMATS: Mapping[str, str] = {
     "combined": "common",
@@ -73,7 +75,7 @@ def _number(text: str) -> float | None:
     return None if text in ("", _NO_VALUE) else float(text)
 
 
-def _sum(text: str) -> float | None:
+def sum_of_times(text: str) -> float | None:
     """Return the sum of a list of times: nginx writes one for each server that it asked."""
     numbers = [float(item) for item in _LIST_SEPARATOR.split(text) if item not in ("", _NO_VALUE)]
     return sum(numbers) if numbers else None
@@ -97,7 +99,7 @@ _ANY_VALUE = r'(?<=")[^"\\]*(?:\\.[^"\\]*)*|[^\s"]+'
 # What may stand behind a format, by name.
 TAIL_FIELDS: Mapping[str, FieldType] = {
     "request_time": _tail_field(rf"-|{_SECONDS}", _number),
-    "upstream_response_time": _tail_field(rf"(?:-|{_SECONDS})(?:(?: : |, ?)(?:-|{_SECONDS}))*", _sum),
+    "upstream_response_time": _tail_field(rf"(?:-|{_SECONDS})(?:(?: : |, ?)(?:-|{_SECONDS}))*", sum_of_times),
     "duration": _tail_field(r"-|\d+(?:\.\d+)?(?:ms|us|s)", _with_unit),
     "duration_us": _tail_field(r"-|-?\d+(?:\.\d+)?", _number),
     "duration_ms": _tail_field(r"-|-?\d+(?:\.\d+)?", _number),
@@ -390,7 +392,7 @@ def _base_text(base: str) -> str:
         try:
             return NAMED_FORMATS[base]
         except KeyError:
-            known = ", ".join(("auto", "json", *NAMED_FORMATS))
+            known = ", ".join(("auto", "json", *NAMED_FORMATS, *OTHER_FORMATS))
             raise ValueError(
                 f"There is no format {base!r}. Expected one of {known}, or a format string of Apache or nginx"
             ) from None

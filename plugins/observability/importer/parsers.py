@@ -1,82 +1,39 @@
-"""Parse lines of log files into events: access logs, and JSON lines with one event each."""
+"""Parse lines of log files into events: access logs in format strings, and JSON lines with one event each."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Protocol
-
-import msgspec
+from typing import Any
 
 from kernel import FieldErrors, MalformedError
+from plugins.observability.importer.delimited_logs import ALB, DELIMITED_LOGS, W3C, AlbParser, W3cParser
 from plugins.observability.importer.detection import JSON, is_stretched
+from plugins.observability.importer.events import (
+    ACCESS_LINE_MAX_BYTES,
+    LineParser,
+    ParsedLine,
+    RefusedLineError,
+    make_event,
+)
 from plugins.observability.importer.formats import FormatSet, LogFormat, normalize_escapes, to_printable
+from plugins.observability.importer.json_logs import JSON_LOGS, JsonLogParser
 from plugins.observability.ingest.decode import decode_event, decode_fields
-from plugins.observability.ingest.validate import BAD_STATUS, round_half_up, validate_event
-from plugins.observability.models import ENDPOINT_MAX, INT32_MAX, REFERENCE_MAX, EventIn
+from plugins.observability.ingest.validate import validate_event
+from plugins.observability.models import EventIn
 
 AUTO = "auto"
-ACCESS_LINE_MAX_BYTES = 128 * 1024
 JSON_LINE_MAX_BYTES = 1024 * 1024
 UNREAD_END = "The end of the line is not understood."
 QUOTES_IN_REQUEST = "The request has quotes in it that are not escaped."
-
-
-class RefusedLineError(Exception):
-    """A line cannot be converted to an event.
-
-    Args:
-        reason: The same for all lines with this fault, so that they can be counted.
-        detail: The part that differs between lines.
-    """
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.detail = detail
-
-
-class ParsedLine(msgspec.Struct, frozen=True):
-    """What a line was parsed into.
-
-    Args:
-        event: The event.
-        repair: What is wrong with the line; the same for all lines with this fault. None if it is whole.
-        detail: The part of the line that is not understood, without texts that may be secret.
-    """
-
-    event: EventIn
-    repair: str | None = None
-    detail: str = ""
-
-
-class LineParser(Protocol):
-    """Parses lines into events.
-
-    Attributes:
-        notes: What is assumed about the lines.
-    """
-
-    notes: Sequence[str]
-
-    def parse(self, line: bytes, *, complete: bool = True) -> ParsedLine:
-        """Parse one line.
-
-        Args:
-            line: Any bytes, without the line end.
-            complete: False for the last line of a file if that has no line end.
-
-        Raises:
-            RefusedLineError: It is not an event.
-        """
 
 
 def make_parser(name: str, *, service: str, json_service: str | None, now: datetime) -> LineParser:
     """Make the parser of a format.
 
     Args:
-        name: ``json``, or as of ``FormatSet``.
+        name: ``json``, one of ``JSON_LOGS`` or ``DELIMITED_LOGS``, or as of ``FormatSet``.
         service: The service whose access log it is.
         json_service: See ``JsonParser``.
         now: UTC; for JSON events ahead of it.
@@ -84,7 +41,13 @@ def make_parser(name: str, *, service: str, json_service: str | None, now: datet
     Raises:
         ValueError: There is no such format.
     """
-    return JsonParser(json_service, now) if name == JSON else AccessLogParser(FormatSet(name), service)
+    if name == JSON:
+        return JsonParser(json_service, now)
+    if name in JSON_LOGS:
+        return JsonLogParser(name, service)
+    if name == ALB:
+        return AlbParser(service)
+    return W3cParser(service) if name == W3C else AccessLogParser(FormatSet(name), service)
 
 
 def validate_format(name: str) -> None:
@@ -93,7 +56,7 @@ def validate_format(name: str) -> None:
     Raises:
         ValueError: There is no such format.
     """
-    if name not in (AUTO, JSON):
+    if name not in (AUTO, JSON, *JSON_LOGS, *DELIMITED_LOGS):
         FormatSet(name)
 
 
@@ -141,18 +104,6 @@ def join_errors(messages: FieldErrors) -> str:
 
 # Access logs
 
-_STATUS_CODES = range(100, 600)
-# A method (token of RFC 9110), a target, and a version, which HTTP/0.9 leaves out.
-_REQUEST = re.compile(r"(?P<method>[!#$%&'*+.^_`|~0-9A-Za-z-]{1,20}) (?P<target>\S.*?)(?P<version> HTTP/\d(?:\.\d)?)?")
-_NO_VALUE = "-"
-# In order of precision; what a server behind this one took comes last, as it is not all of the time.
-_DURATIONS_MS = (
-    ("duration_us", 0.001),
-    ("request_time_s", 1000.0),
-    ("duration_ms", 1.0),
-    ("duration_s", 1000.0),
-    ("upstream_response_time_s", 1000.0),
-)
 # Texts are left out of examples: they may be secret. So are long numbers.
 _SECRET = re.compile(r'"(?:[^"\\]|\\.)*"?|[^\s"=:,]+')
 _HARMLESS = re.compile(r'"?(?:-|\d{1,12}(?:\.\d{1,6})?(?:ms|us|s)?)"?')
@@ -207,9 +158,11 @@ class AccessLogParser:
         if unread and repair != QUOTES_IN_REQUEST:
             repair = UNREAD_END
         if repair is None:
-            return ParsedLine(self._event(fields, {}))
+            return ParsedLine(make_event(fields, {}, self._service))
         self._ensure_one_request(fields, normalize_escapes(line))
-        return ParsedLine(self._event(fields, {"line": to_printable(line)}), repair, _without_secrets(unread))
+        return ParsedLine(
+            make_event(fields, {"line": to_printable(line)}, self._service), repair, _without_secrets(unread)
+        )
 
     def _ensure_one_request(self, fields: dict[str, Any], text: str) -> None:
         """Check that the request of a damaged line ends in one place: a client may send quotes, a status and a size."""
@@ -218,75 +171,12 @@ class AccessLogParser:
             if last is not None and last.get("request_line") != fields.get("request_line"):
                 raise RefusedLineError("The request has quotes in it, so that it may end in several places.")
 
-    def _event(self, fields: Mapping[str, Any], tags: dict[str, Any]) -> EventIn:
-        if "time" not in fields:
-            raise RefusedLineError("The line has no time.")
-        status_code: int = fields.get("status", 0)
-        if status_code not in _STATUS_CODES:
-            raise RefusedLineError(f"status_code: {BAD_STATUS}", str(status_code))
-        method, endpoint = _method_and_path(fields, tags)
-        tags |= _client(fields)
-        for name in ("host", "referer", "user_agent", "bytes"):
-            if name in fields:
-                tags[name] = fields[name]
-        if len(endpoint) > ENDPOINT_MAX:
-            tags["path"] = endpoint
-        if "upstream_response_time_s" in fields:
-            tags["upstream_response_time_ms"] = round_half_up(fields["upstream_response_time_s"] * 1000)
-        return EventIn(
-            time=fields["time"],
-            service=self._service,
-            endpoint=endpoint[:ENDPOINT_MAX].strip() or _NO_VALUE,
-            method=method,
-            status_code=status_code,
-            latency_ms=_latency_ms(fields),
-            user_ref=fields.get("user", "")[:REFERENCE_MAX] or None,
-            tags=msgspec.Raw(msgspec.json.encode({name: value for name, value in tags.items() if value != ""})),
-        )
-
 
 def _match(log_format: LogFormat, text: str) -> dict[str, Any] | None:
     fields = log_format.match(text)
     if fields is not None and is_stretched(fields):
         raise RefusedLineError("The line has more fields before its time than the format of this log.")
     return fields
-
-
-def _client(fields: Mapping[str, Any]) -> dict[str, str]:
-    """Return the tags ``client`` and ``forwarded_for``: a proxy appends addresses, so that the client is the first."""
-    client, forwarded_for = fields.get("client"), fields.get("forwarded_for")
-    if client is None or "," in client:
-        forwarded_for = client or forwarded_for
-        client = forwarded_for and forwarded_for.partition(",")[0].strip()
-    if forwarded_for == client:
-        forwarded_for = None
-    tags = {"client": client, "forwarded_for": forwarded_for}
-    return {name: text for name, text in tags.items() if text is not None}
-
-
-def _method_and_path(fields: Mapping[str, Any], tags: dict[str, Any]) -> tuple[str, str]:
-    """Return method and path; add the query to the tags, or the whole request line if that is not HTTP."""
-    line = fields.get("request_line")
-    if line is None and "method" in fields:
-        query = f"?{fields['args']}" if "args" in fields else fields.get("query", "")
-        target = fields.get("target") or f"{fields.get('path', _NO_VALUE)}{query}"
-        line = f"{fields['method']} {target} HTTP/1.1"
-    request = _REQUEST.fullmatch(line or "")
-    # Without a version, only what begins like a path is taken for one.
-    if request is None or not (request["version"] or request["target"].startswith("/")):
-        tags["request_line"] = line or _NO_VALUE
-        return _NO_VALUE, _NO_VALUE
-    path, _, tags["query"] = request["target"].partition("?")
-    return request["method"], path
-
-
-def _latency_ms(fields: Mapping[str, Any]) -> int | None:
-    for name, factor in _DURATIONS_MS:
-        if name in fields:
-            latency_ms = round_half_up(float(fields[name]) * factor)
-            # It is negative if the clock was set back during the request.
-            return min(max(latency_ms, 0), INT32_MAX)
-    return None
 
 
 def _without_secrets(text: str) -> str:

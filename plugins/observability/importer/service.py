@@ -20,15 +20,9 @@ from plugins.observability.access import SYSTEM, Owner
 from plugins.observability.event_ids import IdSuffix, derive_suffix
 from plugins.observability.export_trailer import TrailerCheck, WrongTrailerError
 from plugins.observability.importer.detection import JSON, detect_format
+from plugins.observability.importer.events import LineParser, ParsedLine, RefusedLineError
 from plugins.observability.importer.files import LogFile
-from plugins.observability.importer.parsers import (
-    AUTO,
-    LineParser,
-    ParsedLine,
-    RefusedLineError,
-    join_errors,
-    make_parser,
-)
+from plugins.observability.importer.parsers import AUTO, join_errors, make_parser
 from plugins.observability.ingest.normalize import normalize
 from plugins.observability.ingest.service import IngestService
 from plugins.observability.models import EventIn
@@ -226,9 +220,12 @@ class Importer:
             try:
                 if report.format == JSON and trailers.is_trailer(line):
                     continue
-                report.lines += 1
                 parsed = parser.parse(line, complete=log.complete)
+                if parsed is None:
+                    continue
+                report.lines += 1
             except RefusedLineError as ex:
+                report.lines += 1
                 report.refuse(RefusedLine(number, ex.reason, ex.detail))
                 continue
             except WrongTrailerError as ex:

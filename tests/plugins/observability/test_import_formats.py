@@ -11,14 +11,9 @@ import msgspec
 import pytest
 
 from plugins.observability.importer.detection import Detection, detect_format
+from plugins.observability.importer.events import ParsedLine, RefusedLineError
 from plugins.observability.importer.formats import FormatSet
-from plugins.observability.importer.parsers import (
-    QUOTES_IN_REQUEST,
-    UNREAD_END,
-    ParsedLine,
-    RefusedLineError,
-    make_parser,
-)
+from plugins.observability.importer.parsers import QUOTES_IN_REQUEST, UNREAD_END, make_parser
 from tests.plugins.observability.accesslogs import START, combined_line, common_line
 
 COMBINED = combined_line().decode()
@@ -36,7 +31,9 @@ def detect(*lines: str) -> Detection:
 
 
 def parse(line: str, name: str = "combined") -> ParsedLine:
-    return make_parser(name, service="shop", json_service=None, now=START).parse(line.encode())
+    parsed = make_parser(name, service="shop", json_service=None, now=START).parse(line.encode())
+    assert parsed is not None
+    return parsed
 
 
 def tags_of(parsed: ParsedLine) -> dict[str, Any]:
@@ -284,10 +281,12 @@ def test_times_are_read_as_the_format_says(name: str, line: str) -> None:
 
 
 def test_a_format_without_an_offset_says_so() -> None:
-    parser = make_parser("%{%Y-%m-%d %T}t %>s", service="shop", json_service=None, now=START)
+    name = "%{%Y-%m-%d %T}t %>s"
 
-    assert parser.notes == ("its times have no offset and are read as UTC",)
-    assert parser.parse(b"2025-12-14 12:00:00 200").event.time.replace(tzinfo=UTC) == START
+    assert make_parser(name, service="shop", json_service=None, now=START).notes == (
+        "its times have no offset and are read as UTC",
+    )
+    assert parse("2025-12-14 12:00:00 200", name).event.time.replace(tzinfo=UTC) == START
 
 
 def test_an_unknown_time_zone_is_not_taken_for_utc() -> None:

@@ -13,12 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins.observability.importer.detection import JSON, detect_format
-from plugins.observability.importer.parsers import (
-    ACCESS_LINE_MAX_BYTES,
-    LineParser,
-    RefusedLineError,
-    make_parser,
-)
+from plugins.observability.importer.events import ACCESS_LINE_MAX_BYTES, LineParser, RefusedLineError
+from plugins.observability.importer.formats import OTHER_FORMATS
+from plugins.observability.importer.parsers import make_parser
 from plugins.observability.ingest.normalize import normalize
 from plugins.observability.models import EventIn
 from tests.plugins.observability.accesslogs import AGENT, START, combined_line, common_line
@@ -35,12 +32,25 @@ def parser_of(name: str, json_service: str | None = None) -> LineParser:
 COMBINED_PARSER = parser_of("combined")
 JSON_PARSER = parser_of(JSON)
 TIMED_PARSER = parser_of("vhost_combined+request_time+unknown")
-PARSERS = (COMBINED_PARSER, parser_of("common"), JSON_PARSER, parser_of(f"{COMBINED} %D"), TIMED_PARSER)
+PARSERS = (
+    COMBINED_PARSER,
+    parser_of("common"),
+    JSON_PARSER,
+    parser_of(f"{COMBINED} %D"),
+    TIMED_PARSER,
+    *map(parser_of, OTHER_FORMATS),
+)
+
+
+def event_of(parser: LineParser, line: bytes) -> EventIn:
+    parsed = parser.parse(line)
+    assert parsed is not None
+    return parsed.event
 
 
 def parse(line: bytes, name: str = "combined") -> dict[str, Any]:
     """Parse a line; the event with its tags decoded."""
-    event = parser_of(name).parse(line).event
+    event = event_of(parser_of(name), line)
     fields = {field: getattr(event, field) for field in EventIn.__struct_fields__}
     return {**fields, "tags": msgspec.json.decode(event.tags)}
 
@@ -240,7 +250,7 @@ def test_a_json_line_that_is_no_event_is_refused_with_the_reason(line: bytes, re
 def test_the_given_service_applies_to_json_events_without_one(fields: dict[str, Any], service: str) -> None:
     line = msgspec.json.encode(make_event(**fields))
 
-    assert parser_of(JSON, json_service="given").parse(line).event.service == service
+    assert event_of(parser_of(JSON, json_service="given"), line).service == service
 
 
 FRAGMENTS = st.sampled_from(
@@ -266,10 +276,13 @@ LINES = st.one_of(
 @given(line=LINES.filter(lambda line: b"\n" not in line), parser=st.sampled_from(PARSERS))
 def test_any_line_is_an_event_that_can_be_stored_or_refused(line: bytes, parser: LineParser) -> None:
     try:
-        event = parser.parse(line).event
+        parsed = parser.parse(line)
     except RefusedLineError:
         return
+    if parsed is None:
+        return  # a directive
 
+    event = parsed.event
     batch, errors = normalize([0], [event], NOW)
 
     texts = "".join([event.service, event.endpoint, event.method, event.user_ref or ""])
