@@ -125,7 +125,7 @@ def _import_command(container: Container) -> click.Command:
         importer = Importer(
             container.ingest,
             container.settings.ingest_batch_size,
-            container.now(),
+            container.now,
             container.templates if with_templates else None,
             replace=replace,
             say=lambda text: echo(text, err=True),

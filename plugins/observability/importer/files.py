@@ -21,7 +21,7 @@ _UNREADABLE = {
     b"\xfe\xff": "UTF-16: convert it to UTF-8 first, as with iconv -f UTF-16 -t UTF-8",
 }
 _UTF_16_SAMPLE_BYTES = 32
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # Left where a file is truncated while a program writes on at its old position, and by machines that lost their power.
 _NUL = b"\x00"
 
@@ -57,12 +57,12 @@ class LogFile:
                 # Without the NULs: there may be more of them than a line may have.
                 rest = lines.pop().lstrip(_NUL)[:LINE_MAX_BYTES]
                 for line in lines:
-                    yield _strip(line)
+                    yield strip_line(line)
         except (OSError, DecompressionError) as ex:
             self.problem = f"reading stopped early: {ex}"
         except UnreadableFileError as ex:
             self.problem = str(ex)
-        rest = _strip(rest)
+        rest = strip_line(rest)
         if rest:
             self.complete = False
             yield rest
@@ -70,8 +70,8 @@ class LogFile:
     def _texts(self) -> Iterator[bytes]:
         contents = self._contents()
         first = next(contents, b"")
-        _ensure_readable(first)
-        yield first.removeprefix(_BYTE_ORDER_MARK)
+        ensure_readable(first)
+        yield first.removeprefix(BYTE_ORDER_MARK)
         yield from contents
 
     def _contents(self) -> Iterator[bytes]:
@@ -91,11 +91,12 @@ class LogFile:
             yield chunk
 
 
-def _strip(line: bytes) -> bytes:
+def strip_line(line: bytes) -> bytes:
+    """Return a line without a carriage return at its end and the NULs around it."""
     return line.removesuffix(b"\r").strip(_NUL)
 
 
-def _ensure_readable(start: bytes) -> None:
+def ensure_readable(start: bytes) -> None:
     """Check how a file begins.
 
     Raises:

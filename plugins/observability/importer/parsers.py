@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -29,20 +29,20 @@ UNREAD_END = "The end of the line is not understood."
 QUOTES_IN_REQUEST = "The request has quotes in it that are not escaped."
 
 
-def make_parser(name: str, *, service: str, json_service: str | None, now: datetime) -> LineParser:
+def make_parser(name: str, *, service: str, json_service: str | None, clock: Callable[[], datetime]) -> LineParser:
     """Make the parser of a format.
 
     Args:
         name: ``json``, one of ``JSON_LOGS`` or ``DELIMITED_LOGS``, or as of ``FormatSet``.
         service: The service whose access log it is.
         json_service: See ``JsonParser``.
-        now: UTC; for JSON events ahead of it.
+        clock: Returns the time, UTC; for JSON events ahead of it.
 
     Raises:
         ValueError: There is no such format.
     """
     if name == JSON:
-        return JsonParser(json_service, now)
+        return JsonParser(json_service, clock)
     if name in JSON_LOGS:
         return JsonLogParser(name, service)
     if name == ALB:
@@ -68,21 +68,21 @@ class JsonParser:
 
     Args:
         service: Of events that have none; None rejects those.
-        now: UTC; events may be a day ahead of it.
+        clock: Returns the time, UTC; events may be a day ahead of it.
     """
 
     notes: Sequence[str] = ()
 
-    def __init__(self, service: str | None, now: datetime) -> None:
+    def __init__(self, service: str | None, clock: Callable[[], datetime]) -> None:
         self._service = service
-        self._now = now
+        self._clock = clock
 
     def parse(self, line: bytes, *, complete: bool = True) -> ParsedLine:  # noqa: ARG002 - half an object is not JSON
         """See ``LineParser``."""
         if len(line) > JSON_LINE_MAX_BYTES:
             raise RefusedLineError(f"The line is longer than {JSON_LINE_MAX_BYTES:,} bytes.")
         try:
-            event, messages = decode_event(line, self._now)
+            event, messages = decode_event(line, self._clock())
             if event is None and self._service is not None:
                 event, messages = self._with_service(decode_fields(line), messages)
         except MalformedError as ex:
@@ -94,7 +94,7 @@ class JsonParser:
     def _with_service(self, fields: Any, messages: FieldErrors) -> tuple[EventIn | None, FieldErrors]:
         if not isinstance(fields, dict) or "service" in fields:
             return None, messages
-        return validate_event({**fields, "service": self._service}, self._now)
+        return validate_event({**fields, "service": self._service}, self._clock())
 
 
 def join_errors(messages: FieldErrors) -> str:

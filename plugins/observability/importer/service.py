@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from itertools import chain, islice
 from typing import BinaryIO
@@ -20,12 +21,12 @@ from plugins.observability.access import SYSTEM, Owner
 from plugins.observability.event_ids import IdSuffix, derive_suffix
 from plugins.observability.export_trailer import TrailerCheck, WrongTrailerError
 from plugins.observability.importer.detection import JSON, detect_format
-from plugins.observability.importer.events import LineParser, ParsedLine, RefusedLineError
+from plugins.observability.importer.events import ParsedLine, RefusedLineError
 from plugins.observability.importer.files import LogFile
 from plugins.observability.importer.parsers import AUTO, join_errors, make_parser
 from plugins.observability.ingest.normalize import normalize
 from plugins.observability.ingest.service import IngestService
-from plugins.observability.models import EventIn
+from plugins.observability.models import EventIn, ItemError
 from plugins.observability.path_templates import Templates
 
 OnRead = Callable[[float], None]
@@ -115,16 +116,24 @@ class LineIds:
     Args:
         remembered: How many different lines are remembered.
         owner: Whose file it is.
+        before: The last lines of the file before, if this one continues it: ``last_lines`` of its ids.
     """
 
-    def __init__(self, remembered: int = REMEMBERED_LINES, owner: Owner = SYSTEM.owner) -> None:
+    def __init__(
+        self, remembered: int = REMEMBERED_LINES, owner: Owner = SYSTEM.owner, before: Mapping[bytes, int] | None = None
+    ) -> None:
         # Ids from before there were accounts have no such part.
         self._owner = () if owner == SYSTEM.owner else (owner.id_part,)
         self._remembered = remembered
-        self._counts: OrderedDict[bytes, int] = OrderedDict()
+        self._counts: OrderedDict[bytes, int] = OrderedDict(before or {})
 
     def next_suffix(self, service: str, line: bytes) -> IdSuffix:
         """Return the id suffix of the next line; see ``event_ids``."""
+        digest, count = self.skip(line)
+        return derive_suffix(*self._owner, service.encode(), digest, count.to_bytes(8, "big"))
+
+    def skip(self, line: bytes) -> tuple[bytes, int]:
+        """Count the next line; return its digest, and how many identical lines precede it."""
         digest = hashlib.blake2b(line, digest_size=_DIGEST_BYTES).digest()
         count = self._counts.get(digest, 0)
         self._counts[digest] = count + 1
@@ -132,24 +141,138 @@ class LineIds:
             self._counts.move_to_end(digest)
         elif len(self._counts) > self._remembered:
             self._counts.popitem(last=False)
-        return derive_suffix(*self._owner, service.encode(), digest, count.to_bytes(8, "big"))
+        return digest, count
+
+    def last_lines(self, limit: int) -> dict[bytes, int]:
+        """Return the digests of the last different lines, and how many there were of each."""
+        found = {digest: self._counts[digest] for digest in islice(reversed(self._counts), limit)}
+        return dict(reversed(found.items()))
 
 
-class _Batch(msgspec.Struct):
-    """Events that go into one transaction, with the numbers of their lines."""
+class FileImport:
+    """Lines of one file on their way into the database, in batches.
 
-    line_numbers: list[int] = []
-    events: list[EventIn] = []
-    id_suffixes: list[IdSuffix] = []
+    Args:
+        importer: Says how.
+        report: Has file and format; updated after each batch.
+        first: The first lines of the file, from which the format is detected if the report has none.
+        service: The service whose access log it is.
+        json_service: The service of JSON events that have none; None rejects those.
+        ids: Of its lines.
+    """
+
+    def __init__(
+        self,
+        importer: Importer,
+        report: FileReport,
+        first: Sequence[bytes],
+        *,
+        service: str,
+        json_service: str | None,
+        ids: LineIds,
+    ) -> None:
+        self._importer = importer
+        self.report = report
+        self.ids = ids
+        self._trailers = TrailerCheck()
+        self._line_numbers: list[int] = []
+        self._events: list[EventIn] = []
+        self._id_suffixes: list[IdSuffix] = []
+        if report.format == AUTO:
+            detection = detect_format(first)
+            report.format, report.notes = detection.name, list(detection.notes)
+        self._parser = make_parser(report.format, service=service, json_service=json_service, clock=importer.clock)
+        report.notes += self._parser.notes
+        for note in report.notes:
+            importer.say(f"{report.file}: {note}")
+
+    def add(self, number: int, line: bytes, *, complete: bool = True) -> None:
+        """Parse a line, and store the batch that it fills.
+
+        Args:
+            number: Of the line, from 1.
+            line: Not blank.
+            complete: False for the last line of a file if that has no line end.
+
+        Raises:
+            UnavailableError: The database is unavailable; earlier batches are stored, and ``store`` can be tried again.
+        """
+        try:
+            if self.report.format == JSON and self._trailers.is_trailer(line):
+                return
+            parsed = self._parser.parse(line, complete=complete)
+        except RefusedLineError as ex:
+            self.report.lines += 1
+            self.report.refuse(RefusedLine(number, ex.reason, ex.detail))
+            return
+        except WrongTrailerError as ex:
+            self.report.lines += 1
+            self.report.refuse(RefusedLine(number, str(ex)))
+            return
+        if parsed is None:
+            return
+        self.report.lines += 1
+        self._count_repair(number, parsed)
+        self._line_numbers.append(number)
+        self._events.append(parsed.event)
+        self._id_suffixes.append(self.ids.next_suffix(parsed.event.service, line))
+        if len(self._events) >= self._importer.batch_size:
+            self.store()
+
+    def skip(self, line: bytes) -> None:
+        """Take note of a line that is stored already."""
+        self.ids.skip(line)
+        if line.startswith(b"#"):
+            # It may say what the fields of the lines below are.
+            with suppress(RefusedLineError):
+                self._parser.parse(line)
+
+    @property
+    def waiting(self) -> int:
+        """How many events are not stored yet."""
+        return len(self._events)
+
+    def store(self) -> None:
+        """Store the events of the lines that were added since the last batch.
+
+        Raises:
+            UnavailableError: The database is unavailable; nothing is stored, and it can be tried again.
+        """
+        report = self.report
+        for error in self._importer.store(report, self._line_numbers, self._events, self._id_suffixes):
+            report.refuse(RefusedLine(error.index, join_errors(error.errors)))
+        self._line_numbers, self._events, self._id_suffixes = [], [], []
+
+    def end(self) -> None:
+        """Store the last batch, and say what the end of the file lacks.
+
+        Raises:
+            UnavailableError: As of ``store``.
+        """
+        self.store()
+        if self._trailers.is_missing:
+            self.report.notes.append(NO_TRAILER)
+            self._importer.say(f"{self.report.file}: {NO_TRAILER}")
+
+    def _count_repair(self, number: int, parsed: ParsedLine) -> None:
+        report = self.report
+        if parsed.repair is None:
+            return
+        report.repaired += 1
+        report.repairs[parsed.repair] += 1
+        # Of many lines that are wrong in one way the first is enough.
+        if report.repairs[parsed.repair] == 1:
+            report.examples[parsed.repair] = parsed.detail[:EXAMPLE_MAX]
+            self._importer.say(f"{report.file}:{number}: {report.with_example(parsed.repair)}")
 
 
 class Importer:
-    """Imports files one after the other.
+    """Imports files, one after the other or side by side.
 
     Args:
         ingest: Stores events.
         batch_size: Events in one transaction; an import that is interrupted has stored whole batches.
-        now: UTC; events may be a day ahead of it.
+        clock: Returns the time, UTC; events may be a day ahead of it.
         templates: Applied to endpoints; None leaves them as they are. The ids of events do not depend on it.
         replace: Whether events of the same lines that are stored already are replaced by what is read now.
         say: Called with what should be known at once.
@@ -160,7 +283,7 @@ class Importer:
         self,
         ingest: IngestService,
         batch_size: int,
-        now: datetime,
+        clock: Callable[[], datetime],
         templates: Templates | None = None,
         *,
         replace: bool = False,
@@ -168,12 +291,12 @@ class Importer:
         owner: Owner = SYSTEM.owner,
     ) -> None:
         self._ingest = ingest
-        self._batch_size = batch_size
-        self._now = now
+        self.batch_size = batch_size
+        self.clock = clock
         self._templates = templates
         self._replace = replace
-        self._say = say
-        self._owner = owner
+        self.say = say
+        self.owner = owner
 
     def import_file(
         self,
@@ -183,8 +306,9 @@ class Importer:
         *,
         service: str,
         json_service: str | None = None,
-    ) -> None:
-        """Import one file.
+        before: Mapping[bytes, int] | None = None,
+    ) -> LineIds:
+        """Import one file; return the ids of its lines.
 
         Args:
             report: Has file and format; updated after each batch.
@@ -192,6 +316,7 @@ class Importer:
             on_read: Called with the number of bytes of the file that were read.
             service: The service whose access log it is.
             json_service: The service of JSON events that have none; None rejects those.
+            before: See ``LineIds``.
 
         Raises:
             UnavailableError: The database is unavailable; earlier batches are stored.
@@ -199,69 +324,31 @@ class Importer:
         log = LogFile(stream, on_read)
         numbered = ((number, line) for number, line in enumerate(log.lines(), 1) if line.strip())
         first = list(islice(numbered, DETECTION_LINES))
-        if report.format == AUTO:
-            detection = detect_format(line for _, line in first)
-            report.format, report.notes = detection.name, list(detection.notes)
-        parser = make_parser(report.format, service=service, json_service=json_service, now=self._now)
-        report.notes += parser.notes
-        for note in report.notes:
-            self._say(f"{report.file}: {note}")
-        for batch in self._batches(log, chain(first, numbered), parser, report):
-            self._store(batch, report)
+        ids = LineIds(owner=self.owner, before=before)
+        file = FileImport(
+            self, report, [line for _, line in first], service=service, json_service=json_service, ids=ids
+        )
+        for number, line in chain(first, numbered):
+            file.add(number, line, complete=log.complete)
+        file.end()
         report.problem = log.problem
+        return ids
 
-    def _batches(
-        self, log: LogFile, numbered: Iterator[tuple[int, bytes]], parser: LineParser, report: FileReport
-    ) -> Iterator[_Batch]:
-        ids = LineIds(owner=self._owner)
-        trailers = TrailerCheck()
-        batch = _Batch()
-        for number, line in numbered:
-            try:
-                if report.format == JSON and trailers.is_trailer(line):
-                    continue
-                parsed = parser.parse(line, complete=log.complete)
-                if parsed is None:
-                    continue
-                report.lines += 1
-            except RefusedLineError as ex:
-                report.lines += 1
-                report.refuse(RefusedLine(number, ex.reason, ex.detail))
-                continue
-            except WrongTrailerError as ex:
-                report.lines += 1
-                report.refuse(RefusedLine(number, str(ex)))
-                continue
-            self._count_repair(report, number, parsed)
-            batch.line_numbers.append(number)
-            batch.events.append(parsed.event)
-            batch.id_suffixes.append(ids.next_suffix(parsed.event.service, line))
-            if len(batch.events) >= self._batch_size:
-                yield batch
-                batch = _Batch()
-        yield batch
-        if trailers.is_missing:
-            report.notes.append(NO_TRAILER)
-            self._say(f"{report.file}: {NO_TRAILER}")
+    def store(
+        self, report: FileReport, numbers: Sequence[int], events: Sequence[EventIn], id_suffixes: list[IdSuffix]
+    ) -> Sequence[ItemError]:
+        """Store the events of some lines, and count them; return the errors of those that are not valid.
 
-    def _count_repair(self, report: FileReport, number: int, parsed: ParsedLine) -> None:
-        if parsed.repair is None:
-            return
-        report.repaired += 1
-        report.repairs[parsed.repair] += 1
-        # Of many lines that are wrong in one way the first is enough.
-        if report.repairs[parsed.repair] == 1:
-            report.examples[parsed.repair] = parsed.detail[:EXAMPLE_MAX]
-            self._say(f"{report.file}:{number}: {report.with_example(parsed.repair)}")
-
-    def _store(self, batch: _Batch, report: FileReport) -> None:
-        normalized, errors = normalize(batch.line_numbers, batch.events, self._now, batch.id_suffixes)
+        Raises:
+            UnavailableError: The database is unavailable; nothing is stored.
+        """
+        normalized, errors = normalize(numbers, events, self.clock(), id_suffixes)
         stored = self._ingest.store(
             normalized,
             sender=SENDER,
-            owner=self._owner,
+            owner=self.owner,
             rejected=errors,
-            batch_size=self._batch_size,
+            batch_size=self.batch_size,
             # A file that was imported before begins with duplicates.
             likely_new=report.duplicates + report.replaced == 0,
             known="replace" if self._replace else "compare",
@@ -272,5 +359,4 @@ class Importer:
         report.duplicates += stored.duplicates
         report.differing += stored.differing
         report.capped += stored.capped
-        for error in (*errors, *stored.errors):
-            report.refuse(RefusedLine(error.index, join_errors(error.errors)))
+        return [*errors, *stored.errors]

@@ -31,7 +31,7 @@ def detect(*lines: str) -> Detection:
 
 
 def parse(line: str, name: str = "combined") -> ParsedLine:
-    parsed = make_parser(name, service="shop", json_service=None, now=START).parse(line.encode())
+    parsed = make_parser(name, service="shop", json_service=None, clock=lambda: START).parse(line.encode())
     assert parsed is not None
     return parsed
 
@@ -283,7 +283,7 @@ def test_times_are_read_as_the_format_says(name: str, line: str) -> None:
 def test_a_format_without_an_offset_says_so() -> None:
     name = "%{%Y-%m-%d %T}t %>s"
 
-    assert make_parser(name, service="shop", json_service=None, now=START).notes == (
+    assert make_parser(name, service="shop", json_service=None, clock=lambda: START).notes == (
         "its times have no offset and are read as UTC",
     )
     assert parse("2025-12-14 12:00:00 200", name).event.time.replace(tzinfo=UTC) == START
@@ -332,22 +332,11 @@ def test_lines_of_other_programs_are_refused(line: str) -> None:
         parse(line)
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"time_iso8601": "2025-12-14T12:00:00+00:00", "remote_addr": "192.0.2.7", "status": "200"},  # nginx
-        {"ts": 1765713600.1, "request": {"method": "GET", "uri": "/"}, "duration": 0.005, "status": 200},  # Caddy
-        {
-            "ClientHost": "192.0.2.7",
-            "Duration": 5000,
-            "RequestMethod": "GET",
-            "time": "2025-12-14T12:00:00Z",
-        },  # Traefik
-    ],
-)
-def test_json_of_other_programs_is_refused(fields: dict[str, Any]) -> None:
-    line = msgspec.json.encode(fields)
+def test_json_of_other_programs_is_refused() -> None:
+    line = msgspec.json.encode({"level": 30, "time": 1765713600123, "pid": 1, "msg": "request completed"})
 
     assert detect_format([line]).name == "json"
     with pytest.raises(RefusedLineError, match="This field is required"):
-        make_parser("json", service="shop", json_service="shop", now=datetime(2026, 1, 1, tzinfo=UTC)).parse(line)
+        make_parser("json", service="shop", json_service="shop", clock=lambda: datetime(2026, 1, 1, tzinfo=UTC)).parse(
+            line
+        )

@@ -26,7 +26,7 @@ NOT_HTTP = {"method": "-", "endpoint": "-"}
 
 
 def parser_of(name: str, json_service: str | None = None) -> LineParser:
-    return make_parser(name, service="shop", json_service=json_service, now=NOW)
+    return make_parser(name, service="shop", json_service=json_service, clock=lambda: NOW)
 
 
 COMBINED_PARSER = parser_of("combined")

@@ -140,7 +140,7 @@ def encode(members: dict[str, Any], **changes: Any) -> bytes:
 
 def parse(name: str, *lines: bytes) -> EventIn:
     """Parse lines, of which the last is of a request."""
-    parser = make_parser(name, service="shop", json_service=None, now=START)
+    parser = make_parser(name, service="shop", json_service=None, clock=lambda: START)
     parsed = [parser.parse(line) for line in lines][-1]
     assert parsed is not None
     return parsed.event
