@@ -1,15 +1,17 @@
-"""The commands ``import``, ``export``, ``forget``, ``seed`` and ``ledger``."""
+"""The commands ``import``, ``follow``, ``export``, ``forget``, ``seed`` and ``ledger``."""
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from random import Random
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import click
 import msgspec
@@ -19,8 +21,9 @@ from kernel.cli import echo, print_json, print_table, progress, struct_options
 from plugins.observability.access import Access, Owner, account_option
 from plugins.observability.container import Container
 from plugins.observability.export import ExportQuery, write_export
+from plugins.observability.importer.follow import PATH_MAX, FollowedFile, Positions, follow
 from plugins.observability.importer.parsers import AUTO, validate_format
-from plugins.observability.importer.service import FileReport, Importer, OnRead
+from plugins.observability.importer.service import COUNTS, FileReport, Importer, OnRead
 from plugins.observability.ledger import LedgerPage, LedgerQuery, LedgerTotals
 from plugins.observability.models import SERVICE_MAX
 from plugins.observability.removal import RemovalQuery
@@ -30,14 +33,14 @@ STDIN = STDOUT = "-"
 DETAIL_MAX = 200
 # What rotation and compression append to a name. It must not count: the ids of events are derived from their service.
 _SUFFIX = re.compile(r"(?:\.(?:gz|log|txt|json|jsonl|ndjson|\d+)|[.-]\d{4}-?\d\d-?\d\d(?:[-_T]?\d+)?)$", re.IGNORECASE)
-_COUNTS = ("lines", "inserted", "replaced", "duplicates", "refused", "repaired", "capped")
-_TITLES = ("file", "format", *_COUNTS)
+_TITLES = ("file", "format", *COUNTS)
 
 
 def make_commands(container: Container) -> Iterable[Command]:
     """Make the commands; ``tiercel up`` runs ``seed`` if there are no events."""
     return [
         Command(command=_import_command(container)),
+        Command(command=_follow_command(container)),
         Command(command=_export_command(container)),
         Command(command=_forget_command(container)),
         Command(command=_seed_command(container), demo=("--if-empty",)),
@@ -78,30 +81,12 @@ def service_of_file(file: str) -> str:
 def _import_command(container: Container) -> click.Command:
     @click.command("import")
     @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-    @click.option("--service", callback=_validate_service, help="The service; by default the name of the file.")
-    @click.option(
-        "--format",
-        "format_name",
-        default=AUTO,
-        show_default=True,
-        callback=_validate_format,
-        metavar="FORMAT",
-        help="auto, json, combined, common, vhost_combined, one of these with the fields behind it such as "
-        "combined+request_time, or a format string of Apache or nginx.",
-    )
+    @_log_options(container)
     @click.option(
         "--replace",
         is_flag=True,
         help="Replace what an earlier import stored of the same lines, such as after one with another --format.",
     )
-    @click.option(
-        "--templates/--no-templates",
-        "with_templates",
-        default=container.settings.template_imports,
-        show_default=True,
-        help="Turn paths into templates: /users/42 into /users/{id}. The path is kept in the tag 'path'.",
-    )
-    @account_option
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     def command(
         *,
@@ -143,6 +128,42 @@ def _import_command(container: Container) -> click.Command:
     return command
 
 
+F = TypeVar("F", bound=Callable[..., None])
+
+
+def _log_options(container: Container) -> Callable[[F], F]:
+    """Return a decorator that adds the options of all commands that read logs."""
+    options = (
+        click.option("--service", callback=_validate_service, help="The service; by default the name of the file."),
+        click.option(
+            "--format",
+            "format_name",
+            default=AUTO,
+            show_default=True,
+            callback=_validate_format,
+            metavar="FORMAT",
+            help="auto, json, combined, common, vhost_combined, one of these with the fields behind it such as "
+            "combined+request_time, nginx_json, traefik_json, caddy, envoy_json, alb, w3c, or a format string of "
+            "Apache or nginx.",
+        ),
+        click.option(
+            "--templates/--no-templates",
+            "with_templates",
+            default=container.settings.template_imports,
+            show_default=True,
+            help="Turn paths into templates: /users/42 into /users/{id}. The path is kept in the tag 'path'.",
+        ),
+        account_option,
+    )
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
 def _import(importer: Importer, report: FileReport, service: str | None, on_read: OnRead) -> None:
     with ExitStack() as stack:
         try:
@@ -168,7 +189,7 @@ def _total_bytes(files: Sequence[str]) -> float | None:
 
 
 def _sum_up(reports: Sequence[FileReport]) -> ImportSummary:
-    return ImportSummary(reports, *(sum(getattr(report, name) for report in reports) for name in _COUNTS))
+    return ImportSummary(reports, *(sum(getattr(report, name) for report in reports) for name in COUNTS))
 
 
 def _print_import(summary: ImportSummary, *, as_json: bool) -> None:
@@ -213,6 +234,64 @@ def _validate_format(_context: click.Context, _option: click.Parameter, value: s
     except ValueError as ex:
         raise click.BadParameter(str(ex)) from ex
     return value
+
+
+# follow
+
+
+def _follow_command(container: Container) -> click.Command:
+    @click.command("follow")
+    @click.argument("files", nargs=-1, required=True, metavar="FILE...")
+    @_log_options(container)
+    @click.option("--new-only", is_flag=True, help="Read files that are followed for the first time from their end.")
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    def command(
+        *,
+        files: Sequence[str],
+        service: str | None,
+        format_name: str,
+        with_templates: bool,
+        account: int,
+        new_only: bool,
+        as_json: bool,
+    ) -> None:
+        """Import access logs or JSON lines while they are written, until the command is interrupted.
+
+        A file that is rotated is read to its end before the new one; one that is truncated is read from its beginning.
+        The position is kept: what was written while the command did not run is read when it starts, from rotated files
+        too. Nothing is stored twice, also if files are imported as well. While the database is unavailable it waits.
+        """
+        stopping = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stopping.set())
+        importer = Importer(
+            container.ingest,
+            container.settings.ingest_batch_size,
+            container.now,
+            container.templates if with_templates else None,
+            say=lambda text: echo(text, err=True),
+            owner=Owner(account),
+        )
+        positions = Positions(container.db, account)
+        followed = []
+        for file in files:
+            path = Path(file).absolute()
+            if len(str(path)) > PATH_MAX:
+                raise click.BadParameter(f"Expected a path of at most {PATH_MAX} characters.")
+            name = service or service_of_file(file)
+            report = FileReport(file, format_name)
+            followed.append(
+                FollowedFile(path, name, importer, positions, report, stopping, json_service=service, new_only=new_only)
+            )
+        try:
+            follow(followed, stopping)
+        finally:
+            summary = _sum_up([file.report for file in followed])
+            _print_import(summary, as_json=as_json)
+        if any(report.problem for report in summary.files):
+            sys.exit(1)
+
+    return command
 
 
 # export

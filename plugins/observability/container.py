@@ -8,7 +8,7 @@ from functools import partial
 
 import msgspec
 
-from kernel import Cache, Services
+from kernel import Cache, Database, Services
 from plugins.observability.access import Owner
 from plugins.observability.analytics.service import AnalyticsService
 from plugins.observability.export import EventScanner
@@ -39,6 +39,7 @@ class Container(msgspec.Struct, frozen=True):
     retention: Retention
     templates: Templates
     now: Callable[[], datetime]
+    db: Database
 
 
 def make_container(services: Services) -> Container:
@@ -68,6 +69,7 @@ def make_container(services: Services) -> Container:
         retention=Retention(db, rollups, settings.limits, settings.ledger_days, now),
         templates=templates,
         now=now,
+        db=db,
     )
 
 

@@ -389,3 +389,17 @@ SELECT count(*) FROM drop_chunks(%(table)s::regclass, older_than => %(before)s::
 
 -- name: count_chunks
 SELECT count(*) FROM show_chunks(%(table)s::regclass, older_than => %(before)s::timestamptz)
+
+-- name: followed_file
+SELECT format, head_sha, head_bytes, position_bytes, last_lines_before
+FROM observability.followed_file
+WHERE account = %(account)s AND host = %(host)s AND path = %(path)s AND service = %(service)s;
+
+-- name: save_followed_file
+INSERT INTO observability.followed_file
+    (account, host, path, service, format, head_sha, head_bytes, position_bytes, last_lines_before)
+VALUES (%(account)s, %(host)s, %(path)s, %(service)s, %(format)s, %(head_sha)s, %(head_bytes)s, %(position_bytes)s,
+        %(last_lines_before)s)
+ON CONFLICT (account, host, path, service) DO UPDATE
+SET format = excluded.format, head_sha = excluded.head_sha, head_bytes = excluded.head_bytes,
+    position_bytes = excluded.position_bytes, last_lines_before = excluded.last_lines_before, updated_at = now();

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import chain
+from pathlib import Path
 from typing import BinaryIO
 
 from kernel.http import DecompressionError, decompress
@@ -68,13 +69,19 @@ class LogFile:
             yield rest
 
     def _texts(self) -> Iterator[bytes]:
-        contents = self._contents()
+        contents = self.contents()
         first = next(contents, b"")
         ensure_readable(first)
         yield first.removeprefix(BYTE_ORDER_MARK)
         yield from contents
 
-    def _contents(self) -> Iterator[bytes]:
+    def contents(self) -> Iterator[bytes]:
+        """Read the content, decompressed.
+
+        Raises:
+            OSError: It cannot be read.
+            DecompressionError: It is damaged.
+        """
         chunks = self._chunks()
         first = next(chunks, b"")
         coding = next((coding for magic, coding in _CODINGS.items() if first.startswith(magic)), None)
@@ -89,6 +96,25 @@ class LogFile:
         while chunk := self._stream.read(CHUNK_BYTES):
             self._on_read(len(chunk))
             yield chunk
+
+
+def read_head(path: Path, size: int) -> bytes:
+    """Return the first bytes of what a file contains, decompressed.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    head = b""
+    with path.open("rb") as stream:
+        log = LogFile(stream, lambda _bytes: None)
+        try:
+            for chunk in log.contents():
+                head += chunk
+                if len(head) >= size:
+                    break
+        except DecompressionError:
+            return b""
+    return head[:size]
 
 
 def strip_line(line: bytes) -> bytes:

@@ -32,6 +32,8 @@ from plugins.observability.path_templates import Templates
 OnRead = Callable[[float], None]
 Say = Callable[[str], None]
 SENDER = "import"
+# Figures of a ``FileReport``.
+COUNTS = ("lines", "inserted", "replaced", "duplicates", "refused", "repaired", "capped")
 NO_TRAILER = "This looks like an export without its last line: it was cut off, or is a part of one."
 SHOWN_MAX = 5
 EXAMPLE_MAX = 200
@@ -99,6 +101,16 @@ class FileReport(msgspec.Struct):
         """Return what is wrong with repaired lines, and the example."""
         example = self.examples[repair]
         return f"{repair} ({example})" if example else repair
+
+    def add(self, other: FileReport) -> None:
+        """Count what another file had as well."""
+        for name in COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.differing += other.differing
+        self.reasons += other.reasons
+        self.repairs += other.repairs
+        self.examples = other.examples | self.examples
+        self.shown = (self.shown + other.shown)[:SHOWN_MAX]
 
     def refuse(self, refused: RefusedLine) -> None:
         """Count a refused line."""
