@@ -10,6 +10,7 @@ creates the table calls ``tiercel.scope_by_account`` (``kernel/migrations/0006_a
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -237,7 +238,14 @@ class Resource(Generic[T]):
             return call(identity=identity, **given)
 
         handle.__doc__, handle.__qualname__ = call.__doc__, f"{type(self).__qualname__}.{action}"
-        return Route(path=path, method=method, policy=policy, handler=_annotate(handle, types))
+        return Route(
+            path=path,
+            method=method,
+            policy=policy,
+            handler=_annotate(handle, types),
+            description=_name_rows(call.__doc__ or "", self.path, self.item),
+            responses={201: self.item} if action == "create" else {},
+        )
 
     def list(self, request: Request, query: ListQuery, identity: Identity) -> Page[T]:
         """List rows, filtered by equality of their fields."""
@@ -629,6 +637,15 @@ class Resource(Generic[T]):
         return ConflictError("Another one has this already.", errors=errors or None)
 
 
+def _name_rows(text: str, path: str, item: type[msgspec.Struct]) -> str:
+    """Return a description of an action with the names of rows: the list ends in that of many, ``item`` is one."""
+    many = path.rstrip("/").rpartition("/")[2].replace("-", " ")
+    one = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", item.__name__).lower()
+    article = "an" if one[0] in "aeiou" and not one.startswith("us") else "a"
+    named = text.replace("a row", f"{article} {one}").replace("one row", f"one {one}")
+    return re.sub(r"\brows\b", many, named)
+
+
 def _annotate(handler: Callable[..., Any], types: Mapping[str, Any]) -> Callable[..., Any]:
     """Return a handler whose signature names parameters with types: what the kernel decodes for it."""
     named: Any = handler
@@ -646,7 +663,12 @@ def _body_type(kind: type[msgspec.Struct], item: type[msgspec.Struct], *, partia
         item: The Struct of the items.
         partial: Whether all fields may be left out.
     """
-    options: dict[str, Any] = {"frozen": True, "kw_only": True, "forbid_unknown_fields": True}
+    options: dict[str, Any] = {
+        "frozen": True,
+        "kw_only": True,
+        "forbid_unknown_fields": True,
+        "module": kind.__module__,
+    }
     options["namespace"] = {"__doc__": item.__doc__}
     if not partial:
         return msgspec.defstruct(kind.__name__, [], bases=(kind,), **options)

@@ -369,7 +369,7 @@ class KeyRoutes:
         self._keys = keys
         self._table = table
 
-    @route("/api/v1/keys/", policy="write", method="POST")
+    @route("/api/v1/keys/", policy="write", method="POST", responses={201: IssuedKey})
     def create(self, body: KeyFields, identity: Identity) -> Response[IssuedKey]:
         """Create a key. Its secret is shown this once."""
         self._table.authorize("create", identity)

@@ -45,7 +45,12 @@ class JobEventRoutes:
         limit = f"this process serves at most {streams_max} streams, half as many as it has threads"
         self._limit = ConcurrencyLimit(streams_max, limit)
 
-    @route("/api/v1/jobs/{id}/events/", policy="read")
+    @route(
+        "/api/v1/jobs/{id}/events/",
+        policy="read",
+        responses={200: {"text/event-stream": str}, 204: None},
+        request_headers={"Last-Event-ID": "Id of the last event that the client has: the stream goes on after it."},
+    )
     def stream(self, request: Request, id: JobId) -> Response[StreamingResponse | None]:  # noqa: A002 - path parameter
         """Stream ``state``, ``log`` and ``progress`` events of a job until it is finished."""
         after, has_end = _parse_last_event_id(request.get_header("Last-Event-ID") or "")

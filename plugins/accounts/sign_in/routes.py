@@ -236,7 +236,7 @@ class AuthRoutes:
         self._users.set_password(user.id, self._passwords.hash(body.new_password))
         return Response(None, 204, {**_NO_STORE, "Set-Cookie": clear_cookie(request)})
 
-    @route(f"{_ROOT}/reset/", policy="public", method="POST", throttle="auth")
+    @route(f"{_ROOT}/reset/", policy="public", method="POST", throttle="auth", responses={202: Accepted})
     def request_reset(self, request: Request, body: ResetRequest) -> Response[Accepted]:
         """Send a token to reset a password, if the address is that of a user. Whether it is, is not told."""
         self._resets.ensure_may_ask(request)
