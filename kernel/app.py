@@ -273,6 +273,7 @@ class Tiercel:
             routes=self.shared.routes,
             applications=self.shared.applications.slugs,
             security_schemes=self.shared.authorizer.security_schemes(),
+            page_size_max=max(self.settings.http.page_size, self.settings.http.page_size_max),
             unified_errors=self.settings.http.unified_errors,
         )
 

@@ -149,6 +149,8 @@ class Route(Contract, frozen=True):
         responses: The type of the body by status of success, for the OpenAPI document, where the annotation of the
             handler does not say it: ``{201: Order}``, None for no body. A mapping for other media types than JSON:
             ``{200: {"text/csv": str, "application/x-ndjson": Order}}``, by line where there are lines.
+        errors: Statuses of errors that it answers with, for the OpenAPI document, besides those which follow from its
+            policy, path, parameters and body.
         accepts: The type of the body by media type, for the OpenAPI document of a handler that takes a ``RawBody`` or a
             ``StreamBody``.
         request_headers: What headers mean that the handler reads, by name.
@@ -169,6 +171,7 @@ class Route(Contract, frozen=True):
     throttle: str | None = None
     description: str = ""
     responses: Mapping[int, Any] = {}
+    errors: tuple[int, ...] = ()
     accepts: Mapping[str, Any] = {}
     request_headers: Mapping[str, str] = {}
     examples: tuple[Example, ...] = ()
@@ -186,6 +189,7 @@ def route(
     body_max_bytes: int = BODY_MAX_BYTES,
     throttle: str | None = None,
     responses: Mapping[int, Any] | None = None,
+    errors: tuple[int, ...] = (),
     accepts: Mapping[str, Any] | None = None,
     request_headers: Mapping[str, str] | None = None,
     examples: tuple[Example, ...] = (),
@@ -220,6 +224,7 @@ def route(
         "body_max_bytes": body_max_bytes,
         "throttle": throttle,
         "responses": responses or {},
+        "errors": errors,
         "accepts": accepts or {},
         "request_headers": request_headers or {},
         "examples": examples,

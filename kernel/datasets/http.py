@@ -25,6 +25,7 @@ from kernel.datasets.query import (
     parse_as_of,
     query_struct,
     relations_in,
+    shown_struct,
 )
 from kernel.datasets.response_cache import ResponseCache
 from kernel.datasets.snapshots import Snapshots
@@ -288,7 +289,7 @@ class DatasetRoute:
     def route(self) -> Route:
         """Return the route."""
         spec = self._spec
-        item: Any = spec.item
+        item: Any = shown_struct(spec.item, tuple(self._relations))
         body: Any = Single[item] if spec.one else Listing[item]
         what = spec.dataset.name.replace("-", " ")
         action = f"Show one of {what}" if spec.one else f"List {what}"

@@ -121,6 +121,25 @@ def paginate(
     return items[(page - 1) * size : page * size], PageNumbers(page, size, pages)
 
 
+@cache
+def shown_struct(item: type[msgspec.Struct], includable: tuple[str, ...]) -> type[msgspec.Struct]:
+    """Return the Struct of items as a route shows them, for its description: keys, or the items that these identify.
+
+    Args:
+        item: The Struct of the items.
+        includable: The fields that ``include`` accepts.
+    """
+    if not includable:
+        return item
+    types = field_types(item)
+    related: Any = dict[str, Any]
+    shown = {
+        name: tuple[str | related, ...] if is_sequence(types[name]) else str | related | None for name in includable
+    }
+    options: dict[str, Any] = {"namespace": {"__doc__": item.__doc__}, "module": item.__module__}
+    return msgspec.defstruct(item.__name__, [(name, shown.get(name, kind)) for name, kind in types.items()], **options)
+
+
 # --- include --------------------------------------------------------------------------------------------------------
 
 

@@ -28,7 +28,7 @@ from msgspec.structs import FieldInfo
 
 from kernel import errors
 from kernel.contracts import Example, Route, collect_routes, route
-from kernel.conversion import base_type, is_sequence, nested_struct, struct_fields
+from kernel.conversion import base_type, is_sequence, nested_struct, struct_fields, without_none
 from kernel.docstrings import describe, describe_arguments
 from kernel.errors import ApiError
 from kernel.http.auth import SAFE_METHODS
@@ -41,7 +41,7 @@ from kernel.http.response import (
     Response,
     StreamingResponse,
 )
-from kernel.http.routing import APPLICATION, PATH_PARAMETER, MountedRoute, is_enveloped, methods_of
+from kernel.http.routing import APPLICATION, MAY_BE_EMPTY, PATH_PARAMETER, MountedRoute, is_enveloped, methods_of
 
 OPENAPI_VERSION = "3.1.1"
 JSON, YAML = "application/json", "application/yaml"
@@ -76,6 +76,7 @@ class Described(msgspec.Struct, frozen=True):
         routes: All mounted routes.
         applications: Slugs of all applications.
         security_schemes: How requests are authenticated; empty if they are not.
+        page_size_max: The largest page that a client may ask for.
         unified_errors: Whether errors have a body of ours, or that of Falcon.
     """
 
@@ -84,6 +85,7 @@ class Described(msgspec.Struct, frozen=True):
     routes: Sequence[MountedRoute]
     applications: Sequence[str]
     security_schemes: Mapping[str, Mapping[str, Any]]
+    page_size_max: int
     unified_errors: bool = True
 
 
@@ -233,6 +235,7 @@ class _Operations:
     def __init__(self, described: Described, schemas: _Schemas) -> None:
         self._applications = described.applications
         self._security_schemes = described.security_schemes
+        self._page_size_max = described.page_size_max
         self._schemas = schemas
         self._ids: set[str] = set()
         self._wordings = _wordings_by_status()
@@ -332,7 +335,9 @@ class _Operations:
                 parameter["description"] = _in_json(meaning)
             if is_sequence(field.type):
                 parameter |= {"style": "form", "explode": False}
-            parameter["schema"] = self._schemas.add(_without_none(field.type), _Parameter(field))
+            parameter["schema"] = self._schemas.add(
+                without_none(field.type), _Parameter(name, field, self._page_size_max)
+            )
             yield parameter | _examples([(each, each.query.get(name)) for each in examples])
 
     def _header_parameters(self, declared: Route, hints: Mapping[str, Any]) -> Iterator[Object]:
@@ -421,6 +426,7 @@ class _Operations:
             409: changes and is_known,
             412: hints.get("return") is PreparedResponse,
             413: has_body,
+            414: "{" in mounted.template or bool(names),
             415: changes,
             429: mounted.throttle is not None or is_known,
             503: True,
@@ -429,7 +435,7 @@ class _Operations:
         return {
             str(status): self._error_response(status)
             for status, applies in applicable.items()
-            if applies and status not in declared.responses
+            if (applies or status in declared.errors) and status not in declared.responses
         }
 
     def _error_response(self, status: int) -> Object:
@@ -521,20 +527,37 @@ class _Parameter:
     """Completes the schema of a query parameter: its default, and text that it takes besides.
 
     Args:
+        name: Its name.
         field: The field of the query.
+        page_size_max: The largest page that a client may ask for.
     """
 
-    def __init__(self, field: FieldInfo) -> None:
+    def __init__(self, name: str, field: FieldInfo, page_size_max: int) -> None:
+        self._name = name
         self._field = field
+        self._page_size_max = page_size_max
 
     def __call__(self, schema: Object) -> Object:
         field = self._field
         if base_type(field.type) is datetime:
             schema = {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "string", "format": "date"}]}
+        elif self._name == "page_size":
+            schema = {**schema, "maximum": self._page_size_max}
+        if schema.get("type") == "array":
+            schema.setdefault("minItems", 1)
+        if self._name not in MAY_BE_EMPTY:
+            _refuse_empty(schema)
         default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
         if default not in (None, msgspec.NODEFAULT, msgspec.UNSET, "", ()) and not field.required:
             schema = {**schema, "default": msgspec.to_builtins(default, enc_hook=str)}
         return schema
+
+
+def _refuse_empty(schema: Object) -> None:
+    """Say of a parameter that its text, or that of each item, is not empty."""
+    for each in (schema, schema.get("items", {}), *schema.get("anyOf", ())):
+        if each.get("type") == "string" and "enum" not in each and "format" not in each:
+            each["minLength"] = max(each.get("minLength", 1), 1)
 
 
 class _Schemas:
@@ -640,12 +663,6 @@ def _union_of_structs(annotation: Any) -> tuple[Any, ...]:
     """Return the members of a union with several Structs, which msgspec could not decode; else nothing."""
     members = _members(annotation)
     return members if sum(nested_struct(each) is not None for each in members) > 1 else ()
-
-
-def _without_none(annotation: Any) -> Any:
-    """Return the type of a parameter without what stands for its absence, which no text means."""
-    members = tuple(each for each in _members(annotation) if each not in (type(None), msgspec.UnsetType))
-    return typing.Union[members] if members else annotation  # noqa: UP007 - known at run time only
 
 
 def _in_path(annotation: Any) -> Any:

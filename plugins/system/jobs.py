@@ -145,7 +145,13 @@ class JobRoutes:
         log = self._jobs.log_lines(id, after=query.log)
         return JobDetail(**msgspec.structs.asdict(record), log=log)
 
-    @route("/api/v1/jobs/", method="POST", policy="write", responses={200: JobRecord, 202: JobRecord})
+    @route(
+        "/api/v1/jobs/",
+        method="POST",
+        policy="write",
+        responses={200: JobRecord, 202: JobRecord},
+        errors=(404,),
+    )
     def start(self, request: Request, body: StartBody) -> Response[JobRecord]:
         """Start a job: 202, or 200 with the run that already waits with the same lock."""
         self._jobs.ensure_may_control(body.name)
