@@ -153,7 +153,8 @@ class Route(Contract, frozen=True):
             policy, path, parameters and body.
         accepts: The type of the body by media type, for the OpenAPI document of a handler that takes a ``RawBody`` or a
             ``StreamBody``.
-        request_headers: What headers mean that the handler reads, by name.
+        request_headers: Types of headers that the handler reads, by name, for the OpenAPI document:
+            ``Annotated[str, msgspec.Meta(description=...)]``.
         examples: Requests for the OpenAPI document.
     """
 
@@ -173,7 +174,7 @@ class Route(Contract, frozen=True):
     responses: Mapping[int, Any] = {}
     errors: tuple[int, ...] = ()
     accepts: Mapping[str, Any] = {}
-    request_headers: Mapping[str, str] = {}
+    request_headers: Mapping[str, Any] = {}
     examples: tuple[Example, ...] = ()
 
 
@@ -191,7 +192,7 @@ def route(
     responses: Mapping[int, Any] | None = None,
     errors: tuple[int, ...] = (),
     accepts: Mapping[str, Any] | None = None,
-    request_headers: Mapping[str, str] | None = None,
+    request_headers: Mapping[str, Any] | None = None,
     examples: tuple[Example, ...] = (),
 ) -> Callable[[H], H]:
     """Declare where a function or method is served. Arguments, and what it may take and return, as of ``Route``.

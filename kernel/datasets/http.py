@@ -34,7 +34,7 @@ from kernel.docstrings import describe
 from kernel.errors import NotFoundError, UnavailableError
 from kernel.http.compression import accepted_coding
 from kernel.http.lists import select_items
-from kernel.http.pagination import page_link
+from kernel.http.pagination import page_link, page_size_of
 from kernel.http.request import Request
 from kernel.http.response import Listing, PreparedResponse, Single, envelope_meta, listing
 from kernel.settings import HttpSettings
@@ -352,6 +352,7 @@ class DatasetRoute:
         if query.explain:
             meta["explain"] = view.hidden
         if spec.one:
+            page_size_of(query.page_size, self._settings.page_size, self._settings.page_size_max)
             items = items[:1]
         else:
             items, page = paginate(items, query, self._settings.page_size, self._settings.page_size_max)

@@ -52,6 +52,9 @@ _COMMON_SEGMENTS = frozenset({"api", "v1", "public"})
 _ERROR = {"$ref": f"{_SCHEMAS}Error"}
 _PROBLEM = {"$ref": f"{_SCHEMAS}Problem"}
 _RATE_HEADERS = ("RateLimit-Policy", "RateLimit", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
+_IF_NONE_MATCH = Annotated[
+    str, msgspec.Meta(description="The `ETag` of what the client has: 304 if it is still the same.")
+]
 _LINES = frozenset({"application/x-ndjson", "text/event-stream"})
 
 
@@ -343,9 +346,9 @@ class _Operations:
     def _header_parameters(self, declared: Route, hints: Mapping[str, Any]) -> Iterator[Object]:
         given = dict(declared.request_headers)
         if hints.get("return") is PreparedResponse:
-            given["If-None-Match"] = "The `ETag` of what the client has: 304 if it is still the same."
-        for name, meaning in given.items():
-            yield {"name": name, "in": "header", "description": meaning, "schema": {"type": "string"}}
+            given["If-None-Match"] = _IF_NONE_MATCH
+        for name, kind in given.items():
+            yield {"name": name, "in": "header", "schema": self._schemas.add(kind)}
 
     def _request_body(self, declared: Route, hints: Mapping[str, Any]) -> Object | None:
         kind = hints.get("body")

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import Parameter, Signature
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 import msgspec
 import psycopg
@@ -28,7 +28,7 @@ from kernel.contracts import Method, Policy, Route
 from kernel.conversion import REQUIRED, base_type, field_types, split_list
 from kernel.db.queries import load_queries
 from kernel.errors import ConflictError, FieldErrors, InvalidError, NoAccountError, NotFoundError
-from kernel.http.lists import ListQuery, is_scalar
+from kernel.http.lists import ListQuery, is_scalar, ordering_schema
 from kernel.http.pagination import Page, numbered_page, page_not_found, page_size_of
 from kernel.http.request import Request
 from kernel.http.response import Response
@@ -217,7 +217,10 @@ class Resource(Generic[T]):
         complete = _body_type(self.body, self.item, partial=False)
         row: Any = self.item
         page, created, none = Page[row], Response[row], Response[None]
-        query, partial = _query_type(self.item), _body_type(self.body, self.item, partial=True)
+        query, partial = (
+            _query_type(self.item, self._sortable, can_search=bool(self.search)),
+            _body_type(self.body, self.item, partial=True),
+        )
         made: dict[Action, tuple[str, Method, Callable[..., Any], dict[str, Any]]] = {
             "list": (self.path, "GET", self.list, {"request": Request, "query": query, "return": page}),
             "show": (number, "GET", self.show, {"id": int, "return": row}),
@@ -679,9 +682,20 @@ def _body_type(kind: type[msgspec.Struct], item: type[msgspec.Struct], *, partia
     return msgspec.defstruct(f"{kind.__name__}Changes", fields, **options)
 
 
-def _query_type(item: type[msgspec.Struct]) -> type[ListQuery]:
-    """Return the query of a list: each field of the items with a scalar type selects by equality."""
-    fields = [
+def _query_type(item: type[msgspec.Struct], sortable: Collection[str], *, can_search: bool) -> type[ListQuery]:
+    """Return the query of a list: each field of the items with a scalar type selects by equality.
+
+    Args:
+        item: The Struct of the items.
+        sortable: Fields that ``ordering`` may name.
+        can_search: Whether there is something to search.
+    """
+    searched = {} if can_search else {"maxLength": 0, "description": "Nothing can be searched here."}
+    fields: list[Any] = [
+        ("ordering", Annotated[str, msgspec.Meta(extra_json_schema=ordering_schema(sortable))], ""),
+        ("search", Annotated[str, msgspec.Meta(max_length=300, extra_json_schema=searched)], ""),
+    ]
+    fields += [
         (name, typing.Union[base_type(annotation), msgspec.UnsetType], msgspec.UNSET)  # noqa: UP007 - the type is only known here
         for name, annotation in field_types(item).items()
         if is_scalar(base_type(annotation)) and name not in ListQuery.reserved

@@ -14,7 +14,7 @@ from kernel.http import Page, is_json_lines, require_json
 from plugins.observability.access import Access
 from plugins.observability.event_list import EventPages
 from plugins.observability.ingest.decode import decode_fields
-from plugins.observability.ingest.idempotency import read_idempotency_key
+from plugins.observability.ingest.idempotency import KEY_MAX, read_idempotency_key
 from plugins.observability.ingest.service import IngestService
 from plugins.observability.ingest.stream import StreamIngest
 from plugins.observability.ingest.validate import invalid_fields, validate_event, validate_fields
@@ -28,7 +28,12 @@ from plugins.observability.store import EventStore
 EDITABLE = tuple(name for name in EventIn.__struct_fields__ if name != "event_id")
 
 ONE_EVENT = {"application/json": EventIn}
-IDEMPOTENCY = {"Idempotency-Key": "The same key with the same body again stores nothing again."}
+_KEY_MEANING = "The same key with the same body again stores nothing again."
+IDEMPOTENCY = {
+    "Idempotency-Key": typing.Annotated[
+        str, msgspec.Meta(min_length=1, max_length=KEY_MAX, pattern="^[!-~]+$", description=_KEY_MEANING)
+    ]
+}
 # What the body of PATCH may have, for the OpenAPI document.
 EventChanges = msgspec.defstruct(
     "EventChanges",

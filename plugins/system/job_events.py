@@ -27,6 +27,7 @@ _HEARTBEAT = b":\n\n"
 _RECONNECT_MS = 2000
 # Suffix of the last event's id: a client that reconnects with it has received everything.
 _END = "-end"
+_LAST_EVENT_ID = "Id of the last event that the client has: the stream goes on after it."
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -49,7 +50,7 @@ class JobEventRoutes:
         "/api/v1/jobs/{id}/events/",
         policy="read",
         responses={200: {"text/event-stream": str}, 204: None},
-        request_headers={"Last-Event-ID": "Id of the last event that the client has: the stream goes on after it."},
+        request_headers={"Last-Event-ID": Annotated[str, msgspec.Meta(description=_LAST_EVENT_ID)]},
     )
     def stream(self, request: Request, id: JobId) -> Response[StreamingResponse | None]:  # noqa: A002 - path parameter
         """Stream ``state``, ``log`` and ``progress`` events of a job until it is finished."""
