@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any
 
 import click
@@ -45,6 +46,7 @@ from kernel.http.cors import AllowedOrigins
 from kernel.http.errors import ErrorHandlers
 from kernel.http.forwarding import ForwardingMiddleware, TrustedProxies
 from kernel.http.health import KERNEL, Health, HealthRoutes
+from kernel.http.openapi import Described, DocumentRoutes, Plugin
 from kernel.http.request import BodyBudget, BodyLimits, Request
 from kernel.http.resource_tracking import ResourceTracking
 from kernel.http.response import FalconResponse
@@ -259,6 +261,22 @@ class Tiercel:
         for name in sorted(self.shared.throttles.unmatched(scopes)):
             self.log.warning("throttle_matches_no_route", scope=name)
 
+    # --- description ------------------------------------------------------------------------------------------------
+
+    def describe(self) -> Described:
+        """Return what the OpenAPI document is made of."""
+        plugins = [Plugin(KERNEL, "Probes, what a request took, and this document.")]
+        plugins += [Plugin(name, plugin.module.__doc__) for name, plugin in self.registry.plugins.items()]
+        return Described(
+            version=version("tiercel"),
+            plugins=plugins,
+            routes=self.shared.routes,
+            applications=self.shared.applications.slugs,
+            security_schemes=self.shared.authorizer.security_schemes(),
+            page_size_max=max(self.settings.http.page_size, self.settings.http.page_size_max),
+            unified_errors=self.settings.http.unified_errors,
+        )
+
     # --- checks -----------------------------------------------------------------------------------------------------
 
     def ensure_safe(self) -> None:
@@ -427,7 +445,11 @@ def register_commands(service: Tiercel) -> None:
 
 def mount_routes(service: Tiercel) -> None:
     """Mount the kernel's routes and those of the plugins; quarantine plugins whose routes cannot be mounted."""
-    own = [*HealthRoutes(service.shared.health, startup=("startup",)).routes(), *service.tracking.routes()]
+    own = [
+        *HealthRoutes(service.shared.health, startup=("startup",)).routes(),
+        *service.tracking.routes(),
+        *DocumentRoutes(service.describe).routes(),
+    ]
     while True:
         routes = [*((KERNEL, route) for route in own), *service.registry.contributions(Route)]
         try:

@@ -88,6 +88,27 @@ class Dataset(Contract, frozen=True):
         return hash(self.name)
 
 
+class Example(Contract, frozen=True):
+    """A request for a route, shown in the OpenAPI document; tests and ``tiercel smoke`` send it.
+
+    A parameter of the path that it does not give is taken from the answer to an earlier example: that of the list, or
+    that which created the object.
+
+    Args:
+        summary: What it shows.
+        path: Values of path parameters by name.
+        query: Values of query parameters by name.
+        body: The body: text as it is, anything else as JSON.
+        media_type: Of the body.
+    """
+
+    summary: str = ""
+    path: Mapping[str, Any] = {}
+    query: Mapping[str, Any] = {}
+    body: Any = None
+    media_type: str = "application/json"
+
+
 class Route(Contract, frozen=True):
     """An HTTP route: a path, a policy and the handler that serves it. ``@route`` declares it at the handler.
 
@@ -124,6 +145,17 @@ class Route(Contract, frozen=True):
             ``ingest``, ``read`` or ``write``, by policy and method, and none for a public route.
         path_types: The types of path parameters by name, for a handler that serves several routes and takes those that
             it does not name as ``**path_parameters``. By default the annotations of its parameters.
+        description: What it does, for the OpenAPI document; by default the docstring of the handler.
+        responses: The type of the body by status of success, for the OpenAPI document, where the annotation of the
+            handler does not say it: ``{201: Order}``, None for no body. A mapping for other media types than JSON:
+            ``{200: {"text/csv": str, "application/x-ndjson": Order}}``, by line where there are lines.
+        errors: Statuses of errors that it answers with, for the OpenAPI document, besides those which follow from its
+            policy, path, parameters and body.
+        accepts: The type of the body by media type, for the OpenAPI document of a handler that takes a ``RawBody`` or a
+            ``StreamBody``.
+        request_headers: Types of headers that the handler reads, by name, for the OpenAPI document:
+            ``Annotated[str, msgspec.Meta(description=...)]``.
+        examples: Requests for the OpenAPI document.
     """
 
     path: str
@@ -138,6 +170,12 @@ class Route(Contract, frozen=True):
     query: type[msgspec.Struct] | None = None
     path_types: Mapping[str, Any] = {}
     throttle: str | None = None
+    description: str = ""
+    responses: Mapping[int, Any] = {}
+    errors: tuple[int, ...] = ()
+    accepts: Mapping[str, Any] = {}
+    request_headers: Mapping[str, Any] = {}
+    examples: tuple[Example, ...] = ()
 
 
 def route(
@@ -151,6 +189,11 @@ def route(
     per_application: bool = False,
     body_max_bytes: int = BODY_MAX_BYTES,
     throttle: str | None = None,
+    responses: Mapping[int, Any] | None = None,
+    errors: tuple[int, ...] = (),
+    accepts: Mapping[str, Any] | None = None,
+    request_headers: Mapping[str, Any] | None = None,
+    examples: tuple[Example, ...] = (),
 ) -> Callable[[H], H]:
     """Declare where a function or method is served. Arguments, and what it may take and return, as of ``Route``.
 
@@ -181,6 +224,11 @@ def route(
         "per_application": per_application,
         "body_max_bytes": body_max_bytes,
         "throttle": throttle,
+        "responses": responses or {},
+        "errors": errors,
+        "accepts": accepts or {},
+        "request_headers": request_headers or {},
+        "examples": examples,
     }
 
     def decorate(handler: H) -> H:

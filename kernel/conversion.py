@@ -64,6 +64,13 @@ def _union_members(annotation: Any) -> list[Any]:
     return [arg for arg in typing.get_args(annotation) if arg not in (type(None), msgspec.UnsetType)]
 
 
+@cache
+def without_none(annotation: Any) -> Any:
+    """Return a type without None and ``msgspec.UNSET``, which stand for a value that is not given."""
+    members = _union_members(annotation)
+    return typing.Union[tuple(members)] if members else annotation  # noqa: UP007 - the types are only known here
+
+
 def is_sequence(annotation: Any) -> bool:
     """Tell whether a type is a list or a tuple."""
     return typing.get_origin(base_type(annotation)) in (list, tuple)
@@ -195,7 +202,7 @@ def convert_fields(
     Args:
         raw: Values by encoded name.
         kind: The Struct.
-        strict: As for ``convert_value``.
+        strict: As for ``convert_value``. No text is None: a value that is not given is left out.
 
     Returns:
         Converted values by field name, and messages by encoded name. Without messages, ``kind(**values)`` is valid as
@@ -212,7 +219,8 @@ def convert_fields(
                 errors[name] = [REQUIRED]
             continue
         try:
-            values[field.name] = convert_value(raw[name], field.type, strict=strict)
+            kind_of_value = field.type if strict else without_none(field.type)
+            values[field.name] = convert_value(raw[name], kind_of_value, strict=strict)
         except ValueError as ex:
             errors[name] = [str(ex)]
     return values, errors

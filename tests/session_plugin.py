@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from kernel import Identity, Request, Response, Route, Services, collect_routes, hookimpl, route
 
@@ -19,6 +20,9 @@ class _Cookies:
 
     def challenges(self) -> Sequence[str]:
         return ("Session",)
+
+    def security_schemes(self) -> Mapping[str, Mapping[str, Any]]:
+        return {"session": {"type": "apiKey", "in": "cookie", "name": "session"}}
 
 
 @route("/session/", policy="read")

@@ -25,14 +25,16 @@ from kernel.datasets.query import (
     parse_as_of,
     query_struct,
     relations_in,
+    shown_struct,
 )
 from kernel.datasets.response_cache import ResponseCache
 from kernel.datasets.snapshots import Snapshots
 from kernel.datasets.views import View, Views
+from kernel.docstrings import describe
 from kernel.errors import NotFoundError, UnavailableError
 from kernel.http.compression import accepted_coding
 from kernel.http.lists import select_items
-from kernel.http.pagination import page_link
+from kernel.http.pagination import page_link, page_size_of
 from kernel.http.request import Request
 from kernel.http.response import Listing, PreparedResponse, Single, envelope_meta, listing
 from kernel.settings import HttpSettings
@@ -117,12 +119,20 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
     cache_name: CacheName | None = None
 
     def route(
-        self, handler: Handler, query: type[msgspec.Struct] | None = None, path_types: Mapping[str, Any] | None = None
+        self,
+        handler: Handler,
+        *,
+        description: str,
+        body: Any,
+        query: type[msgspec.Struct] | None = None,
+        path_types: Mapping[str, Any] | None = None,
     ) -> Route:
         """Return the route, unfiltered and per application.
 
         Args:
             handler: Of GET.
+            description: What it returns.
+            body: Type of the body.
             query: The Struct of the query string.
             path_types: Types of the path parameters.
         """
@@ -135,6 +145,8 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
             per_application=True,
             query=query,
             path_types=path_types or {},
+            description=description,
+            responses={200: body},
         )
 
     def cached_as(self, file: str, application: Application | None, parameters: PathParameters) -> str:
@@ -276,7 +288,18 @@ class DatasetRoute:
 
     def route(self) -> Route:
         """Return the route."""
-        return self._spec.route(self.get, query_struct(self._spec.item, tuple(self._relations)), self._path_types)
+        spec = self._spec
+        item: Any = shown_struct(spec.item, tuple(self._relations))
+        body: Any = Single[item] if spec.one else Listing[item]
+        what = spec.dataset.name.replace("-", " ")
+        action = f"Show one of {what}" if spec.one else f"List {what}"
+        return spec.route(
+            self.get,
+            description=f"{action}, as an application sees them.\n\n{describe(item.__doc__)}",
+            body=body,
+            query=query_struct(spec.item, tuple(self._relations)),
+            path_types=self._path_types,
+        )
 
     def get(
         self, request: Request, application: Application | None, query: DatasetQuery, **path_parameters: Any
@@ -329,6 +352,7 @@ class DatasetRoute:
         if query.explain:
             meta["explain"] = view.hidden
         if spec.one:
+            page_size_of(query.page_size, self._settings.page_size, self._settings.page_size_max)
             items = items[:1]
         else:
             items, page = paginate(items, query, self._settings.page_size, self._settings.page_size_max)
@@ -474,7 +498,9 @@ class IndexRoute:
 
     def route(self) -> Route:
         """Return the route."""
-        return self._spec.route(self.get)
+        names = ", ".join(dataset.name for dataset in self._spec.datasets)
+        description = f"List the datasets {names}: their versions, and the latest attempts to publish them."
+        return self._spec.route(self.get, description=description, body=Listing[IndexEntry])
 
     def get(self, request: Request, application: Application | None) -> PreparedResponse:
         """Respond to a request.

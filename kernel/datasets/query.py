@@ -6,7 +6,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cache
-from typing import Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import msgspec
 
@@ -14,7 +14,7 @@ from kernel.contracts import Dataset
 from kernel.conversion import base_type, field_types, is_sequence, parse_time
 from kernel.datasets.views import HIDDEN_NAMED_MAX, View
 from kernel.errors import InvalidError
-from kernel.http.lists import ListQuery, is_scalar
+from kernel.http.lists import ListQuery, is_scalar, ordering_schema
 from kernel.http.pagination import count_pages, page_not_found, page_size_of
 
 _DATE_LENGTH = len("2026-11-21")
@@ -50,7 +50,11 @@ def query_struct(item: type[msgspec.Struct], includable: tuple[str, ...] = ()) -
         item: The Struct of the items.
         includable: The fields that ``include`` accepts; without any there is no such parameter.
     """
-    fields: list[tuple[str, Any, Any]] = []
+    sortable = [name for name, annotation in field_types(item).items() if is_scalar(base_type(annotation))]
+    schema = ordering_schema(sortable) if sortable else {}
+    fields: list[tuple[str, Any, Any]] = [
+        ("ordering", Annotated[str, msgspec.Meta(extra_json_schema=schema)], ""),
+    ]
     for name, annotation in field_types(item).items():
         kind = base_type(annotation)
         if is_sequence(annotation):
@@ -119,6 +123,30 @@ def paginate(
     if page > pages:
         raise page_not_found(page, pages)
     return items[(page - 1) * size : page * size], PageNumbers(page, size, pages)
+
+
+@cache
+def shown_struct(item: type[msgspec.Struct], includable: tuple[str, ...]) -> type[msgspec.Struct]:
+    """Return the Struct of items as a route shows them, for its description: keys, or the items that these identify.
+
+    Args:
+        item: The Struct of the items.
+        includable: The fields that ``include`` accepts.
+    """
+    if not includable:
+        return item
+    related: Any = dict[str, Any]
+    shown: list[tuple[str, Any, Any]] = []
+    for field in msgspec.structs.fields(item):
+        if field.name in includable:
+            kind: Any = tuple[str | related, ...] if is_sequence(field.type) else str | related | None
+            shown.append(
+                (field.name, kind, msgspec.field(default=field.default, default_factory=field.default_factory))
+            )
+    namespace = {"__doc__": item.__doc__}
+    return msgspec.defstruct(
+        item.__name__, shown, bases=(item,), namespace=namespace, module=item.__module__, kw_only=True
+    )
 
 
 # --- include --------------------------------------------------------------------------------------------------------

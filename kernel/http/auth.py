@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterable, Sequence
-from typing import Literal, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 from kernel.contracts import Policy
 from kernel.errors import (
@@ -175,6 +175,12 @@ class Authenticator(Protocol):
     def challenges(self) -> Sequence[str]:
         """Return the schemes that a request may use, as values of ``WWW-Authenticate`` (RFC 9110, 11.6.1)."""
 
+    def security_schemes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return the same for the OpenAPI document: Security Scheme Objects by name, in the order of precedence.
+
+        Source: https://spec.openapis.org/oas/v3.1.1.html#security-scheme-object
+        """
+
 
 class Authorizer:
     """Authorizes requests: mode ``open`` allows all that are meant for this machine, ``required`` authenticates them.
@@ -206,6 +212,12 @@ class Authorizer:
         if self._owner is not None:
             raise DuplicateError("authentication", "authenticate", (self._owner, owner))
         self._owner, self._authenticator = owner, authenticator
+
+    def security_schemes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return how requests are authenticated, as of ``Authenticator``; in mode ``open`` they are not."""
+        if self._mode == "open" or self._authenticator is None:
+            return {}
+        return self._authenticator.security_schemes()
 
     def quarantine(self, owner: str, reason: str) -> None:
         """Refuse every request for the routes of a plugin, and no longer authenticate with it.

@@ -88,17 +88,24 @@ class CsvFiles(Generic[T]):
             self._resource.authorize("list", identity)
             return self._download(self.export(identity))
 
-        def load(body: RawBody, query: ImportQuery, identity: Identity) -> ImportReport:
+        def import_file(body: RawBody, query: ImportQuery, identity: Identity) -> ImportReport:
             """Create and change rows as a CSV file has them: all, or none if a line is wrong."""
             self._resource.authorize("create", identity)
             self._resource.authorize("update", identity)
             return self.load(body.content, identity, dry_run=query.dry_run)
 
-        path = self._resource.path
+        path, file = self._resource.path, {200: {"text/csv": str}}
         return [
-            Route(path=f"{path}template.csv", policy="read", handler=template),
-            Route(path=f"{path}export.csv", policy="read", handler=export),
-            Route(path=f"{path}import/", policy="write", method="POST", handler=load, body_max_bytes=self.MAX_BYTES),
+            Route(path=f"{path}template.csv", policy="read", handler=template, responses=file),
+            Route(path=f"{path}export.csv", policy="read", handler=export, responses=file),
+            Route(
+                path=f"{path}import/",
+                policy="write",
+                method="POST",
+                handler=import_file,
+                body_max_bytes=self.MAX_BYTES,
+                accepts={"text/csv": str},
+            ),
         ]
 
     def _download(self, text: str) -> Response[StreamingResponse]:

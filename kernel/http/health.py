@@ -162,6 +162,9 @@ def worst_status(results: Sequence[CheckResult]) -> State:
     return "failed" if "failed" in states else "degraded" if "degraded" in states else "ok"
 
 
+_RESPONSES = {200: HealthReport, 503: HealthReport}
+
+
 class HealthRoutes:
     """The probe endpoints for orchestrators, with the names that Kubernetes gave them.
 
@@ -178,17 +181,17 @@ class HealthRoutes:
         """Return the routes. Probes are not logged."""
         return collect_routes(self.livez, self.readyz, self.startupz)
 
-    @route("/livez", policy="public", logged=False)
+    @route("/livez", policy="public", logged=False, responses=_RESPONSES)
     def livez(self, query: HealthQuery) -> Response[HealthReport]:
         """Report that the process answers. Runs no check: a restart would not repair a database."""
         return self._report((), query)
 
-    @route("/readyz", policy="public", logged=False)
+    @route("/readyz", policy="public", logged=False, responses=_RESPONSES)
     def readyz(self, query: HealthQuery) -> Response[HealthReport]:
         """Report whether requests can be served."""
         return self._report(None, query)
 
-    @route("/startupz", policy="public", logged=False)
+    @route("/startupz", policy="public", logged=False, responses=_RESPONSES)
     def startupz(self, query: HealthQuery) -> Response[HealthReport]:
         """Report whether the service has started."""
         return self._report(self._startup, query)

@@ -6,7 +6,7 @@ Datasets are listed this way, and so is what a process knows anyway, such as app
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, date, datetime
 from enum import Enum
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -64,6 +64,16 @@ def list_page(
     end = page * size
     results = selected[end - size : end]
     return numbered_page(request, results, page=page, page_size=size, count=len(selected), has_next=end < len(selected))
+
+
+def ordering_schema(fields: Collection[str]) -> dict[str, Any]:
+    """Return what a JSON Schema says of the parameter ``ordering``, for ``msgspec.Meta``.
+
+    Args:
+        fields: Those that it may name.
+    """
+    field = f"-?({'|'.join(sorted(fields))})"
+    return {"pattern": f"^({field}(,{field})*)?$"}
 
 
 def is_scalar(kind: Any) -> bool:

@@ -10,11 +10,12 @@ creates the table calls ``tiercel.scope_by_account`` (``kernel/migrations/0006_a
 
 from __future__ import annotations
 
+import re
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import Parameter, Signature
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 import msgspec
 import psycopg
@@ -27,7 +28,7 @@ from kernel.contracts import Method, Policy, Route
 from kernel.conversion import REQUIRED, base_type, field_types, split_list
 from kernel.db.queries import load_queries
 from kernel.errors import ConflictError, FieldErrors, InvalidError, NoAccountError, NotFoundError
-from kernel.http.lists import ListQuery, is_scalar
+from kernel.http.lists import ListQuery, is_scalar, ordering_schema
 from kernel.http.pagination import Page, numbered_page, page_not_found, page_size_of
 from kernel.http.request import Request
 from kernel.http.response import Response
@@ -216,7 +217,10 @@ class Resource(Generic[T]):
         complete = _body_type(self.body, self.item, partial=False)
         row: Any = self.item
         page, created, none = Page[row], Response[row], Response[None]
-        query, partial = _query_type(self.item), _body_type(self.body, self.item, partial=True)
+        query, partial = (
+            _query_type(self.item, self._sortable, can_search=bool(self.search)),
+            _body_type(self.body, self.item, partial=True),
+        )
         made: dict[Action, tuple[str, Method, Callable[..., Any], dict[str, Any]]] = {
             "list": (self.path, "GET", self.list, {"request": Request, "query": query, "return": page}),
             "show": (number, "GET", self.show, {"id": int, "return": row}),
@@ -237,7 +241,14 @@ class Resource(Generic[T]):
             return call(identity=identity, **given)
 
         handle.__doc__, handle.__qualname__ = call.__doc__, f"{type(self).__qualname__}.{action}"
-        return Route(path=path, method=method, policy=policy, handler=_annotate(handle, types))
+        return Route(
+            path=path,
+            method=method,
+            policy=policy,
+            handler=_annotate(handle, types),
+            description=_name_rows(call.__doc__ or "", self.path, self.item),
+            responses={201: self.item} if action == "create" else {},
+        )
 
     def list(self, request: Request, query: ListQuery, identity: Identity) -> Page[T]:
         """List rows, filtered by equality of their fields."""
@@ -629,6 +640,15 @@ class Resource(Generic[T]):
         return ConflictError("Another one has this already.", errors=errors or None)
 
 
+def _name_rows(text: str, path: str, item: type[msgspec.Struct]) -> str:
+    """Return a description of an action with the names of rows: the list ends in that of many, ``item`` is one."""
+    many = path.rstrip("/").rpartition("/")[2].replace("-", " ")
+    one = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", item.__name__).lower()
+    article = "an" if one[0] in "aeiou" and not one.startswith("us") else "a"
+    named = text.replace("a row", f"{article} {one}").replace("one row", f"one {one}")
+    return re.sub(r"\brows\b", many, named)
+
+
 def _annotate(handler: Callable[..., Any], types: Mapping[str, Any]) -> Callable[..., Any]:
     """Return a handler whose signature names parameters with types: what the kernel decodes for it."""
     named: Any = handler
@@ -646,7 +666,12 @@ def _body_type(kind: type[msgspec.Struct], item: type[msgspec.Struct], *, partia
         item: The Struct of the items.
         partial: Whether all fields may be left out.
     """
-    options: dict[str, Any] = {"frozen": True, "kw_only": True, "forbid_unknown_fields": True}
+    options: dict[str, Any] = {
+        "frozen": True,
+        "kw_only": True,
+        "forbid_unknown_fields": True,
+        "module": kind.__module__,
+    }
     options["namespace"] = {"__doc__": item.__doc__}
     if not partial:
         return msgspec.defstruct(kind.__name__, [], bases=(kind,), **options)
@@ -657,9 +682,20 @@ def _body_type(kind: type[msgspec.Struct], item: type[msgspec.Struct], *, partia
     return msgspec.defstruct(f"{kind.__name__}Changes", fields, **options)
 
 
-def _query_type(item: type[msgspec.Struct]) -> type[ListQuery]:
-    """Return the query of a list: each field of the items with a scalar type selects by equality."""
-    fields = [
+def _query_type(item: type[msgspec.Struct], sortable: Collection[str], *, can_search: bool) -> type[ListQuery]:
+    """Return the query of a list: each field of the items with a scalar type selects by equality.
+
+    Args:
+        item: The Struct of the items.
+        sortable: Fields that ``ordering`` may name.
+        can_search: Whether there is something to search.
+    """
+    searched = {} if can_search else {"maxLength": 0, "description": "Nothing can be searched here."}
+    fields: list[Any] = [
+        ("ordering", Annotated[str, msgspec.Meta(extra_json_schema=ordering_schema(sortable))], ""),
+        ("search", Annotated[str, msgspec.Meta(max_length=300, extra_json_schema=searched)], ""),
+    ]
+    fields += [
         (name, typing.Union[base_type(annotation), msgspec.UnsetType], msgspec.UNSET)  # noqa: UP007 - the type is only known here
         for name, annotation in field_types(item).items()
         if is_scalar(base_type(annotation)) and name not in ListQuery.reserved

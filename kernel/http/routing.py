@@ -73,7 +73,7 @@ APPLICATION = "application"
 _PUBLIC = "/public/"
 # Every route under this path has the same envelope.
 _ENVELOPED = "/api/v1/"
-_PATH_PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
+PATH_PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 # Policies of routes that are in the audit log, where they change something. What is ingested is not.
 _AUDITED: frozenset[Policy] = frozenset({"authenticated", "write", "staff"})
 _ASTERISK = re.compile(r"\*\Z")
@@ -138,7 +138,7 @@ def expand_routes(owned: Sequence[tuple[str, Route]]) -> tuple[MountedRoute, ...
     for each in mounted:
         for method in methods_of(each.route):
             # Two templates that differ in the names of their parameters only match the same paths.
-            key = (method, _PATH_PARAMETER.sub("{}", each.template))
+            key = (method, PATH_PARAMETER.sub("{}", each.template))
             if key in owners:
                 raise DuplicateError("route", f"{method} {each.template}", (owners[key], each.owner))
             owners[key] = each.owner
@@ -193,6 +193,11 @@ def methods_of(route: Route) -> tuple[str, ...]:
     if route.method is not None:
         return (route.method,)
     return tuple(name for name in falcon.HTTP_METHODS if hasattr(route.handler, f"on_{name.lower()}"))
+
+
+def is_enveloped(route: Route) -> bool:
+    """Tell whether the JSON of a route is the ``data`` of an envelope; that of an alias is as that of its route."""
+    return route.path.startswith(_ENVELOPED)
 
 
 # --- mounting ---------------------------------------------------------------------------------------------------------
@@ -353,7 +358,7 @@ def _handler_responder(mounted: MountedRoute, pipeline: RequestPipeline) -> Resp
         raise TypeError(f"{type(handler).__name__} is not a function; a Falcon resource needs method None")
     # ``application`` is resolved, not decoded, and is not in the path of the unfiltered view.
     application = {APPLICATION} if route.per_application else set()
-    path_names = [name for name in _PATH_PARAMETER.findall(mounted.template) if name not in application]
+    path_names = [name for name in PATH_PARAMETER.findall(mounted.template) if name not in application]
     types = parameter_types(handler, {"request", "query", "body", "identity", *path_names, *application})
     if "identity" in types and route.policy == "public":
         raise TypeError(f"{_name_of(handler)} takes an identity, but the route is public: nobody is authenticated")
@@ -363,8 +368,7 @@ def _handler_responder(mounted: MountedRoute, pipeline: RequestPipeline) -> Resp
     decode_query = _query_decoder(_query_type(route, types))
     decode_body = _body_decoder(types["body"], pipeline.limits, route.body_max_bytes) if "body" in types else None
     takes_request, takes_query, takes_identity = "request" in types, "query" in types, "identity" in types
-    # An alias has the body of its route, wherever it is.
-    is_enveloped = route.path.startswith(_ENVELOPED)
+    enveloped = is_enveloped(route)
 
     def respond(request: Request, response: FalconResponse, **arguments: Any) -> None:
         pipeline.admit(request, mounted, arguments)
@@ -379,11 +383,11 @@ def _handler_responder(mounted: MountedRoute, pipeline: RequestPipeline) -> Resp
         if takes_identity:
             arguments["identity"] = current_identity()
         if decode_body is None:
-            write_response(request, response, handler(**arguments), is_enveloped=is_enveloped)
+            write_response(request, response, handler(**arguments), is_enveloped=enveloped)
             return
         try:
             arguments["body"] = decode_body(request)
-            write_response(request, response, handler(**arguments), is_enveloped=is_enveloped)
+            write_response(request, response, handler(**arguments), is_enveloped=enveloped)
         finally:
             pipeline.limits.budget.release(request.log_context)
 

@@ -7,7 +7,8 @@ whatever else there is: a request never falls back to credentials that its sende
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -89,6 +90,36 @@ class Authentication(Authenticator):
     def challenges(self) -> Sequence[str]:
         """Return the schemes that a request may use. There is none for cookies."""
         return (f'Api-Key realm="{REALM}"', f'Bearer realm="{REALM}"', f'Basic realm="{REALM}", charset="UTF-8"')
+
+    def security_schemes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return the same for the OpenAPI document, and the cookie, in the order of precedence."""
+        return {
+            "apiKey": {
+                "type": "apiKey",
+                "in": "header",
+                "name": "Authorization",
+                "description": "An API key: `Authorization: Api-Key tk_…`. Enter the scheme with the key.",
+            },
+            "apiKeyHeader": {
+                "type": "apiKey",
+                "in": "header",
+                "name": "X-API-Key",
+                "description": "An API key without a scheme: `X-API-Key: tk_…`.",
+            },
+            "accessToken": {
+                "type": "http",
+                "scheme": "bearer",
+                "bearerFormat": "JWT",
+                "description": "An access token from `POST /api/v1/auth/sign-in/`.",
+            },
+            "session": {
+                "type": "apiKey",
+                "in": "cookie",
+                "name": _SECURE_COOKIE,
+                "description": f"The cookie of a browser that has signed in; without TLS it is `{_COOKIE}`.",
+            },
+            "password": {"type": "http", "scheme": "basic", "description": "E-mail address and password of a user."},
+        }
 
     def select(self, request: Request, identity: Identity) -> Identity:
         """Return the identity for the account and the site that a request names; see ``kernel.http.Authenticator``."""

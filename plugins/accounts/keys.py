@@ -369,7 +369,7 @@ class KeyRoutes:
         self._keys = keys
         self._table = table
 
-    @route("/api/v1/keys/", policy="write", method="POST")
+    @route("/api/v1/keys/", policy="write", method="POST", responses={201: IssuedKey})
     def create(self, body: KeyFields, identity: Identity) -> Response[IssuedKey]:
         """Create a key. Its secret is shown this once."""
         self._table.authorize("create", identity)
@@ -384,7 +384,7 @@ class KeyRoutes:
         self._keys.revoke(identity.account or SYSTEM_ACCOUNT, id, identity)
         return Response(None, 204)
 
-    @route("/api/v1/keys/{id}/rotate/", policy="write", method="POST")
+    @route("/api/v1/keys/{id}/rotate/", policy="write", method="POST", responses={201: IssuedKey})
     def rotate(self, id: int, body: Rotation, identity: Identity) -> Response[IssuedKey]:  # noqa: A002 - the name in the path
         """Replace a key by a new one, whose secret is shown this once. The old one still works for a while."""
         self._table.authorize("create", identity)

@@ -81,7 +81,12 @@ class AuditRoutes:
             keys_of=lambda entry: (entry.number,),
         )
 
-    @route("/api/v1/audit/export/", policy="read", throttle="export")
+    @route(
+        "/api/v1/audit/export/",
+        policy="read",
+        throttle="export",
+        responses={200: {"application/x-ndjson": AuditEntry, "text/csv": str}},
+    )
     def export(self, identity: Identity, query: AuditExportQuery) -> Response[StreamingResponse]:
         """Export the entries of the account, the earliest first, as JSON lines or CSV."""
         identity.ensure_manager()

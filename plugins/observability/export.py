@@ -67,7 +67,12 @@ class ExportRoutes:
         self._stopping = stopping
         self._usage = usage
 
-    @requests_route("export/", policy="read", throttle="export")
+    @requests_route(
+        "export/",
+        policy="read",
+        throttle="export",
+        responses={200: {"text/csv": str, "application/x-ndjson": Event, "application/vnd.apache.parquet": bytes}},
+    )
     def export(self, query: ExportQuery, identity: Identity) -> Response[StreamingResponse]:
         """Export every request log that some filters match, in order, in one snapshot of the database."""
         file_format = _FORMATS[query.format]()

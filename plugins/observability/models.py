@@ -29,6 +29,7 @@ StatusCode = Annotated[int, msgspec.Meta(ge=STATUS_CODES.start, le=STATUS_CODES.
 LatencyMs = Annotated[int, msgspec.Meta(ge=0, le=INT32_MAX)] | Annotated[float, msgspec.Meta(ge=0, lt=INT32_MAX + 0.5)]
 Reference = Annotated[str, msgspec.Meta(max_length=REFERENCE_MAX)]
 EventId = Annotated[str, msgspec.Meta(min_length=1, max_length=EVENT_ID_MAX)]
+Tags = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "object"})]
 NO_TAGS = msgspec.Raw(b"{}")
 # In place of stored tags that are not sent back.
 OMITTED_TAGS = msgspec.Raw(b'{"_omitted":"These tags are longer than the setting observability.tags_max_bytes."}')
@@ -60,7 +61,7 @@ class EventIn(msgspec.Struct, gc=False):
     latency_ms: LatencyMs | None
     trace_id: Reference | None = None
     user_ref: Reference | None = None
-    tags: msgspec.Raw = NO_TAGS
+    tags: Tags = NO_TAGS
     event_id: EventId | None = None
 
 
@@ -81,7 +82,7 @@ class Event(msgspec.Struct, frozen=True):
     latency_ms: int | None
     trace_id: str | None
     user_ref: str | None
-    tags: msgspec.Raw
+    tags: Tags
 
 
 class ItemError(msgspec.Struct, frozen=True):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from uuid import UUID
+
+import msgspec
 
 from kernel import Identity, RawBody, Request, Response, StreamBody, strip_bom
 from kernel.http import Page, is_json_lines, require_json
 from plugins.observability.access import Access
 from plugins.observability.event_list import EventPages
 from plugins.observability.ingest.decode import decode_fields
-from plugins.observability.ingest.idempotency import read_idempotency_key
+from plugins.observability.ingest.idempotency import KEY_MAX, read_idempotency_key
 from plugins.observability.ingest.service import IngestService
 from plugins.observability.ingest.stream import StreamIngest
 from plugins.observability.ingest.validate import invalid_fields, validate_event, validate_fields
@@ -23,6 +26,24 @@ from plugins.observability.store import EventStore
 
 # An edit changes neither the id nor what it was derived from.
 EDITABLE = tuple(name for name in EventIn.__struct_fields__ if name != "event_id")
+
+ONE_EVENT = {"application/json": EventIn}
+_KEY_MEANING = "The same key with the same body again stores nothing again."
+IDEMPOTENCY = {
+    "Idempotency-Key": typing.Annotated[
+        str, msgspec.Meta(min_length=1, max_length=KEY_MAX, pattern="^[!-~]+$", description=_KEY_MEANING)
+    ]
+}
+# What the body of PATCH may have, for the OpenAPI document.
+EventChanges = msgspec.defstruct(
+    "EventChanges",
+    [
+        (field.name, typing.Union[field.type, msgspec.UnsetType], msgspec.UNSET)  # noqa: UP007 - the type is only known here
+        for field in msgspec.structs.fields(EventIn)
+        if field.name in EDITABLE
+    ],
+    namespace={"__doc__": EventIn.__doc__},
+)
 
 
 class RequestLogRoutes:
@@ -56,7 +77,14 @@ class RequestLogRoutes:
         """List request logs, newest first."""
         return self._pages.page(request, query, Access.of(identity))
 
-    @requests_route("", method="POST", policy="ingest")
+    @requests_route(
+        "",
+        method="POST",
+        policy="ingest",
+        responses={200: Event, 201: Event},
+        accepts=ONE_EVENT,
+        request_headers=IDEMPOTENCY,
+    )
     def create(self, request: Request, body: RawBody, identity: Identity) -> Response[Event]:
         """Store one request log."""
         require_json(request)
@@ -67,7 +95,13 @@ class RequestLogRoutes:
         event = self._store.find(event_id, access.including(OTHER))
         return Response(event, 201 if is_new else 200, location)
 
-    @requests_route("ingest/", method="POST", policy="ingest")
+    @requests_route(
+        "ingest/",
+        method="POST",
+        policy="ingest",
+        accepts={"application/json": Sequence[EventIn], "application/x-ndjson": EventIn},
+        request_headers=IDEMPOTENCY,
+    )
     def ingest(self, request: Request, query: IngestQuery, body: StreamBody, identity: Identity) -> IngestResult:
         """Store a batch of request logs, or a stream with one a line."""
         key, access = _idempotency_key(request), Access.of(identity)
@@ -87,7 +121,7 @@ class RequestLogRoutes:
         """Show one request log."""
         return self._store.find(id, Access.of(identity))
 
-    @requests_route("{id}/", method="PUT", policy="write")
+    @requests_route("{id}/", method="PUT", policy="write", accepts=ONE_EVENT)
     def replace(self, request: Request, id: UUID, body: RawBody, identity: Identity) -> Event:  # noqa: A002 - the name in the path
         """Replace every field of a request log; those left out get their defaults."""
         require_json(request)
@@ -96,7 +130,7 @@ class RequestLogRoutes:
             raise invalid_fields(messages)
         return self._store.edit(id, {name: getattr(event, name) for name in EDITABLE}, Access.of(identity))
 
-    @requests_route("{id}/", method="PATCH", policy="write")
+    @requests_route("{id}/", method="PATCH", policy="write", accepts={"application/json": EventChanges})
     def update(self, request: Request, id: UUID, body: RawBody, identity: Identity) -> Event:  # noqa: A002 - the name in the path
         """Change some fields of a request log."""
         require_json(request)

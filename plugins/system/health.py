@@ -61,7 +61,13 @@ class HealthRoutes:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    @route("/health/", policy="public", logged=False, menu="health")
+    @route(
+        "/health/",
+        policy="public",
+        logged=False,
+        menu="health",
+        responses={200: BasicHealth, 503: BasicHealth},
+    )
     def basic(self) -> Response[BasicHealth]:
         """Check database, cache and jobs; 503 if the database is unavailable."""
         results = {result.name: result for result in self._services.health.run(only=("database", "cache", "jobs"))}
@@ -71,7 +77,7 @@ class HealthRoutes:
         body = BasicHealth(status, _describe(database), _describe(cache), _describe(jobs), engine)
         return Response(body, 200 if database.status == "ok" else 503, _NO_STORE)
 
-    @route("/api/health/", policy="public", logged=False)
+    @route("/api/health/", policy="public", logged=False, responses={200: ApiHealth, 503: ApiHealth})
     def api(self, query: HealthQuery) -> Response[ApiHealth]:
         """Return ok; with ``db=1``, 503 if the database is unavailable."""
         if not query.db:

@@ -27,6 +27,7 @@ _HEARTBEAT = b":\n\n"
 _RECONNECT_MS = 2000
 # Suffix of the last event's id: a client that reconnects with it has received everything.
 _END = "-end"
+_LAST_EVENT_ID = "Id of the last event that the client has: the stream goes on after it."
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -45,7 +46,12 @@ class JobEventRoutes:
         limit = f"this process serves at most {streams_max} streams, half as many as it has threads"
         self._limit = ConcurrencyLimit(streams_max, limit)
 
-    @route("/api/v1/jobs/{id}/events/", policy="read")
+    @route(
+        "/api/v1/jobs/{id}/events/",
+        policy="read",
+        responses={200: {"text/event-stream": str}, 204: None},
+        request_headers={"Last-Event-ID": Annotated[str, msgspec.Meta(description=_LAST_EVENT_ID)]},
+    )
     def stream(self, request: Request, id: JobId) -> Response[StreamingResponse | None]:  # noqa: A002 - path parameter
         """Stream ``state``, ``log`` and ``progress`` events of a job until it is finished."""
         after, has_end = _parse_last_event_id(request.get_header("Last-Event-ID") or "")

@@ -145,7 +145,13 @@ class JobRoutes:
         log = self._jobs.log_lines(id, after=query.log)
         return JobDetail(**msgspec.structs.asdict(record), log=log)
 
-    @route("/api/v1/jobs/", method="POST", policy="write")
+    @route(
+        "/api/v1/jobs/",
+        method="POST",
+        policy="write",
+        responses={200: JobRecord, 202: JobRecord},
+        errors=(404,),
+    )
     def start(self, request: Request, body: StartBody) -> Response[JobRecord]:
         """Start a job: 202, or 200 with the run that already waits with the same lock."""
         self._jobs.ensure_may_control(body.name)
@@ -153,7 +159,7 @@ class JobRoutes:
         headers = {"Location": f"/api/v1/jobs/{record.id}/"}
         return Response(record, 202 if is_new else 200, headers)
 
-    @route("/api/v1/jobs/{id}/cancel/", method="POST", policy="write")
+    @route("/api/v1/jobs/{id}/cancel/", method="POST", policy="write", responses={200: JobRecord, 202: JobRecord})
     def cancel(self, id: JobId) -> Response[JobRecord]:  # noqa: A002 - path parameter
         """Cancel a run: 200 if it was waiting, 202 if it is running and was asked to stop."""
         self._jobs.ensure_may_control(self._jobs.get(id).name)

@@ -74,7 +74,7 @@ class Webhook:
         self._services = services
         self._settings = services.settings(TraceSettings)
 
-    @route(PATH, method="POST", policy="public")
+    @route(PATH, method="POST", policy="public", errors=(401, 404))
     def receive(self, request: Request, body: StreamBody) -> Envelope[WebhookOutcome]:
         """Receive an event. Notion repeats one that is not answered soon, so the work is left to a job."""
         # Notion does not compress: whatever is to be decompressed lacks its signature.

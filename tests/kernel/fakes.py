@@ -78,6 +78,9 @@ class KeyAuthenticator:
     def challenges(self) -> Sequence[str]:
         return ("X-Key",)
 
+    def security_schemes(self) -> Mapping[str, Mapping[str, Any]]:
+        return {"key": {"type": "apiKey", "in": "header", "name": "X-Key"}}
+
 
 def make_identity(*scopes: Scope, **fields: Any) -> Identity:
     """Make an identity of the system account with some scopes."""

@@ -176,7 +176,7 @@ class AuthRoutes:
         self._resets = sign_in.resets
         self._start_reset = start_reset
 
-    @route(f"{_ROOT}/sign-in/", policy="public", method="POST", throttle="auth")
+    @route(f"{_ROOT}/sign-in/", policy="public", method="POST", throttle="auth", errors=(401,))
     def sign_in(self, request: Request, body: Credentials) -> Response[Tokens | Me]:
         """Sign in with address and password: returns tokens, or sets a cookie.
 
@@ -195,7 +195,7 @@ class AuthRoutes:
         headers = {**_NO_STORE, "Set-Cookie": make_cookie(request, value, self._sessions.cookie_max_age_s)}
         return Response(_describe(user.identity("session"), user), headers=headers)
 
-    @route(f"{_ROOT}/refresh/", policy="public", method="POST", throttle="auth")
+    @route(f"{_ROOT}/refresh/", policy="public", method="POST", throttle="auth", errors=(401,))
     def refresh(self, body: RefreshToken) -> Response[Tokens]:
         """Replace a refresh token by new tokens. One that is used again ends the session."""
         try:
@@ -236,7 +236,7 @@ class AuthRoutes:
         self._users.set_password(user.id, self._passwords.hash(body.new_password))
         return Response(None, 204, {**_NO_STORE, "Set-Cookie": clear_cookie(request)})
 
-    @route(f"{_ROOT}/reset/", policy="public", method="POST", throttle="auth")
+    @route(f"{_ROOT}/reset/", policy="public", method="POST", throttle="auth", responses={202: Accepted})
     def request_reset(self, request: Request, body: ResetRequest) -> Response[Accepted]:
         """Send a token to reset a password, if the address is that of a user. Whether it is, is not told."""
         self._resets.ensure_may_ask(request)

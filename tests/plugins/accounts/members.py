@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kernel import (
@@ -42,6 +42,10 @@ class Members:
     def challenges(self) -> Sequence[str]:
         """Return the challenges of the other one."""
         return self._others.challenges()
+
+    def security_schemes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return the schemes of the other one."""
+        return self._others.security_schemes()
 
 
 def member(client: Client, account: int, role: Role, **fields: Any) -> dict[str, str]:
