@@ -15,6 +15,8 @@ from kernel.errors import TiercelError
 
 # The client has closed its side, or the connection is reset. Only Linux tells the first without reading.
 _GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+# A thread that waits for a body is woken for this much of it, or for its rest: each wake takes a turn and the GIL.
+_RECEIVE_MIN_BYTES = 16 * 1024
 # A client that sends a request and closes its side at once may still want the response, so a request that is served
 # within this time is served to it.
 _HALF_CLOSED_S = 1.0
@@ -108,17 +110,31 @@ class ClientSocket(socket.socket):
         Raises:
             SlowClientError: In blocking mode: the client is too slow.
         """
+        return self.receive(bufsize, 1, flags)
+
+    def receive(self, bufsize: int, expected_bytes: int, flags: int = 0) -> bytes:
+        """Receive bytes as ``recv`` does; if there are none, wait for a good part of those that the client has to send.
+
+        Args:
+            bufsize: The most.
+            expected_bytes: How many the client has announced, 1 if that is not known.
+            flags: As for ``socket.recv``.
+
+        Raises:
+            SlowClientError: In blocking mode: the client is too slow.
+        """
         timeout_s = self.gettimeout()
         if timeout_s == 0:
             return super().recv(bufsize, flags)
-        if timeout_s is not None:
-            # The call below would wait for that long itself, and hold the thread's turn.
-            self._wait(select.POLLIN, self._receiving, timeout_s)
+        # With a time limit, the system would wait for that long itself, and hold the thread's turn.
+        is_ready = timeout_s is None or self._wait_for_input(expected_bytes, timeout_s)
         while True:
             try:
                 content = super().recv(bufsize, flags | socket.MSG_DONTWAIT)
             except BlockingIOError:
-                self._wait(select.POLLIN, self._receiving, timeout_s)
+                if not is_ready:
+                    raise SlowClientError("the client is too slow") from None
+                is_ready = self._wait_for_input(expected_bytes, timeout_s)
             else:
                 self._receiving.passed(len(content))
                 return content
@@ -137,12 +153,26 @@ class ClientSocket(socket.socket):
             try:
                 sent = super().send(rest, flags | socket.MSG_DONTWAIT)
             except BlockingIOError:
-                self._wait(select.POLLOUT, self._sending)
+                if not self._wait(select.POLLOUT, self._sending):
+                    raise SlowClientError("the client is too slow") from None
             else:
                 self._sending.passed(sent)
                 rest = rest[sent:]
 
-    def _wait(self, event: int, budget: _WaitBudget, timeout_s: float | None = None) -> None:
+    def _wait_for_input(self, expected_bytes: int, timeout_s: float | None) -> bool:
+        """Wait for input; tell whether there was enough in time. Otherwise there may be some."""
+        low_water_bytes = min(expected_bytes, _RECEIVE_MIN_BYTES)
+        if low_water_bytes == 1:
+            return self._wait(select.POLLIN, self._receiving, timeout_s)
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, low_water_bytes)
+        try:
+            return self._wait(select.POLLIN, self._receiving, timeout_s)
+        finally:
+            # Whoever polls the socket next waits for any byte.
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+    def _wait(self, event: int, budget: _WaitBudget, timeout_s: float | None = None) -> bool:
+        """Wait for the client, and take the time from its budget; tell whether it was ready in time."""
         limit_s = budget.remaining_s if timeout_s is None else min(timeout_s, budget.remaining_s)
         poll = select.poll()
         poll.register(self.fileno(), event)
@@ -152,5 +182,4 @@ class ClientSocket(socket.socket):
             waited_s = time.monotonic() - started
         budget.waited(waited_s)
         self.waited_s += waited_s
-        if not ready:
-            raise SlowClientError("the client is too slow")
+        return bool(ready)

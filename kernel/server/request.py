@@ -11,13 +11,17 @@ from urllib.parse import urlsplit
 from gunicorn.http.errors import InvalidHeader, InvalidRequestLine, ObsoleteFolding
 from gunicorn.http.message import Request
 from gunicorn.http.parser import RequestParser
+from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn
 
 from kernel.errors import MalformedError, NotSupportedError
 from kernel.http.forwarding import ensure_host
 from kernel.http.host import parse_host
+from kernel.server.client_socket import ClientSocket
 
 _SCHEMES = ("http", "https")
+# In one call, each of which gives up the GIL, and may wait for it.
+_RECEIVE_MAX_BYTES = 1024 * 1024
 
 
 class StrictRequest(Request):
@@ -47,14 +51,29 @@ class StrictRequest(Request):
         return {}, []
 
 
+class _ClientUnreader(SocketUnreader):
+    """Reads from a client, which is told how many bytes of a body are still missing: ``recv`` knows the buffer only."""
+
+    sock: ClientSocket
+
+    def chunk(self, size_hint: int | None = None) -> bytes:
+        # The buffer is as large as that of the method in place of which this one stands.
+        size_bytes = min(max(size_hint or 0, self.mxchunk), _RECEIVE_MAX_BYTES)
+        return self.sock.receive(size_bytes, size_hint or 1)
+
+
 class Connection(TConn):
     """A connection whose requests are parsed strictly."""
 
     def init(self) -> None:
-        """Initialize the connection; in a thread."""
+        """Initialize the connection, unless it is; in a thread."""
+        if self.initialized:
+            return
         super().init()
         if isinstance(self.parser, RequestParser):
             self.parser.mesg_class = StrictRequest  # type: ignore[misc] # gunicorn has no setting for it
+            if isinstance(self.sock, ClientSocket):
+                self.parser.unreader = _ClientUnreader(self.sock)
 
 
 def apply_target(request: Request) -> None:

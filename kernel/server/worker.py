@@ -223,15 +223,19 @@ class TiercelWorker(ThreadWorker):
     def murder_pending(self) -> None:
         """Close connections whose head did not arrive, or that the client did not close, in time; and one too many."""
         super().murder_pending()
-        for conn in [
-            conn for conn, closing in self._closing.items() if time.monotonic() - closing.since >= _CLOSE_TIMEOUT_S
-        ]:
+        now = time.monotonic()
+        # Both are in the order in which they began to wait. This runs for each event: it must not look at all of them.
+        while self._closing:
+            conn, closing = next(iter(self._closing.items()))
+            if now - closing.since < _CLOSE_TIMEOUT_S:
+                break
             self.poller.unregister(conn.sock)
             self._close(conn)
         limit_s = self.header_timeout_s if self.alive else min(_LINGER_S, self.header_timeout_s)
-        now = time.monotonic()
-        heads = self._partial_heads.items()
-        for conn in [conn for conn, head in heads if now - head.waiting_since >= limit_s]:
+        while self._partial_heads:
+            conn, head = next(iter(self._partial_heads.items()))
+            if now - head.waiting_since < limit_s:
+                break
             self._close_slow(conn)
         if now >= self._reduced_until:
             self.worker_connections = self.cfg.worker_connections

@@ -21,6 +21,9 @@ CLIENTS = 1_000
 # Each client does something this often, a few of them at a time: all together cost the client side little.
 PACE_S = 1.0
 TICK_S = 0.02
+# Of the server: for a head and for a body, and until the next request.
+TIME_LIMIT_S = 10.0
+KEEPALIVE_S = 5.0
 SETTLE_S = 3.0
 SETTLE_TIMEOUT_S = 60.0
 PROBES = 200
@@ -48,23 +51,27 @@ class Kind(msgspec.Struct, frozen=True):
         sent: What each sends when it has connected.
         then: What it sends after that, a piece at each turn; it reads nothing.
         reconnect_s: The client connects anew this long after it connected, if the server has closed the connection.
+        connect_within_s: The clients connect one after the other over this time. Where the server cuts them off, it is
+            its time limit: otherwise it would do nothing for as long, and then cut off all of them at once.
     """
 
     name: str
     sent: str
     then: bytes = b""
     reconnect_s: float = PACE_S
+    connect_within_s: float = PACE_S
 
 
 KINDS = (
-    Kind("heads byte by byte", f"GET /livez HTTP/1.1\r\n{_HOST}X-Slow: ", b"x"),
+    Kind("heads byte by byte", f"GET /livez HTTP/1.1\r\n{_HOST}X-Slow: ", b"x", connect_within_s=TIME_LIMIT_S),
     Kind(
         "bodies byte by byte",
         f"POST {INGEST} HTTP/1.1\r\n{_HOST}Content-Type: application/json\r\nContent-Length: 100000\r\n\r\n[",
         b" ",
+        connect_within_s=TIME_LIMIT_S,
     ),
     Kind("responses not read", f"GET {_LARGE} HTTP/1.1\r\n{_HOST}\r\n"),
-    Kind("idle connections", f"GET /livez HTTP/1.1\r\n{_HOST}\r\n"),
+    Kind("idle connections", f"GET /livez HTTP/1.1\r\n{_HOST}\r\n", connect_within_s=KEEPALIVE_S),
     # The server has closed its side, and waits for the client to close the other one.
     Kind("half-closed connections", f"GET /livez HTTP/1.1\r\n{_HOST}Connection: close\r\n\r\n", reconnect_s=5.0),
 )
@@ -142,6 +149,7 @@ class SlowClients:
         self._kind = kind
         self._clients: list[tuple[socket.socket, float] | None] = [None] * CLIENTS
         self._stopped = threading.Event()
+        self._started = 0.0
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.cpu_s = 0.0
 
@@ -173,6 +181,7 @@ class SlowClients:
     def _run(self) -> None:
         share = round(CLIENTS * TICK_S / PACE_S)
         at = 0
+        self._started = time.monotonic()
         while not self._stopped.wait(TICK_S):
             for number in range(at, at + share):
                 self._turn(number % CLIENTS)
@@ -182,7 +191,8 @@ class SlowClients:
     def _turn(self, number: int) -> None:
         client = self._clients[number]
         if client is None:
-            self._clients[number] = self._connect()
+            if time.monotonic() - self._started >= self._kind.connect_within_s * number / CLIENTS:
+                self._clients[number] = self._connect()
             return
         connection, since = client
         poll = select.poll()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import runpy
 import socket
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +17,7 @@ from gunicorn.config import Config
 from gunicorn.http.errors import InvalidHeader, InvalidHeaderName
 
 from kernel.errors import BootError
+from kernel.server.client_socket import ClientLimits, ClientSocket, SlowClientError
 from kernel.server.response import ServerResponse
 from kernel.server.wsgi import ensure_supported
 from tests.processes import ROOT
@@ -123,3 +127,73 @@ def test_an_invalid_header_name_is_rejected(name: str, response: Any) -> None:
 def test_a_header_value_beyond_ascii_is_accepted_if_http_allows_it(value: str, response: Any) -> None:
     response.start_response("200 OK", [("X-Name", value)])
     assert response.headers == [("X-Name", value)]
+
+
+# --- waiting for a body -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def connection() -> Iterator[tuple[ClientSocket, socket.socket]]:
+    """The sockets of server and client of a TCP connection; the server waits a second, or for 500 bytes a second."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with client, ClientSocket(listener.accept()[0], ClientLimits(1.0, 1.0, 500)) as server:
+            server.setblocking(True)
+            yield server, client
+
+
+def send_slowly(client: socket.socket, *parts: bytes) -> threading.Thread:
+    def send() -> None:
+        for part in parts:
+            time.sleep(0.05)
+            client.sendall(part)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    return sender
+
+
+def test_a_body_whose_length_is_known_is_waited_for_as_a_whole(
+    connection: tuple[ClientSocket, socket.socket],
+) -> None:
+    server, client = connection
+    waits: list[str] = []
+
+    @contextmanager
+    def waiting() -> Iterator[None]:
+        waits.append("wait")
+        yield
+
+    server.begin_request(waiting)
+    sender = send_slowly(client, b"a", b"b", b"c", b"d")
+    assert server.receive(8192, 4) == b"abcd"
+    assert len(waits) == 1
+    # What is polled next is the next request, of which any byte counts.
+    sender.join()
+    send_slowly(client, b"e").join()
+    assert server.receive(8192, 1) == b"e"
+
+
+def test_what_has_arrived_when_the_time_is_up_is_received_and_counts(
+    connection: tuple[ClientSocket, socket.socket],
+) -> None:
+    server, client = connection
+    client.sendall(b"x" * 100)
+    assert server.receive(8192, 5000) == b"x" * 100
+    sender = send_slowly(client, b"y" * 250)
+    # A second without enough bytes, which are worth half a second more.
+    assert server.receive(8192, 5000) == b"y" * 250
+    started = time.monotonic()
+    with pytest.raises(SlowClientError):
+        server.receive(8192, 5000)
+    assert 0.4 < time.monotonic() - started < 0.9
+    sender.join()
+
+
+def test_a_client_that_hangs_up_is_noticed_at_once(connection: tuple[ClientSocket, socket.socket]) -> None:
+    server, client = connection
+    client.sendall(b"x")
+    assert server.receive(8192, 5000) == b"x"
+    client.shutdown(socket.SHUT_WR)
+    assert server.receive(8192, 5000) == b""
