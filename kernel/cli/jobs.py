@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import click
 import msgspec
 
 from kernel.app import Tiercel
-from kernel.cli.output import echo, encode_json, print_json, print_table, progress
+from kernel.cli.output import echo, encode_json, print_json, print_json_array, print_table, progress
 from kernel.config import load
 from kernel.conversion import convert_value, struct_fields
 from kernel.errors import NotFoundError, UnavailableError
@@ -27,6 +28,8 @@ from kernel.masking import mask
 # How often a job that is followed is polled: progress is stored no more often.
 _POLL_INTERVAL_S = 0.2
 _TITLES = ("id", "job", "state", "progress", "started", "took", "error")
+# Of an error in the table of jobs; ``tiercel jobs show`` has it whole.
+_ERROR_MAX_CHARACTERS = 500
 # The field of a log line that holds a traceback, and how each frame of one begins.
 _EXCEPTION = "exception"
 _FRAME = '  File "'
@@ -48,12 +51,13 @@ def list_(*, with_routine: bool, name: str | None, state: JobState | None, limit
     """List jobs, newest first, without those that a schedule started and that succeeded."""
     with_routine = with_routine or name is not None or state is not None
     with _open_service() as service:
-        records = service.shared.jobs.list(name=name, state=state, with_routine=with_routine, limit=limit)
-    if as_json:
-        print_json(records)
-        return
-    if records:
-        print_table(_TITLES, [_table_row(record) for record in records])
+        records = service.shared.jobs.iterate(limit, name=name, state=state, with_routine=with_routine)
+        if as_json:
+            print_json_array(records)
+            return
+        rows = [_table_row(record) for record in records]
+    if rows:
+        print_table(_TITLES, rows)
     else:
         echo("There are no jobs to list.", err=True)
     if not with_routine:
@@ -223,7 +227,7 @@ def _table_row(record: JobRecord) -> tuple[object, ...]:
         _format_progress(record.progress),
         _format_time(record.started_at),
         took_s,
-        record.error,
+        record.error and textwrap.shorten(record.error, _ERROR_MAX_CHARACTERS, placeholder=" ..."),
     )
 
 

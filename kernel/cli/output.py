@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Protocol
@@ -135,6 +136,16 @@ def format_age(age: timedelta) -> str:
 def print_json(value: object) -> None:
     """Print a value as indented JSON on standard output."""
     click.echo(msgspec.json.format(encode_json(value), indent=2))
+
+
+def print_json_array(values: Iterable[object]) -> None:
+    """Print values as an indented JSON array on standard output, each as it comes."""
+    separator = "["
+    for value in values:
+        text = msgspec.json.format(encode_json(value), indent=2)
+        click.echo(f"{separator}\n{textwrap.indent(text, '  ')}", nl=False)
+        separator = ","
+    click.echo("[]" if separator == "[" else "\n]")
 
 
 def encode_json(value: object) -> str:

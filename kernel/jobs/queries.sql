@@ -129,20 +129,38 @@ UPDATE tiercel.job_run AS run SET state = 'cancelled', finished_at = now()
 WHERE id = %(id)s AND state = 'waiting' AND {of_account}
 RETURNING id
 
--- name: list_jobs
-SELECT run.id, run.name, run.state, run.parameters, run.lock, run.request_id, run.attempt, progress.done, progress.total,
-       progress.message, run.result, run.error, run.created_at, run.due_at, run.started_at, run.finished_at,
-       run.account, run.sites, run.started_by ->> 'name'
-FROM tiercel.job_run AS run
-LEFT JOIN tiercel.job_progress AS progress ON progress.job_id = run.id AND progress.attempt = run.attempt
-WHERE {of_account}
+-- name: matches
+{of_account}
   AND (%(id)s::bigint IS NULL OR run.id = %(id)s)
   AND (%(name)s::text IS NULL OR run.name = %(name)s)
   AND (%(state)s::text IS NULL OR run.state = %(state)s)
   AND (%(lock)s::text IS NULL OR run.lock = %(lock)s)
   AND (%(with_routine)s OR NOT (run.is_scheduled AND run.state = 'succeeded'))
+
+-- name: all_runs
+tiercel.job_run
+
+-- name: latest_runs
+-- No index is in the order that is asked for, or has the text that is searched: they are looked at one by one.
+(SELECT * FROM tiercel.job_run AS run WHERE {matches} ORDER BY run.id DESC LIMIT %(latest)s)
+
+-- name: prefer_indexes
+-- Those that are in the order of ids. The planner takes row-level security for selective, and would read and sort the table
+-- to find the latest few thousand jobs.
+SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true)
+
+-- name: list_jobs
+SELECT run.id, run.name, run.state, run.parameters, run.lock, run.request_id, run.attempt, progress.done, progress.total,
+       progress.message, run.result, run.error, run.created_at, run.due_at, run.started_at, run.finished_at,
+       run.account, run.sites, run.started_by ->> 'name'
+FROM {runs} AS run
+LEFT JOIN tiercel.job_progress AS progress ON progress.job_id = run.id AND progress.attempt = run.attempt
+WHERE {matches}
   AND (%(search)s::text IS NULL OR strpos(lower(concat_ws(
-        ' ', run.name, run.lock, run.request_id, run.error, run.parameters::text)), lower(%(search)s)) > 0)
+        ' ', run.name, run.lock, run.request_id,
+        -- As they are stored: what is longer would have to be read from elsewhere.
+        CASE WHEN pg_column_size(run.error) <= 2048 THEN run.error END,
+        CASE WHEN pg_column_size(run.parameters) <= 2048 THEN run.parameters::text END)), lower(%(search)s)) > 0)
   AND (%(boundary_id)s::bigint IS NULL OR ({column}, run.id) {comparison} ({boundary}, %(boundary_id)s::bigint))
 ORDER BY {column} {direction}, run.id {direction}
 LIMIT %(limit)s

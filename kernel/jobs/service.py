@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -27,6 +27,7 @@ _POLL_S = 0.1
 _LOG_LINES_MAX = 1000
 # Parameters, results and errors of a page together. As objects of Python, they may take 25 times as much.
 _PAGE_MAX_BYTES = 4 * 1024 * 1024
+_PAGE_JOBS = 500
 
 
 class Jobs:
@@ -158,7 +159,9 @@ class Jobs:
         backwards: bool = False,
         with_routine: bool = True,
     ) -> Sequence[JobRecord]:
-        """Return jobs, latest first by default.
+        """Return jobs, latest first by default, whole: ``iterate`` holds fewer of them in memory at a time.
+
+        Searches, and orders other than by id, are of the 10,000 latest jobs that match the other conditions.
 
         Args:
             name: Only this job.
@@ -191,6 +194,7 @@ class Jobs:
         ordering: JobOrdering = LATEST_FIRST,
         beyond: tuple[Any, int] | None = None,
         backwards: bool = False,
+        with_routine: bool = True,
     ) -> tuple[Sequence[JobRecord], int]:
         """Return the jobs of a page and, if there is one, the next beyond it; and how many the page has.
 
@@ -204,6 +208,7 @@ class Jobs:
             ordering: As given.
             beyond: As given.
             backwards: As given.
+            with_routine: As given.
         """
         return self.store.find_page(
             name=name,
@@ -212,9 +217,32 @@ class Jobs:
             ordering=ordering,
             beyond=beyond,
             backwards=backwards,
+            with_routine=with_routine,
             page_size=page_size,
             max_bytes=_PAGE_MAX_BYTES,
         )
+
+    def iterate(
+        self, limit: int, *, name: str | None = None, state: JobState | None = None, with_routine: bool = True
+    ) -> Iterator[JobRecord]:
+        """Iterate over jobs, latest first, a page in memory at a time.
+
+        Args:
+            limit: How many.
+            name: As in ``list``, as are the others.
+            state: As given.
+            with_routine: As given.
+        """
+        beyond = None
+        while limit:
+            records, size = self.page(
+                min(limit, _PAGE_JOBS), name=name, state=state, with_routine=with_routine, beyond=beyond
+            )
+            yield from records[:size]
+            if len(records) <= size:
+                return
+            limit -= size
+            beyond = (records[size - 1].id, records[size - 1].id)
 
     def cancel(self, job_id: int) -> JobRecord:
         """Cancel a job that waits; ask one that runs to stop.

@@ -31,6 +31,8 @@ CHANNEL = "tiercel_jobs"
 QUEUED, CANCELLED = "queued", "cancelled"
 # Claims that lost a lock to another worker, until the next poll.
 _CLAIM_ATTEMPTS = 3
+# Of the jobs that match the other conditions, so many are searched, or put into another order than that of their ids.
+_LATEST_RUNS = 10_000
 # Rows in a round trip while a page is read.
 _PAGE_FETCH_ROWS = 10
 
@@ -161,6 +163,8 @@ class JobStore:
     ) -> list[JobRecord]:
         """Return jobs that match, in an order. Jobs that are equal in it are ordered by id, in the same direction.
 
+        Orders other than by id, and searches, are of the 10,000 latest jobs that match the other conditions.
+
         A request finds those of its account only, as in all of these methods.
 
         Args:
@@ -168,7 +172,8 @@ class JobStore:
             name: Only this job.
             state: Only those in this state.
             lock: Only those of this lock.
-            search: Only those with this text in name, lock, request id, error or parameters, ignoring case.
+            search: Only those with this text in name, lock, request id, error or parameters, ignoring case. Errors and
+                parameters of more than 2 KiB, compressed, are not searched.
             ordering: The order.
             beyond: Sort key and id of a job: only those that come after it or, ``backwards``, before it.
             backwards: Return the last of them, not the first.
@@ -187,7 +192,7 @@ class JobStore:
             with_routine=with_routine,
             limit=limit,
         )
-        with self.db.connection() as connection:
+        with self._reading(ordering, search) as connection:
             found = [_record(row) for row in connection.execute(query, given)]
         return found[::-1] if backwards else found
 
@@ -200,18 +205,20 @@ class JobStore:
         ordering: JobOrdering,
         beyond: tuple[Any, int] | None,
         backwards: bool,
+        with_routine: bool,
         page_size: int,
         max_bytes: int,
     ) -> tuple[list[JobRecord], int]:
         """Return the jobs of a page and the one beyond it, and how many the page has.
 
         Args:
-            name: As in ``find``, as are those up to ``backwards``.
+            name: As in ``find``, as are those up to ``with_routine``.
             state: As given.
             search: As given.
             ordering: As given.
             beyond: As given.
             backwards: As given.
+            with_routine: As given.
             page_size: The most jobs of a page.
             max_bytes: The page ends where parameters, results and errors would be longer. It has one job at least.
         """
@@ -222,12 +229,13 @@ class JobStore:
             ordering=ordering,
             beyond=beyond,
             backwards=backwards,
+            with_routine=with_routine,
             limit=page_size + 1,
         )
         found: list[JobRecord] = []
         size_bytes = 0
         # A client-side cursor would fetch all rows at once, however long they are.
-        with self.db.transaction() as connection, connection.cursor(name="jobs") as cursor:
+        with self._reading(ordering, search) as connection, connection.cursor(name="jobs") as cursor:
             cursor.itersize = _PAGE_FETCH_ROWS
             for row in cursor.execute(query, given):
                 record = _record(row)
@@ -237,6 +245,13 @@ class JobStore:
                     page_size = min(page_size, len(found) - 1)
                     break
         return (found[::-1] if backwards else found), page_size
+
+    @contextmanager
+    def _reading(self, ordering: JobOrdering, search: str | None) -> Iterator[Connection[Any]]:
+        with self.db.transaction() as connection:
+            if not _has_index(ordering, search):
+                connection.execute(QUERIES["prefer_indexes"])
+            yield connection
 
     def list_log_lines(self, job_id: int, after: int, limit: int) -> Sequence[JobLogLine]:
         """Return lines of a job's log, earliest first."""
@@ -469,6 +484,11 @@ def _of_current_account() -> tuple[sql.SQL, dict[str, Any]]:
     return sql.SQL(QUERIES["of_sites"]), {"account": identity.account, "sites": list(identity.sites)}
 
 
+def _has_index(ordering: JobOrdering, search: str | None) -> bool:
+    """Tell whether an index leads to the jobs that are asked for, in their order."""
+    return ordering.removeprefix("-") == "id" and search is None
+
+
 def _list_query(
     *,
     job_id: int | None = None,
@@ -479,17 +499,21 @@ def _list_query(
     ordering: JobOrdering,
     beyond: tuple[Any, int] | None,
     backwards: bool,
-    with_routine: bool = True,
+    with_routine: bool,
     limit: int,
 ) -> tuple[sql.Composed, dict[str, Any]]:
     """Return the query for jobs that match, and its values; see ``JobStore.find``."""
     given = {"id": job_id, "name": name, "state": state, "lock": lock, "search": search, "limit": limit}
+    given["latest"] = _LATEST_RUNS
     boundary, boundary_id = beyond or (None, None)
     column = ordering.removeprefix("-")
     descending = (column != ordering) != backwards
     of_account, account = _of_current_account()
+    matches = sql.SQL(QUERIES["matches"]).format(of_account=of_account)
+    runs = sql.SQL(QUERIES["all_runs" if _has_index(ordering, search) else "latest_runs"]).format(matches=matches)
     query = sql.SQL(QUERIES["list_jobs"]).format(
-        of_account=of_account,
+        runs=runs,
+        matches=matches,
         column=sql.SQL(QUERIES[f"column_{column}"]),
         boundary=sql.SQL(QUERIES[f"boundary_{column}"]),
         comparison=sql.SQL("<" if descending else ">"),

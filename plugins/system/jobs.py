@@ -34,8 +34,10 @@ class JobsQuery(msgspec.Struct, frozen=True):
     Args:
         name: Only runs of this job.
         state: Only runs in this state.
-        search: Only runs with this text in name, lock, request id, error or parameters, ignoring case.
-        ordering: A field; a leading ``-`` sorts descending. Latest first by default.
+        search: Only runs with this text in name, lock, request id, error or parameters, ignoring case, of the 10,000
+            latest that match the other parameters. Errors and parameters of more than 2 KiB, compressed, are left out.
+        ordering: A field; a leading ``-`` sorts descending. Latest first by default. Other orders than by ``id`` are of
+            the 10,000 latest runs that match the other parameters.
         page_size: Number of runs per page; ``http.page_size`` by default.
         cursor: From ``next`` or ``previous`` of another page.
     """

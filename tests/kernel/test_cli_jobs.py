@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -238,6 +239,24 @@ def test_list_shows_jobs_newest_first(tiercel: RunCommand) -> None:
     titles, first, _ = tiercel("list").output.splitlines()
     assert titles.split() == ["id", "job", "state", "progress", "started", "took", "error"]
     assert first.split()[:3] == [str(made[1]), "sample.add", "waiting"]
+
+
+def test_a_list_of_large_jobs_holds_few_of_them_in_memory(tiercel: RunCommand, database: str) -> None:
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO tiercel.job_run (name, state, parameters, lock, result, error, finished_at)"
+            " SELECT 'large', 'failed', '{}', 'x', to_jsonb(repeat('r', 1000000)), repeat('word ', 500), now()"
+            " FROM generate_series(1, 40)"
+        )
+    tracemalloc.start()
+    table = tiercel("list", "--limit", "10000").output.splitlines()
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert len(table) == 1 + 40
+    assert table[1].endswith(" word ...")
+    assert peak_bytes < 40_000_000 / 2
+    assert len(tiercel("list", "--limit", "7", "--json").json()) == 7
 
 
 def test_list_leaves_out_successes_of_schedules_unless_asked(tiercel: RunCommand, database: str) -> None:

@@ -249,6 +249,32 @@ def test_the_list_can_be_filtered(own_client: Client) -> None:
     assert found == expected
 
 
+def test_searches_and_orders_are_of_the_latest_runs_of_those_that_match(own_client: Client, database: str) -> None:
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO tiercel.job_run (name, state, parameters, lock, finished_at)"
+            " SELECT CASE WHEN number = 1 THEN 'oldest' ELSE 'later' END, 'succeeded', '{}', 'x', now()"
+            " FROM generate_series(1, 10001) AS number"
+        )
+
+    assert [data_of(own_client, query)["results"] for query in ("?search=oldest", "?name=later&search=oldest")] == [
+        [],
+        [],
+    ]
+    assert data_of(own_client, "?ordering=-name&page_size=1")["results"][0]["name"] == "later"
+    for query in ("?search=oldest&name=oldest", "?ordering=-name&name=oldest", "?ordering=id&page_size=1"):
+        assert [each["name"] for each in data_of(own_client, query)["results"]] == ["oldest"]
+
+
+def test_what_is_too_long_is_not_searched(own_client: Client, database: str) -> None:
+    short, long = (started(own_client, label) for label in ("needle", "another"))
+    with psycopg.connect(database, autocommit=True) as connection:
+        numbers = Jsonb({"label": "needle", "text": [f"{number:x}" for number in range(2000)]})
+        connection.execute("UPDATE tiercel.job_run SET parameters = %s WHERE id = %s", [numbers, long])
+
+    assert ids(data_of(own_client, "?search=needle")) == [short]
+
+
 @pytest.mark.parametrize("ordering", ["name", "-name", "state", "-created_at", "started_at", "-finished_at"])
 def test_every_ordering_can_be_paged_in_both_directions(own_client: Client, ordering: str) -> None:
     jobs = own_client.service.shared.jobs
