@@ -289,17 +289,21 @@ class HealthCheck(Contract, frozen=True):
 
     Args:
         name: Unique over all plugins; as ``?exclude=`` takes it.
-        probe: Returns a detail to show, or None; raises if the check fails.
+        probe: Returns a detail to show, or None; raises if the check fails. None for what only ``tiercel check``
+            shows.
         critical: Whether a failure makes the service not ready, or only degraded.
         timeout_s: A probe that takes longer has failed; ``health.timeout_s`` by default.
         setup: Describes what is configured, from the settings alone: a line of ``tiercel check``.
+        review: Reads from the database what deserves attention, though it makes nobody less ready, or returns None: a
+            warning of ``tiercel check``.
     """
 
     name: str
-    probe: Probe
+    probe: Probe | None = None
     critical: bool = True
     timeout_s: float | None = None
     setup: Callable[[], str] | None = None
+    review: Callable[[], str | None] | None = None
 
 
 class Command(Contract, frozen=True):

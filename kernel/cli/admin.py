@@ -101,7 +101,10 @@ def _run_checks() -> tuple[Configuration | None, list[Finding]]:
             findings.append(Finding("database", ok=True, detail=f"{engine.name} {engine.version}, {engine.database}"))
             if advice := describe_timescaledb(service.db.conninfo):
                 findings.append(Finding("timescaledb", ok=True, detail=advice, warning=True))
-            findings += _check_migrations(service)
+            migrations = list(_check_migrations(service))
+            findings += migrations
+            if all(found.ok for found in migrations):
+                findings += _review(service)
     except TiercelError as ex:
         findings.append(Finding("database", ok=False, detail=str(ex)))
     return configuration, findings
@@ -185,6 +188,18 @@ def _check_migrations(service: Tiercel) -> Iterator[Finding]:
         yield Finding("privileges", ok=True, detail=detail, warning=True)
     else:
         yield Finding("privileges", ok=True, detail="migrations and requests may do what they need")
+
+
+def _review(service: Tiercel) -> Iterator[Finding]:
+    """Let plugins look into a database that has all that they expect."""
+    reviews = {check.name: check.review for _, check in service.registry.contributions(HealthCheck) if check.review}
+    service.db.open()
+    try:
+        for name, review in reviews.items():
+            if detail := review():
+                yield Finding(name, ok=True, detail=detail, warning=True)
+    finally:
+        service.db.close()
 
 
 # --- migrate --------------------------------------------------------------------------------------------------------

@@ -64,9 +64,10 @@ class HealthQuery(msgspec.Struct, frozen=True):
 class _Runner:
     """Runs one check, in a thread that may hang beyond the timeout."""
 
-    def __init__(self, owner: str, check: HealthCheck, timeout_s: float) -> None:
+    def __init__(self, owner: str, check: HealthCheck, probe: Probe, timeout_s: float) -> None:
         self.owner = owner
         self.check = check
+        self._probe = probe
         self.timeout_s = check.timeout_s or timeout_s
         self._done = threading.Event()
         self._done.set()
@@ -99,7 +100,7 @@ class _Runner:
 
     def _run(self) -> None:
         try:
-            self._detail, self._failure = self.check.probe(), None
+            self._detail, self._failure = self._probe(), None
         except Exception as ex:
             self._failure = str(getattr(ex, "detail", None) or ex) or type(ex).__name__
         finally:
@@ -123,14 +124,15 @@ class Health:
         self.install(KERNEL, HealthCheck(name=name, probe=probe, critical=critical, timeout_s=timeout_s))
 
     def install(self, owner: str, check: HealthCheck) -> None:
-        """Add a check of a plugin.
+        """Add a check of a plugin, if it has a probe.
 
         Raises:
             DuplicateError: There is another check of that name; names both owners.
         """
         if check.name in self._checks:
             raise DuplicateError("health check", check.name, (self._checks[check.name].owner, owner))
-        self._checks[check.name] = _Runner(owner, check, self._timeout_s)
+        if check.probe is not None:
+            self._checks[check.name] = _Runner(owner, check, check.probe, self._timeout_s)
 
     def uninstall(self, owner: str) -> None:
         """Remove the checks of a plugin."""

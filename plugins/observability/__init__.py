@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from kernel import Command, Job, Route, Services, collect_routes, hookimpl
+from kernel import Command, HealthCheck, Job, Route, Services, collect_routes, hookimpl
 from plugins.observability.analytics.commands import make_analytics_commands
 from plugins.observability.analytics.routes import AnalyticsRoutes, PublicAnalyticsRoutes
 from plugins.observability.commands import make_commands
@@ -70,6 +70,12 @@ def register_routes(services: Services) -> Iterable[Route]:
 def register_jobs(services: Services) -> Iterable[Job]:
     """Return ``observability.rollups`` and ``observability.retention``."""
     return make_jobs(services.once(make_container))
+
+
+@hookimpl
+def register_health_checks(services: Services) -> Iterable[HealthCheck]:
+    """Return a line of ``tiercel check``: which senders send more series than their account may have."""
+    return [HealthCheck(name="series", review=services.once(make_container).ledger.describe_capped)]
 
 
 @hookimpl

@@ -30,6 +30,7 @@ REASON_MAX = 200
 REASONS_MAX = 10
 OTHER_REASONS = "other"
 _DEFAULT_SPAN = timedelta(days=1)
+_SENDERS_SHOWN_MAX = 10
 
 
 class LedgerEntry(msgspec.Struct, frozen=True):
@@ -192,6 +193,15 @@ class Ledger:
             rows = connection.execute(QUERIES["list_ledger"], values).fetchall()
         minutes = [_minute(*row) for row in rows]
         return LedgerPage(LedgerTotals(*totals) if totals is not None else LedgerTotals(), minutes)
+
+    def describe_capped(self) -> str | None:
+        """Describe who sent events of more series than ``series_max`` on the last day, or return None."""
+        with self._db.connection() as connection:
+            rows = connection.execute(QUERIES["list_capped_senders"], {"limit": _SENDERS_SHOWN_MAX}).fetchall()
+        if not rows:
+            return None
+        senders = "".join(f"\n  account {account}, {sender}: {capped:,}" for account, sender, capped in rows)
+        return f"events of the last day beyond series_max, stored under __other__, by who sent most of them:{senders}"
 
 
 def _minute(*columns: Any) -> LedgerMinute:

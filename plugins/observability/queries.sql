@@ -352,6 +352,15 @@ WHERE account = %(account)s AND (%(visible_sites)s::integer[] IS NULL OR site = 
   AND at BETWEEN %(start)s AND %(end)s AND (%(sender)s::text IS NULL OR key = %(sender)s)
   AND (%(only_sender)s::text IS NULL OR key = %(only_sender)s)
 
+-- name: list_capped_senders
+-- Of all accounts: most have none, and each is one look into the index.
+SELECT account, key, sum(capped)
+FROM observability.ingest_ledger
+WHERE account IN (SELECT account FROM observability.series_account) AND at > now() - interval '1 day' AND capped > 0
+GROUP BY account, key
+ORDER BY sum(capped) DESC, account, key
+LIMIT %(limit)s
+
 -- name: list_ledger
 WITH entry AS (
     SELECT date_trunc('minute', at) AS minute, account, key, received, stored, duplicate, rejected, capped, deleted,

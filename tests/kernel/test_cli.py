@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
@@ -107,6 +108,22 @@ def test_check_as_json_can_be_parsed(tiercel: RunCommand) -> None:
     assert ("plugins", True) in {(finding["check"], finding["ok"]) for finding in found["findings"]}
     assert {"key": "db.url", "value": "***", "origin": "environment TIERCEL_DATABASE_URL"} in found["settings"]
     assert "secret-word" not in ran.output
+
+
+def test_check_warns_of_what_plugins_find_in_the_database(tiercel: RunCommand, migrated: str) -> None:
+    assert "[warning] series" not in tiercel("check").output
+    with psycopg.connect(migrated, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO observability.series (service, endpoint, method) VALUES ('a', 'b', 'c');"
+            "INSERT INTO observability.ingest_ledger (key, received, stored, duplicate, rejected, capped, reasons)"
+            " VALUES ('key-7', 9, 9, 0, 0, 9, '{}'), ('key-8', 2000, 2000, 0, 0, 2000, '{}')"
+        )
+        ran = tiercel("check")
+        connection.execute("TRUNCATE observability.ingest_ledger")
+
+    assert ran.code == 0
+    assert "[warning] series: " in ran.output
+    assert "  account 0, key-8: 2,000\n  account 0, key-7: 9\n" in ran.output
 
 
 def test_check_of_a_wrong_key_exits_1_and_names_file_and_key(tiercel: RunCommand, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import msgspec
 import psycopg
 import pytest
 
-from kernel import Cache
+from kernel import Cache, HealthCheck
 from kernel.testing import Client
 from plugins.observability.series import (
     METHODS_MAX,
@@ -295,6 +295,17 @@ def test_an_import_obeys_the_cap_and_reports_it(full: Client, tmp_path: Path) ->
         "/users/1/b",
         "/users/2/c",
     ]
+
+
+def test_the_senders_beyond_the_cap_are_named(full: Client) -> None:
+    (check,) = [each for _, each in full.service.registry.contributions(HealthCheck) if each.name == "series"]
+    assert check.review is not None
+    assert check.review() is None
+
+    post_ingest(full, flood(5, endpoint="/new/@"))
+
+    assert str(check.review()).endswith("by who sent most of them:\n  account 0, local: 5")
+    assert b'"series"' not in full.get("/readyz?verbose").content
 
 
 def test_own_requests_obey_the_cap(serve: Serve, database: str) -> None:
