@@ -11,6 +11,7 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
@@ -244,13 +245,14 @@ class CsvFiles(Generic[T]):
         return lines
 
     def _ensure_header(self, header: Sequence[str]) -> None:
-        problems = [f"Unknown column {name!r:.80}." for name in header if name not in self._columns]
+        unknown = (name for name in header if name not in self._columns)
+        problems = [f"Unknown column {name!r:.80}." for name in islice(unknown, _ERRORS_MAX)]
         problems += [f"The column {name} is there twice." for name in self._columns if header.count(name) > 1]
         required = [name for name, field in struct_fields(self._resource.body).items() if field.required]
         problems += [f"The column {name} is missing." for name in required if name not in header]
         if problems:
             expected = f"Expected {', '.join(self._columns)}."
-            raise InvalidError("The header is wrong.", errors={"line 1": [*problems[:_ERRORS_MAX], expected]})
+            raise InvalidError("The header is wrong.", errors={"line 1": [*problems, expected]})
 
 
 def _describe(error: ApiError) -> Sequence[str]:

@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,6 +35,8 @@ def figures(full: bool) -> Iterator[Figure]:
         with _started(server) as service:
             yield _long_queue(service.shared.jobs.store)
             yield _held_lock(service.shared.jobs.store)
+        with _started(server) as service:
+            yield from _long_lists(service, server.conninfo, 1_000_000 if full else 100_000)
 
 
 @contextmanager
@@ -149,6 +151,34 @@ def _claim_ms(store: JobStore) -> float:
             raise RuntimeError("a job whose lock is free was not claimed")
         store.finish(found, "succeeded")
     return statistics.median(times)
+
+
+# --- lists ------------------------------------------------------------------------------------------------------------
+
+
+def _long_lists(service: Tiercel, conninfo: str, runs: int) -> Iterator[Figure]:
+    """Pages of many runs of many accounts: newest first, in an order without an index, and a search in vain."""
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO tiercel.job_run (name, state, parameters, lock, finished_at, account)"
+            " SELECT 'sample.' || number %% 20, 'succeeded', jsonb_build_object('text', repeat(md5(number::text), 8)),"
+            " number, now(), number %% 1000 FROM generate_series(1, %s) AS number",
+            [runs],
+        )
+        connection.execute("ANALYZE tiercel.job_run")
+    jobs = service.shared.jobs
+    asked: dict[str, Callable[[], object]] = {
+        "newest first": lambda: jobs.page(100),
+        "by another field": lambda: jobs.page(100, ordering="-finished_at"),
+        "a search in vain": lambda: jobs.page(100, search="nowhere"),
+    }
+    for name, ask in asked.items():
+        times_ms = []
+        for _ in range(5):
+            started = time.perf_counter()
+            ask()
+            times_ms.append((time.perf_counter() - started) * 1000)
+        yield Figure(f"a page of {runs:,} jobs, {name}", statistics.median(times_ms), 250, "at most", "ms")
 
 
 def _insert(store: JobStore, lock: str, number: int) -> None:

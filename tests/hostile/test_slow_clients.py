@@ -81,7 +81,24 @@ def close_slowly(service: Service, connect: Connect) -> None:
         assert connect(service, f"GET /none/ HTTP/1.1\r\n{HOST}Connection: close\r\n\r\n").recv(10)
 
 
-@pytest.mark.parametrize("attack", [send_slowly, send_slowly_to_nobody, read_slowly, close_slowly])
+def send_tiny_chunks(service: Service, connect: Connect) -> None:
+    head = f"POST {INGEST} HTTP/1.1\r\n{HOST}Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    clients = [connect(service, head) for _ in range(SLOW_CLIENTS)]
+    for _ in range(10):
+        for client in clients:
+            client.sendall(b"1\r\n \r\n")
+
+
+def follow_a_job_that_waits(service: Service, connect: Connect) -> None:
+    job = service.post("/api/v1/jobs/", {"name": "club.refresh"}).json()["data"]
+    for _ in range(SLOW_CLIENTS):
+        connect(service, f"GET /api/v1/jobs/{job['id']}/events/ HTTP/1.1\r\n{HOST}\r\n")
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [send_slowly, send_slowly_to_nobody, send_tiny_chunks, read_slowly, close_slowly, follow_a_job_that_waits],
+)
 def test_slow_clients_delay_nobody(
     service: Service, connect: Connect, attack: Callable[[Service, Connect], None]
 ) -> None:

@@ -21,6 +21,8 @@ _PASSES = 2
 _LANES = 1
 # NIST SP 800-63B-4, 3.1.1.2, asks for at least 64. Beyond, nobody gains anything.
 LENGTH_MAX = 256
+# Characters as they are sent. Hardly any text is shorter by a factor of four once it is normalized.
+_SENT_MAX = 4 * LENGTH_MAX
 # A password that repeats fewer characters than this is as short as they are.
 _UNIT_MIN = 6
 _DECORATION = string.digits + string.punctuation + string.whitespace
@@ -135,7 +137,9 @@ def _common_passwords() -> frozenset[str]:
 
 def _normalize(password: str) -> str:
     """Return a password as it is hashed: keyboards have several spellings for the same characters (NFKC)."""
-    return unicodedata.normalize("NFKC", password)
+    # One that is longer is too long in every spelling. It would take a time that grows with the square of the number of
+    # marks on a letter.
+    return unicodedata.normalize("NFKC", password) if len(password) <= _SENT_MAX else password
 
 
 def _period(text: str) -> int:

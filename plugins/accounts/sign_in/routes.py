@@ -27,6 +27,8 @@ from plugins.accounts.sign_in.sessions import Session
 from plugins.accounts.sign_in.users import SignedInUser
 
 _ROOT = "/api/v1/auth"
+# Anybody may send them, and no address, password or token is longer.
+_BODY_MAX_BYTES = 16 * 1024
 # What only its client may keep (RFC 6749, 5.1).
 _NO_STORE = {"Cache-Control": "no-store"}
 # A browser that was challenged with Basic would ask for a password in a window of its own.
@@ -176,7 +178,14 @@ class AuthRoutes:
         self._resets = sign_in.resets
         self._start_reset = start_reset
 
-    @route(f"{_ROOT}/sign-in/", policy="public", method="POST", throttle="auth", errors=(401,))
+    @route(
+        f"{_ROOT}/sign-in/",
+        policy="public",
+        method="POST",
+        throttle="auth",
+        errors=(401,),
+        body_max_bytes=_BODY_MAX_BYTES,
+    )
     def sign_in(self, request: Request, body: Credentials) -> Response[Tokens | Me]:
         """Sign in with address and password: returns tokens, or sets a cookie.
 
@@ -195,7 +204,14 @@ class AuthRoutes:
         headers = {**_NO_STORE, "Set-Cookie": make_cookie(request, value, self._sessions.cookie_max_age_s)}
         return Response(_describe(user.identity("session"), user), headers=headers)
 
-    @route(f"{_ROOT}/refresh/", policy="public", method="POST", throttle="auth", errors=(401,))
+    @route(
+        f"{_ROOT}/refresh/",
+        policy="public",
+        method="POST",
+        throttle="auth",
+        errors=(401,),
+        body_max_bytes=_BODY_MAX_BYTES,
+    )
     def refresh(self, body: RefreshToken) -> Response[Tokens]:
         """Replace a refresh token by new tokens. One that is used again ends the session."""
         try:
@@ -220,7 +236,7 @@ class AuthRoutes:
         user = None if identity.user is None else self._users.find(identity.user)
         return Response(_describe(identity, user), headers=_NO_STORE)
 
-    @route(f"{_ROOT}/change/", policy="authenticated", method="POST")
+    @route(f"{_ROOT}/change/", policy="authenticated", method="POST", body_max_bytes=_BODY_MAX_BYTES)
     def change(self, request: Request, identity: Identity, body: PasswordChange) -> Response[None]:
         """Change the password of whoever sends this request. All sessions and tokens of the user end."""
         user = self._users.find(_user_number(identity))
@@ -236,7 +252,14 @@ class AuthRoutes:
         self._users.set_password(user.id, self._passwords.hash(body.new_password))
         return Response(None, 204, {**_NO_STORE, "Set-Cookie": clear_cookie(request)})
 
-    @route(f"{_ROOT}/reset/", policy="public", method="POST", throttle="auth", responses={202: Accepted})
+    @route(
+        f"{_ROOT}/reset/",
+        policy="public",
+        method="POST",
+        throttle="auth",
+        responses={202: Accepted},
+        body_max_bytes=_BODY_MAX_BYTES,
+    )
     def request_reset(self, request: Request, body: ResetRequest) -> Response[Accepted]:
         """Send a token to reset a password, if the address is that of a user. Whether it is, is not told."""
         self._resets.ensure_may_ask(request)
@@ -248,7 +271,7 @@ class AuthRoutes:
         self._start_reset(ResetMail(email), request.request_id)
         return Response(Accepted("If there is a user with this address, a mail is on its way."), 202, _NO_STORE)
 
-    @route(f"{_ROOT}/reset/confirm/", policy="public", method="POST", throttle="auth")
+    @route(f"{_ROOT}/reset/confirm/", policy="public", method="POST", throttle="auth", body_max_bytes=_BODY_MAX_BYTES)
     def confirm_reset(self, request: Request, body: ResetConfirmation) -> Response[None]:
         """Set a new password with the token that was sent. All sessions and tokens of the user end."""
         self._resets.confirm(request, body.token, body.password)
