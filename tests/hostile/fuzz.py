@@ -77,8 +77,6 @@ _HEADERS: dict[str, Sequence[str]] = {
     "Expect": (*["100-continue"] * 9, "miracles"),
     "X-Notion-Signature": ("sha256=00", "é"),
     "Last-Event-ID": ("1", "-1", "x"),
-    "X-Account": ("1", "0", "-1", "system", "é", "9" * 400, "1, 2", " "),
-    "X-Site": ("1", "shop", "-2", "\u00ff", "0x1", " "),
     "Origin": ("null", "http://127.0.0.1", "https://evil.example", "é", "x" * 5000, " "),
     "Authorization": ("Basic Og==", "Bearer x.y.z", "Api-Key é", "Basic " + "A" * 5000, "x"),
     "Cookie": ("tiercel_session=x", "tiercel_session=é; tiercel_session=x", ";" * 3000, "=", "a"),
