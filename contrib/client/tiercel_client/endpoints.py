@@ -34,7 +34,7 @@ def template_path(path: str) -> str:
 
 def _template_segment(segment: str) -> str:
     # Most segments are words: without a digit, no rule applies.
-    if any(character in "0123456789" for character in segment):
+    if segment and not segment.isalpha():
         for pattern, name in _RULES:
             if pattern.fullmatch(segment):
                 return name
@@ -62,15 +62,11 @@ class Endpoints:
         """
         prefix: str = environ.get("SCRIPT_NAME", "")
         template = environ.get(ENDPOINT_KEY)
-        if template is None:
-            # Werkzeug, and so Flask; a request that matched no rule has None.
-            request = environ.get("werkzeug.request")
-            if request is not None and hasattr(request, "url_rule"):
-                rule = request.url_rule
-                template = NO_ROUTE if rule is None else rule.rule
         if isinstance(template, str):
             return template if template == NO_ROUTE else prefix + template
-        return self.of_path(prefix + environ.get("PATH_INFO", ""), status_code)
+        # Bytes as Latin-1 (PEP 3333), which are UTF-8.
+        path: str = prefix + environ.get("PATH_INFO", "")
+        return self.of_path(path.encode("latin-1", "replace").decode("utf-8", "replace"), status_code)
 
     def of_scope(self, scope: Mapping[str, Any], path: str, status_code: int) -> str:
         """Return the endpoint of an ASGI request that was answered.
@@ -141,17 +137,15 @@ class FalconEndpoints:
         req.scope[ENDPOINT_KEY] = req.uri_template
 
 
+def keep_flask_endpoint(environ: MutableMapping[str, Any]) -> None:
+    """Keep the template of a request that Flask is about to answer; once it has, Flask forgets the request."""
+    request = environ.get("werkzeug.request")
+    if request is not None and hasattr(request, "url_rule") and ENDPOINT_KEY not in environ:
+        rule = request.url_rule
+        environ[ENDPOINT_KEY] = NO_ROUTE if rule is None else rule.rule
+
+
 def install(app: object) -> None:
     """Have an application leave its templates, if it is one of Falcon; all others leave them by themselves."""
     if any(kind.__module__.partition(".")[0] == "falcon" for kind in type(app).__mro__):
         app.add_middleware(FalconEndpoints())  # type: ignore[attr-defined]
-
-
-def set_endpoint(request: MutableMapping[str, Any], endpoint: str) -> None:
-    """Say which endpoint a request is of.
-
-    Args:
-        request: Its WSGI environ or ASGI scope.
-        endpoint: Template of a route.
-    """
-    request[ENDPOINT_KEY] = endpoint

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
+from functools import lru_cache
 from itertools import count
 from typing import Any
 
@@ -18,6 +19,7 @@ from typing import Any
 ENDPOINT_MAX = 255
 REFERENCE_MAX = 128
 _LATENCY_MAX_MS = 2**31 - 1
+_SERIES_MAX = 1024
 # RFC 9110, RFC 5789 and the QUERY method. Others are clients' inventions, and each of them would be a series.
 _METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
 # What OpenTelemetry calls them: https://opentelemetry.io/docs/specs/semconv/http/http-spans/
@@ -37,6 +39,8 @@ def parse_traceparent(header: str | None) -> str | None:
 class EventEncoder:
     """Encodes events of a service. Each gets an ``event_id``, by which the service knows it when it is sent again.
 
+    What requests have in common is encoded once: this is done within each of them.
+
     Args:
         service: The service's name.
         event_max_bytes: A longer event loses its tags.
@@ -45,6 +49,8 @@ class EventEncoder:
     def __init__(self, service: str, event_max_bytes: int) -> None:
         self._service = service
         self._event_max_bytes = event_max_bytes
+        self._encode_series = lru_cache(_SERIES_MAX)(self._encode_new_series)
+        self._second = (0, "")
         self.renew()
 
     def renew(self) -> None:
@@ -80,28 +86,41 @@ class EventEncoder:
             user_ref: The user.
             tags: Values that JSON can hold.
         """
-        if not isinstance(time, datetime):
-            time = datetime.fromtimestamp(time, timezone.utc)
-        method = method.upper()
-        event: dict[str, Any] = {
-            "time": time.isoformat(),
-            "service": self._service,
-            "endpoint": endpoint[:ENDPOINT_MAX].replace("\0", ""),
-            "method": method if method in _METHODS else _OTHER_METHOD,
-            "status_code": status_code,
-            "latency_ms": None if latency_ms is None else min(max(int(latency_ms + 0.5), 0), _LATENCY_MAX_MS),
-            "event_id": f"{self._prefix}{self._next():x}",
-        }
+        written = time.isoformat() if isinstance(time, datetime) else self._format_time(time)
+        latency = "null" if latency_ms is None else str(min(max(int(latency_ms + 0.5), 0), _LATENCY_MAX_MS))
+        line = (
+            f'{{"time":"{written}","event_id":"{self._prefix}{self._next():x}","latency_ms":{latency},'
+            f"{self._encode_series(endpoint, method, status_code)}"
+        )
         if trace_id:
-            event["trace_id"] = trace_id[:REFERENCE_MAX].replace("\0", "")
+            line += f',"trace_id":{_encode_text(str(trace_id), REFERENCE_MAX)}'
         if user_ref:
-            event["user_ref"] = user_ref[:REFERENCE_MAX].replace("\0", "")
-        if not tags:
-            return _encode(event).encode("ascii"), True
-        try:
-            line = _encode({**event, "tags": {str(name): value for name, value in tags.items()}}).encode("ascii")
-        except (AttributeError, RecursionError, TypeError, ValueError):
-            line = b""
-        if not line or len(line) > self._event_max_bytes or b"\\u0000" in line:
-            return _encode(event).encode("ascii"), False
-        return line, True
+            line += f',"user_ref":{_encode_text(str(user_ref), REFERENCE_MAX)}'
+        if tags:
+            try:
+                tagged = f'{line},"tags":{_encode({str(name): value for name, value in tags.items()})}}}'
+            except (AttributeError, RecursionError, TypeError, ValueError):
+                tagged = ""
+            if tagged and len(tagged) <= self._event_max_bytes and "\\u0000" not in tagged:
+                return tagged.encode("ascii"), True
+        return f"{line}}}".encode("ascii"), not tags
+
+    def _format_time(self, time: float) -> str:
+        second, fraction = divmod(time, 1)
+        known, written = self._second
+        if second != known:
+            written = datetime.fromtimestamp(second, timezone.utc).isoformat()[:-6]
+            self._second = (int(second), written)
+        return f"{written}.{int(fraction * 1_000_000):06}Z"
+
+    def _encode_new_series(self, endpoint: str, method: str, status_code: int) -> str:
+        method = method.upper()
+        method = method if method in _METHODS else _OTHER_METHOD
+        return (
+            f'"service":{_encode(self._service)},"endpoint":{_encode_text(endpoint, ENDPOINT_MAX)},'
+            f'"method":"{method}","status_code":{int(status_code)}'
+        )
+
+
+def _encode_text(text: str, length_max: int) -> str:
+    return _encode(text[:length_max].replace("\0", ""))

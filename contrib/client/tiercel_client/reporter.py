@@ -62,8 +62,8 @@ class Counters:
         stored: Events of these that were new.
         duplicate: Events of these that were stored before, by an attempt whose answer was lost.
         rejected: Events of these that the service refused, by reason.
-        dropped: Events that were given up, by reason: ``queue_full`` and ``closed`` before they were accepted;
-            ``exit``, ``damaged``, or the status with which their request was refused.
+        dropped: Events that were given up, by reason: ``queue_full``, ``closed`` and ``invalid`` before they were
+            accepted; ``exit``, ``damaged``, or the status with which their request was refused.
         untagged: Events that lost their tags, which were no JSON or too long.
         hook_errors: Exceptions of hooks.
         failures: Attempts that failed, by reason; the batches are sent again.
@@ -202,9 +202,15 @@ class Reporter:
         Returns:
             Where the event is.
         """
-        line, is_tagged = self._encoder.encode(
-            clock.time() if time is None else time, endpoint, method, status_code, latency_ms, trace_id, user_ref, tags
-        )
+        time = clock.time() if time is None else time
+        try:
+            line, is_tagged = self._encoder.encode(
+                time, endpoint, method, status_code, latency_ms, trace_id, user_ref, tags
+            )
+        except Exception:
+            with self._lock:
+                self._counters.dropped["invalid"] += 1
+            return Accepted.NO
         if not is_tagged:
             with self._lock:
                 self._counters.untagged += 1
@@ -294,7 +300,6 @@ class Reporter:
                 if not lines:
                     return True
                 if not spool.append(lines):
-                    self._warn(f"the spool cannot be written: {spool.refusal}")
                     return False
                 with self._lock:
                     self._discard(len(lines))
@@ -326,9 +331,11 @@ class Reporter:
             except Exception as ex:
                 wait_s = self._fail(DeliveryError(f"{type(ex).__name__}: {ex}"))
             if wait_s is None:
-                return
+                break
             if wait_s > 0:
                 self._wake_delivery.wait(wait_s)
+        if self._destination is not None:
+            self._destination.close()
 
     def _deliver_next(self) -> float | None:
         """Make one attempt if it is time; return how long to wait for the next, None if there is none."""
@@ -370,7 +377,9 @@ class Reporter:
             self._segment = spool.take()
             if self._segment is not None:
                 return self._segment
-            if self._collects and not spool.is_refusing:
+            if spool.is_refusing:
+                self._warn(f"the spool cannot be written: {spool.refusal}")
+            elif self._collects:
                 return None
         with self._lock:
             age_s = clock.monotonic() - self._first_at
@@ -523,6 +532,7 @@ class Reporter:
             self._lines.clear()
             self._bytes = 0
         if left:
+            self._warned_at = -_LONG_S
             self._warn(f"{left} events were not sent before the process ended")
         return not left
 

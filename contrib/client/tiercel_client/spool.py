@@ -98,7 +98,7 @@ class Spool:
             raise ValueError("spool_dir: this platform has no locks of files (flock)")
         digest = hashlib.sha256("\0".join(destination).encode()).hexdigest()[:16]
         self.directory = Path(directory) / digest
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make_directory()
         self._max_bytes = max_bytes
         self._segment_max_bytes = segment_max_bytes
         self._segment_max_events = segment_max_events
@@ -111,6 +111,9 @@ class Spool:
         self._opened_at = 0.0
         self._refused_until = 0.0
         self.refusal = ""
+
+    def _make_directory(self) -> None:
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @property
     def is_refusing(self) -> bool:
@@ -134,7 +137,7 @@ class Spool:
                 self._make_room(len(content), len(lines))
                 self._write(content)
             except OSError as ex:
-                self.refusal = os.strerror(ex.errno) if ex.errno else str(ex)
+                self.refusal = _text(ex)
                 self._refused_until = time.monotonic() + _REFUSAL_S
                 return False
             self.refusal = ""
@@ -155,6 +158,7 @@ class Spool:
             self._begin()
 
     def _begin(self) -> None:
+        self._make_directory()
         if self.size_bytes() >= self._max_bytes:
             raise OSError(f"the spool has its {self._max_bytes} bytes")
         while True:
@@ -227,9 +231,17 @@ class Spool:
     def take(self) -> Segment | None:
         """Return the oldest sealed segment that no other process has, and lock it; None if there is none.
 
-        Raises:
-            OSError: The directory or a file cannot be read.
+        A disk that fails is a ``refusal``, and there is none.
         """
+        try:
+            return self._take()
+        except FileNotFoundError:  # the next write makes the directory anew
+            return None
+        except OSError as ex:
+            self.refusal = _text(ex)
+            return None
+
+    def _take(self) -> Segment | None:
         # By name, which begins with the time.
         for path in sorted(path for path in self.directory.iterdir() if _NAME.fullmatch(path.name)):
             try:
@@ -261,6 +273,10 @@ class Spool:
             path.unlink()
             return None
         return Segment(path, descriptor, lines, len(whole) - len(lines))
+
+
+def _text(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def _unlock(descriptor: int) -> None:

@@ -63,6 +63,7 @@ class Tiercel:
         def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
             with suppress(ValueError):
                 request.observation.status_code = int(status[:3])
+            endpoints.keep_flask_endpoint(environ)
             return start_response(status, headers, *exc_info)
 
         try:

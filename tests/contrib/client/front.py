@@ -6,7 +6,7 @@ import gzip
 import json
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -51,7 +51,7 @@ class Received:
 
 
 class Front:
-    """The server.
+    """The server: ``answers`` come first, one each, then ``always`` or what ``judge`` says, then the service.
 
     Args:
         client: Of the service; None if all answers are given.
@@ -61,7 +61,7 @@ class Front:
         self.client = client
         self.answers: deque[Answer] = deque()
         self.always: Answer | None = None
-        self.max_bytes = 0
+        self.judge: Callable[[Received], Answer | None] = lambda received: None
         self.received: list[Received] = []
         self.connections = 0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._make_handler())
@@ -82,9 +82,7 @@ class Front:
     def answer(self, path: str, received: Received) -> Answer:
         """Return what a request is answered with."""
         self.received.append(received)
-        given = self.answers.popleft() if self.answers else self.always
-        if self.max_bytes and len(json.dumps(received.events)) > self.max_bytes:
-            given = Answer(413)
+        given = self.answers.popleft() if self.answers else self.always or self.judge(received)
         if given is not None and not given.is_passed_on:
             return given
         assert self.client is not None
@@ -97,6 +95,8 @@ class Front:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
             timeout = 10
+            # Head and body of an answer go out together.
+            wbufsize = -1
 
             def setup(self) -> None:
                 super().setup()
