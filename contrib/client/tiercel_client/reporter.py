@@ -104,7 +104,6 @@ class Reporter:
 
     Raises:
         ValueError: A setting is wrong.
-        OSError: The directory of the spool cannot be made.
     """
 
     def __init__(
@@ -139,6 +138,7 @@ class Reporter:
         self._counters = Counters()
         self._flush_wanted = self._flush_done = 0
         self._not_before = 0.0
+        self._close_by = 0.0
         self._is_told_when = False
         self._failures_in_row = 0
         self._closing = threading.Event()
@@ -170,8 +170,7 @@ class Reporter:
         if self._destination is not None:
             self._destination.close()
         self._encoder.renew()
-        with suppress(OSError):
-            self._reset()
+        self._reset()
 
     # --- events -----------------------------------------------------------------------------------------------------
 
@@ -348,9 +347,9 @@ class Reporter:
             self._spool.seal(0.0 if is_due else self.settings.flush_interval_s)
         pause_s = self._not_before - clock.monotonic()
         if pause_s > 0:
-            # At its end a process tries once more, unless the service has said when.
-            if not is_closing:
+            if not is_closing or self._has_time_for(pause_s):
                 return pause_s
+            # A process that ends tries once more, unless the service has said when.
             if self._is_told_when:
                 return None
         batch = self._take(is_due=is_due)
@@ -367,9 +366,14 @@ class Reporter:
         except DeliveryError as ex:
             self._leave(batch)
             wait_s = self._fail(ex)
-            return None if is_closing else wait_s
+            return wait_s if not is_closing or self._has_time_for(wait_s) else None
         self._settle(batch, tally)
         return 0.0
+
+    def _has_time_for(self, pause_s: float) -> bool:
+        """Tell whether a process that ends has reason and time to wait: what is in the spool is safe."""
+        is_safe = self._spool is not None and not self._lines
+        return not is_safe and clock.monotonic() + pause_s < self._close_by
 
     def _take(self, *, is_due: bool) -> _Batch | Segment | None:
         spool = self._spool
@@ -510,6 +514,7 @@ class Reporter:
         if timeout_s is None:
             timeout_s = self.settings.exit_timeout_s
         with self._lock:
+            self._close_by = clock.monotonic() + timeout_s
             self._closing.set()
             threads = list(self._threads)
         self._wake_delivery.set()

@@ -72,7 +72,7 @@ class Spool:
     """The part of a directory that belongs to one destination.
 
     Args:
-        directory: Of the spool; it is made if it is missing.
+        directory: Of the spool; the first write makes it if it is missing.
         destination: What identifies where the events go to, and as whose: events of others are left alone.
         max_bytes: The most bytes of it, of all processes.
         segment_max_bytes: A segment is sealed before it is longer.
@@ -81,7 +81,6 @@ class Spool:
 
     Raises:
         ValueError: The platform has no flock.
-        OSError: The directory cannot be made.
     """
 
     def __init__(
@@ -98,7 +97,6 @@ class Spool:
             raise ValueError("spool_dir: this platform has no locks of files (flock)")
         digest = hashlib.sha256("\0".join(destination).encode()).hexdigest()[:16]
         self.directory = Path(directory) / digest
-        self._make_directory()
         self._max_bytes = max_bytes
         self._segment_max_bytes = segment_max_bytes
         self._segment_max_events = segment_max_events
@@ -111,9 +109,6 @@ class Spool:
         self._opened_at = 0.0
         self._refused_until = 0.0
         self.refusal = ""
-
-    def _make_directory(self) -> None:
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @property
     def is_refusing(self) -> bool:
@@ -158,7 +153,8 @@ class Spool:
             self._begin()
 
     def _begin(self) -> None:
-        self._make_directory()
+        # Not before: the first process may have other rights than those that write.
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.size_bytes() >= self._max_bytes:
             raise OSError(f"the spool has its {self._max_bytes} bytes")
         while True:

@@ -14,6 +14,7 @@ import vermin
 from hatchling.builders.wheel import WheelBuilder
 
 from tests.contract.tree import ROOT
+from tiercel_client import Settings
 
 CLIENT = ROOT / "contrib" / "client"
 SOURCES = sorted((CLIENT / "tiercel_client").glob("*.py"))
@@ -85,3 +86,10 @@ def test_the_wheel_of_the_service_leaves_it_out(tmp_path: Path) -> None:
 
     assert "contrib/skyflow/__init__.py" in names
     assert [name for name in names if name.startswith("contrib/client") or "tiercel_client" in name] == []
+
+
+def test_its_readme_has_every_setting() -> None:
+    readme = (CLIENT / "README.md").read_text()
+    table = "\n".join(line for line in readme.splitlines() if line.startswith("| `"))
+
+    assert [name for name in Settings.__dataclass_fields__ if f"`{name}`" not in table] == []

@@ -263,13 +263,18 @@ def test_the_end_sends_what_is_left_and_counts_what_it_cannot(
     report(sent, 1)
     assert sent.close()
     assert report(sent, 2) is Accepted.NO
+    front.answers.extend([AWAY, Answer(503, {"Retry-After": "0"})])
+    patient = reporter(flush_interval_s=LONG_S, service="patient")
+    report(patient, 4)
+    assert patient.close(10)
     front.always = AWAY
     left = reporter(flush_interval_s=LONG_S, service="left")
     report(left, 3)
-    assert not left.close(2)
+    assert not left.close(0.2)
 
     assert numbers(stored(store, sent.settings.service)) == [1]
     assert sent.counters().dropped == Counter(closed=1)
+    assert numbers(stored(store, "patient")) == [4]
     assert left.counters().dropped == Counter(exit=1)
     assert "1 events were not sent" in capfd.readouterr().err
 
