@@ -367,6 +367,9 @@ class Reporter:
             self._leave(batch)
             wait_s = self._fail(ex)
             return wait_s if not is_closing or self._has_time_for(wait_s) else None
+        except BaseException:
+            self._leave(batch)
+            raise
         self._settle(batch, tally)
         return 0.0
 
