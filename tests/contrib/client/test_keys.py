@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from tiercel_client import Counters, Reporter
-
 from kernel.testing import Client
 from tests.conftest import Serve
 from tests.contrib.client.conftest import FAST
 from tests.contrib.client.front import Front
 from tests.plugins.accounts.factories import create_account, create_key, create_site
 from tests.processes import eventually
+from tiercel_client import Counters, Reporter
 
 
 def report(front: Front, key: str, endpoint: str, site: str = "") -> Counters:

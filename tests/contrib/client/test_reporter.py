@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -46,7 +47,7 @@ def wait_for(reporter: Reporter, sent: int) -> None:
 
 
 def test_batches_end_by_number_bytes_and_time(front: Front, store: Client, reporter: MakeReporter) -> None:
-    sent = reporter(batch_max_events=400, flush_interval_s=0.3)
+    sent = reporter(batch_max_events=400, flush_interval_s=1.0)
     for number in range(900):
         assert report(sent, number) is Accepted.MEMORY
     wait_for(sent, 900)
@@ -222,7 +223,8 @@ def test_memory_is_bounded_and_a_service_that_hangs_delays_nobody(
     may_answer.set()
     wait_for(sent, 100)
 
-    assert took_s < 1
+    # The service takes ten seconds, if it is let.
+    assert took_s < 5
     assert accepted == [Accepted.MEMORY] * 100 + [Accepted.NO] * 900
     assert sent.counters().dropped == Counter(queue_full=900)
     assert 2 <= kept.count(Accepted.MEMORY) <= 6
@@ -323,24 +325,29 @@ def test_workers_of_gunicorn_with_preload_report_their_own_requests(
 
 
 FORK = """
-import os
-from tiercel_client import Reporter
+import os, signal, time
+from tiercel_client import Accepted, Reporter
 
-reporter = Reporter(spool_dir=os.environ["SPOOL"], spool_write="event", flush_interval_s=0.01)
+reporter = Reporter(spool_dir=os.environ["SPOOL"], spool_write="event", flush_interval_s=3600)
+
 def report(number):
-    assert reporter.report(endpoint="/", method="GET", status_code=200, latency_ms=1, trace_id=str(number))
+    # All at one time: nothing but their ids tells them apart.
+    kept = reporter.report(endpoint="/", method="GET", status_code=200, latency_ms=1, time=1.7e9, trace_id=str(number))
+    assert kept is Accepted.SPOOL
 
+parent = os.getpid()
 report(0)
-pid = os.fork()
-report(1 if pid else 2)
-if pid:
-    os.waitpid(pid, 0)
-    report(3)
+if os.fork():
+    report(1)
+    os.kill(parent, signal.SIGKILL)
+while os.getppid() == parent:
+    time.sleep(0.01)
+report(2)
 """
 
 
 @pytest.mark.process
-def test_a_fork_shares_the_spool(front: Front, store: Client, tmp_path: Path) -> None:
+def test_a_forked_process_sends_what_its_killed_parent_has_left(front: Front, store: Client, tmp_path: Path) -> None:
     environ = {
         **os.environ,
         "PYTHONPATH": str(ROOT / "contrib" / "client"),
@@ -349,9 +356,11 @@ def test_a_fork_shares_the_spool(front: Front, store: Client, tmp_path: Path) ->
         "TIERCEL_CLIENT_SERVICE": "forked",
     }
 
-    subprocess.run([sys.executable, "-c", FORK], env=environ, check=True, timeout=30)
+    # Until both have closed their standard output.
+    ran = subprocess.run([sys.executable, "-c", FORK], env=environ, capture_output=True, timeout=30, check=False)
 
-    assert numbers(stored(store, "forked")) == [0, 1, 2, 3]
+    assert (ran.returncode, ran.stderr) == (-signal.SIGKILL, b"")
+    assert numbers(stored(store, "forked")) == [0, 1, 2]
     assert list((tmp_path / "spool").rglob("*.ndjson")) == []
 
 
