@@ -102,15 +102,22 @@ class Service:
         home: Directory of the data; the directory above it is the working directory.
         command: The command; ``tiercel serve`` by default.
         host: Address to listen on.
+        port: Port to listen on; a free one by default.
         variables: Further environment variables.
     """
 
     def __init__(
-        self, home: Path, command: Sequence[str] = (TIERCEL, "serve"), *, host: str = "127.0.0.1", **variables: str
+        self,
+        home: Path,
+        command: Sequence[str] = (TIERCEL, "serve"),
+        *,
+        host: str = "127.0.0.1",
+        port: str = "",
+        **variables: str,
     ) -> None:
         home.mkdir(parents=True, exist_ok=True)
         self.home = home
-        self.port = free_port()
+        self.port = int(port) if port else free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._output = home / f"{self.port}.out"
         self._errors = home / f"{self.port}.err"

@@ -11,6 +11,7 @@ from tests.bench import (
     analytics,
     audit,
     auth,
+    client,
     datasets,
     ingest,
     jobs,
@@ -45,6 +46,7 @@ BENCHES: dict[str, Bench] = {
     "notion": notion.figures,
     "memory": memory.figures,
     "slow_clients": slow_clients.figures,
+    "client": client.figures,
 }
 RESULTS = Path(".bench.json")
 # More events, where the usual number only keeps the run short.

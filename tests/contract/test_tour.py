@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.tree import DOCS, README
+from tests.contract.tree import DOCS, README, ROOT
 from tests.processes import TIERCEL, Service, copy_home, eventually, make_environment, serving
 
 _SECTION = re.compile(r"^## (.*)$", re.MULTILINE)
@@ -21,6 +21,7 @@ PAGES = [
     README,
     DOCS / "quickstart.md",
     DOCS / "howto" / "ingest.md",
+    DOCS / "howto" / "send-from-applications.md",
     DOCS / "howto" / "analytics.md",
     DOCS / "howto" / "import-logs.md",
     DOCS / "howto" / "jobs.md",
@@ -51,7 +52,7 @@ def run(service: Service, commands: str, folder: Path) -> str:
     ran = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", commands],
         cwd=folder,
-        env=make_environment(service.home),
+        env=make_environment(service.home, PYTHONPATH=f"{ROOT}:{ROOT / 'contrib' / 'client'}"),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
