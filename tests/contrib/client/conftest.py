@@ -44,7 +44,7 @@ def reporter(front: Front, request: pytest.FixtureRequest) -> Iterator[MakeRepor
     yield make
     for each in made:
         with suppress(OSError):
-            each.close(2)
+            each.close(0.5)
 
 
 def stored(client: Client, service: str) -> list[dict[str, Any]]:
