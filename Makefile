@@ -39,7 +39,7 @@ fmt: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-## docs: write docs/reference anew from the code
+## docs: write docs/reference and contrib/postman anew from the code
 docs: $(VENV)/.dev
 	$(BIN)/python -m docs.generate
 
@@ -61,7 +61,7 @@ $(VENV)/.bench: pyproject.toml $(VENV)/.dev
 	fi
 	touch $@
 
-# A real TimescaleDB for the tests, where npm is there; without it those tests are skipped, and CI fails.
+# A real TimescaleDB and newman for the tests, where npm is there; without it those tests are skipped, and CI fails.
 $(VENV)/.pglite: tests/package.json | $(BIN)/python
 	mkdir -p $(PGLITE) && cp tests/package.json $(PGLITE)/
 	if command -v npm > /dev/null; then \

@@ -1,4 +1,4 @@
-"""Write the reference, ``docs/reference/``, from the code: ``python -m docs.generate``.
+"""Write the reference, ``docs/reference/``, and the Postman collection from the code: ``python -m docs.generate``.
 
 Every text in it comes from the definition it describes: docstrings of hooks, Structs, handlers and errors, help of
 commands, comments of ``config/tiercel.toml``. A test fails while a page is not what this module would write.
@@ -19,6 +19,7 @@ from typing import Any
 import click
 import msgspec
 
+from docs.postman import postman_files
 from kernel import errors, hookspecs
 from kernel.app import Tiercel
 from kernel.cli.main import root
@@ -27,11 +28,13 @@ from kernel.contracts import Route
 from kernel.conversion import describe_type, nested_struct, struct_fields
 from kernel.db.failures import FAILURES
 from kernel.docstrings import describe, describe_arguments, to_markdown
+from kernel.http.openapi import make_document
 from kernel.services import Services
 from kernel.settings import Secret, Settings
 from plugins.observability.models import EventIn
 
 DOCS = Path(__file__).parent
+POSTMAN = DOCS.parent / "contrib" / "postman"
 CONFIG = DOCS.parent / "config" / "tiercel.toml"
 PUBLIC_MODULES = (
     "kernel",
@@ -53,6 +56,16 @@ def main() -> None:
     """Write every page of the reference."""
     for name, text in pages().items():
         (DOCS / "reference" / name).write_text(text)
+    POSTMAN.mkdir(exist_ok=True)
+    for name, text in postman_files(openapi_document()).items():
+        (POSTMAN / name).write_text(text)
+
+
+def openapi_document() -> dict[str, Any]:
+    """Return the OpenAPI document of the default configuration."""
+    with tempfile.TemporaryDirectory() as folder:
+        variables = {"TIERCEL_CONFIG": str(CONFIG), "TIERCEL_AUTH": "required"}
+        return make_document(Tiercel(load(variables, Path(folder))).describe())
 
 
 def pages() -> dict[str, str]:

@@ -52,6 +52,8 @@ KERNEL_COMMANDS = {
     "cache": "kernel.cli.admin:cache",
     "db": "kernel.cli.db:db",
     "jobs": "kernel.cli.jobs:jobs",
+    "openapi": "kernel.cli.openapi:openapi",
+    "smoke": "kernel.cli.openapi:smoke",
     "shell": "kernel.cli.admin:shell",
     "logs": "kernel.cli.logs:logs",
     "test": "kernel.cli.testing:test",

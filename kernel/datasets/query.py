@@ -136,12 +136,12 @@ def shown_struct(item: type[msgspec.Struct], includable: tuple[str, ...]) -> typ
     if not includable:
         return item
     related: Any = dict[str, Any]
-    make_field: Any = msgspec.field  # takes both, if one of them is NODEFAULT
     shown: list[tuple[str, Any, Any]] = []
     for field in msgspec.structs.fields(item):
         if field.name in includable:
             kind: Any = tuple[str | related, ...] if is_sequence(field.type) else str | related | None
-            shown.append((field.name, kind, make_field(default=field.default, default_factory=field.default_factory)))
+            # Keys are given by the items themselves: a default only says whether there must be one.
+            shown.append((field.name, kind, msgspec.NODEFAULT if field.required else msgspec.UNSET))
     namespace = {"__doc__": item.__doc__}
     return msgspec.defstruct(
         item.__name__, shown, bases=(item,), namespace=namespace, module=item.__module__, kw_only=True

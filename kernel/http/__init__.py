@@ -3,6 +3,7 @@
 Listed here is what plugins may import: pages, envelopes, decompression, and what else only some handlers need.
 """
 
+from kernel.contracts import Example
 from kernel.conversion import escape_formula
 from kernel.deadline import current_deadline
 from kernel.http.access_log import RequestRecord
@@ -28,6 +29,7 @@ __all__ = [
     "Decompressor",
     "Edit",
     "Envelope",
+    "Example",
     "ListQuery",
     "Listing",
     "Page",

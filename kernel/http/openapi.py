@@ -122,7 +122,7 @@ class DocumentRoutes:
         """Return the route."""
         return collect_routes(self.show)
 
-    @route("/api/schema/", policy="public", menu="OpenAPI document", responses={200: {JSON: Any, YAML: str}})
+    @route("/api/schema/", policy="public", menu="OpenAPI document", responses={200: {JSON: Any, YAML: Any}})
     def show(self, request: Request, query: DocumentQuery) -> PreparedResponse:
         """Return this document: OpenAPI 3.1, as JSON or YAML."""
         kind = YAML if query.format == "yaml" or (not query.format and _prefers_yaml(request)) else JSON
@@ -191,7 +191,6 @@ def make_document(described: Described) -> Object:
         for method in methods_of(mounted.route):
             paths.setdefault(path_of(mounted), {})[method.lower()] = operations.make(mounted, method)
     schemas.resolve()
-    add_links(paths)
     components: Object = {
         "schemas": {**_error_schemas(unified=described.unified_errors), **schemas.components},
         "responses": operations.error_responses,
@@ -200,7 +199,7 @@ def make_document(described: Described) -> Object:
     if described.security_schemes:
         components["securitySchemes"] = dict(described.security_schemes)
     owners = {mounted.owner for mounted in described.routes}
-    return {
+    document = {
         "openapi": OPENAPI_VERSION,
         "info": {"title": "Tiercel", "version": described.version, "description": _INTRODUCTION},
         "servers": [{"url": "/"}],
@@ -212,6 +211,8 @@ def make_document(described: Described) -> Object:
         "paths": paths,
         "components": components,
     }
+    add_links(document)
+    return document
 
 
 _INTRODUCTION = """\
@@ -274,6 +275,7 @@ class _Operations:
             **self._successes(mounted, hints, operation["operationId"]),
             **self._errors(mounted, method, hints, has_body=body is not None, query=query),
         }
+        operation["x-policy"] = declared.policy
         if self._security_schemes:
             scopes = [] if declared.policy in ("public", "authenticated") else [declared.policy]
             names = () if declared.policy == "public" else self._security_schemes
@@ -493,32 +495,59 @@ def _examples(values: Sequence[tuple[Example, Any]]) -> Object:
 # --- links ------------------------------------------------------------------------------------------------------------
 
 
-def add_links(paths: Mapping[str, Object]) -> None:
-    """Link what creates an object to what is done with it, at paths that continue the path of its collection.
+def add_links(document: Object) -> None:
+    """Link what creates or lists objects to the operations on one of them, which are below the path of the collection.
 
     Source: https://spec.openapis.org/oas/v3.1.1.html#link-object
     """
+    paths, schemas = document["paths"], document["components"]["schemas"]
     for path, item in paths.items():
-        creating = item.get("post")
-        if creating is None:
+        below = re.compile(re.escape(path) + r"\{(\w+)\}/(?:[a-z_-]+/)?")
+        for other, operations in paths.items():
+            found = below.fullmatch(other)
+            if found is None or found[1] == APPLICATION:
+                continue
+            for method, source in item.items():
+                # What changes an object gets one that was made for that.
+                linked = [each for name, each in operations.items() if method == "post" or name == "get"]
+                if method in ("get", "post"):
+                    _link(source, linked, found[1], schemas, is_list=method == "get")
+
+
+def _link(source: Object, operations: Sequence[Object], parameter: str, schemas: Object, *, is_list: bool) -> None:
+    for status, response in source["responses"].items():
+        schema = response.get("content", {}).get(JSON, {}).get("schema")
+        if not status.startswith("2") or schema is None:
             continue
-        links: Object = {}
-        for other, others in paths.items():
-            found = re.fullmatch(re.escape(path) + r"\{(id)\}/(?:[a-z_-]+/)?", other)
-            if found is not None:
-                for operation in others.values():
-                    links[operation["operationId"]] = {
-                        "operationId": operation["operationId"],
-                        "parameters": {found[1]: f"$response.body#{_pointer_to_id(path)}"},
-                    }
-        for status in ("200", "201", "202"):
-            response = creating["responses"].get(status)
-            if links and response is not None:
-                response["links"] = links
+        pointer = _find_member(schema, parameter, schemas, is_list=is_list)
+        if pointer is not None:
+            links = response.setdefault("links", {})
+            for each in operations:
+                name = each["operationId"]
+                links[name] = {"operationId": name, "parameters": {parameter: f"$response.body#{pointer}"}}
 
 
-def _pointer_to_id(path: str) -> str:
-    return "/data/id" if path.startswith("/api/v1/") else "/id"
+def _find_member(schema: Object, name: str, schemas: Object, *, is_list: bool) -> str | None:
+    """Return the pointer to a member of what a body holds; of the first item, if it is a list."""
+    schema = resolve_reference(schema, schemas)
+    if is_list and schema.get("type") == "array":
+        inner = _find_member(schema["items"], name, schemas, is_list=False)
+        return None if inner is None else f"/0{inner}"
+    members = schema.get("properties", {})
+    if name in members and not is_list:
+        return f"/{name}"
+    for member in ("data", "results", "key"):
+        if member in members:
+            inner = _find_member(members[member], name, schemas, is_list=is_list)
+            return None if inner is None else f"/{member}{inner}"
+    return None
+
+
+def resolve_reference(schema: Object, schemas: Object) -> Object:
+    """Return the component that a schema refers to, or else the schema itself."""
+    while "$ref" in schema:
+        schema = schemas[schema["$ref"].removeprefix(_SCHEMAS)]
+    return schema
 
 
 # --- schemas ----------------------------------------------------------------------------------------------------------
@@ -589,7 +618,7 @@ class _Schemas:
 
     def add_body(self, media_type: str, annotation: Any, *, is_request: bool = False) -> Object:
         """Return the schema of a body of some media type; of each line, if it has lines."""
-        if media_type == JSON:
+        if media_type == JSON or annotation is Any:
             return self.add(annotation, is_request=is_request)
         if annotation is bytes:
             return {"type": "string", "format": "binary"}
@@ -679,7 +708,7 @@ def _without_raw_defaults(annotation: Any) -> Any:
     if arguments and typing.get_origin(annotation) not in (Literal, Annotated):
         changed = tuple(_without_raw_defaults(each) for each in arguments)
         if changed != arguments:
-            origin: Any = typing.get_origin(annotation)
+            origin: Any = typing.Union if _members(annotation) else typing.get_origin(annotation)
             return origin[changed if len(changed) > 1 else changed[0]]
         return annotation
     return _without_raw_default(annotation) if nested_struct(annotation) is annotation else annotation

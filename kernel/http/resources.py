@@ -24,7 +24,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from kernel.audit import compare
-from kernel.contracts import Method, Policy, Route
+from kernel.contracts import Example, Method, Policy, Route
 from kernel.conversion import REQUIRED, base_type, field_types, split_list
 from kernel.db.queries import load_queries
 from kernel.errors import ConflictError, FieldErrors, InvalidError, NoAccountError, NotFoundError
@@ -128,6 +128,7 @@ class Resource(Generic[T]):
         account_column: The column with the account; None if the rows belong to none.
         site_column: The column with the site. ``site`` by default, if the items have it.
         keeps_deleted: Whether the table has ``deleted_at``: what is deleted is hidden then, and purged later.
+        example: A body, for the OpenAPI document; tests and ``tiercel smoke`` create such a row, and delete it.
 
     Args:
         services: Those of the plugin.
@@ -143,6 +144,7 @@ class Resource(Generic[T]):
     account_column: ClassVar[str | None] = "account"
     site_column: ClassVar[str | None] = "site"
     keeps_deleted: ClassVar[bool] = True
+    example: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, services: Services) -> None:
         self._db = services.db
@@ -217,10 +219,8 @@ class Resource(Generic[T]):
         complete = _body_type(self.body, self.item, partial=False)
         row: Any = self.item
         page, created, none = Page[row], Response[row], Response[None]
-        query, partial = (
-            _query_type(self.item, self._sortable, can_search=bool(self.search)),
-            _body_type(self.body, self.item, partial=True),
-        )
+        query = _query_type(self.item, self._sortable, can_search=bool(self.search))
+        partial = _body_type(self.body, self.item, partial=True)
         made: dict[Action, tuple[str, Method, Callable[..., Any], dict[str, Any]]] = {
             "list": (self.path, "GET", self.list, {"request": Request, "query": query, "return": page}),
             "show": (number, "GET", self.show, {"id": int, "return": row}),
@@ -248,6 +248,7 @@ class Resource(Generic[T]):
             handler=_annotate(handle, types),
             description=_name_rows(call.__doc__ or "", self.path, self.item),
             responses={201: self.item} if action == "create" else {},
+            examples=(Example(body=self.example),) if self.example and "body" in types else (),
         )
 
     def list(self, request: Request, query: ListQuery, identity: Identity) -> Page[T]:

@@ -33,7 +33,7 @@ from kernel import (
     notify,
     route,
 )
-from kernel.http import Action, Change, Edit, Reference, Resource
+from kernel.http import Action, Change, Edit, Example, Reference, Resource
 from kernel.identity import SYSTEM_ACCOUNT, Scope, acting_as
 from plugins.accounts.models import AccountState, ApiKey, Name, Number, Time
 
@@ -369,7 +369,13 @@ class KeyRoutes:
         self._keys = keys
         self._table = table
 
-    @route("/api/v1/keys/", policy="write", method="POST", responses={201: IssuedKey})
+    @route(
+        "/api/v1/keys/",
+        policy="write",
+        method="POST",
+        responses={201: IssuedKey},
+        examples=(Example(summary="A key that reads", body={"name": "example", "scopes": ["read"]}),),
+    )
     def create(self, body: KeyFields, identity: Identity) -> Response[IssuedKey]:
         """Create a key. Its secret is shown this once."""
         self._table.authorize("create", identity)
@@ -384,7 +390,12 @@ class KeyRoutes:
         self._keys.revoke(identity.account or SYSTEM_ACCOUNT, id, identity)
         return Response(None, 204)
 
-    @route("/api/v1/keys/{id}/rotate/", policy="write", method="POST", responses={201: IssuedKey})
+    @route(
+        "/api/v1/keys/{id}/rotate/",
+        policy="write",
+        method="POST",
+        responses={201: IssuedKey},
+    )
     def rotate(self, id: int, body: Rotation, identity: Identity) -> Response[IssuedKey]:  # noqa: A002 - the name in the path
         """Replace a key by a new one, whose secret is shown this once. The old one still works for a while."""
         self._table.authorize("create", identity)

@@ -128,6 +128,7 @@ class Plans(_DecidesOnKeys[Plan]):
     path = "/api/v1/plans/"
     table = "accounts.plan"
     item = Plan
+    example: ClassVar = {"slug": "tiercel-example", "name": "Example", "requests_per_day": 100_000}
     _DECISIVE = frozenset({"update", "delete"})
     body = NewPlan
     search = ("slug", "name")
@@ -192,6 +193,7 @@ class Sites(_DecidesOnKeys[Site]):
     path = "/api/v1/sites/"
     table = "accounts.site"
     item = Site
+    example: ClassVar = {"slug": "tiercel-example", "name": "Example", "url": "https://example.com"}
     body = NewSite
     search = ("slug", "name", "url")
     references: ClassVar = {"account": OF_ACCOUNT}

@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 
 from kernel import Identity, RawBody, Request, Response, StreamBody, strip_bom
-from kernel.http import Page, is_json_lines, require_json
+from kernel.http import Example, Page, is_json_lines, require_json
 from plugins.observability.access import Access
 from plugins.observability.event_list import EventPages
 from plugins.observability.ingest.decode import decode_fields
@@ -28,6 +28,19 @@ from plugins.observability.store import EventStore
 EDITABLE = tuple(name for name in EventIn.__struct_fields__ if name != "event_id")
 
 ONE_EVENT = {"application/json": EventIn}
+# Of a service of its own, which the example of DELETE removes.
+_SERVICE = "tiercel-example"
+_EVENT = {
+    "time": "2026-01-01T12:00:00Z",
+    "service": _SERVICE,
+    "endpoint": "/api/orders/",
+    "method": "GET",
+    "status_code": 200,
+    "latency_ms": 12,
+    "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+    "tags": {"region": "eu"},
+}
+_LINES = f"{msgspec.json.encode(_EVENT).decode()}\n" * 2
 _KEY_MEANING = "The same key with the same body again stores nothing again."
 IDEMPOTENCY = {
     "Idempotency-Key": typing.Annotated[
@@ -72,7 +85,18 @@ class RequestLogRoutes:
         self._stream = StreamIngest(ingest, now)
         self._now = now
 
-    @requests_route("", policy="read", menu="request logs, newest first")
+    @requests_route(
+        "",
+        policy="read",
+        menu="request logs, newest first",
+        examples=(
+            Example(summary="The latest"),
+            Example(
+                summary="Errors of a service",
+                query={"service": _SERVICE, "status_code__in": [500, 503], "page_size": 10},
+            ),
+        ),
+    )
     def list(self, request: Request, query: ListQuery, identity: Identity) -> Page[Event]:
         """List request logs, newest first."""
         return self._pages.page(request, query, Access.of(identity))
@@ -83,6 +107,7 @@ class RequestLogRoutes:
         policy="ingest",
         responses={200: Event, 201: Event},
         accepts=ONE_EVENT,
+        examples=(Example(body=_EVENT),),
         request_headers=IDEMPOTENCY,
     )
     def create(self, request: Request, body: RawBody, identity: Identity) -> Response[Event]:
@@ -100,17 +125,26 @@ class RequestLogRoutes:
         method="POST",
         policy="ingest",
         accepts={"application/json": Sequence[EventIn], "application/x-ndjson": EventIn},
+        examples=(
+            Example(summary="A batch", body=[_EVENT, _EVENT | {"status_code": 404}]),
+            Example(summary="A stream, one a line", body=_LINES, media_type="application/x-ndjson"),
+        ),
         request_headers=IDEMPOTENCY,
     )
     def ingest(self, request: Request, query: IngestQuery, body: StreamBody, identity: Identity) -> IngestResult:
-        """Store a batch of request logs, or a stream with one a line."""
+        """Store a batch of request logs, or a stream with one a line. A batch may also be an object with ``events``."""
         key, access = _idempotency_key(request), Access.of(identity)
         if is_json_lines(request):
             return self._stream.ingest_stream(body, query, key, access)
         require_json(request)
         return self._ingest.ingest_json(strip_bom(body.read(self._ingest.max_bytes)), query, key, access)
 
-    @requests_route("", method="DELETE", policy="write")
+    @requests_route(
+        "",
+        method="DELETE",
+        policy="write",
+        examples=(Example(summary="Those of a service", query={"service": _SERVICE}),),
+    )
     def remove(self, query: RemovalQuery, identity: Identity) -> RemovalResult:
         """Delete every request log that some filters match; at least one filter is required."""
         access = Access.of(identity)
@@ -121,7 +155,7 @@ class RequestLogRoutes:
         """Show one request log."""
         return self._store.find(id, Access.of(identity))
 
-    @requests_route("{id}/", method="PUT", policy="write", accepts=ONE_EVENT)
+    @requests_route("{id}/", method="PUT", policy="write", accepts=ONE_EVENT, examples=(Example(body=_EVENT),))
     def replace(self, request: Request, id: UUID, body: RawBody, identity: Identity) -> Event:  # noqa: A002 - the name in the path
         """Replace every field of a request log; those left out get their defaults."""
         require_json(request)
@@ -130,7 +164,13 @@ class RequestLogRoutes:
             raise invalid_fields(messages)
         return self._store.edit(id, {name: getattr(event, name) for name in EDITABLE}, Access.of(identity))
 
-    @requests_route("{id}/", method="PATCH", policy="write", accepts={"application/json": EventChanges})
+    @requests_route(
+        "{id}/",
+        method="PATCH",
+        policy="write",
+        accepts={"application/json": EventChanges},
+        examples=(Example(body={"status_code": 503}),),
+    )
     def update(self, request: Request, id: UUID, body: RawBody, identity: Identity) -> Event:  # noqa: A002 - the name in the path
         """Change some fields of a request log."""
         require_json(request)

@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 
 from kernel import Identity, NotFoundError
+from kernel.http import Example
 from plugins.observability.access import Access
 from plugins.observability.models import Event
 from plugins.observability.requests_route import requests_route
@@ -57,7 +58,11 @@ class TraceRoutes:
     def __init__(self, store: EventStore) -> None:
         self._store = store
 
-    @requests_route("traces/{trace_id}/", policy="read")
+    @requests_route(
+        "traces/{trace_id}/",
+        policy="read",
+        examples=(Example(path={"trace_id": "4bf92f3577b34da6a3ce929d0e0e4736"}),),
+    )
     def show(self, trace_id: str, query: TraceQuery, identity: Identity) -> Trace:
         """Show the request logs of a trace, in order of time."""
         # PostgreSQL stores no text with a NUL, and rejects a query that has one.

@@ -9,7 +9,7 @@ import msgspec
 
 from kernel import Request, Services, route
 from kernel.datasets import DatasetSummary, Difference, Publication, Version, parse_as_of, summarize_dataset
-from kernel.http import ListQuery, Page, list_page
+from kernel.http import Example, ListQuery, Page, list_page
 
 LIMIT_MAX = 100
 
@@ -105,7 +105,11 @@ class DatasetRoutes:
         versions = self._datasets.versions(name, query.limit)
         return History(versions, self._datasets.publications(name, query.limit))
 
-    @route("/api/v1/datasets/{name}/diff/", policy="read")
+    @route(
+        "/api/v1/datasets/{name}/diff/",
+        policy="read",
+        examples=(Example(summary="Between two versions", query={"from": "1", "to": "1"}),),
+    )
     def diff(self, name: str, query: DiffQuery) -> Difference:
         """Compare two versions of a dataset, as an application sees them."""
         application = self._applications.find(query.application) if query.application else None

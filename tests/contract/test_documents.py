@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from docs.generate import DOCS, pages
+from docs.generate import DOCS, POSTMAN, openapi_document, pages
+from docs.postman import postman_files
 from kernel import errors, hookspecs
 from kernel.config import DATABASE_FAMILIES, WITHOUT_EFFECT, Configuration, load, read_shipped_file
 from kernel.conversion import nested_struct, struct_fields
@@ -145,6 +146,12 @@ def test_the_reference_is_what_the_code_says(reference: dict[str, str]) -> None:
 
     assert sorted(generated) == sorted(reference)
     assert [name for name, text in generated.items() if text != reference[name]] == [], "run: make docs"
+
+
+def test_the_postman_collection_is_what_the_document_says() -> None:
+    generated = postman_files(openapi_document())
+
+    assert {name: (POSTMAN / name).read_text() for name in generated} == generated, "run: make docs"
 
 
 def test_every_setting_is_in_the_reference_with_its_further_variables(reference: dict[str, str]) -> None:

@@ -8,7 +8,7 @@ from typing import TypeVar
 import msgspec
 
 from kernel import Application, Identity, InvalidError, Request, Response, route
-from kernel.http import Listing, Page, Single, listing, numbered_page, page_size_of, single
+from kernel.http import Example, Listing, Page, Single, listing, numbered_page, page_size_of, single
 from plugins.observability.access import Access
 from plugins.observability.analytics.models import (
     ActiveEndpoint,
@@ -56,17 +56,32 @@ class AnalyticsRoutes:
         """Requests by day, service and endpoint; the newest first."""
         return _rows_with_headers(self._analytics.daily(query, Access.of(identity)))
 
-    @requests_route("kpis/", policy="read", menu="hits, errors and latencies of the last day")
+    @requests_route(
+        "kpis/",
+        policy="read",
+        menu="hits, errors and latencies of the last day",
+        examples=(Example(summary="By service", query={"group_by": ["service"], "percentiles": [50, 99]}),),
+    )
     def kpis(self, query: KpiQuery, identity: Identity) -> Row:
         """Hits, errors and latencies over a window, and of groups in it."""
         return self._analytics.kpis(query, Access.of(identity)).members
 
-    @requests_route("timeseries/", policy="read", menu="hits, errors and latencies, hour by hour")
+    @requests_route(
+        "timeseries/",
+        policy="read",
+        menu="hits, errors and latencies, hour by hour",
+        examples=(Example(summary="Six hours a step", query={"step": "6h"}),),
+    )
     def timeseries(self, query: TimeseriesQuery, identity: Identity) -> Timeseries:
         """Hits, errors and latencies over a window, step by step."""
         return self._analytics.timeseries(query, Access.of(identity))
 
-    @requests_route("top-endpoints/", policy="read", menu="endpoints, the busiest first")
+    @requests_route(
+        "top-endpoints/",
+        policy="read",
+        menu="endpoints, the busiest first",
+        examples=(Example(summary="The slowest", query={"sort_by": "p99", "limit": 5}),),
+    )
     def top_endpoints(self, query: TopQuery, identity: Identity) -> Response[Sequence[Row]]:
         """Endpoints, ranked."""
         return _rows_with_headers(self._analytics.top_endpoints(query, Access.of(identity)))
