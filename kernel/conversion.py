@@ -44,6 +44,7 @@ def struct_fields(kind: type[msgspec.Struct]) -> dict[str, FieldInfo]:
     return {field.encode_name: field for field in msgspec.structs.fields(kind)}
 
 
+@cache
 def field_types(kind: type[msgspec.Struct]) -> dict[str, Any]:
     """Return the types of a Struct's fields by name."""
     return {field.name: field.type for field in msgspec.structs.fields(kind)}

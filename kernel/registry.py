@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -109,6 +109,8 @@ class Registry:
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._contributions: dict[type[Contract], list[Owned[Any]]] = {}
+        # Looking for them reads a file of every installed distribution.
+        self._entry_points = entry_points(group=ENTRY_POINT_GROUP)
         self.statuses = shared.plugins
         self.plugins: dict[str, Plugin] = {}
         self.services: dict[str, Services] = {}
@@ -305,7 +307,7 @@ class Registry:
 
     def _import(self, name: str, configured: str) -> None:
         try:
-            plugin = import_plugin(configured)
+            plugin = import_plugin(configured, self._entry_points)
         except Exception as ex:
             self.quarantine(name, "import", ex)
             return
@@ -321,7 +323,8 @@ class Registry:
     def _tolerated_tables(self) -> set[str]:
         """Return the names of tables that may be in the configuration although no loaded plugin decodes them."""
         quarantined = {name for name, status in self.statuses.items() if status.state == "quarantined"}
-        not_enabled = {name for name in self._configuration.plugin_tables() - self.plugins.keys() if is_plugin(name)}
+        others = self._configuration.plugin_tables() - self.plugins.keys()
+        not_enabled = {name for name in others if is_plugin(name, self._entry_points)}
         return quarantined | not_enabled | self._disabled
 
     def _call_register_hook(
@@ -348,12 +351,13 @@ def short_name(configured: str) -> str:
     return configured.rpartition(".")[2]
 
 
-def import_plugin(configured: str) -> Plugin:
+def import_plugin(configured: str, installed: EntryPoints) -> Plugin:
     """Find and import a plugin.
 
     Args:
         configured: A bare name, such as ``shop``, of a module in the source tree or of an entry point; or the dotted
             path of a module, such as ``acme.shop``.
+        installed: The entry points of installed distributions.
 
     Raises:
         BootError: There is no such plugin.
@@ -361,7 +365,7 @@ def import_plugin(configured: str) -> Plugin:
         Exception: Whatever importing the module raises.
     """
     candidates: dict[str, EntryPoint | str] = {module: module for module in _find_modules(configured)}
-    candidates |= {_origin(found): found for found in entry_points(group=ENTRY_POINT_GROUP, name=configured)}
+    candidates |= {_origin(found): found for found in installed.select(name=configured)}
     if not candidates:
         places = " or ".join(f"{package}/{configured}" for package in PLUGIN_PACKAGES)
         raise BootError(
@@ -376,9 +380,9 @@ def import_plugin(configured: str) -> Plugin:
     return Plugin(short_name(configured), importlib.import_module(found), origin)
 
 
-def is_plugin(configured: str) -> bool:
-    """Tell whether a plugin can be found, without importing it."""
-    return bool(_find_modules(configured) or entry_points(group=ENTRY_POINT_GROUP, name=configured))
+def is_plugin(configured: str, installed: EntryPoints) -> bool:
+    """Tell whether a plugin can be found, without importing it. Takes the arguments of ``import_plugin``."""
+    return bool(_find_modules(configured) or installed.select(name=configured))
 
 
 def _find_modules(configured: str) -> list[str]:

@@ -49,19 +49,34 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what ``--quick`` leaves out."""
+    """Deselect what ``--quick`` leaves out; keep tests that share a fixture of their file in one worker of xdist."""
     if config.getoption("quick"):
         chosen = [item for item in items if _is_quick(item)]
         config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
         items[:] = chosen
+    for item in items:
+        if _shares_fixtures(item) and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.relative_to(config.rootpath)}:{_engine_of(item)}"))
 
 
 def _is_quick(item: pytest.Item) -> bool:
     if item.get_closest_marker("process") or item.get_closest_marker("slow"):
         return False
+    return _engine_of(item) == "embedded_engine"
+
+
+def _engine_of(item: pytest.Item) -> str:
     parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    return parameters.get("engine", "embedded_engine") == "embedded_engine"
+    return str(parameters.get("engine", "embedded_engine"))
+
+
+def _shares_fixtures(item: pytest.Item) -> bool:
+    """Tell whether a test uses a fixture of its file: a service or a database, which every worker would start."""
+    assert isinstance(item, pytest.Function)
+    used = item._fixtureinfo.name2fixturedefs.values()
+    return any(definition.scope == "module" for definitions in used for definition in definitions)
 
 
 def memory_directory() -> str | None:

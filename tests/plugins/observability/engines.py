@@ -230,6 +230,8 @@ DEFAULT_ENGINES = _SERVERS[:1]
 # For tests that need neither COPY nor two sessions, and for those that need one of them.
 every_engine = pytest.mark.engines(*_SERVERS, *_IN_NODE)
 every_server = pytest.mark.engines(*_SERVERS)
+# For tests of what is refused before the database is asked.
+one_engine = pytest.mark.engines(*DEFAULT_ENGINES)
 
 
 @pytest.fixture(scope="session")

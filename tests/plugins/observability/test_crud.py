@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from kernel.testing import Client
-from tests.plugins.observability.engines import every_engine
+from tests.plugins.observability.engines import every_engine, one_engine
 from tests.plugins.observability.events import (
     ROOT,
     create,
@@ -116,6 +116,7 @@ def test_put_resets_omitted_fields_to_their_defaults(shared: Client) -> None:
     assert (now["trace_id"], now["user_ref"], now["tags"], now["latency_ms"]) == (None, None, {}, 7)
 
 
+@one_engine
 def test_put_requires_every_required_field(shared: Client) -> None:
     url = create(shared)
     before = shared.get(url).json()
@@ -127,6 +128,7 @@ def test_put_requires_every_required_field(shared: Client) -> None:
     assert shared.get(url).json() == before
 
 
+@one_engine
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
 def test_every_wrong_field_is_named(shared: Client, method: str) -> None:
     url = ROOT if method == "POST" else create(shared)
@@ -138,6 +140,7 @@ def test_every_wrong_field_is_named(shared: Client, method: str) -> None:
     assert set(answer.json()["errors"]) == set(wrong)
 
 
+@one_engine
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
 @pytest.mark.parametrize(
     ("content", "code"),
@@ -151,6 +154,7 @@ def test_a_body_that_is_no_object_is_rejected(shared: Client, method: str, conte
     assert (answer.status, answer.json()["code"]) == (400, code)
 
 
+@one_engine
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
 @pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
 def test_only_json_is_accepted(shared: Client, method: str, media_type: str) -> None:

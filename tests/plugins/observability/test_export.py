@@ -23,7 +23,7 @@ from plugins.observability.export import EventScanner, ExportQuery, ExportRoutes
 from plugins.observability.models import FilterQuery
 from tests.conftest import Serve
 from tests.plugins.observability.analytics.factories import container_of, ingest, random_events
-from tests.plugins.observability.engines import every_engine, every_server
+from tests.plugins.observability.engines import every_engine, every_server, one_engine
 from tests.plugins.observability.events import ROOT, create, make_event, make_events, stored_count
 from tests.processes import eventually
 
@@ -179,6 +179,7 @@ def test_no_cell_of_csv_is_a_formula_and_every_text_can_be_restored(awkward: Cli
     assert [cell.removeprefix("'") for cell in cells] == AWKWARD
 
 
+@one_engine
 @pytest.mark.parametrize(
     ("query", "name"),
     [

@@ -11,7 +11,7 @@ import pytest
 
 from kernel.testing import Client
 from tests.conftest import Serve
-from tests.plugins.observability.engines import every_engine, every_server
+from tests.plugins.observability.engines import every_engine, every_server, one_engine
 from tests.plugins.observability.events import (
     ROOT,
     UNSTORABLE_TAGS,
@@ -81,6 +81,7 @@ def test_an_empty_batch_is_no_error(shared: Client, payload: object) -> None:
     assert answer.json() == {"inserted": 0, "duplicates": 0, "rejected": 0, "errors": [], "capped": 0}
 
 
+@one_engine
 @pytest.mark.parametrize(
     "content",
     [b"{}", b'{"events": null}', b'{"events": {}}', b'{"event": []}', b"5", b'"[]"', b"null", b'{"events":"\\ud800"}'],
@@ -92,6 +93,7 @@ def test_a_body_of_another_shape_is_rejected(shared: Client, content: bytes) -> 
     assert answer.json()["errors"] == {"non_field_errors": ['Expected a list of events or {"events": [...]}.']}
 
 
+@one_engine
 @pytest.mark.parametrize(
     "content",
     [
@@ -138,6 +140,7 @@ def test_an_invalid_item_does_not_affect_the_others(shared: Client, bad: bytes, 
     assert sorted(event["latency_ms"] for event in listed(shared, f"service={service}")) == [1, 2]
 
 
+@one_engine
 @pytest.mark.parametrize("bad", BAD_ITEMS.values(), ids=BAD_ITEMS)
 def test_strict_stores_nothing_if_one_item_is_bad(shared: Client, bad: bytes) -> None:
     before = stored_count(shared)
@@ -150,6 +153,7 @@ def test_strict_stores_nothing_if_one_item_is_bad(shared: Client, bad: bytes) ->
     assert stored_count(shared) == before
 
 
+@one_engine
 def test_strict_lists_errors_as_an_accepted_batch_does(shared: Client) -> None:
     items = [make_event(), BAD, make_event(method="", status_code=600)]
     accepted = post_ingest(shared, items, "?max_errors=1").json()
@@ -228,6 +232,7 @@ def test_errors_of_all_stages_are_listed_in_order(shared: Client) -> None:
     assert [error["index"] for error in answer.json()["errors"]] == [0, 1, 2, 3]
 
 
+@one_engine
 @pytest.mark.parametrize(("query", "listed_errors"), [("?max_errors=2", 2), ("?max_errors=0", 0), ("", 3)])
 def test_max_errors_limits_the_errors_listed_not_the_count(shared: Client, query: str, listed_errors: int) -> None:
     answer = post_ingest(shared, [BAD, BAD, BAD], query).json()
@@ -280,6 +285,7 @@ def test_a_parameter_may_only_lower_its_setting(serve: Serve) -> None:
         assert set(answers[1].json()["errors"]) == {name}
 
 
+@one_engine
 @pytest.mark.parametrize(
     ("query", "names"),
     [
@@ -297,6 +303,7 @@ def test_wrong_parameters_are_all_named_and_nothing_is_stored(shared: Client, qu
     assert stored_count(shared) == before
 
 
+@one_engine
 @pytest.mark.parametrize(
     ("media_type", "status"),
     [

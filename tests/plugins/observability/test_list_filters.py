@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kernel.testing import Client
-from tests.plugins.observability.engines import every_engine
+from tests.plugins.observability.engines import every_engine, one_engine
 from tests.plugins.observability.events import ROOT, listed, make_event, post_ingest, short_id, unique_service
 
 pytestmark = every_engine
@@ -121,6 +121,7 @@ def test_a_long_search_term_still_finds_an_endpoint(shared: Client) -> None:
     shared.request("DELETE", f"{ROOT}{found['id']}/")
 
 
+@one_engine
 @pytest.mark.parametrize(
     ("query", "name"),
     [
@@ -159,12 +160,14 @@ def test_a_wrong_parameter_is_named(shared: Client, query: str, name: str) -> No
     assert (answer.status, list(answer.json()["errors"])) == (400, [name])
 
 
+@one_engine
 def test_all_wrong_parameters_are_named(shared: Client) -> None:
     answer = shared.get(f"{ROOT}?colour=red&status_code=x&page=0")
 
     assert set(answer.json()["errors"]) == {"colour", "status_code", "page"}
 
 
+@one_engine
 @pytest.mark.parametrize("path", [ROOT, f"{ROOT}export/", "/api/v1/ingest/ledger/"])
 def test_a_bound_given_by_both_of_its_names_is_an_error_that_names_both(shared: Client, path: str) -> None:
     answer = shared.get(f"{path}?start=2025-12-01&time_after=2025-12-01&end=2025-12-02&time_before=2025-12-03")
@@ -173,6 +176,7 @@ def test_a_bound_given_by_both_of_its_names_is_an_error_that_names_both(shared: 
     assert shared.get(f"{path}?start=2025-12-01&time_before=2025-12-01").status == 200
 
 
+@one_engine
 @pytest.mark.parametrize("query", ["service=%FF", "search=%ED%A0%80"])
 def test_a_query_string_that_is_not_utf8_is_malformed(shared: Client, query: str) -> None:
     assert shared.get(f"{ROOT}?{query}").status == 400

@@ -12,7 +12,7 @@ import pytest
 
 from kernel.testing import Client
 from tests.conftest import Serve
-from tests.plugins.observability.engines import every_engine, every_server
+from tests.plugins.observability.engines import every_engine, every_server, one_engine
 from tests.plugins.observability.events import ROOT, make_events, post_ingest
 
 pytestmark = every_engine
@@ -179,6 +179,7 @@ def made_by_hand(ordering: str, values: object) -> str:
 SOME_ID = "019b1cbb-5e00-7ccf-a012-cd546f9c0d88"
 
 
+@one_engine
 @pytest.mark.parametrize(
     ("ordering", "cursor"),
     [

@@ -9,7 +9,7 @@ import pytest
 
 from kernel.testing import Client
 from tests.plugins.observability.analytics.factories import ingest
-from tests.plugins.observability.engines import every_engine, run_statement
+from tests.plugins.observability.engines import every_engine, one_engine, run_statement
 from tests.plugins.observability.events import NOON, make_event, make_events
 
 pytestmark = every_engine
@@ -55,6 +55,7 @@ def test_a_truncated_trace_says_so(client: Client, limit: int, count: int, trunc
     assert (trace["count"], len(trace["events"]), trace["truncated"]) == (count, count, truncated)
 
 
+@one_engine
 @pytest.mark.parametrize("limit", ["0", "10001", "many"])
 def test_a_wrong_limit_is_rejected(client: Client, limit: str) -> None:
     answer = client.get(f"{ROOT}other/?limit={limit}")

@@ -10,7 +10,7 @@ import pytest
 
 from kernel.testing import Client
 from tests.conftest import Serve
-from tests.plugins.observability.engines import every_engine, every_server
+from tests.plugins.observability.engines import every_engine, every_server, one_engine
 from tests.plugins.observability.events import (
     ROOT,
     UNSTORABLE_TAGS,
@@ -117,6 +117,7 @@ def test_valid_values_are_accepted(shared: Client, field: str, text: str, value:
     assert alone == in_batch
 
 
+@one_engine
 @pytest.mark.parametrize(
     ("field", "text", "message"),
     [
@@ -158,6 +159,7 @@ def test_invalid_values_are_rejected(shared: Client, field: str, text: str, mess
     assert messages(shared, raw_event(**{field: text})) == {field: [message]}
 
 
+@one_engine
 @pytest.mark.parametrize("field", REQUIRED)
 def test_required_fields_may_not_be_omitted(shared: Client, field: str) -> None:
     content = json.dumps(make_event(**{field: ...})).encode()
@@ -165,6 +167,7 @@ def test_required_fields_may_not_be_omitted(shared: Client, field: str) -> None:
     assert messages(shared, content) == {field: ["This field is required."]}
 
 
+@one_engine
 @pytest.mark.parametrize("field", [*TEXTS, "tags"])
 def test_invalid_utf8_affects_only_its_field(shared: Client, field: str) -> None:
     text = '{"a": "BYTE"}' if field == "tags" else '"BYTE"'
@@ -173,6 +176,7 @@ def test_invalid_utf8_affects_only_its_field(shared: Client, field: str) -> None
     assert messages(shared, content) == {field: ["The text is not UTF-8."]}
 
 
+@one_engine
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "nul", "01", "'a'", ""])
 @pytest.mark.parametrize("field", ["latency_ms", "tags", "service"])
 def test_invalid_json_is_malformed(shared: Client, field: str, text: str) -> None:
@@ -209,6 +213,7 @@ def test_valid_times_are_accepted(shared: Client, text: str, time: str) -> None:
     assert (alone["time"], in_batch["time"]) == (time, time)
 
 
+@one_engine
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -254,6 +259,7 @@ def test_event_ids_are_validated(shared: Client, event_id: object, stored: int) 
     assert (answer["inserted"], answer["duplicates"], answer["rejected"]) == (stored, 0, 1 - stored)
 
 
+@one_engine
 @pytest.mark.parametrize("key", ["", "   ", '""', "x" * 256, "caf\xe9"], ids=short_id)
 def test_an_invalid_key_is_rejected(shared: Client, key: str) -> None:
     answer = shared.post(f"{ROOT}ingest/", [make_event()], headers={"Idempotency-Key": key})

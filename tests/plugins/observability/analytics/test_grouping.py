@@ -12,7 +12,7 @@ from kernel.testing import Client, make_configuration, running
 from plugins.observability.analytics.grouping import Ranking, parse_sort_key, percentile_field
 from tests.conftest import Serve
 from tests.plugins.observability.analytics.factories import container_of, ingest
-from tests.plugins.observability.engines import TestedEngine, every_engine, every_server, run_statement
+from tests.plugins.observability.engines import TestedEngine, every_engine, every_server, one_engine, run_statement
 from tests.plugins.observability.events import ROOT, make_event
 
 pytestmark = every_engine
@@ -222,7 +222,7 @@ def test_where_events_were_removed_groups_come_from_rollups(serve: Serve) -> Non
     ]
 
 
-@pytest.mark.engines("embedded_engine")
+@one_engine
 @pytest.mark.parametrize(
     ("percentile", "field"),
     [(50.0, "p50"), (99.9, "p99_9"), (99.95, "p99_95"), (0.0, "p0"), (1e-7, "p0_0000001"), (100.0, "p100")],

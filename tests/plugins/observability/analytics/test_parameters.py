@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from kernel.testing import Client
-from tests.plugins.observability.engines import every_engine
+from tests.plugins.observability.engines import every_engine, one_engine
 from tests.plugins.observability.events import ROOT, make_event, post_ingest
 
 pytestmark = every_engine
@@ -89,7 +89,7 @@ def test_rows_are_limited(client: Client, name: str, default: int, most: int) ->
 
 
 # Parameters are checked before the database is asked.
-@pytest.mark.engines("embedded_engine")
+@one_engine
 @pytest.mark.parametrize(
     ("query", "parameter", "parts", "names"),
     [

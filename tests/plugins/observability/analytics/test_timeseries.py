@@ -13,7 +13,7 @@ from kernel.testing import Client
 from tests.conftest import Serve
 from tests.plugins.observability.analytics.factories import FIRST_DAY, container_of, ingest, random_events
 from tests.plugins.observability.analytics.oracle import percentile_cont, time_of
-from tests.plugins.observability.engines import every_engine, every_server
+from tests.plugins.observability.engines import every_engine, every_server, one_engine
 from tests.plugins.observability.events import make_event
 
 pytestmark = every_engine
@@ -158,6 +158,7 @@ def test_the_source_is_what_was_read(serve: Serve, step: str, source: str) -> No
     assert after["steps"] == before["steps"]
 
 
+@one_engine
 @pytest.mark.parametrize("step", ["0m", "30s", "2d", "25h", "1441m", "hour", "-1h", "1.5h", "\u0661h"])
 def test_a_wrong_step_is_rejected_with_what_is_allowed(client: Client, step: str) -> None:
     answer = client.get(f"{URL}?step={step}")
