@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults.conftest import VARIABLES, stored_batches
 from tests.faults.senders import PATH, make_batch
-from tests.processes import Service, copy_home, eventually, serving
+from tests.processes import TLS, Service, copy_home, eventually, serving
 
 pytestmark = pytest.mark.process
 
@@ -46,7 +46,7 @@ def service(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     ],
 )
 def test_an_invalid_body_is_rejected_and_nothing_is_stored(service: Service, body: bytes, statuses: set[int]) -> None:
-    answer = httpx.post(service.url + PATH, content=body, headers=JSON)
+    answer = httpx.post(service.url + PATH, content=body, headers=JSON, verify=TLS)
 
     assert answer.status_code in statuses, answer.text[:300]
     assert answer.json().get("inserted", 0) == 0

@@ -16,14 +16,14 @@ from tests.processes import Service, copy_home, eventually, send_until_answered,
 pytestmark = pytest.mark.process
 
 THREADS = 2
-HEADER_TIMEOUT_S = 2
+HEADER_TIMEOUT_S = 4
 HEAD = b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 Connect = Callable[[], socket.socket]
 
 
 @pytest.fixture(scope="module")
 def service(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service with one worker and two threads, which waits two seconds for the head of a request."""
+    """A service with one worker and two threads, which waits four seconds for the head of a request."""
     own = {"TIERCEL_WORKERS": "1", "TIERCEL_THREADS": "2", "TIERCEL_SERVER__HEADER_TIMEOUT_S": str(HEADER_TIMEOUT_S)}
     with serving(copy_home(initialised, tmp_path_factory.mktemp("connections")), **{**VARIABLES, **own}) as started:
         yield started

@@ -18,7 +18,7 @@ import pytest
 from tests.faults.conftest import VARIABLES
 from tests.faults.database import ask, connect
 from tests.hostile.test_slow_clients import make_event
-from tests.processes import Service, copy_home, eventually, serving
+from tests.processes import TLS, Service, copy_home, eventually, serving
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -52,7 +52,7 @@ def service(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def send(service: Service, content: bytes, *, query: str = "", path: str = INGEST, **headers: str) -> httpx.Response:
     """Send a body to ingest."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return httpx.post(service.url + path + query, content=content, headers=named, timeout=60)
+    return httpx.post(service.url + path + query, content=content, headers=named, timeout=60, verify=TLS)
 
 
 def send_and_hang_up(service: Service, content: bytes, **headers: str) -> None:
@@ -196,7 +196,7 @@ def test_many_unstorable_events_cost_little(service: Service) -> None:
 
 def test_a_search_has_limits(service: Service) -> None:
     def search(path: str, text: str) -> int:
-        return httpx.get(service.url + path, params={"search": text}, timeout=30).status_code
+        return httpx.get(service.url + path, params={"search": text}, timeout=30, verify=TLS).status_code
 
     assert search("/api/requests/", " ".join(["_" * 29] * 10)) == 200
     for path in ("/api/requests/", "/api/requests/services/", "/api/v1/datasets/"):

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.faults.conftest import VARIABLES
-from tests.processes import Service, copy_home, serving
+from tests.processes import TLS, Service, copy_home, serving
 
 pytestmark = pytest.mark.process
 
@@ -74,7 +74,7 @@ def send(service: Service, path: str, body: bytes, media_type: str = "applicatio
     before = worker.memory_info().rss
     Path(f"/proc/{worker.pid}/clear_refs").write_text("5", encoding="ascii")
     headers = {"Content-Type": media_type, "Content-Encoding": "gzip"}
-    answer = httpx.post(service.url + path, content=gzip.compress(body, 1), headers=headers, timeout=60)
+    answer = httpx.post(service.url + path, content=gzip.compress(body, 1), headers=headers, timeout=60, verify=TLS)
     return answer, peak_bytes(worker) - before
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults.conftest import VARIABLES
 from tests.faults.database import connect
-from tests.processes import Service, copy_home, serving
+from tests.processes import TLS, Service, copy_home, serving
 
 pytestmark = pytest.mark.process
 
@@ -42,7 +42,7 @@ def event(name: str, tags: str, **fields: object) -> str:
 
 def post(service: Service, path: str, content: str, media_type: str = "application/json") -> httpx.Response:
     headers = {"Content-Type": media_type}
-    return httpx.post(service.url + path, content=content.encode(), headers=headers, timeout=60)
+    return httpx.post(service.url + path, content=content.encode(), headers=headers, timeout=60, verify=TLS)
 
 
 TOO_LARGE = {
@@ -73,7 +73,7 @@ def test_tags_are_limited_as_they_are_answered(service: Service, tags: str) -> N
     assert post(service, INGEST + "?strict=true", f"[{good},{bad}]").status_code == 400
     assert post(service, ROOT, bad).status_code == 400
     for method, content in (("PATCH", f'{{"tags":{tags}}}'), ("PUT", bad)):
-        answer = httpx.request(method, service.url + url, content=content, headers=headers, timeout=60)
+        answer = httpx.request(method, service.url + url, content=content, headers=headers, timeout=60, verify=TLS)
         assert (answer.status_code, answer.json()["errors"].keys()) == (400, {"tags"})
     assert service.get(url).json()["tags"] == {"a": [1e20, "1e308"]}
 
@@ -144,13 +144,13 @@ def test_an_edit_does_not_replace_stored_tags_by_what_is_answered(service: Servi
     found = service.get(f"{ROOT}?service=edited&ordering=-time").json()["results"][0]
     url = f"{service.url}{ROOT}{found['id']}/"
 
-    kept = httpx.patch(url, json={"status_code": 500})
+    kept = httpx.patch(url, json={"status_code": 500}, verify=TLS)
     assert (kept.status_code, kept.json()["errors"].keys()) == (400, {"tags"})
     with connect(service.home) as connection:
         rows = connection.execute(f"SELECT octet_length(tags->>'a') FROM observability.event WHERE {is_large}".encode())
         assert rows.fetchall() == [(80_000,)]
-    assert httpx.patch(url, json={"tags": {"a": 1}}).json()["tags"] == {"a": 1}
-    assert httpx.delete(url).status_code == 204
+    assert httpx.patch(url, json={"tags": {"a": 1}}, verify=TLS).json()["tags"] == {"a": 1}
+    assert httpx.delete(url, verify=TLS).status_code == 204
 
 
 @pytest.fixture(scope="module")

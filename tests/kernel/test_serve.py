@@ -16,7 +16,18 @@ import psutil
 import pytest
 
 from tests.plugins.observability.events import make_event
-from tests.processes import GUNICORN, ROOT, TIERCEL, Service, copy_home, eventually, postmaster, run_tiercel, serving
+from tests.processes import (
+    GUNICORN,
+    ROOT,
+    TIERCEL,
+    TLS,
+    Service,
+    copy_home,
+    eventually,
+    postmaster,
+    run_tiercel,
+    serving,
+)
 
 pytestmark = pytest.mark.process
 
@@ -253,7 +264,7 @@ def test_up_prints_urls_and_publishes_demo_data(home: Path) -> None:
         assert f"  curl -s {service.url}/api/requests/" in service.output
         assert "Stop with Ctrl-C." in service.output
         of_applications = re.findall(r"  curl -s (\S+/public/(?:skyflow|nexus)/\S+)  +# ", service.output)
-        metas = [httpx.get(url).json()["meta"] for url in of_applications]
+        metas = [httpx.get(url, verify=TLS).json()["meta"] for url in of_applications]
 
     assert [(meta["endpoint"].split("/")[1], meta["application"]) for meta in metas] == [
         ("trace", "skyflow"),

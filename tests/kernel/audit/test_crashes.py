@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.faults.database import connect
-from tests.processes import Service, copy_home, eventually, run_tiercel, serving
+from tests.processes import TLS, Service, copy_home, eventually, run_tiercel, serving
 
 pytestmark = pytest.mark.process
 
@@ -41,7 +41,7 @@ def count(service: Service, at: str) -> tuple[int, int]:
 def send(service: Service, at: str) -> int | None:
     """Send the request; None if the connection breaks."""
     try:
-        return httpx.post(f"{service.url}/crash/", params={"at": at}).status_code
+        return httpx.post(f"{service.url}/crash/", params={"at": at}, verify=TLS).status_code
     except httpx.TransportError:
         return None
 
@@ -70,7 +70,9 @@ def test_a_killed_process_leaves_change_and_entry_or_neither(
 
 def test_the_entry_of_a_real_request_has_address_and_id(service: Service) -> None:
     assert eventually(service.is_ready)
-    answer = httpx.post(f"{service.url}/crash/", params={"at": "nowhere"}, headers={"X-Request-ID": "of-the-client"})
+    answer = httpx.post(
+        f"{service.url}/crash/", params={"at": "nowhere"}, headers={"X-Request-ID": "of-the-client"}, verify=TLS
+    )
     assert answer.status_code == 200
 
     with connect(service.home) as connection:

@@ -12,7 +12,7 @@ import pytest
 from kernel.contracts import Route
 from kernel.http.response import Response, StreamingResponse
 from kernel.testing import Client
-from tests.processes import Service, eventually, serving
+from tests.processes import TLS, Service, eventually, serving
 
 Mount = Callable[..., Client]
 
@@ -37,7 +37,7 @@ def url(service: Service, folder: Path) -> str:
 
 @pytest.mark.process
 def test_a_chunk_is_sent_before_the_next_one_exists(service: Service, tmp_path: Path) -> None:
-    with httpx.stream("GET", url(service, tmp_path), timeout=10) as response:
+    with httpx.stream("GET", url(service, tmp_path), timeout=10, verify=TLS) as response:
         lines = response.iter_lines()
         first = next(lines)
         (tmp_path / "gate").touch()
@@ -51,7 +51,7 @@ def test_a_chunk_is_sent_before_the_next_one_exists(service: Service, tmp_path: 
 
 @pytest.mark.process
 def test_a_disconnected_client_closes_the_stream(service: Service, tmp_path: Path) -> None:
-    with httpx.stream("GET", url(service, tmp_path), timeout=10) as response:
+    with httpx.stream("GET", url(service, tmp_path), timeout=10, verify=TLS) as response:
         next(response.iter_lines())
 
     assert eventually((tmp_path / "closed").exists)
@@ -69,7 +69,7 @@ def test_head_has_the_headers_of_get_and_closes_the_stream(service: Service, tmp
 def test_the_access_log_counts_the_bytes_of_a_stream(service: Service, tmp_path: Path) -> None:
     (tmp_path / "gate").touch()
 
-    answer = httpx.get(url(service, tmp_path))
+    answer = httpx.get(url(service, tmp_path), verify=TLS)
 
     assert answer.text == "one\ntwo\n"
     mine = answer.headers["X-Request-ID"]

@@ -13,7 +13,7 @@ import pytest
 
 from tests.faults.database import connect
 from tests.hostile.raw_http import ask
-from tests.processes import COMMAND_TIMEOUT_S, TIERCEL, Service, copy_home, make_environment, run_tiercel, serving
+from tests.processes import COMMAND_TIMEOUT_S, TIERCEL, TLS, Service, copy_home, make_environment, run_tiercel, serving
 
 pytestmark = pytest.mark.process
 
@@ -51,9 +51,9 @@ def statuses(service: Service, path: str, headers: Mapping[str, str]) -> dict[in
     found: dict[int, int] = {}
     deadline = time.monotonic() + 20
     while len(found) < 2 and time.monotonic() < deadline:
-        answer = httpx.get(service.url + "/stats/", headers=headers)
+        answer = httpx.get(service.url + "/stats/", headers=headers, verify=TLS)
         pid = answer.json()["process"]["pid"] if answer.status_code == 200 else 0
-        found[pid] = httpx.get(service.url + path, headers=headers).status_code
+        found[pid] = httpx.get(service.url + path, headers=headers, verify=TLS).status_code
     return found
 
 
@@ -62,7 +62,7 @@ def assert_revoked_everywhere(service: Service, headers: Mapping[str, str]) -> N
     revoked_at = let_in_at = time.monotonic()
     refused = 0
     while refused < 40:
-        if httpx.get(service.url + ME, headers=headers).status_code == 401:
+        if httpx.get(service.url + ME, headers=headers, verify=TLS).status_code == 401:
             refused += 1
         else:
             refused, let_in_at = 0, time.monotonic()
@@ -75,7 +75,7 @@ def test_the_first_key_is_printed_once_and_is_in_no_log(service: Service, home: 
     assert service.output.count(key) == 1
     assert key not in service.errors
     assert service.get("/stats/").status_code == 401
-    assert httpx.get(f"{service.url}/stats/", headers={"X-API-Key": key}).status_code == 200
+    assert httpx.get(f"{service.url}/stats/", headers={"X-API-Key": key}, verify=TLS).status_code == 200
     again = run_tiercel(home, "accounts", "first-key", TIERCEL_AUTH="required")
     assert (again.returncode, again.stdout) == (0, "")
 
@@ -108,7 +108,7 @@ def test_every_worker_knows_of_a_revocation_within_five_seconds(service: Service
         with connect(home) as connection:
             connection.execute("UPDATE accounts.user SET token_version = token_version + 1")
     else:
-        assert httpx.post(f"{service.url}/api/v1/auth/sign-out/", headers=headers).status_code == 204
+        assert httpx.post(f"{service.url}/api/v1/auth/sign-out/", headers=headers, verify=TLS).status_code == 204
 
     assert_revoked_everywhere(service, headers)
 
@@ -121,7 +121,7 @@ def test_a_key_that_is_rotated_signs_in_every_worker_without_a_restart(service: 
 
     for token in (old, new):
         headers = {"Authorization": f"Bearer {token}"}
-        assert {httpx.get(service.url + ME, headers=headers).status_code for _ in range(20)} == {200}
+        assert {httpx.get(service.url + ME, headers=headers, verify=TLS).status_code for _ in range(20)} == {200}
     listed = run_tiercel(home, "accounts", "jwt-keys", "list")
     assert [line.split()[0] for line in listed.stdout.splitlines()][1] == kid
 
@@ -160,7 +160,7 @@ def test_no_secret_is_in_the_log(service: Service, home: Path) -> None:
         {"Cookie": f"{cookie}x"},
     ]
     for headers in refused:
-        assert httpx.get(service.url + ME, headers=headers).status_code == 401
+        assert httpx.get(service.url + ME, headers=headers, verify=TLS).status_code == 401
     service.post("/api/v1/auth/sign-in/", {"email": EMAIL, "password": PASSWORD, "extra": 1})
     service.post("/api/v1/auth/sign-in/", {"email": EMAIL, "password": ["in a list", PASSWORD]})
     service.post("/api/v1/auth/refresh/", {"refresh_token": tokens["refresh_token"]})

@@ -12,7 +12,7 @@ import pytest
 
 from tests.outage import outage
 from tests.plugins.observability.events import make_events
-from tests.processes import Service, eventually, serving
+from tests.processes import TLS, Service, eventually, serving
 
 pytestmark = pytest.mark.process
 
@@ -40,7 +40,7 @@ def service(module_database: str, tmp_path_factory: pytest.TempPathFactory) -> I
 
 def is_free(service: Service) -> bool:
     """Tell whether an export may begin."""
-    return httpx.get(f"{service.url}{URL}&service=nobody").status_code == 200
+    return httpx.get(f"{service.url}{URL}&service=nobody", verify=TLS).status_code == 200
 
 
 @contextlib.contextmanager
@@ -61,7 +61,7 @@ def test_an_export_is_complete_and_ends_with_its_trailer(service: Service) -> No
 
 def test_an_export_that_fails_half_way_does_not_look_complete(service: Service, module_database: str) -> None:
     content: list[bytes] = []
-    with httpx.stream("GET", service.url + URL, timeout=30) as response:
+    with httpx.stream("GET", service.url + URL, timeout=30, verify=TLS) as response:
         pieces = response.iter_bytes()
         content.append(next(pieces))
         with outage(module_database), pytest.raises(httpx.RemoteProtocolError):

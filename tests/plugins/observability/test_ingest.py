@@ -24,7 +24,7 @@ from tests.plugins.observability.events import (
     stored_count,
     unique_service,
 )
-from tests.processes import serving
+from tests.processes import TLS, serving
 
 pytestmark = every_engine
 
@@ -342,7 +342,7 @@ def test_a_chunked_body_over_the_limit_is_rejected(database: str, tmp_path: Path
     def post(size: int) -> httpx.Response:
         content = fits.ljust(size)
         chunks = (content[at : at + 500] for at in range(0, size, 500))
-        return httpx.post(service.url + URL, content=chunks, headers={"Content-Type": "application/json"})
+        return httpx.post(service.url + URL, content=chunks, headers={"Content-Type": "application/json"}, verify=TLS)
 
     with serving(tmp_path / "home", **variables) as service:
         assert post(2048).json()["inserted"] == 2

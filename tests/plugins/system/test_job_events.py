@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from tests.outage import outage
-from tests.processes import Service, eventually, serving
+from tests.processes import TLS, Service, eventually, serving
 from tests.workers import running_worker, sample_environment
 
 JOBS = "/api/v1/jobs/"
@@ -78,7 +78,7 @@ def following(service: Service, job_id: int, last: str = "") -> Iterator[Events]
     # The streams of the test before hold their places until the service notices that their clients have gone.
     assert eventually(lambda: has_place(service, job_id))
     headers = {"Last-Event-ID": last} if last else {}
-    with httpx.stream("GET", events_of(service, job_id), headers=headers, timeout=20) as response:
+    with httpx.stream("GET", events_of(service, job_id), headers=headers, timeout=20, verify=TLS) as response:
         yield Events(response)
 
 
