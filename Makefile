@@ -4,15 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 PGLITE := $(VENV)/pglite
 
-.PHONY: up test quick soak lint coverage fmt docs bench lock clean
+.PHONY: up test quick soak lint style coverage fmt docs bench lock clean
 
 ## up: set up, start with demo data on http://127.0.0.1:8000/
 up: $(VENV)/.run
 	$(BIN)/tiercel up
 
 ## test: lint, format, types, import rules and every test
-test: lint $(VENV)/.pglite
-	TIERCEL_TEST_PGLITE=$$(test -d $(PGLITE)/node_modules && echo $(CURDIR)/$(PGLITE)) $(BIN)/pytest -n 4 --dist loadgroup
+# Types are checked beside the tests, which leave some time of each core; what was found is shown after them.
+test: style $(VENV)/.pglite
+	$(BIN)/mypy > $(VENV)/types.log 2>&1 & checked=$$!; \
+	export TIERCEL_TEST_PGLITE=$$(test -d $(PGLITE)/node_modules && echo $(CURDIR)/$(PGLITE)); \
+	$(BIN)/pytest -n 4 --dist loadgroup; tested=$$?; \
+	wait $$checked; types=$$?; cat $(VENV)/types.log; \
+	exit $$((tested || types))
 
 ## quick: lint, format, types, import rules and the tests that start no process, on the embedded PostgreSQL only
 quick: lint
@@ -28,10 +33,12 @@ coverage: $(VENV)/.dev
 	$(BIN)/coverage run -m pytest -q --quick
 	$(BIN)/coverage report
 
-lint: $(VENV)/.dev
+lint: style
+	$(BIN)/mypy
+
+style: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 ## fmt: format and mend what can be mended
