@@ -322,7 +322,7 @@ class _Operations:
                     "in": "path",
                     "required": True,
                     "description": "Slug of an application, whose view of the data it is.",
-                    "schema": {"type": "string", "enum": list(self._applications)},
+                    "schema": {"type": "string", **({"enum": list(self._applications)} if self._applications else {})},
                 }
                 continue
             kind = mounted.route.path_types.get(name, hints.get(name, str))
@@ -436,12 +436,9 @@ class _Operations:
             429: mounted.throttle is not None or is_known,
             503: True,
         }
+        found = {*declared.errors, *(status for status, applies in applicable.items() if applies)}
         # A success may have such a status as well, as of a service that is not healthy.
-        return {
-            str(status): self._error_response(status)
-            for status, applies in applicable.items()
-            if (applies or status in declared.errors) and status not in declared.responses
-        }
+        return {str(status): self._error_response(status) for status in sorted(found - declared.responses.keys())}
 
     def _error_response(self, status: int) -> Object:
         """Return a reference to the response with the errors of a status."""
