@@ -139,7 +139,7 @@ def test_a_target_in_absolute_form_decides_over_host(
     got, _, content = parse(send(service, f"GET {target} HTTP/1.1\r\nHost: {host}\r\n{CLOSE}"))
 
     assert got == status
-    assert json.loads(content).get("resources", {}).get("API root") == links
+    assert json.loads(content).get("resources", {}).get("api", {}).get("url") == links
 
 
 @pytest.mark.process
