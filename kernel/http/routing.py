@@ -110,6 +110,11 @@ class MountedRoute(msgspec.Struct, frozen=True):
     rate_as: str = ""
 
     @property
+    def menu(self) -> str | None:
+        """The label of its route, at the first of the paths of that; None at the others."""
+        return self.route.menu if self.template == _template_of(self.route.path) else None
+
+    @property
     def is_page(self) -> bool:
         """Whether the handler returns an HTML page, by its annotation."""
         kind = return_type(self.route.handler) if callable(self.route.handler) else None
@@ -153,7 +158,7 @@ def expand_routes(owned: Sequence[tuple[str, Route]]) -> tuple[MountedRoute, ...
 
 
 def _expand(owner: str, route: Route) -> list[MountedRoute]:
-    templates = [path.rstrip("/") or "/" for path in (route.path, *route.aliases)]
+    templates = [_template_of(path) for path in (route.path, *route.aliases)]
     rate_as = _operation_of(route)
     throttle = route.throttle or (None if route.policy == "public" else rate_as)
     unfiltered = [MountedRoute(owner, template, route, throttle=throttle, rate_as=rate_as) for template in templates]
@@ -173,6 +178,10 @@ def _expand(owner: str, route: Route) -> list[MountedRoute]:
     ]
 
 
+def _template_of(path: str) -> str:
+    return path.rstrip("/") or "/"
+
+
 def _operation_of(route: Route) -> str:
     """Return what requests for a route are counted as, unless it says so itself: ``ingest``, ``read`` or ``write``."""
     if route.policy in {"ingest", "read", "write"}:
@@ -182,11 +191,7 @@ def _operation_of(route: Route) -> str:
 
 def list_pages(routes: Sequence[MountedRoute]) -> list[MenuItem]:
     """Return the menu: the pages of those routes that have a label."""
-    return [
-        MenuItem(each.route.menu, each.route.path)
-        for each in routes
-        if each.route.menu is not None and not each.is_filtered and each.is_page
-    ]
+    return [MenuItem(each.menu, each.route.path) for each in routes if each.menu is not None and each.is_page]
 
 
 def ensure_no_shadowing(routes: Sequence[MountedRoute], slugs: Sequence[str]) -> None:

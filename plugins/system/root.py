@@ -39,7 +39,6 @@ class ResourcePath(msgspec.Struct, frozen=True):
     title: str
     path: str
     owner: str
-    is_public: bool
 
 
 class About(msgspec.Struct, frozen=True):
@@ -66,10 +65,11 @@ class RootRoutes:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    @route("/", policy="public")
+    @route("/", policy="public", menu="Start page")
     def page(self, request: Request) -> Response[TemplateResponse]:
         """Show where everything is to people; programs get the list that ``/api/`` returns."""
-        context = {"resources": self._services.once(list_resources), "about": self._about(request)}
+        about = self._about(request) if request.prefers_html else None
+        context = {"resources": self._services.once(list_resources), "about": about}
         page = TemplateResponse("system/root.html", context, data=self._list(request))
         # What it says depends on who is signed in.
         return Response(page, headers={"Cache-Control": "no-store"})
@@ -107,12 +107,12 @@ def list_resources(services: Services) -> tuple[ResourcePath, ...]:
     """List the routes that have a label, except for pages, each with a name of its own."""
     found: dict[str, ResourcePath] = {}
     for each in services.routes:
-        path, title = each.route.path, each.route.menu
-        if title is None or each.is_page or path in {other.path for other in found.values()}:
+        path, title = each.route.path, each.menu
+        if title is None or each.is_page:
             continue
         segments = path.strip("/").split("/")
         name = "-".join(segment for segment in segments if segment not in _COMMON_SEGMENTS) or segments[0]
         # Two plugins may have paths that differ in what is left out only.
         name = path if name in found else name
-        found[name] = ResourcePath(name, title, path, each.owner, each.route.policy == "public")
+        found[name] = ResourcePath(name, title, path, each.owner)
     return tuple(found.values())

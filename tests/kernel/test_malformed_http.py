@@ -129,7 +129,7 @@ def test_a_malformed_rest_of_a_body_is_no_second_request(service: Service) -> No
     [
         ("http://127.0.0.1:99/api/", "other.example", 200, "http://127.0.0.1:99/api/"),
         ("http://other.example/api/", "127.0.0.1", 400, None),
-        ("http://127.0.0.1:99", "other.example", 404, None),
+        ("http://127.0.0.1:99", "other.example", 200, "http://127.0.0.1:99/api/"),
         ("/api/", "127.0.0.1:98", 200, "http://127.0.0.1:98/api/"),
     ],
 )

@@ -102,7 +102,7 @@ def test_a_page_can_have_a_status_and_headers(pages: Pages) -> None:
 
 def test_the_menu_has_the_pages_with_a_label(pages: Pages) -> None:
     client = pages(
-        get_route("/orders/", show, menu="Orders & more"),
+        get_route("/orders/", show, menu="Orders & more", aliases=("/all-orders/",)),
         get_route("/created/", show_created, menu="Created"),
         get_route("/hidden/", show),
         get_route("/data/", lambda: 1, menu="Data"),
@@ -112,6 +112,7 @@ def test_the_menu_has_the_pages_with_a_label(pages: Pages) -> None:
 
     assert '<a href="/orders/" aria-current="page">Orders &amp; more</a>' in page
     assert '<a href="/created/">Created</a>' in page
+    assert "/all-orders/" not in page
     assert "/hidden/" not in page
     assert "/data/" not in page
 
