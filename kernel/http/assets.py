@@ -95,9 +95,9 @@ class Assets:
         """Return the routes. Requests for static files are not logged."""
         return collect_routes(self.serve, self.icon, self.robots)
 
-    @route("/static/{owner}/{file}", policy="public", logged=False)
+    @route("/static/{owner}/{file}", policy="public", logged=False, responses={200: {"*/*": bytes}})
     def serve(self, request: Request, owner: str, file: str) -> PreparedResponse:
-        """Return a static file: with the digest of its content in its name, clients may keep it for ever."""
+        """Return a static file. Clients may keep one whose name has the digest of its content for ever."""
         found = _FILE_NAME.fullmatch(file)
         if found is not None and found["digest"] is not None:
             asset = self._find(owner, f"{found['stem']}.{found['suffix']}")
@@ -108,14 +108,14 @@ class Assets:
             raise NotFoundError(detail=f"no static file {owner}/{file}")
         return _respond(request, asset, _REVALIDATE)
 
-    @route("/favicon.ico", policy="public", logged=False)
+    @route("/favicon.ico", policy="public", logged=False, responses={200: {_MEDIA_TYPES["ico"]: bytes}})
     def icon(self, request: Request) -> PreparedResponse:
         """Return the icon that browsers ask every site for."""
         return self.serve(request, KERNEL, "favicon.ico")
 
-    @route("/robots.txt", policy="public", logged=False)
+    @route("/robots.txt", policy="public", logged=False, responses={200: {"text/plain": str}})
     def robots(self, request: Request) -> PreparedResponse:
-        """Ask search engines to leave the service alone (RFC 9309): it is for machines, and people who sign in."""
+        """Ask search engines to leave the service alone (RFC 9309)."""
         return self.serve(request, KERNEL, "robots.txt")
 
     def _find(self, owner: str, file: str) -> Asset | None:

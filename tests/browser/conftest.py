@@ -19,6 +19,8 @@ from tests.processes import Service, copy_home, serving
 Open = Callable[[str, str], "Visit"]
 SHOTS = Path(__file__).parent / "shots"
 WIDE: ViewportSize = {"width": 1440, "height": 900}
+# Tests share the machine; Redoc draws all operations at once.
+TIMEOUT_S = 60
 NARROW: ViewportSize = {"width": 390, "height": 844}
 # What a page loads or does against its Content-Security-Policy.
 _COLLECT_VIOLATIONS = """
@@ -33,8 +35,7 @@ addEventListener("securitypolicyviolation", (event) => {
 def service(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service with the plugins of the tree."""
     home = copy_home(initialised, tmp_path_factory.mktemp("browser"))
-    plugins = "system,accounts,observability,trace,club,skyflow,nexus,tests.browser.schema_plugin"
-    with serving(home, TIERCEL_PLUGINS=plugins) as started:
+    with serving(home) as started:
         yield started
 
 
@@ -55,25 +56,28 @@ class Visit:
 
     Args:
         page: The page.
+        origin: Of the service.
     """
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: Page, origin: str) -> None:
         self.page = page
-        self.urls: list[str] = []
-        self.errors: list[str] = []
-        page.on("request", lambda request: self.urls.append(request.url))
-        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self._origin = f"{origin}/"
+        self._urls: list[str] = []
+        self._errors: list[str] = []
+        page.on("request", lambda request: self._urls.append(request.url))
+        page.on("console", lambda message: self._errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self._errors.append(str(error)))
         page.add_init_script(_COLLECT_VIOLATIONS)
 
     def wait_for(self, shown: str) -> None:
         """Wait until a text is seen."""
         self.page.get_by_text(shown).filter(visible=True).first.wait_for()
 
-    def violations(self) -> list[str]:
-        """Return what ``Content-Security-Policy`` forbade."""
-        found: list[str] = self.page.evaluate("violations")
-        return found
+    def problems(self) -> list[str]:
+        """Return what failed, what ``Content-Security-Policy`` forbade, and what was loaded from elsewhere."""
+        violations: list[str] = self.page.evaluate("violations")
+        own = (self._origin, "data:", "blob:")
+        return [*self._errors, *violations, *(url for url in self._urls if not url.startswith(own))]
 
     def overflow_px(self) -> int:
         """Return by how much the page is wider than the window."""
@@ -98,7 +102,8 @@ def visit(service: Service, browser: Browser) -> Iterator[Open]:
 
         def open_page(path: str, shown: str) -> Visit:
             context = stack.enter_context(browser.new_context(viewport=WIDE, color_scheme="light"))
-            opened = Visit(context.new_page())
+            context.set_default_timeout(TIMEOUT_S * 1000)
+            opened = Visit(context.new_page(), service.url)
             opened.page.goto(service.url + path)
             opened.wait_for(shown)
             return opened
