@@ -35,12 +35,13 @@
         backgroundColor: "#111a1d",
         servers: { overlay: { backgroundColor: "#1f2b2f", textColor: "#e6edee" }, url: { backgroundColor: "#0e1517" } },
       },
+      typography: { code: { color: "#ff8f85", backgroundColor: "#1f2b2f" } },
       codeBlock: { backgroundColor: "#0a1012" },
       fab: { backgroundColor: "#1f2b2f", color: "#4fd1c1" },
     };
     const light = { colors: { primary: { main: "#0f766e" } }, sidebar: { backgroundColor: "#ffffff" } };
     const theme = root.dataset.theme === "dark" ? dark : light;
-    theme.typography = { fontFamily: font, headings: { fontFamily: font, fontWeight: "600" } };
+    theme.typography = { ...theme.typography, fontFamily: font, headings: { fontFamily: font, fontWeight: "600" } };
     Redoc.init(redoc.dataset.schema, { hideLoading: true, theme }, redoc);
     // It computes its colours once.
     root.addEventListener("themechange", () => location.reload());
