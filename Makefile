@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PGLITE := $(VENV)/pglite
+# What `make vendor` fetches.
+SWAGGER_UI := 5.35.0
+REDOC := 2.5.4
 
-.PHONY: up test quick soak lint style coverage fmt docs bench lock clean
+.PHONY: up test quick soak lint style coverage fmt docs bench lock vendor clean
 
 ## up: set up, start with demo data on http://127.0.0.1:8000/
 up: $(VENV)/.run
@@ -59,6 +62,25 @@ lock: $(VENV)/.dev
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --universal --upgrade --generate-hashes --no-emit-index-url --custom-compile-command "make lock" -o requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --upgrade --generate-hashes --no-emit-index-url --custom-compile-command "make lock" -o tests/requirements.lock
+
+## vendor: fetch the programs of other projects that pages use; fails if they are not those whose hashes are recorded
+vendor: STATIC := plugins/system/static
+vendor:
+	rm -rf .vendor && mkdir .vendor
+	cd .vendor && npm pack --silent swagger-ui-dist@$(SWAGGER_UI) redoc@$(REDOC)
+	mkdir .vendor/swagger-ui .vendor/redoc
+	tar -xzf .vendor/swagger-ui-dist-$(SWAGGER_UI).tgz -C .vendor/swagger-ui --strip-components=1
+	tar -xzf .vendor/redoc-$(REDOC).tgz -C .vendor/redoc --strip-components=1
+	cp .vendor/swagger-ui/swagger-ui-bundle.js .vendor/swagger-ui/swagger-ui-bundle.js.LICENSE.txt .vendor/swagger-ui/swagger-ui.css .vendor/
+	cp .vendor/swagger-ui/LICENSE .vendor/swagger-ui.LICENSE.txt && cp .vendor/swagger-ui/NOTICE .vendor/swagger-ui.NOTICE.txt
+	cp .vendor/redoc/bundles/redoc.standalone.js.LICENSE.txt .vendor/ && cp .vendor/redoc/LICENSE .vendor/redoc.LICENSE.txt
+	# Redoc loads its logo from another host, and shows none if that fails; its first styles lack the nonce of the page.
+	sed -e 's#"https://cdn.redoc.ly/redoc/logo-mini.svg"#"data:,"#' -e 's/\.nc=void 0;/.nc=document.currentScript.nonce;/' \
+		.vendor/redoc/bundles/redoc.standalone.js > .vendor/redoc.standalone.js
+	cd .vendor && sha256sum --check --quiet $(CURDIR)/$(STATIC)/vendored.sha256
+	cp .vendor/*.txt $(STATIC)/
+	for file in swagger-ui-bundle.js swagger-ui.css redoc.standalone.js; do gzip -9nc .vendor/$$file > $(STATIC)/$$file.gz; done
+	rm -rf .vendor
 
 # What is measured against, at any version, and the load generator.
 $(VENV)/.bench: pyproject.toml $(VENV)/.dev

@@ -40,6 +40,7 @@ from kernel.embedded.server import EmbeddedServer
 from kernel.embedded.watchdog import EmbeddedWatchdog
 from kernel.errors import BootError, PluginError
 from kernel.http.access_log import AccessLog, RequestFeed, StartResponse
+from kernel.http.assets import Assets
 from kernel.http.auth import Authorizer, ensure_safe_bind
 from kernel.http.compression import CompressionMiddleware
 from kernel.http.cors import AllowedOrigins
@@ -57,9 +58,11 @@ from kernel.http.routing import (
     RequestPipeline,
     ensure_no_shadowing,
     expand_routes,
+    list_pages,
     mount,
     validate_route,
 )
+from kernel.http.templating import Templates
 from kernel.jobs.run_log import RunLogFiles
 from kernel.jobs.service import Jobs
 from kernel.limits.throttles import Throttles
@@ -98,6 +101,8 @@ class Tiercel:
     tracking: ResourceTracking
     limits_upkeep: LimitsUpkeep
     registry: Registry
+    assets: Assets
+    templates: Templates
     falcon_app: App
     wsgi_app: AccessLog
 
@@ -443,11 +448,19 @@ def register_commands(service: Tiercel) -> None:
     service.registry.ensure_unique_aliases()
 
 
+def find_pages(service: Tiercel) -> None:
+    """Find the folders with static files and templates of the plugins. Nothing is read yet."""
+    shared, registry = service.shared, service.registry
+    service.assets = Assets(registry.folders("static"))
+    service.templates = Templates(registry.folders("templates"), service.assets.url, lambda: list_pages(shared.routes))
+
+
 def mount_routes(service: Tiercel) -> None:
     """Mount the kernel's routes and those of the plugins; quarantine plugins whose routes cannot be mounted."""
     own = [
         *HealthRoutes(service.shared.health, startup=("startup",)).routes(),
         *service.tracking.routes(),
+        *service.assets.routes(),
         *DocumentRoutes(service.describe).routes(),
     ]
     while True:
@@ -474,7 +487,8 @@ def _create_falcon_app(service: Tiercel, routes: tuple[MountedRoute, ...]) -> Ap
     app: App = falcon.App(request_type=Request, response_type=FalconResponse, middleware=middleware)
     app.req_options.strip_url_path_trailing_slash = True
     app.set_error_serializer(lambda *_: None)
-    ErrorHandlers(service.log, debug=service.settings.debug, unified=http.unified_errors).install(app)
+    handlers = ErrorHandlers(service.log, service.templates, debug=service.settings.debug, unified=http.unified_errors)
+    handlers.install(app)
     limits = BodyLimits(http.max_body_bytes, http.max_decoded_bytes, BodyBudget(http.bodies_max_bytes))
     shared = service.shared
     pipeline = RequestPipeline(
@@ -486,6 +500,7 @@ def _create_falcon_app(service: Tiercel, routes: tuple[MountedRoute, ...]) -> Ap
         shared.throttles,
         shared.usage,
         shared.audit,
+        service.templates,
         http.request_timeout_s,
     )
     mount(app, routes, pipeline)
@@ -524,6 +539,7 @@ BOOT_STEPS: tuple[Callable[[Tiercel], None], ...] = (
     register_health_checks,
     register_commands,
     # Every plugin has registered or is quarantined: build the service.
+    find_pages,
     mount_routes,
     install_applications,
     install_datasets,

@@ -82,9 +82,13 @@ class Plugin(msgspec.Struct, frozen=True):
     @property
     def migrations(self) -> Path | None:
         """The folder with its migrations; None if it has none."""
+        return self.folder("migrations")
+
+    def folder(self, name: str) -> Path | None:
+        """Return a folder of its package; None if it has none of that name."""
         if not hasattr(self.module, "__path__"):
             return None
-        folder = Path(self.module.__path__[0]) / "migrations"
+        folder = Path(self.module.__path__[0]) / name
         return folder if folder.is_dir() else None
 
 
@@ -218,6 +222,11 @@ class Registry:
         """
         loaded = set(self.loaded)
         return tuple((plugin, item) for plugin, item in self._contributions.get(kind, ()) if plugin in loaded)
+
+    def folders(self, name: str) -> dict[str, Path]:
+        """Return the folders of a name that loaded plugins have, by plugin."""
+        found = {plugin: self.plugins[plugin].folder(name) for plugin in self.loaded}
+        return {plugin: folder for plugin, folder in found.items() if folder is not None}
 
     def ensure_unique_aliases(self) -> None:
         """Ensure that no alias of a command is the name of a command, of a plugin, or another alias.

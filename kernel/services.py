@@ -19,7 +19,9 @@ from kernel.db.pool import Database
 from kernel.http.access_log import RequestFeed
 from kernel.http.auth import Authenticator, Authorizer
 from kernel.http.health import Health
+from kernel.http.request import Request
 from kernel.http.routing import MountedRoute
+from kernel.identity import Identity
 from kernel.jobs.service import Jobs
 from kernel.limits.throttles import Throttles
 from kernel.limits.usage import Usage
@@ -199,6 +201,14 @@ class Services:
     def routes(self) -> Sequence[MountedRoute]:
         """Every mounted route, with the plugin that owns it; empty during the boot."""
         return self._shared.routes
+
+    def identify(self, request: Request) -> Identity | None:
+        """Return who sends a request to a public route, where nobody has to be authenticated; None if it does not say.
+
+        Raises:
+            UnauthorizedError: Its credentials are wrong.
+        """
+        return self._shared.authorizer.identify(request)
 
     def dataset_route(
         self,

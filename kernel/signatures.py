@@ -21,11 +21,8 @@ def parameter_types(function: Callable[..., Any], known: Collection[str] | None 
     Raises:
         TypeError: A parameter is not known, cannot be passed by name, or has an annotation that cannot be resolved.
     """
-    name = getattr(function, "__qualname__", repr(function))
-    try:
-        hints = typing.get_type_hints(_annotated(function), include_extras=True)
-    except NameError as ex:
-        raise TypeError(f"the annotations of {name} cannot be resolved at run time: {ex}") from ex
+    name = _name_of(function)
+    hints = _resolve_hints(function)
     types: dict[str, Any] = {}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
@@ -38,6 +35,29 @@ def parameter_types(function: Callable[..., Any], known: Collection[str] | None 
             raise TypeError(f"{name} takes {parameter.name!r} by position only; it is called by name")
         types[parameter.name] = hints.get(parameter.name, Any)
     return types
+
+
+def return_type(function: Callable[..., Any]) -> Any:
+    """Return the type of what a function returns; ``Any`` without an annotation.
+
+    Args:
+        function: A function, a bound method, or a callable object.
+
+    Raises:
+        TypeError: An annotation cannot be resolved.
+    """
+    return _resolve_hints(function).get("return", Any)
+
+
+def _resolve_hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(_annotated(function), include_extras=True)
+    except NameError as ex:
+        raise TypeError(f"the annotations of {_name_of(function)} cannot be resolved at run time: {ex}") from ex
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", repr(function))
 
 
 def _annotated(function: Callable[..., Any]) -> Any:

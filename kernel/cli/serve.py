@@ -13,7 +13,7 @@ from kernel.cli.worker import fork_worker, stop_worker
 from kernel.config import load
 from kernel.contracts import Command
 from kernel.datasets.files import publish_folder, read_folder
-from kernel.http.routing import APPLICATION, MountedRoute
+from kernel.http.routing import APPLICATION, MountedRoute, list_pages
 from kernel.jobs.supervisor import GRACE_S
 from kernel.server.addresses import ensure_addresses_free
 from kernel.server.launcher import Sidecar, run_gunicorn
@@ -109,11 +109,13 @@ def publish_demo_files(service: Tiercel) -> None:
 
 def _banner(service: Tiercel) -> str:
     base = f"http://{service.settings.server.bind}"
-    routes = [mounted.route for mounted in service.shared.routes]
-    labels = {route.path: route.menu for route in routes if route.menu is not None} | _application_views(service)
+    pages = {item.path: item.label for item in list_pages(service.shared.routes)}
+    labels = {each.route.path: each.menu for each in service.shared.routes if each.menu and not each.is_page}
+    labels |= _application_views(service)
     width = max(map(len, labels), default=0)
     lines = [f"  curl -s {base}{path:<{width}}  # {label}" for path, label in labels.items()]
-    return "\n".join(["", "Tiercel is up. Try:", *lines, "", "Stop with Ctrl-C.", ""])
+    links = [f"  {base}{path:<{width}}  # {label}" for path, label in pages.items()]
+    return "\n".join(["", "Tiercel is up. Try:", *lines, "", "In a browser:", *links, "", "Stop with Ctrl-C.", ""])
 
 
 def _application_views(service: Tiercel) -> dict[str, str]:

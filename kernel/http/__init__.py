@@ -16,7 +16,8 @@ from kernel.http.lists import ListQuery, list_page
 from kernel.http.pagination import Page, cursor_page, numbered_page, page_size_of, read_cursor
 from kernel.http.request import is_json_lines, require_json
 from kernel.http.resources import Action, Change, Edit, Reference, Resource
-from kernel.http.response import Envelope, Listing, Single, envelope, listing, single
+from kernel.http.response import Envelope, Listing, Single, TemplateResponse, envelope, listing, single
+from kernel.http.response_headers import page_policy
 
 __all__ = [
     "Action",
@@ -37,6 +38,7 @@ __all__ = [
     "RequestRecord",
     "Resource",
     "Single",
+    "TemplateResponse",
     "current_deadline",
     "cursor_page",
     "decompress",
@@ -46,6 +48,7 @@ __all__ = [
     "list_page",
     "listing",
     "numbered_page",
+    "page_policy",
     "page_size_of",
     "read_cursor",
     "require_json",

@@ -268,14 +268,19 @@ class AcceptedCoding(msgspec.Struct, frozen=True):
         return None if self.identity and size_bytes <= MIN_BYTES else self.coding
 
 
-def accepted_coding(request: Request) -> AcceptedCoding:
-    """Return the content coding that a client prefers."""
-    return parse_accept_encoding(request.env.get("HTTP_ACCEPT_ENCODING", ""))
+def accepted_coding(request: Request, codings: tuple[str, ...] = CODINGS) -> AcceptedCoding:
+    """Return the content coding that a client prefers, of those that there are."""
+    return parse_accept_encoding(request.env.get("HTTP_ACCEPT_ENCODING", ""), codings)
 
 
 @lru_cache(maxsize=256)
-def parse_accept_encoding(header: str) -> AcceptedCoding:
-    """Parse an ``Accept-Encoding``. Malformed members are ignored."""
+def parse_accept_encoding(header: str, codings: tuple[str, ...] = CODINGS) -> AcceptedCoding:
+    """Parse an ``Accept-Encoding``. Malformed members are ignored.
+
+    Args:
+        header: Its value.
+        codings: Those to choose from, in order of our preference.
+    """
     weights: dict[str, float] = {}
     for member in header.split(","):
         name, separator, parameter = member.partition(";")
@@ -283,7 +288,7 @@ def parse_accept_encoding(header: str) -> AcceptedCoding:
         if weight is not None or not separator:
             weights[_canonical_name(name)] = 1.0 if weight is None else float(weight[1])
     others = weights.get("*", 0.0)
-    coding = max(CODINGS, key=lambda name: weights.get(name, others))
+    coding = max(codings, key=lambda name: weights.get(name, others))
     identity = weights.get("identity", weights.get("*", _UNNAMED_WEIGHT))
     weight_of_coding = weights.get(coding, others)
     return AcceptedCoding(coding if weight_of_coding > 0 and weight_of_coding >= identity else None, identity > 0)

@@ -1,4 +1,4 @@
-"""Errors as responses: one body for all of them, or RFC 9457 for clients that ask for it.
+"""Errors as responses: one body for all of them, RFC 9457 for clients that ask for it, or a page for people.
 
 Where the text of an error comes from: ``kernel.errors`` has a class for each status, with its ``code`` and
 ``default_message``. The code that raises it can pass a more precise ``message``, and a ``detail``: ``request.py`` for
@@ -30,9 +30,13 @@ from kernel.errors import (
 )
 from kernel.http.request import Request
 from kernel.http.response import FalconResponse
+from kernel.http.templating import Templates
 from kernel.logging import Logger
 
 PROBLEM_JSON = "application/problem+json"
+# A browser sends these for what a person opens. What a script sends is answered as it is to other programs.
+_NAVIGATION_METHODS = frozenset({"GET", "HEAD"})
+_RELOAD_MIN_S = 10
 # nginx's 499 is not registered.
 _PHRASES = {499: "Client Closed Request", **{status.value: status.phrase for status in http.HTTPStatus}}
 
@@ -94,16 +98,21 @@ def translate(error: falcon.HTTPError, request: Request) -> ApiError:
     return own
 
 
-def write_error(request: Request, response: FalconResponse, error: ApiError, *, unified: bool) -> None:
-    """Write an error into a response. Every error passes here."""
-    wants_problem = PROBLEM_JSON in (request.accept or "")
-    make_body = problem if wants_problem else body if unified else plain
-    response.status = falcon.code_to_http_status(error.status)
-    response.content_type = PROBLEM_JSON if wants_problem else falcon.MEDIA_JSON
-    response.data = msgspec.json.encode(make_body(error, request.request_id))
-    response.set_header("Vary", "Accept")
-    for name, value in error.headers.items():
-        response.set_header(name, value)
+def _make_page(error: ApiError, request: Request, templates: Templates) -> bytes:
+    retry_after = error.headers.get("Retry-After", "")
+    # A page that tries again by itself, open in many browsers, must not be what keeps the service from recovering.
+    reload_after_s = max(int(retry_after), _RELOAD_MIN_S) if retry_after.isdecimal() else None
+    may_reload = error.status == http.HTTPStatus.SERVICE_UNAVAILABLE
+    context = {
+        "status": error.status,
+        "phrase": _PHRASES[error.status],
+        "message": error.message,
+        "detail": error.detail,
+        "errors": error.errors or {},
+        "reload_after_s": reload_after_s if may_reload else None,
+        "url": request.relative_uri,
+    }
+    return templates.render(request, "kernel/error.html", context)
 
 
 class ErrorHandlers:
@@ -111,12 +120,14 @@ class ErrorHandlers:
 
     Args:
         log: Gets the traceback of exceptions that are not ``ApiError``.
+        templates: Render the page of an error.
         debug: Whether ``detail`` shows such an exception.
         unified: Whether the body is ours, and not Falcon's.
     """
 
-    def __init__(self, log: Logger, *, debug: bool, unified: bool) -> None:
+    def __init__(self, log: Logger, templates: Templates, *, debug: bool, unified: bool) -> None:
         self._log = log
+        self._templates = templates
         self._debug = debug
         self._unified = unified
 
@@ -130,13 +141,13 @@ class ErrorHandlers:
         self, request: Request, response: FalconResponse, error: ApiError, _params: dict[str, Any]
     ) -> None:
         """Write an ``ApiError``."""
-        write_error(request, response, error, unified=self._unified)
+        self._write(request, response, error)
 
     def handle_falcon_error(
         self, request: Request, response: FalconResponse, error: falcon.HTTPError, _params: dict[str, Any]
     ) -> None:
         """Write an error that Falcon raised."""
-        write_error(request, response, translate(error, request), unified=self._unified)
+        self._write(request, response, translate(error, request))
 
     def handle_unexpected(
         self, request: Request, response: FalconResponse, error: Exception, _params: dict[str, Any]
@@ -146,4 +157,19 @@ class ErrorHandlers:
         own: ApiError = InternalError(detail=repr(error) if self._debug else None)
         if isinstance(error, MemoryError):
             own = OutOfMemoryError()
-        write_error(request, response, own, unified=self._unified)
+        self._write(request, response, own)
+
+    def _write(self, request: Request, response: FalconResponse, error: ApiError) -> None:
+        """Write an error into a response. Every error passes here."""
+        response.status = falcon.code_to_http_status(error.status)
+        response.set_header("Vary", "Accept")
+        for name, value in error.headers.items():
+            response.set_header(name, value)
+        wants_problem = PROBLEM_JSON in (request.accept or "")
+        if request.prefers_html and not wants_problem and request.method in _NAVIGATION_METHODS:
+            response.content_type = falcon.MEDIA_HTML
+            response.data = _make_page(error, request, self._templates)
+            return
+        make_body = problem if wants_problem else body if self._unified else plain
+        response.content_type = PROBLEM_JSON if wants_problem else falcon.MEDIA_JSON
+        response.data = msgspec.json.encode(make_body(error, request.request_id))

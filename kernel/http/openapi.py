@@ -188,7 +188,8 @@ def make_document(described: Described) -> Object:
     operations = _Operations(described, schemas)
     paths: dict[str, Object] = {}
     for mounted in described.routes:
-        for method in methods_of(mounted.route):
+        # Pages are for people.
+        for method in () if mounted.is_page else methods_of(mounted.route):
             paths.setdefault(path_of(mounted), {})[method.lower()] = operations.make(mounted, method)
     schemas.resolve()
     components: Object = {

@@ -52,6 +52,9 @@ _JSON_LINES = frozenset(
 )
 # ASCII is a part of UTF-8.
 _CHARSETS = frozenset({"utf-8", "utf8", "us-ascii"})
+# No media range (RFC 9110, 12.5.1). Java's HttpURLConnection sends it by itself, after ``text/html``, for programs that
+# do not expect HTML.
+_BARE_ASTERISK = re.compile(r"(?:^|,)\s*\*\s*(?:[;,]|$)")
 _CHARSET = re.compile(r';\s*charset\s*=\s*"?([^";\s]*)', re.IGNORECASE)
 
 
@@ -155,6 +158,18 @@ class Request(falcon.Request):
         """Identifiers and route of this request."""
         context: RequestContext = self.env[CONTEXT_KEY]
         return context
+
+    @property
+    def prefers_html(self) -> bool:
+        """Whether the client would rather have a page than JSON, as a browser in which a person opens a link.
+
+        A response that depends on it says so: ``Vary: Accept``.
+        """
+        accept: str = self.env.get("HTTP_ACCEPT", "")
+        # Before it is parsed, which takes longer than all that most requests do.
+        if "text/html" not in accept or _BARE_ASTERISK.search(accept):
+            return False
+        return self.client_prefers((falcon.MEDIA_JSON, falcon.MEDIA_HTML)) == falcon.MEDIA_HTML
 
     @property
     def client(self) -> ClientConnection | None:

@@ -14,6 +14,7 @@ from kernel.applications import slug_of
 from kernel.contracts import Application
 from kernel.http.conditional import is_unmodified
 from kernel.http.request import Request
+from kernel.http.templating import Templates
 from kernel.tracking import measure
 
 T = TypeVar("T")
@@ -49,6 +50,22 @@ class StreamingResponse(msgspec.Struct, frozen=True):
 
     chunks: Iterable[bytes]
     media_type: str
+
+
+class TemplateResponse(msgspec.Struct, frozen=True):
+    """An HTML page, made from a template. Return it as it is, or as the body of a ``Response``.
+
+    A route whose handler is annotated to return one is in the menu of every page, if it has a ``menu``.
+
+    Args:
+        template: Its name, such as ``shop/orders.html`` for ``templates/orders.html`` of the plugin ``shop``.
+        context: Its variables by name. One that it uses and does not get is an error.
+        data: What programs get, encoded as JSON, where the same path is for both. Without it, everybody gets the page.
+    """
+
+    template: str
+    context: Mapping[str, Any] = {}
+    data: Any = msgspec.UNSET
 
 
 class PreparedResponse(msgspec.Struct, frozen=True):
@@ -104,13 +121,16 @@ def _encode(value: Any) -> Any:
 _JSON = msgspec.json.Encoder(enc_hook=_encode)
 
 
-def write_response(request: Request, response: FalconResponse, value: object, *, is_enveloped: bool) -> None:
+def write_response(
+    request: Request, response: FalconResponse, value: object, templates: Templates, *, is_enveloped: bool
+) -> None:
     """Write what a handler returned into Falcon's response.
 
     Args:
         request: The request; the ``ETag`` of the response may match its conditions.
         response: What is written to.
         value: Returned by the handler.
+        templates: Render pages.
         is_enveloped: Put the value into an ``Envelope``, unless it is one, or no JSON.
 
     Raises:
@@ -128,9 +148,16 @@ def write_response(request: Request, response: FalconResponse, value: object, *,
         value = value.body
         if value is None:
             return
+    if isinstance(value, TemplateResponse) and value.data is not msgspec.UNSET:
+        response.append_header("Vary", "Accept")
+        value = value if request.prefers_html else value.data
     if isinstance(value, StreamingResponse):
         response.content_type = value.media_type
         response.stream = value.chunks
+    elif isinstance(value, TemplateResponse):
+        response.content_type = falcon.MEDIA_HTML
+        with measure("encoding"):
+            response.data = templates.render(request, value.template, value.context)
     else:
         with measure("encoding"):
             needs_envelope = is_enveloped and not isinstance(value, Envelope)

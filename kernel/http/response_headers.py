@@ -19,8 +19,18 @@ from kernel.http.response import FalconResponse
 from kernel.identity import current_identity
 from kernel.tracking import current_tracker
 
-# No page of ours has plugins, or is part of a page of another site.
-_PAGE_POLICY = "frame-ancestors 'none'; base-uri 'none'; object-src 'none'"
+# What a page may load, send and be part of: the service itself, and nothing inline.
+_PAGE_SOURCES = {
+    "default-src": "'none'",
+    "script-src": "'self'",
+    "style-src": "'self'",
+    "img-src": "'self' data:",
+    "connect-src": "'self'",
+    "font-src": "'self'",
+    "form-action": "'self'",
+    "base-uri": "'none'",
+    "frame-ancestors": "'none'",
+}
 # For what is no page, and must not become one.
 _DATA_POLICY = "default-src 'none'; frame-ancestors 'none'"
 _SECURITY = {
@@ -33,6 +43,7 @@ _SECURITY = {
 }
 _READS = frozenset({"GET", "HEAD"})
 _NO_STORE = "no-store"
+_NO_CACHE = "no-cache"
 # Who sends a request, and what it selects: a cache of a browser, which one person after another may use, must tell
 # them apart.
 _VARY_BY_IDENTITY = "Authorization, Cookie, X-API-Key, X-Account, X-Site"
@@ -52,7 +63,7 @@ class ResponseHeaders:
         self._origins = origins
         self._varies = bool(origins)
         hsts = {"strict-transport-security": f"max-age={hsts_max_age_s}"} if hsts_max_age_s else {}
-        page = {"content-security-policy": _PAGE_POLICY}
+        page = {"content-security-policy": page_policy()}
         # By whether the request came with TLS, and whether the response is a page.
         self._defaults = {
             (False, False): _SECURITY,
@@ -87,6 +98,9 @@ class ResponseHeaders:
             _keep_private(headers, request, response)
         elif "cache-control" not in headers and _is_not_for_caches(request, response):
             headers["cache-control"] = _NO_STORE
+        elif response.is_page:
+            # It names static files, which change with the next version.
+            headers.setdefault("cache-control", _NO_CACHE)
         if (state := request.log_context.rate_state) is not None:
             for name, value in state.headers().items():
                 # Those of an error say what limits it.
@@ -116,6 +130,17 @@ class ResponseHeaders:
             if origin is not None and origin in self._origins:
                 headers |= response_headers(origin)
         return headers
+
+
+def page_policy(exceptions: Mapping[str, str] | None = None) -> str:
+    """Return a value of ``Content-Security-Policy`` for a page that needs more than others; those have it anyway.
+
+    Source: https://www.w3.org/TR/CSP3/
+
+    Args:
+        exceptions: Sources by directive, in place of those of other pages: ``{"worker-src": "blob:"}``.
+    """
+    return "; ".join(f"{name} {sources}" for name, sources in (_PAGE_SOURCES | dict(exceptions or {})).items())
 
 
 def _is_not_for_caches(request: Request, response: FalconResponse) -> bool:

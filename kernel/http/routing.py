@@ -58,12 +58,13 @@ from kernel.http.request import (
     require_json,
 )
 from kernel.http.resource_tracking import TRACKING_HEADER, ResourceTracking
-from kernel.http.response import FalconResponse, write_response
+from kernel.http.response import FalconResponse, Response, TemplateResponse, write_response
+from kernel.http.templating import MenuItem, Templates
 from kernel.identity import Identity, current_identity, set_current_identity
 from kernel.limits.throttles import Throttles
 from kernel.limits.usage import Usage
 from kernel.settings import SCOPE_NAME
-from kernel.signatures import accepts_any_keyword, parameter_types
+from kernel.signatures import accepts_any_keyword, parameter_types, return_type
 
 App = falcon.App[Request, FalconResponse]
 Responder = Callable[..., None]
@@ -108,6 +109,17 @@ class MountedRoute(msgspec.Struct, frozen=True):
     throttle: str | None = None
     rate_as: str = ""
 
+    @property
+    def menu(self) -> str | None:
+        """The label of its route, at the first of the paths of that; None at the others."""
+        return self.route.menu if self.template == _template_of(self.route.path) else None
+
+    @property
+    def is_page(self) -> bool:
+        """Whether the handler returns an HTML page, by its annotation."""
+        kind = return_type(self.route.handler) if callable(self.route.handler) else None
+        return kind is TemplateResponse or kind == Response[TemplateResponse]
+
 
 def validate_route(route: Route) -> None:
     """Check policy and method of a route.
@@ -146,7 +158,7 @@ def expand_routes(owned: Sequence[tuple[str, Route]]) -> tuple[MountedRoute, ...
 
 
 def _expand(owner: str, route: Route) -> list[MountedRoute]:
-    templates = [path.rstrip("/") or "/" for path in (route.path, *route.aliases)]
+    templates = [_template_of(path) for path in (route.path, *route.aliases)]
     rate_as = _operation_of(route)
     throttle = route.throttle or (None if route.policy == "public" else rate_as)
     unfiltered = [MountedRoute(owner, template, route, throttle=throttle, rate_as=rate_as) for template in templates]
@@ -166,11 +178,20 @@ def _expand(owner: str, route: Route) -> list[MountedRoute]:
     ]
 
 
+def _template_of(path: str) -> str:
+    return path.rstrip("/") or "/"
+
+
 def _operation_of(route: Route) -> str:
     """Return what requests for a route are counted as, unless it says so itself: ``ingest``, ``read`` or ``write``."""
     if route.policy in {"ingest", "read", "write"}:
         return route.policy
     return "read" if SAFE_METHODS.issuperset(methods_of(route)) else "write"
+
+
+def list_pages(routes: Sequence[MountedRoute]) -> list[MenuItem]:
+    """Return the menu: the pages of those routes that have a label."""
+    return [MenuItem(each.menu, each.route.path) for each in routes if each.menu is not None and each.is_page]
 
 
 def ensure_no_shadowing(routes: Sequence[MountedRoute], slugs: Sequence[str]) -> None:
@@ -215,6 +236,7 @@ class RequestPipeline(msgspec.Struct, frozen=True):
         throttles: Limit how many requests of a kind somebody may send.
         usage: Counts what accounts use of their plans.
         audit: Records requests that change something.
+        templates: Render pages.
         timeout_s: How long a request may work; see ``Deadline``.
     """
 
@@ -226,6 +248,7 @@ class RequestPipeline(msgspec.Struct, frozen=True):
     throttles: Throttles
     usage: Usage
     audit: Audit
+    templates: Templates
     timeout_s: float
 
     def admit(self, request: Request, mounted: MountedRoute, path_parameters: dict[str, Any]) -> None:
@@ -370,6 +393,9 @@ def _handler_responder(mounted: MountedRoute, pipeline: RequestPipeline) -> Resp
     takes_request, takes_query, takes_identity = "request" in types, "query" in types, "identity" in types
     enveloped = is_enveloped(route)
 
+    def write(request: Request, response: FalconResponse, value: object) -> None:
+        write_response(request, response, value, pipeline.templates, is_enveloped=enveloped)
+
     def respond(request: Request, response: FalconResponse, **arguments: Any) -> None:
         pipeline.admit(request, mounted, arguments)
         for name, decode in path_decoders:
@@ -383,11 +409,11 @@ def _handler_responder(mounted: MountedRoute, pipeline: RequestPipeline) -> Resp
         if takes_identity:
             arguments["identity"] = current_identity()
         if decode_body is None:
-            write_response(request, response, handler(**arguments), is_enveloped=enveloped)
+            write(request, response, handler(**arguments))
             return
         try:
             arguments["body"] = decode_body(request)
-            write_response(request, response, handler(**arguments), is_enveloped=enveloped)
+            write(request, response, handler(**arguments))
         finally:
             pipeline.limits.budget.release(request.log_context)
 

@@ -1,22 +1,25 @@
-"""The service over HTTP: health, statistics, applications, datasets, jobs, and the root of the API."""
+"""The service over HTTP: health, statistics, applications, datasets, jobs, the root, and pages about the API."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from kernel import HealthCheck, Route, Services, collect_routes, hookimpl
+from plugins.system.api_documents import redoc, swagger_ui
 from plugins.system.applications import ApplicationRoutes
 from plugins.system.datasets import DatasetRoutes
 from plugins.system.health import HealthRoutes
 from plugins.system.job_events import JobEventRoutes
 from plugins.system.jobs import JobRoutes
+from plugins.system.root import RootRoutes
 from plugins.system.stats import StatsRoutes
 
 
 @hookimpl
 def register_routes(services: Services) -> Iterable[Route]:
-    """Return the routes of health, statistics, applications, datasets and jobs."""
+    """Return the routes of health, the roots, statistics, applications, datasets and jobs."""
     health = HealthRoutes(services)
+    root = RootRoutes(services)
     stats = StatsRoutes(services)
     applications = ApplicationRoutes(services)
     datasets = DatasetRoutes(services)
@@ -25,8 +28,11 @@ def register_routes(services: Services) -> Iterable[Route]:
     return collect_routes(
         health.basic,
         health.api,
-        health.root,
-        health.versioned_root,
+        root.page,
+        root.root,
+        root.versioned_root,
+        swagger_ui,
+        redoc,
         stats.show,
         applications.list,
         datasets.list,

@@ -1,10 +1,10 @@
-"""The routes ``/health/``, ``/api/health/`` and ``/api/``; the kernel has ``/livez``, ``/readyz`` and ``/startupz``."""
+"""The routes ``/health/`` and ``/api/health/``; the kernel has ``/livez``, ``/readyz`` and ``/startupz``."""
 
 from __future__ import annotations
 
 import msgspec
 
-from kernel import Request, Response, Services, route
+from kernel import Response, Services, route
 from kernel.http import CheckResult, worst_status
 
 _NO_STORE = {"Cache-Control": "no-store"}
@@ -45,17 +45,11 @@ class BasicHealth(msgspec.Struct, frozen=True):
     engine: str | None
 
 
-class ApiRoot(msgspec.Struct, frozen=True):
-    """Response of ``/api/``: URLs of resources, by label."""
-
-    resources: dict[str, str]
-
-
 class HealthRoutes:
-    """The handlers of the health endpoints and of the root of the API. Probes are not logged.
+    """The handlers of the health endpoints. Probes are not logged.
 
     Args:
-        services: Health checks, and the list of routes.
+        services: Health checks.
     """
 
     def __init__(self, services: Services) -> None:
@@ -86,17 +80,6 @@ class HealthRoutes:
         if database.status == "ok":
             return Response(ApiHealth("ok", "ok"), 200, _NO_STORE)
         return Response(ApiHealth("error", _describe(database)), 503, _NO_STORE)
-
-    @route("/api/v1/", policy="public")
-    def versioned_root(self, request: Request) -> ApiRoot:
-        """List the resources of the API, in the envelope of ``/api/v1``."""
-        return self.root(request)
-
-    @route("/api/", policy="public", menu="API root")
-    def root(self, request: Request) -> ApiRoot:
-        """List the resources of the API."""
-        routes = [mounted.route for mounted in self._services.routes]
-        return ApiRoot({each.menu: request.origin + each.path for each in routes if each.menu is not None})
 
 
 def _describe(result: CheckResult) -> str:

@@ -14,7 +14,7 @@ from kernel.testing import running
 from plugins.observability.settings import ObservabilitySettings
 from plugins.trace.settings import TraceSettings
 from tests.conftest import Serve
-from tests.contract.tree import ROOT, documents, python_blocks
+from tests.contract.tree import DOCS, ROOT, documents, python_blocks
 from tests.processes import copy_home, run_tiercel
 
 
@@ -43,7 +43,7 @@ def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_plugin_of_the_how_to_works(serve: Serve, acme: Path) -> None:
-    plugin, _ = python_blocks("howto/write-a-plugin.md")
+    plugin, *_ = python_blocks("howto/write-a-plugin.md")
     (acme / "hello.py").write_text(plugin)
 
     client = serve(plugins=["system", f"{acme.name}.hello"])
@@ -53,8 +53,27 @@ def test_the_plugin_of_the_how_to_works(serve: Serve, acme: Path) -> None:
     assert (wrong.status, list(wrong.json()["errors"])) == (400, ["nmae"])
 
 
+def test_the_page_of_the_how_to_is_in_the_menu(serve: Serve, acme: Path) -> None:
+    _, _, plugin = python_blocks("howto/write-a-plugin.md")
+    (template,) = re.findall(r"^```html\n(.*?)^```$", (DOCS / "howto" / "write-a-plugin.md").read_text(), re.M | re.S)
+    files = {"__init__.py": plugin, "templates/board.html": template, "static/board.css": ".card { color: teal }"}
+    for name, text in files.items():
+        path = acme / "board" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    client = serve(plugins=["system", f"{acme.name}.board"])
+    page = client.get("/board/", headers={"Accept": "text/html"}).content.decode()
+
+    assert '<li class="card">board</li>' in page
+    assert '<a href="/board/" aria-current="page">Board</a>' in page
+    (style,) = re.findall(r'href="(/static/board/[^"]*)"', page)
+    assert client.get(style).content.decode() == files["static/board.css"]
+    assert client.get("/board/").json() == {"plugins": ["system", "board"]}
+
+
 def test_the_table_of_the_how_to_is_that_of_the_example() -> None:
-    _, declaration = python_blocks("howto/write-a-plugin.md")
+    _, declaration, _ = python_blocks("howto/write-a-plugin.md")
 
     assert declaration in (ROOT / "contrib" / "planner" / "__init__.py").read_text()
 
@@ -64,7 +83,7 @@ def test_the_table_of_the_how_to_is_that_of_the_example() -> None:
 def test_the_tests_of_the_how_to_pass_and_leave_live_data_alone(
     initialised: Path, tmp_path: Path, database: str
 ) -> None:
-    plugin, _ = python_blocks("howto/write-a-plugin.md")
+    plugin, *_ = python_blocks("howto/write-a-plugin.md")
     (tests,) = python_blocks("howto/test-a-plugin.md")
     home = copy_home(initialised, tmp_path)
     (tmp_path / "acme").mkdir()

@@ -50,7 +50,7 @@ def test_demo_data_does_not_replace_published_data(serve: Serve) -> None:
     assert [item["slug"] for item in client.get("/trace/public/tags/").json()["data"]] == ["ours"]
 
 
-def test_a_wheel_contains_the_demo_files(tmp_path: Path) -> None:
+def test_a_wheel_contains_the_demo_files_and_those_of_pages(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
@@ -58,3 +58,11 @@ def test_a_wheel_contains_the_demo_files(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
 
     assert [name for name in FILES if f"contrib/demo/{name}" not in names] == []
+    pages = {
+        str(path.relative_to(ROOT))
+        for package in ("kernel", "plugins")
+        for folder in ("static", "templates")
+        for path in (ROOT / package).glob(f"*/{folder}/*")
+    }
+    assert pages
+    assert pages - set(names) == set()

@@ -57,7 +57,7 @@ def behind_proxy(initialised: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 def link_of(answer: Answer) -> str:
     """Return the link that a response has to the service itself."""
-    link: str = answer.json()["resources"]["API root"]
+    link: str = answer.json()["resources"]["api"]["url"]
     return link
 
 

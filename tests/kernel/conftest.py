@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +26,22 @@ def make_plugin(monkeypatch: pytest.MonkeyPatch) -> MakePlugin:
 
     def make(name: str, **hooks: Callable[..., Any]) -> str:
         return install_plugin(monkeypatch, name, hooks)
+
+    return make
+
+
+@pytest.fixture
+def make_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Make a plugin that is a package: ``make_package("alpha", files={"static/a.css": b"..."}, **hooks)``."""
+
+    def make(name: str, *, files: Mapping[str, bytes], **hooks: Callable[..., Any]) -> str:
+        for file, content in files.items():
+            path = tmp_path / name / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        dotted = install_plugin(monkeypatch, name, hooks)
+        sys.modules[dotted].__path__ = [str(tmp_path / name)]
+        return dotted
 
     return make
 

@@ -129,7 +129,7 @@ def test_a_malformed_rest_of_a_body_is_no_second_request(service: Service) -> No
     [
         ("http://127.0.0.1:99/api/", "other.example", 200, "http://127.0.0.1:99/api/"),
         ("http://other.example/api/", "127.0.0.1", 400, None),
-        ("http://127.0.0.1:99", "other.example", 404, None),
+        ("http://127.0.0.1:99", "other.example", 200, "http://127.0.0.1:99/api/"),
         ("/api/", "127.0.0.1:98", 200, "http://127.0.0.1:98/api/"),
     ],
 )
@@ -139,7 +139,7 @@ def test_a_target_in_absolute_form_decides_over_host(
     got, _, content = parse(send(service, f"GET {target} HTTP/1.1\r\nHost: {host}\r\n{CLOSE}"))
 
     assert got == status
-    assert json.loads(content).get("resources", {}).get("API root") == links
+    assert json.loads(content).get("resources", {}).get("api", {}).get("url") == links
 
 
 @pytest.mark.process

@@ -148,9 +148,46 @@ def test_a_client_that_accepts_problem_json_gets_rfc_9457(accept: str, get_error
     }
 
 
-@pytest.mark.parametrize("accept", ["application/json", "*/*", "text/html"])
+@pytest.mark.parametrize("accept", ["application/json", "*/*", "text/plain"])
 def test_any_other_client_gets_the_usual_body(accept: str, get_error: Callable[..., Result]) -> None:
     assert get_error(NotFoundError(), {"Accept": accept}).json()["success"] is False
+
+
+def test_a_browser_gets_a_page_with_the_same_status(mount: Mount) -> None:
+    errors = list(enumerate(RAISED))
+    client = mount(
+        *(Route(path=f"/{n}/", handler=make_failing_handler(error), policy="public") for n, (error, *_) in errors)
+    )
+
+    for n, (_, status, code) in errors:
+        answer = client.get(f"/{n}/", headers={"Accept": "text/html", "X-Request-ID": "my-id"})
+
+        page = answer.content.decode()
+        assert (answer.status, answer.headers["content-type"]) == (status, "text/html; charset=utf-8")
+        assert f'<p class="status" aria-hidden="true">{status}</p>' in page
+        assert "my-id" in page
+        assert "secret cause" not in page
+        # Only what may be over soon.
+        assert ('<meta http-equiv="refresh" content="10">' in page) == (code == "unavailable")
+        assert "Accept" in answer.headers["vary"]
+
+
+def test_the_page_of_an_error_names_fields_and_is_escaped(get_error: Callable[..., Result]) -> None:
+    error = InvalidError("Wrong.", detail="<script>", errors={"name": ["Longer than <b>."]})
+
+    page = get_error(error, {"Accept": "text/html"}).content.decode()
+
+    assert "&lt;script&gt;" in page
+    assert "<code>name</code></dt>" in page
+    assert "<dd>Longer than &lt;b&gt;.</dd>" in page
+
+
+def test_what_a_browser_does_not_open_as_a_page_is_answered_as_any_client(mount: Mount) -> None:
+    route = Route(path="/size/", handler=size_of, policy="public", method="POST")
+
+    answer = mount(route).post("/size/", {"size": "x"}, headers={"Accept": "text/html"})
+
+    assert (answer.status, answer.json()["code"]) == (400, "invalid")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from kernel.contracts import Method, Policy, Route
 from kernel.errors import NotFoundError
 from kernel.http.response import PreparedResponse, Response, StreamingResponse
+from kernel.http.response_headers import page_policy
 from kernel.services import Services
 from kernel.testing import Client
 from tests.kernel.fakes import Boot, KeyAuthenticator, MakePlugin, make_identity, raise_oops
@@ -70,7 +71,7 @@ def test_every_response_tells_browsers_to_be_careful(path: str, status: int, mou
     assert prepared.headers == {"etag": '"a"'}
 
 
-def test_a_page_may_have_styles_but_no_frame_around_it_and_what_a_handler_sets_stays(mount: Mount) -> None:
+def test_a_page_may_load_what_the_service_has_and_what_a_handler_sets_stays(mount: Mount) -> None:
     own_headers = {"Content-Security-Policy": "frame-ancestors https://a.example", "Referrer-Policy": "origin"}
     client = mount(
         Route(path="/page/", handler=lambda: StreamingResponse([b"<p>"], "text/html; charset=utf-8"), policy="public"),
@@ -79,11 +80,8 @@ def test_a_page_may_have_styles_but_no_frame_around_it_and_what_a_handler_sets_s
 
     page, own = client.get("/page/").headers, client.get("/own/").headers
 
-    assert page["content-security-policy"].split("; ") == [
-        "frame-ancestors 'none'",
-        "base-uri 'none'",
-        "object-src 'none'",
-    ]
+    assert page["content-security-policy"] == page_policy()
+    assert page["cache-control"] == "no-cache"
     assert (own["content-security-policy"], own["referrer-policy"]) == ("frame-ancestors https://a.example", "origin")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from kernel.testing import Client
@@ -14,6 +16,7 @@ from tests.processes import eventually
 UNSCHEDULED = {
     "schedules": dict.fromkeys(("observability.rollups", "observability.retention", "accounts.purge"), "off"),
 }
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 SHORT_TIMEOUTS = {"pool_timeout_s": 0.2, "connect_timeout_s": 1}
 
 
@@ -90,11 +93,38 @@ def test_health_recovers_with_the_database(serve: Serve, database: str) -> None:
     assert client.get("/health/").json()["status"] == "ok"
 
 
-@pytest.mark.parametrize("root", ["/api/", "/api", "/api/v1/", "/api/v1"])
+@pytest.mark.parametrize("root", ["/", "/api/", "/api", "/api/v1/", "/api/v1"])
 def test_the_root_of_the_api_lists_existing_resources(client: Client, root: str) -> None:
     body = client.get(root).json()
     resources = (body["data"] if "v1" in root else body)["resources"]
 
-    assert "http://127.0.0.1/api/requests/" in resources.values()
-    paths = [url.removeprefix("http://127.0.0.1") for url in resources.values()]
+    assert resources["requests"] == {
+        "title": "request logs, newest first",
+        "url": "http://127.0.0.1/api/requests/",
+    }
+    assert {"requests-kpis", "trace-tiers", "jobs", "health", "stats"} <= resources.keys()
+    paths = [each["url"].removeprefix("http://127.0.0.1") for each in resources.values()]
     assert {client.get(path).status for path in paths} == {200}
+
+
+def test_the_root_is_a_page_for_people(client: Client) -> None:
+    answer = client.get("/", headers=BROWSER)
+
+    page = answer.content.decode()
+    links = set(re.findall(r'<a [^>]*href="(/[^"]*)"', page))
+    assert (answer.status, answer.headers["vary"].partition(",")[0]) == (200, "Accept")
+    assert {"/api/", "/api/docs", "/api/redoc", "/health/", "/stats/", "/api/requests/"} <= links
+    assert {path: client.get(path).status for path in links} == dict.fromkeys(links, 200)
+    assert f"postgresql {client.service.db.engine.version}" in page
+    assert all(f"<li>{plugin}</li>" in page for plugin in client.service.shared.plugins)
+
+
+def test_the_root_says_nothing_of_the_service_to_strangers(module_serve: Serve) -> None:
+    client = module_serve(auth="required", jobs=UNSCHEDULED)
+
+    for headers in (BROWSER, {**BROWSER, "Authorization": "Bearer nonsense"}):
+        answer = client.get("/", headers=headers)
+
+        assert answer.status == 200
+        assert "/api/docs" in answer.content.decode()
+        assert client.service.db.engine.version not in answer.content.decode()

@@ -1,0 +1,84 @@
+"""Templates of HTML pages, which the kernel and plugins ship, rendered by Jinja.
+
+A package has them in its folder ``templates``: ``templates/orders.html`` of the plugin ``shop`` is called
+``shop/orders.html``. Pages extend ``kernel/base.html``. What they show is escaped. Scripts and styles are static files,
+``{{ asset("shop/orders.js") }}``: ``Content-Security-Policy`` allows none within a page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from kernel.http.request import Request
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+KERNEL = "kernel"
+_TEMPLATE_FOLDER = Path(__file__).parent / "templates"
+
+
+class MenuItem(msgspec.Struct, frozen=True):
+    """A page in the menu of every page."""
+
+    label: str
+    path: str
+
+
+class Templates:
+    """The templates of a service. Each is compiled when it is first used, and kept.
+
+    Every template can use ``asset``, and these variables: ``menu``, ``path`` of the request, and ``request_id``.
+
+    Args:
+        folders: By the owner, the kernel or a plugin, the folder with its templates.
+        asset: Returns the path of a static file; see ``Assets.url``.
+        list_pages: Returns the menu. Called when the first page is rendered: all routes are known then.
+    """
+
+    def __init__(
+        self, folders: Mapping[str, Path], asset: Callable[[str], str], list_pages: Callable[[], Sequence[MenuItem]]
+    ) -> None:
+        self._folders = {**folders, KERNEL: _TEMPLATE_FOLDER}
+        self._asset = asset
+        self._list_pages = list_pages
+
+    def render(self, request: Request, template: str, context: Mapping[str, Any]) -> bytes:
+        """Return a page.
+
+        Args:
+            request: The request that it answers.
+            template: Its name, such as ``shop/orders.html``.
+            context: Its variables by name.
+
+        Raises:
+            jinja2.TemplateError: There is no such template, it is wrong, or uses a variable that it does not get.
+        """
+        found = self._environment.get_template(template)
+        page = found.render(menu=self._menu, path=request.path_as_sent, request_id=request.request_id, **context)
+        return page.encode(errors="replace")
+
+    @cached_property
+    def _menu(self) -> Sequence[MenuItem]:
+        return self._list_pages()
+
+    @cached_property
+    def _environment(self) -> Environment:
+        # Commands boot without ever making a page: they do not wait for this import.
+        from jinja2 import Environment, FileSystemLoader, PrefixLoader, StrictUndefined
+
+        environment = Environment(
+            loader=PrefixLoader({owner: FileSystemLoader(folder) for owner, folder in self._folders.items()}),
+            autoescape=True,
+            undefined=StrictUndefined,
+            auto_reload=False,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.globals["asset"] = self._asset
+        return environment

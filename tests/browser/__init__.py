@@ -1,0 +1,1 @@
+"""Pages as people see them: a real service, and a real browser."""
