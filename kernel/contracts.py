@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import msgspec
 
+from kernel.errors import ApiError
+
 if TYPE_CHECKING:
     import click
 
@@ -17,6 +19,8 @@ Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Handler = Callable[..., Any]
 # Raises if something is not healthy; returns a detail for people, or None.
 Probe = Callable[[], str | None]
+# Takes an error, and the media type of the body that the client sent; returns media type and content of the response.
+ErrorEncoder = Callable[[ApiError, str], tuple[str, bytes]]
 H = TypeVar("H", bound=Handler)
 _ROUTE = "__tiercel_route__"
 BODY_MAX_BYTES = 1024 * 1024
@@ -156,6 +160,7 @@ class Route(Contract, frozen=True):
         request_headers: Types of headers that the handler reads, by name, for the OpenAPI document:
             ``Annotated[str, msgspec.Meta(description=...)]``.
         examples: Requests for the OpenAPI document.
+        encode_error: Encodes the body of errors, where the protocol of the route demands another one than the kernel's.
     """
 
     path: str
@@ -176,6 +181,7 @@ class Route(Contract, frozen=True):
     accepts: Mapping[str, Any] = {}
     request_headers: Mapping[str, Any] = {}
     examples: tuple[Example, ...] = ()
+    encode_error: ErrorEncoder | None = None
 
 
 def route(
@@ -194,6 +200,7 @@ def route(
     accepts: Mapping[str, Any] | None = None,
     request_headers: Mapping[str, Any] | None = None,
     examples: tuple[Example, ...] = (),
+    encode_error: ErrorEncoder | None = None,
 ) -> Callable[[H], H]:
     """Declare where a function or method is served. Arguments, and what it may take and return, as of ``Route``.
 
@@ -229,6 +236,7 @@ def route(
         "accepts": accepts or {},
         "request_headers": request_headers or {},
         "examples": examples,
+        "encode_error": encode_error,
     }
 
     def decorate(handler: H) -> H:

@@ -13,9 +13,10 @@ from kernel.http.csv_files import CsvFiles
 from kernel.http.health import CheckResult, worst_status
 from kernel.http.lists import ListQuery, list_page
 from kernel.http.pagination import Page, cursor_page, numbered_page, page_size_of, read_cursor
-from kernel.http.request import is_json_lines, require_json
+from kernel.http.request import is_json_lines, media_type, require_json
 from kernel.http.resources import Action, Change, Edit, Reference, Resource
-from kernel.http.response import Envelope, Listing, Single, envelope, listing, single
+from kernel.http.response import Envelope, Listing, PreparedResponse, Single, envelope, listing, single
+from kernel.masking import mask
 
 __all__ = [
     "Action",
@@ -31,6 +32,7 @@ __all__ = [
     "ListQuery",
     "Listing",
     "Page",
+    "PreparedResponse",
     "Reference",
     "RequestRecord",
     "Resource",
@@ -43,6 +45,8 @@ __all__ = [
     "is_json_lines",
     "list_page",
     "listing",
+    "mask",
+    "media_type",
     "numbered_page",
     "page_size_of",
     "read_cursor",

@@ -1,4 +1,4 @@
-"""Errors as responses: one body for all of them, or RFC 9457 for clients that ask for it.
+"""Errors as responses: one body for all of them, RFC 9457 for clients that ask for it, or that of a route's protocol.
 
 Where the text of an error comes from: ``kernel.errors`` has a class for each status, with its ``code`` and
 ``default_message``. The code that raises it can pass a more precise ``message``, and a ``detail``: ``request.py`` for
@@ -28,7 +28,7 @@ from kernel.errors import (
     OtherClientError,
     OutOfMemoryError,
 )
-from kernel.http.request import Request
+from kernel.http.request import Request, media_type
 from kernel.http.response import FalconResponse
 from kernel.logging import Logger
 
@@ -96,12 +96,16 @@ def translate(error: falcon.HTTPError, request: Request) -> ApiError:
 
 def write_error(request: Request, response: FalconResponse, error: ApiError, *, unified: bool) -> None:
     """Write an error into a response. Every error passes here."""
-    wants_problem = PROBLEM_JSON in (request.accept or "")
-    make_body = problem if wants_problem else body if unified else plain
     response.status = falcon.code_to_http_status(error.status)
-    response.content_type = PROBLEM_JSON if wants_problem else falcon.MEDIA_JSON
-    response.data = msgspec.json.encode(make_body(error, request.request_id))
-    response.set_header("Vary", "Accept")
+    encode = request.log_context.encode_error
+    if encode is not None:
+        response.content_type, response.data = encode(error, media_type(request))
+    else:
+        wants_problem = PROBLEM_JSON in (request.accept or "")
+        make_body = problem if wants_problem else body if unified else plain
+        response.content_type = PROBLEM_JSON if wants_problem else falcon.MEDIA_JSON
+        response.data = msgspec.json.encode(make_body(error, request.request_id))
+        response.set_header("Vary", "Accept")
     for name, value in error.headers.items():
         response.set_header(name, value)
 

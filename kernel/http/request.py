@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote
 import falcon
 import msgspec
 
+from kernel.contracts import ErrorEncoder
 from kernel.deadline import ClientConnection, current_deadline
 from kernel.errors import (
     ApiError,
@@ -73,6 +74,7 @@ class RequestContext(msgspec.Struct):
         started_ns: When it arrived, of ``time.perf_counter_ns``.
         tracked_for: The account that may see what it takes, if that is tracked.
         rate_state: What is left of the rate that it is counted for.
+        encode_error: Encodes the body of an error, if the route has another one than the kernel's.
     """
 
     request_id: str
@@ -86,6 +88,7 @@ class RequestContext(msgspec.Struct):
     started_ns: int = 0
     tracked_for: int | None = None
     rate_state: RateState | None = None
+    encode_error: ErrorEncoder | None = None
 
     @property
     def traceparent(self) -> str:
@@ -360,17 +363,22 @@ def media_type(request: Request) -> str:
     return (request.content_type or "").partition(";")[0].strip().lower()
 
 
-def require_json(request: Request) -> None:
+def require_json(request: Request, *, or_else: str | None = None) -> None:
     """Ensure that the body is declared as JSON.
 
     A page of another site can post forms and plain text without a preflight request; JSON it cannot.
+
+    Args:
+        request: The request.
+        or_else: Another media type that the handler takes, for the message.
 
     Raises:
         UnsupportedMediaError: The media type is not JSON, or its charset is not UTF-8.
     """
     kind = media_type(request)
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
-        raise UnsupportedMediaError(detail=f"expected application/json, got {kind or 'no Content-Type'}")
+        expected = "application/json" if or_else is None else f"application/json or {or_else}"
+        raise UnsupportedMediaError(detail=f"expected {expected}, got {kind or 'no Content-Type'}")
     _ensure_utf8(request)
 
 
