@@ -17,6 +17,7 @@ from kernel.http.request import is_json_lines, media_type, require_json
 from kernel.http.resources import Action, Change, Edit, Reference, Resource
 from kernel.http.response import Envelope, Listing, PreparedResponse, Single, envelope, listing, single
 from kernel.masking import mask
+from kernel.tracking import outgoing_request
 
 __all__ = [
     "Action",
@@ -48,6 +49,7 @@ __all__ = [
     "mask",
     "media_type",
     "numbered_page",
+    "outgoing_request",
     "page_size_of",
     "read_cursor",
     "require_json",

@@ -28,7 +28,7 @@ from kernel.limits.rates import RateState
 
 # Version 00 ends after the flags; later ones may go on.
 _TRACEPARENT = re.compile(
-    r"(?:00(?=.{53}\Z)|(?!00|ff)[0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(?:-.*)?"
+    r"(?:00(?=.{53}\Z)|(?!00|ff)[0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?"
 )
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _SAMPLED = 0x01
@@ -67,6 +67,7 @@ class RequestContext(msgspec.Struct):
         trace_id: 32 hexadecimal digits of W3C Trace Context.
         span_id: 16 hexadecimal digits; our own span.
         sampled: ``01`` if the trace is sampled, else ``00``. Other flags are not propagated.
+        parent_id: The span of the client, 16 hexadecimal digits; empty if it sent none.
         template: The route that answered, such as ``/api/requests/{id}``; empty if none did.
         logged: False leaves the request out of the access log and its subscribers, as for probes.
         application: Slug of the application whose view was asked for, if the path named one.
@@ -81,6 +82,7 @@ class RequestContext(msgspec.Struct):
     trace_id: str
     span_id: str
     sampled: str
+    parent_id: str = ""
     template: str = ""
     logged: bool = True
     application: str | None = None
@@ -110,7 +112,7 @@ def make_context(environ: Mapping[str, Any]) -> RequestContext:
     trace = None if parent is None else _TRACEPARENT.fullmatch(parent)
     if trace is None:
         return RequestContext(request_id, digits[32:64], digits[64:], "01")
-    return RequestContext(request_id, trace[1], digits[64:], f"{int(trace[2], 16) & _SAMPLED:02x}")
+    return RequestContext(request_id, trace[1], digits[64:], f"{int(trace[3], 16) & _SAMPLED:02x}", trace[2])
 
 
 def path_as_sent(environ: Mapping[str, Any]) -> str:
