@@ -64,10 +64,10 @@ def mask(value: Any, name: str = "") -> Any:
         value: A value of any type.
         name: The key it has. Text is masked as a whole if secrets have such names.
     """
-    if isinstance(value, Secret):
-        return MASK
     if isinstance(value, str):
         return MASK if value and is_secret_name(name) else mask_text(value)
+    if isinstance(value, Secret):
+        return MASK
     if isinstance(value, msgspec.Struct):
         return {key: mask(inner, key) for key, inner in msgspec.structs.asdict(value).items()}
     if isinstance(value, Mapping):

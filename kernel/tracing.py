@@ -44,7 +44,7 @@ PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"
 _PROTOCOL = "http/protobuf"
 _SERVICE = "tiercel"
 # How long a process that stops waits until its last spans are sent.
-_FLUSH_TIMEOUT_S = 3.0
+_FLUSH_TIMEOUT_S = 2.0
 _USER_AGENT_MAX = 256
 # Others are attackers' to choose, and would be names without end: https://opentelemetry.io/docs/specs/semconv/http/.
 _METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
@@ -129,9 +129,8 @@ class Tracing:
         thread.join(_FLUSH_TIMEOUT_S)
         if thread.is_alive():
             self._log.warning("spans_lost", reason=f"they could not be sent within {_FLUSH_TIMEOUT_S:g} s")
-            # Ends its wait for the next attempt.
+            # Ends its wait for the next attempt, and with it the threads.
             self._exporter.shutdown()  # type: ignore[no-untyped-call]
-            thread.join(_FLUSH_TIMEOUT_S)
         self._provider = self._exporter = None
 
     def begin_request(
@@ -178,7 +177,11 @@ class Tracing:
             return
         from opentelemetry.trace import SpanKind
 
-        attributes: dict[str, str | int] = {"tiercel.job.name": name, "tiercel.job.id": job_id, "tiercel.job.attempt": attempt}
+        attributes: dict[str, str | int] = {
+            "tiercel.job.name": name,
+            "tiercel.job.id": job_id,
+            "tiercel.job.attempt": attempt,
+        }
         context = _remote_context(parent, None)
         span = self._tracer.start_span(f"job {name}", context, SpanKind.CONSUMER, attributes)
         tracker = SpanTracker(self._tracer, span, time.perf_counter_ns())

@@ -160,6 +160,8 @@ def _plain_members(members: Sequence[KeyValue]) -> dict[str, Any]:
 
 
 def _plain(value: AnyValue) -> Any:
+    if text := value.string_value:
+        return text  # nearly all are
     kind = value.WhichOneof("value")
     if kind is None:
         return None

@@ -36,6 +36,7 @@ _TRACE_ID_LENGTH, _SPAN_ID_LENGTH = 32, 16
 _NS_PER_MS = 1_000_000
 _NS_PER_US = 1_000
 _FAILED = 500
+_NUMBERS = frozenset({int, float, bool})
 
 
 def is_http(span: Span) -> bool:
@@ -43,9 +44,13 @@ def is_http(span: Span) -> bool:
     return any(name in span.attributes for name in _METHOD)
 
 
-def map_resource(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the attributes of a resource as tags; the same for all of its spans."""
-    return {name: mask(value, name) for name, value in attributes.items() if name not in _FIELDS}
+def map_tags(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of a resource, or of a span, that become tags."""
+    return {
+        name: value if value.__class__ in _NUMBERS else mask(value, name)
+        for name, value in attributes.items()
+        if name not in _FIELDS
+    }
 
 
 def map_span(
@@ -55,7 +60,7 @@ def map_span(
 
     Args:
         span: The span.
-        resource_tags: From ``map_resource``.
+        resource_tags: From ``map_tags``.
         templates: Applied to the path, where there is no route.
         now: UTC; events may be a day ahead of it.
 
@@ -68,7 +73,7 @@ def map_span(
     attributes = span.attributes
     tags = {
         **resource_tags,
-        **{name: mask(value, name) for name, value in attributes.items() if name not in _FIELDS},
+        **map_tags(attributes),
         "span_id": span.span_id,
     }
     if span.parent_span_id:

@@ -12,7 +12,7 @@ from plugins.observability.ingest.decode import DecodedBatch
 from plugins.observability.ingest.service import IngestService
 from plugins.observability.models import EventIn, IngestQuery, IngestResult, ItemError
 from plugins.observability.otlp.decode import DecodedSpan, SpanError, decode_json
-from plugins.observability.otlp.mapping import is_http, map_resource, map_span
+from plugins.observability.otlp.mapping import is_http, map_span, map_tags
 from plugins.observability.path_templates import Templates
 
 
@@ -78,7 +78,7 @@ class SpanIngest:
                 errors.append(ItemError(index, {"non_field_errors": [span.reason]}))
                 continue
             if span.resource is not resource:
-                resource, resource_tags = span.resource, map_resource(span.resource)
+                resource, resource_tags = span.resource, map_tags(span.resource)
             event, messages = map_span(span, resource_tags, self._templates, now)
             if event is None:
                 errors.append(ItemError(index, messages))

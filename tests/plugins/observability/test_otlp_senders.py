@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,8 +32,10 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.trace import SpanKind
 
 from kernel.testing import Client
+from tests.conftest import Serve
+from tests.contract.tree import DOCS
 from tests.listening import listening
-from tests.plugins.observability.events import listed, unique_service
+from tests.plugins.observability.events import create, listed, unique_service
 
 # Sends a GET to a path of an application; ignores what it is answered.
 Get = Callable[[str], object]
@@ -194,3 +197,50 @@ def test_a_tracer_of_everything_else_succeeds(url: str) -> None:
         pass
 
     assert OTLPSpanExporter(f"{url}/v1/traces").export([span]) is SpanExportResult.SUCCESS  # type: ignore[list-item]
+
+
+def test_a_service_sends_its_own_spans_to_another_one(
+    shared: Client, url: str, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = unique_service()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+    monkeypatch.setenv("OTEL_SERVICE_NAME", service)
+    sender = serve()
+    ignored = shared.service.shared.statistics["observability"]()["spans_ignored"]
+
+    created = create(sender)
+    statuses = [sender.get(path).status for path in (created, "/api/requests/nothing/", "/wp-login.php")]
+    sender.service.stop()
+
+    assert statuses == [200, 404, 404]
+    events = listed(shared, f"service={service}&ordering=time")
+    assert [(event["endpoint"], event["method"], event["status_code"]) for event in events] == [
+        ("/api/requests", "POST", 201),
+        ("/api/requests/{id}", "GET", 200),
+        ("/api/requests/{id}", "GET", 404),
+        ("/wp-login.php", "GET", 404),
+    ]
+    assert events[0]["tags"]["service.version"]
+    # Spans of statements are none of requests.
+    assert shared.service.shared.statistics["observability"]()["spans_ignored"] > ignored
+
+
+def test_the_example_of_the_documentation_sends_its_requests(
+    shared: Client, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (DOCS / "howto" / "opentelemetry.md").read_text()
+    variables = dict(re.findall(r"^export (OTEL_\w+)='?([^'\n]*)'?$", page.partition("```python")[0], re.MULTILINE))
+    service = unique_service()
+    for name, value in {**variables, "OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_SERVICE_NAME": service}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(_OpenTelemetrySemanticConventionStability, "_initialized", False)
+    [example] = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert names["app"].test_client().get("/orders/17").status_code == 200
+    names["provider"].shutdown()
+
+    [event] = listed(shared, f"service={service}")
+    assert event["endpoint"] == "/orders/<int:order_id>"
+    assert len(variables) == 5
