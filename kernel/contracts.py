@@ -19,8 +19,6 @@ Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Handler = Callable[..., Any]
 # Raises if something is not healthy; returns a detail for people, or None.
 Probe = Callable[[], str | None]
-# Takes an error, and the media type of the body that the client sent; returns media type and content of the response.
-ErrorEncoder = Callable[[ApiError, str], tuple[str, bytes]]
 H = TypeVar("H", bound=Handler)
 _ROUTE = "__tiercel_route__"
 BODY_MAX_BYTES = 1024 * 1024
@@ -113,6 +111,18 @@ class Example(Contract, frozen=True):
     media_type: str = "application/json"
 
 
+class ErrorBody(Contract, frozen=True):
+    """The body that the protocol of a route demands of its errors, in place of the kernel's.
+
+    Args:
+        encode: Takes an error, and the media type of the body that the client sent; returns media type and content.
+        types: The type of the body by media type, for the OpenAPI document.
+    """
+
+    encode: Callable[[ApiError, str], tuple[str, bytes]]
+    types: Mapping[str, Any]
+
+
 class Route(Contract, frozen=True):
     """An HTTP route: a path, a policy and the handler that serves it. ``@route`` declares it at the handler.
 
@@ -160,7 +170,7 @@ class Route(Contract, frozen=True):
         request_headers: Types of headers that the handler reads, by name, for the OpenAPI document:
             ``Annotated[str, msgspec.Meta(description=...)]``.
         examples: Requests for the OpenAPI document.
-        encode_error: Encodes the body of errors, where the protocol of the route demands another one than the kernel's.
+        error_body: The body of errors, where the protocol of the route demands another one than the kernel's.
     """
 
     path: str
@@ -181,7 +191,7 @@ class Route(Contract, frozen=True):
     accepts: Mapping[str, Any] = {}
     request_headers: Mapping[str, Any] = {}
     examples: tuple[Example, ...] = ()
-    encode_error: ErrorEncoder | None = None
+    error_body: ErrorBody | None = None
 
 
 def route(
@@ -200,7 +210,7 @@ def route(
     accepts: Mapping[str, Any] | None = None,
     request_headers: Mapping[str, Any] | None = None,
     examples: tuple[Example, ...] = (),
-    encode_error: ErrorEncoder | None = None,
+    error_body: ErrorBody | None = None,
 ) -> Callable[[H], H]:
     """Declare where a function or method is served. Arguments, and what it may take and return, as of ``Route``.
 
@@ -236,7 +246,7 @@ def route(
         "accepts": accepts or {},
         "request_headers": request_headers or {},
         "examples": examples,
-        "encode_error": encode_error,
+        "error_body": error_body,
     }
 
     def decorate(handler: H) -> H:

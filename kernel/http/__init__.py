@@ -3,6 +3,7 @@
 Listed here is what plugins may import: pages, envelopes, decompression, and what else only some handlers need.
 """
 
+from kernel.contracts import ErrorBody, Example
 from kernel.conversion import escape_formula
 from kernel.deadline import current_deadline
 from kernel.http.access_log import RequestRecord
@@ -30,6 +31,8 @@ __all__ = [
     "Decompressor",
     "Edit",
     "Envelope",
+    "ErrorBody",
+    "Example",
     "ListQuery",
     "Listing",
     "Page",

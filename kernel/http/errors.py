@@ -97,9 +97,9 @@ def translate(error: falcon.HTTPError, request: Request) -> ApiError:
 def write_error(request: Request, response: FalconResponse, error: ApiError, *, unified: bool) -> None:
     """Write an error into a response. Every error passes here."""
     response.status = falcon.code_to_http_status(error.status)
-    encode = request.log_context.encode_error
-    if encode is not None:
-        response.content_type, response.data = encode(error, media_type(request))
+    error_body = request.log_context.error_body
+    if error_body is not None:
+        response.content_type, response.data = error_body.encode(error, media_type(request))
     else:
         wants_problem = PROBLEM_JSON in (request.accept or "")
         make_body = problem if wants_problem else body if unified else plain

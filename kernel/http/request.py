@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 import falcon
 import msgspec
 
-from kernel.contracts import ErrorEncoder
+from kernel.contracts import ErrorBody
 from kernel.deadline import ClientConnection, current_deadline
 from kernel.errors import (
     ApiError,
@@ -75,7 +75,7 @@ class RequestContext(msgspec.Struct):
         started_ns: When it arrived, of ``time.perf_counter_ns``.
         tracked_for: The account that may see what it takes, if that is tracked.
         rate_state: What is left of the rate that it is counted for.
-        encode_error: Encodes the body of an error, if the route has another one than the kernel's.
+        error_body: The body of an error, if the route has another one than the kernel's.
     """
 
     request_id: str
@@ -90,7 +90,7 @@ class RequestContext(msgspec.Struct):
     started_ns: int = 0
     tracked_for: int | None = None
     rate_state: RateState | None = None
-    encode_error: ErrorEncoder | None = None
+    error_body: ErrorBody | None = None
 
     @property
     def traceparent(self) -> str:

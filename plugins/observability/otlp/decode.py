@@ -39,7 +39,7 @@ _OBJECTS_MIN = 10_000
 _DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-class Span(msgspec.Struct, gc=False):
+class ServerSpan(msgspec.Struct, gc=False):
     """A span of a server, in either encoding.
 
     Args:
@@ -76,79 +76,133 @@ class SpanError(msgspec.Struct, frozen=True, gc=False):
 
 
 # None for a span that no server made.
-DecodedSpan = Span | SpanError | None
+DecodedSpan = ServerSpan | SpanError | None
 
 
-class _Message(msgspec.Struct, rename="camel", gc=False):
+class Message(msgspec.Struct, rename="camel", gc=False):
     """Base of the messages: a field that is null has its default, and unknown fields are ignored."""
 
 
-class _AnyValue(_Message, gc=False):
+class AnyValue(Message, gc=False):
+    """A value: one of these.
+
+    Args:
+        int_value: 64 bits, as a number or a text.
+        double_value: A number, or ``NaN``, ``Infinity`` or ``-Infinity``.
+        bytes_value: Base64.
+    """
+
     string_value: str | None = None
     bool_value: bool | None = None
     int_value: int | str | None = None
     double_value: float | str | None = None
     bytes_value: str | None = None
-    array_value: _ArrayValue | None = None
-    kvlist_value: _KeyValueList | None = None
+    array_value: ArrayValue | None = None
+    kvlist_value: KeyValueList | None = None
 
 
-class _ArrayValue(_Message, gc=False):
-    values: list[_AnyValue] | None = None
+class ArrayValue(Message, gc=False):
+    """Several values."""
+
+    values: list[AnyValue] | None = None
 
 
-class _KeyValue(_Message, gc=False):
+class KeyValue(Message, gc=False):
+    """A value with its name."""
+
     key: str = ""
-    value: _AnyValue | None = None
+    value: AnyValue | None = None
 
 
-class _KeyValueList(_Message, gc=False):
-    values: list[_KeyValue] | None = None
+class KeyValueList(Message, gc=False):
+    """Several values with their names."""
+
+    values: list[KeyValue] | None = None
 
 
-class _Status(_Message, gc=False):
+class Status(Message, gc=False):
+    """The status of a span.
+
+    Args:
+        code: 2 for an error.
+    """
+
     code: int | str | None = None
     message: str | None = None
 
 
-class _Kind(_Message, gc=False):
-    kind: int | str | None = None
+class Span(Message, gc=False):
+    """A span, as far as it is read.
 
+    Args:
+        trace_id: 32 hexadecimal digits.
+        span_id: 16 hexadecimal digits.
+        parent_span_id: Likewise, if it has a parent.
+        kind: 2 for that of a server; all others are ignored.
+        start_time_unix_nano: Nanoseconds since 1970, as a number or a text.
+        end_time_unix_nano: Likewise.
+    """
 
-class _Span(_Message, gc=False):
     trace_id: str | None = None
     span_id: str | None = None
     parent_span_id: str | None = None
+    kind: int | str | None = None
     start_time_unix_nano: int | str | None = None
     end_time_unix_nano: int | str | None = None
-    attributes: list[_KeyValue] | None = None
-    status: _Status | None = None
+    attributes: list[KeyValue] | None = None
+    status: Status | None = None
 
 
-class _Resource(_Message, gc=False):
-    attributes: list[_KeyValue] | None = None
+class Resource(Message, gc=False):
+    """What made spans; its attribute ``service.name`` is the service of the events."""
+
+    attributes: list[KeyValue] | None = None
 
 
-class _ScopeSpans(_Message, gc=False):
-    spans: list[msgspec.Raw] | None = None
+class ScopeSpans(Message, gc=False):
+    """The spans of an instrumentation."""
+
+    spans: list[Span] | None = None
 
 
+class ResourceSpans(Message, gc=False):
+    """The spans of a resource."""
+
+    resource: Resource | None = None
+    scope_spans: list[ScopeSpans] | None = None
+
+
+class ExportTraceServiceRequest(Message, gc=False):
+    """The body of a request that exports spans."""
+
+    resource_spans: list[ResourceSpans] | None = None
+
+
+# The same, but resources and spans are left to be decoded one by one.
 _NULL = msgspec.Raw(b"null")
 
 
-class _ResourceSpans(_Message, gc=False):
+class _RawScopeSpans(Message, gc=False):
+    spans: list[msgspec.Raw] | None = None
+
+
+class _RawResourceSpans(Message, gc=False):
     resource: msgspec.Raw = _NULL
-    scope_spans: list[_ScopeSpans] | None = None
+    scope_spans: list[_RawScopeSpans] | None = None
 
 
-class _Request(_Message, gc=False):
-    resource_spans: list[_ResourceSpans] | None = None
+class _RawRequest(Message, gc=False):
+    resource_spans: list[_RawResourceSpans] | None = None
 
 
-_REQUEST = msgspec.json.Decoder(_Request)
-_RESOURCE = msgspec.json.Decoder(_Resource)
+class _Kind(Message, gc=False):
+    kind: int | str | None = None
+
+
+_REQUEST = msgspec.json.Decoder(_RawRequest)
+_RESOURCE = msgspec.json.Decoder(Resource)
 _KIND = msgspec.json.Decoder(_Kind)
-_SPAN = msgspec.json.Decoder(_Span)
+_SPAN = msgspec.json.Decoder(Span)
 
 
 def decode_json(content: bytes, spans_max: int) -> Iterator[DecodedSpan]:
@@ -228,8 +282,8 @@ def _decode_span(raw: msgspec.Raw, resource: Mapping[str, Any]) -> DecodedSpan:
         if kind != KIND_SERVER and _KINDS.get(str(kind)) != KIND_SERVER:
             return None
         span = _SPAN.decode(content)
-        status = span.status or _Status()
-        return Span(
+        status = span.status or Status()
+        return ServerSpan(
             trace_id=_identifier(span.trace_id),
             span_id=_identifier(span.span_id),
             parent_span_id=_identifier(span.parent_span_id),
@@ -267,11 +321,11 @@ def _time_ns(value: int | str | None) -> int:
     return time_ns
 
 
-def _plain_members(members: Sequence[_KeyValue] | None) -> dict[str, Any]:
+def _plain_members(members: Sequence[KeyValue] | None) -> dict[str, Any]:
     return {member.key: _plain(member.value) for member in members or ()}
 
 
-def _plain(value: _AnyValue | None) -> Any:
+def _plain(value: AnyValue | None) -> Any:
     if value is None:
         return None
     if value.string_value is not None:

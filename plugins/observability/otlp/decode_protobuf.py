@@ -18,7 +18,7 @@ from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
-from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from kernel import MalformedError, TooLargeError
 from kernel.http import current_deadline
@@ -28,7 +28,7 @@ from plugins.observability.otlp.decode import (
     STATUS_ERROR,
     TOO_LONG,
     DecodedSpan,
-    Span,
+    ServerSpan,
     SpanError,
     ensure_few,
     plain_bytes,
@@ -139,10 +139,10 @@ def _decode_resource(walk: _Walk, start: int, end: int) -> Mapping[str, Any]:
 def _decode_span(content: bytes, resource: Mapping[str, Any]) -> DecodedSpan:
     if len(content) > EVENT_MAX_BYTES:
         return SpanError(TOO_LONG)
-    span = SpanMessage.FromString(content)
+    span = Span.FromString(content)
     if span.kind != KIND_SERVER:
         return None
-    return Span(
+    return ServerSpan(
         trace_id=span.trace_id.hex(),
         span_id=span.span_id.hex(),
         parent_span_id=span.parent_span_id.hex(),

@@ -18,7 +18,7 @@ from plugins.observability.event_ids import EPOCH
 from plugins.observability.ingest.decode import decode_field
 from plugins.observability.ingest.validate import REQUIRED, validate_event
 from plugins.observability.models import ENDPOINT_MAX, METHOD_MAX, REFERENCE_MAX, EventIn
-from plugins.observability.otlp.decode import Span
+from plugins.observability.otlp.decode import ServerSpan
 from plugins.observability.path_templates import NO_ROUTE, Templates
 
 # What becomes a field of the event: the stable name first.
@@ -39,7 +39,7 @@ _FAILED = 500
 _NUMBERS = frozenset({int, float, bool})
 
 
-def is_http(span: Span) -> bool:
+def is_http(span: ServerSpan) -> bool:
     """Tell whether a span of a server is one of an HTTP server; those of RPC and messaging are servers as well."""
     return any(name in span.attributes for name in _METHOD)
 
@@ -54,7 +54,7 @@ def map_tags(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def map_span(
-    span: Span, resource_tags: Mapping[str, Any], templates: Templates, now: datetime
+    span: ServerSpan, resource_tags: Mapping[str, Any], templates: Templates, now: datetime
 ) -> tuple[EventIn | None, FieldErrors]:
     """Make an event of a span of an HTTP server.
 
@@ -108,7 +108,7 @@ def _validate(values: dict[str, Any], now: datetime) -> tuple[EventIn | None, Fi
     return validate_event(raw, now)
 
 
-def _wrong_identifiers(span: Span) -> FieldErrors:
+def _wrong_identifiers(span: ServerSpan) -> FieldErrors:
     """Return what is wrong with the identifiers and the time of a span, without which it cannot be told from others."""
     wrong: dict[str, list[str]] = {}
     if len(span.trace_id) != _TRACE_ID_LENGTH or not span.trace_id.strip("0"):
@@ -120,7 +120,7 @@ def _wrong_identifiers(span: Span) -> FieldErrors:
     return wrong
 
 
-def _status_code(span: Span) -> Any:
+def _status_code(span: ServerSpan) -> Any:
     """Return the status of the response.
 
     The attribute is missing only if no response was sent. A server that failed before it sent one has an error as the

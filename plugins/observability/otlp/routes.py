@@ -13,12 +13,13 @@ import falcon
 import msgspec
 
 from kernel import ApiError, Identity, Request, StreamBody, route
-from kernel.http import PreparedResponse, media_type, require_json
+from kernel.http import ErrorBody, Example, PreparedResponse, media_type, require_json
 from plugins.observability.access import Access
 from plugins.observability.models import IngestResult, ItemError
+from plugins.observability.otlp.decode import ExportTraceServiceRequest
 from plugins.observability.otlp.service import SpanIngest
 
-PROTOBUF = "application/x-protobuf"
+JSON, PROTOBUF = "application/json", "application/x-protobuf"
 # Of rejected spans, in the message to their sender.
 _ERRORS_SHOWN = 5
 _MESSAGE_MAX = 1000
@@ -46,14 +47,50 @@ class ExportTraceServiceResponse(msgspec.Struct, frozen=True, rename="camel", om
     partial_success: ExportTracePartialSuccess | None = None
 
 
+class RpcStatus(msgspec.Struct, frozen=True):
+    """The body of an error, ``google.rpc.Status``, without the code, which OTLP does not use."""
+
+    message: str
+
+
 def encode_error(error: ApiError, sent_media_type: str) -> tuple[str, bytes]:
-    """Encode an error as ``google.rpc.Status``, in the encoding that the client sent; see ``kernel.Route``."""
+    """Encode an error, in the encoding that the client sent; see ``ErrorBody``."""
     message = f"{error.message} ({error.detail})" if error.detail else error.message
     if sent_media_type != PROTOBUF:
-        return falcon.MEDIA_JSON, msgspec.json.encode({"message": message})
+        return JSON, msgspec.json.encode(RpcStatus(message))
     from plugins.observability.otlp.decode_protobuf import encode_status
 
     return PROTOBUF, encode_status(message)
+
+
+EXAMPLE = Example(
+    summary="One request that a service answered",
+    body={
+        "resourceSpans": [
+            {
+                "resource": {"attributes": [{"key": "service.name", "value": {"stringValue": "shop"}}]},
+                "scopeSpans": [
+                    {
+                        "spans": [
+                            {
+                                "traceId": "5b8efff798038103d269b633813fc60c",
+                                "spanId": "eee19b7ec3c1b174",
+                                "kind": 2,
+                                "startTimeUnixNano": "1795168800000000000",
+                                "endTimeUnixNano": "1795168800042000000",
+                                "attributes": [
+                                    {"key": "http.request.method", "value": {"stringValue": "GET"}},
+                                    {"key": "http.route", "value": {"stringValue": "/orders/{id}"}},
+                                    {"key": "http.response.status_code", "value": {"intValue": "200"}},
+                                ],
+                            }
+                        ]
+                    }
+                ],
+            }
+        ]
+    },
+)
 
 
 class TraceServiceRoutes:
@@ -66,7 +103,15 @@ class TraceServiceRoutes:
     def __init__(self, spans: SpanIngest) -> None:
         self._spans = spans
 
-    @route("/v1/traces/", method="POST", policy="ingest", encode_error=encode_error)
+    @route(
+        "/v1/traces/",
+        method="POST",
+        policy="ingest",
+        responses={200: {JSON: ExportTraceServiceResponse, PROTOBUF: bytes}},
+        accepts={JSON: ExportTraceServiceRequest, PROTOBUF: bytes},
+        examples=(EXAMPLE,),
+        error_body=ErrorBody(encode=encode_error, types={JSON: RpcStatus, PROTOBUF: bytes}),
+    )
     def export(
         self, request: Request, body: StreamBody, identity: Identity
     ) -> ExportTraceServiceResponse | PreparedResponse:
