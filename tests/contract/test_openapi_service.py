@@ -111,28 +111,27 @@ def generated(secured: tuple[Service, str], tmp_path: Path, monkeypatch: pytest.
 
 def test_a_generated_client_works(secured: tuple[Service, str], generated: str) -> None:
     service, key = secured
-    client = importlib.import_module(generated).AuthenticatedClient(
-        service.url, token=key, prefix="", auth_header_name="X-API-Key", raise_on_unexpected_status=True
-    )
+    package = importlib.import_module(generated)
     models = importlib.import_module(f"{generated}.models")
-
-    def call(operation: str, *values: Any, **arguments: Any) -> Any:
-        module = importlib.import_module(f"{generated}.api.{operation}")
-        return module.sync(*values, client=client, **arguments)
-
     event = models.EventIn(
         time=datetime.now(UTC), service="generated", endpoint="/", method="GET", status_code=200, latency_ms=1
     )
-    stored = call("observability.requests_create", body=event)
-    listed = call("observability.requests_list", service="generated", status_code_in=[200, 204])
-    shown = call("observability.requests_show", stored.id)
-    kpis = call("observability.requests_kpis", service="generated", start=datetime(2026, 1, 1, tzinfo=UTC))
-    removed = call("observability.requests_remove", service="generated")
-    site = call("accounts.sites_create", body=models.NewSite(slug="generated", name="Generated"))
-    changed = call("accounts.sites_update", site.data.id, body=models.NewSiteChanges(name="Changed"))
-    features = call("trace.trace_features_for_application", models.TraceFeaturesForApplicationApplication.SKYFLOW)
-    jobs = call("system.jobs_catalog")
-    missing = call("accounts.sites_show", 10**6)
+    with package.AuthenticatedClient(service.url, token=key, prefix="", auth_header_name="X-API-Key") as client:
+
+        def call(operation: str, *values: Any, **arguments: Any) -> Any:
+            module = importlib.import_module(f"{generated}.api.{operation}")
+            return module.sync(*values, client=client, **arguments)
+
+        stored = call("observability.requests_create", body=event)
+        listed = call("observability.requests_list", service="generated", status_code_in=[200, 204])
+        shown = call("observability.requests_show", stored.id)
+        kpis = call("observability.requests_kpis", service="generated", start=datetime(2026, 1, 1, tzinfo=UTC))
+        removed = call("observability.requests_remove", service="generated")
+        site = call("accounts.sites_create", body=models.NewSite(slug="generated", name="Generated"))
+        changed = call("accounts.sites_update", site.data.id, body=models.NewSiteChanges(name="Changed"))
+        features = call("trace.trace_features_for_application", models.TraceFeaturesForApplicationApplication.SKYFLOW)
+        jobs = call("system.jobs_catalog")
+        missing = call("accounts.sites_show", 10**6)
 
     assert stored == shown
     assert [each.id for each in listed.results] == [stored.id]
