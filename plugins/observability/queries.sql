@@ -65,9 +65,10 @@ FROM observability.series
 WHERE {visible} AND (service ILIKE %(pattern)s OR endpoint ILIKE %(pattern)s)
 
 -- name: visible_series
--- NULL if there are no others.
-SELECT CASE WHEN NOT {alone} OR %(visible_sites)s::integer[] IS NOT NULL OR %(visible_services)s::text[] IS NOT NULL
-            THEN ARRAY(SELECT id FROM observability.series WHERE {visible} LIMIT %(limit)s) END
+-- NULL if there are no others. As text: the client only sends it back, and would need longer for it than the server does.
+SELECT numbers::text, cardinality(numbers)
+FROM (SELECT CASE WHEN NOT {alone} OR %(visible_sites)s::integer[] IS NOT NULL OR %(visible_services)s::text[] IS NOT NULL
+                  THEN ARRAY(SELECT id FROM observability.series WHERE {visible} LIMIT %(limit)s) END) AS found (numbers)
 
 -- name: alone
 -- Whether only one account has had series.
@@ -158,12 +159,6 @@ WHERE time = %(time)s AND id = %(id)s
 INSERT INTO observability.event (id, time, series, status_code, latency_ms, trace_id, user_ref, tags)
 VALUES (%(id)s, %(time)s, %(series)s, %(status_code)s, %(latency_ms)s, %(trace_id)s, %(user_ref)s, %(tags)s::jsonb)
 
--- name: insert_new_event
-INSERT INTO observability.event (id, time, series, status_code, latency_ms, trace_id, user_ref, tags)
-SELECT %(id)s, %(time)s, %(series)s, %(status_code)s, %(latency_ms)s, %(trace_id)s, %(user_ref)s, %(tags)s::jsonb
-WHERE NOT EXISTS (SELECT FROM observability.event_moved WHERE id = %(id)s)
-ON CONFLICT (time, id) DO NOTHING
-
 -- name: delete_event
 DELETE FROM observability.event WHERE time = %(time)s AND id = %(id)s
 
@@ -246,13 +241,14 @@ LIMIT %(limit)s
 
 -- name: count_events
 -- The precondition is apart: beside the others, it would be asked for each partition, and each event would pass there.
-SELECT CASE WHEN {precondition} THEN (SELECT count(*) FROM observability.event AS e WHERE {where}) ELSE 0 END
+-- NULL if it does not hold.
+SELECT CASE WHEN {precondition} THEN (SELECT count(*) FROM observability.event AS e WHERE {where}) END
 
 -- name: estimate_events
 EXPLAIN (FORMAT JSON) SELECT FROM observability.event AS e WHERE {where}
 
 -- name: filter_series
-e.series = ANY(%(series)s)
+e.series = ANY(%(series)s::integer[])
 
 -- name: filter_alone
 {alone}
@@ -343,6 +339,36 @@ WITH touched AS (
 SELECT (SELECT from_time FROM observability.retention WHERE level = 'raw' AND from_time > ANY(%(hours)s::timestamptz[])),
        number
 FROM observability.series_generation
+
+-- name: insert_event_with_entry
+-- An event and what append_ledger writes for it, in one round trip, which may be the whole transaction: nothing is written
+-- if it is too old, or if its series is of another generation. The last column tells whether it is new.
+WITH known AS MATERIALIZED (
+    SELECT (SELECT from_time FROM observability.retention WHERE level = 'raw' AND from_time > ANY(%(hours)s::timestamptz[]))
+               AS since, number
+    FROM observability.series_generation
+), valid AS MATERIALIZED (
+    SELECT FROM known WHERE since IS NULL AND number = %(generation)s
+), inserted AS (
+    INSERT INTO observability.event (id, time, series, status_code, latency_ms, trace_id, user_ref, tags)
+    SELECT %(id)s, %(time)s, %(series)s, %(status_code)s, %(latency_ms)s, %(trace_id)s, %(user_ref)s, %(tags)s::jsonb
+    FROM valid
+    WHERE NOT EXISTS (SELECT FROM observability.event_moved WHERE id = %(id)s)
+    ON CONFLICT (time, id) DO NOTHING
+    RETURNING 1
+), counted AS MATERIALIZED (
+    SELECT count(*) AS events FROM inserted
+), touched AS (
+    INSERT INTO observability.rollup_touched (account, hour)
+    SELECT %(account)s::integer, unnest(%(hours)s::timestamptz[]) FROM valid
+), entry AS (
+    INSERT INTO observability.ingest_ledger
+        (account, site, key, received, stored, duplicate, rejected, capped, deleted, reasons)
+    SELECT %(account)s::integer, %(site)s::integer, %(sender)s, %(received)s, events, 1 - events, %(rejected)s, %(capped)s,
+           0, %(reasons)s::jsonb
+    FROM valid, counted
+)
+SELECT since, number, events FROM known, counted
 
 -- name: sum_ledger
 SELECT coalesce(sum(received), 0), coalesce(sum(stored), 0), coalesce(sum(duplicate), 0), coalesce(sum(rejected), 0),

@@ -76,11 +76,11 @@ class Removal:
         validate_filters(query)
         with self._db.transaction(_STATEMENT_TIMEOUT_S) as connection:
             conditions = _conditions(connection, query, access)
-            ((matched,),) = connection.execute(conditions.compose_count(), conditions.values)
+            ((counted,),) = connection.execute(conditions.compose_count(), conditions.values)
             ((since,),) = connection.execute(QUERIES["raw_watermark"])
         start = query.start
         reaches_back = since is not None and (start is None or start < since)
-        return RemovalResult(matched, 0, since if reaches_back else None)
+        return RemovalResult(counted or 0, 0, since if reaches_back else None)
 
     def remove(
         self,
