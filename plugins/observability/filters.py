@@ -65,11 +65,12 @@ class Conditions(msgspec.Struct):
         visible = [sql.SQL(QUERIES["filter_visible"])] if self.visible else []
         return _all_of([*self.preconditions, *self.parts, *visible])
 
-    @property
-    def where_joined(self) -> sql.Composable:
-        """All conditions, as one expression on events that are joined with their series."""
-        visible = [sql.SQL(QUERIES["visible"])] if self.visible else []
-        return _all_of([*self.preconditions, *self.parts, *visible])
+    def compose_page(self, order: sql.Composable) -> sql.Composed:
+        """Return the statement of ``page_of_events``."""
+        visible = [sql.SQL(QUERIES["filter_visible_joined"])] if self.visible else []
+        join = sql.SQL(QUERIES["join_last" if self.visible else "join_first"])
+        where = _all_of([*self.preconditions, *self.parts, *visible])
+        return sql.SQL(QUERIES["page_of_events"]).format(join=join, where=where, order=order)
 
     def and_also(self, other: Conditions) -> Conditions:
         """Return these conditions and those of another, which has no preconditions."""

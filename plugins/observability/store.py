@@ -237,8 +237,7 @@ class EventStore:
 
         The tags of the others are ``OMITTED_FROM_PAGE``.
         """
-        page = sql.SQL(QUERIES["page_of_events"]).format(where=conditions.where_joined, order=order)
-        return self._page(page, {**conditions.values, "limit": limit, "offset": offset})
+        return self._page(conditions.compose_page(order), {**conditions.values, "limit": limit, "offset": offset})
 
     def trace(self, trace_id: str, limit: int, access: Access = SYSTEM) -> Sequence[Event]:
         """Return the events of a trace, in order of time; as of ``list``, some may be without their tags."""
