@@ -51,17 +51,19 @@ _PROBE_EXPIRY_S = 60
 class _Window:
     """What this process knows of one caller in one window."""
 
-    __slots__ = ("ends_at", "leased", "shared", "taken")
+    __slots__ = ("ends_at", "is_leasing", "leased", "shared", "taken")
 
     def __init__(self, ends_at: float) -> None:
         self.ends_at = ends_at
+        # Whether a thread is taking a lease; others take the hit that they need, so that not each has one left over.
+        self.is_leasing = False
         # Hits to use up here; all that this process ever leased; and what all processes leased, as far as is known.
         self.leased = 0
         self.taken = 0
         self.shared = 0
 
     def lease_size(self, limit: int) -> int:
-        return max(1, min(self.taken, (limit - self.shared) // _LEASE_FRACTION, _LEASE_MAX))
+        return 1 if self.is_leasing else max(1, min(self.taken, (limit - self.shared) // _LEASE_FRACTION, _LEASE_MAX))
 
     def add_lease(self, size: int, shared: int, limit: int) -> None:
         granted = max(0, min(size, limit - (shared - size)))
@@ -130,12 +132,19 @@ class Throttles:
             is_allowed = window.leased > 0
             if is_allowed:
                 window.leased -= 1
-            size = 0 if is_allowed or window.shared >= rate.limit else window.lease_size(rate.limit)
-            if size and self._is_away:
+            needs_lease = not is_allowed and window.shared < rate.limit
+            if needs_lease and self._is_away:
                 self._passed += 1
                 return None
+            size = window.lease_size(rate.limit) if needs_lease else 0
+            leads = needs_lease and not window.is_leasing
+            window.is_leasing |= leads
         if size:
-            shared = self._add_hits(f"{scope}/{caller}/{window.ends_at:.0f}", rate, size)
+            try:
+                shared = self._add_hits(f"{scope}/{caller}/{window.ends_at:.0f}", rate, size)
+            finally:
+                if leads:
+                    window.is_leasing = False
             if shared is None:
                 return None
             with self._lock:
