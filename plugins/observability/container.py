@@ -56,11 +56,13 @@ def make_container(services: Services) -> Container:
     ingest = IngestService(db, series, partitions, watermark, settings, now, services.usage, request_templates)
     services.provide_statistics(ingest.figures)
     rollups = Rollups(db)
+    removal = Removal(db)
+    services.purge_accounts_with(removal.purge_account)
     return Container(
         settings=settings,
         store=EventStore(db, series, partitions, watermark, settings.tags_max_bytes, request_templates),
         scanner=EventScanner(db, settings.export_timeout_s, settings.export_pause_s, settings.tags_max_bytes),
-        removal=Removal(db),
+        removal=removal,
         ingest=ingest,
         ledger=Ledger(db, now),
         analytics=AnalyticsService(db, now, partial(_owned_services, services)),

@@ -178,6 +178,21 @@ DELETE FROM observability.event AS e WHERE {where} RETURNING e.id, e.time
 -- name: delete_all_moved
 DELETE FROM observability.event_moved WHERE id = ANY(%(ids)s)
 
+-- name: list_series
+SELECT id FROM observability.series WHERE account = %(account)s ORDER BY id
+
+-- name: has_rollup_tables
+-- On TimescaleDB, rollups are views.
+SELECT relkind = 'r' FROM pg_class WHERE oid = 'observability.rollup_hour'::regclass
+
+-- name: purge_series_rows
+DELETE FROM observability.{table} WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM observability.{table} WHERE series = ANY(%(series)s::integer[]) LIMIT %(limit)s))
+
+-- name: purge_account_rows
+DELETE FROM observability.{table} WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM observability.{table} WHERE account = %(account)s LIMIT %(limit)s))
+
 -- name: raw_watermark
 SELECT nullif(from_time, '-infinity') FROM observability.retention WHERE level = 'raw'
 
