@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from itertools import chain
 from typing import Any
 
 import click
@@ -24,6 +25,7 @@ from kernel.config import Configuration
 from kernel.contracts import Application, Command, Dataset, HealthCheck, Job, Route
 from kernel.datasets.models import find_invalid_relation, validate_dataset
 from kernel.datasets.service import Datasets
+from kernel.datasets.store import purge_account as purge_datasets
 from kernel.db.engine import Engine
 from kernel.db.failures import READ_ONLY
 from kernel.db.migrations import (
@@ -382,6 +384,9 @@ def create_shared_services(service: Tiercel) -> None:
     throttles, usage = service.shared.throttles, service.shared.usage
     service.limits_upkeep = LimitsUpkeep(throttles, usage)
     service.shared.statistics[KERNEL] = lambda: {**throttles.statistics(), **usage.statistics()}
+    service.shared.account_purges[KERNEL] = lambda account: chain(
+        service.shared.jobs.store.purge_account(account), purge_datasets(db, account)
+    )
     service.origins = AllowedOrigins(settings)
     service.response_headers = ResponseHeaders(service.origins, settings.http.hsts_max_age_s)
     service.tracking = ResourceTracking(db, service.shared.authorizer, log)

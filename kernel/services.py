@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from threading import Event
 from typing import Any, Literal, Protocol, TypeVar
@@ -33,6 +33,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 P = TypeVar("P")
 # Returns numbers by name, with the unit as a suffix unless they are counts: ``rows``, ``wait_ms``.
 Statistics = Callable[[], Mapping[str, int | float]]
+# Removes for good what an account has, in bounded transactions; yields how many rows each of them removed.
+AccountPurge = Callable[[int], Iterator[int]]
 PluginState = Literal["loaded", "quarantined", "disabled"]
 
 
@@ -93,6 +95,7 @@ class SharedServices(msgspec.Struct):
         plugins: State of each plugin, in configured order.
         routes: Mounted routes; complete after the boot.
         statistics: Statistics that plugins provide, by plugin.
+        account_purges: What removes the data of an account, by plugin.
         stopping: Set when the process begins to stop.
     """
 
@@ -114,6 +117,7 @@ class SharedServices(msgspec.Struct):
     plugins: dict[str, PluginStatus] = {}
     routes: tuple[MountedRoute, ...] = ()
     statistics: dict[str, Statistics] = {}
+    account_purges: dict[str, AccountPurge] = {}
     stopping: Event = msgspec.field(default_factory=Event)
 
 
@@ -310,6 +314,22 @@ class Services:
     def statistics(self) -> dict[str, Mapping[str, int | float]]:
         """Return the statistics of all plugins that provide some, by plugin."""
         return {plugin: read() for plugin, read in self._shared.statistics.items()}
+
+    def purge_accounts_with(self, purge: AccountPurge) -> None:
+        """Take part in the purge of an account. Call it from a ``register_`` hook; a second call replaces the first.
+
+        Rows with the columns ``id``, ``account`` and ``deleted_at`` of scoped tables are purged without it.
+
+        Args:
+            purge: Removes what the plugin has of an account: in bounded transactions, after each of which it yields how
+                many rows are gone. Called for the service itself, which sees all accounts; again, if it is interrupted.
+        """
+        self._shared.account_purges[self.plugin] = purge
+
+    @property
+    def account_purges(self) -> Mapping[str, AccountPurge]:
+        """What removes the data of an account, by plugin."""
+        return self._shared.account_purges
 
     def listen(
         self, channel: str, receive: Callable[[Sequence[str]], None], *, poll: Callable[[], None] | None = None

@@ -118,6 +118,20 @@ WHERE account = %(account)s
   AND NOT EXISTS (SELECT FROM tiercel.dataset_version AS kept
                   WHERE kept.account = content.account AND kept.sha256 = content.sha256)
 
+-- name: purge_publications
+DELETE FROM tiercel.dataset_publication
+WHERE id IN (SELECT id FROM tiercel.dataset_publication WHERE account = %(account)s LIMIT %(limit)s)
+
+-- name: purge_versions
+DELETE FROM tiercel.dataset_version
+WHERE (account, dataset, version) IN (
+    SELECT account, dataset, version FROM tiercel.dataset_version WHERE account = %(account)s LIMIT %(limit)s)
+
+-- name: purge_contents
+DELETE FROM tiercel.dataset_content
+WHERE (account, sha256) IN (
+    SELECT account, sha256 FROM tiercel.dataset_content WHERE account = %(account)s LIMIT %(limit)s)
+
 -- name: delete_old_publications
 -- The last successful attempt stays, however many failed since: it says how old the data are.
 DELETE FROM tiercel.dataset_publication

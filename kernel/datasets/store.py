@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
@@ -201,6 +201,16 @@ def remove_old(db: Database, dataset: str, account: int, keep_versions: int) -> 
             connection.execute(QUERIES["delete_unused_contents"], {"account": account})
         given = {"dataset": dataset, "account": account, "keep": keep_versions * _PUBLICATIONS_PER_VERSION}
         connection.execute(QUERIES["delete_old_publications"], given)
+
+
+def purge_account(db: Database, account: int, limit: int = 1000) -> Iterator[int]:
+    """Remove the datasets of an account; see ``Services.purge_accounts_with``."""
+    for name in ("purge_publications", "purge_versions", "purge_contents"):
+        removed = limit
+        while removed == limit:
+            with db.connection() as connection:
+                removed = connection.execute(QUERIES[name], {"account": account, "limit": limit}).rowcount
+            yield removed
 
 
 def _jsonb(value: object) -> Jsonb:

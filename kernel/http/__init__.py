@@ -11,6 +11,7 @@ from kernel.http.auth import Authenticator
 from kernel.http.compression import DecompressionError, Decompressor, decompress
 from kernel.http.concurrency import ConcurrencyLimit
 from kernel.http.csv_files import CsvFiles
+from kernel.http.forwarding import network_of
 from kernel.http.health import CheckResult, worst_status
 from kernel.http.lists import ListQuery, list_page
 from kernel.http.pagination import Page, cursor_page, numbered_page, page_size_of, read_cursor
@@ -62,6 +63,7 @@ __all__ = [
     "listing",
     "mask",
     "media_type",
+    "network_of",
     "numbered_page",
     "outgoing_request",
     "page_policy",

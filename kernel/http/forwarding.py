@@ -15,6 +15,8 @@ from kernel.http.response import FalconResponse
 # Stands for every client of a Unix socket in ``http.trusted_proxies``: they have no address.
 UNIX = "unix"
 _SCHEMES = ("http", "https")
+# An IPv6 network of one subscriber has at most this prefix (RFC 6177).
+_IPV6_PREFIX = 64
 # Removed from every request: what they say is in REMOTE_ADDR, wsgi.url_scheme and HTTP_HOST, or is not trusted.
 _FORWARDING_HEADERS = (
     "HTTP_FORWARDED",
@@ -111,6 +113,22 @@ class ForwardingMiddleware:
             ensure_host(host)
 
 
+@lru_cache(maxsize=4096)
+def network_of(address: str) -> str:
+    """Return what counts as one client: an address of IPv4, or the /64 of one of IPv6, which one subscriber has whole.
+
+    Args:
+        address: Of IPv4, also mapped into IPv6, or of IPv6. Clients of a Unix socket have none: they count as one.
+    """
+    try:
+        parsed = _unmap(ipaddress.ip_address(address.partition("%")[0]))
+    except ValueError:
+        return ""
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    return str(ipaddress.ip_network((parsed, _IPV6_PREFIX), strict=False))
+
+
 def ensure_host(text: str) -> None:
     """Ensure that a text is a host, with or without a port.
 
@@ -137,5 +155,10 @@ def _parse_address(text: str) -> _Address | None:
         address = ipaddress.ip_address(text.removeprefix("[").removesuffix("]"))
     except ValueError:
         return None
+    return _unmap(address)
+
+
+def _unmap(address: _Address) -> _Address:
+    """Return the address of IPv4 that is mapped into one of IPv6, or the address."""
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address

@@ -47,6 +47,7 @@ from kernel.errors import (
 )
 from kernel.http.auth import SAFE_METHODS, Authorizer, ensure_account, ensure_plan, ensure_same_origin
 from kernel.http.cors import AllowedOrigins
+from kernel.http.forwarding import network_of
 from kernel.http.request import (
     BodyLimits,
     RawBody,
@@ -299,9 +300,12 @@ class RequestPipeline(msgspec.Struct, frozen=True):
 
 
 def caller_of(request: Request, identity: Identity | None) -> str:
-    """Return whose requests throttles count: a key, else a user, an account, or where nobody is known, an address."""
+    """Return whose requests throttles count: a key, else a user, an account, or where nobody is known, an address.
+
+    Of IPv6, the network of a subscriber counts: an attacker has as many addresses as there are.
+    """
     if identity is None or identity.scheme == "open":
-        return f"address {request.env.get('REMOTE_ADDR', '')}"
+        return f"address {network_of(request.env.get('REMOTE_ADDR', ''))}"
     if identity.key is not None:
         return f"key {identity.key}"
     if identity.user is not None:

@@ -265,6 +265,10 @@ WHERE id IN (
     ORDER BY finished_at LIMIT %(limit)s
 )
 
+-- name: purge_jobs
+DELETE FROM tiercel.job_run
+WHERE id IN (SELECT id FROM tiercel.job_run WHERE account = %(account)s AND state <> 'running' LIMIT %(limit)s)
+
 -- name: read_figures
 -- A job that waits for its next attempt is not late.
 SELECT count(*) FILTER (WHERE state = 'waiting'),

@@ -431,6 +431,14 @@ class JobStore:
         with self.db.connection() as connection:
             return connection.execute(QUERIES["delete_old"], {"keep_days": keep_days, "limit": limit}).rowcount
 
+    def purge_account(self, account: int, limit: int = 1000) -> Iterator[int]:
+        """Remove the jobs of an account, but for those that run; see ``Services.purge_accounts_with``."""
+        removed = limit
+        while removed == limit:
+            with self.db.connection() as connection:
+                removed = connection.execute(QUERIES["purge_jobs"], {"account": account, "limit": limit}).rowcount
+            yield removed
+
     def read_figures(self, names: Sequence[str]) -> JobFigures:
         """Count jobs, and find which of these fail."""
         with self.db.connection() as connection:

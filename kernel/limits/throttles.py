@@ -14,8 +14,8 @@ them up in its own memory. What was there before the lease tells how much of it 
   limit: it begins with single hits, doubles while a caller is busy, and shrinks again to single hits at the end.
 - A request within a lease needs no round trip: of 1,000 a minute, about 60 do.
 
-A storage that is away limits nobody: the requests pass, one of them tries it again every two seconds, and the health
-check ``throttle`` tells.
+A storage that is away limits nobody: requests pass without waiting for it, a thread of the process tries it again every
+second, and the health check ``throttle`` tells.
 """
 
 from __future__ import annotations
@@ -39,28 +39,31 @@ if TYPE_CHECKING:
 QUERIES = load_queries(__package__)
 _LEASE_FRACTION = 10
 _LEASE_MAX = 1000
-# A storage that failed is left alone for this long.
-_RETRY_S = 2.0
 # Callers that are remembered; the hits that a forgotten one has leased are lost.
 _WINDOWS_MAX = 20_000
 # What is counted is kept a little longer than its window, because clocks differ.
 _EXPIRY_GRACE_S = 5
+# Counts nothing: whether it can be written is whether hits can.
+_PROBE_KEY = "probe"
+_PROBE_EXPIRY_S = 60
 
 
 class _Window:
     """What this process knows of one caller in one window."""
 
-    __slots__ = ("ends_at", "leased", "shared", "taken")
+    __slots__ = ("ends_at", "is_leasing", "leased", "shared", "taken")
 
     def __init__(self, ends_at: float) -> None:
         self.ends_at = ends_at
+        # Whether a thread is taking a lease; others take the hit that they need, so that not each has one left over.
+        self.is_leasing = False
         # Hits to use up here; all that this process ever leased; and what all processes leased, as far as is known.
         self.leased = 0
         self.taken = 0
         self.shared = 0
 
     def lease_size(self, limit: int) -> int:
-        return max(1, min(self.taken, (limit - self.shared) // _LEASE_FRACTION, _LEASE_MAX))
+        return 1 if self.is_leasing else max(1, min(self.taken, (limit - self.shared) // _LEASE_FRACTION, _LEASE_MAX))
 
     def add_lease(self, size: int, shared: int, limit: int) -> None:
         granted = max(0, min(size, limit - (shared - size)))
@@ -90,7 +93,7 @@ class Throttles:
         self._storage: Storage | None = None
         self._windows: dict[tuple[str, str], _Window] = {}
         self._lock = threading.Lock()
-        self._away_until: float | None = None
+        self._is_away = False
         self._leases = self._refused = self._passed = 0
 
     def open(self) -> None:
@@ -129,12 +132,19 @@ class Throttles:
             is_allowed = window.leased > 0
             if is_allowed:
                 window.leased -= 1
-            size = 0 if is_allowed or window.shared >= rate.limit else window.lease_size(rate.limit)
-            if size and not self._may_try():
+            needs_lease = not is_allowed and window.shared < rate.limit
+            if needs_lease and self._is_away:
                 self._passed += 1
                 return None
+            size = window.lease_size(rate.limit) if needs_lease else 0
+            leads = needs_lease and not window.is_leasing
+            window.is_leasing |= leads
         if size:
-            shared = self._add_hits(f"{scope}/{caller}/{window.ends_at:.0f}", rate, size)
+            try:
+                shared = self._add_hits(f"{scope}/{caller}/{window.ends_at:.0f}", rate, size)
+            finally:
+                if leads:
+                    window.is_leasing = False
             if shared is None:
                 return None
             with self._lock:
@@ -159,38 +169,40 @@ class Throttles:
             window = windows[scope, caller] = _Window((now // rate.window_s + 1) * rate.window_s)
         return window
 
-    def _may_try(self) -> bool:
-        """Tell whether to ask the storage. If it is away, one request may from time to time."""
-        if self._away_until is None:
-            return True
-        now = time.monotonic()
-        if now < self._away_until:
-            return False
-        self._away_until = now + _RETRY_S
-        return True
-
     def _add_hits(self, key: str, rate: Rate, size: int) -> int | None:
         """Take a lease, and return the shared number of hits; None if the storage is away."""
+        shared = self._increment(key, rate.window_s + _EXPIRY_GRACE_S, size)
+        with self._lock:
+            if shared is None:
+                self._passed += 1
+            else:
+                self._leases += 1
+        return shared
+
+    def _increment(self, key: str, expiry_s: int, size: int) -> int | None:
+        """Add to a number of the storage, and note whether it answers; None if it does not."""
         from limits.errors import StorageError
 
-        storage = self._storage
-        if storage is None:
+        if self._storage is None:
             return None
         try:
-            shared = storage.incr(key, rate.window_s + _EXPIRY_GRACE_S, size)
+            shared = self._storage.incr(key, expiry_s, size)
         except StorageError as ex:
             with self._lock:
-                is_news, self._away_until = self._away_until is None, time.monotonic() + _RETRY_S
-                self._passed += 1
+                is_news, self._is_away = not self._is_away, True
             if is_news:
                 self._log.warning("throttle_storage_unavailable", reason=str(ex.__cause__ or ex))
             return None
         with self._lock:
-            is_news, self._away_until = self._away_until is not None, None
-            self._leases += 1
+            is_news, self._is_away = self._is_away, False
         if is_news:
             self._log.info("throttle_storage_available")
         return shared
+
+    def try_again(self) -> None:
+        """Try a storage that is away. Outside of requests: one that is frozen answers nobody for a second each time."""
+        if self._is_away:
+            self._increment(_PROBE_KEY, _PROBE_EXPIRY_S, 0)
 
     def remove_expired(self) -> None:
         """Remove what the database keeps of windows that have ended.
@@ -209,13 +221,14 @@ class Throttles:
         Raises:
             BootError: It does not.
         """
-        if self._away_until is not None:
+        if self._is_away:
             raise BootError("the storage of throttles is away: requests are not limited")
         return "on" if self.is_on else "off"
 
     def statistics(self) -> dict[str, int]:
-        """Return how many leases were taken, how many requests were refused, and how many passed uncounted."""
+        """Return how many leases were taken, how many requests were refused and passed, and whether any are counted."""
         return {
+            "throttle_storage_away": int(self._is_away),
             "throttle_leases": self._leases,
             "throttle_refused": self._refused,
             "throttle_passed_uncounted": self._passed,

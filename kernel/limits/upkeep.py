@@ -18,7 +18,7 @@ _REMOVE_USAGE_S = 3600.0
 
 
 class LimitsUpkeep:
-    """Stores counts once a second, and removes old rows now and then.
+    """Stores counts once a second, tries a storage that is away, and removes old rows now and then.
 
     Args:
         throttles: Those of the process.
@@ -44,6 +44,7 @@ class LimitsUpkeep:
         throttle_at = usage_at = time.monotonic()
         while not stopping.wait(FLUSH_S):
             self._usage.try_flush()
+            self._throttles.try_again()
             now = time.monotonic()
             # What is not removed now is removed the next time.
             with suppress(UnavailableError, psycopg.Error):

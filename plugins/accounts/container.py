@@ -94,6 +94,6 @@ def make_container(services: Services) -> Container:
         site_accesses=SiteAccesses(services),
         site_files=CsvFiles(sites),
         sector_files=CsvFiles(sectors, key=("site", "slug")),
-        purge=Purge(services.db, services.clock.now),
+        purge=Purge(services.db, services.clock.now, services.account_purges),
         usage=AccountUsage(services.db, services.usage),
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from itertools import product
 from typing import Any, LiteralString
 
 import msgspec
@@ -28,7 +29,7 @@ class PurgeReport(msgspec.Struct, frozen=True):
     """What a purge removed.
 
     Args:
-        removed: Numbers of rows by table.
+        removed: Numbers of rows by table, or by plugin where it removes them itself.
         kept: How many rows stay because others refer to them, which are not removed yet.
     """
 
@@ -42,19 +43,23 @@ class Purge:
     Args:
         db: Connection pool.
         now: The clock.
+        of_accounts: What removes the data of an account that are kept otherwise, by plugin.
     """
 
-    def __init__(self, db: Database, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, db: Database, now: Callable[[], datetime], of_accounts: Mapping[str, Callable[[int], Iterator[int]]]
+    ) -> None:
         self._db = db
         self._now = now
+        self._of_accounts = of_accounts
 
     def apply(self, check: Callable[[], None] = lambda: None) -> PurgeReport:
         """Remove what was deleted before the retention of its account.
 
         Args:
-            check: Called before each table; raises to stop.
+            check: Called before each table and after each transaction; raises to stop.
         """
-        removed: Counter[str] = Counter()
+        removed = self._remove_data(check)
         # Of all accounts, whoever started the job.
         with acting_as(None), self._db.connection() as connection:
             now = {"now": self._now()}
@@ -75,6 +80,19 @@ class Purge:
                 if removed.total() == before:
                     break
         return PurgeReport({table: number for table, number in sorted(removed.items()) if number}, kept)
+
+    def _remove_data(self, check: Callable[[], None]) -> Counter[str]:
+        """Remove what plugins have of accounts that are due: before these, so that an interrupted purge goes on."""
+        removed: Counter[str] = Counter()
+        with acting_as(None), self._db.connection() as connection:
+            listed = sql.SQL(QUERIES["list_expired_accounts"]).format()
+            accounts = connection.execute(listed, {"now": self._now()}).fetchall()
+        with acting_as(None):
+            for (account,), (plugin, purge) in product(accounts, self._of_accounts.items()):
+                for rows in purge(account):
+                    check()
+                    removed[plugin] += rows
+        return removed
 
     def _statements(self, tables: Mapping[str, LiteralString]) -> list[tuple[str, sql.Composed]]:
         """Return the tables, those first that others refer to least, with what lists their expired rows."""

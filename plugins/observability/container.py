@@ -60,11 +60,13 @@ def make_container(services: Services) -> Container:
     spans = SpanIngest(ingest, templates, now)
     services.provide_statistics(lambda: {**ingest.figures(), **spans.figures()})
     rollups = Rollups(db)
+    removal = Removal(db)
+    services.purge_accounts_with(removal.purge_account)
     return Container(
         settings=settings,
         store=EventStore(db, series, partitions, watermark, settings.tags_max_bytes, request_templates),
         scanner=EventScanner(db, settings.export_timeout_s, settings.export_pause_s, settings.tags_max_bytes),
-        removal=Removal(db),
+        removal=removal,
         ingest=ingest,
         spans=spans,
         ledger=Ledger(db, now),

@@ -56,7 +56,7 @@ class EventPages:
         validate_filters(query)
         size = page_size_of(query.page_size, self._page_size, self._page_size_max)
         ordering = parse_ordering(query.ordering)
-        conditions = self._store.conditions(query, access)
+        conditions = self._store.conditions(query, access, for_estimate=query.count == "estimated")
         count = self._count(query, conditions)
         if query.cursor is None:
             return self._page_by_number(request, query.page, size, ordering, conditions, count)
@@ -102,9 +102,7 @@ class EventPages:
             if any(isinstance(value, str) and "\x00" in value for value in cursor.values):
                 raise InvalidError(errors={"cursor": ["Null characters are not allowed."]})
             after = keyset(keys, cursor.values, backwards=backwards)
-            conditions = Conditions(
-                conditions.parts + after.parts, conditions.values | after.values, conditions.preconditions
-            )
+            conditions = conditions.and_also(after)
         found, fitting = self._store.list(conditions, order_by(keys, backwards=backwards), size + 1)
         # A page whose tags would be too long ends early: its link leads to the next event. A page by number cannot.
         size = min(size, fitting)

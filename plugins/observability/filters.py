@@ -29,16 +29,30 @@ class Conditions(msgspec.Struct):
         parts: The conditions.
         values: By the name of the parameter.
         preconditions: Those that are the same for all events: if one does not hold, none is selected.
+        visible: Whether events must also be visible, which their series tell.
+        alone: Whether all events are likely to be.
     """
 
     parts: list[sql.Composable]
     values: dict[str, Any]
     preconditions: tuple[sql.Composable, ...] = ()
+    visible: bool = False
+    alone: bool = False
 
     def add_precondition(self, name: str, **values: Any) -> None:
         """Add the fragment ``filter_<name>``, which is not about events."""
         self.preconditions = (*self.preconditions, sql.SQL(QUERIES[f"filter_{name}"]))
         self.values.update(values)
+
+    def require_visible(self, parameters: Mapping[str, Any], *, alone: bool = False) -> None:
+        """Add that events are visible.
+
+        Args:
+            parameters: Of ``Access``.
+            alone: Whether all events are likely to be.
+        """
+        self.visible, self.alone = True, alone
+        self.values.update(parameters)
 
     def add(self, name: str, **values: Any) -> None:
         """Add the fragment ``filter_<name>``."""
@@ -47,14 +61,27 @@ class Conditions(msgspec.Struct):
 
     @property
     def where(self) -> sql.Composable:
-        """All conditions, as one expression."""
-        return _all_of([*self.preconditions, *self.parts])
+        """All conditions, as one expression on events."""
+        visible = [sql.SQL(QUERIES["filter_visible"])] if self.visible else []
+        return _all_of([*self.preconditions, *self.parts, *visible])
+
+    def compose_page(self, order: sql.Composable) -> sql.Composed:
+        """Return the statement of ``page_of_events``."""
+        visible = [sql.SQL(QUERIES["filter_visible_joined"])] if self.visible else []
+        join = sql.SQL(QUERIES["join_last" if self.visible else "join_first"])
+        where = _all_of([*self.preconditions, *self.parts, *visible])
+        return sql.SQL(QUERIES["page_of_events"]).format(join=join, where=where, order=order)
+
+    def and_also(self, other: Conditions) -> Conditions:
+        """Return these conditions and those of another, which has no preconditions."""
+        return msgspec.structs.replace(self, parts=self.parts + other.parts, values=self.values | other.values)
 
     def compose_count(self) -> sql.Composed:
-        """Return the statement that counts the events."""
-        return sql.SQL(QUERIES["count_events"]).format(
-            precondition=_all_of(self.preconditions), where=_all_of(self.parts)
-        )
+        """Return the statement that counts the events: NULL if a precondition does not hold, or ``alone`` is wrong."""
+        preconditions, where = self.preconditions, msgspec.structs.replace(self, preconditions=()).where
+        if self.alone:
+            preconditions, where = (*preconditions, sql.SQL(QUERIES["filter_alone"])), _all_of(self.parts)
+        return sql.SQL(QUERIES["count_events"]).format(precondition=_all_of(preconditions), where=where)
 
 
 def _all_of(conditions: Sequence[sql.Composable]) -> sql.Composable:

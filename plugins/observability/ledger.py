@@ -8,7 +8,7 @@ wait for each other, and the sums agree with the events. They are summed up when
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
@@ -140,12 +140,47 @@ def append_entry(
         TooOldError: Retention has removed the events of some of these hours.
         SeriesRemovedError: Series were removed since that generation.
     """
-    values = {name: getattr(entry, name) for name in entry.__struct_fields__}
-    values |= {"reasons": msgspec.json.encode(entry.reasons).decode(), "sender": sender}
-    row = connection.execute(QUERIES["append_ledger"], {**values, **owner._asdict(), "hours": list(hours)}).fetchone()
+    row = connection.execute(QUERIES["append_ledger"], _parameters(entry, sender, owner, hours)).fetchone()
     ensure_not_too_old(row)
     if generation is not None:
         ensure_generation(row, generation)
+
+
+def insert_event_with_entry(
+    connection: Connection[tuple[Any, ...]],
+    event: Mapping[str, object],
+    entry: LedgerEntry,
+    sender: str,
+    owner: Owner,
+    hours: Sequence[datetime],
+    generation: int,
+) -> bool:
+    """Insert an event and append its entry, all or nothing; return whether it was not stored before.
+
+    Args:
+        connection: Inside a transaction or not: it is one statement.
+        event: Its columns.
+        entry: The outcome of its batch, but for whether it is stored now.
+        sender: As of ``append_entry``, and so the others.
+        owner: Whose.
+        hours: Its hour.
+        generation: Of its series.
+
+    Raises:
+        TooOldError: Retention has removed the events of its hour.
+        SeriesRemovedError: Series were removed since that generation.
+    """
+    values = {**_parameters(entry, sender, owner, hours), **event, "generation": generation}
+    row = connection.execute(QUERIES["insert_event_with_entry"], values).fetchone()
+    ensure_not_too_old(row)
+    ensure_generation(row, generation)
+    return row is not None and row[2] == 1
+
+
+def _parameters(entry: LedgerEntry, sender: str, owner: Owner, hours: Sequence[datetime]) -> dict[str, Any]:
+    values = {name: getattr(entry, name) for name in entry.__struct_fields__}
+    values |= {"reasons": msgspec.json.encode(entry.reasons).decode(), "sender": sender}
+    return {**values, **owner._asdict(), "hours": list(hours)}
 
 
 def append_removal(

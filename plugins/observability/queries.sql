@@ -65,9 +65,10 @@ FROM observability.series
 WHERE {visible} AND (service ILIKE %(pattern)s OR endpoint ILIKE %(pattern)s)
 
 -- name: visible_series
--- NULL if there are no others.
-SELECT CASE WHEN NOT {alone} OR %(visible_sites)s::integer[] IS NOT NULL OR %(visible_services)s::text[] IS NOT NULL
-            THEN ARRAY(SELECT id FROM observability.series WHERE {visible} LIMIT %(limit)s) END
+-- NULL if there are no others. As text: the client only sends it back, and would need longer for it than the server does.
+SELECT numbers::text, cardinality(numbers)
+FROM (SELECT CASE WHEN NOT {alone} OR %(visible_sites)s::integer[] IS NOT NULL OR %(visible_services)s::text[] IS NOT NULL
+                  THEN ARRAY(SELECT id FROM observability.series WHERE {visible} LIMIT %(limit)s) END) AS found (numbers)
 
 -- name: alone
 -- Whether only one account has had series.
@@ -158,12 +159,6 @@ WHERE time = %(time)s AND id = %(id)s
 INSERT INTO observability.event (id, time, series, status_code, latency_ms, trace_id, user_ref, tags)
 VALUES (%(id)s, %(time)s, %(series)s, %(status_code)s, %(latency_ms)s, %(trace_id)s, %(user_ref)s, %(tags)s::jsonb)
 
--- name: insert_new_event
-INSERT INTO observability.event (id, time, series, status_code, latency_ms, trace_id, user_ref, tags)
-SELECT %(id)s, %(time)s, %(series)s, %(status_code)s, %(latency_ms)s, %(trace_id)s, %(user_ref)s, %(tags)s::jsonb
-WHERE NOT EXISTS (SELECT FROM observability.event_moved WHERE id = %(id)s)
-ON CONFLICT (time, id) DO NOTHING
-
 -- name: delete_event
 DELETE FROM observability.event WHERE time = %(time)s AND id = %(id)s
 
@@ -182,6 +177,21 @@ DELETE FROM observability.event AS e WHERE {where} RETURNING e.id, e.time
 
 -- name: delete_all_moved
 DELETE FROM observability.event_moved WHERE id = ANY(%(ids)s)
+
+-- name: list_series
+SELECT id FROM observability.series WHERE account = %(account)s ORDER BY id
+
+-- name: has_rollup_tables
+-- On TimescaleDB, rollups are views.
+SELECT relkind = 'r' FROM pg_class WHERE oid = 'observability.rollup_hour'::regclass
+
+-- name: purge_series_rows
+DELETE FROM observability.{table} WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM observability.{table} WHERE series = ANY(%(series)s::integer[]) LIMIT %(limit)s))
+
+-- name: purge_account_rows
+DELETE FROM observability.{table} WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM observability.{table} WHERE account = %(account)s LIMIT %(limit)s))
 
 -- name: raw_watermark
 SELECT nullif(from_time, '-infinity') FROM observability.retention WHERE level = 'raw'
@@ -230,7 +240,7 @@ FROM (
 SELECT e.id, e.time, s.service, s.endpoint, s.method, e.status_code, e.latency_ms, e.trace_id, e.user_ref,
        e.tags AS stored_tags
 FROM observability.event AS e
-JOIN observability.series AS s ON s.id = e.series
+{join} observability.series AS s ON s.id = e.series
 WHERE {where}
 ORDER BY {order}
 LIMIT %(limit)s OFFSET %(offset)s
@@ -246,19 +256,32 @@ LIMIT %(limit)s
 
 -- name: count_events
 -- The precondition is apart: beside the others, it would be asked for each partition, and each event would pass there.
-SELECT CASE WHEN {precondition} THEN (SELECT count(*) FROM observability.event AS e WHERE {where}) ELSE 0 END
+-- NULL if it does not hold.
+SELECT CASE WHEN {precondition} THEN (SELECT count(*) FROM observability.event AS e WHERE {where}) END
 
 -- name: estimate_events
 EXPLAIN (FORMAT JSON) SELECT FROM observability.event AS e WHERE {where}
 
 -- name: filter_series
-e.series = ANY(%(series)s)
+e.series = ANY(%(series)s::integer[])
 
 -- name: filter_alone
 {alone}
 
 -- name: filter_visible
 e.series IN (SELECT id FROM observability.series WHERE {visible})
+
+-- name: filter_visible_joined
+-- After a left join, which the planner cannot turn round: it reads events in their order until the page is full. What it
+-- thinks that the policies of the table of series leave is too little, and it would look up and sort the events of each.
+-- CASE, because a condition that no absent series meets makes it an inner join.
+CASE WHEN s.id IS NOT NULL AND {visible} THEN true ELSE false END
+
+-- name: join_first
+JOIN
+
+-- name: join_last
+LEFT JOIN
 
 -- name: filter_trace_id
 e.trace_id = %(trace_id)s
@@ -343,6 +366,36 @@ WITH touched AS (
 SELECT (SELECT from_time FROM observability.retention WHERE level = 'raw' AND from_time > ANY(%(hours)s::timestamptz[])),
        number
 FROM observability.series_generation
+
+-- name: insert_event_with_entry
+-- An event and what append_ledger writes for it, in one round trip, which may be the whole transaction: nothing is written
+-- if it is too old, or if its series is of another generation. The last column tells whether it is new.
+WITH known AS MATERIALIZED (
+    SELECT (SELECT from_time FROM observability.retention WHERE level = 'raw' AND from_time > ANY(%(hours)s::timestamptz[]))
+               AS since, number
+    FROM observability.series_generation
+), valid AS MATERIALIZED (
+    SELECT FROM known WHERE since IS NULL AND number = %(generation)s
+), inserted AS (
+    INSERT INTO observability.event (id, time, series, status_code, latency_ms, trace_id, user_ref, tags)
+    SELECT %(id)s, %(time)s, %(series)s, %(status_code)s, %(latency_ms)s, %(trace_id)s, %(user_ref)s, %(tags)s::jsonb
+    FROM valid
+    WHERE NOT EXISTS (SELECT FROM observability.event_moved WHERE id = %(id)s)
+    ON CONFLICT (time, id) DO NOTHING
+    RETURNING 1
+), counted AS MATERIALIZED (
+    SELECT count(*) AS events FROM inserted
+), touched AS (
+    INSERT INTO observability.rollup_touched (account, hour)
+    SELECT %(account)s::integer, unnest(%(hours)s::timestamptz[]) FROM valid
+), entry AS (
+    INSERT INTO observability.ingest_ledger
+        (account, site, key, received, stored, duplicate, rejected, capped, deleted, reasons)
+    SELECT %(account)s::integer, %(site)s::integer, %(sender)s, %(received)s, events, 1 - events, %(rejected)s, %(capped)s,
+           0, %(reasons)s::jsonb
+    FROM valid, counted
+)
+SELECT since, number, events FROM known, counted
 
 -- name: sum_ledger
 SELECT coalesce(sum(received), 0), coalesce(sum(stored), 0), coalesce(sum(duplicate), 0), coalesce(sum(rejected), 0),

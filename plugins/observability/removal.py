@@ -8,8 +8,9 @@ the next one completes. Series that no event belongs to any more are removed by 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
 import msgspec
@@ -22,9 +23,11 @@ from plugins.observability.ledger import append_removal
 from plugins.observability.models import SelectionQuery
 from plugins.observability.queries import QUERIES
 from plugins.observability.resolution import BEGINNING, HOUR, floor
-from plugins.observability.store import Connected, resolve_filters
+from plugins.observability.store import Connected, resolve_filters, touch_hours
 
 BATCH_EVENTS = 5000
+# Whose rollups one statement removes.
+_PURGED_SERIES = 100
 # For one statement over a day of events.
 _STATEMENT_TIMEOUT_S = 600.0
 
@@ -76,11 +79,11 @@ class Removal:
         validate_filters(query)
         with self._db.transaction(_STATEMENT_TIMEOUT_S) as connection:
             conditions = _conditions(connection, query, access)
-            ((matched,),) = connection.execute(conditions.compose_count(), conditions.values)
+            ((counted,),) = connection.execute(conditions.compose_count(), conditions.values)
             ((since,),) = connection.execute(QUERIES["raw_watermark"])
         start = query.start
         reaches_back = since is not None and (start is None or start < since)
-        return RemovalResult(matched, 0, since if reaches_back else None)
+        return RemovalResult(counted or 0, 0, since if reaches_back else None)
 
     def remove(
         self,
@@ -116,18 +119,69 @@ class Removal:
             # Looked up for each batch, as series may come and go.
             conditions = _conditions(connection, query, access)
             conditions.add("from", batch_start=start)
-            values = {**conditions.values, "batch_events": self._batch_events}
-            row = connection.execute(sql.SQL(QUERIES["batch_end"]).format(where=conditions.where), values).fetchone()
-            if row is not None:
-                conditions.add("until", batch_end=row[0])
-            connection.execute(QUERIES["allow_decompression"])
-            rows: list[tuple[UUID, datetime]] = connection.execute(
-                sql.SQL(QUERIES["delete_selected"]).format(where=conditions.where), conditions.values
-            ).fetchall()
-            if rows:
-                connection.execute(QUERIES["delete_all_moved"], {"ids": [event_id for event_id, _ in rows]})
-                append_removal(connection, len(rows), list({floor(time, HOUR) for _, time in rows}), owner)
-        return len(rows), None if row is None else row[0] + datetime.resolution
+            end, times = _delete_batch(connection, conditions, self._batch_events)
+            if times:
+                append_removal(connection, len(times), list({floor(time, HOUR) for time in times}), owner)
+        return len(times), None if end is None else end + datetime.resolution
+
+    def purge_account(self, account: int) -> Iterator[int]:
+        """Remove the events, the rollups and the ledger of an account; see ``Services.purge_accounts_with``.
+
+        What is older than the retention of events is left to retention, but for the rollups. Those on TimescaleDB
+        whose events are gone cannot be removed by series: they stay as long as rollups are kept. Series that nothing
+        refers to any more are removed by retention.
+        """
+        with self._db.connection() as connection:
+            series = [number for (number,) in connection.execute(QUERIES["list_series"], {"account": account})]
+            ((has_tables,),) = connection.execute(QUERIES["has_rollup_tables"])
+        for number in series:
+            yield from self._repeat(partial(self._purge_events, account, number))
+        for table in ("rollup_hour", "rollup_day") if has_tables else ():
+            for start in range(0, len(series), _PURGED_SERIES):
+                some = {"series": series[start : start + _PURGED_SERIES]}
+                yield from self._repeat(partial(self._purge_rows, "purge_series_rows", table, some))
+        for table in ("coarse_hour", "coarse_day", "ingest_ledger") if has_tables else ("ingest_ledger",):
+            yield from self._repeat(partial(self._purge_rows, "purge_account_rows", table, {"account": account}))
+
+    def _repeat(self, purge: Callable[[], int]) -> Iterator[int]:
+        """Purge a batch at a time, until one is not full."""
+        removed = self._batch_events
+        while removed >= self._batch_events:
+            removed = purge()
+            yield removed
+
+    def _purge_rows(self, name: str, table: str, values: Mapping[str, object]) -> int:
+        query = sql.SQL(QUERIES[name]).format(table=sql.Identifier(table))
+        with self._db.transaction(_STATEMENT_TIMEOUT_S) as connection:
+            return connection.execute(query, {**values, "limit": self._batch_events}).rowcount
+
+    def _purge_events(self, account: int, series: int) -> int:
+        """Delete the first events of a series; return how many."""
+        conditions = Conditions([], {})
+        conditions.add("series", series=[series])
+        conditions.add("kept")
+        with self._db.transaction(_STATEMENT_TIMEOUT_S) as connection:
+            _, times = _delete_batch(connection, conditions, self._batch_events)
+            if times:
+                touch_hours(connection, {floor(time, HOUR) for time in times}, account)
+        return len(times)
+
+
+def _delete_batch(
+    connection: Connected, conditions: Conditions, batch_events: int
+) -> tuple[datetime | None, Sequence[datetime]]:
+    """Delete the first events that meet some conditions; return the last time, if more may follow, and theirs."""
+    values = {**conditions.values, "batch_events": batch_events}
+    row = connection.execute(sql.SQL(QUERIES["batch_end"]).format(where=conditions.where), values).fetchone()
+    if row is not None:
+        conditions.add("until", batch_end=row[0])
+    connection.execute(QUERIES["allow_decompression"])
+    rows: list[tuple[UUID, datetime]] = connection.execute(
+        sql.SQL(QUERIES["delete_selected"]).format(where=conditions.where), conditions.values
+    ).fetchall()
+    if rows:
+        connection.execute(QUERIES["delete_all_moved"], {"ids": [event_id for event_id, _ in rows]})
+    return None if row is None else row[0], [time for _, time in rows]
 
 
 def _conditions(connection: Connected, query: SelectionQuery, access: Access) -> Conditions:

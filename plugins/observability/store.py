@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -40,6 +41,11 @@ from plugins.observability.series import (
 
 # Of more series than this, the planner is told whose they are, not which: it compares each with its statistics.
 _LISTED_SERIES_MAX = 1000
+# Nor of an account that has at least this share of all events: which series they are would change no plan, and to tell
+# takes longer than to run it.
+_LARGE_SHARE = 0.01
+_SHARE_KEPT_S = 60.0
+_SHARES_MAX = 10_000
 # An edit starts over when another edit of the event, or a removal of series or partitions, comes first.
 EDIT_ATTEMPTS_MAX = 10
 DELETE_ATTEMPTS_MAX = 5
@@ -48,6 +54,8 @@ PAGE_MAX_BYTES = 16 * 1024 * 1024
 # What an event that is capped may have in its tags beyond those that were sent: the texts of its series.
 _PRESERVED_MAX_BYTES = 4096
 Connected = Connection[tuple[Any, ...]]
+# Which part of all events somebody sees: all of them, many, or few.
+Share = Literal["all", "large", "small"]
 
 
 class EventStore:
@@ -77,6 +85,8 @@ class EventStore:
         self._watermark = watermark
         self._tags_max_bytes = tags_max_bytes
         self._templates = templates
+        # What was found lately, and until when it counts: it decides how pages are read, not what is on them.
+        self._shares: dict[tuple[Any, ...], tuple[Share, float]] = {}
 
     def find(self, event_id: UUID, access: Access = SYSTEM) -> Event:
         """Return one event.
@@ -184,10 +194,41 @@ class EventStore:
                 return
         raise _edited_by_others(event_id)
 
-    def conditions(self, query: SelectionQuery, access: Access = SYSTEM) -> Conditions:
-        """Resolve filters into conditions on the table of events."""
+    def conditions(self, query: SelectionQuery, access: Access = SYSTEM, *, for_estimate: bool = False) -> Conditions:
+        """Resolve filters into conditions on the table of events.
+
+        Args:
+            query: The filters.
+            access: Of whoever asks.
+            for_estimate: Whether the planner has to know the series: it estimates as well as it does.
+
+        Raises:
+            InvalidError: The search has too many terms.
+        """
+        terms = split_search(query.search)
+        if for_estimate or _has_texts(query):
+            with self._db.connection() as connection:
+                return resolve_filters(connection, query, access)
+        share = self._share(access)
+        if share != "small" and not terms:
+            conditions = event_conditions(query, None)
+            _add_large(conditions, access, share)
+            return conditions
         with self._db.connection() as connection:
-            return resolve_filters(connection, query, access)
+            return resolve_filters(connection, query, access, share)
+
+    def _share(self, access: Access) -> Share:
+        """Return which part of all events somebody sees, as found not long ago."""
+        key = (access.account, access.sites, access.services)
+        now = time.monotonic()
+        share, until = self._shares.get(key, ("small", 0.0))
+        if now >= until:
+            with self._db.connection() as connection:
+                share = _find_share(connection, access)
+            if len(self._shares) >= _SHARES_MAX:
+                self._shares = {}
+            self._shares[key] = (share, now + _SHARE_KEPT_S)
+        return share
 
     def list(
         self, conditions: Conditions, order: sql.Composable, limit: int, offset: int = 0
@@ -196,8 +237,7 @@ class EventStore:
 
         The tags of the others are ``OMITTED_FROM_PAGE``.
         """
-        page = sql.SQL(QUERIES["page_of_events"]).format(where=conditions.where, order=order)
-        return self._page(page, {**conditions.values, "limit": limit, "offset": offset})
+        return self._page(conditions.compose_page(order), {**conditions.values, "limit": limit, "offset": offset})
 
     def trace(self, trace_id: str, limit: int, access: Access = SYSTEM) -> Sequence[Event]:
         """Return the events of a trace, in order of time; as of ``list``, some may be without their tags."""
@@ -215,11 +255,14 @@ class EventStore:
 
     def count(self, conditions: Conditions) -> int:
         """Count the events that meet some conditions."""
-        return int(self._row(conditions.compose_count(), conditions)[0])
+        counted = self._row(conditions.compose_count(), conditions)[0]
+        if counted is None:  # somebody else has come
+            counted = self._row(msgspec.structs.replace(conditions, alone=False).compose_count(), conditions)[0]
+        return int(counted)
 
     def estimate(self, conditions: Conditions) -> int:
         """Return the planner's estimate of that count, which reads no events."""
-        return int(self._one("estimate_events", conditions)[0][0]["Plan"]["Plan Rows"])
+        return _planned_rows(self._one("estimate_events", conditions))
 
     def is_empty(self) -> bool:
         """Tell whether there are no events."""
@@ -239,8 +282,8 @@ class EventStore:
         if row is None:
             moved = connection.execute(QUERIES["find_moved"], {"id": event_id}).fetchone()
             if moved is not None:
-                time: datetime = moved[0]
-                span = {"from_time": time, "to_time": time + datetime.resolution}
+                start = moved[0]
+                span = {"from_time": start, "to_time": start + datetime.resolution}
                 row = connection.execute(query, {**values, **span}).fetchone()
         if row is None:
             raise _not_found(event_id)
@@ -265,18 +308,26 @@ def served_max_bytes(tags_max_bytes: int) -> int:
     return tags_max_bytes + _PRESERVED_MAX_BYTES
 
 
-def resolve_filters(connection: Connected, query: SelectionQuery, access: Access) -> Conditions:
+def resolve_filters(connection: Connected, query: SelectionQuery, access: Access, share: Share = "small") -> Conditions:
     """Resolve filters into conditions on the table of events, with the series that a connection sees.
+
+    Args:
+        connection: The conditions hold for what it sees.
+        query: The filters.
+        access: Of whoever asks.
+        share: Which part of all events they see, as far as is known.
 
     Raises:
         InvalidError: The search has too many terms.
     """
     series_ids: list[int] | None = None
-    texts = {"service": query.service, "endpoint": query.endpoint, "method": query.method}
-    if any(text is not None for text in texts.values()):
+    if _has_texts(query):
+        texts = {"service": query.service, "endpoint": query.endpoint, "method": query.method}
         series_ids = _series_ids(connection, "match_series", **access.parameters, **texts)
     conditions = event_conditions(query, series_ids)
-    if series_ids is None:
+    if series_ids is None and share != "small":
+        _add_large(conditions, access, share)
+    elif series_ids is None:
         _add_visible(connection, conditions, access)
     for position, term in enumerate(split_search(query.search)):
         matching = _series_ids(connection, "search_series", **access.parameters, pattern=search_pattern(term))
@@ -292,16 +343,52 @@ def to_event(row: Sequence[Any]) -> Event:
     return Event(event_id, time, service, endpoint, method, status_code, latency_ms, trace_id, user_ref, raw_tags)
 
 
+def _has_texts(query: SelectionQuery) -> bool:
+    """Tell whether a query has filters that series have to be looked up for."""
+    return not (query.service is None and query.endpoint is None and query.method is None)
+
+
 def _add_visible(connection: Connected, conditions: Conditions, access: Access) -> None:
     """Add that events are visible: a condition that costs nothing, if there are no others."""
-    values = {**access.parameters, "limit": _LISTED_SERIES_MAX + 1}
-    ((numbers,),) = connection.execute(QUERIES["visible_series"], values)
+    numbers, count = _visible_series(connection, access)
     if numbers is None:
         conditions.add_precondition("alone", account=access.account)
-    elif len(numbers) <= _LISTED_SERIES_MAX:
+    elif count <= _LISTED_SERIES_MAX:
         conditions.add("series", series=numbers)
     else:
-        conditions.add("visible", **access.parameters)
+        conditions.require_visible(access.parameters)
+
+
+def _add_large(conditions: Conditions, access: Access, share: Share) -> None:
+    """Add that events are visible, without looking up of which series they are."""
+    conditions.require_visible(access.parameters, alone=share == "all")
+
+
+def _visible_series(connection: Connected, access: Access) -> tuple[str | None, int]:
+    """Return the numbers of the series that somebody sees, as an array in a text, or None for all; and how many."""
+    values = {**access.parameters, "limit": _LISTED_SERIES_MAX + 1}
+    ((numbers, count),) = connection.execute(QUERIES["visible_series"], values)
+    return numbers, count or 0
+
+
+def _find_share(connection: Connected, access: Access) -> Share:
+    """Find which part of all events somebody sees, as far as statistics tell."""
+    numbers, count = _visible_series(connection, access)
+    if numbers is None:
+        return "all"
+    if count > _LISTED_SERIES_MAX:
+        return "large"
+    seen = Conditions([], {})
+    seen.add("series", series=numbers)
+    of_these, of_all = (
+        connection.execute(sql.SQL(QUERIES["estimate_events"]).format(where=each.where), each.values).fetchone()
+        for each in (seen, Conditions([], {}))
+    )
+    return "large" if _planned_rows(of_these) >= _LARGE_SHARE * _planned_rows(of_all) else "small"
+
+
+def _planned_rows(row: Sequence[Any] | None) -> int:
+    return 0 if row is None else int(row[0][0]["Plan"]["Plan Rows"])
 
 
 def _series_ids(connection: Connected, name: str, **values: Any) -> list[int]:

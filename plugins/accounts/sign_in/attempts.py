@@ -20,7 +20,6 @@ counted like those of others, so that they cannot be told apart.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import math
 import secrets
 from collections.abc import Callable, Sequence
@@ -43,8 +42,6 @@ _KNOWN_FOR = timedelta(days=60)
 # Rows of each table. Beyond, those with the fewest failures, or the oldest, are removed.
 ROWS_MAX = 100_000
 _TIDY_EVERY = 100
-# An IPv6 network of one subscriber has at least this prefix.
-_IPV6_PREFIX = 64
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -152,17 +149,6 @@ class Attempts:
             raise TooManyRequestsError("too many attempts failed", retry_after_s=max(1, math.ceil(wait_s)))
         if secrets.randbelow(_TIDY_EVERY) == 0:
             self.tidy()
-
-
-def network_of(address: str) -> str:
-    """Return what counts as one client: an address of IPv4, or the /64 of one of IPv6; empty without an address."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return ""
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    return str(ipaddress.ip_network((parsed, _IPV6_PREFIX), strict=False))
 
 
 def _key(kind: str, *parts: str) -> bytes:

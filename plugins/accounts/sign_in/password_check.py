@@ -12,8 +12,9 @@ import time
 import msgspec
 
 from kernel import Cache, Request, UnauthorizedError, UnavailableError
+from kernel.http import network_of
 from plugins.accounts.emails import normalize_email
-from plugins.accounts.sign_in.attempts import Attempts, network_of
+from plugins.accounts.sign_in.attempts import Attempts
 from plugins.accounts.sign_in.passwords import Passwords
 from plugins.accounts.sign_in.users import SignedInUser, UserStore
 

@@ -17,10 +17,11 @@ from kernel import (
     Request,
     load_queries,
 )
+from kernel.http import network_of
 from kernel.identity import acting_as
 from kernel.jobs import JobError, Run
 from plugins.accounts.emails import normalize_email
-from plugins.accounts.sign_in.attempts import Attempts, network_of
+from plugins.accounts.sign_in.attempts import Attempts
 from plugins.accounts.sign_in.mail import Mail, Mailer
 from plugins.accounts.sign_in.passwords import Passwords
 from plugins.accounts.sign_in.users import UserStore

@@ -8,10 +8,11 @@ SET LOCAL work_mem = '32MB'
 
 -- name: open_unfiltered
 -- Which partitions a query reads depends on its window, so that each execution is planned with its parameters. If only
--- one account has had series, no condition on series is needed.
+-- one account has had series, no condition on series is needed. Numbers of series are returned as text here and below:
+-- they are only sent back, and the client takes longer to read and to write an array than the server.
 SELECT rollups.*, set_config('plan_cache_mode', 'force_custom_plan', true),
        CASE WHEN EXISTS (SELECT FROM observability.series_account WHERE account <> %(account)s)
-            THEN ARRAY(SELECT id FROM observability.series WHERE account = %(account)s) END
+            THEN ARRAY(SELECT id FROM observability.series WHERE account = %(account)s)::text END
 FROM ({rollup_state}) AS rollups
 
 -- name: open_filtered
@@ -21,7 +22,8 @@ FROM ({rollup_state}) AS rollups
 SELECT rollups.*, set_config('plan_cache_mode', CASE
     WHEN cardinality(matching.numbers) <= %(few_series_max)s
         AND (SELECT count(*) FROM pg_inherits WHERE inhparent = 'observability.event'::regclass) <= 60
-    THEN 'force_generic_plan' ELSE 'force_custom_plan' END, true), matching.*
+    THEN 'force_generic_plan' ELSE 'force_custom_plan' END, true),
+    matching.numbers::text, matching.services, matching.methods
 FROM ({rollup_state}) AS rollups, ({series}) AS matching
 
 -- name: filtered_series
@@ -62,7 +64,7 @@ true
 
 -- name: series_of_groups
 -- The series of some groups, within the scope.
-SELECT coalesce(array_agg(DISTINCT id), '{{}}')
+SELECT coalesce(array_agg(DISTINCT id), '{{}}')::text
 FROM observability.series {owners} JOIN unnest({arrays}) AS shown ({names}) ON {matches}
 WHERE account = %(account)s AND {filters}
 
@@ -75,12 +77,12 @@ LEFT JOIN unnest(%(owned_services)s::text[], %(owners)s::text[]) AS owner (owned
 series = one.number
 
 -- name: few_series
-series = ANY(%(series)s)
+series = ANY(%(series)s::integer[])
 
 -- name: many_series
 -- Through the table of series, so that the planner knows what share of all series they are: many, looked up one by one,
 -- cost more than reading all events.
-series IN (SELECT id FROM observability.series WHERE id = ANY(%(series)s))
+series IN (SELECT id FROM observability.series WHERE id = ANY(%(series)s::integer[]))
 
 -- name: all_series
 true
@@ -223,13 +225,13 @@ FROM (SELECT {series_group}, sum(hits) AS hits, sum(errors) AS errors, sum(laten
              max(latency_max_ms) AS latency_max_ms
       FROM ({parts}) AS cell
       GROUP BY {series_group}) AS summed
-JOIN observability.series ON id = series {owners}
+JOIN observability.series ON id = series AND account = %(account)s {owners}
 GROUP BY {group}
 
 -- name: totals_by_bucket
 SELECT date_trunc({bucket}, at, 'UTC') AS bucket, service, endpoint, sum(hits)::bigint, sum(errors)::bigint,
        sum(latency_hits)::bigint, coalesce(sum(latency_sum_ms), 0)::bigint, min(latency_min_ms), max(latency_max_ms)
-FROM ({parts}) AS cell JOIN observability.series ON id = series
+FROM ({parts}) AS cell JOIN observability.series ON id = series AND account = %(account)s
 GROUP BY 1, service, endpoint
 -- COLLATE: the same order on every server, whatever its locale.
 ORDER BY 1 DESC, service COLLATE "C", endpoint COLLATE "C"
@@ -253,12 +255,12 @@ SELECT sum(histogram)::text FROM ({parts}) AS part
 -- By series first, as in totals_by_group.
 SELECT {group}, sum(histogram)::text
 FROM (SELECT series, sum(histogram) AS histogram FROM ({parts}) AS part GROUP BY series) AS summed
-JOIN observability.series ON id = series {owners}
+JOIN observability.series ON id = series AND account = %(account)s {owners}
 GROUP BY {group}
 
 -- name: histogram_by_bucket
 SELECT date_trunc({bucket}, at, 'UTC'), service, endpoint, sum(histogram)::text
-FROM ({parts}) AS part JOIN observability.series ON id = series
+FROM ({parts}) AS part JOIN observability.series ON id = series AND account = %(account)s
 GROUP BY 1, service, endpoint
 
 -- name: percentiles
@@ -269,13 +271,13 @@ SELECT totals.*, percentiles.* FROM ({totals}) AS totals, ({percentiles}) AS per
 
 -- name: percentiles_by_group
 SELECT {group}, percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_ms)
-FROM ({parts}) AS event JOIN observability.series ON id = series {owners}
+FROM ({parts}) AS event JOIN observability.series ON id = series AND account = %(account)s {owners}
 GROUP BY {group}
 
 -- name: percentiles_by_bucket
 SELECT date_trunc({bucket}, at, 'UTC'), service, endpoint,
        percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_ms)
-FROM ({parts}) AS event JOIN observability.series ON id = series
+FROM ({parts}) AS event JOIN observability.series ON id = series AND account = %(account)s
 GROUP BY 1, service, endpoint
 
 -- name: totals_by_step
@@ -304,7 +306,7 @@ FROM (SELECT date_bin(%(step)s, at, timestamptz '2000-01-01 00:00Z') AS start, {
              min(latency_min_ms) AS latency_min_ms, max(latency_max_ms) AS latency_max_ms
       FROM ({parts}) AS cell
       GROUP BY start, {series_group}) AS summed
-JOIN observability.series ON id = series {owners}
+JOIN observability.series ON id = series AND account = %(account)s {owners}
 GROUP BY start, {group}
 
 -- name: histogram_by_step_and_group
@@ -312,13 +314,13 @@ SELECT start, {group}, sum(histogram)::text
 FROM (SELECT date_bin(%(step)s, at, timestamptz '2000-01-01 00:00Z') AS start, series, sum(histogram) AS histogram
       FROM ({parts}) AS part
       GROUP BY start, series) AS summed
-JOIN observability.series ON id = series {owners}
+JOIN observability.series ON id = series AND account = %(account)s {owners}
 GROUP BY start, {group}
 
 -- name: percentiles_by_step_and_group
 SELECT date_bin(%(step)s, at, timestamptz '2000-01-01 00:00Z'), {group},
        percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_ms)
-FROM ({parts}) AS event JOIN observability.series ON id = series {owners}
+FROM ({parts}) AS event JOIN observability.series ON id = series AND account = %(account)s {owners}
 GROUP BY 1, {group}
 
 -- name: activity_by_group
@@ -349,7 +351,7 @@ FROM (SELECT series, hits, errors,
       FROM (SELECT series, sum(hits) AS hits, sum(errors) AS errors, min(at) AS first_at, max(at) AS last_at
             FROM ({parts}) AS cell
             GROUP BY series) AS summed) AS active
-JOIN observability.series ON id = series
+JOIN observability.series ON id = series AND account = %(account)s
 GROUP BY {group}
 ORDER BY {order}
 LIMIT %(limit)s OFFSET %(offset)s

@@ -358,8 +358,9 @@ class QuerySession:
         ).fetchall()
 
 
-def _condition(series: Sequence[int]) -> SeriesCondition:
-    return "many_series" if len(series) > _FEW_SERIES_MAX else "few_series"
+def _condition(series: str) -> SeriesCondition:
+    """Return the condition for the series whose numbers are in an array, such as ``{1,2}``."""
+    return "many_series" if series.count(",") >= _FEW_SERIES_MAX else "few_series"
 
 
 def _totals_measures(dimensions: Collection[Dimension]) -> Measures:

@@ -109,7 +109,7 @@ class NormalizedBatch(msgspec.Struct):
         return encode_rows(self.events, self.times_us, series_ids, tags, self.id_suffixes)
 
     def columns(self, series: ResolvedSeries) -> dict[str, object]:
-        """Return the only event of the batch as parameters of ``insert_new_event``."""
+        """Return the only event of the batch as parameters of ``insert_event_with_entry``."""
         (key,), (event,), (time_us,), (suffix,) = self.series_keys, self.events, self.times_us, self.id_suffixes
         return {
             "id": make_event_id(time_us // 1000, suffix),

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 import pytest
+from falcon.testing import simulate_request
 
 from kernel.contracts import Route
 from kernel.errors import BootError, NotFoundError, ThrottledError
+from kernel.http import network_of
 from kernel.http.routing import validate_route
 from kernel.limits.rates import Rate
 from kernel.limits.throttles import Throttles
@@ -151,6 +155,36 @@ def test_a_client_that_is_not_installed_stops_the_start(captured: CapturedLog, s
     assert "not-a-port" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("203.0.113.1", "203.0.113.1"),
+        ("::ffff:203.0.113.1", "203.0.113.1"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:db8::ffff:ffff:ffff:ffff", "2001:db8::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+        ("unknown", ""),
+    ],
+)
+def test_a_network_of_one_subscriber_counts_as_one_address(address: str, network: str) -> None:
+    assert network_of(address) == network
+
+
+def test_addresses_of_one_network_are_counted_together(start: Callable[..., Client]) -> None:
+    client = start(auth="2/day")
+
+    def enter(address: str) -> int:
+        answer = simulate_request(client.service.wsgi_app, "GET", "/enter/", remote_addr=address)
+        return int(answer.status_code)
+
+    assert [enter(f"2001:db8::{number}") for number in range(1, 4)] == [200, 200, 429]
+    assert enter("2001:db8:0:1::1") == 200
+    assert [enter(address) for address in ("203.0.113.1", "::ffff:203.0.113.1", "203.0.113.1")] == [200, 200, 429]
+    # The clients of a Unix socket have no address.
+    assert [enter("") for _ in range(3)] == [200, 200, 429]
+
+
 # --- in the database --------------------------------------------------------------------------------------------------
 
 
@@ -178,6 +212,11 @@ def admitted(throttles: Throttles, count: int) -> int:
             continue
         passed += 1
     return passed
+
+
+def is_back(throttles: Throttles) -> bool:
+    throttles.try_again()
+    return not throttles.statistics()["throttle_storage_away"]
 
 
 def test_workers_together_never_exceed_a_limit(client: Client, captured: CapturedLog) -> None:
@@ -235,17 +274,28 @@ def test_a_storage_that_is_away_limits_nobody(client: Client, captured: Captured
         assert [throttles.hit("read", "key 1") for _ in range(20)] == [None] * 20
         with pytest.raises(BootError, match="away"):
             throttles.check()
+        assert throttles.statistics()["throttle_storage_away"] == 1
+        throttles.try_again()
     assert throttles.statistics()["throttle_passed_uncounted"] == 20
     # One line for all of it.
     assert len(captured.events("throttle_storage_unavailable")) == 1
+    assert eventually(lambda: is_back(throttles))
+    assert admitted(throttles, 3) == 1
+    assert throttles.check() == "on"
 
 
 # --- in Redis and Valkey ----------------------------------------------------------------------------------------------
 
 
+class RedisServer(NamedTuple):
+    """A server of Redis, whose protocol is Valkey's."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+
+
 @pytest.fixture
-def redis_port(tmp_path: Path) -> Iterator[int]:
-    """The port of a server of Redis, whose protocol is Valkey's."""
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("redis-server is not installed")
@@ -254,9 +304,9 @@ def redis_port(tmp_path: Path) -> Iterator[int]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         assert eventually(lambda: _accepts(port))
-        yield port
+        yield RedisServer(port, process)
     finally:
-        process.terminate()
+        process.kill()
         process.wait()
 
 
@@ -265,19 +315,45 @@ def _accepts(port: int) -> bool:
         return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
+def connect(client: Client, captured: CapturedLog, url: str) -> Throttles:
+    settings = make_configuration(auth="required", throttle={"backend": url, "rates": {"read": "100/minute"}}).settings
+    throttles = Throttles(settings, client.service.db, captured.log, Clock())
+    throttles.open()
+    return throttles
+
+
 @pytest.mark.process
-def test_processes_share_a_limit_in_redis(client: Client, captured: CapturedLog, redis_port: int) -> None:
-    def start(scheme: str) -> Throttles:
-        throttle = {"backend": f"{scheme}://127.0.0.1:{redis_port}/0", "rates": {"read": "100/minute"}}
-        settings = make_configuration(auth="required", throttle=throttle).settings
-        throttles = Throttles(settings, client.service.db, captured.log, Clock())
-        throttles.open()
-        return throttles
+def test_processes_share_a_limit_in_redis(client: Client, captured: CapturedLog, redis: RedisServer) -> None:
+    url = f"redis://127.0.0.1:{redis.port}/0"
+    one, other = connect(client, captured, url), connect(client, captured, url)
+    valkey = connect(client, captured, url.replace("redis", "valkey"))
 
-    redis, other, valkey = start("redis"), start("redis"), start("valkey")
-
-    assert admitted(redis, 60) == 60
+    assert admitted(one, 60) == 60
     # But for what the first one has leased and not used.
     assert 35 <= admitted(other, 60) <= 40
     # The keys of both clients are the same.
     assert admitted(valkey, 10) == 0
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("scheme", ["redis", "valkey"])
+def test_a_frozen_server_holds_one_request(
+    client: Client, captured: CapturedLog, redis: RedisServer, scheme: str
+) -> None:
+    throttles = connect(client, captured, f"{scheme}://127.0.0.1:{redis.port}/0")
+    assert throttles.hit("read", "key 1") is not None
+
+    redis.process.send_signal(signal.SIGSTOP)
+    started = time.monotonic()
+    assert [throttles.hit("read", f"key {number}") for number in range(2, 1000)] == [None] * 998
+    held_s = time.monotonic() - started
+    throttles.try_again()
+    with pytest.raises(BootError, match="away"):
+        throttles.check()
+    assert throttles.statistics()["throttle_storage_away"] == 1
+
+    redis.process.send_signal(signal.SIGCONT)
+    throttles.try_again()
+    assert throttles.hit("read", "key 1") is not None
+    # The timeout, once.
+    assert 0.9 < held_s < 1.9

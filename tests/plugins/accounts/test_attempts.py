@@ -12,7 +12,7 @@ import pytest
 
 from kernel.errors import TooManyRequestsError, UnavailableError
 from kernel.testing import Client
-from plugins.accounts.sign_in.attempts import OF_ACCOUNT, OF_ADDRESS, OF_PAIR, Attempts, network_of
+from plugins.accounts.sign_in.attempts import OF_ACCOUNT, OF_ADDRESS, OF_PAIR, Attempts
 from plugins.accounts.sign_in.passwords import Passwords
 from tests.conftest import service_starter
 from tests.plugins.accounts.factories import TestUser, accounts_of, basic, create_user, sign_in
@@ -165,21 +165,6 @@ def test_counters_are_few_however_many_try(client: Client, attempts: Attempts, c
     # Those that have failed most are the last to go.
     assert left == (100_000, 99)
     assert later == (0,)
-
-
-@pytest.mark.parametrize(
-    ("address", "network"),
-    [
-        ("203.0.113.1", "203.0.113.1"),
-        ("2001:db8::1", "2001:db8::/64"),
-        ("2001:db8::ffff:ffff:ffff:ffff", "2001:db8::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("", ""),
-        ("unknown", ""),
-    ],
-)
-def test_a_network_of_one_subscriber_counts_as_one_address(address: str, network: str) -> None:
-    assert network_of(address) == network
 
 
 # --- who is a user ----------------------------------------------------------------------------------------------------

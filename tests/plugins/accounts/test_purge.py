@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 from kernel.testing import Client
+from tests.conftest import Serve
+from tests.plugins.accounts.callers import OWNED, Caller
 from tests.plugins.accounts.factories import accounts_of, create_account, create_key, create_site, with_key
 from tests.plugins.accounts.members import member
 from tests.plugins.accounts.test_resources import API, create_user, data_of
+from tests.plugins.observability.analytics.factories import container_of
+from tests.plugins.observability.events import ROOT, make_event
+
+TABLES = (
+    "tiercel.job_run",
+    "tiercel.dataset_publication",
+    "tiercel.dataset_version",
+    "tiercel.dataset_content",
+    "observability.coarse_hour",
+    "observability.coarse_day",
+    "observability.ingest_ledger",
+)
 
 
 def age(client: Client, table: str, row: int, days: int, column: str = "deleted_at") -> None:
@@ -75,6 +89,55 @@ def test_an_account_is_removed_with_what_it_has(own_client: Client) -> None:
     assert exists(client, "account", 0)
     assert client.get(f"{API}/sites/", headers=with_key(issued)).json()["detail"] == "the API key is unknown"
     assert accounts_of(client).purge.apply().removed == {}
+
+
+def test_data_of_plugins_are_removed_with_their_account(serve: Serve) -> None:
+    client = serve(auth="required", plugins=[*OWNED, "observability"], observability={"log_own_requests": False})
+    gone, kept = (Caller(client, create_account(client), "ingest", "read", "write") for _ in range(2))
+    for caller in (gone, kept):
+        caller.publish(a="text")
+        caller.start("owned.publish", texts={"a": "text"})
+        events = [make_event(endpoint=f"/{number % 3}") for number in range(20)]
+        assert caller.post(f"{ROOT}ingest/", events).json()["inserted"] == 20
+    container = container_of(client)
+    container.rollups.refresh()
+    with client.service.db.connection() as connection:
+        connection.execute("UPDATE accounts.account SET deleted_at = now() WHERE id = %s", [gone.account])
+    age(client, "account", gone.account, 31)
+
+    stopped = interrupt(client, after=6)
+    removed = run_purge(client)
+
+    assert stopped
+    assert removed["accounts.account"] == 1
+    assert removed["observability"] > 0
+    with client.service.db.connection() as connection:
+        for table in TABLES:
+            query = f"SELECT account, count(*) FROM {table} WHERE account IN (%s, %s) GROUP BY 1"
+            rows = dict(connection.execute(query, [gone.account, kept.account]).fetchall())
+            assert rows.keys() == {kept.account}, table
+        assert connection.execute("SELECT count(*) FROM observability.event").fetchone() == (20,)
+        assert connection.execute("SELECT count(DISTINCT series) FROM observability.rollup_day").fetchone() == (3,)
+    container.rollups.refresh()
+    container.retention.apply()
+    with client.service.db.connection() as connection:
+        assert connection.execute("SELECT DISTINCT account FROM observability.series").fetchall() == [(kept.account,)]
+    assert kept.get(f"{ROOT}kpis/?start=2000-01-01&approx=true").json()["hits"] == 20
+
+
+def interrupt(client: Client, after: int) -> bool:
+    """Run the purge until its job is stopped, after some transactions."""
+    steps = iter(range(after))
+
+    def check() -> None:
+        if next(steps, None) is None:
+            raise InterruptedError
+
+    try:
+        accounts_of(client).purge.apply(check)
+    except InterruptedError:
+        return True
+    return False
 
 
 def test_a_revoked_key_is_removed_later(own_client: Client) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from click.testing import CliRunner
+from psycopg import sql
 
 from kernel.identity import OPEN, Identity, acting_as
 from kernel.testing import Client, Result
@@ -351,12 +352,36 @@ def test_commands_take_an_account(client: Client, tenants: Sequence[Tenant]) -> 
     assert first.count() == 1
 
 
-# the second wall
+# two walls: the conditions of every statement, and the policies of the tables
 
 
-@pytest.fixture
-def no_first_wall(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Statements without the conditions on account, site and service that they have of their own."""
+@pytest.fixture(params=["conditions", "policies"])
+def one_wall(client: Client, request: pytest.FixtureRequest) -> Iterator[None]:
+    """A service with one of the two walls."""
+    if request.param == "policies":
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            take_conditions_away(monkeypatch)
+            yield
+        _forget_composed_queries()
+        return
+    with client.service.db.connection() as connection:
+        query = "SELECT relname FROM pg_class WHERE relrowsecurity AND relnamespace = 'observability'::regnamespace"
+        tables = [name for (name,) in connection.execute(query)]
+    assert {"series", "ingest_ledger", "rollup_touched"} <= {*tables}
+    switch_policies(client, tables, "DISABLE")
+    yield
+    switch_policies(client, tables, "ENABLE")
+
+
+def switch_policies(client: Client, tables: Sequence[str], state: str) -> None:
+    statement = sql.SQL("ALTER TABLE observability.{} {} ROW LEVEL SECURITY")
+    with client.service.db.connection() as connection:
+        for table in tables:
+            connection.execute(statement.format(sql.Identifier(table), sql.SQL(state)))
+
+
+def take_conditions_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the conditions on account, site and service out of all statements."""
     own = re.compile(
         r"(?<!SELECT )\b(?:known\.)?account = %\(account\)s"
         r"|\(%\(visible_\w+\)s::\w+\[\] IS NULL OR \w+ = ANY\(%\(visible_\w+\)s\)\)"
@@ -374,8 +399,6 @@ def no_first_wall(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
                     monkeypatch.setattr(module, attribute, MappingProxyType(without))
     assert changed > 5
     _forget_composed_queries()
-    yield
-    _forget_composed_queries()
 
 
 def _forget_composed_queries() -> None:
@@ -391,8 +414,8 @@ def routes_of(client: Client, event_id: str) -> Iterator[tuple[str, str]]:
             yield mounted.route.method or "GET", path.replace("{id}", event_id)
 
 
-@pytest.mark.usefixtures("no_first_wall")
-def test_row_level_security_alone_keeps_accounts_apart(client: Client, tenants: Sequence[Tenant]) -> None:
+@pytest.mark.usefixtures("one_wall")
+def test_each_wall_alone_keeps_accounts_apart(client: Client, tenants: Sequence[Tenant]) -> None:
     first, second = tenants
     container_of(client).rollups.refresh()
     second.ingest(1, event_id="after the refresh")
@@ -410,13 +433,14 @@ def test_row_level_security_alone_keeps_accounts_apart(client: Client, tenants: 
     for question in ANALYTICS:
         assert second.marker not in first.request("GET", f"{ROOT}{question}start={window()}").content.decode()
     assert second.marker not in first.request("GET", f"{ROOT}export/?format=ndjson").content.decode()
+    assert {minute["account"] for minute in first.get(LEDGER)["data"]["minutes"]} == {first.account}
     assert second.count() == 4
     assert second.hits() == second.hits("approx=true") == 4
     assert second.get(LEDGER)["data"]["totals"]["stored"] == 4
 
 
-@pytest.mark.usefixtures("no_first_wall")
-def test_row_level_security_alone_keeps_sites_apart(client: Client, sites: Sequence[Tenant]) -> None:
+@pytest.mark.usefixtures("one_wall")
+def test_each_wall_alone_keeps_sites_apart(client: Client, sites: Sequence[Tenant]) -> None:
     first, second, _ = sites
     container_of(client).rollups.refresh()
 
