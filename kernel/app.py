@@ -6,6 +6,7 @@ started once per process, after the fork.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -73,6 +74,7 @@ from kernel.notifications import NotificationListener
 from kernel.registry import Registry
 from kernel.services import Clock, SharedServices, SystemClock
 from kernel.settings import Settings
+from kernel.tracing import Tracing, make_tracing
 
 
 class Tiercel:
@@ -99,6 +101,7 @@ class Tiercel:
     origins: AllowedOrigins
     response_headers: ResponseHeaders
     tracking: ResourceTracking
+    tracing: Tracing | None
     limits_upkeep: LimitsUpkeep
     registry: Registry
     assets: Assets
@@ -222,6 +225,8 @@ class Tiercel:
     def start(self) -> None:
         """Open the pool and start background threads and plugins. After the fork."""
         self.shared.stopping.clear()
+        if self.tracing is not None:
+            self.tracing.start()
         self.shared.throttles.open()
         self.db.open()
         if self.watchdog is not None:
@@ -250,6 +255,8 @@ class Tiercel:
         if self.watchdog is not None:
             self.watchdog.stop()
         self.db.close()
+        if self.tracing is not None:
+            self.tracing.stop()
 
     def _warn_unused_variables(self) -> None:
         for unused in self.configuration.unused_variables():
@@ -347,6 +354,7 @@ def configure_database(service: Tiercel) -> None:
 def create_shared_services(service: Tiercel) -> None:
     """Create what all plugins share. No thread is started yet."""
     settings, log, db = service.settings, service.log, service.db
+    service.tracing = make_tracing(os.environ, log)
     caches, applications = Caches(), Applications()
     log_dir = settings.jobs.log_dir
     run_log_files = None if log_dir is None else RunLogFiles(log_dir, settings.log)
@@ -367,7 +375,7 @@ def create_shared_services(service: Tiercel) -> None:
         throttles=Throttles(settings, db, log),
         usage=Usage(db, log, service.clock.now),
         applications=applications,
-        jobs=Jobs(db, settings.jobs, log, run_log_files),
+        jobs=Jobs(db, settings.jobs, log, run_log_files, service.tracing),
         datasets=Datasets(db, settings, applications, caches, listener, log, service.clock.now),
         listener=listener,
     )
@@ -523,7 +531,9 @@ def install_datasets(service: Tiercel) -> None:
 def add_request_log(service: Tiercel) -> None:
     """Wrap the Falcon app in the request log, which sees the final status of every response."""
     log = service.log if service.settings.log.requests else None
-    service.wsgi_app = AccessLog(service.falcon_app, log, service.shared.requests, service.tracking.finish)
+    service.wsgi_app = AccessLog(
+        service.falcon_app, log, service.shared.requests, service.tracking.finish, service.tracing
+    )
 
 
 BOOT_STEPS: tuple[Callable[[Tiercel], None], ...] = (

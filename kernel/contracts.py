@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import msgspec
 
+from kernel.errors import ApiError
+
 if TYPE_CHECKING:
     import click
 
@@ -109,6 +111,18 @@ class Example(Contract, frozen=True):
     media_type: str = "application/json"
 
 
+class ErrorBody(Contract, frozen=True):
+    """The body that the protocol of a route demands of its errors, in place of the kernel's.
+
+    Args:
+        encode: Takes an error, and the media type of the body that the client sent; returns media type and content.
+        types: The type of the body by media type, for the OpenAPI document.
+    """
+
+    encode: Callable[[ApiError, str], tuple[str, bytes]]
+    types: Mapping[str, Any]
+
+
 class Route(Contract, frozen=True):
     """An HTTP route: a path, a policy and the handler that serves it. ``@route`` declares it at the handler.
 
@@ -156,6 +170,7 @@ class Route(Contract, frozen=True):
         request_headers: Types of headers that the handler reads, by name, for the OpenAPI document:
             ``Annotated[str, msgspec.Meta(description=...)]``.
         examples: Requests for the OpenAPI document.
+        error_body: The body of errors, where the protocol of the route demands another one than the kernel's.
     """
 
     path: str
@@ -176,6 +191,7 @@ class Route(Contract, frozen=True):
     accepts: Mapping[str, Any] = {}
     request_headers: Mapping[str, Any] = {}
     examples: tuple[Example, ...] = ()
+    error_body: ErrorBody | None = None
 
 
 def route(
@@ -194,6 +210,7 @@ def route(
     accepts: Mapping[str, Any] | None = None,
     request_headers: Mapping[str, Any] | None = None,
     examples: tuple[Example, ...] = (),
+    error_body: ErrorBody | None = None,
 ) -> Callable[[H], H]:
     """Declare where a function or method is served. Arguments, and what it may take and return, as of ``Route``.
 
@@ -229,6 +246,7 @@ def route(
         "accepts": accepts or {},
         "request_headers": request_headers or {},
         "examples": examples,
+        "error_body": error_body,
     }
 
     def decorate(handler: H) -> H:

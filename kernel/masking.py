@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -13,6 +14,8 @@ from kernel.settings import Secret
 MASK = "***"
 _NAMES = r"token|secret|passw|pwd|passphrase|authorization|credential|cookie|(?:api|access|private|shared)[_-]?key"
 _SECRET_NAME = re.compile(_NAMES, re.IGNORECASE)
+# Names up to this length are the same ones over and over.
+_REMEMBERED_MAX = 100
 # User and password of a URL; both, because some services take a token for the user.
 _USER_INFO = re.compile(r"(?<=://)[^\s/?#\"'<>]*@")
 # Parameters of URLs that are secrets under shorter names.
@@ -31,6 +34,11 @@ _SCHEME = re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE
 
 def is_secret_name(name: str) -> bool:
     """Tell whether values under a name are secrets: ``api_key``, ``X-Auth-Token``, ``PASSWORD`` ..."""
+    return _is_secret_name(name) if len(name) <= _REMEMBERED_MAX else _SECRET_NAME.search(name) is not None
+
+
+@lru_cache(maxsize=4096)
+def _is_secret_name(name: str) -> bool:
     return _SECRET_NAME.search(name) is not None
 
 
@@ -40,6 +48,8 @@ def mask_text(text: str) -> str:
     Args:
         text: A URL, a connection string, a representation of settings, or a message that quotes one.
     """
+    if not ("=" in text or "@" in text or '"' in text or "'" in text or _SCHEME.search(text)):
+        return text  # none of the patterns below matches
     text = _USER_INFO.sub(f"{MASK}@", text)
     text = _ITEM.sub(rf"\1'{MASK}'", text)
     for pattern in (_ASSIGNED, _QUERY):
@@ -54,10 +64,10 @@ def mask(value: Any, name: str = "") -> Any:
         value: A value of any type.
         name: The key it has. Text is masked as a whole if secrets have such names.
     """
-    if isinstance(value, Secret):
-        return MASK
     if isinstance(value, str):
         return MASK if value and is_secret_name(name) else mask_text(value)
+    if isinstance(value, Secret):
+        return MASK
     if isinstance(value, msgspec.Struct):
         return {key: mask(inner, key) for key, inner in msgspec.structs.asdict(value).items()}
     if isinstance(value, Mapping):

@@ -1,13 +1,14 @@
-"""Where the time of one request goes: tracked only if somebody asks for it, see ``kernel.http.resource_tracking``.
+"""Where the time of one request goes: for developers who ask for it (``kernel.http.resource_tracking``), and for spans.
 
-Whatever can take long looks for a tracker, and finds none: that costs a look-up, as with ``kernel.deadline``.
+Whatever can take long looks for a tracker, and finds none: that costs a look-up, as with ``kernel.deadline``. While the
+service sends spans, the tracker of every request and job is one of ``kernel.tracing``.
 """
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Literal
@@ -40,12 +41,31 @@ class TrackedStatement(msgspec.Struct):
     rows: int | None = None
 
 
+class OutgoingRequest(msgspec.Struct):
+    """A request that this service sends to another one.
+
+    Args:
+        headers: Headers to send with it.
+        status: Of the response, to be set once it is there.
+    """
+
+    headers: Mapping[str, str] = {}
+    status: int | None = None
+
+
 class ResourceTracker:
     """Records what one request takes, in the thread that serves it.
 
     Args:
         started_ns: When the request arrived, of ``time.perf_counter_ns``.
+
+    Attributes:
+        is_reported: Whether the client is told.
+        traceparent: The span that what the request starts belongs to, as the header of that name has it; None for none.
     """
+
+    is_reported = True
+    traceparent: str | None = None
 
     def __init__(self, started_ns: int) -> None:
         self.id = uuid.uuid4()
@@ -83,6 +103,11 @@ class ResourceTracker:
         finally:
             self._current = outer
 
+    @contextmanager
+    def outgoing_request(self, _method: str, _url: str) -> Iterator[OutgoingRequest]:
+        """Trace a request to another service."""
+        yield OutgoingRequest()
+
     def durations_ms(self) -> dict[Phase, float]:
         """Return how long each phase took so far, and ``total``, since the request arrived. They do not overlap."""
         return {**self._durations_ms, "total": self._elapsed_ms()}
@@ -114,6 +139,28 @@ def measure(phase: Phase) -> AbstractContextManager[None]:
     """Add the time that a block takes to a phase of the request, if that is tracked."""
     tracker = _CURRENT.get()
     return _UNTRACKED if tracker is None else tracker.measure(phase)
+
+
+@contextmanager
+def outgoing_request(method: str, url: str) -> Iterator[OutgoingRequest]:
+    """Trace a request to another service, where this one sends spans.
+
+    Example::
+
+        with outgoing_request("GET", url) as outgoing:
+            response = client.get(url, headers=outgoing.headers)
+            outgoing.status = response.status_code
+
+    Args:
+        method: In upper case.
+        url: Absolute. Credentials and query are left out of the span.
+    """
+    tracker = _CURRENT.get()
+    if tracker is None:
+        yield OutgoingRequest()
+        return
+    with tracker.outgoing_request(method, url) as outgoing:
+        yield outgoing
 
 
 def set_current_tracker(tracker: ResourceTracker | None) -> None:

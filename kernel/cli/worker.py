@@ -99,6 +99,7 @@ def _supervise(service: Tiercel, parent: int | None = None) -> None:
                 service.log,
                 dead_worker,
                 shared.jobs.log_files,
+                service.tracing,
             )
             worker.run(is_orphan)
         finally:

@@ -3,7 +3,7 @@
 Listed here is what plugins may import: pages, envelopes, decompression, and what else only some handlers need.
 """
 
-from kernel.contracts import Example
+from kernel.contracts import ErrorBody, Example
 from kernel.conversion import escape_formula
 from kernel.deadline import current_deadline
 from kernel.http.access_log import RequestRecord
@@ -14,10 +14,21 @@ from kernel.http.csv_files import CsvFiles
 from kernel.http.health import CheckResult, worst_status
 from kernel.http.lists import ListQuery, list_page
 from kernel.http.pagination import Page, cursor_page, numbered_page, page_size_of, read_cursor
-from kernel.http.request import is_json_lines, require_json
+from kernel.http.request import is_json_lines, media_type, require_json
 from kernel.http.resources import Action, Change, Edit, Reference, Resource
-from kernel.http.response import Envelope, Listing, Single, TemplateResponse, envelope, listing, single
+from kernel.http.response import (
+    Envelope,
+    Listing,
+    PreparedResponse,
+    Single,
+    TemplateResponse,
+    envelope,
+    listing,
+    single,
+)
 from kernel.http.response_headers import page_policy
+from kernel.masking import mask
+from kernel.tracking import outgoing_request
 
 __all__ = [
     "Action",
@@ -30,10 +41,12 @@ __all__ = [
     "Decompressor",
     "Edit",
     "Envelope",
+    "ErrorBody",
     "Example",
     "ListQuery",
     "Listing",
     "Page",
+    "PreparedResponse",
     "Reference",
     "RequestRecord",
     "Resource",
@@ -47,7 +60,10 @@ __all__ = [
     "is_json_lines",
     "list_page",
     "listing",
+    "mask",
+    "media_type",
     "numbered_page",
+    "outgoing_request",
     "page_policy",
     "page_size_of",
     "read_cursor",

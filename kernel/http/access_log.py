@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,7 +20,8 @@ from kernel.http.request import CONTEXT_KEY, RequestContext, make_context, path_
 from kernel.identity import set_current_identity
 from kernel.logging import Logger
 from kernel.threads import BackgroundThread
-from kernel.tracking import set_current_tracker
+from kernel.tracing import SpanTracker, Tracing
+from kernel.tracking import ResourceTracker, current_tracker, set_current_tracker
 
 StartResponse = Callable[..., Any]
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
@@ -90,8 +91,9 @@ class AccessLog:
         application: The Falcon application.
         log: Gets one line for each request; None for no lines.
         feed: Gets one record for each request.
-        finish_tracking: Called at the end of each request, with its method and the final status; see
+        finish_tracking: Called at the end of each request that is tracked, with its method and the final status; see
             ``kernel.http.resource_tracking``.
+        tracing: Makes a span of each request; None for no spans.
     """
 
     def __init__(
@@ -99,12 +101,14 @@ class AccessLog:
         application: Application,
         log: Logger | None,
         feed: RequestFeed,
-        finish_tracking: Callable[[RequestContext, str, int], None],
+        finish_tracking: Callable[[ResourceTracker, RequestContext, str, int], None],
+        tracing: Tracing | None = None,
     ) -> None:
         self._application = application
         self._log = log
         self._feed = feed
         self._finish_tracking = finish_tracking
+        self._tracing = tracing
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Serve a request (PEP 3333)."""
@@ -112,7 +116,7 @@ class AccessLog:
         context = environ[CONTEXT_KEY] = make_context(environ)
         context.started_ns = started_ns
         set_current_identity(None)
-        set_current_tracker(None)
+        set_current_tracker(None if self._tracing is None else _begin_span(self._tracing, context, environ))
         status = 0
 
         def start(line: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
@@ -124,7 +128,12 @@ class AccessLog:
         def finish(length_bytes: int) -> None:
             # A thread that is done with a request has nobody to act for.
             set_current_identity(None)
-            self._finish_tracking(context, environ["REQUEST_METHOD"], status)
+            tracker = current_tracker()
+            if tracker is not None:
+                set_current_tracker(None)
+                self._finish_tracking(tracker, context, environ["REQUEST_METHOD"], status)
+                if isinstance(tracker, SpanTracker):
+                    tracker.end_request(environ, context.template, status, context.request_id)
             if context.logged:
                 self._record(
                     environ.get("REMOTE_ADDR", ""),
@@ -184,6 +193,15 @@ class AccessLog:
                 **application,
             )
         self._feed.put(record)
+
+
+def _begin_span(tracing: Tracing, context: RequestContext, environ: Mapping[str, Any]) -> SpanTracker | None:
+    """Begin the span of a request, and make its identifiers those of the context."""
+    parent = f"00-{context.trace_id}-{context.parent_id}-{context.sampled}" if context.parent_id else None
+    tracker = tracing.begin_request(environ, path_as_sent(environ), parent, context.started_ns)
+    if tracker is not None:
+        _, context.trace_id, context.span_id, context.sampled = tracker.traceparent.split("-")
+    return tracker
 
 
 class _CountingBody:

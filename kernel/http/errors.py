@@ -1,5 +1,7 @@
 """Errors as responses: one body for all of them, RFC 9457 for clients that ask for it, or a page for people.
 
+A route whose protocol demands another body has one of its own: see ``kernel.contracts.ErrorBody``.
+
 Where the text of an error comes from: ``kernel.errors`` has a class for each status, with its ``code`` and
 ``default_message``. The code that raises it can pass a more precise ``message``, and a ``detail``: ``request.py`` for
 bodies (413, 415), ``routing.py`` for JSON, query string and path, ``pagination.py`` for pages, ``auth.py`` for hosts
@@ -28,7 +30,7 @@ from kernel.errors import (
     OtherClientError,
     OutOfMemoryError,
 )
-from kernel.http.request import Request
+from kernel.http.request import Request, media_type
 from kernel.http.response import FalconResponse
 from kernel.http.templating import Templates
 from kernel.logging import Logger
@@ -162,9 +164,14 @@ class ErrorHandlers:
     def _write(self, request: Request, response: FalconResponse, error: ApiError) -> None:
         """Write an error into a response. Every error passes here."""
         response.status = falcon.code_to_http_status(error.status)
-        response.set_header("Vary", "Accept")
+        error_body = request.log_context.error_body
+        if error_body is None:
+            response.set_header("Vary", "Accept")
         for name, value in error.headers.items():
             response.set_header(name, value)
+        if error_body is not None:
+            response.content_type, response.data = error_body.encode(error, media_type(request))
+            return
         wants_problem = PROBLEM_JSON in (request.accept or "")
         if request.prefers_html and not wants_problem and request.method in _NAVIGATION_METHODS:
             response.content_type = falcon.MEDIA_HTML

@@ -27,7 +27,7 @@ import yaml
 from msgspec.structs import FieldInfo
 
 from kernel import errors
-from kernel.contracts import Example, Route, collect_routes, route
+from kernel.contracts import ErrorBody, Example, Route, collect_routes, route
 from kernel.conversion import base_type, is_sequence, nested_struct, struct_fields, without_none
 from kernel.docstrings import describe, describe_arguments
 from kernel.errors import ApiError
@@ -439,21 +439,27 @@ class _Operations:
         }
         found = {*declared.errors, *(status for status, applies in applicable.items() if applies)}
         # A success may have such a status as well, as of a service that is not healthy.
-        return {str(status): self._error_response(status) for status in sorted(found - declared.responses.keys())}
+        statuses = sorted(found - declared.responses.keys())
+        return {str(status): self._error_response(status, declared.error_body) for status in statuses}
 
-    def _error_response(self, status: int) -> Object:
-        """Return a reference to the response with the errors of a status."""
+    def _error_response(self, status: int, own_body: ErrorBody | None) -> Object:
+        """Return the response with the errors of a status: a reference, unless the route has a body of its own."""
         name = re.sub(r"\W", "", HTTPStatus(status).phrase.title())
-        if name not in self.error_responses:
-            headers = ["X-Request-ID"]
-            headers += {401: ["WWW-Authenticate"], 429: [*_RATE_HEADERS, "Retry-After"], 503: ["Retry-After"]}.get(
-                status, []
-            )
-            self.error_responses[name] = {
-                "description": self._wordings.get(status, HTTPStatus(status).phrase),
-                "headers": _references(headers),
-                "content": {JSON: {"schema": _ERROR}, "application/problem+json": {"schema": _PROBLEM}},
-            }
+        headers = ["X-Request-ID"]
+        headers += {401: ["WWW-Authenticate"], 429: [*_RATE_HEADERS, "Retry-After"], 503: ["Retry-After"]}.get(
+            status, []
+        )
+        content: Object = {JSON: {"schema": _ERROR}, "application/problem+json": {"schema": _PROBLEM}}
+        if own_body is not None:
+            content = {kind: {"schema": self._schemas.add_body(kind, each)} for kind, each in own_body.types.items()}
+        response = {
+            "description": self._wordings.get(status, HTTPStatus(status).phrase),
+            "headers": _references(headers),
+            "content": content,
+        }
+        if own_body is not None:
+            return response
+        self.error_responses.setdefault(name, response)
         return {"$ref": f"#/components/responses/{name}"}
 
 

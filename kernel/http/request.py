@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote
 import falcon
 import msgspec
 
+from kernel.contracts import ErrorBody
 from kernel.deadline import ClientConnection, current_deadline
 from kernel.errors import (
     ApiError,
@@ -27,7 +28,7 @@ from kernel.limits.rates import RateState
 
 # Version 00 ends after the flags; later ones may go on.
 _TRACEPARENT = re.compile(
-    r"(?:00(?=.{53}\Z)|(?!00|ff)[0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(?:-.*)?"
+    r"(?:00(?=.{53}\Z)|(?!00|ff)[0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?"
 )
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _SAMPLED = 0x01
@@ -69,6 +70,7 @@ class RequestContext(msgspec.Struct):
         trace_id: 32 hexadecimal digits of W3C Trace Context.
         span_id: 16 hexadecimal digits; our own span.
         sampled: ``01`` if the trace is sampled, else ``00``. Other flags are not propagated.
+        parent_id: The span of the client, 16 hexadecimal digits; empty if it sent none.
         template: The route that answered, such as ``/api/requests/{id}``; empty if none did.
         logged: False leaves the request out of the access log and its subscribers, as for probes.
         application: Slug of the application whose view was asked for, if the path named one.
@@ -76,12 +78,14 @@ class RequestContext(msgspec.Struct):
         started_ns: When it arrived, of ``time.perf_counter_ns``.
         tracked_for: The account that may see what it takes, if that is tracked.
         rate_state: What is left of the rate that it is counted for.
+        error_body: The body of an error, if the route has another one than the kernel's.
     """
 
     request_id: str
     trace_id: str
     span_id: str
     sampled: str
+    parent_id: str = ""
     template: str = ""
     logged: bool = True
     application: str | None = None
@@ -89,6 +93,7 @@ class RequestContext(msgspec.Struct):
     started_ns: int = 0
     tracked_for: int | None = None
     rate_state: RateState | None = None
+    error_body: ErrorBody | None = None
 
     @property
     def traceparent(self) -> str:
@@ -110,7 +115,7 @@ def make_context(environ: Mapping[str, Any]) -> RequestContext:
     trace = None if parent is None else _TRACEPARENT.fullmatch(parent)
     if trace is None:
         return RequestContext(request_id, digits[32:64], digits[64:], "01")
-    return RequestContext(request_id, trace[1], digits[64:], f"{int(trace[2], 16) & _SAMPLED:02x}")
+    return RequestContext(request_id, trace[1], digits[64:], f"{int(trace[3], 16) & _SAMPLED:02x}", trace[2])
 
 
 def path_as_sent(environ: Mapping[str, Any]) -> str:
@@ -375,17 +380,22 @@ def media_type(request: Request) -> str:
     return (request.content_type or "").partition(";")[0].strip().lower()
 
 
-def require_json(request: Request) -> None:
+def require_json(request: Request, *, or_else: str | None = None) -> None:
     """Ensure that the body is declared as JSON.
 
     A page of another site can post forms and plain text without a preflight request; JSON it cannot.
+
+    Args:
+        request: The request.
+        or_else: Another media type that the handler takes, for the message.
 
     Raises:
         UnsupportedMediaError: The media type is not JSON, or its charset is not UTF-8.
     """
     kind = media_type(request)
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
-        raise UnsupportedMediaError(detail=f"expected application/json, got {kind or 'no Content-Type'}")
+        expected = "application/json" if or_else is None else f"application/json or {or_else}"
+        raise UnsupportedMediaError(detail=f"expected {expected}, got {kind or 'no Content-Type'}")
     _ensure_utf8(request)
 
 

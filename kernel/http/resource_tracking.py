@@ -89,14 +89,16 @@ class ResourceTracking:
         if identity is not None and identity.account is not None and identity.is_developer:
             context = request.log_context
             context.tracked_for = identity.account
-            set_current_tracker(ResourceTracker(context.started_ns))
+            tracker = current_tracker()
+            if tracker is None:
+                set_current_tracker(ResourceTracker(context.started_ns))
+            else:
+                tracker.is_reported = True
 
-    def finish(self, context: RequestContext, method: str, status: int) -> None:
-        """Store what the request took that this thread has served, if it is tracked."""
-        tracker = current_tracker()
-        if tracker is None:
+    def finish(self, tracker: ResourceTracker, context: RequestContext, method: str, status: int) -> None:
+        """Store what a request took, if its client was told so."""
+        if not tracker.is_reported:
             return
-        set_current_tracker(None)
         try:
             with self._db.connection() as connection:
                 connection.execute(

@@ -111,7 +111,7 @@ class ResponseHeaders:
             if origin is not None and origin in self._origins:
                 headers.update(response_headers(origin))
         tracker = current_tracker()
-        if tracker is not None:
+        if tracker is not None and tracker.is_reported:
             headers["x-resource-tracking-id"] = str(tracker.id)
             headers["server-timing"] = tracker.server_timing()
             headers["cache-control"] = _NO_STORE

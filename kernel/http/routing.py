@@ -266,6 +266,7 @@ class RequestPipeline(msgspec.Struct, frozen=True):
         """
         context, policy = request.log_context, mounted.route.policy
         context.template, context.logged = mounted.template, mounted.route.logged
+        context.error_body = mounted.route.error_body
         for name, text in path_parameters.items():
             path_parameters[name] = decode_path_parameter(text)
         self.authorizer.ensure_allowed_host(request)

@@ -18,6 +18,7 @@ from kernel.jobs.stalled import recover_stalled_jobs
 from kernel.jobs.store import Claim, JobStore, make_worker_id
 from kernel.logging import Logger
 from kernel.settings import JobSettings
+from kernel.tracing import Tracing
 
 
 def run_inline(
@@ -31,6 +32,7 @@ def run_inline(
     request_id: str | None = None,
     on_progress: Callable[[int], None] | None = None,
     log_files: RunLogFiles | None = None,
+    tracing: Tracing | None = None,
 ) -> int:
     """Run a job to its end; return its id. It is not retried.
 
@@ -44,6 +46,7 @@ def run_inline(
         request_id: The request that starts it.
         on_progress: Called with the job's id when it reports progress.
         log_files: Where the file of its log is; None writes none.
+        tracing: Makes a span of it; None for no span.
 
     Raises:
         ConflictError: Its lock is held; names the job that holds it.
@@ -56,7 +59,7 @@ def run_inline(
         run = Run(claim, store, log, job.job, log_files)
         if on_progress is not None:
             run.on_progress = lambda _: on_progress(claim.id)
-        _run(store, job, claim, run, Heartbeat(store, worker, settings.dead_after_s, log))
+        _run(store, job, claim, run, Heartbeat(store, worker, settings.dead_after_s, log), tracing)
     finally:
         store.delete_worker(worker)
     return claim.id
@@ -85,12 +88,13 @@ def _run(
     claim: Claim,
     run: Run,
     heartbeat: Heartbeat,
+    tracing: Tracing | None,
 ) -> None:
     heartbeat.watch(claim, run)
     heartbeat.start()
     started = time.monotonic()
     try:
-        outcome = execute(job, claim, run)
+        outcome = execute(job, claim, run, tracing)
     except BaseException:
         interrupted = Outcome(error="interrupted", stopped="cancelled")
         record_outcome(store, job.job, claim, run, interrupted, may_retry=False)

@@ -27,16 +27,17 @@ UPDATE tiercel.job_run SET due_at = now() + make_interval(secs => %(delay_s)s)
 WHERE id = %(id)s AND due_at > now() + make_interval(secs => %(delay_s)s)
 
 -- name: insert_waiting
-INSERT INTO tiercel.job_run (name, lock, parameters, request_id, state, due_at, is_scheduled, account, sites, started_by)
+INSERT INTO tiercel.job_run (name, lock, parameters, request_id, state, due_at, is_scheduled, account, sites, started_by,
+                             traceparent)
 VALUES (%(name)s, %(lock)s, %(parameters)s, %(request_id)s, 'waiting', now() + make_interval(secs => %(delay_s)s),
-        %(is_scheduled)s, %(account)s, %(sites)s, %(started_by)s)
+        %(is_scheduled)s, %(account)s, %(sites)s, %(started_by)s, %(traceparent)s)
 RETURNING id
 
 -- name: insert_running
 INSERT INTO tiercel.job_run (name, lock, parameters, request_id, state, attempt, started_at, worker, is_inline, account, sites,
-                             started_by)
+                             started_by, traceparent)
 VALUES (%(name)s, %(lock)s, %(parameters)s, %(request_id)s, 'running', 1, clock_timestamp(), %(worker)s, true, %(account)s,
-        %(sites)s, %(started_by)s)
+        %(sites)s, %(started_by)s, %(traceparent)s)
 ON CONFLICT (lock) WHERE state = 'running' DO NOTHING
 RETURNING id
 
@@ -61,7 +62,7 @@ WHERE id = (
     LIMIT 1
     FOR UPDATE SKIP LOCKED
 )
-RETURNING id, name, lock, attempt, failures, request_id, parameters, account, sites, started_by
+RETURNING id, name, lock, attempt, failures, request_id, parameters, account, sites, started_by, traceparent
 
 -- name: fence
 -- NO KEY: lines of the log, progress and cancellations refer to this row meanwhile, from other connections. The advisory

@@ -22,6 +22,7 @@ from kernel.jobs.run_log import RunLog, RunLogFiles
 from kernel.jobs.store import Claim, JobStore, encode_json
 from kernel.logging import Logger
 from kernel.masking import mask_text
+from kernel.tracing import Tracing
 
 _PROGRESS_INTERVAL_S = 0.2
 _ERROR_CHARACTERS_MAX = 2000
@@ -162,8 +163,18 @@ class Outcome(msgspec.Struct, frozen=True):
     is_final: bool = False
 
 
-def execute(job: RegisteredJob, claim: Claim, run: Run) -> Outcome:
-    """Call the job's function, as the account that it runs for. Never raises."""
+def execute(job: RegisteredJob, claim: Claim, run: Run, tracing: Tracing | None = None) -> Outcome:
+    """Call the job's function, as the account that it runs for, in a span if there is tracing. Never raises."""
+    if tracing is None:
+        return _execute(job, claim, run)
+    with tracing.job(claim.name, claim.id, claim.attempt, claim.traceparent) as tracker:
+        outcome = _execute(job, claim, run)
+        if tracker is not None and outcome.error is not None:
+            tracker.fail(outcome.stopped or "error", outcome.error)
+    return outcome
+
+
+def _execute(job: RegisteredJob, claim: Claim, run: Run) -> Outcome:
     try:
         identity = identity_of_run(job.job, claim.account, claim.sites, claim.started_by)
         with acting_as(identity):

@@ -21,6 +21,7 @@ from kernel.jobs.run_log import RunLogFiles
 from kernel.jobs.store import JobHealth, JobStore
 from kernel.logging import Logger
 from kernel.settings import JobSettings
+from kernel.tracing import Tracing
 
 # Polling interval of ``wait``.
 _POLL_S = 0.1
@@ -38,15 +39,25 @@ class Jobs:
         settings: Time limits and schedules.
         log: The service's log, for runs in this process.
         log_files: Where the files of runs are; None writes none.
+        tracing: Makes a span of each run; None for no spans.
 
     Attributes:
         store: The jobs in the database.
         registry: The jobs that plugins registered.
         log_files: As given.
+        tracing: As given.
     """
 
-    def __init__(self, db: Database, settings: JobSettings, log: Logger, log_files: RunLogFiles | None = None) -> None:
+    def __init__(
+        self,
+        db: Database,
+        settings: JobSettings,
+        log: Logger,
+        log_files: RunLogFiles | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
         self.log_files = log_files
+        self.tracing = tracing
         self.store = JobStore(db)
         self.registry = JobRegistry(settings.schedules)
         self._settings = settings
@@ -123,6 +134,7 @@ class Jobs:
                 request_id=request_id,
                 on_progress=notify,
                 log_files=self.log_files,
+                tracing=self.tracing,
             )
             return self.get(job_id)
 

@@ -24,6 +24,7 @@ from kernel.identity import SYSTEM_ACCOUNT, current_identity
 from kernel.jobs.models import LATEST_FIRST, JobFigures, JobLogLine, JobOrdering, JobRecord, JobState, Progress
 from kernel.jobs.owner import Owner
 from kernel.notifications import notify
+from kernel.tracking import current_tracker
 
 QUERIES = load_queries(__package__)
 # Workers listen here: for a job that may be due, and for a running one that should stop.
@@ -53,6 +54,7 @@ class Claim(msgspec.Struct, frozen=True):
         account: The account that it runs for.
         sites: The sites of the account that it is limited to; None for all.
         started_by: The identity that started it, as plain data.
+        traceparent: The span of the request that started it; see ``kernel.tracing``.
     """
 
     id: int
@@ -65,6 +67,7 @@ class Claim(msgspec.Struct, frozen=True):
     account: int = SYSTEM_ACCOUNT
     sites: list[int] | None = None
     started_by: dict[str, Any] | None = None
+    traceparent: str | None = None
 
 
 class JobHealth(msgspec.Struct, frozen=True):
@@ -145,7 +148,8 @@ class JobStore:
             if row is None:
                 connection.execute(QUERIES["insert_cancelled"], given)
                 return None
-        return Claim(int(row[0]), name, lock, 1, 0, request_id, parameters, **owner.to_columns())
+        columns = {**owner.to_columns(), "traceparent": given["traceparent"]}
+        return Claim(int(row[0]), name, lock, 1, 0, request_id, parameters, **columns)
 
     def find(
         self,
@@ -464,6 +468,7 @@ def _new_job(
     name: str, lock: str, parameters: Mapping[str, Any], request_id: str | None, owner: Owner
 ) -> dict[str, Any]:
     columns = owner.to_columns()
+    tracker = current_tracker()
     return {
         "name": name,
         "lock": lock,
@@ -471,6 +476,7 @@ def _new_job(
         "request_id": request_id,
         **columns,
         "started_by": encode_json(columns["started_by"]),
+        "traceparent": None if tracker is None else tracker.traceparent,
     }
 
 

@@ -28,6 +28,7 @@ from kernel.logging import Logger
 from kernel.notifications import NotificationListener
 from kernel.settings import JobSettings
 from kernel.threads import BackgroundThread
+from kernel.tracing import Tracing
 
 # How soon a worker looks for jobs without being notified, and retries when the database is unavailable.
 _POLL_S = 1.0
@@ -63,6 +64,7 @@ class Worker:
         log: Gets a line about each job.
         dead_worker: Id of the worker that this one replaces.
         log_files: Where the files of runs are; None writes none.
+        tracing: Makes a span of each run; None for no spans.
     """
 
     def __init__(
@@ -75,8 +77,10 @@ class Worker:
         log: Logger,
         dead_worker: int | None = None,
         log_files: RunLogFiles | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._id = worker_id
+        self._tracing = tracing
         self._log_files = log_files
         self._registry = registry
         self._store = JobStore(db)
@@ -168,7 +172,7 @@ class Worker:
         self._heartbeat.watch(claim, run)
         if stopping.is_set():
             run.stop("shutdown")
-        outcome = execute(job, claim, run)
+        outcome = execute(job, claim, run, self._tracing)
         # Still the current job: a process that has to end while the database is unavailable requeues it.
         self._current = msgspec.structs.replace(self._current, deadline=float("inf"))
         self._store_until_done(lambda: record_outcome(self._store, job.job, claim, run, outcome))

@@ -14,6 +14,7 @@ from plugins.observability.container import make_container
 from plugins.observability.event_list import EventPages
 from plugins.observability.export import ExportRoutes
 from plugins.observability.jobs import make_jobs
+from plugins.observability.otlp.routes import TraceServiceRoutes
 from plugins.observability.own_requests import OwnRequests
 from plugins.observability.retention.commands import make_retention_command
 from plugins.observability.rollups.commands import make_refresh_commands
@@ -30,12 +31,13 @@ def register_settings() -> type[msgspec.Struct]:
 
 @hookimpl
 def register_routes(services: Services) -> Iterable[Route]:
-    """Return ``/api/requests/`` and everything below it, and the ingest ledger."""
+    """Return ``/api/requests/`` and everything below it, ``/v1/traces/`` of OTLP, and the ingest ledger."""
     container = services.once(make_container)
     http = services.kernel_settings.http
     pages = EventPages(container.store, http.page_size, http.page_size_max)
     logs = RequestLogRoutes(container.store, pages, container.ingest, container.removal, container.now)
     traces = TraceRoutes(container.store)
+    spans = TraceServiceRoutes(container.spans)
     exports = ExportRoutes(container.scanner, container.settings.exports_max, services.stopping, services.usage)
     analytics = AnalyticsRoutes(container.analytics, http.page_size, http.page_size_max)
     public = PublicAnalyticsRoutes(container.analytics)
@@ -49,6 +51,7 @@ def register_routes(services: Services) -> Iterable[Route]:
         logs.delete,
         logs.remove,
         traces.show,
+        spans.export,
         exports.export,
         analytics.hourly,
         analytics.daily,

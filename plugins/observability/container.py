@@ -14,6 +14,7 @@ from plugins.observability.analytics.service import AnalyticsService
 from plugins.observability.export import EventScanner
 from plugins.observability.ingest.service import IngestService
 from plugins.observability.ledger import Ledger
+from plugins.observability.otlp.service import SpanIngest
 from plugins.observability.partitions import Partitions
 from plugins.observability.path_templates import Templates
 from plugins.observability.removal import Removal
@@ -33,6 +34,7 @@ class Container(msgspec.Struct, frozen=True):
     scanner: EventScanner
     removal: Removal
     ingest: IngestService
+    spans: SpanIngest
     ledger: Ledger
     analytics: AnalyticsService
     rollups: Rollups
@@ -55,7 +57,8 @@ def make_container(services: Services) -> Container:
     templates = Templates(settings.templates)
     request_templates = templates if settings.template_ingest else None
     ingest = IngestService(db, series, partitions, watermark, settings, now, services.usage, request_templates)
-    services.provide_statistics(ingest.figures)
+    spans = SpanIngest(ingest, templates, now)
+    services.provide_statistics(lambda: {**ingest.figures(), **spans.figures()})
     rollups = Rollups(db)
     return Container(
         settings=settings,
@@ -63,6 +66,7 @@ def make_container(services: Services) -> Container:
         scanner=EventScanner(db, settings.export_timeout_s, settings.export_pause_s, settings.tags_max_bytes),
         removal=Removal(db),
         ingest=ingest,
+        spans=spans,
         ledger=Ledger(db, now),
         analytics=AnalyticsService(db, now, partial(_owned_services, services)),
         rollups=rollups,

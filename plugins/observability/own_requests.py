@@ -10,9 +10,9 @@ from kernel.http import RequestRecord
 from plugins.observability.ingest.normalize import normalize
 from plugins.observability.ingest.service import IngestService
 from plugins.observability.models import ENDPOINT_MAX, METHOD_MAX, EventIn
+from plugins.observability.path_templates import NO_ROUTE
 
 SERVICE = "tiercel"
-NO_ROUTE = "(no route)"
 
 
 class OwnRequests:

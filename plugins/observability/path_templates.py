@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+# The endpoint of requests of which neither route nor path is known.
+NO_ROUTE = "(no route)"
 DEFAULT_TEMPLATES: Mapping[str, str] = {
     "[0-9]+": "{id}",
     "(?i:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})": "{uuid}",

@@ -61,6 +61,7 @@ def post(
     connections: int,
     events: int,
     headers: Callable[[int], Mapping[str, str]] = lambda _: {},
+    path: str = INGEST,
 ) -> float:
     """Post batches over some connections; return events a second.
 
@@ -71,22 +72,23 @@ def post(
         connections: How many send side by side.
         events: In all.
         headers: Further headers of the request of that number.
+        path: Where to.
     """
 
     def run(number: int) -> int:
         connection = HTTPConnection("127.0.0.1", port, timeout=60)
         batches = range(number, events // batch, connections)
         for at in batches:
-            send(connection, content[at % len(content)], headers(at))
+            send(connection, content[at % len(content)], headers(at), path)
         connection.close()
         return len(batches) * batch
 
     return side_by_side(connections, run)
 
 
-def send(connection: HTTPConnection, content: bytes, headers: Mapping[str, str]) -> None:
+def send(connection: HTTPConnection, content: bytes, headers: Mapping[str, str], path: str = INGEST) -> None:
     """Post one batch and wait until it is taken."""
-    connection.request("POST", INGEST, content, {"Content-Type": "application/json", **headers})
+    connection.request("POST", path, content, {"Content-Type": "application/json", **headers})
     answer = connection.getresponse()
     text = answer.read()
     if answer.status != 200:

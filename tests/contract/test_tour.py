@@ -24,6 +24,7 @@ PAGES = [
     DOCS / "howto" / "send-from-applications.md",
     DOCS / "howto" / "analytics.md",
     DOCS / "howto" / "import-logs.md",
+    DOCS / "howto" / "opentelemetry.md",
     DOCS / "howto" / "jobs.md",
     DOCS / "howto" / "openapi.md",
     DOCS / "howto" / "accounts.md",

@@ -14,6 +14,7 @@ import httpx
 import msgspec
 
 from kernel import Secret, backoff_s, retry_after_s
+from kernel.http import outgoing_request
 from plugins.club.fetch.allowed_hosts import display_url, ensure_same_host
 from plugins.club.fetch.limits import ACCEPT_ENCODING, HostLimits, TimeBudget, read_body
 from plugins.club.fetch.results import FetchError, PageValidator
@@ -162,12 +163,15 @@ class SourceClient:
         request = httpx.Request(
             "GET", url, headers=_request_headers(self._headers, known), extensions={"timeout": timeout.as_dict()}
         )
-        response = await self._context.transport.handle_async_request(request)
-        response.request = request
-        try:
-            yield response
-        finally:
-            await response.aclose()
+        with outgoing_request("GET", str(url)) as outgoing:
+            request.headers.update(outgoing.headers)
+            response = await self._context.transport.handle_async_request(request)
+            outgoing.status = response.status_code
+            response.request = request
+            try:
+                yield response
+            finally:
+                await response.aclose()
 
     async def _read(self, response: httpx.Response, requested: httpx.URL, *, conditional: bool) -> PageResponse:
         if response.status_code == HTTPStatus.NOT_MODIFIED and conditional:

@@ -17,6 +17,7 @@ from notion_client import Client
 from notion_client.errors import HTTPResponseError, NotionClientErrorBase, RequestTimeoutError
 
 from kernel import backoff_s
+from kernel.http import outgoing_request
 from plugins.trace.notion.errors import NotionError, classify_response
 from plugins.trace.notion.pagination import PageCursors
 from plugins.trace.notion.rate_limit import RateLimiter
@@ -211,6 +212,13 @@ class _HttpClient(httpx.Client):
         """Send a request and read the response within the time limit."""
         self.request_count += 1
         deadline = time.monotonic() + self._timeout_s
+        with outgoing_request(request.method, str(request.url)) as outgoing:
+            request.headers.update(outgoing.headers)
+            response = self._send(request, deadline, **kwargs)
+            outgoing.status = response.status_code
+        return response
+
+    def _send(self, request: httpx.Request, deadline: float, **kwargs: Any) -> httpx.Response:
         response = super().send(request, **{**kwargs, "stream": True})
         try:
             self._read_date(response.headers.get("date", ""))
