@@ -1,6 +1,6 @@
 """Errors as responses: one body for all of them, RFC 9457 for clients that ask for it, or a page for people.
 
-A route whose protocol has errors of its own says so: ``Route.error_body``.
+A route whose protocol demands another body has one of its own: see ``kernel.contracts.ErrorBody``.
 
 Where the text of an error comes from: ``kernel.errors`` has a class for each status, with its ``code`` and
 ``default_message``. The code that raises it can pass a more precise ``message``, and a ``detail``: ``request.py`` for
@@ -164,13 +164,14 @@ class ErrorHandlers:
     def _write(self, request: Request, response: FalconResponse, error: ApiError) -> None:
         """Write an error into a response. Every error passes here."""
         response.status = falcon.code_to_http_status(error.status)
+        error_body = request.log_context.error_body
+        if error_body is None:
+            response.set_header("Vary", "Accept")
         for name, value in error.headers.items():
             response.set_header(name, value)
-        error_body = request.log_context.error_body
         if error_body is not None:
             response.content_type, response.data = error_body.encode(error, media_type(request))
             return
-        response.set_header("Vary", "Accept")
         wants_problem = PROBLEM_JSON in (request.accept or "")
         if request.prefers_html and not wants_problem and request.method in _NAVIGATION_METHODS:
             response.content_type = falcon.MEDIA_HTML

@@ -439,10 +439,8 @@ class _Operations:
         }
         found = {*declared.errors, *(status for status, applies in applicable.items() if applies)}
         # A success may have such a status as well, as of a service that is not healthy.
-        return {
-            str(status): self._error_response(status, declared.error_body)
-            for status in sorted(found - declared.responses.keys())
-        }
+        statuses = sorted(found - declared.responses.keys())
+        return {str(status): self._error_response(status, declared.error_body) for status in statuses}
 
     def _error_response(self, status: int, own_body: ErrorBody | None) -> Object:
         """Return the response with the errors of a status: a reference, unless the route has a body of its own."""

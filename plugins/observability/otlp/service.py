@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
+from kernel.http import current_deadline
 from plugins.observability.access import SYSTEM, Access
 from plugins.observability.ingest.decode import DecodedBatch
 from plugins.observability.ingest.service import IngestService
@@ -70,7 +71,9 @@ class SpanIngest:
         now = self._now()
         resource: Mapping[str, Any] | None = None
         resource_tags: Mapping[str, Any] = {}
+        deadline = current_deadline()
         for index, span in enumerate(spans):
+            deadline.check()
             if span is None or (not isinstance(span, SpanError) and not is_http(span)):
                 ignored += 1
                 continue
