@@ -63,12 +63,13 @@ def encode_error(error: ApiError, sent_media_type: str) -> tuple[str, bytes]:
     return PROTOBUF, encode_status(message)
 
 
+# Of the same service as other examples, which that of DELETE removes.
 EXAMPLE = Example(
     summary="One request that a service answered",
     body={
         "resourceSpans": [
             {
-                "resource": {"attributes": [{"key": "service.name", "value": {"stringValue": "shop"}}]},
+                "resource": {"attributes": [{"key": "service.name", "value": {"stringValue": "tiercel-example"}}]},
                 "scopeSpans": [
                     {
                         "spans": [
@@ -76,8 +77,8 @@ EXAMPLE = Example(
                                 "traceId": "5b8efff798038103d269b633813fc60c",
                                 "spanId": "eee19b7ec3c1b174",
                                 "kind": 2,
-                                "startTimeUnixNano": "1795168800000000000",
-                                "endTimeUnixNano": "1795168800042000000",
+                                "startTimeUnixNano": "1767268800000000000",
+                                "endTimeUnixNano": "1767268800042000000",
                                 "attributes": [
                                     {"key": "http.request.method", "value": {"stringValue": "GET"}},
                                     {"key": "http.route", "value": {"stringValue": "/orders/{id}"}},
