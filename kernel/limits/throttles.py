@@ -51,19 +51,25 @@ _PROBE_EXPIRY_S = 60
 class _Window:
     """What this process knows of one caller in one window."""
 
-    __slots__ = ("ends_at", "is_leasing", "leased", "shared", "taken")
+    __slots__ = ("ends_at", "leased", "leasing", "shared", "taken")
 
     def __init__(self, ends_at: float) -> None:
         self.ends_at = ends_at
-        # Whether a thread is taking a lease; others take the hit that they need, so that not each has one left over.
-        self.is_leasing = False
+        # Held while a lease is taken: others wait for it, so that not each of them has one left over.
+        self.leasing = threading.Lock()
         # Hits to use up here; all that this process ever leased; and what all processes leased, as far as is known.
         self.leased = 0
         self.taken = 0
         self.shared = 0
 
+    def use_hit(self) -> bool:
+        if self.leased == 0:
+            return False
+        self.leased -= 1
+        return True
+
     def lease_size(self, limit: int) -> int:
-        return 1 if self.is_leasing else max(1, min(self.taken, (limit - self.shared) // _LEASE_FRACTION, _LEASE_MAX))
+        return max(1, min(self.taken, (limit - self.shared) // _LEASE_FRACTION, _LEASE_MAX))
 
     def add_lease(self, size: int, shared: int, limit: int) -> None:
         granted = max(0, min(size, limit - (shared - size)))
@@ -129,28 +135,22 @@ class Throttles:
         now = self._clock_s()
         with self._lock:
             window = self._window(scope, caller, rate, now)
-            is_allowed = window.leased > 0
-            if is_allowed:
-                window.leased -= 1
-            needs_lease = not is_allowed and window.shared < rate.limit
-            if needs_lease and self._is_away:
-                self._passed += 1
-                return None
-            size = window.lease_size(rate.limit) if needs_lease else 0
-            leads = needs_lease and not window.is_leasing
-            window.is_leasing |= leads
-        if size:
-            try:
-                shared = self._add_hits(f"{scope}/{caller}/{window.ends_at:.0f}", rate, size)
-            finally:
-                if leads:
-                    window.is_leasing = False
-            if shared is None:
-                return None
-            with self._lock:
-                window.add_lease(size, shared, rate.limit)
-                is_allowed = window.leased > 0
-                window.leased -= is_allowed
+            is_allowed = window.use_hit()
+        if not is_allowed and window.shared < rate.limit:
+            with window.leasing:
+                with self._lock:
+                    is_allowed = window.use_hit()
+                    size = 0 if is_allowed or window.shared >= rate.limit else window.lease_size(rate.limit)
+                    if size and self._is_away:
+                        self._passed += 1
+                        return None
+                if size:
+                    shared = self._add_hits(f"{scope}/{caller}/{window.ends_at:.0f}", rate, size)
+                    if shared is None:
+                        return None
+                    with self._lock:
+                        window.add_lease(size, shared, rate.limit)
+                        is_allowed = window.use_hit()
         remaining = max(0, rate.limit - window.shared) + window.leased
         state = RateState(scope, rate, remaining, max(1, math.ceil(window.ends_at - now)))
         if not is_allowed:

@@ -16,6 +16,9 @@ ROUNDS = 7
 CONNECTIONS = 4
 REQUESTS = 300
 PLUGIN = "tests.bench.audited"
+# The chain is locked from its last hash to the end of the commit, or there would be two entries after one. So its writes
+# wait for the disk one after another, where others share a flush: about half is left, less what two statements take.
+TARGET = 0.35
 
 
 def figures(full: bool) -> Iterator[Figure]:
@@ -30,7 +33,7 @@ def figures(full: bool) -> Iterator[Figure]:
             lambda: _post(running.port, AUDITED), lambda: _post(running.port, UNAUDITED), ROUNDS
         )
     detail = f"{audited:,.0f} requests/s audited, {unaudited:,.0f} not"
-    yield Figure("write with audit log against without", ratio, 0.3, detail=detail)
+    yield Figure("write with audit log against without", ratio, TARGET, detail=detail)
 
 
 def _post(port: int, path: str) -> float:

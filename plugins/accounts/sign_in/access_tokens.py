@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import NamedTuple
 
 from joserfc import jwt
 from joserfc.errors import BadSignatureError, ExpiredTokenError, JoseError
 from joserfc.jwk import GuestProtocol, OctKey
 
-from kernel import UnauthorizedError
+from kernel import Cache, UnauthorizedError
 from plugins.accounts.sign_in.sessions import Session, Sessions
 from plugins.accounts.sign_in.signing_keys import SigningKeys
 from plugins.accounts.sign_in.users import SignedInUser
@@ -30,6 +31,22 @@ _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 _NAME = "the access token"
 
 
+class VerifiedToken(NamedTuple):
+    """What was found in an access token that is signed by this service.
+
+    Args:
+        session: Number of its session.
+        expires_at: Unix time.
+        kid: Name of the key that signed it.
+        secret: That key.
+    """
+
+    session: int
+    expires_at: int
+    kid: str
+    secret: bytes
+
+
 class AccessTokens:
     """Issues and verifies access tokens.
 
@@ -38,13 +55,22 @@ class AccessTokens:
         sessions: What they are good for.
         lifetime_s: How long one is good.
         now: The clock.
+        cache: Tokens whose signatures were verified, by hash. Whether they still are good is asked each time.
     """
 
-    def __init__(self, keys: SigningKeys, sessions: Sessions, lifetime_s: int, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        keys: SigningKeys,
+        sessions: Sessions,
+        lifetime_s: int,
+        now: Callable[[], datetime],
+        cache: Cache[bytes, VerifiedToken],
+    ) -> None:
         self._keys = keys
         self._sessions = sessions
         self._lifetime_s = lifetime_s
         self._now = now
+        self._cache = cache
 
     def issue(self, session: Session) -> tuple[str, int]:
         """Return an access token of a session, and for how many seconds it is good. It does not outlive the session."""
@@ -70,12 +96,26 @@ class AccessTokens:
         Raises:
             UnauthorizedError: It is malformed, wrongly signed, expired, not valid yet or revoked.
         """
-        return self._sessions.find_good(int(self._verify(text)["sid"]), _NAME)
+        return self._sessions.find_good(self._verify(text), _NAME)
 
-    def _verify(self, text: str) -> dict[str, Any]:
-        """Return the claims of a token."""
+    def _verify(self, text: str) -> int:
+        """Return the session of a token."""
         if len(text) > _LENGTH_MAX or not _TOKEN.fullmatch(text):
             raise _refused("malformed")
+        digest = hashlib.sha256(text.encode()).digest()
+        verified = self._cache.get(digest)
+        if verified is None or not self._is_good(verified):
+            # Says what is wrong with one that is not good any more.
+            verified = self._decode(text)
+            self._cache.set(digest, verified)
+        return verified.session
+
+    def _is_good(self, verified: VerifiedToken) -> bool:
+        key = self._keys.find_jwt(verified.kid)
+        is_current = key is not None and key.secret == verified.secret
+        return is_current and self._now().timestamp() < verified.expires_at + LEEWAY_S
+
+    def _decode(self, text: str) -> VerifiedToken:
         try:
             token = jwt.decode(text, self._find_key, algorithms=[_ALGORITHM])
             self._claims_registry().validate(token.claims)
@@ -91,7 +131,11 @@ class AccessTokens:
             isinstance(claims[name], str) and _NUMBER.fullmatch(claims[name]) for name in ("sub", "sid")
         ):
             raise _refused("malformed")
-        return claims
+        kid = token.header["kid"]
+        key = self._keys.find_jwt(kid)
+        if key is None:  # forgotten in this moment
+            raise _refused("not signed by this service")
+        return VerifiedToken(int(claims["sid"]), int(claims["exp"]), kid, key.secret)
 
     def _find_key(self, token: GuestProtocol) -> OctKey:
         kid = token.headers().get("kid")

@@ -60,7 +60,13 @@ def make_sign_in(services: Services) -> SignIn:
         ),
         signing_keys=keys,
         sessions=all_sessions,
-        access_tokens=AccessTokens(keys, all_sessions, settings.access_token_s, now),
+        access_tokens=AccessTokens(
+            keys,
+            all_sessions,
+            settings.access_token_s,
+            now,
+            services.cache.create("accounts.access_tokens", settings.sessions_cached),
+        ),
         resets=PasswordResets(
             db, user_store, passwords, attempts, mailer, settings.reset_url, settings.reset_token_s, now
         ),

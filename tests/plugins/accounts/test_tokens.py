@@ -241,6 +241,18 @@ def test_keys_that_are_rotated_at_once_verify_nothing_more(client: Client, token
     assert ask(client, token) == (401, "the access token is not signed by this service")
 
 
+def test_a_token_that_was_good_is_verified_no_longer_once_it_is_not(client: Client, token: str, clock: Clock) -> None:
+    assert [ask(client, token)[0] for _ in range(2)] == [200, 200]
+    clock.offset = timedelta(seconds=900 + 31)
+    assert ask(client, token) == (401, "the access token is expired")
+    clock.offset = timedelta(0)
+    assert ask(client, token)[0] == 200
+
+    accounts_of(client).sign_in.signing_keys.rotate_jwt(at_once=True)
+
+    assert ask(client, token) == (401, "the access token is not signed by this service")
+
+
 # --- refresh tokens ---------------------------------------------------------------------------------------------------
 
 
