@@ -95,6 +95,8 @@ class Throttles:
         self._lock = threading.Lock()
         self._is_away = False
         self._leases = self._refused = self._passed = 0
+        # Of requests: allowed and refused, by scope.
+        self._outcomes: dict[str, list[int]] = {}
 
     def open(self) -> None:
         """Open the storage, if throttles are on: before the process serves requests.
@@ -128,10 +130,12 @@ class Throttles:
             return None
         now = self._clock_s()
         with self._lock:
+            outcomes = self._outcomes.get(scope) or self._outcomes.setdefault(scope, [0, 0])
             window = self._window(scope, caller, rate, now)
             is_allowed = window.leased > 0
             if is_allowed:
                 window.leased -= 1
+                outcomes[0] += 1
             needs_lease = not is_allowed and window.shared < rate.limit
             if needs_lease and self._is_away:
                 self._passed += 1
@@ -151,10 +155,13 @@ class Throttles:
                 window.add_lease(size, shared, rate.limit)
                 is_allowed = window.leased > 0
                 window.leased -= is_allowed
+                outcomes[0] += is_allowed
         remaining = max(0, rate.limit - window.shared) + window.leased
         state = RateState(scope, rate, remaining, max(1, math.ceil(window.ends_at - now)))
         if not is_allowed:
-            self._refused += 1
+            with self._lock:
+                self._refused += 1
+                outcomes[1] += 1
             raise ThrottledError(scope, retry_after_s=state.reset_s, headers=state.headers())
         return state
 
@@ -224,6 +231,16 @@ class Throttles:
         if self._is_away:
             raise BootError("the storage of throttles is away: requests are not limited")
         return "on" if self.is_on else "off"
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the storage is away, as far as requests have found out."""
+        return self._is_away
+
+    def outcomes(self) -> dict[str, tuple[int, int]]:
+        """Return how many requests were allowed, and how many refused, by scope."""
+        with self._lock:
+            return {scope: (allowed, refused) for scope, (allowed, refused) in self._outcomes.items()}
 
     def statistics(self) -> dict[str, int]:
         """Return how many leases were taken, how many requests were refused and passed, and whether any are counted."""
