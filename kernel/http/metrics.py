@@ -33,6 +33,7 @@ _METHODS = frozenset(falcon.HTTP_METHODS)
 # Prometheus' text format, and what it became: https://prometheus.io/docs/specs/om/open_metrics_spec/
 _TEXT = "text/plain; version=0.0.4"
 _OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+_RESPONSES = {200: {"text/plain": str, "application/openmetrics-text": str}}
 _CHALLENGES = {"WWW-Authenticate": 'Bearer realm="tiercel metrics"'}
 
 
@@ -149,12 +150,12 @@ class MetricsRoutes:
             return ()
         return collect_routes(self.show_public if self._is_public else self.show)
 
-    @route(PATH, policy="staff", logged=False)
+    @route(PATH, policy="staff", logged=False, responses=_RESPONSES)
     def show(self, request: Request) -> PreparedResponse:
         """Return the metrics of this instance, of all its processes, in the format that the client prefers."""
         return self._respond(request)
 
-    @route(PATH, policy="public", logged=False)
+    @route(PATH, policy="public", logged=False, responses=_RESPONSES)
     def show_public(self, request: Request) -> PreparedResponse:
         """Return the metrics of this instance to those who have the token, if there is one."""
         if self._token is not None:
