@@ -1,7 +1,7 @@
 """Tiercel's kernel. This file is its public face: what a plugin needs first.
 
 Beside it, plugins may import ``kernel.http``, ``kernel.jobs``, ``kernel.datasets``, ``kernel.identity``,
-``kernel.audit``, ``kernel.limits``, ``kernel.cli`` and ``kernel.testing``; nothing else.
+``kernel.audit``, ``kernel.limits``, ``kernel.metrics``, ``kernel.cli`` and ``kernel.testing``; nothing else.
 """
 
 from kernel.cache import Cache, CacheStats

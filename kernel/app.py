@@ -50,6 +50,7 @@ from kernel.http.cors import AllowedOrigins
 from kernel.http.errors import ErrorHandlers
 from kernel.http.forwarding import ForwardingMiddleware, TrustedProxies
 from kernel.http.health import KERNEL, Health, HealthRoutes
+from kernel.http.metrics import MetricsRoutes, RequestMetrics
 from kernel.http.openapi import Described, DocumentRoutes, Plugin
 from kernel.http.request import BodyBudget, BodyLimits, Request
 from kernel.http.resource_tracking import ResourceTracking
@@ -67,11 +68,14 @@ from kernel.http.routing import (
 )
 from kernel.http.templating import Templates
 from kernel.jobs.run_log import RunLogFiles
+from kernel.jobs.runner import RunMetrics
 from kernel.jobs.service import Jobs
 from kernel.limits.throttles import Throttles
 from kernel.limits.upkeep import LimitsUpkeep
 from kernel.limits.usage import Usage
 from kernel.logging import Logger, make_logger
+from kernel.measurements import measure
+from kernel.metrics import Metrics, Role
 from kernel.notifications import NotificationListener
 from kernel.registry import Registry
 from kernel.services import Clock, SharedServices, SystemClock
@@ -105,6 +109,7 @@ class Tiercel:
     tracking: ResourceTracking
     tracing: Tracing | None
     limits_upkeep: LimitsUpkeep
+    request_metrics: RequestMetrics
     registry: Registry
     assets: Assets
     templates: Templates
@@ -224,9 +229,16 @@ class Tiercel:
 
     # --- once per process -------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Open the pool and start background threads and plugins. After the fork."""
+    def start(self, role: Role = "web") -> None:
+        """Open the pool and start background threads and plugins. After the fork.
+
+        Args:
+            role: What this process does, for the names of processes in metrics.
+        """
         self.shared.stopping.clear()
+        self.shared.metrics.open(role)
+        if self.shared.metrics.is_on:
+            self.request_metrics.subscribe(self.shared.requests)
         if self.tracing is not None:
             self.tracing.start()
         self.shared.throttles.open()
@@ -256,6 +268,7 @@ class Tiercel:
         self.shared.datasets.stop()
         if self.watchdog is not None:
             self.watchdog.stop()
+        self.shared.metrics.close()
         self.db.close()
         if self.tracing is not None:
             self.tracing.stop()
@@ -358,6 +371,7 @@ def create_shared_services(service: Tiercel) -> None:
     settings, log, db = service.settings, service.log, service.db
     service.tracing = make_tracing(os.environ, log)
     caches, applications = Caches(), Applications()
+    metrics = Metrics(settings.metrics, settings.home.absolute() / "metrics", log)
     log_dir = settings.jobs.log_dir
     run_log_files = None if log_dir is None else RunLogFiles(log_dir, settings.log)
     listener = NotificationListener(
@@ -372,12 +386,13 @@ def create_shared_services(service: Tiercel) -> None:
         clock=service.clock,
         requests=RequestFeed(log),
         health=Health(settings.health.timeout_s),
+        metrics=metrics,
         authorizer=Authorizer(settings),
         audit=Audit(db, log, service.clock.now),
         throttles=Throttles(settings, db, log),
         usage=Usage(db, log, service.clock.now),
         applications=applications,
-        jobs=Jobs(db, settings.jobs, log, run_log_files, service.tracing),
+        jobs=Jobs(db, settings.jobs, log, run_log_files, service.tracing, RunMetrics(metrics)),
         datasets=Datasets(db, settings, applications, caches, listener, log, service.clock.now),
         listener=listener,
     )
@@ -387,6 +402,8 @@ def create_shared_services(service: Tiercel) -> None:
     service.shared.account_purges[KERNEL] = lambda account: chain(
         service.shared.jobs.store.purge_account(account), purge_datasets(db, account)
     )
+    service.request_metrics = RequestMetrics(metrics, lambda: service.shared.routes)
+    measure(service.shared)
     service.origins = AllowedOrigins(settings)
     service.response_headers = ResponseHeaders(service.origins, settings.http.hsts_max_age_s)
     service.tracking = ResourceTracking(db, service.shared.authorizer, log)
@@ -472,6 +489,7 @@ def mount_routes(service: Tiercel) -> None:
     """Mount the kernel's routes and those of the plugins; quarantine plugins whose routes cannot be mounted."""
     own = [
         *HealthRoutes(service.shared.health, startup=("startup",)).routes(),
+        *MetricsRoutes(service.shared.metrics, service.settings.metrics).routes(),
         *service.tracking.routes(),
         *service.assets.routes(),
         *DocumentRoutes(service.describe).routes(),
@@ -536,8 +554,9 @@ def install_datasets(service: Tiercel) -> None:
 def add_request_log(service: Tiercel) -> None:
     """Wrap the Falcon app in the request log, which sees the final status of every response."""
     log = service.log if service.settings.log.requests else None
+    metrics = service.request_metrics if service.shared.metrics.is_on else None
     service.wsgi_app = AccessLog(
-        service.falcon_app, log, service.shared.requests, service.tracking.finish, service.tracing
+        service.falcon_app, log, service.shared.requests, service.tracking.finish, service.tracing, metrics
     )
 
 

@@ -156,7 +156,7 @@ class Route(Contract, frozen=True):
         body_max_bytes: The largest body, as sent and decompressed, for a handler that takes it whole. The settings
             ``http.max_body_bytes`` and ``http.max_decoded_bytes`` apply as well, and alone to a ``StreamBody``.
         throttle: The scope in which its requests are counted; see ``[throttle]`` in the settings. By default
-            ``ingest``, ``read`` or ``write``, by policy and method, and none for a public route.
+            ``ingest``, ``read`` or ``write``, by policy and method, and none for a route that is public or not logged.
         path_types: The types of path parameters by name, for a handler that serves several routes and takes those that
             it does not name as ``**path_parameters``. By default the annotations of its parameters.
         description: What it does, for the OpenAPI document; by default the docstring of the handler.

@@ -79,6 +79,12 @@ class NotificationListener:
         """
         self._subscriptions.append(_Subscription(channel, receive, poll, on_failure))
 
+    @property
+    def is_listening(self) -> bool:
+        """Whether notifications arrive; if not, nothing is heard of other processes until the database is back."""
+        connection = self._connection
+        return connection is not None and not connection.closed and not self._is_lost
+
     def start(self) -> None:
         """Start listening. After the fork."""
         self._thread.start()

@@ -26,6 +26,7 @@ from kernel.jobs.service import Jobs
 from kernel.limits.throttles import Throttles
 from kernel.limits.usage import Usage
 from kernel.logging import Logger
+from kernel.metrics import Metrics
 from kernel.notifications import NotificationListener
 from kernel.settings import Settings
 
@@ -84,6 +85,7 @@ class SharedServices(msgspec.Struct):
         clock: Returns the time.
         requests: Feed of served requests.
         health: Health checks.
+        metrics: What is measured.
         authorizer: Enforces the policies of routes.
         audit: The audit log.
         throttles: Limit how many requests of a kind somebody may send.
@@ -106,6 +108,7 @@ class SharedServices(msgspec.Struct):
     clock: Clock
     requests: RequestFeed
     health: Health
+    metrics: Metrics
     authorizer: Authorizer
     audit: Audit
     throttles: Throttles
@@ -136,6 +139,7 @@ class Services:
         log: Logger that adds the plugin's name to each line.
         requests: Feed of served requests, to subscribe to in ``startup``.
         health: Runs health checks.
+        metrics: Counts and measures what this plugin does, for Prometheus.
         audit: Records changes in the transactions that make them. Requests that change something are recorded anyway.
         usage: Counts what accounts use of their plans, and refuses what these do not allow.
         applications: Finds applications by slug.
@@ -158,6 +162,7 @@ class Services:
         self.log: Logger = shared.log.bind(plugin=plugin)
         self.requests = shared.requests
         self.health = shared.health
+        self.metrics = shared.metrics.of(plugin)
         self.audit = shared.audit
         self.usage = shared.usage
         self.applications = shared.applications

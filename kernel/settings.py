@@ -35,6 +35,7 @@ DEFAULT_RATES = {
 }
 SCOPE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _RATE = re.compile(r"[1-9][0-9]{0,11}/(?:second|minute|hour|day)|unlimited")
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{16,256}")
 _BACKEND = re.compile(r"(?:database|memory)\Z|(?:redis|valkey)s?://.")
 
 
@@ -211,6 +212,23 @@ class HealthSettings(Table, frozen=True):
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 2.0
 
 
+class MetricSettings(Table, frozen=True):
+    """Metrics for Prometheus, at ``/metrics``."""
+
+    enabled: bool = True
+    public: bool = False
+    token: Secret | None = None
+    source_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 2.0
+    source_max_age_s: Annotated[float, msgspec.Meta(ge=0)] = 5.0
+
+    def __post_init__(self) -> None:
+        """Validate the token: nothing slows down guessing it."""
+        if self.token is not None and not _TOKEN.fullmatch(self.token.reveal()):
+            raise ValueError(
+                "token: Expected 16 to 256 letters, digits and any of ._~+/=-, as `openssl rand -hex 32` prints."
+            )
+
+
 class Settings(Table, frozen=True):
     """The kernel's settings. Tables of plugins are decoded separately, into the plugins' own Structs.
 
@@ -230,6 +248,7 @@ class Settings(Table, frozen=True):
     db: DatabaseSettings = DatabaseSettings()
     log: LogSettings = LogSettings()
     health: HealthSettings = HealthSettings()
+    metrics: MetricSettings = MetricSettings()
     datasets: DatasetSettings = DatasetSettings()
     jobs: JobSettings = JobSettings()
     throttle: ThrottleSettings = ThrottleSettings()

@@ -144,6 +144,10 @@ class Service:
         """Send a GET on a new connection."""
         return httpx.get(self.url + path, timeout=timeout_s, verify=TLS)
 
+    def get_with(self, path: str, **headers: str) -> httpx.Response:
+        """Send a GET with headers on a new connection."""
+        return httpx.get(self.url + path, timeout=10, headers=headers)
+
     def post(self, path: str, json: object, timeout_s: float = 10) -> httpx.Response:
         """Send a POST on a new connection."""
         return httpx.post(self.url + path, json=json, timeout=timeout_s, verify=TLS)

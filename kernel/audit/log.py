@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import pwd
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -93,7 +94,14 @@ class Audit:
         self._db = db
         self._log = log
         self._now = now
+        self._lock = threading.Lock()
+        self._written = 0
         db.before_commit(self._before_commit)
+
+    @property
+    def written(self) -> int:
+        """How many entries this process has committed."""
+        return self._written
 
     def record(
         self,
@@ -243,7 +251,13 @@ class Audit:
         if not drafts:
             return None
         self._append(connection, drafts)
-        return None if origin is None else lambda: _note_entry(origin)
+        return lambda: self._note_committed(origin, len(drafts))
+
+    def _note_committed(self, origin: _Origin | None, count: int) -> None:
+        with self._lock:
+            self._written += count
+        if origin is not None:
+            origin.has_entry = True
 
     def _append(self, connection: Connection[Any], drafts: Sequence[Draft]) -> None:
         """Write entries, account by account in the order of their numbers, so that no two wait for each other."""
@@ -298,10 +312,6 @@ def _make_draft(
         request_id=None if request is None else request.request_id,
         target=Target(id=None if target_id is None else clean_text(str(target_id)), kind=clean_text(kind)),
     )
-
-
-def _note_entry(origin: _Origin) -> None:
-    origin.has_entry = True
 
 
 def _lacks_entry(origin: _Origin, connection: Connection[Any]) -> bool:

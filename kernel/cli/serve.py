@@ -79,6 +79,7 @@ def _prepare_service(bind: str | None, *, insecure: bool) -> Tiercel:
     service = Tiercel(configuration)
     service.ensure_safe()
     service.prepare()
+    service.shared.metrics.reset()
     return service
 
 

@@ -30,6 +30,7 @@ def worker() -> None:
     """Run jobs: worker processes, and another for each that dies."""
     service = Tiercel(load())
     service.prepare()
+    service.shared.metrics.reset()
     try:
         _supervise(service)
     finally:
@@ -88,7 +89,7 @@ def _supervise(service: Tiercel, parent: int | None = None) -> None:
 
     def run_worker(worker_id: int, dead_worker: int | None, is_orphan: Callable[[], bool]) -> None:
         shared = service.shared
-        service.start()
+        service.start("jobs")
         try:
             worker = Worker(
                 worker_id,
@@ -100,6 +101,7 @@ def _supervise(service: Tiercel, parent: int | None = None) -> None:
                 dead_worker,
                 shared.jobs.log_files,
                 service.tracing,
+                shared.jobs.metrics,
             )
             worker.run(is_orphan)
         finally:

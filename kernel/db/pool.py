@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, LiteralString, Self, TypeVar
+from typing import Any, LiteralString, NamedTuple, Self, TypeVar
 
 import psycopg
 from psycopg import Connection, Copy, Cursor, ServerCursor, Transaction, sql
@@ -54,6 +54,20 @@ _STARTUP_POLL_S = 0.2
 # During an outage, a request waits for a connection no longer than this, and reuses a failure younger than that.
 _OUTAGE_WAIT_S = 1.0
 _OUTAGE_RETRY_S = 0.1
+
+
+class DatabaseMeasures(NamedTuple):
+    """What is measured of the database.
+
+    Args:
+        connections: To this database, of anybody.
+        server_connections: To all databases of the server.
+        server_connections_max: How many the server allows.
+    """
+
+    connections: int
+    server_connections: int
+    server_connections_max: int
 
 
 class Database:
@@ -231,6 +245,25 @@ class Database:
         """
         with self.connection() as connection:
             connection.execute(QUERIES["ping"])
+
+    def measures(self, timeout_s: float) -> DatabaseMeasures:
+        """Return what is measured of the database.
+
+        Args:
+            timeout_s: Of the statement.
+
+        Raises:
+            UnavailableError: As for ``connection``.
+        """
+        with self.connection(timeout_s=timeout_s) as connection:
+            row = connection.execute(QUERIES["measure_database"]).fetchone()
+        return DatabaseMeasures(*(row or (0, 0, 0)))
+
+    def size_bytes(self, timeout_s: float) -> int:
+        """Return the size of the database on disk; arguments and errors as of ``measures``."""
+        with self.connection(timeout_s=timeout_s) as connection:
+            row = connection.execute(QUERIES["size_of_database"]).fetchone()
+        return 0 if row is None else int(row[0])
 
     def stats(self) -> dict[str, int]:
         """Return the statistics of psycopg_pool, times in ms; empty while the pool is closed."""

@@ -36,6 +36,14 @@ BEGIN ISOLATION LEVEL REPEATABLE READ
 -- name: show_read_only
 SHOW transaction_read_only
 
+-- name: measure_database
+SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()),
+       (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),
+       current_setting('max_connections')::integer
+
+-- name: size_of_database
+SELECT pg_database_size(current_database())
+
 -- name: ping
 SELECT 1
 

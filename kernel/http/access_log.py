@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -22,6 +22,9 @@ from kernel.logging import Logger
 from kernel.threads import BackgroundThread
 from kernel.tracing import SpanTracker, Tracing
 from kernel.tracking import ResourceTracker, current_tracker, set_current_tracker
+
+if TYPE_CHECKING:
+    from kernel.http.metrics import RequestMetrics
 
 StartResponse = Callable[..., Any]
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
@@ -44,6 +47,7 @@ class RequestRecord(msgspec.Struct, frozen=True):
         bytes: Length of the body as sent.
         duration_ms: From arrival to the last byte handed to the server.
         application: Slug of the application whose view it was, if the path named one.
+        received_bytes: How much of the body of the request was read, as it was sent.
     """
 
     time: datetime
@@ -56,6 +60,7 @@ class RequestRecord(msgspec.Struct, frozen=True):
     bytes: int
     duration_ms: float
     application: str | None = None
+    received_bytes: int = 0
 
 
 class RejectedRequest(msgspec.Struct, frozen=True):
@@ -94,6 +99,7 @@ class AccessLog:
         finish_tracking: Called at the end of each request that is tracked, with its method and the final status; see
             ``kernel.http.resource_tracking``.
         tracing: Makes a span of each request; None for no spans.
+        metrics: Counts requests that are being answered, and those that were rejected; None for neither.
     """
 
     def __init__(
@@ -103,12 +109,14 @@ class AccessLog:
         feed: RequestFeed,
         finish_tracking: Callable[[ResourceTracker, RequestContext, str, int], None],
         tracing: Tracing | None = None,
+        metrics: RequestMetrics | None = None,
     ) -> None:
         self._application = application
         self._log = log
         self._feed = feed
         self._finish_tracking = finish_tracking
         self._tracing = tracing
+        self._metrics = metrics
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Serve a request (PEP 3333)."""
@@ -117,6 +125,9 @@ class AccessLog:
         context.started_ns = started_ns
         set_current_identity(None)
         set_current_tracker(None if self._tracing is None else _begin_span(self._tracing, context, environ))
+        metrics = self._metrics
+        if metrics is not None:
+            metrics.begin(context)
         status = 0
 
         def start(line: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
@@ -128,6 +139,8 @@ class AccessLog:
         def finish(length_bytes: int) -> None:
             # A thread that is done with a request has nobody to act for.
             set_current_identity(None)
+            if metrics is not None:
+                metrics.end(context)
             tracker = current_tracker()
             if tracker is not None:
                 set_current_tracker(None)
@@ -149,17 +162,29 @@ class AccessLog:
                         # Whole microseconds; ``round`` takes longer than everything else here.
                         duration_ms=(time.perf_counter_ns() - started_ns) // 1000 / 1000,
                         application=context.application,
+                        received_bytes=context.received_bytes,
                     ),
                 )
 
-        body = self._application(environ, start)
+        body = self._serve(environ, start, context)
         if isinstance(body, list):
             finish(sum(map(len, body)))
             return body
         return _CountingBody(body, finish)
 
+    def _serve(self, environ: dict[str, Any], start: StartResponse, context: RequestContext) -> Iterable[bytes]:
+        """Call the application. A request whose exception leaves it is over."""
+        try:
+            return self._application(environ, start)
+        except BaseException:
+            if self._metrics is not None:
+                self._metrics.end(context)
+            raise
+
     def log_rejected(self, rejected: RejectedRequest) -> None:
         """Log a request that never reached the application. Subscribers get no record of it: it has no route."""
+        if self._metrics is not None:
+            self._metrics.reject(rejected.status)
         if self._log is not None:
             self._log.info(
                 "request",
@@ -251,7 +276,7 @@ class RequestFeed:
         self._subscriptions: list[_Subscription] = []
         self._thread = BackgroundThread("request-feed", self._run)
 
-    def subscribe(self, name: str, deliver: Subscriber) -> None:
+    def subscribe(self, name: str, deliver: Subscriber) -> Callable[[], None]:
         """Deliver every record from now on. Call it from the hook ``startup``.
 
         Args:
@@ -259,8 +284,13 @@ class RequestFeed:
             deliver: Called with up to 1,000 records, in the order in which they were served. If it raises
                 ``UnavailableError``, the same records are delivered again later; if it raises anything else, they are
                 dropped.
+
+        Returns:
+            A function that delivers what is queued for this subscriber, now.
         """
-        self._subscriptions.append(_Subscription(name, deliver, self._log))
+        subscription = _Subscription(name, deliver, self._log)
+        self._subscriptions.append(subscription)
+        return subscription.flush
 
     def put(self, record: RequestRecord) -> None:
         """Queue a record for every subscriber; never blocks."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Collection, Sequence
 from typing import Literal
 
@@ -12,6 +10,7 @@ import msgspec
 from kernel.contracts import HealthCheck, Probe, Route, collect_routes, route
 from kernel.errors import DuplicateError
 from kernel.http.response import Response
+from kernel.threads import SharedCall
 
 KERNEL = "kernel"
 State = Literal["ok", "degraded", "failed"]
@@ -67,45 +66,23 @@ class _Runner:
     def __init__(self, owner: str, check: HealthCheck, probe: Probe, timeout_s: float) -> None:
         self.owner = owner
         self.check = check
-        self._probe = probe
         self.timeout_s = check.timeout_s or timeout_s
-        self._done = threading.Event()
-        self._done.set()
-        self._lock = threading.Lock()
-        self._failure: str | None = None
-        self._detail: str | None = None
-        self._started = 0.0
-        self._took_s = 0.0
+        self._call = SharedCall(f"health-{check.name}", probe)
 
     def start(self) -> None:
-        # At most one thread for each check: requests that come while it runs wait for the same run, so that a probe
-        # that hangs forever costs one thread, not one for each request.
-        with self._lock:
-            if not self._done.is_set():
-                return
-            self._done.clear()
-            self._started = time.monotonic()
-        threading.Thread(target=self._run, name=f"health-{self.check.name}", daemon=True).start()
+        self._call.start()
 
     def result(self) -> CheckResult:
-        remaining_s = self._started + self.timeout_s - time.monotonic()
         failed: State = "failed" if self.check.critical else "degraded"
-        if not self._done.wait(max(remaining_s, 0)):
-            took_s = time.monotonic() - self._started
-            return CheckResult(
-                self.check.name, failed, round(took_s * 1000, 1), f"no answer within {self.timeout_s:g} s"
-            )
-        status: State = "ok" if self._failure is None else failed
-        return CheckResult(self.check.name, status, round(self._took_s * 1000, 1), self._failure or self._detail)
-
-    def _run(self) -> None:
-        try:
-            self._detail, self._failure = self._probe(), None
-        except Exception as ex:
-            self._failure = str(getattr(ex, "detail", None) or ex) or type(ex).__name__
-        finally:
-            self._took_s = time.monotonic() - self._started
-            self._done.set()
+        if not self._call.is_over(self.timeout_s):
+            reason = f"no answer within {self.timeout_s:g} s"
+            return CheckResult(self.check.name, failed, round(self._call.took_s * 1000, 1), reason)
+        error = self._call.error
+        duration_ms = round(self._call.took_s * 1000, 1)
+        if error is None:
+            return CheckResult(self.check.name, "ok", duration_ms, self._call.wait(0))
+        reason = str(getattr(error, "detail", None) or error) or type(error).__name__
+        return CheckResult(self.check.name, failed, duration_ms, reason)
 
 
 class Health:

@@ -75,6 +75,7 @@ class RequestContext(msgspec.Struct):
         logged: False leaves the request out of the access log and its subscribers, as for probes.
         application: Slug of the application whose view was asked for, if the path named one.
         body_bytes: How much of its body is held in memory; see ``BodyBudget``.
+        received_bytes: How much of its body was read, as it was sent.
         started_ns: When it arrived, of ``time.perf_counter_ns``.
         tracked_for: The account that may see what it takes, if that is tracked.
         rate_state: What is left of the rate that it is counted for.
@@ -90,6 +91,7 @@ class RequestContext(msgspec.Struct):
     logged: bool = True
     application: str | None = None
     body_bytes: int = 0
+    received_bytes: int = 0
     started_ns: int = 0
     tracked_for: int | None = None
     rate_state: RateState | None = None
@@ -540,6 +542,7 @@ def _read(request: Request, size_bytes: int) -> bytes:
     except Exception as ex:
         # WSGI servers have exceptions of their own for each way in which a client can get chunks wrong.
         raise MalformedError("The body cannot be read.", detail=str(ex)) from ex
+    request.log_context.received_bytes += len(content)
     return content
 
 

@@ -161,7 +161,8 @@ def expand_routes(owned: Sequence[tuple[str, Route]]) -> tuple[MountedRoute, ...
 def _expand(owner: str, route: Route) -> list[MountedRoute]:
     templates = [_template_of(path) for path in (route.path, *route.aliases)]
     rate_as = _operation_of(route)
-    throttle = route.throttle or (None if route.policy == "public" else rate_as)
+    # Probes and scrapes must be answered while the storage of throttles is away.
+    throttle = route.throttle or (None if route.policy == "public" or not route.logged else rate_as)
     unfiltered = [MountedRoute(owner, template, route, throttle=throttle, rate_as=rate_as) for template in templates]
     if not route.per_application:
         return unfiltered

@@ -13,7 +13,7 @@ from kernel.jobs.owner import Owner
 from kernel.jobs.queue import encode_parameters
 from kernel.jobs.registry import RegisteredJob
 from kernel.jobs.run_log import RunLogFiles
-from kernel.jobs.runner import Outcome, Run, execute, log_outcome, record_outcome
+from kernel.jobs.runner import Outcome, Run, RunMetrics, execute, log_outcome, record_outcome
 from kernel.jobs.stalled import recover_stalled_jobs
 from kernel.jobs.store import Claim, JobStore, make_worker_id
 from kernel.logging import Logger
@@ -33,6 +33,7 @@ def run_inline(
     on_progress: Callable[[int], None] | None = None,
     log_files: RunLogFiles | None = None,
     tracing: Tracing | None = None,
+    metrics: RunMetrics | None = None,
 ) -> int:
     """Run a job to its end; return its id. It is not retried.
 
@@ -47,6 +48,7 @@ def run_inline(
         on_progress: Called with the job's id when it reports progress.
         log_files: Where the file of its log is; None writes none.
         tracing: Makes a span of it; None for no span.
+        metrics: Counts the run.
 
     Raises:
         ConflictError: Its lock is held; names the job that holds it.
@@ -59,7 +61,8 @@ def run_inline(
         run = Run(claim, store, log, job.job, log_files)
         if on_progress is not None:
             run.on_progress = lambda _: on_progress(claim.id)
-        _run(store, job, claim, run, Heartbeat(store, worker, settings.dead_after_s, log), tracing)
+        heartbeat = Heartbeat(store, worker, settings.dead_after_s, log)
+        _run(store, job, claim, run, heartbeat, tracing, metrics)
     finally:
         store.delete_worker(worker)
     return claim.id
@@ -89,6 +92,7 @@ def _run(
     run: Run,
     heartbeat: Heartbeat,
     tracing: Tracing | None,
+    metrics: RunMetrics | None,
 ) -> None:
     heartbeat.watch(claim, run)
     heartbeat.start()
@@ -98,10 +102,10 @@ def _run(
     except BaseException:
         interrupted = Outcome(error="interrupted", stopped="cancelled")
         record_outcome(store, job.job, claim, run, interrupted, may_retry=False)
-        log_outcome(run, interrupted, time.monotonic() - started)
+        log_outcome(run, interrupted, time.monotonic() - started, metrics)
         raise
     else:
         record_outcome(store, job.job, claim, run, outcome, may_retry=False)
-        log_outcome(run, outcome, time.monotonic() - started)
+        log_outcome(run, outcome, time.monotonic() - started, metrics)
     finally:
         heartbeat.stop()

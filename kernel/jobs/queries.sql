@@ -269,6 +269,19 @@ WHERE id IN (
 DELETE FROM tiercel.job_run
 WHERE id IN (SELECT id FROM tiercel.job_run WHERE account = %(account)s AND state <> 'running' LIMIT %(limit)s)
 
+-- name: count_by_name
+-- Of what is finished, the failures of the last day: there may be many of the others.
+SELECT name, state, count(*)
+FROM tiercel.job_run
+WHERE state IN ('waiting', 'running') OR (state = 'failed' AND finished_at > now() - interval '1 day')
+GROUP BY name, state
+
+-- name: count_workers
+SELECT count(*) FROM tiercel.job_worker WHERE heartbeat_at > now() - make_interval(secs => %(dead_after_s)s)
+
+-- name: list_schedules
+SELECT name, schedule, last_due FROM tiercel.job_schedule
+
 -- name: read_figures
 -- A job that waits for its next attempt is not late.
 SELECT count(*) FILTER (WHERE state = 'waiting'),

@@ -22,9 +22,12 @@ from kernel.jobs.run_log import RunLog, RunLogFiles
 from kernel.jobs.store import Claim, JobStore, encode_json
 from kernel.logging import Logger
 from kernel.masking import mask_text
+from kernel.metrics import Metrics
 from kernel.tracing import Tracing
 
 _PROGRESS_INTERVAL_S = 0.2
+# From a tenth of a second to an hour.
+_DURATION_BUCKETS_S = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
 _ERROR_CHARACTERS_MAX = 2000
 
 
@@ -147,6 +150,31 @@ class Run:
 # --- the call and its outcome -----------------------------------------------------------------------------------------
 
 
+class RunMetrics:
+    """What is measured of runs.
+
+    Args:
+        metrics: Of the process.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        # Not ``job``, which Prometheus has for what it scrapes.
+        self._runs = metrics.counter(
+            "tiercel_job_runs_total",
+            "Attempts at jobs that have ended: succeeded, failed, or why they were stopped.",
+            ("name", "outcome"),
+        )
+        self._durations = metrics.histogram(
+            "tiercel_job_duration_seconds", "How long attempts at jobs took.", ("name",), _DURATION_BUCKETS_S
+        )
+
+    def count(self, run: Run, outcome: Outcome, took_s: float) -> None:
+        """Count an attempt that has ended."""
+        failure = "failed" if outcome.stopped is None else outcome.stopped.replace(" ", "_")
+        self._runs.inc(run.name, "succeeded" if outcome.error is None else failure)
+        self._durations.observe(took_s, run.name)
+
+
 class Outcome(msgspec.Struct, frozen=True):
     """How an attempt ended.
 
@@ -228,8 +256,10 @@ def record_outcome(
         store.finish(claim, "failed", outcome.error)
 
 
-def log_outcome(run: Run, outcome: Outcome, took_s: float) -> None:
-    """Log one line about an attempt that ended, and close its log."""
+def log_outcome(run: Run, outcome: Outcome, took_s: float, metrics: RunMetrics | None) -> None:
+    """Log one line about an attempt that ended, close its log, and count it."""
+    if metrics is not None:
+        metrics.count(run, outcome, took_s)
     given: dict[str, Any] = {"attempt": run.attempt, "took_s": round(took_s, 3)}
     if outcome.error is None:
         run.run_log.note("info", "job_done", **given)

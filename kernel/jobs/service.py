@@ -18,7 +18,8 @@ from kernel.jobs.owner import current_owner
 from kernel.jobs.queue import enqueue
 from kernel.jobs.registry import JobRegistry, Parameters, RegisteredJob
 from kernel.jobs.run_log import RunLogFiles
-from kernel.jobs.store import JobHealth, JobStore
+from kernel.jobs.runner import RunMetrics
+from kernel.jobs.store import JobHealth, JobMeasures, JobStore
 from kernel.logging import Logger
 from kernel.settings import JobSettings
 from kernel.tracing import Tracing
@@ -40,12 +41,14 @@ class Jobs:
         log: The service's log, for runs in this process.
         log_files: Where the files of runs are; None writes none.
         tracing: Makes a span of each run; None for no spans.
+        metrics: Counts runs.
 
     Attributes:
         store: The jobs in the database.
         registry: The jobs that plugins registered.
         log_files: As given.
         tracing: As given.
+        metrics: As given.
     """
 
     def __init__(
@@ -55,9 +58,11 @@ class Jobs:
         log: Logger,
         log_files: RunLogFiles | None = None,
         tracing: Tracing | None = None,
+        metrics: RunMetrics | None = None,
     ) -> None:
         self.log_files = log_files
         self.tracing = tracing
+        self.metrics = metrics
         self.store = JobStore(db)
         self.registry = JobRegistry(settings.schedules)
         self._settings = settings
@@ -135,8 +140,20 @@ class Jobs:
                 on_progress=notify,
                 log_files=self.log_files,
                 tracing=self.tracing,
+                metrics=self.metrics,
             )
             return self.get(job_id)
+
+    def measures(self, timeout_s: float) -> JobMeasures:
+        """Return what is measured of all jobs.
+
+        Args:
+            timeout_s: Of each statement.
+
+        Raises:
+            UnavailableError: The database is unavailable.
+        """
+        return self.store.read_measures(self._settings.dead_after_s, timeout_s)
 
     def ensure_may_control(self, name: str) -> None:
         """Ensure that the current identity may start and cancel a job: the service's own jobs are for staff.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
@@ -83,6 +84,22 @@ class JobHealth(msgspec.Struct, frozen=True):
     has_worker: bool
     has_waiting: bool
     failing: Mapping[str, int]
+
+
+class JobMeasures(msgspec.Struct, frozen=True):
+    """What is measured of all jobs.
+
+    Args:
+        counts: Jobs that wait, run, or have failed within the last day, by name and state.
+        oldest_waiting_s: For how long the job that is due for longest has been waiting; 0 if none is due.
+        workers: Workers that are alive.
+        schedules: By name of a job, the text of its schedule, and when it was due last.
+    """
+
+    counts: Mapping[tuple[str, str], int]
+    oldest_waiting_s: float
+    workers: int
+    schedules: Mapping[str, tuple[str, datetime]]
 
 
 class JobStore:
@@ -446,6 +463,20 @@ class JobStore:
             failing = connection.execute(QUERIES["list_failing"], {"names": list(names)}).fetchall()
         waiting, running, failed, oldest_waiting_s = row or (0, 0, 0, 0.0)
         return JobFigures(waiting, running, failed, oldest_waiting_s, tuple(name for name, _ in failing))
+
+    def read_measures(self, dead_after_s: float, timeout_s: float) -> JobMeasures:
+        """Count jobs by name and state, and workers; list when each schedule was due last."""
+        with self.db.connection(timeout_s=timeout_s) as connection:
+            counts = connection.execute(QUERIES["count_by_name"]).fetchall()
+            figures = connection.execute(QUERIES["read_figures"]).fetchone()
+            workers = connection.execute(QUERIES["count_workers"], {"dead_after_s": dead_after_s}).fetchone()
+            schedules = connection.execute(QUERIES["list_schedules"]).fetchall()
+        return JobMeasures(
+            {(name, state): count for name, state, count in counts},
+            0.0 if figures is None else figures[-1],
+            0 if workers is None else workers[0],
+            {name: (schedule, due) for name, schedule, due in schedules},
+        )
 
     def read_health(self, dead_after_s: float, names: Sequence[str]) -> JobHealth:
         """Tell whether a worker is alive, whether a job waits, and which of these jobs fail."""

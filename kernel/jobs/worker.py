@@ -21,7 +21,7 @@ from kernel.jobs.owner import Owner
 from kernel.jobs.queue import encode_parameters
 from kernel.jobs.registry import JobRegistry, RegisteredJob, Schedule
 from kernel.jobs.run_log import RunLogFiles
-from kernel.jobs.runner import Run, execute, log_outcome, record_outcome
+from kernel.jobs.runner import Run, RunMetrics, execute, log_outcome, record_outcome
 from kernel.jobs.stalled import recover_stalled_jobs
 from kernel.jobs.store import CANCELLED, CHANNEL, QUERIES, QUEUED, Claim, JobStore
 from kernel.logging import Logger
@@ -65,6 +65,7 @@ class Worker:
         dead_worker: Id of the worker that this one replaces.
         log_files: Where the files of runs are; None writes none.
         tracing: Makes a span of each run; None for no spans.
+        metrics: Counts runs.
     """
 
     def __init__(
@@ -78,9 +79,11 @@ class Worker:
         dead_worker: int | None = None,
         log_files: RunLogFiles | None = None,
         tracing: Tracing | None = None,
+        metrics: RunMetrics | None = None,
     ) -> None:
         self._id = worker_id
         self._tracing = tracing
+        self._metrics = metrics
         self._log_files = log_files
         self._registry = registry
         self._store = JobStore(db)
@@ -178,7 +181,7 @@ class Worker:
         self._store_until_done(lambda: record_outcome(self._store, job.job, claim, run, outcome))
         self._current = None
         self._heartbeat.unwatch()
-        log_outcome(run, outcome, time.monotonic() - started)
+        log_outcome(run, outcome, time.monotonic() - started, self._metrics)
 
     def _store_until_done(self, store: Callable[[], object]) -> None:
         while True:

@@ -101,6 +101,8 @@ class Throttles:
         self._lock = threading.Lock()
         self._is_away = False
         self._leases = self._refused = self._passed = 0
+        # Of requests: allowed and refused, by scope.
+        self._outcomes: dict[str, list[int]] = {}
 
     def open(self) -> None:
         """Open the storage, if throttles are on: before the process serves requests.
@@ -134,12 +136,15 @@ class Throttles:
             return None
         now = self._clock_s()
         with self._lock:
+            outcomes = self._outcomes.get(scope) or self._outcomes.setdefault(scope, [0, 0])
             window = self._window(scope, caller, rate, now)
             is_allowed = window.use_hit()
+            outcomes[0] += is_allowed
         if not is_allowed and window.shared < rate.limit:
             with window.leasing:
                 with self._lock:
                     is_allowed = window.use_hit()
+                    outcomes[0] += is_allowed
                     size = 0 if is_allowed or window.shared >= rate.limit else window.lease_size(rate.limit)
                     if size and self._is_away:
                         self._passed += 1
@@ -151,10 +156,13 @@ class Throttles:
                     with self._lock:
                         window.add_lease(size, shared, rate.limit)
                         is_allowed = window.use_hit()
+                        outcomes[0] += is_allowed
         remaining = max(0, rate.limit - window.shared) + window.leased
         state = RateState(scope, rate, remaining, max(1, math.ceil(window.ends_at - now)))
         if not is_allowed:
-            self._refused += 1
+            with self._lock:
+                self._refused += 1
+                outcomes[1] += 1
             raise ThrottledError(scope, retry_after_s=state.reset_s, headers=state.headers())
         return state
 
@@ -224,6 +232,16 @@ class Throttles:
         if self._is_away:
             raise BootError("the storage of throttles is away: requests are not limited")
         return "on" if self.is_on else "off"
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the storage is away, as far as requests have found out."""
+        return self._is_away
+
+    def outcomes(self) -> dict[str, tuple[int, int]]:
+        """Return how many requests were allowed, and how many refused, by scope."""
+        with self._lock:
+            return {scope: (allowed, refused) for scope, (allowed, refused) in self._outcomes.items()}
 
     def statistics(self) -> dict[str, int]:
         """Return how many leases were taken, how many requests were refused and passed, and whether any are counted."""

@@ -7,11 +7,25 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
 _Task = tuple[Future[Any], Callable[[], Any]]
+
+
+class PoolLoad(NamedTuple):
+    """How busy the threads are.
+
+    Args:
+        active: Tasks that run.
+        waiting: Tasks that wait for a thread, or for their turn.
+        active_max: The most tasks that run at the same time.
+    """
+
+    active: int
+    waiting: int
+    active_max: int
 
 
 class RequestThreadPool(Executor):
@@ -69,6 +83,11 @@ class RequestThreadPool(Executor):
                 self._resuming -= 1
                 self._active += 1
                 self._start_next()
+
+    def load(self) -> PoolLoad:
+        """Return how many tasks run, wait for a thread, and may run."""
+        with self._lock:
+            return PoolLoad(self._active, len(self._tasks) + self._resuming, self._active_max)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002, ARG002 - as in Executor
         """Let idle threads end, and others after the queued tasks. Does not wait for them: they are daemons."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from gunicorn.errors import HaltServer
@@ -13,9 +14,11 @@ from kernel.config import load
 from kernel.errors import BootError
 from kernel.http.auth import ensure_safe_sockets
 from kernel.logging import stdlib_config
+from kernel.metrics import Reading
 from kernel.server.addresses import ensure_addresses_free
 from kernel.server.client_socket import ClientLimits, SlowClientError
 from kernel.server.descriptors import raise_descriptor_limit
+from kernel.server.thread_pool import PoolLoad
 from kernel.settings import LogSettings
 
 _WORKER_CLASS = "kernel.server.worker.TiercelWorker"
@@ -38,6 +41,7 @@ def create() -> Tiercel:
         service = Tiercel(configuration)
         service.ensure_safe()
         service.prepare()
+        service.shared.metrics.reset()
     except BootError as ex:
         # gunicorn would print a traceback.
         sys.exit(f"tiercel: {ex}")
@@ -70,7 +74,12 @@ def pre_fork(server: Any, worker: Any) -> None:
         settings.receive_timeout_s, settings.send_timeout_s, settings.client_rate_min_bytes
     )
     worker.rejected_headers = service.response_headers.of_rejected
-    worker.probe_paths = frozenset(each.template.encode() for each in service.shared.routes if not each.route.logged)
+    # Who is not authenticated waits for no database.
+    worker.probe_paths = frozenset(
+        each.template.encode()
+        for each in service.shared.routes
+        if not each.route.logged and each.route.policy == "public"
+    )
 
 
 def ensure_supported(cfg: Any) -> None:
@@ -93,6 +102,13 @@ def post_worker_init(worker: Any) -> None:
     worker.wsgi.start()
     worker.on_stopping = worker.wsgi.announce_stop
     worker.on_rejected = worker.wsgi.wsgi_app.log_rejected
+    worker.wsgi.shared.metrics.read_in_process("tiercel_http_", lambda: _read_threads(worker.tpool.load()))
+
+
+def _read_threads(load: PoolLoad) -> Iterator[Reading]:
+    yield Reading("threads_active", "Requests that a thread is working on.", load.active)
+    yield Reading("requests_queued", "Requests that wait for a thread.", load.waiting)
+    yield Reading("threads_max", "The most requests that threads work on.", load.active_max)
 
 
 def worker_exit(_server: Any, worker: Any) -> None:

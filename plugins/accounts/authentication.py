@@ -22,6 +22,7 @@ from kernel import (
 )
 from kernel.http import Authenticator
 from kernel.identity import acting_as
+from kernel.metrics import Counter
 from plugins.accounts.keys import ApiKeys
 from plugins.accounts.models import ROLE_SCOPES
 from plugins.accounts.sign_in.container import SignIn
@@ -43,15 +44,24 @@ class Authentication(Authenticator):
         db: Connection pool.
         keys: API keys.
         sign_in: What signs users in.
+        refused: Counts requests whose credentials are wrong.
     """
 
-    def __init__(self, db: Database, keys: ApiKeys, sign_in: SignIn) -> None:
+    def __init__(self, db: Database, keys: ApiKeys, sign_in: SignIn, refused: Counter) -> None:
         self._db = db
         self._keys = keys
         self._sign_in = sign_in
+        self._refused = refused
 
     def authenticate(self, request: Request) -> Identity | None:
         """Return who sends a request; see ``kernel.http.Authenticator``."""
+        try:
+            return self._authenticate(request)
+        except UnauthorizedError:
+            self._refused.inc()
+            raise
+
+    def _authenticate(self, request: Request) -> Identity | None:
         key = request.env.get("HTTP_X_API_KEY")
         if key is not None and "HTTP_AUTHORIZATION" not in request.env:
             return self._keys.authenticate(key.strip())

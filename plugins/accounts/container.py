@@ -83,7 +83,12 @@ def make_container(services: Services) -> Container:
         keys=keys,
         stored_keys=stored_keys,
         sign_in=sign_in,
-        authentication=Authentication(services.db, keys, sign_in),
+        authentication=Authentication(
+            services.db,
+            keys,
+            sign_in,
+            services.metrics.counter("credentials_refused_total", "Requests whose credentials were wrong."),
+        ),
         audit=AuditChains(services.db, services.audit),
         accounts=Accounts(services, forget_keys),
         plans=Plans(services, forget_keys),

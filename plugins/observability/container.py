@@ -14,6 +14,7 @@ from plugins.observability.analytics.service import AnalyticsService
 from plugins.observability.export import EventScanner
 from plugins.observability.ingest.service import IngestService
 from plugins.observability.ledger import Ledger
+from plugins.observability.measurements import IngestMetrics, measure
 from plugins.observability.otlp.service import SpanIngest
 from plugins.observability.partitions import Partitions
 from plugins.observability.path_templates import Templates
@@ -56,9 +57,15 @@ def make_container(services: Services) -> Container:
     watermark = IngestWatermark(settings.limits, now)
     templates = Templates(settings.templates)
     request_templates = templates if settings.template_ingest else None
-    ingest = IngestService(db, series, partitions, watermark, settings, now, services.usage, request_templates)
+    metrics = IngestMetrics(services, now)
+    ingest = IngestService(db, series, partitions, watermark, settings, now, services.usage, metrics, request_templates)
     spans = SpanIngest(ingest, templates, now)
-    services.provide_statistics(lambda: {**ingest.figures(), **spans.figures()})
+
+    def figures() -> dict[str, int]:
+        return {**ingest.figures(), **spans.figures()}
+
+    services.provide_statistics(figures)
+    measure(services, figures)
     rollups = Rollups(db)
     removal = Removal(db)
     services.purge_accounts_with(removal.purge_account)

@@ -465,3 +465,28 @@ VALUES (%(account)s, %(host)s, %(path)s, %(service)s, %(format)s, %(head_sha)s, 
 ON CONFLICT (account, host, path, service) DO UPDATE
 SET format = excluded.format, head_sha = excluded.head_sha, head_bytes = excluded.head_bytes,
     position_bytes = excluded.position_bytes, last_lines_before = excluded.last_lines_before, updated_at = now();
+
+-- name: measure_store
+-- Of hours that a refresh can compute; bounded, because there are most when nothing refreshes.
+SELECT (SELECT count(*) FROM (
+            SELECT DISTINCT hour FROM (
+                SELECT hour FROM observability.rollup_touched ORDER BY id LIMIT 100000) AS first_ones
+            WHERE hour < date_trunc('hour', now(), 'UTC')
+              AND hour >= (SELECT from_time FROM observability.retention WHERE level = 'raw')
+            LIMIT 1000) AS hours),
+       coalesce((SELECT extract(epoch FROM now() - at) FROM observability.rollup_touched
+                 WHERE hour < date_trunc('hour', now(), 'UTC')
+                   AND hour >= (SELECT from_time FROM observability.retention WHERE level = 'raw')
+                 ORDER BY id LIMIT 1), 0)::float8,
+       (SELECT count(*) FROM observability.event_partition),
+       (SELECT extract(epoch FROM max(to_time) - now())::float8 FROM observability.event_partition)
+
+-- name: measure_watermarks
+SELECT level, extract(epoch FROM from_time)::float8 FROM observability.retention
+WHERE level <> 'ledger' AND from_time > '-infinity'
+
+-- name: measure_series
+SELECT coalesce(sum(number), 0)::bigint, coalesce(max(number), 0)
+FROM (SELECT count(*) AS number FROM (SELECT DISTINCT account, site, service, endpoint, method
+                                      FROM observability.series WHERE endpoint <> '__other__') AS counted
+      GROUP BY account) AS of_accounts

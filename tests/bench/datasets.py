@@ -38,8 +38,8 @@ def figures(full: bool) -> Iterator[Figure]:
 def _requests(applications: int) -> Iterator[Figure]:
     with_applications = f"with {applications} application{'s' if applications > 1 else ''}"
     with _shop(applications) as served, tempfile.TemporaryDirectory(prefix="tiercel-bench-") as folder:
-        _publish(served, ITEMS_SERVED)
-        answer = _wait_for(served, 1)
+        publish(served, ITEMS_SERVED)
+        answer = wait_for(served, 1)
         content = Path(folder) / "content"
         content.write_bytes(answer.content)
         with bare("tests.bench.bare_bytes:app", BENCH_CONTENT=str(content)) as port:
@@ -61,10 +61,10 @@ def _large() -> Iterator[Figure]:
     with _shop(LARGE_APPLICATIONS, workers=1) as served:
         worker = served.workers[0]
         before_mb = _rss_mb(worker)
-        published_s = _publish(served, LARGE_ITEMS)
+        published_s = publish(served, LARGE_ITEMS)
         started = time.monotonic()
         for number in range(LARGE_APPLICATIONS):
-            _wait_for(served, 1, f"/shop/public/app-{number}/items/?page_size=1", 60)
+            wait_for(served, 1, f"/shop/public/app-{number}/items/?page_size=1", 60)
         visible_s = time.monotonic() - started
         rss_mb = _rss_mb(worker)
     what = f"{LARGE_ITEMS:,} items"
@@ -80,7 +80,8 @@ def _shop(applications: int, workers: int = WORKERS) -> Iterator[Service]:
         yield served
 
 
-def _publish(served: Service, count: int) -> float:
+def publish(served: Service, count: int) -> float:
+    """Publish items in another process than the service's; return the seconds that it took."""
     items = make_items(count)
     configuration = make_configuration(db={"url": served.conninfo}, plugins=["system", PLUGIN])
     with running(configuration) as client:
@@ -89,7 +90,8 @@ def _publish(served: Service, count: int) -> float:
         return time.monotonic() - started
 
 
-def _wait_for(served: Service, version: int, path: str = PATH, timeout_s: float = 15) -> httpx.Response:
+def wait_for(served: Service, version: int, path: str = PATH, timeout_s: float = 15) -> httpx.Response:
+    """Wait until a route shows a version; return its answer."""
     url = f"http://127.0.0.1:{served.port}{path}"
 
     def is_there() -> bool:

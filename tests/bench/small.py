@@ -16,5 +16,8 @@ def small() -> dict[str, object]:
 
 @hookimpl
 def register_routes(services: Services) -> Iterable[Route]:
-    """Return the route."""
-    return [Route(path="/small", handler=small, policy="read", logged=False)]
+    """Return the route, and one like it that is logged."""
+    return [
+        Route(path="/small", handler=small, policy="read", logged=False),
+        Route(path="/small-logged", handler=small, policy="read"),
+    ]

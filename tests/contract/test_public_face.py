@@ -12,7 +12,7 @@ import pytest
 from tests.contract.tree import DOCS, ROOT
 
 PACKAGES = ("kernel", "kernel.http", "kernel.jobs", "kernel.datasets", "kernel.audit", "kernel.limits", "kernel.cli")
-MODULES = (*PACKAGES, "kernel.identity")
+MODULES = (*PACKAGES, "kernel.identity", "kernel.metrics")
 KERNEL_NAMES_MAX = 46
 
 

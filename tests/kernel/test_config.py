@@ -610,6 +610,7 @@ _SPECIAL: dict[str, st.SearchStrategy[Any]] = {
         st.sampled_from(["https://a.example", "https://*.example.com:8443", "http://[::1]:3000"]), max_size=3
     ).map(tuple),
     "TIERCEL_THROTTLE__BACKEND": st.sampled_from(["database", "memory", "valkeys://u:p%20w@h:1/0"]).map(Secret),
+    "TIERCEL_METRICS__TOKEN": st.from_regex(r"[A-Za-z0-9._~+/=-]{16,40}", fullmatch=True).map(Secret),
     "TIERCEL_THROTTLE__RATES": st.dictionaries(
         st.sampled_from(["read", "write", "of-a_plugin"]), st.sampled_from(["1/second", "9000/day", "unlimited"])
     ),

@@ -56,7 +56,15 @@ def make_sign_in(services: Services) -> SignIn:
         passwords=passwords,
         attempts=attempts,
         password_check=PasswordCheck(
-            user_store, passwords, attempts, services.cache.create("accounts.basic", _BASIC_CACHED)
+            user_store,
+            passwords,
+            attempts,
+            services.cache.create("accounts.basic", _BASIC_CACHED),
+            services.metrics.counter(
+                "password_checks_total",
+                "Passwords: right, wrong, or slowed_down, which is not checked.",
+                ("outcome",),
+            ),
         ),
         signing_keys=keys,
         sessions=all_sessions,

@@ -11,8 +11,9 @@ import time
 
 import msgspec
 
-from kernel import Cache, Request, UnauthorizedError, UnavailableError
+from kernel import Cache, Request, TooManyRequestsError, UnauthorizedError, UnavailableError
 from kernel.http import network_of
+from kernel.metrics import Counter
 from plugins.accounts.emails import normalize_email
 from plugins.accounts.sign_in.attempts import Attempts
 from plugins.accounts.sign_in.passwords import Passwords
@@ -39,15 +40,24 @@ class PasswordCheck:
         passwords: Hashes passwords.
         attempts: Slows guessing down.
         cache: What a process has checked for Basic, by an HMAC of address and password.
+        checks: Counts checks by outcome.
     """
 
     def __init__(
-        self, users: UserStore, passwords: Passwords, attempts: Attempts, cache: Cache[bytes, _Believed]
+        self,
+        users: UserStore,
+        passwords: Passwords,
+        attempts: Attempts,
+        cache: Cache[bytes, _Believed],
+        checks: Counter,
     ) -> None:
         self._users = users
         self._passwords = passwords
         self._attempts = attempts
         self._cache = cache
+        self._checks = checks
+        for outcome in ("right", "wrong", "slowed_down"):
+            checks.inc(outcome, by=0)
         # Of this process: nothing that was in its memory tells a password to one who has not this as well.
         self._cache_key = secrets.token_bytes(32)
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
@@ -69,6 +79,18 @@ class PasswordCheck:
             TooManyRequestsError: Too many attempts failed.
             UnavailableError: Too many passwords are checked at the moment.
         """
+        try:
+            user = self._verify(request, email, password, scheme)
+        except UnauthorizedError:
+            self._checks.inc("wrong")
+            raise
+        except TooManyRequestsError:
+            self._checks.inc("slowed_down")
+            raise
+        self._checks.inc("right")
+        return user
+
+    def _verify(self, request: Request, email: str, password: str, scheme: str) -> SignedInUser:
         address = network_of(request.remote_addr or "")
         try:
             normalized = normalize_email(email)

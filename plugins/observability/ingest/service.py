@@ -42,6 +42,7 @@ from plugins.observability.ingest.normalize import NormalizedBatch, normalize
 from plugins.observability.ingest.tags import may_be_oversized, oversized_tags, oversized_tags_positions
 from plugins.observability.ingest.validate import invalid_fields, validate_event
 from plugins.observability.ledger import LedgerEntry, append_entry, count_reasons, insert_event_with_entry
+from plugins.observability.measurements import IngestMetrics
 from plugins.observability.models import IngestQuery, IngestResult, ItemError
 from plugins.observability.partitions import MissingPartitionError, Partitions
 from plugins.observability.path_templates import Templates
@@ -175,6 +176,7 @@ class IngestService:
         settings: The limits that query parameters may lower.
         now: The clock.
         usage: Counts what is sent, for the account that sends it.
+        metrics: Counts what becomes of it.
         templates: Applied to the endpoints of requests; None leaves them as they were sent.
     """
 
@@ -187,6 +189,7 @@ class IngestService:
         settings: ObservabilitySettings,
         now: Callable[[], datetime],
         usage: Usage,
+        metrics: IngestMetrics,
         templates: Templates | None = None,
     ) -> None:
         self._db = db
@@ -199,6 +202,7 @@ class IngestService:
         self._tags_max_bytes = settings.tags_max_bytes
         self._now = now
         self.usage = usage
+        self._metrics = metrics
         self._templates = templates
         self._capped = self._unknown_methods = 0
         self._lock = threading.Lock()
@@ -389,7 +393,7 @@ class IngestService:
                 self._watermark.learn(ex.since)
                 failure = ex
             else:
-                self._count(stored)
+                self._count(kept, stored, len(all_rejected))
                 return msgspec.structs.replace(stored, errors=[*dropped, *stored.errors])
         raise failure
 
@@ -412,6 +416,7 @@ class IngestService:
             reasons["strict: refused with the others"] = total - len(rejected)
         with self._db.connection() as connection:
             append_entry(connection, LedgerEntry(total, 0, 0, total, reasons), sender, owner)
+        self._metrics.count((), 0, 0, total)
 
     def limits_of(self, query: IngestQuery) -> IngestLimits:
         """Return the limits of a request: its parameters, which may only lower the settings.
@@ -487,7 +492,10 @@ class IngestService:
                     raise BatchRejectedError(unstorable) from None
                 return write.record(connection, copied, unstorable)
 
-    def _count(self, stored: StoreResult) -> None:
+    def _count(self, batch: NormalizedBatch, stored: StoreResult, rejected: int) -> None:
+        self._metrics.count(
+            batch.times_us, stored.inserted, stored.duplicates + stored.replaced, rejected + len(stored.errors)
+        )
         if stored.capped or stored.unknown_methods:
             with self._lock:
                 self._capped += stored.capped
