@@ -1,7 +1,7 @@
 """Whose request logs somebody reads and writes: of an account, of some of its sites, of some services.
 
-Events have a series, and series have an account and a site. So every read begins with the series that are visible: the
-fragment ``visible`` of ``queries.sql``, whose parameters are ``Access.parameters``, and ``Scope`` of the analytics.
+Events have a series, and series have an account and a site. So every read has a condition on series: the fragment
+``visible`` of ``queries.sql``, whose parameters are ``Access.parameters``, and ``Scope`` of the analytics.
 Row-level security of the table ``series`` says the same a second time: see ``migrations/0011_accounts.sql``.
 """
 

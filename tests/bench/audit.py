@@ -16,8 +16,9 @@ ROUNDS = 7
 CONNECTIONS = 4
 REQUESTS = 300
 PLUGIN = "tests.bench.audited"
-# The chain is locked from its last hash to the end of the commit, or there would be two entries after one. So its writes
-# wait for the disk one after another, where others share a flush: about half is left, less what two statements take.
+# The chain is locked from its last hash to the end of the commit, or there would be two entries after one. So its
+# writes wait for the disk one after another, where others share a flush: about half is left, less what two statements
+# take.
 TARGET = 0.35
 
 
