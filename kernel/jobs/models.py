@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import msgspec
 
@@ -43,6 +43,34 @@ JobOrdering = Literal[
     "-finished_at",
 ]
 LATEST_FIRST: JobOrdering = "-id"
+
+
+class JobSelection(TypedDict, total=False):
+    """Which jobs are read, in which order: keyword arguments of ``Jobs.list`` and its siblings, all of them optional.
+
+    Searches, and orders other than by id, are of the 10,000 latest jobs that match the other conditions.
+
+    Attributes:
+        name: Only this job.
+        state: Only those in this state.
+        lock: Only those of this lock.
+        search: Only those with this text in name, lock, request id, error or parameters, ignoring case. Errors and
+            parameters of more than 2 KiB, compressed, are not searched.
+        ordering: By which field, the latest first by default; jobs that are equal in it are ordered by id, in the same
+            direction.
+        beyond: Value of that field and id of a job: only those after it, the next page.
+        backwards: Only those before it, the nearest: the previous page.
+        with_routine: Also those that a schedule started and that succeeded; true by default.
+    """
+
+    name: str | None
+    state: JobState | None
+    lock: str | None
+    search: str | None
+    ordering: JobOrdering
+    beyond: tuple[Any, int] | None
+    backwards: bool
+    with_routine: bool
 
 
 class JobRecord(msgspec.Struct, frozen=True):

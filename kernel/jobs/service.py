@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Unpack
 
 import msgspec
 
@@ -13,7 +13,7 @@ from kernel.db.pool import Database
 from kernel.errors import ConflictError, ForbiddenError, NotFoundError, UnavailableError
 from kernel.identity import acting_as, current_identity
 from kernel.jobs.inline import run_inline
-from kernel.jobs.models import LATEST_FIRST, JobFigures, JobLogLine, JobOrdering, JobRecord, JobState, JobSummary
+from kernel.jobs.models import JobFigures, JobLogLine, JobRecord, JobSelection, JobSummary
 from kernel.jobs.owner import current_owner
 from kernel.jobs.queue import enqueue
 from kernel.jobs.registry import JobRegistry, Parameters, RegisteredJob
@@ -171,107 +171,45 @@ class Jobs:
         Raises:
             NotFoundError: There is none of that id, or it was removed.
         """
-        found = self.store.find(job_id=job_id)
+        found = self.store.find(job_id)
         if not found:
             raise NotFoundError(detail=f"there is no job {job_id}")
         return found[0]
 
-    def list(
-        self,
-        *,
-        name: str | None = None,
-        state: JobState | None = None,
-        search: str | None = None,
-        ordering: JobOrdering = LATEST_FIRST,
-        limit: int = 50,
-        beyond: tuple[Any, int] | None = None,
-        backwards: bool = False,
-        with_routine: bool = True,
-    ) -> Sequence[JobRecord]:
-        """Return jobs, latest first by default, whole: ``iterate`` holds fewer of them in memory at a time.
-
-        Searches, and orders other than by id, are of the 10,000 latest jobs that match the other conditions.
+    def list(self, *, limit: int = 50, **selection: Unpack[JobSelection]) -> Sequence[JobRecord]:
+        """Return jobs, whole: ``iterate`` holds fewer of them in memory at a time.
 
         Args:
-            name: Only this job.
-            state: Only those in this state.
-            search: Only those with this text in name, lock, request id, error or parameters, ignoring case.
-            ordering: By which field; jobs that are equal in it are ordered by id, in the same direction.
             limit: How many.
-            beyond: Value of that field and id of a job: only those after it, the next page.
-            backwards: Only those before it, the nearest: the previous page.
-            with_routine: Also those that a schedule started and that succeeded.
+            selection: Which, and in which order; see ``JobSelection``.
         """
-        return self.store.find(
-            name=name,
-            state=state,
-            search=search,
-            ordering=ordering,
-            beyond=beyond,
-            backwards=backwards,
-            with_routine=with_routine,
-            limit=limit,
-        )
+        return self.store.find(limit=limit, **selection)
 
-    def page(
-        self,
-        page_size: int,
-        *,
-        name: str | None = None,
-        state: JobState | None = None,
-        search: str | None = None,
-        ordering: JobOrdering = LATEST_FIRST,
-        beyond: tuple[Any, int] | None = None,
-        backwards: bool = False,
-        with_routine: bool = True,
-    ) -> tuple[Sequence[JobRecord], int]:
+    def page(self, page_size: int, **selection: Unpack[JobSelection]) -> tuple[Sequence[JobRecord], int]:
         """Return the jobs of a page and, if there is one, the next beyond it; and how many the page has.
 
         That is fewer than its size if their parameters, results and errors together would be longer than 4 MiB.
 
         Args:
             page_size: The most jobs of the page.
-            name: As in ``list``, as are the others.
-            state: As given.
-            search: As given.
-            ordering: As given.
-            beyond: As given.
-            backwards: As given.
-            with_routine: As given.
+            selection: Which, and in which order; see ``JobSelection``.
         """
-        return self.store.find_page(
-            name=name,
-            state=state,
-            search=search,
-            ordering=ordering,
-            beyond=beyond,
-            backwards=backwards,
-            with_routine=with_routine,
-            page_size=page_size,
-            max_bytes=_PAGE_MAX_BYTES,
-        )
+        return self.store.find_page(page_size, _PAGE_MAX_BYTES, **selection)
 
-    def iterate(
-        self, limit: int, *, name: str | None = None, state: JobState | None = None, with_routine: bool = True
-    ) -> Iterator[JobRecord]:
+    def iterate(self, limit: int, **selection: Unpack[JobSelection]) -> Iterator[JobRecord]:
         """Iterate over jobs, latest first, a page in memory at a time.
 
         Args:
             limit: How many.
-            name: As in ``list``, as are the others.
-            state: As given.
-            with_routine: As given.
+            selection: Which; see ``JobSelection``.
         """
-        beyond = None
         while limit:
-            records, size = self.page(
-                min(limit, _PAGE_JOBS), name=name, state=state, with_routine=with_routine, beyond=beyond
-            )
+            records, size = self.page(min(limit, _PAGE_JOBS), **selection)
             yield from records[:size]
             if len(records) <= size:
                 return
             limit -= size
-            beyond = (records[size - 1].id, records[size - 1].id)
+            selection["beyond"] = (records[size - 1].id, records[size - 1].id)
 
     def cancel(self, job_id: int) -> JobRecord:
         """Cancel a job that waits; ask one that runs to stop.

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import msgspec
 import psycopg
@@ -22,7 +22,7 @@ from kernel.conversion import strip_nul
 from kernel.db.pool import Database
 from kernel.db.queries import load_queries
 from kernel.identity import SYSTEM_ACCOUNT, current_identity
-from kernel.jobs.models import LATEST_FIRST, JobFigures, JobLogLine, JobOrdering, JobRecord, JobState, Progress
+from kernel.jobs.models import LATEST_FIRST, JobFigures, JobLogLine, JobRecord, JobSelection, Progress
 from kernel.jobs.owner import Owner
 from kernel.notifications import notify
 from kernel.tracking import current_tracker
@@ -168,95 +168,34 @@ class JobStore:
         columns = {**owner.to_columns(), "traceparent": given["traceparent"]}
         return Claim(int(row[0]), name, lock, 1, 0, request_id, parameters, **columns)
 
-    def find(
-        self,
-        *,
-        job_id: int | None = None,
-        name: str | None = None,
-        state: JobState | None = None,
-        lock: str | None = None,
-        search: str | None = None,
-        ordering: JobOrdering = LATEST_FIRST,
-        beyond: tuple[Any, int] | None = None,
-        backwards: bool = False,
-        with_routine: bool = True,
-        limit: int = 1,
-    ) -> list[JobRecord]:
-        """Return jobs that match, in an order. Jobs that are equal in it are ordered by id, in the same direction.
-
-        Orders other than by id, and searches, are of the 10,000 latest jobs that match the other conditions.
-
-        A request finds those of its account only, as in all of these methods.
+    def find(self, job_id: int | None = None, *, limit: int = 1, **selection: Unpack[JobSelection]) -> list[JobRecord]:
+        """Return jobs. A request finds those of its account only, as in all of these methods.
 
         Args:
             job_id: Only this one.
-            name: Only this job.
-            state: Only those in this state.
-            lock: Only those of this lock.
-            search: Only those with this text in name, lock, request id, error or parameters, ignoring case. Errors and
-                parameters of more than 2 KiB, compressed, are not searched.
-            ordering: The order.
-            beyond: Sort key and id of a job: only those that come after it or, ``backwards``, before it.
-            backwards: Return the last of them, not the first.
-            with_routine: Also those that a schedule started and that succeeded.
             limit: How many.
+            selection: Which, and in which order.
         """
-        query, given = _list_query(
-            job_id=job_id,
-            name=name,
-            state=state,
-            lock=lock,
-            search=search,
-            ordering=ordering,
-            beyond=beyond,
-            backwards=backwards,
-            with_routine=with_routine,
-            limit=limit,
-        )
-        with self._reading(ordering, search) as connection:
+        query, given = _list_query(job_id, limit, selection)
+        with self._reading(selection) as connection:
             found = [_record(row) for row in connection.execute(query, given)]
-        return found[::-1] if backwards else found
+        return found[::-1] if selection.get("backwards") else found
 
     def find_page(
-        self,
-        *,
-        name: str | None,
-        state: JobState | None,
-        search: str | None,
-        ordering: JobOrdering,
-        beyond: tuple[Any, int] | None,
-        backwards: bool,
-        with_routine: bool,
-        page_size: int,
-        max_bytes: int,
+        self, page_size: int, max_bytes: int, **selection: Unpack[JobSelection]
     ) -> tuple[list[JobRecord], int]:
         """Return the jobs of a page and the one beyond it, and how many the page has.
 
         Args:
-            name: As in ``find``, as are those up to ``with_routine``.
-            state: As given.
-            search: As given.
-            ordering: As given.
-            beyond: As given.
-            backwards: As given.
-            with_routine: As given.
             page_size: The most jobs of a page.
             max_bytes: The page ends where parameters, results and errors would be longer. It has one job at least.
+            selection: Which, and in which order.
         """
-        query, given = _list_query(
-            name=name,
-            state=state,
-            search=search,
-            ordering=ordering,
-            beyond=beyond,
-            backwards=backwards,
-            with_routine=with_routine,
-            limit=page_size + 1,
-        )
+        query, given = _list_query(None, page_size + 1, selection)
         found: list[JobRecord] = []
         size_bytes = 0
         # A client-side cursor would fetch all rows at once, however long they are.
-        with self._reading(ordering, search) as connection, connection.cursor(name="jobs") as cursor:
+        with self._reading(selection) as connection, connection.cursor(name="jobs") as cursor:
             cursor.itersize = _PAGE_FETCH_ROWS
             for row in cursor.execute(query, given):
                 record = _record(row)
@@ -265,12 +204,12 @@ class JobStore:
                 if size_bytes > max_bytes and len(found) > 1:
                     page_size = min(page_size, len(found) - 1)
                     break
-        return (found[::-1] if backwards else found), page_size
+        return (found[::-1] if selection.get("backwards") else found), page_size
 
     @contextmanager
-    def _reading(self, ordering: JobOrdering, search: str | None) -> Iterator[Connection[Any]]:
+    def _reading(self, selection: JobSelection) -> Iterator[Connection[Any]]:
         with self.db.transaction() as connection:
-            if not _has_index(ordering, search):
+            if not _has_index(selection):
                 connection.execute(QUERIES["prefer_indexes"])
             yield connection
 
@@ -529,33 +468,23 @@ def _of_current_account() -> tuple[sql.SQL, dict[str, Any]]:
     return sql.SQL(QUERIES["of_sites"]), {"account": identity.account, "sites": list(identity.sites)}
 
 
-def _has_index(ordering: JobOrdering, search: str | None) -> bool:
+def _has_index(selection: JobSelection) -> bool:
     """Tell whether an index leads to the jobs that are asked for, in their order."""
-    return ordering.removeprefix("-") == "id" and search is None
+    is_by_id = selection.get("ordering", LATEST_FIRST).removeprefix("-") == "id"
+    return is_by_id and selection.get("search") is None
 
 
-def _list_query(
-    *,
-    job_id: int | None = None,
-    name: str | None,
-    state: JobState | None,
-    lock: str | None = None,
-    search: str | None,
-    ordering: JobOrdering,
-    beyond: tuple[Any, int] | None,
-    backwards: bool,
-    with_routine: bool,
-    limit: int,
-) -> tuple[sql.Composed, dict[str, Any]]:
+def _list_query(job_id: int | None, limit: int, selection: JobSelection) -> tuple[sql.Composed, dict[str, Any]]:
     """Return the query for jobs that match, and its values; see ``JobStore.find``."""
-    given = {"id": job_id, "name": name, "state": state, "lock": lock, "search": search, "limit": limit}
-    given["latest"] = _LATEST_RUNS
-    boundary, boundary_id = beyond or (None, None)
+    given: dict[str, Any] = {name: selection.get(name) for name in ("name", "state", "lock", "search")}
+    given |= {"id": job_id, "limit": limit, "latest": _LATEST_RUNS, "with_routine": selection.get("with_routine", True)}
+    ordering = selection.get("ordering", LATEST_FIRST)
+    given["boundary"], given["boundary_id"] = selection.get("beyond") or (None, None)
     column = ordering.removeprefix("-")
-    descending = (column != ordering) != backwards
+    descending = (column != ordering) != selection.get("backwards", False)
     of_account, account = _of_current_account()
     matches = sql.SQL(QUERIES["matches"]).format(of_account=of_account)
-    runs = sql.SQL(QUERIES["all_runs" if _has_index(ordering, search) else "latest_runs"]).format(matches=matches)
+    runs = sql.SQL(QUERIES["all_runs" if _has_index(selection) else "latest_runs"]).format(matches=matches)
     query = sql.SQL(QUERIES["list_jobs"]).format(
         runs=runs,
         matches=matches,
@@ -564,7 +493,7 @@ def _list_query(
         comparison=sql.SQL("<" if descending else ">"),
         direction=sql.SQL("DESC" if descending else "ASC"),
     )
-    return query, {**given, **account, "with_routine": with_routine, "boundary": boundary, "boundary_id": boundary_id}
+    return query, {**given, **account}
 
 
 def _size_bytes(record: JobRecord) -> int:
