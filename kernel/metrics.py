@@ -125,6 +125,11 @@ class _Instrument:
             self._changed.clear()
         return [pair for labels, values in changed for pair in zip(self._keys_of(labels), values, strict=True)]
 
+    def forget_written(self) -> None:
+        """Take every child as changed: what was to be written may not have been."""
+        with self._lock:
+            self._changed = set(self._children)
+
     def _keys_of(self, labels: Labels) -> list[str]:
         keys = self._keys.get(labels)
         if keys is None:
@@ -292,6 +297,7 @@ class Metrics:
         self._base: dict[tuple[str, Labels], float] = {}
         self._slot: _Slot | None = None
         self._flush_lock = threading.Lock()
+        self._is_failing = False
         self._thread = BackgroundThread("metrics", self._run)
         self._scrape_errors = self.counter(
             "tiercel_scrape_errors_total", "Scrapes that had to leave out what a source has to tell.", ("source",)
@@ -437,8 +443,21 @@ class Metrics:
                 call()
             for each in list(self._process_reads):
                 self._read_process(*each)
-            for instrument in list(self._instruments.values()):
-                slot.write(instrument.kind, instrument.take_changed())
+            try:
+                for instrument in list(self._instruments.values()):
+                    slot.write(instrument.kind, instrument.take_changed())
+            except OSError as ex:
+                self._note_failure(str(ex))
+            else:
+                self._is_failing = False
+
+    def _note_failure(self, reason: str) -> None:
+        """Say once that metrics cannot be written, and write all of them the next time."""
+        for instrument in self._instruments.values():
+            instrument.forget_written()
+        if not self._is_failing:
+            self._is_failing = True
+            self._log.warning("metrics_not_written", reason=reason)
 
     def _read_process(self, prefix: str, read: Read) -> None:
         try:
@@ -590,6 +609,7 @@ def _add_reading(families: dict[str, Metric], prefix: str, reading: Reading) -> 
 # --- the files of an instance -----------------------------------------------------------------------------------------
 
 # As prometheus_client names them: the kind, for gauges how they are merged, and instead of a pid the slot.
+_FILE_MIN_BYTES = 64 * 1024
 _FILES: Mapping[Kind, str] = {"counter": "counter", "gauge": "gauge_livesum", "histogram": "histogram"}
 
 
@@ -629,12 +649,23 @@ class _Slot:
             return {}
 
     def write(self, kind: Kind, samples: Iterable[tuple[str, float]]) -> None:
+        """Write samples by their keys.
+
+        Raises:
+            OSError: The disk is full, or the folder is gone.
+        """
         for key, value in samples:
             if kind not in self._files:
                 from prometheus_client.mmap_dict import MmapedDict
 
-                self._files[kind] = MmapedDict(str(self._folder / f"{_FILES[kind]}_{self.name}.db"))
-            self._files[kind].write_value(key, value, 0.0)
+                path = self._folder / f"{_FILES[kind]}_{self.name}.db"
+                _allocate(path, _FILE_MIN_BYTES)
+                self._files[kind] = MmapedDict(str(path))
+            file = self._files[kind]
+            if file._used + _entry_max_bytes(key) > file._capacity:
+                # The size to which it is about to grow.
+                _allocate(Path(file._fname), 2 * file._capacity)
+            file.write_value(key, value, 0.0)
 
     def live_files(self) -> list[str]:
         """Return the files of all processes, without the gauges of those that have ended."""
@@ -651,6 +682,22 @@ class _Slot:
         for file in self._files.values():
             file.close()
         os.close(self._lock)
+
+
+def _allocate(path: Path, size: int) -> None:
+    """Make a file that has its blocks on the disk: where a hole of a mapped file cannot get one, the process is killed.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    with path.open("ab") as file:
+        if file.tell() < size:
+            os.posix_fallocate(file.fileno(), 0, size)
+
+
+def _entry_max_bytes(key: str) -> int:
+    """Return the most bytes that a new sample takes: a length, its key, padding, and two numbers."""
+    return 4 + len(key.encode()) + 8 + 16
 
 
 def _ensure_folder(folder: Path) -> None:

@@ -109,7 +109,7 @@ class DocumentRoutes:
     """Serves the document, which is made for the first request.
 
     Args:
-        describe: Returns what the document is made of; called once.
+        describe: Returns what the document is made of; called once for each media type.
     """
 
     def __init__(self, describe: Callable[[], Described]) -> None:
@@ -128,8 +128,8 @@ class DocumentRoutes:
         kind = YAML if query.format == "yaml" or (not query.format and _prefers_yaml(request)) else JSON
         accepted = accepted_coding(request)
         with self._lock:
-            if not self._encoded:
-                self._encode()
+            if (kind, None) not in self._encoded:
+                self._encode(kind)
         plain = self._encoded[kind, None]
         prepared = self._encoded[kind, accepted.choose(len(plain.content or b""))]
         headers = prepared.headers.copy()
@@ -140,21 +140,22 @@ class DocumentRoutes:
             return PreparedResponse(falcon.HTTP_304, headers, None)
         return PreparedResponse(falcon.HTTP_200, headers, prepared.content)
 
-    def _encode(self) -> None:
+    def _encode(self, kind: str) -> None:
+        # Each takes a fraction of a second, in which other requests wait: hardly anybody asks for YAML.
         document = make_document(self._describe())
-        for kind, content in ((JSON, encode_json(document)), (YAML, encode_yaml(document))):
-            digest = hashlib.sha256(content).hexdigest()[:32]
-            for coding in (None, *CODINGS):
-                headers = {
-                    "content-type": kind,
-                    "etag": f'"{digest}"' if coding is None else f'"{digest}-{coding}"',
-                    "cache-control": "no-cache",
-                    "vary": "Accept, Accept-Encoding",
-                }
-                if coding is not None:
-                    headers["content-encoding"] = coding
-                coded = content if coding is None else compress(content, coding)
-                self._encoded[kind, coding] = PreparedResponse(falcon.HTTP_200, headers, coded)
+        content = encode_yaml(document) if kind == YAML else encode_json(document)
+        digest = hashlib.sha256(content).hexdigest()[:32]
+        for coding in (None, *CODINGS):
+            headers = {
+                "content-type": kind,
+                "etag": f'"{digest}"' if coding is None else f'"{digest}-{coding}"',
+                "cache-control": "no-cache",
+                "vary": "Accept, Accept-Encoding",
+            }
+            if coding is not None:
+                headers["content-encoding"] = coding
+            coded = content if coding is None else compress(content, coding)
+            self._encoded[kind, coding] = PreparedResponse(falcon.HTTP_200, headers, coded)
 
 
 def _prefers_yaml(request: Request) -> bool:

@@ -97,8 +97,11 @@ def generated(secured: tuple[Service, str], tmp_path: Path, monkeypatch: pytest.
     service, _ = secured
     document, options = tmp_path / "openapi.json", tmp_path / "options.yaml"
     document.write_bytes(service.get("/api/schema/").content)
-    options.write_text("post_hooks: []\ncontent_type_overrides: {text/csv: application/octet-stream}\n")
-    name = "tiercel_client"
+    options.write_text(
+        "post_hooks: []\ncontent_type_overrides: {text/csv: application/octet-stream}\n"
+        "package_name_override: tiercel_api\n"
+    )
+    name = "tiercel_api"
     command = [sys.executable, "-m", "openapi_python_client", "generate", "--path", str(document), "--meta", "none"]
     subprocess.run(
         [*command, "--output-path", str(tmp_path / name), "--config", str(options)], check=True, capture_output=True

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -195,6 +198,41 @@ def test_what_fails_to_be_read_in_a_process_stops_nothing_else(process: Process,
 
     assert value_of(metrics, "tiercel_orders_total", kind="gift") == 1
     assert len(captured.events("metrics_not_read")) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")
+def test_a_full_disk_stops_nothing(process: Process, tmp_path: Path, captured: CapturedLog) -> None:
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "none", folder], check=True)
+    try:
+        metrics = process()
+        count(metrics)
+        (folder / "filler").write_bytes(bytes(1024 * 1024 - 3 * 64 * 1024 - 16 * 1024))
+        for number in range(1500):
+            metrics.counter("tiercel_orders_total", "Orders.", ("kind",)).inc(f"kind {number}")
+        metrics.flush()
+        metrics.flush()
+        assert len(captured.events("metrics_not_written")) == 1
+
+        (folder / "filler").unlink()
+        count(metrics)
+
+        assert value_of(metrics, "tiercel_orders_total", kind="kind 1499") == 1
+        assert value_of(metrics, "tiercel_orders_total", kind="gift") == 2
+        metrics.close()
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_folder_that_is_gone_stops_nothing(process: Process, tmp_path: Path, captured: CapturedLog) -> None:
+    metrics = process()
+    shutil.rmtree(tmp_path / "metrics")
+
+    count(metrics)
+    metrics.close()
+
+    assert len(captured.events("metrics_not_written")) == 1
 
 
 def test_a_source_that_fails_or_hangs_is_left_out_and_said_to_be(process: Process) -> None:

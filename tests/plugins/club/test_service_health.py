@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -158,7 +159,7 @@ def test_the_response_has_an_envelope_and_is_not_cached(serve: Serve) -> None:
 def test_a_home_directory_that_is_not_writable_is_a_problem(serve: Serve, tmp_path: Path) -> None:
     home = tmp_path / "home"
     client = serve_club(serve, {}, home=str(home))
-    home.rmdir()
+    shutil.rmtree(home)
 
     health = health_of(client)
 
