@@ -8,6 +8,7 @@ from kernel.conversion import escape_formula
 from kernel.deadline import current_deadline
 from kernel.http.access_log import RequestRecord
 from kernel.http.auth import Authenticator
+from kernel.http.charts import Chart, Series, format_value
 from kernel.http.compression import DecompressionError, Decompressor, decompress
 from kernel.http.concurrency import ConcurrencyLimit
 from kernel.http.csv_files import CsvFiles
@@ -35,6 +36,7 @@ __all__ = [
     "Action",
     "Authenticator",
     "Change",
+    "Chart",
     "CheckResult",
     "ConcurrencyLimit",
     "CsvFiles",
@@ -51,6 +53,7 @@ __all__ = [
     "Reference",
     "RequestRecord",
     "Resource",
+    "Series",
     "Single",
     "TemplateResponse",
     "current_deadline",
@@ -58,6 +61,7 @@ __all__ = [
     "decompress",
     "envelope",
     "escape_formula",
+    "format_value",
     "is_json_lines",
     "list_page",
     "listing",

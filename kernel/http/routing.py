@@ -118,8 +118,7 @@ class MountedRoute(msgspec.Struct, frozen=True):
     @property
     def is_page(self) -> bool:
         """Whether the handler returns an HTML page, by its annotation."""
-        kind = return_type(self.route.handler) if callable(self.route.handler) else None
-        return kind is TemplateResponse or kind == Response[TemplateResponse]
+        return _is_page(self.route)
 
 
 def validate_route(route: Route) -> None:
@@ -189,6 +188,11 @@ def _operation_of(route: Route) -> str:
     if route.policy in {"ingest", "read", "write"}:
         return route.policy
     return "read" if SAFE_METHODS.issuperset(methods_of(route)) else "write"
+
+
+def _is_page(route: Route) -> bool:
+    kind = return_type(route.handler) if callable(route.handler) else None
+    return kind is TemplateResponse or kind == Response[TemplateResponse]
 
 
 def list_pages(routes: Sequence[MountedRoute]) -> list[MenuItem]:
@@ -394,7 +398,7 @@ def _handler_responder(mounted: MountedRoute, pipeline: RequestPipeline) -> Resp
     _ensure_taken(handler, route, types, [*path_names, *application])
     path_types = {**types, **route.path_types}
     path_decoders = [(name, _path_decoder(name, path_types[name])) for name in path_names]
-    decode_query = _query_decoder(_query_type(route, types))
+    decode_query = _query_decoder(_query_type(route, types), of_form=_is_page(route))
     decode_body = _body_decoder(types["body"], pipeline.limits, route.body_max_bytes) if "body" in types else None
     takes_request, takes_query, takes_identity = "request" in types, "query" in types, "identity" in types
     enveloped = is_enveloped(route)
@@ -534,10 +538,14 @@ def _path_decoder(name: str, kind: Any) -> Callable[[str], Any]:
     return decode
 
 
-def _query_decoder(kind: type[msgspec.Struct]) -> Callable[[Request], msgspec.Struct]:
+def _query_decoder(kind: type[msgspec.Struct], *, of_form: bool) -> Callable[[Request], msgspec.Struct]:
     """Return the function that decodes a query string.
 
     It raises ``InvalidError``, which names every unknown, repeated or wrong parameter.
+
+    Args:
+        kind: The parameters.
+        of_form: Whether those that are empty are left out: browsers send all fields of a form, filled in or not.
     """
     fields = struct_fields(kind)
     defaults = None if any(field.required for field in fields.values()) else kind()
@@ -547,6 +555,8 @@ def _query_decoder(kind: type[msgspec.Struct]) -> Callable[[Request], msgspec.St
         if not text and defaults is not None:
             return defaults
         raw, repeated = _read_query(text, fields)
+        if of_form:
+            raw = {name: value for name, value in raw.items() if value.strip()}
         values, errors = convert_fields(raw, kind, strict=False)
         errors |= repeated | _name_empty(raw, fields)
         for name in raw.keys() - fields.keys():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from kernel.conversion import escape_controls
 from kernel.http.request import Request
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class MenuItem(msgspec.Struct, frozen=True):
 class Templates:
     """The templates of a service. Each is compiled when it is first used, and kept.
 
-    Every template can use ``asset``, and these variables: ``menu``, ``path`` of the request, and ``request_id``.
+    Every template can use ``asset``, the filter ``escape_controls`` for text of any origin, and these variables:
+    ``menu``, ``path`` of the request, and ``request_id``.
 
     Args:
         folders: By the owner, the kernel or a plugin, the folder with its templates.
@@ -81,4 +83,5 @@ class Templates:
             lstrip_blocks=True,
         )
         environment.globals["asset"] = self._asset
+        environment.filters["escape_controls"] = escape_controls
         return environment

@@ -16,6 +16,7 @@ from plugins.observability.export import ExportRoutes
 from plugins.observability.jobs import make_jobs
 from plugins.observability.otlp.routes import TraceServiceRoutes
 from plugins.observability.own_requests import OwnRequests
+from plugins.observability.pages import RequestPages
 from plugins.observability.retention.commands import make_retention_command
 from plugins.observability.rollups.commands import make_refresh_commands
 from plugins.observability.routes import RequestLogRoutes
@@ -31,7 +32,7 @@ def register_settings() -> type[msgspec.Struct]:
 
 @hookimpl
 def register_routes(services: Services) -> Iterable[Route]:
-    """Return ``/api/requests/`` and everything below it, ``/v1/traces/`` of OTLP, and the ingest ledger."""
+    """Return ``/api/requests/`` and everything below it, OTLP, the ledger, and the pages below ``/requests/``."""
     container = services.once(make_container)
     http = services.kernel_settings.http
     pages = EventPages(container.store, http.page_size, http.page_size_max)
@@ -41,6 +42,7 @@ def register_routes(services: Services) -> Iterable[Route]:
     exports = ExportRoutes(container.scanner, container.settings.exports_max, services.stopping, services.usage)
     analytics = AnalyticsRoutes(container.analytics, http.page_size, http.page_size_max)
     public = PublicAnalyticsRoutes(container.analytics)
+    shown = RequestPages(container.analytics, pages, container.store, container.now)
     return collect_routes(
         logs.list,
         logs.create,
@@ -66,6 +68,10 @@ def register_routes(services: Services) -> Iterable[Route]:
         public.daily,
         public.top_endpoints,
         container.ledger.show,
+        shown.overview,
+        shown.list,
+        shown.show,
+        shown.trace,
     )
 
 

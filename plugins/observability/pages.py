@@ -1,0 +1,443 @@
+"""Pages for people: the overview at ``/requests/``, the list of request logs, one of them, and one trace.
+
+Their parameters have the names of the API, so that a page and a call differ by the path alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, NamedTuple
+from urllib.parse import parse_qsl, quote, urlencode
+from uuid import UUID
+
+import msgspec
+
+from kernel import ApiError, Identity, InvalidError, Request, route
+from kernel.http import Chart, Series, TemplateResponse, format_value
+from plugins.observability.access import Access
+from plugins.observability.analytics.models import KpiQuery, TimeseriesQuery, TopQuery, WindowQuery, iso_time
+from plugins.observability.analytics.scope import window_of
+from plugins.observability.analytics.service import AnalyticsService
+from plugins.observability.event_list import EventPages
+from plugins.observability.models import STATUS_CODES, Event, ListQuery
+from plugins.observability.resolution import DAY, HOUR, Span
+from plugins.observability.store import EventStore
+from plugins.observability.traces import Trace, TraceQuery, TraceRoutes
+
+_log = logging.getLogger(__name__)
+OVERVIEW = "/requests/"
+LIST = "/requests/list/"
+MINUTE = timedelta(minutes=1)
+Last = Literal["15m", "1h", "6h", "24h", "7d", "30d", "90d"]
+LENGTHS: Mapping[Last, timedelta] = {
+    "15m": 15 * MINUTE,
+    "1h": HOUR,
+    "6h": 6 * HOUR,
+    "24h": DAY,
+    "7d": 7 * DAY,
+    "30d": 30 * DAY,
+    "90d": 90 * DAY,
+}
+DEFAULT_LAST: Last = "24h"
+# Steps of charts. From an hour on, percentiles come from rollups.
+_STEPS = {
+    "1m": MINUTE,
+    "5m": 5 * MINUTE,
+    "15m": 15 * MINUTE,
+    "1h": HOUR,
+    "3h": 3 * HOUR,
+    "12h": 12 * HOUR,
+    "1d": DAY,
+}
+_STEPS_PER_CHART = 90
+# Longer than this, minutes are too expensive to read.
+_FINE_WINDOW_MAX = 6 * HOUR
+_WINDOW_MAX = 4000 * DAY
+_PERCENTILES = (50.0, 99.0)
+_STATUSES_MAX = 200
+_ROWS = 8
+_SERVER_ERRORS = tuple(range(500, STATUS_CODES.stop))
+COLUMNS = ("time", "service", "endpoint", "method", "status_code", "latency_ms", "trace_id", "user_ref")
+Column = Literal["time", "service", "endpoint", "method", "status_code", "latency_ms", "trace_id", "user_ref"]
+_DEFAULT_COLUMNS: tuple[Column, ...] = ("time", "service", "endpoint", "method", "status_code", "latency_ms")
+# Filters that the overview and the list share.
+_SHARED = ("service", "endpoint", "method")
+# What a call of the API does not have.
+_PAGE_ONLY = ("columns", "last")
+# What an export does not have.
+_PAGING = ("page", "page_size", "cursor", "count")
+
+
+class OverviewQuery(WindowQuery, frozen=True, kw_only=True):
+    """Parameters of the overview.
+
+    Args:
+        method: HTTP method.
+        last: How long the window is, if it has no start; it ends now, or with ``end``.
+    """
+
+    method: str | None = None
+    last: Last = DEFAULT_LAST
+
+
+class ListPageQuery(ListQuery, frozen=True, kw_only=True):
+    """Parameters of the page of request logs: those of the list, and what is shown.
+
+    Args:
+        columns: In this order.
+    """
+
+    columns: tuple[Column, ...] = _DEFAULT_COLUMNS
+    count: Literal["exact", "estimated", "none"] = "estimated"
+
+
+class Block(NamedTuple):
+    """A part of a page, which fails alone.
+
+    Args:
+        data: What its template shows; None if it failed.
+        problem: Why it failed.
+    """
+
+    data: Any
+    problem: str | None = None
+
+
+class Tile(NamedTuple):
+    """A figure, and what it was in the period before.
+
+    Args:
+        label: Its name.
+        value: As text.
+        change: Such as ``+12 %``; None if there is nothing to compare with.
+        direction: ``up``, ``down`` or ``same``.
+        meaning: ``good``, ``bad`` or neither.
+    """
+
+    label: str
+    value: str
+    change: str | None = None
+    direction: str = "same"
+    meaning: str = ""
+
+
+class Bar(NamedTuple):
+    """A request in the waterfall of a trace: position and width, in thousandths of the whole."""
+
+    event: Event
+    x: float
+    width: float
+    offset: str
+
+
+class RequestPages:
+    """Handlers of the pages.
+
+    Args:
+        analytics: Computes what the overview shows.
+        events: Lists events.
+        store: Single events.
+        now: The clock.
+    """
+
+    def __init__(
+        self, analytics: AnalyticsService, events: EventPages, store: EventStore, now: Callable[[], datetime]
+    ) -> None:
+        self._analytics = analytics
+        self._events = events
+        self._store = store
+        self._traces = TraceRoutes(store)
+        self._now = now
+
+    @route(OVERVIEW, policy="read", menu="Overview")
+    def overview(self, request: Request, query: OverviewQuery, identity: Identity) -> TemplateResponse:
+        """Show how much, how well and how fast requests were answered."""
+        window, access = self._window(query), Access.of(identity)
+        before = _period_before(window)
+        filters = {name: value for name in (*_SHARED, "application") if (value := getattr(query, name)) is not None}
+        inclusive = {"start": window.start, "end": window.end - timedelta(microseconds=1)}
+        seen = {**filters, **inclusive}
+
+        def rank(sort_by: str) -> Sequence[Mapping[str, Any]]:
+            top = TopQuery(**seen, sort_by=sort_by, limit=_ROWS, with_p95=True, approx=True)
+            return [
+                {
+                    **row,
+                    "href": _link(OVERVIEW, request, service=row["service"], endpoint=row["endpoint"]),
+                    "list": _link(
+                        LIST, None, **_of_list({**seen, "service": row["service"], "endpoint": row["endpoint"]})
+                    ),
+                }
+                for row in self._analytics.top_endpoints(top, access).rows
+            ]
+
+        totals = _attempt(lambda: self._totals(seen, {**filters, **before}, access))
+        charts = _attempt(lambda: self._charts(seen, window, access))
+        context = {
+            "query": query,
+            "window": window,
+            "lasts": [
+                (last, _link(OVERVIEW, request, last=last, start=None, end=None, time_after=None, time_before=None))
+                for last in LENGTHS
+            ],
+            "last": query.last if query.start is None and query.end is None else None,
+            "is_filtered": bool(filters),
+            "clear": _link(OVERVIEW, request, **dict.fromkeys((*_SHARED, "application"))),
+            "list": _link(LIST, None, **_of_list(seen)),
+            "totals": totals,
+            "is_empty": totals.data is not None and not totals.data["hits"] and self._is_empty(request, access),
+            "origin": request.origin,
+            "charts": charts,
+            "busiest": _attempt(lambda: rank("hits")),
+            "slowest": _attempt(lambda: rank("p95")),
+            "errors": _attempt(lambda: self._newest_errors(request, seen, access)),
+        }
+        return TemplateResponse("observability/overview.html", {**_HELPERS, **context})
+
+    @route(LIST, policy="read", menu="Requests")
+    def list(self, request: Request, query: ListPageQuery, identity: Identity) -> TemplateResponse:
+        """Show request logs, newest first."""
+        asked = query
+        if query.cursor is None and query.page == 1:
+            # Pages by cursor stay where they are while requests arrive.
+            asked = msgspec.structs.replace(query, cursor="")
+        found = self._events.page(request, asked, Access.of(identity))
+        sent = [(name, value) for name, value in parse_qsl(request.query_string) if name not in _PAGE_ONLY]
+        call = f"{request.origin}/api/requests/" + (f"?{urlencode(sent)}" if sent else "")
+        selection = [(name, value) for name, value in sent if name not in _PAGING]
+        context = {
+            "query": query,
+            "page": found,
+            "next": _relative(found.next, request),
+            "previous": _relative(found.previous, request),
+            "columns": query.columns,
+            "all_columns": COLUMNS,
+            "curl": f"curl {shlex.quote(call)}",
+            "exports": [
+                (label, f"/api/requests/export/?{urlencode([*selection, ('format', name)])}")
+                for label, name in (("CSV", "csv"), ("NDJSON", "ndjson"), ("Parquet", "parquet"))
+            ],
+            "clear": LIST,
+            "overview": _link(OVERVIEW, None, **{name: getattr(query, name) for name in _SHARED}),
+        }
+        return TemplateResponse("observability/requests.html", {**_HELPERS, **context})
+
+    @route("/requests/events/{id}/", policy="read")
+    def show(self, id: UUID, identity: Identity) -> TemplateResponse:  # noqa: A002 - the name in the path
+        """Show one request log with its tags."""
+        event = self._store.find(id, Access.of(identity))
+        tags = msgspec.json.format(event.tags, indent=2).decode(errors="replace")
+        context = {"event": event, "tags": tags, "has_tags": tags.strip() != "{}"}
+        return TemplateResponse("observability/request.html", {**_HELPERS, **context})
+
+    @route("/requests/traces/{trace_id}/", policy="read")
+    def trace(self, trace_id: str, query: TraceQuery, identity: Identity) -> TemplateResponse:
+        """Show the requests of a trace on a common scale of time."""
+        found = self._traces.show(trace_id, query, identity)
+        bars, length_ms = _waterfall(found)
+        context = {"trace": found, "bars": bars, "length_ms": length_ms}
+        return TemplateResponse("observability/trace.html", {**_HELPERS, **context})
+
+    def _window(self, query: OverviewQuery) -> Span:
+        window = window_of(query.start, query.end, self._now(), LENGTHS[query.last])
+        if window.end - window.start > _WINDOW_MAX:
+            raise InvalidError(errors={"start": [f"Expected at most {_WINDOW_MAX.days} days before the end."]})
+        return window
+
+    def _is_empty(self, request: Request, access: Access) -> bool:
+        latest = ListQuery(page_size=1, count="none", cursor="")
+        return not self._events.page(request, latest, access).results
+
+    def _totals(self, seen: Mapping[str, Any], before: Mapping[str, Any], access: Access) -> Mapping[str, Any]:
+        now = self._analytics.kpis(KpiQuery(**seen, percentiles=_PERCENTILES, approx=True), access)
+        then = self._analytics.kpis(KpiQuery(**before, percentiles=_PERCENTILES, approx=True), access)
+        percentiles = [{each.percentile: each.value_ms for each in kpis.percentiles} for kpis in (now, then)]
+        latencies = [("p50", 50.0), ("p99", 99.0)]
+        tiles = [
+            _tile("Requests", now.figures["hits"], then.figures["hits"], "count", less_is_better=None),
+            _tile("Error rate", _rate(now.figures), _rate(then.figures), "percent"),
+            *(
+                _tile(f"Latency {name}", percentiles[0].get(each), percentiles[1].get(each), "ms")
+                for name, each in latencies
+            ),
+        ]
+        p95 = _tile("Latency p95", now.figures["p95_latency_ms"], then.figures["p95_latency_ms"], "ms")
+        tiles.insert(3, p95)
+        return {"hits": now.figures["hits"], "tiles": tiles, "fresh_until": now.fresh_until, "covered": now.covered}
+
+    def _charts(self, seen: Mapping[str, Any], window: Span, access: Access) -> Sequence[Chart]:
+        name, step = _step_for(window)
+        query = TimeseriesQuery(
+            **seen,
+            step=name,
+            percentiles=(50.0, 95.0, 99.0),
+            group_by=("status_code",),
+            limit=_STATUSES_MAX,
+            approx=True,
+        )
+        found = self._analytics.timeseries(query, access)
+        starts = [each.start for each in found.steps]
+        by_class = {number: [0] * len(starts) for number in range(1, 6)}
+        for group in found.groups or ():
+            layer = by_class[group["status_code"] // 100]
+            for position, each in enumerate(group["steps"]):
+                layer[position] += each.hits
+        percentiles = {number: [each.percentiles_ms[f"{number}"] for each in found.steps] for number in (50, 95, 99)}
+        layers = (("2xx", "good", 2), ("3xx", "info", 3), ("4xx", "warn", 4), ("5xx", "bad", 5), ("1xx", "muted", 1))
+        return [
+            Chart(
+                title=f"Requests per {name}",
+                unit="count",
+                starts=starts,
+                step=step,
+                stacked=True,
+                series=[
+                    Series(label, tone, by_class[number])  # type: ignore[arg-type]
+                    for label, tone, number in layers
+                    if number != 1 or any(by_class[number])
+                ],
+            ),
+            Chart(
+                title="Latency",
+                unit="ms",
+                starts=starts,
+                step=step,
+                series=[
+                    Series("p50", "first", percentiles[50]),
+                    Series("p95", "second", percentiles[95]),
+                    Series("p99", "third", percentiles[99]),
+                ],
+            ),
+            Chart(
+                title="Error rate",
+                unit="percent",
+                starts=starts,
+                step=step,
+                series=[Series("5xx", "bad", [each.error_rate if each.hits else None for each in found.steps])],
+            ),
+        ]
+
+    def _newest_errors(self, request: Request, seen: Mapping[str, Any], access: Access) -> Mapping[str, Any]:
+        query = ListQuery(**_of_list(seen), status_code__in=_SERVER_ERRORS, page_size=_ROWS, count="none", cursor="")
+        if "application" in seen:
+            # The list knows no applications.
+            return {"events": [], "list": None}
+        everything = _of_list({**seen, "status_code__in": ",".join(map(str, _SERVER_ERRORS))})
+        return {"events": self._events.page(request, query, access).results, "list": _link(LIST, None, **everything)}
+
+
+def _attempt(load: Callable[[], Any]) -> Block:
+    """Load a part of a page; the others are shown if it fails."""
+    try:
+        return Block(load())
+    except ApiError as ex:
+        return Block(None, ex.message)
+    except Exception:
+        # Whatever it is, it concerns this part alone.
+        _log.exception("a part of a page failed")
+        return Block(None, "This could not be loaded.")
+
+
+def _period_before(window: Span) -> dict[str, datetime]:
+    return {
+        "start": window.start - (window.end - window.start),
+        "end": window.start - timedelta(microseconds=1),
+    }
+
+
+def _step_for(window: Span) -> tuple[str, timedelta]:
+    """Return the finest step with which a chart has room for a window, and with which it is not expensive."""
+    length = window.end - window.start
+    for name, step in _STEPS.items():
+        if length / step <= _STEPS_PER_CHART and (step >= HOUR or length <= _FINE_WINDOW_MAX + MINUTE):
+            return name, step
+    return "1d", DAY
+
+
+def _rate(figures: Mapping[str, Any]) -> float | None:
+    return figures["error_rate"] if figures["hits"] else None
+
+
+def _tile(label: str, now: float | None, then: float | None, unit: Any, *, less_is_better: bool | None = True) -> Tile:
+    value = format_value(now, unit)
+    if now is None or not then:
+        return Tile(label, value)
+    change = (now - then) / then
+    if abs(change) < 0.005:
+        return Tile(label, value, "0 %")
+    direction = "up" if change > 0 else "down"
+    meaning = "" if less_is_better is None else "good" if (change < 0) == less_is_better else "bad"
+    text = f"{change * 100:+,.0f} %" if abs(change) < 10 else f"\N{MULTIPLICATION SIGN}{now / then:,.0f}"
+    return Tile(label, value, text.replace("-", "\N{MINUS SIGN}"), direction, meaning)
+
+
+def _of_list(selection: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of the list that select the same; it knows no applications."""
+    return {name: value for name, value in selection.items() if name != "application"}
+
+
+def _link(path: str, request: Request | None, **parameters: Any) -> str:
+    """Return a link to a page.
+
+    Args:
+        path: Of the page.
+        request: The request whose parameters it keeps; None for none.
+        parameters: Others, and new values; None removes one.
+    """
+    kept = dict(parse_qsl(request.query_string)) if request is not None else {}
+    values = {**kept, **parameters}
+    pairs = [
+        (name, iso_time(value) if isinstance(value, datetime) else value)
+        for name, value in values.items()
+        if value is not None
+    ]
+    return f"{path}?{urlencode(pairs)}" if pairs else path
+
+
+def _relative(link: str | None, request: Request) -> str | None:
+    return None if link is None else link.removeprefix(request.origin)
+
+
+def _waterfall(trace: Trace) -> tuple[Sequence[Bar], float]:
+    """Return the bars of a trace, and how long it took in ms: from its first request to the last answer."""
+
+    def ms(event: Event) -> float:
+        return (event.time - trace.start) / timedelta(milliseconds=1)
+
+    length = max((ms(event) + (event.latency_ms or 0) for event in trace.events), default=0)
+    scale = 1000 / length if length else 0
+    bars = [
+        Bar(
+            event,
+            # The narrowest is still seen, also at the very end.
+            round(min(996, ms(event) * scale), 1),
+            round(max(4, (event.latency_ms or 0) * scale), 1),
+            format_value(ms(event), "ms"),
+        )
+        for event in trace.events
+    ]
+    return bars, length
+
+
+def _event_link(event: Event) -> str:
+    return f"/requests/events/{event.id}/"
+
+
+def _trace_link(trace_id: str) -> str:
+    return f"/requests/traces/{quote(trace_id, safe='')}/"
+
+
+def _input_time(time: datetime | None) -> str:
+    """Return the value of an input of type ``datetime-local``."""
+    return "" if time is None else time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M")
+
+
+_HELPERS: Mapping[str, Any] = {
+    "format_value": format_value,
+    "event_link": _event_link,
+    "trace_link": _trace_link,
+    "input_time": _input_time,
+}

@@ -1,0 +1,169 @@
+"""Pages of request logs: they show what the API says, to whom it says it, and survive whatever is in it."""
+
+from __future__ import annotations
+
+import html
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from kernel.testing import Client
+from tests.conftest import Serve
+from tests.plugins.accounts.factories import create_account, create_key, with_key
+from tests.plugins.observability.analytics.factories import container_of, ingest
+from tests.plugins.observability.conftest import QUIET
+from tests.plugins.observability.engines import one_engine
+from tests.plugins.observability.events import make_event
+
+pytestmark = one_engine
+
+HTML = {"Accept": "text/html"}
+HOUR = timedelta(hours=1)
+NOW = datetime.now(UTC).replace(minute=30, second=0, microsecond=0)
+# Markup, a text that turns the direction of writing round, a control character, and no place to break the line.
+HOSTILE = "/<script>alert(1)</script>\"'&\u202egnp.exe\x1b[2J" + "x" * 200
+WINDOW = f"start={(NOW - 5 * HOUR):%Y-%m-%dT%H:%M}&end={NOW:%Y-%m-%dT%H:%M}"
+
+
+def timed(hours: float, **fields: Any) -> dict[str, Any]:
+    """Make an event some hours ago."""
+    return make_event(time=(NOW - hours * HOUR).isoformat(), **fields)
+
+
+@pytest.fixture(scope="module")
+def client(shared: Client) -> Client:
+    """A service with events of this and of the period before."""
+    ingest(
+        shared,
+        [timed(hour, latency_ms=100 * hour, endpoint="/orders", user_ref=str(hour)) for hour in (1, 2, 3, 4)]
+        + [timed(2, endpoint="/pay", status_code=503, latency_ms=900, trace_id="a trace/1")]
+        + [timed(1.5, endpoint=HOSTILE, service="</title>", trace_id="a trace/1", tags={"k": "<b>\u202e"})]
+        + [timed(7, endpoint="/orders") for _ in range(3)],
+    )
+    container_of(shared).rollups.refresh()
+    return shared
+
+
+def page(client: Client, path: str, headers: dict[str, str] | None = None) -> str:
+    """Return a page."""
+    answer = client.get(path, headers={**HTML, **(headers or {})})
+    assert answer.status == 200, answer.content
+    assert answer.headers["content-type"].startswith("text/html")
+    return answer.content.decode()
+
+
+def links(text: str, path: str) -> list[str]:
+    """Return the links of a page that lead to a path."""
+    return [html.unescape(each) for each in re.findall(r'href="([^"]*)"', text) if urlsplit(each).path == path]
+
+
+def test_the_overview_has_the_figures_of_the_api(client: Client) -> None:
+    kpis = client.get(f"/api/requests/kpis/?{WINDOW}&approx=true").json()
+    shown = page(client, f"/requests/?{WINDOW}")
+    tiles = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", shown))
+
+    assert kpis["hits"] == 6
+    assert tiles["Requests"] == "6"
+    assert tiles["Error rate"] == f"{kpis['error_rate'] * 100:.1f} %"
+    assert tiles["Latency p95"] == f"{kpis['p95_latency_ms']:.0f} ms"
+    # Twice as many as in the period before.
+    assert "+100 %" in shown
+
+
+def test_charts_show_every_request_and_no_data_where_there_was_none(client: Client) -> None:
+    shown = page(client, f"/requests/?{WINDOW}&endpoint=/orders")
+    steps = client.get(f"/api/requests/timeseries/?{WINDOW}&endpoint=/orders&step=5m").json()["steps"]
+    requests, latency = re.findall(r'<figure class="chart".*?</figure>', shown, re.DOTALL)[:2]
+
+    assert requests.count('<rect class="bar-good"') == sum(step["hits"] > 0 for step in steps) == 4
+    # Each stands alone: no line leads over the gaps.
+    assert latency.count("<circle") == 3 * 4
+    assert 'class="line' not in latency
+    assert 'role="img"' in latency
+
+
+def test_links_keep_filters_and_lead_down(client: Client) -> None:
+    shown = page(client, f"/requests/?{WINDOW}&service=billing")
+    down = [parse_qs(urlsplit(each).query) for each in links(shown, "/requests/")]
+    lists = [each for each in links(shown, "/requests/list/") if "endpoint=%2Fpay" in each]
+
+    assert all(each["service"] == ["billing"] for each in down if each.get("endpoint") == ["/pay"])
+    assert {"service": ["billing"], "last": ["7d"]} in down
+    found = page(client, lists[0])
+    assert "503" in found
+    assert "/orders" not in found
+    assert page(client, links(found, "/requests/traces/a%20trace%2F1/")[0]).count('class="rail"') == 2
+
+
+def test_a_form_may_be_sent_with_empty_fields(client: Client) -> None:
+    shown = page(client, "/requests/list/?service=&endpoint=/pay&status_code=&start=&columns=time&columns=user_ref")
+
+    assert re.findall(r'<th scope="col">(\w+)</th>', shown) == ["time", "user_ref"]
+    assert shown.count("<tr>") == 2
+
+
+def test_the_list_pages_by_cursor_and_names_the_call(client: Client) -> None:
+    first = page(client, "/requests/list/?page_size=5&service=billing&columns=time")
+    [following] = [each for each in links(first, "/requests/list/") if "cursor=" in each]
+    second = page(client, following)
+
+    assert (first.count("<tr>"), second.count("<tr>")) == (1 + 5, 1 + 3)
+    assert any("cursor=" in each for each in links(second, "/requests/list/"))
+    [call] = re.findall(r'<code id="call">curl (.*?)</code>', first)
+    called = urlsplit(html.unescape(call).strip("'"))
+    assert client.get(f"{called.path}?{called.query}").json()["count"] == 8
+    assert [parse_qs(urlsplit(each).query) for each in links(first, "/api/requests/export/")] == [
+        {"service": ["billing"], "format": [each]} for each in ("csv", "ndjson", "parquet")
+    ]
+
+
+def test_hostile_texts_are_harmless(client: Client) -> None:
+    event = client.get("/api/requests/?service=%3C/title%3E").json()["results"][0]
+    for path in (
+        f"/requests/?{WINDOW}",
+        f"/requests/list/?{WINDOW}",
+        "/requests/traces/a%20trace%2F1/",
+        f"/requests/events/{event['id']}/",
+    ):
+        shown = page(client, path)
+        assert "&lt;script&gt;alert(1)" in shown
+        assert "\\u202egnp.exe\\x1b[2J" in shown
+        assert not re.search("<script>|\u202e|\x1b|<b>", shown), path
+
+
+def test_a_part_that_fails_leaves_the_others(client: Client) -> None:
+    shown = page(client, f"/requests/?{WINDOW}&application=nobody")
+
+    assert shown.count('role="alert"') >= 2
+    assert "Newest errors" in shown
+
+
+@pytest.mark.parametrize("query", ["start=2026-02-01&end=2026-01-01", "start=1000-01-01", "last=2h", "nobody=1"])
+def test_wrong_parameters_are_named(client: Client, query: str) -> None:
+    answer = client.get(f"/requests/?{query}", headers=HTML)
+
+    assert answer.status == 400
+    assert f"<code>{query.split('=')[0]}</code>" in answer.content.decode()
+
+
+def test_other_accounts_see_nothing_and_how_to_begin(serve: Serve) -> None:
+    client = serve(auth="required", **QUIET)
+    keys = [create_key(client, "ingest", "read", account=create_account(client)) for _ in range(2)]
+    event = timed(1, endpoint="/secret", trace_id="secret")
+    sent = client.request("POST", "/api/requests/", json=event, headers=with_key(keys[0]))
+    assert sent.status == 201
+    paths = ("/requests/", "/requests/list/")
+
+    own = [page(client, path, with_key(keys[0])) for path in paths]
+    others = [page(client, path, with_key(keys[1])) for path in paths]
+
+    assert all("/secret" in shown for shown in own)
+    assert all("secret" not in shown for shown in others)
+    assert "No requests yet" in others[0]
+    for path in ("/requests/traces/secret/", f"/requests/events/{sent.json()['id']}/"):
+        assert client.get(path, headers={**HTML, **with_key(keys[1])}).status == 404
+        assert client.get(path, headers={**HTML, **with_key(keys[0])}).status == 200
+    assert client.get("/requests/", headers=HTML).status == 401
