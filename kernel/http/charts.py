@@ -95,9 +95,9 @@ class Chart(msgspec.Struct, frozen=True, kw_only=True):
     def y_ticks(self) -> Sequence[Tick]:
         """The horizontal lines, from zero to at least the largest value."""
         size = self._tick_size
-        return [
-            Tick(self._y(number * size), format_value(number * size, self.unit)) for number in range(self._ticks + 1)
-        ]
+        marks = [number * size for number in range(self._ticks + 1)]
+        # Zero needs no unit, and would have another than the rest.
+        return [Tick(self._y(mark), format_value(mark, self.unit) if mark else "0") for mark in marks]
 
     @property
     def x_ticks(self) -> Sequence[Tick]:

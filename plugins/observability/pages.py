@@ -211,6 +211,7 @@ class RequestPages:
         context = {
             "query": query,
             "page": found,
+            "is_filtered": bool(selection),
             "next": _relative(found.next, request),
             "previous": _relative(found.previous, request),
             "columns": query.columns,
@@ -363,8 +364,11 @@ def _rate(figures: Mapping[str, Any]) -> float | None:
 
 def _tile(label: str, now: float | None, then: float | None, unit: Any, *, less_is_better: bool | None = True) -> Tile:
     value = format_value(now, unit)
-    if now is None or not then:
+    if now is None or then is None or (not then and unit == "count"):
         return Tile(label, value)
+    if not then:
+        direction = "up" if now else "same"
+        return Tile(label, value, f"was {format_value(then, unit)}", direction, "bad" if now else "")
     change = (now - then) / then
     if abs(change) < 0.005:
         return Tile(label, value, "0 %")
