@@ -20,7 +20,7 @@ from kernel.http import Chart, Series, TemplateResponse, format_value
 from plugins.observability.access import Access
 from plugins.observability.analytics.models import KpiQuery, TimeseriesQuery, TopQuery, WindowQuery, iso_time
 from plugins.observability.analytics.scope import window_of
-from plugins.observability.analytics.service import AnalyticsService
+from plugins.observability.analytics.service import GROUPED_STEPS_MAX, AnalyticsService
 from plugins.observability.event_list import EventPages
 from plugins.observability.models import STATUS_CODES, Event, ListQuery
 from plugins.observability.resolution import DAY, HOUR, Span
@@ -55,9 +55,10 @@ _STEPS = {
 _STEPS_PER_CHART = 90
 # Longer than this, minutes are too expensive to read.
 _FINE_WINDOW_MAX = 6 * HOUR
-_WINDOW_MAX = 4000 * DAY
+_WINDOW_MAX = 400 * DAY
 _PERCENTILES = (50.0, 99.0)
-_STATUSES_MAX = 200
+# So that each of them may have a step for every day of the longest window.
+_STATUSES_MAX = GROUPED_STEPS_MAX // (_WINDOW_MAX // DAY + 2)
 _ROWS = 8
 _SERVER_ERRORS = tuple(range(500, STATUS_CODES.stop))
 COLUMNS = ("time", "service", "endpoint", "method", "status_code", "latency_ms", "trace_id", "user_ref")
@@ -183,7 +184,7 @@ class RequestPages:
                 (last, _link(OVERVIEW, request, last=last, start=None, end=None, time_after=None, time_before=None))
                 for last in LENGTHS
             ],
-            "last": query.last if query.start is None and query.end is None else None,
+            "last": query.last if query.start is None else None,
             "is_filtered": bool(filters),
             "clear": _link(OVERVIEW, request, **dict.fromkeys((*_SHARED, "application"))),
             "list": _link(LIST, None, **_of_list(seen)),
@@ -193,7 +194,7 @@ class RequestPages:
             "charts": charts,
             "busiest": _attempt(lambda: rank("hits")),
             "slowest": _attempt(lambda: rank("p95")),
-            "errors": _attempt(lambda: self._newest_errors(request, seen, access)),
+            "errors": _attempt(lambda: self._newest_errors(request, seen, window, access)),
         }
         return TemplateResponse("observability/overview.html", {**_HELPERS, **context})
 
@@ -282,12 +283,23 @@ class RequestPages:
         found = self._analytics.timeseries(query, access)
         starts = [each.start for each in found.steps]
         by_class = {number: [0] * len(starts) for number in range(1, 6)}
+        # 1xx, and the rarest statuses, if there are too many.
+        others = [each.hits for each in found.steps]
         for group in found.groups or ():
             layer = by_class[group["status_code"] // 100]
             for position, each in enumerate(group["steps"]):
                 layer[position] += each.hits
+        for number in range(2, 6):
+            others = [count - hits for count, hits in zip(others, by_class[number], strict=True)]
         percentiles = {number: [each.percentiles_ms[f"{number}"] for each in found.steps] for number in (50, 95, 99)}
-        layers = (("2xx", "good", 2), ("3xx", "info", 3), ("4xx", "warn", 4), ("5xx", "bad", 5), ("1xx", "muted", 1))
+        layers = [
+            Series("2xx", "good", by_class[2]),
+            Series("3xx", "info", by_class[3]),
+            Series("4xx", "warn", by_class[4]),
+            Series("5xx", "bad", by_class[5]),
+        ]
+        if any(others):
+            layers.append(Series("other", "muted", others))
         return [
             Chart(
                 title=f"Requests per {name}",
@@ -295,11 +307,7 @@ class RequestPages:
                 starts=starts,
                 step=step,
                 stacked=True,
-                series=[
-                    Series(label, tone, by_class[number])  # type: ignore[arg-type]
-                    for label, tone, number in layers
-                    if number != 1 or any(by_class[number])
-                ],
+                series=layers,
             ),
             Chart(
                 title="Latency",
@@ -321,13 +329,32 @@ class RequestPages:
             ),
         ]
 
-    def _newest_errors(self, request: Request, seen: Mapping[str, Any], access: Access) -> Mapping[str, Any]:
-        query = ListQuery(**_of_list(seen), status_code__in=_SERVER_ERRORS, page_size=_ROWS, count="none", cursor="")
+    def _newest_errors(
+        self, request: Request, seen: Mapping[str, Any], window: Span, access: Access
+    ) -> Mapping[str, Any]:
         if "application" in seen:
             # The list knows no applications.
             return {"events": [], "list": None}
+        name, step = _step_for(window)
+        steps = self._analytics.timeseries(TimeseriesQuery(**seen, step=name, approx=True), access).steps
+        events: list[Event] = []
+        # Rollups know when errors happened: without them, all events may have to be read to find a few.
+        for each in reversed(steps):
+            if each.errors and len(events) < _ROWS:
+                span = {
+                    "start": max(each.start, window.start),
+                    "end": min(each.start + step, window.end) - timedelta(microseconds=1),
+                }
+                query = ListQuery(
+                    **{**_of_list(seen), **span},
+                    status_code__in=_SERVER_ERRORS,
+                    page_size=min(_ROWS - len(events), each.errors),
+                    count="none",
+                    cursor="",
+                )
+                events.extend(self._events.page(request, query, access).results)
         everything = _of_list({**seen, "status_code__in": ",".join(map(str, _SERVER_ERRORS))})
-        return {"events": self._events.page(request, query, access).results, "list": _link(LIST, None, **everything)}
+        return {"events": events, "list": _link(LIST, None, **everything)}
 
 
 def _attempt(load: Callable[[], Any]) -> Block:

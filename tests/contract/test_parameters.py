@@ -23,13 +23,14 @@ def parameters_of(route: Route) -> set[str]:
     return set() if kind is None else set(struct_fields(kind))
 
 
-def test_an_empty_parameter_is_a_400_that_names_it_on_every_route() -> None:
+def test_an_empty_parameter_is_a_400_that_names_it_on_every_route_but_pages() -> None:
     client = Client(boot_service(PLUGINS, CapturedLog().log))
     tried = 0
     for mounted in client.service.shared.routes:
         method = mounted.route.method or "GET"
         path = _PLACEHOLDER.sub("1", mounted.template.replace("{application}", "skyflow"))
-        names = parameters_of(mounted.route) - MAY_BE_EMPTY
+        # Browsers send the empty fields of a form.
+        names = set() if mounted.is_page else parameters_of(mounted.route) - MAY_BE_EMPTY
         if names:
             answer = client.request(method, f"{path}?{'&'.join(f'{name}=' for name in sorted(names))}")
 

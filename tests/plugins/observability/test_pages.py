@@ -69,6 +69,7 @@ def test_the_overview_has_the_figures_of_the_api(client: Client) -> None:
     assert tiles["Requests"] == "6"
     assert tiles["Error rate"] == f"{kpis['error_rate'] * 100:.1f} %"
     assert tiles["Latency p95"] == f"{kpis['p95_latency_ms']:.0f} ms"
+    assert re.findall(r'"badge bad">(\d+)<', shown) == ["503"]
     # Twice as many as in the period before.
     assert "+100 %" in shown
 
