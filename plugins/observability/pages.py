@@ -185,7 +185,7 @@ class RequestPages:
                 for last in LENGTHS
             ],
             "last": query.last if query.start is None else None,
-            "is_filtered": bool(filters),
+            "filters": list(filters.items()),
             "clear": _link(OVERVIEW, request, **dict.fromkeys((*_SHARED, "application"))),
             "list": _link(LIST, None, **_of_list(seen)),
             "totals": totals,
@@ -212,7 +212,7 @@ class RequestPages:
         context = {
             "query": query,
             "page": found,
-            "is_filtered": bool(selection),
+            "filters": selection,
             "next": _relative(found.next, request),
             "previous": _relative(found.previous, request),
             "columns": query.columns,
