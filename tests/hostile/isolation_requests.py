@@ -413,11 +413,11 @@ class Requests:
         if is_journal and SYSTEM in {who.account, None if seer is None else seer.account}:
             # A route may start a job of the service for anybody; the system account sees these.
             shown = _STARTED_BY.sub(b"", shown)
-        # What a request says itself, an error may repeat.
+        # What a request says itself, an error may repeat, and a page in its links.
         said = (*plan.mentioned, *(who.services or ()), plan.headers.get("X-Account", ""))
         for text in sorted(said, key=len, reverse=True):
             if text:
-                shown = shown.replace(text.encode(), b"")
+                shown = shown.replace(text.encode(), b"").replace(quote(text, safe="").encode(), b"")
         leaks = [each for each in self._world.markers(seer, who, asked.template) if each.encode() in shown]
         own = {who.account, None if seer is None else seer.account}
         if not is_journal:
