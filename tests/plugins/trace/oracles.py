@@ -63,6 +63,8 @@ class RecordedWorkspace:
         self.added: list[DataSource] = []
         # Ids of pages that disappeared without a trace since the recording was started.
         self.vanished: set[str] = set()
+        # Ids of pages that came to another data source since then.
+        self.moved: set[str] = set()
         self._names_used = 0
         self._histories: dict[str, list[RowState | None]] = {}
         for number in range(tags):
@@ -122,6 +124,7 @@ class RecordedWorkspace:
         targets = [self.features, *self.added, self.elsewhere]
         if page is not None and (target := targets[number % len(targets)]).id != page.data_source_id:
             self.workspace.move(page, target)
+            self.moved.add(page.id)
             self.vanished |= {page.id} if target is self.elsewhere else set()
 
     def edit_tag(self, number: int) -> None:
@@ -173,7 +176,7 @@ class RecordedWorkspace:
 
     def start_recording(self) -> None:
         """Forget all earlier states."""
-        self.vanished = set()
+        self.vanished, self.moved = set(), set()
         self._histories = {page_id: [state] for page_id, state in self._current_states().items()}
 
     def record(self) -> None:
