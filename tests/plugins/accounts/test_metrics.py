@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +28,9 @@ def test_a_key_of_staff_reads_metrics_and_no_other_does(client: Client) -> None:
     assert "tiercel_build_info" in staff.content.decode()
 
 
-def test_what_is_wrong_with_credentials_is_counted(own_client: Client) -> None:
+def test_what_is_wrong_with_credentials_is_counted(serve: Serve, tmp_path: Path) -> None:
+    # What other services of this process count is in the home that they share.
+    own_client = serve(auth="required", home=str(tmp_path / "home"))
     user = create_user(own_client)
     own_client.get("/api/requests/", headers={"Authorization": "Api-Key nonsense"})
     own_client.post("/api/v1/auth/sign-in/", {"email": user.email, "password": "wrong"})
