@@ -62,14 +62,14 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
 
     Args:
         name: As for ``PluginMetrics.counter``.
-        help: As there.
+        documentation: As there.
         value: In base units: seconds, bytes.
         labels: Values by name.
         kind: ``counter`` for a total since the process started, or since ever.
     """
 
     name: str
-    help: str
+    documentation: str
     value: float
     labels: Mapping[str, str] = {}
     kind: Literal["gauge", "counter"] = "gauge"
@@ -87,16 +87,16 @@ class _Instrument:
 
     Args:
         name: Whole, as Prometheus shows it.
-        help: What it measures.
+        documentation: What it measures.
         labels: Names of its labels.
     """
 
     kind: Kind
     is_on = True
 
-    def __init__(self, name: str, help: str, labels: Sequence[str]) -> None:  # noqa: A002 - Prometheus' name for it
+    def __init__(self, name: str, documentation: str, labels: Sequence[str]) -> None:
         self.name = name
-        self.help = help
+        self.documentation = documentation
         self.label_names = tuple(labels)
         self._lock = threading.Lock()
         self._children: dict[Labels, list[float]] = {}
@@ -136,7 +136,7 @@ class _Instrument:
             from prometheus_client.mmap_dict import mmap_key
 
             keys = self._keys[labels] = [
-                mmap_key(self.family, name, list(names), list(values), self.help)
+                mmap_key(self.family, name, list(names), list(values), self.documentation)
                 for name, names, values in self._samples_of(labels)
             ]
         return keys
@@ -223,15 +223,15 @@ class Histogram(_Instrument):
 
     Args:
         name: As for all instruments.
-        help: As given.
+        documentation: As given.
         labels: As given.
         buckets: The bounds, ascending, without infinity.
     """
 
     kind = "histogram"
 
-    def __init__(self, name: str, help: str, labels: Sequence[str], buckets: Sequence[float]) -> None:  # noqa: A002
-        super().__init__(name, help, labels)
+    def __init__(self, name: str, documentation: str, labels: Sequence[str], buckets: Sequence[float]) -> None:
+        super().__init__(name, documentation, labels)
         self._bounds = [float(bound) for bound in buckets]
 
     def observe(self, value: float, *labels: str) -> None:
@@ -309,25 +309,25 @@ class Metrics:
         """Return the metrics of a plugin, whose names begin with its own."""
         return PluginMetrics(self, f"{_PREFIX}{owner.replace('-', '_')}_")
 
-    def counter(self, name: str, help: str, labels: Sequence[str] = ()) -> Counter:  # noqa: A002
+    def counter(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Counter:
         """Return a counter by its whole name: a new one, or the one that there is."""
         if not name.endswith("_total"):
             raise ValueError(f"{name}: the name of a counter ends with _total")
-        return self._instrument(Counter(name, help, labels))
+        return self._instrument(Counter(name, documentation, labels))
 
-    def gauge(self, name: str, help: str, labels: Sequence[str] = ()) -> Gauge:  # noqa: A002
+    def gauge(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Gauge:
         """Return a gauge by its whole name."""
-        return self._instrument(Gauge(name, help, labels))
+        return self._instrument(Gauge(name, documentation, labels))
 
     def histogram(
         self,
         name: str,
-        help: str,  # noqa: A002
+        documentation: str,
         labels: Sequence[str] = (),
         buckets: Sequence[float] = DURATION_BUCKETS_S,
     ) -> Histogram:
         """Return a histogram by its whole name."""
-        return self._instrument(Histogram(name, help, labels, buckets))
+        return self._instrument(Histogram(name, documentation, labels, buckets))
 
     def _instrument(self, made: N) -> N:
         validate_name(made.name)
@@ -386,7 +386,7 @@ class Metrics:
             return
         # Now, so that the processes which are forked share what this imports.
         import prometheus_client.multiprocess
-        import prometheus_client.openmetrics.exposition  # noqa: F401
+        import prometheus_client.openmetrics.exposition  # noqa: F401 - imported for the processes to come
 
         try:
             _ensure_folder(self._folder)
@@ -472,7 +472,7 @@ class Metrics:
         name, names, labels = prefix + reading.name, tuple(reading.labels), tuple(reading.labels.values())
         instrument = self._instruments.get(name)
         if instrument is None:
-            instrument = (self.counter if reading.kind == "counter" else self.gauge)(name, reading.help, names)
+            instrument = (self.counter if reading.kind == "counter" else self.gauge)(name, reading.documentation, names)
         with instrument._lock:
             child = instrument._child(labels)
             # What earlier processes have counted in this slot comes on top.
@@ -533,7 +533,7 @@ class PluginMetrics:
         """Whether anything is kept of what is counted."""
         return self._metrics.is_on
 
-    def counter(self, name: str, help: str, labels: Sequence[str] = ()) -> Counter:  # noqa: A002
+    def counter(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Counter:
         """Return a counter.
 
         Example::
@@ -543,23 +543,23 @@ class PluginMetrics:
 
         Args:
             name: Without the prefix; ends with ``_total``, after the unit if there is one: ``sent_bytes_total``.
-            help: What it counts, a sentence.
+            documentation: What it counts, a sentence.
             labels: Names of its labels.
 
         Raises:
             ValueError: The name is none for a counter.
             DuplicateError: There is a metric of this name with other labels.
         """
-        return self._metrics.counter(self._prefix + name, help, labels)
+        return self._metrics.counter(self._prefix + name, documentation, labels)
 
-    def gauge(self, name: str, help: str, labels: Sequence[str] = ()) -> Gauge:  # noqa: A002
+    def gauge(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Gauge:
         """Return a gauge: a number of this process, to which those of the others are added."""
-        return self._metrics.gauge(self._prefix + name, help, labels)
+        return self._metrics.gauge(self._prefix + name, documentation, labels)
 
     def histogram(
         self,
         name: str,
-        help: str,  # noqa: A002
+        documentation: str,
         labels: Sequence[str] = (),
         buckets: Sequence[float] = DURATION_BUCKETS_S,
     ) -> Histogram:
@@ -567,11 +567,11 @@ class PluginMetrics:
 
         Args:
             name: Without the prefix; ends with the unit: ``delivery_seconds``.
-            help: What it measures, a sentence.
+            documentation: What it measures, a sentence.
             labels: Names of its labels.
             buckets: Upper bounds, ascending.
         """
-        return self._metrics.histogram(self._prefix + name, help, labels, buckets)
+        return self._metrics.histogram(self._prefix + name, documentation, labels, buckets)
 
     def read_in_process(self, read: Read) -> None:
         """Read values of this process once a second; those of all processes are added up.
@@ -602,7 +602,7 @@ def _add_reading(families: dict[str, Metric], prefix: str, reading: Reading) -> 
     name = prefix + reading.name
     family = name.removesuffix("_total") if reading.kind == "counter" else name
     if family not in families:
-        families[family] = Metric(family, reading.help, reading.kind)
+        families[family] = Metric(family, reading.documentation, reading.kind)
     families[family].add_sample(name, dict(reading.labels), reading.value)
 
 

@@ -130,7 +130,7 @@ class Tracing:
         if thread.is_alive():
             self._log.warning("spans_lost", reason=f"they could not be sent within {_FLUSH_TIMEOUT_S:g} s")
             # Ends its wait for the next attempt, and with it the threads.
-            self._exporter.shutdown()  # type: ignore[no-untyped-call]
+            self._exporter.shutdown()  # type: ignore[no-untyped-call] # the SDK has no types there
         self._provider = self._exporter = None
 
     def begin_request(
@@ -353,5 +353,11 @@ def _remote_context(traceparent: str | None, tracestate: str | None) -> Context:
         return Context()
     _, trace_id, span_id, flags = traceparent.split("-")
     state = None if tracestate is None else TraceState.from_header([tracestate])
-    parent = SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(int(flags, 16)), state)  # noqa: FBT003
+    parent = SpanContext(
+        trace_id=int(trace_id, 16),
+        span_id=int(span_id, 16),
+        is_remote=True,
+        trace_flags=TraceFlags(int(flags, 16)),
+        trace_state=state,
+    )
     return set_span_in_context(NonRecordingSpan(parent), Context())

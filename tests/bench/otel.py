@@ -6,6 +6,7 @@ import json
 import timeit
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from kernel.tracking import current_tracker
@@ -37,7 +38,7 @@ def figures(full: bool) -> Iterator[Figure]:
             ("JSON", 0.2, [json.dumps(each).encode() for each in requests], "application/json"),
         ):
             ratio, spans, plain = in_turn(
-                lambda content=content, kind=kind: _post(running, content, PATH, kind),  # type: ignore[misc]
+                partial(_post, running, content, PATH, kind),
                 lambda: _post(running, usual, INGEST, "application/json"),
                 ROUNDS,
             )

@@ -55,6 +55,7 @@ def middleware(get_response: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return observe_async
 
 
+# Django looks for these on the function.
 middleware.sync_capable = True  # type: ignore[attr-defined]
 middleware.async_capable = True  # type: ignore[attr-defined]
 

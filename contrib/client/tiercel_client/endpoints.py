@@ -145,7 +145,7 @@ def keep_flask_endpoint(environ: MutableMapping[str, Any]) -> None:
         environ[ENDPOINT_KEY] = NO_ROUTE if rule is None else rule.rule
 
 
-def install(app: object) -> None:
+def install(app: Any) -> None:
     """Have an application leave its templates, if it is one of Falcon; all others leave them by themselves."""
     if any(kind.__module__.partition(".")[0] == "falcon" for kind in type(app).__mro__):
-        app.add_middleware(FalconEndpoints())  # type: ignore[attr-defined]
+        app.add_middleware(FalconEndpoints())

@@ -21,7 +21,7 @@ from pathlib import Path
 try:
     import fcntl
 except ImportError:  # not POSIX
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment] # without it, ``Spool`` is refused
 
 _NAME = re.compile(r"[0-9]{20}-[0-9a-f]{16}\.ndjson")
 # How long it is believed that the spool is full, or cannot be written.

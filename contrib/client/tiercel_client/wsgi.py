@@ -127,8 +127,10 @@ class _Body:
 class _SizedBody(_Body):
     """Servers derive ``Content-Length`` from the length of a list of one."""
 
+    _body: Collection[bytes]
+
     def __len__(self) -> int:
-        return len(self._body)  # type: ignore[arg-type]
+        return len(self._body)
 
 
 def _finish_on_close(body: Any, request: _Request) -> bool:

@@ -56,7 +56,7 @@ def answer(user_id: int) -> str:
 def flask_app(provider: TracerProvider) -> Iterator[Get]:
     app = flask.Flask("shop")
     app.add_url_rule("/users/<int:user_id>", view_func=answer)
-    FlaskInstrumentor().instrument_app(app, tracer_provider=provider)  # type: ignore[no-untyped-call]
+    FlaskInstrumentor().instrument_app(app, tracer_provider=provider)  # type: ignore[no-untyped-call] # not typed
     yield app.test_client().get
 
 
@@ -196,7 +196,7 @@ def test_a_tracer_of_everything_else_succeeds(url: str) -> None:
     with provider.get_tracer("test").start_as_current_span("work") as span:
         pass
 
-    assert OTLPSpanExporter(f"{url}/v1/traces").export([span]) is SpanExportResult.SUCCESS  # type: ignore[list-item]
+    assert OTLPSpanExporter(f"{url}/v1/traces").export([span]) is SpanExportResult.SUCCESS  # type: ignore[list-item] # the SDK makes no other
 
 
 def test_a_service_sends_its_own_spans_to_another_one(
