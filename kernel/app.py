@@ -482,7 +482,9 @@ def find_pages(service: Tiercel) -> None:
     """Find the folders with static files and templates of the plugins. Nothing is read yet."""
     shared, registry = service.shared, service.registry
     service.assets = Assets(registry.folders("static"))
-    service.templates = Templates(registry.folders("templates"), service.assets.url, lambda: list_pages(shared.routes))
+    service.templates = Templates(
+        registry.folders("templates"), service.assets.url, lambda: list_pages(shared.routes), service.log
+    )
 
 
 def mount_routes(service: Tiercel) -> None:

@@ -16,6 +16,7 @@ from kernel.http.forwarding import network_of
 from kernel.http.health import CheckResult, worst_status
 from kernel.http.lists import ListQuery, list_page
 from kernel.http.pagination import Page, cursor_page, numbered_page, page_size_of, read_cursor
+from kernel.http.panels import Panel
 from kernel.http.request import is_json_lines, media_type, require_json
 from kernel.http.resources import Action, Change, Edit, Reference, Resource
 from kernel.http.response import (
@@ -49,6 +50,7 @@ __all__ = [
     "ListQuery",
     "Listing",
     "Page",
+    "Panel",
     "PreparedResponse",
     "Reference",
     "RequestRecord",

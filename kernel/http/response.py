@@ -13,6 +13,7 @@ import msgspec
 from kernel.applications import slug_of
 from kernel.contracts import Application
 from kernel.http.conditional import is_unmodified
+from kernel.http.panels import PANEL_HEADER, Panel, render_page
 from kernel.http.request import Request
 from kernel.http.templating import Templates
 from kernel.tracking import measure
@@ -61,11 +62,13 @@ class TemplateResponse(msgspec.Struct, frozen=True):
         template: Its name, such as ``shop/orders.html`` for ``templates/orders.html`` of the plugin ``shop``.
         context: Its variables by name. One that it uses and does not get is an error.
         data: What programs get, encoded as JSON, where the same path is for both. Without it, everybody gets the page.
+        panels: Parts by name, which fail one by one and not with the page. A name is an ``id`` in the page.
     """
 
     template: str
     context: Mapping[str, Any] = {}
     data: Any = msgspec.UNSET
+    panels: Mapping[str, Panel] = {}
 
 
 class PreparedResponse(msgspec.Struct, frozen=True):
@@ -156,8 +159,10 @@ def write_response(
         response.stream = value.chunks
     elif isinstance(value, TemplateResponse):
         response.content_type = falcon.MEDIA_HTML
+        if value.panels:
+            response.append_header("Vary", PANEL_HEADER)
         with measure("encoding"):
-            response.data = templates.render(request, value.template, value.context)
+            response.data = render_page(request, templates, value.template, value.context, value.panels)
     else:
         with measure("encoding"):
             needs_envelope = is_enveloped and not isinstance(value, Envelope)

@@ -16,9 +16,11 @@ import msgspec
 
 from kernel.conversion import escape_controls
 from kernel.http.request import Request
+from kernel.logging import Logger
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 KERNEL = "kernel"
 _TEMPLATE_FOLDER = Path(__file__).parent / "templates"
@@ -41,11 +43,17 @@ class Templates:
         folders: By the owner, the kernel or a plugin, the folder with its templates.
         asset: Returns the path of a static file; see ``Assets.url``.
         list_pages: Returns the menu. Called when the first page is rendered: all routes are known then.
+        log: Gets what fails within a page.
     """
 
     def __init__(
-        self, folders: Mapping[str, Path], asset: Callable[[str], str], list_pages: Callable[[], Sequence[MenuItem]]
+        self,
+        folders: Mapping[str, Path],
+        asset: Callable[[str], str],
+        list_pages: Callable[[], Sequence[MenuItem]],
+        log: Logger,
     ) -> None:
+        self.log = log
         self._folders = {**folders, KERNEL: _TEMPLATE_FOLDER}
         self._asset = asset
         self._list_pages = list_pages
@@ -61,9 +69,16 @@ class Templates:
         Raises:
             jinja2.TemplateError: There is no such template, it is wrong, or uses a variable that it does not get.
         """
+        return self.fill(request, template, context).encode(errors="replace")
+
+    def fill(self, request: Request, template: str, context: Mapping[str, Any]) -> Markup:
+        """Return a part of a page, which templates show as it is. Arguments and errors are those of ``render``."""
+        from markupsafe import Markup
+
         found = self._environment.get_template(template)
-        page = found.render(menu=self._menu, path=request.path_as_sent, request_id=request.request_id, **context)
-        return page.encode(errors="replace")
+        text = found.render(menu=self._menu, path=request.path_as_sent, request_id=request.request_id, **context)
+        # The template has escaped what it shows.
+        return Markup(text)  # noqa: S704
 
     @cached_property
     def _menu(self) -> Sequence[MenuItem]:

@@ -55,8 +55,11 @@ def test_the_plugin_of_the_how_to_works(serve: Serve, acme: Path) -> None:
 
 def test_the_page_of_the_how_to_is_in_the_menu(serve: Serve, acme: Path) -> None:
     _, _, plugin = python_blocks("howto/write-a-plugin.md")
-    (template,) = re.findall(r"^```html\n(.*?)^```$", (DOCS / "howto" / "write-a-plugin.md").read_text(), re.M | re.S)
-    files = {"__init__.py": plugin, "templates/board.html": template, "static/board.css": ".card { color: teal }"}
+    template, panel = re.findall(
+        r"^```html\n(.*?)^```$", (DOCS / "howto" / "write-a-plugin.md").read_text(), re.M | re.S
+    )
+    templates = {"templates/board.html": template, "templates/plugins.html": panel}
+    files = {"__init__.py": plugin, **templates, "static/board.css": ".card { color: teal }"}
     for name, text in files.items():
         path = acme / "board" / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,61 @@
+// Loads single panels of a page again: on "Try again", and every data-refresh-s seconds while the page is visible.
+// A script that changes the address, as for filters, dispatches "panelschange" on the document to load all of them.
+(() => {
+  const loading = new Map();
+  const due = new Map();
+  const note = (section, text) => {
+    section.querySelector("[data-panel-note]").textContent = text;
+  };
+  const schedule = (section) => {
+    const seconds = Number(section.dataset.refreshS);
+    if (seconds > 0) due.set(section.dataset.panel, Date.now() + seconds * 1000);
+  };
+  const load = async (section) => {
+    const name = section.dataset.panel;
+    loading.get(name)?.abort();
+    const controller = new AbortController();
+    loading.set(name, controller);
+    section.setAttribute("aria-busy", "true");
+    try {
+      const url = location.pathname + location.search;
+      const headers = { Accept: "text/html", "X-Panel": name };
+      const response = await fetch(url, { headers, signal: controller.signal });
+      if (!response.ok) throw new Error(String(response.status));
+      const parsed = new DOMParser().parseFromString(await response.text(), "text/html");
+      const fresh = parsed.querySelector("[data-panel]");
+      if (fresh?.dataset.panel !== name) throw new Error("no panel");
+      const focused = section.contains(document.activeElement) ? document.activeElement : null;
+      section.replaceChildren(...fresh.childNodes);
+      note(section, `updated ${new Date().toLocaleTimeString([], { hour12: false })}`);
+      if (focused) {
+        const same = focused.id && document.getElementById(focused.id);
+        if (!same) section.tabIndex = -1;
+        (same || section).focus({ preventScroll: true });
+      }
+    } catch (error) {
+      if (error.name !== "AbortError") note(section, "could not be updated");
+    } finally {
+      if (loading.get(name) === controller) {
+        loading.delete(name);
+        section.removeAttribute("aria-busy");
+        schedule(section);
+      }
+    }
+  };
+  const sections = () => document.querySelectorAll("[data-panel]");
+  document.addEventListener("click", (event) => {
+    const retry = event.target.closest("[data-panel-retry]");
+    if (!retry || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    load(retry.closest("[data-panel]"));
+  });
+  document.addEventListener("panelschange", () => sections().forEach(load));
+  sections().forEach(schedule);
+  setInterval(() => {
+    if (document.hidden) return;
+    for (const section of sections()) {
+      const name = section.dataset.panel;
+      if (!loading.has(name) && due.get(name) <= Date.now()) load(section);
+    }
+  }, 1000);
+})();
