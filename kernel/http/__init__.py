@@ -15,6 +15,7 @@ from kernel.http.csv_files import CsvFiles
 from kernel.http.forwarding import network_of
 from kernel.http.health import CheckResult, worst_status
 from kernel.http.lists import ListQuery, list_page
+from kernel.http.pages import compare, local_link, page_link
 from kernel.http.pagination import Page, cursor_page, numbered_page, page_size_of, read_cursor
 from kernel.http.panels import Panel
 from kernel.http.request import is_json_lines, media_type, require_json
@@ -58,6 +59,7 @@ __all__ = [
     "Series",
     "Single",
     "TemplateResponse",
+    "compare",
     "current_deadline",
     "cursor_page",
     "decompress",
@@ -67,11 +69,13 @@ __all__ = [
     "is_json_lines",
     "list_page",
     "listing",
+    "local_link",
     "mask",
     "media_type",
     "network_of",
     "numbered_page",
     "outgoing_request",
+    "page_link",
     "page_policy",
     "page_size_of",
     "read_cursor",

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from kernel.conversion import escape_controls
+from kernel.http.charts import format_value
+from kernel.http.pages import input_time
 from kernel.http.request import Request
 from kernel.logging import Logger
 
@@ -36,8 +38,9 @@ class MenuItem(msgspec.Struct, frozen=True):
 class Templates:
     """The templates of a service. Each is compiled when it is first used, and kept.
 
-    Every template can use ``asset``, the filter ``escape_controls`` for text of any origin, and these variables:
-    ``menu``, ``path`` of the request, and ``request_id``.
+    Every template can use ``asset``, ``format_value`` and ``input_time`` of ``kernel.http``, the filter
+    ``escape_controls`` for text of any origin, and these variables: ``menu``, ``path`` of the request, and
+    ``request_id``.
 
     Args:
         folders: By the owner, the kernel or a plugin, the folder with its templates.
@@ -97,6 +100,6 @@ class Templates:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        environment.globals["asset"] = self._asset
+        environment.globals.update(asset=self._asset, format_value=format_value, input_time=input_time)
         environment.filters["escape_controls"] = escape_controls
         return environment

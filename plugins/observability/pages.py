@@ -5,20 +5,28 @@ Their parameters have the names of the API, so that a page and a call differ by 
 
 from __future__ import annotations
 
-import logging
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode
 from uuid import UUID
 
 import msgspec
 
-from kernel import ApiError, Identity, InvalidError, Request, route
-from kernel.http import Chart, Series, TemplateResponse, format_value
+from kernel import Identity, InvalidError, Request, route
+from kernel.http import (
+    Chart,
+    Panel,
+    Series,
+    TemplateResponse,
+    compare,
+    format_value,
+    local_link,
+    page_link,
+)
 from plugins.observability.access import Access
-from plugins.observability.analytics.models import KpiQuery, TimeseriesQuery, TopQuery, WindowQuery, iso_time
+from plugins.observability.analytics.models import KpiQuery, TimeseriesQuery, TopQuery, WindowQuery
 from plugins.observability.analytics.scope import window_of
 from plugins.observability.analytics.service import GROUPED_STEPS_MAX, AnalyticsService
 from plugins.observability.event_list import EventPages
@@ -27,7 +35,6 @@ from plugins.observability.resolution import DAY, HOUR, Span
 from plugins.observability.store import EventStore
 from plugins.observability.traces import Trace, TraceQuery, TraceRoutes
 
-_log = logging.getLogger(__name__)
 OVERVIEW = "/requests/"
 LIST = "/requests/list/"
 MINUTE = timedelta(minutes=1)
@@ -95,36 +102,6 @@ class ListPageQuery(ListQuery, frozen=True, kw_only=True):
     count: Literal["exact", "estimated", "none"] = "estimated"
 
 
-class Block(NamedTuple):
-    """A part of a page, which fails alone.
-
-    Args:
-        data: What its template shows; None if it failed.
-        problem: Why it failed.
-    """
-
-    data: Any
-    problem: str | None = None
-
-
-class Tile(NamedTuple):
-    """A figure, and what it was in the period before.
-
-    Args:
-        label: Its name.
-        value: As text.
-        change: Such as ``+12 %``; None if there is nothing to compare with.
-        direction: ``up``, ``down`` or ``same``.
-        meaning: ``good``, ``bad`` or neither.
-    """
-
-    label: str
-    value: str
-    change: str | None = None
-    direction: str = "same"
-    meaning: str = ""
-
-
 class Bar(NamedTuple):
     """A request in the waterfall of a trace: position and width, in thousandths of the whole."""
 
@@ -167,36 +144,53 @@ class RequestPages:
             return [
                 {
                     **row,
-                    "href": _link(OVERVIEW, request, service=row["service"], endpoint=row["endpoint"]),
-                    "list": _link(
+                    "href": page_link(OVERVIEW, request, service=row["service"], endpoint=row["endpoint"]),
+                    "list": page_link(
                         LIST, None, **_of_list({**seen, "service": row["service"], "endpoint": row["endpoint"]})
                     ),
                 }
                 for row in self._analytics.top_endpoints(top, access).rows
             ]
 
-        totals = _attempt(lambda: self._totals(seen, {**filters, **before}, access))
-        charts = _attempt(lambda: self._charts(seen, window, access))
+        def totals() -> Mapping[str, Any]:
+            found = self._totals(seen, {**filters, **before}, access)
+            return {
+                **found,
+                "is_empty": not found["hits"] and self._is_empty(request, access),
+                "origin": origin,
+                "end": window.end,
+            }
+
+        origin = request.origin
+        panels = {
+            "totals": Panel(totals, "observability/totals.html", "Totals"),
+            "charts": Panel(
+                lambda: {"charts": self._charts(seen, window, access)}, "observability/charts.html", "Over time"
+            ),
+            "busiest": Panel(lambda: {"rows": rank("hits")}, "observability/ranking.html", "Busiest endpoints"),
+            "slowest": Panel(lambda: {"rows": rank("p95")}, "observability/ranking.html", "Slowest endpoints"),
+            "errors": Panel(
+                lambda: {
+                    **_HELPERS,
+                    **self._newest_errors(request, seen, window, access),
+                    "everything": page_link(LIST, None, **_of_list(seen)),
+                },
+                "observability/errors.html",
+                "Newest errors",
+            ),
+        }
         context = {
             "query": query,
             "window": window,
             "lasts": [
-                (last, _link(OVERVIEW, request, last=last, start=None, end=None, time_after=None, time_before=None))
+                (last, page_link(OVERVIEW, request, last=last, start=None, end=None, time_after=None, time_before=None))
                 for last in LENGTHS
             ],
             "last": query.last if query.start is None else None,
             "filters": list(filters.items()),
-            "clear": _link(OVERVIEW, request, **dict.fromkeys((*_SHARED, "application"))),
-            "list": _link(LIST, None, **_of_list(seen)),
-            "totals": totals,
-            "is_empty": totals.data is not None and not totals.data["hits"] and self._is_empty(request, access),
-            "origin": request.origin,
-            "charts": charts,
-            "busiest": _attempt(lambda: rank("hits")),
-            "slowest": _attempt(lambda: rank("p95")),
-            "errors": _attempt(lambda: self._newest_errors(request, seen, window, access)),
+            "clear": page_link(OVERVIEW, request, **dict.fromkeys((*_SHARED, "application"))),
         }
-        return TemplateResponse("observability/overview.html", {**_HELPERS, **context})
+        return TemplateResponse("observability/overview.html", context, panels=panels)
 
     @route(LIST, policy="read", menu="Requests")
     def list(self, request: Request, query: ListPageQuery, identity: Identity) -> TemplateResponse:
@@ -213,8 +207,8 @@ class RequestPages:
             "query": query,
             "page": found,
             "filters": selection,
-            "next": _relative(found.next, request),
-            "previous": _relative(found.previous, request),
+            "next": local_link(found.next, request),
+            "previous": local_link(found.previous, request),
             "columns": query.columns,
             "all_columns": COLUMNS,
             "curl": f"curl {shlex.quote(call)}",
@@ -223,7 +217,7 @@ class RequestPages:
                 for label, name in (("CSV", "csv"), ("NDJSON", "ndjson"), ("Parquet", "parquet"))
             ],
             "clear": LIST,
-            "overview": _link(OVERVIEW, None, **{name: getattr(query, name) for name in _SHARED}),
+            "overview": page_link(OVERVIEW, None, **{name: getattr(query, name) for name in _SHARED}),
         }
         return TemplateResponse("observability/requests.html", {**_HELPERS, **context})
 
@@ -259,14 +253,18 @@ class RequestPages:
         percentiles = [{each.percentile: each.value_ms for each in kpis.percentiles} for kpis in (now, then)]
         latencies = [("p50", 50.0), ("p99", 99.0)]
         tiles = [
-            _tile("Requests", now.figures["hits"], then.figures["hits"], "count", less_is_better=None),
-            _tile("Error rate", _rate(now.figures), _rate(then.figures), "percent"),
+            compare("Requests", now.figures["hits"], then.figures["hits"], "count", less_is_better=None),
+            compare("Error rate", _rate(now.figures), _rate(then.figures), "percent", less_is_better=True),
             *(
-                _tile(f"Latency {name}", percentiles[0].get(each), percentiles[1].get(each), "ms")
+                compare(
+                    f"Latency {name}", percentiles[0].get(each), percentiles[1].get(each), "ms", less_is_better=True
+                )
                 for name, each in latencies
             ),
         ]
-        p95 = _tile("Latency p95", now.figures["p95_latency_ms"], then.figures["p95_latency_ms"], "ms")
+        p95 = compare(
+            "Latency p95", now.figures["p95_latency_ms"], then.figures["p95_latency_ms"], "ms", less_is_better=True
+        )
         tiles.insert(3, p95)
         return {"hits": now.figures["hits"], "tiles": tiles, "fresh_until": now.fresh_until, "covered": now.covered}
 
@@ -354,19 +352,7 @@ class RequestPages:
                 )
                 events.extend(self._events.page(request, query, access).results)
         everything = _of_list({**seen, "status_code__in": ",".join(map(str, _SERVER_ERRORS))})
-        return {"events": events, "list": _link(LIST, None, **everything)}
-
-
-def _attempt(load: Callable[[], Any]) -> Block:
-    """Load a part of a page; the others are shown if it fails."""
-    try:
-        return Block(load())
-    except ApiError as ex:
-        return Block(None, ex.message)
-    except Exception:
-        # Whatever it is, it concerns this part alone.
-        _log.exception("a part of a page failed")
-        return Block(None, "This could not be loaded.")
+        return {"events": events, "list": page_link(LIST, None, **everything)}
 
 
 def _period_before(window: Span) -> dict[str, datetime]:
@@ -389,47 +375,9 @@ def _rate(figures: Mapping[str, Any]) -> float | None:
     return figures["error_rate"] if figures["hits"] else None
 
 
-def _tile(label: str, now: float | None, then: float | None, unit: Any, *, less_is_better: bool | None = True) -> Tile:
-    value = format_value(now, unit)
-    if now is None or then is None or (not then and unit == "count"):
-        return Tile(label, value)
-    if not then:
-        direction = "up" if now else "same"
-        return Tile(label, value, f"was {format_value(then, unit)}", direction, "bad" if now else "")
-    change = (now - then) / then
-    if abs(change) < 0.005:
-        return Tile(label, value, "0 %")
-    direction = "up" if change > 0 else "down"
-    meaning = "" if less_is_better is None else "good" if (change < 0) == less_is_better else "bad"
-    text = f"{change * 100:+,.0f} %" if abs(change) < 10 else f"\N{MULTIPLICATION SIGN}{now / then:,.0f}"
-    return Tile(label, value, text.replace("-", "\N{MINUS SIGN}"), direction, meaning)
-
-
 def _of_list(selection: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters of the list that select the same; it knows no applications."""
     return {name: value for name, value in selection.items() if name != "application"}
-
-
-def _link(path: str, request: Request | None, **parameters: Any) -> str:
-    """Return a link to a page.
-
-    Args:
-        path: Of the page.
-        request: The request whose parameters it keeps; None for none.
-        parameters: Others, and new values; None removes one.
-    """
-    kept = dict(parse_qsl(request.query_string)) if request is not None else {}
-    values = {**kept, **parameters}
-    pairs = [
-        (name, iso_time(value) if isinstance(value, datetime) else value)
-        for name, value in values.items()
-        if value is not None
-    ]
-    return f"{path}?{urlencode(pairs)}" if pairs else path
-
-
-def _relative(link: str | None, request: Request) -> str | None:
-    return None if link is None else link.removeprefix(request.origin)
 
 
 def _waterfall(trace: Trace) -> tuple[Sequence[Bar], float]:
@@ -461,14 +409,7 @@ def _trace_link(trace_id: str) -> str:
     return f"/requests/traces/{quote(trace_id, safe='')}/"
 
 
-def _input_time(time: datetime | None) -> str:
-    """Return the value of an input of type ``datetime-local``."""
-    return "" if time is None else time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M")
-
-
 _HELPERS: Mapping[str, Any] = {
-    "format_value": format_value,
     "event_link": _event_link,
     "trace_link": _trace_link,
-    "input_time": _input_time,
 }

@@ -1,4 +1,4 @@
-// Pages of request logs: times in the browser's zone, in their titles; and buttons that copy.
+// What all pages have: times in the zone of the browser, in their titles; and buttons that copy.
 document.addEventListener("DOMContentLoaded", () => {
   for (const time of document.querySelectorAll("time[datetime]")) {
     time.title = new Date(time.dateTime).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "long" });

@@ -1,0 +1,83 @@
+"""What the handlers of pages have in common: links that keep parameters, and figures beside what they were before."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple
+from urllib.parse import parse_qsl, urlencode
+
+from kernel.http.charts import Unit, format_value
+from kernel.http.request import Request
+
+
+def page_link(path: str, request: Request | None = None, **parameters: Any) -> str:
+    """Return a link to a page.
+
+    Args:
+        path: Of the page.
+        request: The request whose parameters it keeps; None for none.
+        parameters: Others, and new values; None removes one. Times become ISO 8601 in UTC.
+    """
+    kept = dict(parse_qsl(request.query_string)) if request is not None else {}
+    pairs = [(name, _as_text(value)) for name, value in {**kept, **parameters}.items() if value is not None]
+    return f"{path}?{urlencode(pairs)}" if pairs else path
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return str(value)
+
+
+def local_link(link: str | None, request: Request) -> str | None:
+    """Return a link of the API, such as ``next`` of a list, without scheme and host: pages have their own paths."""
+    return None if link is None else link.removeprefix(request.origin)
+
+
+def input_time(time: datetime | None) -> str:
+    """Return the value of an input of type ``datetime-local``, in UTC."""
+    return "" if time is None else time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M")
+
+
+class Tile(NamedTuple):
+    """A figure, and what it was before; templates show them with ``ui.tiles``.
+
+    Args:
+        label: Its name.
+        value: As text.
+        change: Such as ``+12 %``; None if there is nothing to compare with.
+        direction: ``up``, ``down`` or ``same``.
+        meaning: ``good``, ``bad`` or neither.
+    """
+
+    label: str
+    value: str
+    change: str | None = None
+    direction: Literal["up", "down", "same"] = "same"
+    meaning: Literal["good", "bad", ""] = ""
+
+
+def compare(label: str, now: float | None, then: float | None, unit: Unit, *, less_is_better: bool | None) -> Tile:
+    """Return a figure with its change.
+
+    Args:
+        label: Its name.
+        now: Its value; None if there is none.
+        then: What it was before.
+        unit: Of both.
+        less_is_better: Whether a fall is good; None if neither is.
+    """
+    value = format_value(now, unit)
+    if now is None or then is None or (not then and unit == "count"):
+        return Tile(label, value)
+    if not then:
+        was = f"was {format_value(then, unit)}"
+        return Tile(label, value, was, "up", "bad" if less_is_better else "") if now else Tile(label, value, was)
+    change = (now - then) / then
+    if abs(change) < 0.005:
+        return Tile(label, value, "0 %")
+    meaning: Literal["good", "bad", ""] = ""
+    if less_is_better is not None:
+        meaning = "good" if (change < 0) == less_is_better else "bad"
+    text = f"{change * 100:+,.0f} %" if abs(change) < 10 else f"\N{MULTIPLICATION SIGN}{now / then:,.0f}"
+    return Tile(label, value, text.replace("-", "\N{MINUS SIGN}"), "up" if change > 0 else "down", meaning)
