@@ -66,6 +66,7 @@ from kernel.http.routing import (
     mount,
     validate_route,
 )
+from kernel.http.shell import Shells
 from kernel.http.templating import Templates
 from kernel.jobs.run_log import RunLogFiles
 from kernel.jobs.runner import RunMetrics
@@ -482,9 +483,8 @@ def find_pages(service: Tiercel) -> None:
     """Find the folders with static files and templates of the plugins. Nothing is read yet."""
     shared, registry = service.shared, service.registry
     service.assets = Assets(registry.folders("static"))
-    service.templates = Templates(
-        registry.folders("templates"), service.assets.url, lambda: list_pages(shared.routes), service.log
-    )
+    shells = Shells(lambda: list_pages(shared.routes), shared.authorizer)
+    service.templates = Templates(registry.folders("templates"), service.assets.url, shells.make, service.log)
 
 
 def mount_routes(service: Tiercel) -> None:

@@ -10,10 +10,14 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, Protocol
+
+import msgspec
 
 from kernel.contracts import Policy
 from kernel.errors import (
+    ApiError,
     BootError,
     CrossSiteError,
     DuplicateError,
@@ -271,12 +275,12 @@ class Authorizer:
         """
         if policy == "public":
             return None
-        identity = OPEN if self._mode == "open" else self._identify(request)
-        if _SELECTORS.isdisjoint(request.env):
-            return identity
-        if self._authenticator is None:
-            raise ForbiddenError(detail="no plugin knows accounts and sites, which X-Account and X-Site name")
-        return self._authenticator.select(request, identity)
+        context = request.log_context
+        # What the page of an error shows, if one of the next two fails.
+        context.requester = None
+        context.requester = OPEN if self._mode == "open" else self._identify(request)
+        context.requester = self._select(request, context.requester)
+        return context.requester
 
     def identify(self, request: Request) -> Identity | None:
         """Return who sends a request to a public route, where nobody has to be authenticated; None if it does not say.
@@ -287,6 +291,27 @@ class Authorizer:
         if self._mode == "open":
             return OPEN
         return None if self._authenticator is None else self._authenticator.authenticate(request)
+
+    def requester(self, request: Request) -> Identity | None:
+        """Return who sends a request to any route, for a page to show; None if that is not known, or cannot be.
+
+        It decides nothing. Credentials may be wrong on a public route, and the database may be away.
+        """
+        context = request.log_context
+        if context.requester is msgspec.UNSET:
+            context.requester = None
+            with suppress(ApiError):
+                context.requester = self.identify(request)
+                if context.requester is not None:
+                    context.requester = self._select(request, context.requester)
+        return context.requester
+
+    def _select(self, request: Request, identity: Identity) -> Identity:
+        if _SELECTORS.isdisjoint(request.env):
+            return identity
+        if self._authenticator is None:
+            raise ForbiddenError(detail="no plugin knows accounts and sites, which X-Account and X-Site name")
+        return self._authenticator.select(request, identity)
 
     def _identify(self, request: Request) -> Identity:
         authenticator = self._authenticator
@@ -303,21 +328,29 @@ class Authorizer:
         return identity
 
 
-def ensure_account(identity: Identity) -> None:
-    """Ensure that an identity has an account.
+def ensure_policy(identity: Identity, policy: Policy) -> None:
+    """Ensure that an identity may use routes of a policy.
 
     Raises:
-        NoAccountError: It has none.
+        NoAccountError: It has no account.
+        NoPlanError: Its account has no plan that is in force.
+        ForbiddenError: It has not the scope.
     """
+    if policy == "public" or policy == "authenticated":
+        return
     if identity.account is None:
         raise NoAccountError(detail=f"{identity.name} belongs to no account")
-
-
-def ensure_plan(identity: Identity) -> None:
-    """Ensure that the account of an identity has a plan that is in force.
-
-    Raises:
-        NoPlanError: It has none.
-    """
     if not identity.has_active_plan:
         raise NoPlanError(detail=f"account {identity.account} has no active plan")
+    identity.ensure_scope(policy)
+
+
+def may_use(identity: Identity | None, policy: Policy) -> bool:
+    """Tell whether an identity, or None for nobody who is known, may use routes of a policy."""
+    if identity is None:
+        return policy == "public"
+    try:
+        ensure_policy(identity, policy)
+    except ApiError:
+        return False
+    return True

@@ -24,6 +24,7 @@ from kernel.errors import (
     UnsupportedMediaError,
 )
 from kernel.http.compression import CODINGS, DecompressionError, decompress, parse_content_encoding
+from kernel.identity import Identity
 from kernel.limits.rates import RateState
 
 # Version 00 ends after the flags; later ones may go on.
@@ -80,6 +81,7 @@ class RequestContext(msgspec.Struct):
         tracked_for: The account that may see what it takes, if that is tracked.
         rate_state: What is left of the rate that it is counted for.
         error_body: The body of an error, if the route has another one than the kernel's.
+        requester: Who sends it, as far as pages show that; unset until it is asked for. See ``Authorizer.requester``.
     """
 
     request_id: str
@@ -96,6 +98,7 @@ class RequestContext(msgspec.Struct):
     tracked_for: int | None = None
     rate_state: RateState | None = None
     error_body: ErrorBody | None = None
+    requester: Identity | msgspec.UnsetType | None = msgspec.UNSET
 
     @property
     def traceparent(self) -> str:

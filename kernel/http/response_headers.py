@@ -16,7 +16,7 @@ from kernel.contracts import Method
 from kernel.http.cors import AllowedOrigins, preflight_headers, response_headers
 from kernel.http.request import Request
 from kernel.http.response import FalconResponse
-from kernel.identity import current_identity
+from kernel.identity import Identity, current_identity
 from kernel.tracking import current_tracker
 
 # What a page may load, send and be part of: the service itself, and nothing inline.
@@ -94,7 +94,10 @@ class ResponseHeaders:
         """Complete the headers of a response."""
         env = request.env
         headers = response.complete_headers(self._defaults[env["wsgi.url_scheme"] == "https", response.is_page])
-        if current_identity() is not None:
+        requester = request.log_context.requester
+        # A public page shows who has signed in.
+        shows_somebody = isinstance(requester, Identity) and requester.scheme != "open"
+        if current_identity() is not None or (response.is_page and shows_somebody):
             _keep_private(headers, request, response)
         elif "cache-control" not in headers and _is_not_for_caches(request, response):
             headers["cache-control"] = _NO_STORE

@@ -45,7 +45,7 @@ from kernel.errors import (
     PluginError,
     TooLargeError,
 )
-from kernel.http.auth import SAFE_METHODS, Authorizer, ensure_account, ensure_plan, ensure_same_origin
+from kernel.http.auth import SAFE_METHODS, Authorizer, ensure_policy, ensure_same_origin
 from kernel.http.cors import AllowedOrigins
 from kernel.http.forwarding import network_of
 from kernel.http.request import (
@@ -60,7 +60,8 @@ from kernel.http.request import (
 )
 from kernel.http.resource_tracking import TRACKING_HEADER, ResourceTracking
 from kernel.http.response import FalconResponse, Response, TemplateResponse, write_response
-from kernel.http.templating import MenuItem, Templates
+from kernel.http.shell import PageRoute
+from kernel.http.templating import Templates
 from kernel.identity import Identity, current_identity, set_current_identity
 from kernel.limits.throttles import Throttles
 from kernel.limits.usage import Usage
@@ -195,9 +196,13 @@ def _is_page(route: Route) -> bool:
     return kind is TemplateResponse or kind == Response[TemplateResponse]
 
 
-def list_pages(routes: Sequence[MountedRoute]) -> list[MenuItem]:
-    """Return the menu: the pages of those routes that have a label."""
-    return [MenuItem(each.menu, each.route.path) for each in routes if each.menu is not None and each.is_page]
+def list_pages(routes: Sequence[MountedRoute]) -> list[PageRoute]:
+    """Return the pages of those routes that have a label."""
+    return [
+        PageRoute(each.owner, each.menu, each.route.path, each.route.policy)
+        for each in routes
+        if each.menu is not None and each.is_page
+    ]
 
 
 def ensure_no_shadowing(routes: Sequence[MountedRoute], slugs: Sequence[str]) -> None:
@@ -280,10 +285,8 @@ class RequestPipeline(msgspec.Struct, frozen=True):
         set_current_identity(identity)
         # Before anything that such a page could use up for whom it acts for.
         ensure_same_origin(request, identity, self.origins)
-        if identity is not None and policy != "public" and policy != "authenticated":
-            ensure_account(identity)
-            ensure_plan(identity)
-            identity.ensure_scope(policy)
+        if identity is not None:
+            ensure_policy(identity, policy)
         if self.throttles.is_on and mounted.throttle is not None:
             context.rate_state = self.throttles.hit(mounted.throttle, caller_of(request, identity), mounted.rate_as)
         if identity is not None:

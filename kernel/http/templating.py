@@ -7,17 +7,16 @@ A package has them in its folder ``templates``: ``templates/orders.html`` of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import msgspec
 
 from kernel.conversion import escape_controls
 from kernel.http.charts import format_value
 from kernel.http.pages import input_time
 from kernel.http.request import Request
+from kernel.http.shell import Shell
 from kernel.logging import Logger
 
 if TYPE_CHECKING:
@@ -28,24 +27,16 @@ KERNEL = "kernel"
 _TEMPLATE_FOLDER = Path(__file__).parent / "templates"
 
 
-class MenuItem(msgspec.Struct, frozen=True):
-    """A page in the menu of every page."""
-
-    label: str
-    path: str
-
-
 class Templates:
     """The templates of a service. Each is compiled when it is first used, and kept.
 
     Every template can use ``asset``, ``format_value`` and ``input_time`` of ``kernel.http``, the filter
-    ``escape_controls`` for text of any origin, and these variables: ``menu``, ``path`` of the request, and
-    ``request_id``.
+    ``escape_controls`` for text of any origin, and the variable ``request_id``; a page also ``shell``.
 
     Args:
         folders: By the owner, the kernel or a plugin, the folder with its templates.
         asset: Returns the path of a static file; see ``Assets.url``.
-        list_pages: Returns the menu. Called when the first page is rendered: all routes are known then.
+        make_shell: Returns what a page shows around its content.
         log: Gets what fails within a page.
     """
 
@@ -53,13 +44,13 @@ class Templates:
         self,
         folders: Mapping[str, Path],
         asset: Callable[[str], str],
-        list_pages: Callable[[], Sequence[MenuItem]],
+        make_shell: Callable[[Request], Shell],
         log: Logger,
     ) -> None:
         self.log = log
         self._folders = {**folders, KERNEL: _TEMPLATE_FOLDER}
         self._asset = asset
-        self._list_pages = list_pages
+        self._make_shell = make_shell
 
     def render(self, request: Request, template: str, context: Mapping[str, Any]) -> bytes:
         """Return a page.
@@ -72,20 +63,17 @@ class Templates:
         Raises:
             jinja2.TemplateError: There is no such template, it is wrong, or uses a variable that it does not get.
         """
-        return self.fill(request, template, context).encode(errors="replace")
+        shell = self._make_shell(request)
+        return self.fill(request, template, {"shell": shell, **context}).encode(errors="replace")
 
     def fill(self, request: Request, template: str, context: Mapping[str, Any]) -> Markup:
         """Return a part of a page, which templates show as it is. Arguments and errors are those of ``render``."""
         from markupsafe import Markup
 
         found = self._environment.get_template(template)
-        text = found.render(menu=self._menu, path=request.path_as_sent, request_id=request.request_id, **context)
+        text = found.render(request_id=request.request_id, **context)
         # The template has escaped what it shows.
         return Markup(text)  # noqa: S704
-
-    @cached_property
-    def _menu(self) -> Sequence[MenuItem]:
-        return self._list_pages()
 
     @cached_property
     def _environment(self) -> Environment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +49,11 @@ TEMPLATE = b"""{% extends "kernel/base.html" %}
 def show() -> TemplateResponse:
     """Show what could be taken for HTML."""
     return TemplateResponse("shop/orders.html", {"orders": ["<script>alert(1)</script>"]})
+
+
+def show_one(id: int) -> TemplateResponse:  # noqa: A002 - the name in the path
+    """Show one order."""
+    return TemplateResponse("shop/orders.html", {"orders": [id]})
 
 
 def show_created() -> Response[TemplateResponse]:
@@ -115,6 +121,21 @@ def test_the_menu_has_the_pages_with_a_label(pages: Pages) -> None:
     assert "/all-orders/" not in page
     assert "/hidden/" not in page
     assert "/data/" not in page
+
+
+def test_the_menu_is_grouped_by_plugin_and_knows_what_a_page_belongs_to(pages: Pages) -> None:
+    client = pages(
+        get_route("/orders/", show, menu="Orders"),
+        get_route("/orders/late/", show, menu="Late"),
+        get_route("/orders/{id}/", show_one),
+        get_route("/orders-of-others/", show),
+    )
+
+    pages_below = {path: client.get(path).content.decode() for path in ("/orders/7/", "/orders-of-others/")}
+
+    assert re.findall(r'<p class="group"[^>]*>([^<]*)<', pages_below["/orders/7/"]) == ["Shop"]
+    assert re.findall(r'href="([^"]*)" aria-current="true"', pages_below["/orders/7/"]) == ["/orders/"]
+    assert "aria-current" not in pages_below["/orders-of-others/"]
 
 
 def test_one_path_has_a_page_for_people_and_data_for_programs(pages: Pages) -> None:
