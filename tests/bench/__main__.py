@@ -20,6 +20,7 @@ from tests.bench import (
     metrics,
     notion,
     otel,
+    pages,
     plugins,
     rest_framework,
     routes,
@@ -51,6 +52,7 @@ BENCHES: dict[str, Bench] = {
     "memory": memory.figures,
     "slow_clients": slow_clients.figures,
     "client": client.figures,
+    "pages": pages.figures,
 }
 RESULTS = Path(".bench.json")
 # More events, where the usual number only keeps the run short.

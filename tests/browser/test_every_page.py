@@ -1,0 +1,120 @@
+"""Every page of a service with demo data: reached by links, accessible, and fit for any window, by day and night."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import pytest
+from playwright.sync_api import Browser, Page
+
+from kernel.app import Tiercel
+from kernel.testing import make_configuration
+from tests.browser.conftest import NARROW, TIMEOUT_S, WIDE, Visit
+from tests.processes import TIERCEL, Service, copy_home, serving
+
+pytestmark = [pytest.mark.process, pytest.mark.slow, pytest.mark.xdist_group("browser")]
+
+# The rules of WCAG 2.2 up to level AA, of https://github.com/dequelabs/axe-core.
+_AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text()
+_RUN_AXE = """
+async () => {
+  const standards = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"];
+  const { violations } = await axe.run({ runOnly: standards, resultTypes: ["violations"] });
+  return violations
+    .filter(({ impact }) => impact === "serious" || impact === "critical")
+    .map(({ id, nodes }) => `${id}: ${nodes.map(({ target }) => target.join(" ")).slice(0, 3).join(", ")}`);
+}
+"""
+# The programs of other projects, which test_pages.py looks at.
+_VENDORED = {"/api/docs", "/api/redoc"}
+# Those that no link of a service in mode "open" leads to.
+_UNLINKED: set[str] = set()
+
+
+@pytest.fixture(scope="module")
+def demo(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service as ``make up`` starts it."""
+    home = copy_home(initialised, tmp_path_factory.mktemp("demo"))
+    with serving(home, (TIERCEL, "up")) as started:
+        yield started
+
+
+class Pages:
+    """The pages of a service, by the templates of their paths."""
+
+    def __init__(self) -> None:
+        routes = Tiercel(make_configuration(log={"level": "error"})).shared.routes
+        templates = {each.template for each in routes if each.is_page and each.route.method == "GET"}
+        self.missing = templates - _VENDORED - _UNLINKED
+        # A literal segment goes before a parameter.
+        self._patterns = [
+            (re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(each)) + "/?"), each)
+            for each in sorted(templates, key=lambda each: each.count("{"))
+        ]
+
+    def template_of(self, path: str) -> str | None:
+        """Return the template of a page; None if the path is not that of a page."""
+        return next((template for pattern, template in self._patterns if pattern.fullmatch(path)), None)
+
+
+def name_of(template: str) -> str:
+    """Return the name of the picture of a page."""
+    return re.sub(r"[^a-z0-9]+", "-", template.lower()).strip("-") or "start"
+
+
+def look(opened: Visit, name: str) -> list[str]:
+    """Look at a page in both themes and sizes, and return what is wrong with it."""
+    page, wrong = opened.page, []
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme)
+        for size, window in (("wide", WIDE), ("narrow", NARROW)):
+            page.set_viewport_size(window)
+            opened.shoot(f"{name}-{size}-{theme}")
+            if overflow_px := opened.overflow_px():
+                wrong.append(f"{theme} {size}: {overflow_px} px wider than the window")
+        # The last of the sizes differs from the first by what is folded, the themes by their contrast.
+        page.set_viewport_size(WIDE if theme == "light" else NARROW)
+        wrong += [f"{theme}: {each}" for each in run_axe(page)]
+    page.emulate_media(color_scheme="light")
+    page.set_viewport_size(WIDE)
+    return wrong
+
+
+def run_axe(page: Page) -> list[str]:
+    """Return what is a serious obstacle to people with disabilities."""
+    # Chromium lets a debugger do what Content-Security-Policy forbids the page.
+    page.evaluate(_AXE)
+    found: list[str] = page.evaluate(_RUN_AXE)
+    return found
+
+
+def test_every_page_is_reached_and_fits(demo: Service, browser: Browser) -> None:
+    pages = Pages()
+    wrong: dict[str, Any] = {}
+    paths = ["/"]
+    with browser.new_context(viewport=WIDE, color_scheme="light") as context:
+        context.set_default_timeout(TIMEOUT_S * 1000)
+        while paths:
+            path = paths.pop(0)
+            template = pages.template_of(urlsplit(path).path)
+            if template not in pages.missing:
+                continue
+            pages.missing.remove(template)
+            tab = context.new_page()
+            opened = Visit(tab, demo.url)
+            tab.goto(demo.url + path)
+            tab.get_by_role("heading", level=1).first.wait_for(state="attached")
+            paths += tab.eval_on_selector_all("a[href]", "all => all.map(each => each.getAttribute('href'))")
+            found = look(opened, name_of(template)) + opened.problems()
+            if found:
+                wrong[path] = found
+            tab.close()
+
+    assert wrong == {}, msgspec.json.format(msgspec.json.encode(wrong)).decode()
+    assert pages.missing == set()
