@@ -134,6 +134,7 @@ class Route(Contract, frozen=True):
       that names all of them; only ``search``, ``ordering`` and ``cursor`` may be empty.
     - ``body``, any type: the body, decoded from JSON, likewise. ``RawBody`` and ``StreamBody`` take other media types,
       except those of forms.
+    - ``form: Submitted[...]`` of a Struct, in place of ``body``: a form that a page of the service sent by POST.
     - a parameter for each ``{name}`` of the path. A text that its type does not fit is answered with 404.
     - ``application: Application | None``, on a route ``per_application``; None is the unfiltered view.
 

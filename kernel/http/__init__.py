@@ -12,9 +12,11 @@ from kernel.http.charts import Chart, Series, format_value
 from kernel.http.compression import DecompressionError, Decompressor, decompress
 from kernel.http.concurrency import ConcurrencyLimit
 from kernel.http.csv_files import CsvFiles
+from kernel.http.forms import FORM_ERRORS, FormResponse, Submitted, make_form, redirect
 from kernel.http.forwarding import network_of
 from kernel.http.health import CheckResult, worst_status
 from kernel.http.lists import ListQuery, list_page
+from kernel.http.notices import Notice
 from kernel.http.pages import compare, local_link, page_link
 from kernel.http.pagination import Page, cursor_page, numbered_page, page_size_of, read_cursor
 from kernel.http.panels import Panel
@@ -48,8 +50,11 @@ __all__ = [
     "Envelope",
     "ErrorBody",
     "Example",
+    "FORM_ERRORS",
+    "FormResponse",
     "ListQuery",
     "Listing",
+    "Notice",
     "Page",
     "Panel",
     "PreparedResponse",
@@ -58,6 +63,7 @@ __all__ = [
     "Resource",
     "Series",
     "Single",
+    "Submitted",
     "TemplateResponse",
     "compare",
     "current_deadline",
@@ -70,6 +76,7 @@ __all__ = [
     "list_page",
     "listing",
     "local_link",
+    "make_form",
     "mask",
     "media_type",
     "network_of",
@@ -79,6 +86,7 @@ __all__ = [
     "page_policy",
     "page_size_of",
     "read_cursor",
+    "redirect",
     "require_json",
     "single",
     "worst_status",

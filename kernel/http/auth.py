@@ -31,7 +31,7 @@ from kernel.errors import (
 )
 from kernel.http.cors import AllowedOrigins
 from kernel.http.host import parse_host
-from kernel.http.request import Request, media_type
+from kernel.http.request import FORM_TYPES, Request, media_type
 from kernel.identity import OPEN, Identity, Scheme
 from kernel.settings import Settings
 
@@ -48,8 +48,6 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_SITES = frozenset({"same-origin", "none"})
 # A browser adds their credentials to every request for the service, whatever page asks for it.
 _AMBIENT_SCHEMES: frozenset[Scheme] = frozenset({"session", "basic"})
-# A page can have these sent to any other site, without asking that site first (https://fetch.spec.whatwg.org/#cors).
-_FORM_TYPES = frozenset({"application/x-www-form-urlencoded", "multipart/form-data", "text/plain"})
 
 
 def is_loopback(bind: str) -> bool:
@@ -110,7 +108,9 @@ def _is_local(listening: socket.socket) -> bool:
     return (mapped or address).is_loopback
 
 
-def ensure_same_origin(request: Request, identity: Identity | None, origins: AllowedOrigins) -> None:
+def ensure_same_origin(
+    request: Request, identity: Identity | None, origins: AllowedOrigins, *, takes_form: bool = False
+) -> None:
     """Ensure that a request was not sent by a page of another site, unless that may use the service.
 
     Concerned are requests that may change something, and those of scripts that read with credentials which the browser
@@ -126,9 +126,11 @@ def ensure_same_origin(request: Request, identity: Identity | None, origins: All
         request: The request.
         identity: Who sends it.
         origins: Those that may use the service, besides its own.
+        takes_form: Whether the route takes forms, which only the service's own pages may send.
 
     Raises:
-        CrossSiteError: A browser says that it was, or says nothing although a cookie authenticates the request.
+        CrossSiteError: A browser says that it was, or says nothing although a cookie authenticates the request, or it
+            is a form.
         UnsupportedMediaError: The body is declared as one of those that forms of any page can send.
     """
     origin = request.env.get("HTTP_ORIGIN")
@@ -141,8 +143,27 @@ def ensure_same_origin(request: Request, identity: Identity | None, origins: All
         raise CrossSiteError(detail="a request with a session cookie needs Sec-Fetch-Site or Origin")
     _ensure_own_or_allowed(request, origin, origins)
     kind = media_type(request)
-    if kind in _FORM_TYPES:
+    if takes_form:
+        _ensure_own(request, origin)
+    elif kind in FORM_TYPES:
         raise UnsupportedMediaError(detail=f"expected application/json, got {kind}")
+
+
+def _ensure_own(request: Request, origin: str | None) -> None:
+    """Ensure that a browser says of a request that a page of the service itself sent it.
+
+    Also without credentials: a form of any page could fill in those of its own, or change a service that needs none.
+    """
+    site = request.env.get("HTTP_SEC_FETCH_SITE")
+    if site is None and origin is None:
+        raise CrossSiteError(detail="a form needs Sec-Fetch-Site or Origin")
+    if site != "same-origin" and (site is not None or not _is_host(request, origin)):
+        raise CrossSiteError(detail=f"a form of another origin: Sec-Fetch-Site {site!r:.80}, Origin {origin!r:.200}")
+
+
+def _is_host(request: Request, origin: str | None) -> bool:
+    """Tell whether an origin is the ``Host`` of a request, whose scheme a proxy may have changed."""
+    return origin is not None and origin.lower().partition("://")[2] == request.netloc.lower()
 
 
 def _ensure_own_or_allowed(request: Request, origin: str | None, origins: AllowedOrigins) -> None:
@@ -151,10 +172,8 @@ def _ensure_own_or_allowed(request: Request, origin: str | None, origins: Allowe
     site = request.env.get("HTTP_SEC_FETCH_SITE")
     if site is not None and site not in _OWN_SITES:
         raise CrossSiteError(detail=f"Sec-Fetch-Site is {site!r:.80}, expected same-origin or none")
-    # Without its scheme, which a proxy may have changed. Any page can have the origin null.
-    if origin == "null" or (
-        site is None and origin is not None and origin.lower().partition("://")[2] != request.netloc.lower()
-    ):
+    # Any page can have the origin null.
+    if origin == "null" or (site is None and origin is not None and not _is_host(request, origin)):
         raise CrossSiteError(detail=f"Origin {origin!r:.200} is not the Host of the request, {request.netloc!r:.200}")
 
 

@@ -30,13 +30,13 @@ from kernel.errors import (
     OtherClientError,
     OutOfMemoryError,
 )
-from kernel.http.request import Request, media_type
+from kernel.http.request import FORM_TYPES, Request, media_type
 from kernel.http.response import FalconResponse
 from kernel.http.templating import Templates
 from kernel.logging import Logger
 
 PROBLEM_JSON = "application/problem+json"
-# A browser sends these for what a person opens. What a script sends is answered as it is to other programs.
+# A browser sends these for what a person opens, and forms. What a script sends is answered as it is to other programs.
 _NAVIGATION_METHODS = frozenset({"GET", "HEAD"})
 _RELOAD_MIN_S = 10
 # nginx's 499 is not registered.
@@ -173,7 +173,8 @@ class ErrorHandlers:
             response.content_type, response.data = error_body.encode(error, media_type(request))
             return
         wants_problem = PROBLEM_JSON in (request.accept or "")
-        if request.prefers_html and not wants_problem and request.method in _NAVIGATION_METHODS:
+        is_navigation = request.method in _NAVIGATION_METHODS or media_type(request) in FORM_TYPES
+        if request.prefers_html and not wants_problem and is_navigation:
             response.content_type = falcon.MEDIA_HTML
             response.data = _make_page(error, request, self._templates)
             return

@@ -52,6 +52,8 @@ _JSON_LINES = frozenset(
     f"application/{name}"
     for name in ("x-ndjson", "ndjson", "jsonl", "x-jsonl", "jsonlines", "x-jsonlines", "json-lines")
 )
+# A page can have these sent to any other site, without asking that site first (https://fetch.spec.whatwg.org/#cors).
+FORM_TYPES = frozenset({"application/x-www-form-urlencoded", "multipart/form-data", "text/plain"})
 # ASCII is a part of UTF-8.
 _CHARSETS = frozenset({"utf-8", "utf8", "us-ascii"})
 # No media range (RFC 9110, 12.5.1). Java's HttpURLConnection sends it by itself, after ``text/html``, for programs that
@@ -401,7 +403,7 @@ def require_json(request: Request, *, or_else: str | None = None) -> None:
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         expected = "application/json" if or_else is None else f"application/json or {or_else}"
         raise UnsupportedMediaError(detail=f"expected {expected}, got {kind or 'no Content-Type'}")
-    _ensure_utf8(request)
+    ensure_utf8(request)
 
 
 def is_json_lines(request: Request) -> bool:
@@ -412,11 +414,16 @@ def is_json_lines(request: Request) -> bool:
     """
     if media_type(request) not in _JSON_LINES:
         return False
-    _ensure_utf8(request)
+    ensure_utf8(request)
     return True
 
 
-def _ensure_utf8(request: Request) -> None:
+def ensure_utf8(request: Request) -> None:
+    """Ensure that the body is text in UTF-8, as far as its declaration says.
+
+    Raises:
+        UnsupportedMediaError: It is declared as another one.
+    """
     charset = _CHARSET.search(request.content_type or "")
     if charset is not None and charset[1].lower() not in _CHARSETS:
         raise UnsupportedMediaError(

@@ -13,6 +13,7 @@ import msgspec
 from kernel.applications import slug_of
 from kernel.contracts import Application
 from kernel.http.conditional import is_unmodified
+from kernel.http.notices import take_notice
 from kernel.http.panels import PANEL_HEADER, Panel, render_page
 from kernel.http.request import Request
 from kernel.http.templating import Templates
@@ -162,7 +163,10 @@ def write_response(
         if value.panels:
             response.append_header("Vary", PANEL_HEADER)
         with measure("encoding"):
-            response.data = render_page(request, templates, value.template, value.context, value.panels)
+            # Who asks for a single panel shows none.
+            notice = None if request.get_header(PANEL_HEADER) else take_notice(request, response)
+            context = {"notice": notice, **value.context}
+            response.data = render_page(request, templates, value.template, context, value.panels)
     else:
         with measure("encoding"):
             needs_envelope = is_enveloped and not isinstance(value, Envelope)

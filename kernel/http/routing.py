@@ -11,6 +11,7 @@ own, not the client's.
 from __future__ import annotations
 
 import http
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
@@ -47,6 +48,7 @@ from kernel.errors import (
 )
 from kernel.http.auth import SAFE_METHODS, Authorizer, ensure_policy, ensure_same_origin
 from kernel.http.cors import AllowedOrigins
+from kernel.http.forms import form_decoder, form_type
 from kernel.http.forwarding import network_of
 from kernel.http.request import (
     BodyLimits,
@@ -102,6 +104,7 @@ class MountedRoute(msgspec.Struct, frozen=True):
         is_filtered: Whether this path names an application.
         throttle: The scope in which its requests are counted; None for none.
         rate_as: The scope whose rate that one has, if it has none of its own.
+        takes_form: Whether it takes forms instead of JSON.
     """
 
     owner: str
@@ -110,6 +113,7 @@ class MountedRoute(msgspec.Struct, frozen=True):
     is_filtered: bool = False
     throttle: str | None = None
     rate_as: str = ""
+    takes_form: bool = False
 
     @property
     def menu(self) -> str | None:
@@ -118,8 +122,8 @@ class MountedRoute(msgspec.Struct, frozen=True):
 
     @property
     def is_page(self) -> bool:
-        """Whether the handler returns an HTML page, by its annotation."""
-        return _is_page(self.route)
+        """Whether it is for people: the handler returns an HTML page, by its annotation, or takes a form."""
+        return self.takes_form or _is_page(self.route)
 
 
 def validate_route(route: Route) -> None:
@@ -163,7 +167,8 @@ def _expand(owner: str, route: Route) -> list[MountedRoute]:
     rate_as = _operation_of(route)
     # Probes and scrapes must be answered while the storage of throttles is away.
     throttle = route.throttle or (None if route.policy == "public" or not route.logged else rate_as)
-    unfiltered = [MountedRoute(owner, template, route, throttle=throttle, rate_as=rate_as) for template in templates]
+    mounted = MountedRoute(owner, "", route, throttle=throttle, rate_as=rate_as, takes_form=_takes_form(route))
+    unfiltered = [msgspec.structs.replace(mounted, template=template) for template in templates]
     if not route.per_application:
         return unfiltered
     for template in templates:
@@ -173,10 +178,7 @@ def _expand(owner: str, route: Route) -> list[MountedRoute]:
     filtered = [template.replace(_PUBLIC, f"{_PUBLIC}{{{APPLICATION}}}/", 1) for template in templates]
     return [
         *unfiltered,
-        *(
-            MountedRoute(owner, template, route, is_filtered=True, throttle=throttle, rate_as=rate_as)
-            for template in filtered
-        ),
+        *(msgspec.structs.replace(mounted, template=template, is_filtered=True) for template in filtered),
     ]
 
 
@@ -189,6 +191,10 @@ def _operation_of(route: Route) -> str:
     if route.policy in {"ingest", "read", "write"}:
         return route.policy
     return "read" if SAFE_METHODS.issuperset(methods_of(route)) else "write"
+
+
+def _takes_form(route: Route) -> bool:
+    return callable(route.handler) and "form" in inspect.signature(route.handler).parameters
 
 
 def _is_page(route: Route) -> bool:
@@ -284,7 +290,7 @@ class RequestPipeline(msgspec.Struct, frozen=True):
         identity = self.authorizer.authenticate(request, policy)
         set_current_identity(identity)
         # Before anything that such a page could use up for whom it acts for.
-        ensure_same_origin(request, identity, self.origins)
+        ensure_same_origin(request, identity, self.origins, takes_form=mounted.takes_form)
         if identity is not None:
             ensure_policy(identity, policy)
         if self.throttles.is_on and mounted.throttle is not None:
@@ -395,14 +401,14 @@ def _handler_responder(mounted: MountedRoute, pipeline: RequestPipeline) -> Resp
     # ``application`` is resolved, not decoded, and is not in the path of the unfiltered view.
     application = {APPLICATION} if route.per_application else set()
     path_names = [name for name in PATH_PARAMETER.findall(mounted.template) if name not in application]
-    types = parameter_types(handler, {"request", "query", "body", "identity", *path_names, *application})
+    types = parameter_types(handler, {"request", "query", "body", "form", "identity", *path_names, *application})
     if "identity" in types and route.policy == "public":
         raise TypeError(f"{_name_of(handler)} takes an identity, but the route is public: nobody is authenticated")
     _ensure_taken(handler, route, types, [*path_names, *application])
     path_types = {**types, **route.path_types}
     path_decoders = [(name, _path_decoder(name, path_types[name])) for name in path_names]
     decode_query = _query_decoder(_query_type(route, types), of_form=_is_page(route))
-    decode_body = _body_decoder(types["body"], pipeline.limits, route.body_max_bytes) if "body" in types else None
+    body_name, decode_body = _body_parameter(route, types, pipeline.limits)
     takes_request, takes_query, takes_identity = "request" in types, "query" in types, "identity" in types
     enveloped = is_enveloped(route)
 
@@ -421,11 +427,11 @@ def _handler_responder(mounted: MountedRoute, pipeline: RequestPipeline) -> Resp
             arguments["request"] = request
         if takes_identity:
             arguments["identity"] = current_identity()
-        if decode_body is None:
+        if body_name is None:
             write(request, response, handler(**arguments))
             return
         try:
-            arguments["body"] = decode_body(request)
+            arguments[body_name] = decode_body(request)
             write(request, response, handler(**arguments))
         finally:
             pipeline.limits.budget.release(request.log_context)
@@ -456,7 +462,8 @@ def _with_audit(responder: Responder, mounted: MountedRoute, audit: Audit) -> Re
 
 
 def _is_success(response: FalconResponse) -> bool:
-    return http.HTTPStatus.OK <= response.status_code < http.HTTPStatus.MULTIPLE_CHOICES
+    # A form that was sent redirects to a page.
+    return http.HTTPStatus.OK <= response.status_code < http.HTTPStatus.BAD_REQUEST
 
 
 def _with_deadline(responder: Responder, timeout_s: float) -> Responder:
@@ -609,6 +616,21 @@ def _name_empty(raw: Mapping[str, str], fields: Mapping[str, FieldInfo]) -> dict
         and name not in MAY_BE_EMPTY
         and not (split_list(value) if is_sequence(fields[name].type) else value.strip())
     }
+
+
+def _body_parameter(
+    route: Route, types: Mapping[str, Any], limits: BodyLimits
+) -> tuple[str | None, Callable[[Request], Any]]:
+    """Return the parameter that a handler takes the body as, with the function that decodes it; None for none.
+
+    Raises:
+        TypeError: It takes a form, and the route has another method than POST, or it takes the body as well.
+    """
+    if "form" not in types:
+        return "body" if "body" in types else None, _body_decoder(types.get("body"), limits, route.body_max_bytes)
+    if route.method != "POST" or "body" in types:
+        raise TypeError("a handler that takes a form is one of POST, and takes no body")
+    return "form", form_decoder(form_type(types["form"]), limits.at_most(route.body_max_bytes))
 
 
 def _body_decoder(kind: Any, outer_limits: BodyLimits, max_bytes: int) -> Callable[[Request], Any]:

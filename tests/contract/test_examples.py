@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import psycopg
@@ -54,16 +55,11 @@ def test_the_plugin_of_the_how_to_works(serve: Serve, acme: Path) -> None:
 
 
 def test_the_page_of_the_how_to_is_in_the_menu(serve: Serve, acme: Path) -> None:
-    _, _, plugin = python_blocks("howto/write-a-plugin.md")
-    template, panel = re.findall(
-        r"^```html\n(.*?)^```$", (DOCS / "howto" / "write-a-plugin.md").read_text(), re.M | re.S
-    )
+    _, _, plugin, _ = python_blocks("howto/write-a-plugin.md")
+    template, panel, _ = html_blocks("howto/write-a-plugin.md")
     templates = {"templates/board.html": template, "templates/plugins.html": panel}
     files = {"__init__.py": plugin, **templates, "static/board.css": ".card { color: teal }"}
-    for name, text in files.items():
-        path = acme / "board" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    write_files(acme / "board", files)
 
     client = serve(plugins=["system", f"{acme.name}.board"])
     page = client.get("/board/", headers={"Accept": "text/html"}).content.decode()
@@ -75,8 +71,39 @@ def test_the_page_of_the_how_to_is_in_the_menu(serve: Serve, acme: Path) -> None
     assert client.get("/board/").json() == {"plugins": ["system", "board"]}
 
 
+def test_the_form_of_the_how_to_is_filled_in(serve: Serve, acme: Path) -> None:
+    *_, plugin = python_blocks("howto/write-a-plugin.md")
+    *_, template = html_blocks("howto/write-a-plugin.md")
+    write_files(acme / "guestbook", {"__init__.py": plugin, "templates/book.html": template})
+    client = serve(plugins=["system", f"{acme.name}.guestbook"])
+    headers = {"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin"}
+
+    wrong = client.post("/guestbook/", content=b"name=Ada&stars=6", headers=headers)
+    sent = client.post("/guestbook/", content=b"name=Ada&stars=4", headers=headers)
+    cookie = sent.headers["set-cookie"].partition(";")[0]
+    page = client.get("/guestbook/", headers={"Cookie": cookie}).content.decode()
+
+    assert (wrong.status, sent.status, sent.headers["location"]) == (400, 303, "/guestbook/")
+    assert "Expected int &lt;= 5" in wrong.content.decode()
+    assert "<p>Ada</p>" in page
+    assert "Thank you for signing." in page
+
+
+def html_blocks(page: str) -> list[str]:
+    """Return the templates of a page of the documentation."""
+    return re.findall(r"^```html\n(.*?)^```$", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def write_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Write files below a folder."""
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
 def test_the_table_of_the_how_to_is_that_of_the_example() -> None:
-    _, declaration, _ = python_blocks("howto/write-a-plugin.md")
+    _, declaration, *_ = python_blocks("howto/write-a-plugin.md")
 
     assert declaration in (ROOT / "contrib" / "planner" / "__init__.py").read_text()
 

@@ -114,13 +114,17 @@ def thing_routes(services: Services) -> Iterable[Route]:  # noqa: C901 - many sm
             in_transaction()
         raise ConflictError("no")
 
+    def redirected() -> Response[None]:
+        in_autocommit()
+        return Response(None, 303, {"Location": "/"})
+
     def streamed() -> Response[StreamingResponse]:
         in_autocommit()
         return Response(StreamingResponse(iter([b"x"]), "text/plain"))
 
     handlers: list[Callable[..., Any]] = [
         *(in_transaction, in_two, after_reading, recorded, in_autocommit, nothing, refused, refused_after),
-        *(rolled_back, retried, for_the_service, streamed),
+        *(rolled_back, retried, for_the_service, redirected, streamed),
     ]
     return [
         *(Route(path=f"/{each.__name__}/", handler=each, policy="write", method="POST") for each in handlers),
@@ -155,9 +159,11 @@ def count_things(client: Client) -> int:
     return int(row[0])
 
 
-@pytest.mark.parametrize("name", ["in_transaction", "in_two", "after_reading", "in_autocommit", "nothing", "streamed"])
+@pytest.mark.parametrize(
+    "name", ["in_transaction", "in_two", "after_reading", "in_autocommit", "nothing", "redirected", "streamed"]
+)
 def test_a_request_that_changes_something_has_one_entry(client: Client, name: str) -> None:
-    assert send(client, f"/{name}/", **{"X-Request-ID": "r-1"}) in (200, 204)
+    assert send(client, f"/{name}/", **{"X-Request-ID": "r-1"}) in (200, 204, 303)
 
     (entry,) = entries(client, 1)
     assert (entry.action, entry.target.kind, entry.target.id) == (f"POST /{name}", "path", f"/{name}/")
