@@ -14,7 +14,7 @@ Example::
     def create(self, form: Submitted[NewOrder]) -> FormResponse:
         try:
             order = self._orders.create(form.value())
-        except FORM_ERRORS as ex:
+        except InvalidError as ex:
             return Response(TemplateResponse("shop/new.html", {"form": form.again(ex)}), ex.status)
         return redirect(f"/shop/orders/{order.id}/", CREATED)
 """
@@ -47,16 +47,15 @@ from kernel.conversion import (
     without_none,
 )
 from kernel.docstrings import describe_arguments
-from kernel.errors import ApiError, ConflictError, InvalidError, MalformedError, TooLargeError, UnsupportedMediaError
+from kernel.errors import ApiError, InvalidError, MalformedError, TooLargeError, UnsupportedMediaError
 from kernel.http.notices import Notice
 from kernel.http.request import BodyLimits, Request, ensure_utf8, media_type, read_body
 from kernel.http.response import Response, TemplateResponse
 
 T = TypeVar("T", bound=msgspec.Struct)
+U = TypeVar("U", bound=msgspec.Struct)
 URLENCODED = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data"
-# What a person can correct in a form that is shown again.
-FORM_ERRORS: tuple[type[InvalidError], type[ConflictError]] = (InvalidError, ConflictError)
 FormResponse = TemplateResponse | Response[TemplateResponse] | Response[None]
 # Values of a form, which a field may have several of.
 VALUES_MAX = 1_000
@@ -424,6 +423,10 @@ class Submitted(Generic[T]):
         self.values = values
         self.files = files
         self._kind = kind
+
+    def of(self, kind: type[U]) -> Submitted[U]:
+        """Return the same form for another Struct, which is known only now."""
+        return Submitted(kind, self.values, self.files)
 
     def value(self) -> T:
         """Return the Struct.

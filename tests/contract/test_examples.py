@@ -87,6 +87,8 @@ def test_the_form_of_the_how_to_is_filled_in(serve: Serve, acme: Path) -> None:
     assert "Expected int &lt;= 5" in wrong.content.decode()
     assert "<p>Ada</p>" in page
     assert "Thank you for signing." in page
+    assert client.post("/guestbook/clear/", content=b"", headers=headers).status == 303
+    assert "Ada" not in client.get("/guestbook/").content.decode()
 
 
 def html_blocks(page: str) -> list[str]:

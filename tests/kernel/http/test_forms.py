@@ -14,12 +14,12 @@ import msgspec
 import pytest
 
 from kernel.contracts import Route
-from kernel.errors import ConflictError, PluginError
+from kernel.errors import ConflictError, InvalidError, PluginError
 from kernel.http.forms import (
-    FORM_ERRORS,
     VALUES_MAX,
     Choice,
     FormResponse,
+    NoFields,
     Submitted,
     UploadedFile,
     label_of,
@@ -101,12 +101,15 @@ class Orders:
         """Take the form."""
         try:
             order = form.value()
-            if order.title == "taken":
-                raise ConflictError("There is one.", errors={"title": ["Taken."], "non_field_errors": ["Sorry."]})
-        except FORM_ERRORS as ex:
+            self._place(order)
+        except (InvalidError, ConflictError) as ex:
             return Response(TemplateResponse("shop/order.html", {"form": form.again(ex)}), ex.status)
-        self.placed.append(order)
         return redirect("/orders/", CREATED)
+
+    def _place(self, order: Order) -> None:
+        if order.title == "taken":
+            raise ConflictError("There is one.", errors={"title": ["Taken."], "non_field_errors": ["Sorry."]})
+        self.placed.append(order)
 
 
 @pytest.fixture
@@ -437,6 +440,14 @@ def test_a_handler_that_does_not_fit_is_quarantined(
     package = make_package("shop", files={}, register_routes=register_routes)
     with pytest.raises(PluginError, match=expected):
         boot(package, required=["shop"])
+
+
+def test_a_form_can_be_for_a_struct_that_is_known_later() -> None:
+    form = Submitted(NoFields, {"width": ["3"]}, {})
+
+    assert form.of(Size).value() == Size(3)
+    with pytest.raises(InvalidError):
+        form.value()
 
 
 def test_names_are_for_people() -> None:
