@@ -17,9 +17,10 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any, cast
 from urllib.parse import quote
 from uuid import UUID
@@ -144,6 +145,11 @@ class Outcome(msgspec.Struct):
     slowest: str = ""
 
 
+def argument_types(mounted: MountedRoute) -> Mapping[str, Any]:
+    """Return the types of what the handler of a route takes, by name; of several handlers none."""
+    return parameter_types(cast("Handler", mounted.route.handler)) if mounted.route.method else {}
+
+
 def known_routes() -> list[MountedRoute]:
     """Return the routes of a service with all plugins."""
     return list(Tiercel(make_configuration(log={"level": "error"})).shared.routes)
@@ -160,7 +166,9 @@ class Fuzzer:
     """
 
     def __init__(self, routes: Sequence[MountedRoute], port: int, seed: int, time_limit_s: float) -> None:
-        self._routes = [(route, method) for route in routes for method in methods_of(route.route)]
+        self._routes = [
+            (route, method, argument_types(route)) for route in routes for method in methods_of(route.route)
+        ]
         # Reading a body is most of what there is to attack.
         self._routes += [each for each in self._routes if each[1] != "GET"] * 4
         self._port = port
@@ -191,8 +199,7 @@ class Fuzzer:
     def make(self, number: int) -> Attempt:
         """Make a request."""
         draw = random.Random(f"{self._seed}:{number}")
-        route, method = draw.choice(self._routes)
-        types = parameter_types(cast("Handler", route.route.handler)) if route.route.method else {}
+        route, method, types = draw.choice(self._routes)
         path = re.sub(r"\{([a-z_]+)\}", lambda found: self._segment(draw, found[1]), route.template)
         query = make_query(draw, route.route.query or types.get("query"))
         if draw.random() < 0.02:
@@ -300,12 +307,18 @@ class _Client:
 # --- parts of requests ------------------------------------------------------------------------------------------------
 
 
+@cache
+def type_info(kind: Any) -> inspect.Type:
+    """Return what msgspec knows of a type, which takes as long as half a request."""
+    return inspect.type_info(kind)
+
+
 def make_query(draw: random.Random, kind: Any) -> str:
     if draw.random() < 0.03:
         return "?" + draw.choice(["&" * 300, "a=" + "b" * 7000, "%", "%ff=%00", "=", "a=1&a=2", ";"])
     if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
         return ""
-    fields = inspect.type_info(kind)
+    fields = type_info(kind)
     assert isinstance(fields, inspect.StructType)
     given = {field.encode_name: make_value(draw, field.type) for field in fields.fields if draw.random() < 0.12}
     pairs = [f"{name}={quote(_as_text(value), errors='replace')}" for name, value in given.items()]
@@ -324,7 +337,7 @@ def _body(draw: random.Random, kind: Any, headers: dict[str, str]) -> bytes:
     if kind is StreamBody or kind is RawBody:
         content = _events(draw, headers)
     else:
-        content = json.dumps(make_value(draw, inspect.type_info(kind)) if kind is not None else {}).encode()
+        content = json.dumps(make_value(draw, type_info(kind)) if kind is not None else {}).encode()
     if draw.random() < 0.4:
         content = _spoil(draw, content)
     if draw.random() < 0.05:
@@ -333,7 +346,7 @@ def _body(draw: random.Random, kind: Any, headers: dict[str, str]) -> bytes:
 
 
 def _events(draw: random.Random, headers: dict[str, str]) -> bytes:
-    kind = inspect.type_info(EventIn)
+    kind = type_info(EventIn)
     count = draw.choice([0, 1, 1, 2, 5, 30])
     events = [json.dumps(make_value(draw, kind)).encode() for _ in range(count)]
     if draw.random() < 0.01:

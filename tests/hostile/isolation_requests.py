@@ -7,18 +7,16 @@ import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from functools import cache
-from typing import Any, cast
+from itertools import accumulate
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
 from msgspec import inspect
 
-from kernel.contracts import Handler
 from kernel.http.request import RawBody, StreamBody
 from kernel.http.routing import MountedRoute, methods_of
-from kernel.signatures import parameter_types
-from tests.hostile.fuzz import make_query, make_value
+from tests.hostile.fuzz import argument_types, make_query, make_value, type_info
 from tests.hostile.isolation_model import SYSTEM, Asked, Prediction, Row, Who, sees_all
 from tests.hostile.isolation_world import BYSTANDER, ENDLESS, SYSTEM_NAME, Account, Answer, Caller, Headers, World
 
@@ -27,8 +25,9 @@ TIME_LIMIT_S = 20.0
 INGEST_EVERY = 4000
 _PARAMETER = re.compile(r"\{([a-z_]+)\}")
 _UUID = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
-# How often routes are drawn that take long, by a part of their path; others have 1.
+# How often routes are drawn that take long, by a pattern in their path; others have 1.
 _WEIGHTS = {
+    "^/requests$": 0.05, "^/requests/list$": 0.2, "^/metrics$": 0.05, "^/api/schema$": 0.05, "^/api/redoc$": 0.2,
     "/sign-in": 0.03, "/auth/reset": 0.1, "/auth/change": 0.05, "/auth/sign-out": 0.3, "/requests/export": 0.03,
     "export": 0.3, "timeseries": 0.15, "hourly": 0.15, "daily": 0.1, "kpis": 0.2, "top-endpoints": 0.2,
     "/services": 0.2, "/endpoints": 0.15, "/events": 0.2, "import": 0.2, "public": 0.3,
@@ -98,8 +97,10 @@ class Requests:
 
     def __init__(self, world: World, routes: Sequence[MountedRoute], seed: int) -> None:
         self._world = world
-        self._routes = [(route, method) for route in routes for method in methods_of(route.route)]
-        self._weights = [_weight(route.template) for route, _ in self._routes]
+        self._routes = [
+            (route, method, argument_types(route)) for route in routes for method in methods_of(route.route)
+        ]
+        self._cumulative_weights = list(accumulate(_weight(route.template) for route, _, _ in self._routes))
         self._draw = random.Random(seed)
         self._bystander = next(account for account in world.accounts if account.name == BYSTANDER)
         lists = {route.template for route in routes if "{" not in route.template}
@@ -125,7 +126,7 @@ class Requests:
     @property
     def routes(self) -> set[str]:
         """Every route, with its method."""
-        return {f"{method} {route.template}" for route, method in self._routes}
+        return {f"{method} {route.template}" for route, method, _ in self._routes}
 
     def report(self) -> str:
         """Return statuses by route."""
@@ -150,7 +151,7 @@ class Requests:
 
     def _make(self, number: int) -> Plan:
         draw = self._draw
-        ((mounted, method),) = draw.choices(self._routes, self._weights)
+        ((mounted, method, types),) = draw.choices(self._routes, cum_weights=self._cumulative_weights)
         route, template = mounted.route, mounted.template
         is_safe = method == "GET"
         caller = self._choose_caller(route.policy, is_safe=is_safe)
@@ -158,7 +159,6 @@ class Requests:
         headers: Headers = {}
         named_account, named_site = self._select(who, headers, is_safe=is_safe)
         account = who.account if named_account in (None, -1) else named_account
-        types = parameter_types(cast("Handler", route.handler)) if route.method else {}
         mentioned: list[str] = []
         is_proper = draw.random() < 0.6
         path, row, application = self._fill(template, account, mentioned, is_safe=is_safe)
@@ -313,7 +313,7 @@ class Requests:
             return self._file(template, account)
         if kind is RawBody or kind is StreamBody:
             return msgspec.json.encode([self._event(own, site) for _ in range(draw.choice([1, 1, 3]))])
-        body = make_value(draw, _type_info(kind))
+        body = make_value(draw, type_info(kind))
         if not isinstance(body, dict) or draw.random() < 0.1:
             return msgspec.json.encode(body)
         name = own.name if own is not None and not template.startswith(_SHARED) else "nobody"
@@ -453,7 +453,7 @@ class Requests:
 
 
 def _weight(template: str) -> float:
-    return min((weight for part, weight in _WEIGHTS.items() if part in template), default=1.0)
+    return min((weight for pattern, weight in _WEIGHTS.items() if re.search(pattern, template)), default=1.0)
 
 
 def _excerpt(content: bytes, problem: str) -> bytes:
@@ -469,14 +469,8 @@ def _site_of(who: Who, named_site: int | None) -> int | None:
     return next(iter(who.sites)) if who.sites is not None and len(who.sites) == 1 else None
 
 
-@cache
-def _type_info(kind: Any) -> inspect.Type:
-    return inspect.type_info(kind)
-
-
-@cache
 def _fields(kind: Any) -> tuple[inspect.Field, ...]:
-    info = inspect.type_info(kind)
+    info = type_info(kind)
     return info.fields if isinstance(info, inspect.StructType) else ()
 
 
