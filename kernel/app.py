@@ -66,6 +66,7 @@ from kernel.http.routing import (
     mount,
     validate_route,
 )
+from kernel.http.search import Search, SearchRoutes
 from kernel.http.shell import Shells
 from kernel.http.templating import Templates
 from kernel.jobs.run_log import RunLogFiles
@@ -113,6 +114,7 @@ class Tiercel:
     request_metrics: RequestMetrics
     registry: Registry
     assets: Assets
+    shells: Shells
     templates: Templates
     falcon_app: App
     wsgi_app: AccessLog
@@ -479,12 +481,17 @@ def register_commands(service: Tiercel) -> None:
     service.registry.ensure_unique_aliases()
 
 
+def register_searches(service: Tiercel) -> None:
+    """Collect what the plugins find for a text."""
+    service.registry.collect("register_searches", Search)
+
+
 def find_pages(service: Tiercel) -> None:
     """Find the folders with static files and templates of the plugins. Nothing is read yet."""
     shared, registry = service.shared, service.registry
     service.assets = Assets(registry.folders("static"))
-    shells = Shells(lambda: list_pages(shared.routes), shared.authorizer)
-    service.templates = Templates(registry.folders("templates"), service.assets.url, shells.make, service.log)
+    service.shells = Shells(lambda: list_pages(shared.routes), shared.authorizer, shared.applications)
+    service.templates = Templates(registry.folders("templates"), service.assets.url, service.shells.make, service.log)
 
 
 def mount_routes(service: Tiercel) -> None:
@@ -495,6 +502,7 @@ def mount_routes(service: Tiercel) -> None:
         *service.tracking.routes(),
         *service.assets.routes(),
         *DocumentRoutes(service.describe).routes(),
+        *SearchRoutes(lambda: service.registry.contributions(Search), service.shells.make, service.log).routes(),
     ]
     while True:
         routes = [*((KERNEL, route) for route in own), *service.registry.contributions(Route)]
@@ -520,7 +528,13 @@ def _create_falcon_app(service: Tiercel, routes: tuple[MountedRoute, ...]) -> Ap
     app: App = falcon.App(request_type=Request, response_type=FalconResponse, middleware=middleware)
     app.req_options.strip_url_path_trailing_slash = True
     app.set_error_serializer(lambda *_: None)
-    handlers = ErrorHandlers(service.log, service.templates, debug=service.settings.debug, unified=http.unified_errors)
+    handlers = ErrorHandlers(
+        service.log,
+        service.templates,
+        service.shared.authorizer.sign_in_link,
+        debug=service.settings.debug,
+        unified=http.unified_errors,
+    )
     handlers.install(app)
     limits = BodyLimits(http.max_body_bytes, http.max_decoded_bytes, BodyBudget(http.bodies_max_bytes))
     shared = service.shared
@@ -574,6 +588,7 @@ BOOT_STEPS: tuple[Callable[[Tiercel], None], ...] = (
     register_jobs,
     register_health_checks,
     register_commands,
+    register_searches,
     # Every plugin has registered or is quarantined: build the service.
     find_pages,
     mount_routes,

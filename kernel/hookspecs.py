@@ -18,6 +18,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from kernel.contracts import Application, Command, Dataset, HealthCheck, Job, Route
+    from kernel.http.search import Search
     from kernel.services import Services
 
 PROJECT = "tiercel"
@@ -62,6 +63,11 @@ def register_health_checks(services: Services) -> Iterable[HealthCheck]:  # type
 @hookspec
 def register_commands(services: Services) -> Iterable[Command]:  # type: ignore[empty-body]
     """Return commands for ``tiercel <plugin> ...``."""
+
+
+@hookspec
+def register_searches(services: Services) -> Iterable[Search]:  # type: ignore[empty-body]
+    """Return what this plugin finds for a text, at ``/search/`` and in the palette of every page."""
 
 
 @hookspec

@@ -37,6 +37,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
         account: The account whose data it sees and writes; None if it has none.
         scopes: What it may do.
         own_account: The account that it belongs to, which differs where it named another one with ``X-Account``.
+        account_name: Name of the account, where it differs.
+        short_name: For pages, such as the address of a user; ``name`` if it is empty.
         role: Of a user; None for a key.
         user: Number of the user, if it is one.
         key: Number of the API key, if it is one.
@@ -54,6 +56,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     account: int | None
     scopes: frozenset[Scope]
     own_account: int | None = None
+    account_name: str = ""
+    short_name: str = ""
     role: Role | None = None
     user: int | None = None
     key: int | None = None
@@ -96,13 +100,17 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
         if scope not in self.scopes:
             raise ForbiddenError(detail=f"the scope {scope} is needed; {self.name} has {_listed(self.scopes)}")
 
+    def may_read(self, application: str | None) -> bool:
+        """Tell whether it may read the views of an application; with None, the view that no filter limits."""
+        return self.applications is None or application in self.applications
+
     def ensure_application(self, slug: str | None) -> None:
         """Ensure that it may read the views of an application; with None, the view that no filter limits.
 
         Raises:
             ForbiddenError: It is limited to others.
         """
-        if self.applications is not None and slug not in self.applications:
+        if self.applications is not None and not self.may_read(slug):
             raise ForbiddenError(detail=f"{self.name} is limited to {_listed(self.applications)}")
 
 

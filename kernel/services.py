@@ -17,7 +17,7 @@ from kernel.datasets.http import CacheName, Derivation, IndexSpec, ViewSpec
 from kernel.datasets.service import Datasets
 from kernel.db.pool import Database
 from kernel.http.access_log import RequestFeed
-from kernel.http.auth import Authenticator, Authorizer
+from kernel.http.auth import Authenticator, Authorizer, SignInPages
 from kernel.http.health import Health
 from kernel.http.request import Request
 from kernel.http.routing import MountedRoute
@@ -350,13 +350,14 @@ class Services:
         """
         self._shared.listener.subscribe(channel, receive, poll=poll)
 
-    def authenticate_with(self, authenticator: Authenticator) -> None:
+    def authenticate_with(self, authenticator: Authenticator, pages: SignInPages | None = None) -> None:
         """Make this plugin the one that authenticates requests. Call it from a ``register_`` hook.
 
         Args:
             authenticator: Asked for every route that is not public, if ``auth`` is ``required``.
+            pages: Where people sign in. A browser that may not open a page is sent there.
 
         Raises:
             DuplicateError: Another plugin authenticates already.
         """
-        self._shared.authorizer.set_authenticator(self.plugin, authenticator)
+        self._shared.authorizer.set_authenticator(self.plugin, authenticator, pages)

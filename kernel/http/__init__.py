@@ -7,17 +7,18 @@ from kernel.contracts import ErrorBody, Example
 from kernel.conversion import escape_formula
 from kernel.deadline import current_deadline
 from kernel.http.access_log import RequestRecord
-from kernel.http.auth import Authenticator
+from kernel.http.auth import ACCOUNT_COOKIE, Authenticator, SignInPages, named_account
 from kernel.http.charts import Chart, Series, format_value
 from kernel.http.compression import DecompressionError, Decompressor, decompress
 from kernel.http.concurrency import ConcurrencyLimit
+from kernel.http.cookies import make_cookie, read_cookies
 from kernel.http.csv_files import CsvFiles
 from kernel.http.forms import FormResponse, NoFields, Submitted, make_form, redirect
 from kernel.http.forwarding import network_of
 from kernel.http.health import CheckResult, worst_status
 from kernel.http.lists import ListQuery, list_page
 from kernel.http.notices import Notice
-from kernel.http.pages import compare, local_link, page_link
+from kernel.http.pages import compare, is_own_path, local_link, page_link
 from kernel.http.pagination import Page, cursor_page, numbered_page, page_size_of, read_cursor
 from kernel.http.panels import Panel
 from kernel.http.request import is_json_lines, media_type, require_json
@@ -33,10 +34,12 @@ from kernel.http.response import (
     single,
 )
 from kernel.http.response_headers import page_policy
+from kernel.http.search import Search, SearchResult
 from kernel.masking import mask
 from kernel.tracking import outgoing_request
 
 __all__ = [
+    "ACCOUNT_COOKIE",
     "Action",
     "Authenticator",
     "Change",
@@ -61,7 +64,10 @@ __all__ = [
     "Reference",
     "RequestRecord",
     "Resource",
+    "Search",
+    "SearchResult",
     "Series",
+    "SignInPages",
     "Single",
     "Submitted",
     "TemplateResponse",
@@ -73,18 +79,22 @@ __all__ = [
     "escape_formula",
     "format_value",
     "is_json_lines",
+    "is_own_path",
     "list_page",
     "listing",
     "local_link",
+    "make_cookie",
     "make_form",
     "mask",
     "media_type",
+    "named_account",
     "network_of",
     "numbered_page",
     "outgoing_request",
     "page_link",
     "page_policy",
     "page_size_of",
+    "read_cookies",
     "read_cursor",
     "redirect",
     "require_json",

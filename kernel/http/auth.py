@@ -29,8 +29,10 @@ from kernel.errors import (
     UnavailableError,
     UnsupportedMediaError,
 )
+from kernel.http.cookies import read_cookies
 from kernel.http.cors import AllowedOrigins
 from kernel.http.host import parse_host
+from kernel.http.pages import page_link
 from kernel.http.request import FORM_TYPES, Request, media_type
 from kernel.identity import OPEN, Identity, Scheme
 from kernel.settings import Settings
@@ -39,6 +41,8 @@ from kernel.settings import Settings
 _QUARANTINE_RETRY_AFTER_S = 60
 # Headers that name another account, or one of the sites of an account.
 _SELECTORS = frozenset({"HTTP_X_ACCOUNT", "HTTP_X_SITE"})
+# The same of a browser, which sends no headers of its own with what a person opens.
+ACCOUNT_COOKIE = "tiercel_account"
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -48,6 +52,7 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_SITES = frozenset({"same-origin", "none"})
 # A browser adds their credentials to every request for the service, whatever page asks for it.
 _AMBIENT_SCHEMES: frozenset[Scheme] = frozenset({"session", "basic"})
+_COOKIE_SCHEMES: frozenset[Scheme] = _AMBIENT_SCHEMES | {"open"}
 
 
 def is_loopback(bind: str) -> bool:
@@ -177,6 +182,40 @@ def _ensure_own_or_allowed(request: Request, origin: str | None, origins: Allowe
         raise CrossSiteError(detail=f"Origin {origin!r:.200} is not the Host of the request, {request.netloc!r:.200}")
 
 
+class SignInPages(msgspec.Struct, frozen=True):
+    """The pages with which people sign in: their paths, of which pages of the whole service make links and forms.
+
+    Args:
+        sign_in: Takes the parameter ``next``, where to go afterwards.
+        sign_out: Takes a form without fields.
+        account: Shows who is signed in.
+        switch: Takes a form with the fields ``account``, which is empty to act for the own account, and ``next``.
+    """
+
+    sign_in: str
+    sign_out: str
+    account: str
+    switch: str
+
+
+def named_account(request: Request, identity: Identity) -> str | None:
+    """Return the account that a request names, by number or slug; None if it names none.
+
+    The header ``X-Account`` precedes the cookie, which only goes with what a browser authenticates by itself: a program
+    that has a key says for whom it acts.
+
+    Raises:
+        ForbiddenError: There are several cookies, of which another host has set one.
+    """
+    header: str | None = request.get_header("X-Account")
+    if header is not None or identity.scheme not in _COOKIE_SCHEMES:
+        return header
+    values = read_cookies(request, ACCOUNT_COOKIE)
+    if len(values) > 1:
+        raise ForbiddenError(detail="several cookies name an account")
+    return values[0] or None if values else None
+
+
 class Authenticator(Protocol):
     """What a plugin does to authenticate requests; see ``Services.authenticate_with``."""
 
@@ -190,6 +229,8 @@ class Authenticator(Protocol):
 
     def select(self, request: Request, identity: Identity) -> Identity:
         """Return the identity for the account and the site that a request names in ``X-Account`` and ``X-Site``.
+
+        A browser names the account with a cookie: see ``named_account``.
 
         Raises:
             ForbiddenError: The identity may not act for them, or there are none; it is not told which.
@@ -224,17 +265,36 @@ class Authorizer:
         self._hosts = allowed | _LOOPBACK_NAMES
         self._owner: str | None = None
         self._authenticator: Authenticator | None = None
+        self._pages: SignInPages | None = None
         self._quarantined: dict[str, str] = {}
 
-    def set_authenticator(self, owner: str, authenticator: Authenticator) -> None:
+    def set_authenticator(self, owner: str, authenticator: Authenticator, pages: SignInPages | None = None) -> None:
         """Set how requests are authenticated; one plugin does it for the whole service.
+
+        Args:
+            owner: The plugin.
+            authenticator: Authenticates requests.
+            pages: Where people sign in; None if they cannot.
 
         Raises:
             DuplicateError: Another plugin does it already.
         """
         if self._owner is not None:
             raise DuplicateError("authentication", "authenticate", (self._owner, owner))
-        self._owner, self._authenticator = owner, authenticator
+        self._owner, self._authenticator, self._pages = owner, authenticator, pages
+
+    @property
+    def pages(self) -> SignInPages | None:
+        """The pages with which people sign in; None without."""
+        return self._pages
+
+    def sign_in_link(self, request: Request) -> str | None:
+        """Return a link to the page for signing in, which leads back to the page of a request; None without one."""
+        if self._mode == "open" or self._pages is None:
+            return None
+        # What takes a form shows nothing.
+        here = request.link if request.method in SAFE_METHODS else None
+        return page_link(self._pages.sign_in, next=here)
 
     def security_schemes(self) -> Mapping[str, Mapping[str, Any]]:
         """Return how requests are authenticated, as of ``Authenticator``; in mode ``open`` they are not."""
@@ -251,7 +311,7 @@ class Authorizer:
         """
         self._quarantined[owner] = reason
         if self._owner == owner:
-            self._owner = self._authenticator = None
+            self._owner = self._authenticator = self._pages = None
 
     def ensure_authenticator(self) -> None:
         """Ensure that a plugin authenticates, in mode ``required``.
@@ -326,11 +386,18 @@ class Authorizer:
         return context.requester
 
     def _select(self, request: Request, identity: Identity) -> Identity:
-        if _SELECTORS.isdisjoint(request.env):
+        if _SELECTORS.isdisjoint(request.env) and not self._has_account_cookie(request, identity):
             return identity
         if self._authenticator is None:
             raise ForbiddenError(detail="no plugin knows accounts and sites, which X-Account and X-Site name")
         return self._authenticator.select(request, identity)
+
+    def _has_account_cookie(self, request: Request, identity: Identity) -> bool:
+        # Whoever may not act for that account any more comes back to the own one, or signs out.
+        pages = self._pages
+        if pages is None or request.path_as_sent in (pages.switch, pages.sign_out):
+            return False
+        return named_account(request, identity) is not None
 
     def _identify(self, request: Request) -> Identity:
         authenticator = self._authenticator

@@ -16,6 +16,7 @@ and policies. ``translate`` converts errors that Falcon raises. ``body`` and ``p
 from __future__ import annotations
 
 import http
+from collections.abc import Callable
 from typing import Any
 
 import falcon
@@ -30,6 +31,7 @@ from kernel.errors import (
     OtherClientError,
     OutOfMemoryError,
 )
+from kernel.http.panels import PANEL_HEADER
 from kernel.http.request import FORM_TYPES, Request, media_type
 from kernel.http.response import FalconResponse
 from kernel.http.templating import Templates
@@ -123,13 +125,23 @@ class ErrorHandlers:
     Args:
         log: Gets the traceback of exceptions that are not ``ApiError``.
         templates: Render the page of an error.
+        sign_in_link: Returns where a browser is sent that has to sign in; None if it cannot.
         debug: Whether ``detail`` shows such an exception.
         unified: Whether the body is ours, and not Falcon's.
     """
 
-    def __init__(self, log: Logger, templates: Templates, *, debug: bool, unified: bool) -> None:
+    def __init__(
+        self,
+        log: Logger,
+        templates: Templates,
+        sign_in_link: Callable[[Request], str | None],
+        *,
+        debug: bool,
+        unified: bool,
+    ) -> None:
         self._log = log
         self._templates = templates
+        self._sign_in_link = sign_in_link
         self._debug = debug
         self._unified = unified
 
@@ -175,9 +187,26 @@ class ErrorHandlers:
         wants_problem = PROBLEM_JSON in (request.accept or "")
         is_navigation = request.method in _NAVIGATION_METHODS or media_type(request) in FORM_TYPES
         if request.prefers_html and not wants_problem and is_navigation:
+            if self._redirect_to_sign_in(request, response, error):
+                return
             response.content_type = falcon.MEDIA_HTML
             response.data = _make_page(error, request, self._templates)
             return
         make_body = problem if wants_problem else body if self._unified else plain
         response.content_type = PROBLEM_JSON if wants_problem else falcon.MEDIA_JSON
         response.data = msgspec.json.encode(make_body(error, request.request_id))
+
+    def _redirect_to_sign_in(self, request: Request, response: FalconResponse, error: ApiError) -> bool:
+        """Send a person who has to sign in to the page for that; not with a form, of which nothing should get lost."""
+        is_page = request.method in _NAVIGATION_METHODS and request.get_header(PANEL_HEADER) is None
+        if error.status != http.HTTPStatus.UNAUTHORIZED or not is_page:
+            return False
+        link = self._sign_in_link(request)
+        if link is None:
+            return False
+        response.status = falcon.HTTP_303
+        response.set_header("Location", link)
+        response.set_header("Cache-Control", "no-store")
+        # A browser that is challenged asks for a password in a window of its own.
+        response.delete_header("WWW-Authenticate")
+        return True

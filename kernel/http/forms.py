@@ -49,6 +49,7 @@ from kernel.conversion import (
 from kernel.docstrings import describe_arguments
 from kernel.errors import ApiError, InvalidError, MalformedError, TooLargeError, UnsupportedMediaError
 from kernel.http.notices import Notice
+from kernel.http.pages import is_own_path
 from kernel.http.request import BodyLimits, Request, ensure_utf8, media_type, read_body
 from kernel.http.response import Response, TemplateResponse
 
@@ -625,17 +626,18 @@ def _with_line_feeds(text: str) -> str:
     return _LINE_END.sub("\n", text)
 
 
-def redirect(path: str, notice: Notice | None = None) -> Response[None]:
+def redirect(path: str, notice: Notice | None = None, cookies: Sequence[str] = ()) -> Response[None]:
     """Return the response to a form that was sent: the browser goes on to a page, which can be reloaded.
 
     Args:
         path: Of the page, with its query string. Of this service: it begins with one slash.
         notice: What the page says, once.
+        cookies: Headers ``Set-Cookie``.
 
     Raises:
         ValueError: The path could lead to another service.
     """
-    if not path.startswith("/") or path.startswith(("//", "/\\")):
+    if not is_own_path(path):
         raise ValueError(f"{path!r} is no path of this service")
     headers = {"Location": path, "Cache-Control": "no-store"}
-    return Response(None, 303, headers if notice is None else {**headers, "Set-Cookie": notice.cookie})
+    return Response(None, 303, headers, cookies if notice is None else [*cookies, notice.cookie])

@@ -29,6 +29,14 @@ def _as_text(value: object) -> str:
     return str(value)
 
 
+def is_own_path(path: str) -> bool:
+    """Tell whether a browser takes a text for a path of this service, and not for another host.
+
+    Browsers read a backslash as a slash, and leave out control characters (https://url.spec.whatwg.org/#url-parsing).
+    """
+    return path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
+
+
 def local_link(link: str | None, request: Request) -> str | None:
     """Return a link of the API, such as ``next`` of a list, without scheme and host: pages have their own paths."""
     return None if link is None else link.removeprefix(request.origin)

@@ -211,6 +211,11 @@ class Request(falcon.Request):
         path = _mark_encoded_slashes(self.env) or self.path_as_sent
         return "%2F".join(map(quote, path.split(_SLASH_MARK)))
 
+    @property
+    def link(self) -> str:
+        """A link to this very page: its path and query string."""
+        return f"{self.url_path}?{self.query_string}" if self.query_string else self.url_path
+
 
 # --- bodies -----------------------------------------------------------------------------------------------------------
 

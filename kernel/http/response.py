@@ -32,11 +32,13 @@ class Response(msgspec.Struct, Generic[T], frozen=True):
         body: Encoded as JSON; None for no body, with status 204.
         status: HTTP status.
         headers: Further response headers.
+        cookies: Headers ``Set-Cookie``, of which there may be several.
     """
 
     body: T
     status: int = 200
     headers: Mapping[str, str] = {}
+    cookies: Sequence[str] = ()
 
 
 class StreamingResponse(msgspec.Struct, frozen=True):
@@ -149,6 +151,8 @@ def write_response(
             # Falcon keeps cookies apart: there may be several.
             add = response.append_header if name.lower() == "set-cookie" else response.set_header
             add(name, text)
+        for cookie in value.cookies:
+            response.append_header("Set-Cookie", cookie)
         value = value.body
         if value is None:
             return

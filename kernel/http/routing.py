@@ -203,12 +203,25 @@ def _is_page(route: Route) -> bool:
 
 
 def list_pages(routes: Sequence[MountedRoute]) -> list[PageRoute]:
-    """Return the pages of those routes that have a label."""
+    """Return the pages."""
     return [
-        PageRoute(each.owner, each.menu, each.route.path, each.route.policy)
+        PageRoute(
+            each.owner,
+            each.menu,
+            each.route.path,
+            each.route.policy,
+            each.template,
+            takes_application=_takes_application(each.route),
+        )
         for each in routes
-        if each.menu is not None and each.is_page
+        if each.is_page and each.route.method == "GET"
     ]
+
+
+def _takes_application(route: Route) -> bool:
+    """Tell whether the query string of a page has a parameter for the application whose view it shows."""
+    handler: Any = route.handler
+    return APPLICATION in struct_fields(_query_type(route, parameter_types(handler)))
 
 
 def ensure_no_shadowing(routes: Sequence[MountedRoute], slugs: Sequence[str]) -> None:

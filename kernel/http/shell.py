@@ -1,6 +1,7 @@
 """The shell of pages: what ``kernel/base.html`` shows around the content, which depends on who asks for it.
 
-The menu has the pages that the requester may open, grouped by plugin.
+The menu has the pages that the requester may open, grouped by plugin. A page whose query string has a parameter
+``application`` gets a switch for it, and the menu keeps what is chosen.
 """
 
 from __future__ import annotations
@@ -8,29 +9,41 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import groupby
+from urllib.parse import parse_qsl
 
 import msgspec
 
-from kernel.contracts import Policy
-from kernel.http.auth import Authorizer, may_use
+from kernel.applications import Applications
+from kernel.contracts import Application, Policy
+from kernel.http.auth import ACCOUNT_COOKIE, Authorizer, SignInPages, may_use
+from kernel.http.cookies import read_cookies
+from kernel.http.pages import page_link
 from kernel.http.request import Request
 from kernel.identity import Identity
 
+SEARCH = "/search/"
+# What the switch of applications does not keep: those pages are of another list.
+_PAGING = ("page", "cursor")
+
 
 class PageRoute(msgspec.Struct, frozen=True):
-    """A page that has a label.
+    """A page.
 
     Args:
         owner: The plugin.
-        label: For people.
+        label: For people; None if it is not in the menu.
         path: Where it is.
         policy: Who may open it.
+        template: As the access log has it.
+        takes_application: Whether its query string has a parameter ``application``.
     """
 
     owner: str
-    label: str
+    label: str | None
     path: str
     policy: Policy
+    template: str
+    takes_application: bool
 
 
 class MenuItem(msgspec.Struct, frozen=True):
@@ -65,59 +78,154 @@ class MenuGroup(msgspec.Struct, frozen=True):
         return any(item.current for item in self.items)
 
 
+class ApplicationLink(msgspec.Struct, frozen=True):
+    """The page that is shown, as an application sees it.
+
+    Args:
+        name: Of the application.
+        path: With the other parameters of the page.
+        is_current: Whether it is that which is shown.
+    """
+
+    name: str
+    path: str
+    is_current: bool
+
+
 class Shell:
     """What templates show of the requester, as the variable ``shell``. Each part is computed when it is used.
 
     Args:
         request: The request that a page answers.
-        pages: All pages that have a label.
+        pages: All pages.
         authorizer: Knows who sends the request.
+        applications: Those of the service.
     """
 
-    def __init__(self, request: Request, pages: Sequence[PageRoute], authorizer: Authorizer) -> None:
+    def __init__(
+        self, request: Request, pages: Sequence[PageRoute], authorizer: Authorizer, applications: Applications
+    ) -> None:
         self._request = request
         self._pages = pages
         self._authorizer = authorizer
+        self._applications = applications
 
     @cached_property
     def requester(self) -> Identity | None:
         """Who sends the request; None if that is nobody who is known."""
         return self._authorizer.requester(self._request)
 
+    @property
+    def pages(self) -> SignInPages | None:
+        """Where people sign in and out; None if they cannot."""
+        return self._authorizer.pages
+
+    @property
+    def sign_in_link(self) -> str | None:
+        """A link to the page for signing in, which leads back to this one; None without one."""
+        return self._authorizer.sign_in_link(self._request)
+
+    @property
+    def here(self) -> str:
+        """The path of this page with its query string."""
+        return self._request.link
+
+    @cached_property
+    def acting_for(self) -> str | None:
+        """The account that the requester acts for, if that is not the own one."""
+        requester = self.requester
+        if requester is None:
+            return None
+        if requester.account != requester.own_account:
+            return requester.account_name or f"account {requester.account}"
+        # One that is refused: it is named all the same, so that it can be left.
+        named = read_cookies(self._request, ACCOUNT_COOKIE)
+        return named[0] or None if named else None
+
     @cached_property
     def menu(self) -> Sequence[MenuGroup]:
         """The menu, by plugin in configured order."""
-        pages = [page for page in self._pages if may_use(self.requester, page.policy)]
-        current = _current_path(self._request.path_as_sent, [page.path for page in pages])
+        pages = self._labelled
+        current = _current_path(self._request.path_as_sent, [page.path for _, page in pages])
         exact = _bare(self._request.path_as_sent)
 
-        def make_item(page: PageRoute) -> MenuItem:
+        def make_item(label: str, page: PageRoute) -> MenuItem:
+            path = page_link(page.path, application=self.application) if page.takes_application else page.path
             if page.path != current:
-                return MenuItem(page.label, page.path)
-            return MenuItem(page.label, page.path, "page" if _bare(page.path) == exact else "true")
+                return MenuItem(label, path)
+            return MenuItem(label, path, "page" if _bare(page.path) == exact else "true")
 
         return [
-            MenuGroup(_title_of(owner), [make_item(page) for page in group])
-            for owner, group in groupby(pages, lambda page: page.owner)
+            MenuGroup(_title_of(owner), [make_item(label, page) for label, page in group])
+            for owner, group in groupby(pages, lambda each: each[1].owner)
         ]
+
+    @cached_property
+    def _labelled(self) -> Sequence[tuple[str, PageRoute]]:
+        """The pages of the menu, with their labels."""
+        return [
+            (page.label, page)
+            for page in self._pages
+            if page.label is not None and may_use(self.requester, page.policy)
+        ]
+
+    @property
+    def pages_of_applications(self) -> Sequence[MenuItem]:
+        """The pages of the menu that show what one application sees."""
+        return [MenuItem(label, page.path) for label, page in self._labelled if page.takes_application]
+
+    @cached_property
+    def applications(self) -> Sequence[Application]:
+        """The applications whose views the requester may read."""
+        requester = self.requester
+        if requester is None:
+            return ()
+        return [each for each in self._applications.all if requester.may_read(each.slug)]
+
+    @cached_property
+    def application(self) -> str | None:
+        """Slug of the application that is chosen, if there is one of that slug."""
+        chosen = dict(parse_qsl(self._request.query_string)).get("application")
+        return chosen if chosen in {each.slug for each in self.applications} else None
+
+    @property
+    def application_links(self) -> Sequence[ApplicationLink]:
+        """The switch of applications: this page for all data, and for each application; empty on other pages."""
+        template = self._request.log_context.template
+        if not any(page.template == template and page.takes_application for page in self._pages):
+            return ()
+        requester = self.requester
+        choices = [(None, "All data")] if requester is None or requester.may_read(None) else []
+        return [
+            ApplicationLink(name, self._link_to(slug), slug == self.application)
+            for slug, name in [*choices, *((each.slug, each.name) for each in self.applications)]
+        ]
+
+    def _link_to(self, application: str | None) -> str:
+        without_pages = dict.fromkeys(_PAGING)
+        return page_link(self._request.url_path, self._request, **without_pages, application=application)
 
 
 class Shells:
     """Makes the shell of each page.
 
     Args:
-        list_pages: Returns all pages that have a label, those of a plugin one after the other. Called when the first
-            page is rendered: all routes are known then.
+        list_pages: Returns all pages, those of a plugin one after the other. Called when the first page is rendered:
+            all routes are known then.
         authorizer: Knows who sends a request.
+        applications: Those of the service.
     """
 
-    def __init__(self, list_pages: Callable[[], Sequence[PageRoute]], authorizer: Authorizer) -> None:
+    def __init__(
+        self, list_pages: Callable[[], Sequence[PageRoute]], authorizer: Authorizer, applications: Applications
+    ) -> None:
         self._list_pages = list_pages
         self._authorizer = authorizer
+        self._applications = applications
 
     def make(self, request: Request) -> Shell:
         """Return the shell of the page that answers a request."""
-        return Shell(request, self._pages, self._authorizer)
+        return Shell(request, self._pages, self._authorizer, self._applications)
 
     @cached_property
     def _pages(self) -> Sequence[PageRoute]:

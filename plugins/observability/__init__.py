@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from kernel import Command, HealthCheck, Job, Route, Services, collect_routes, hookimpl
+from kernel.http import Search
 from plugins.observability.analytics.commands import make_analytics_commands
 from plugins.observability.analytics.routes import AnalyticsRoutes, PublicAnalyticsRoutes
 from plugins.observability.commands import make_commands
@@ -20,6 +21,7 @@ from plugins.observability.pages import RequestPages
 from plugins.observability.retention.commands import make_retention_command
 from plugins.observability.rollups.commands import make_refresh_commands
 from plugins.observability.routes import RequestLogRoutes
+from plugins.observability.searches import make_searches
 from plugins.observability.settings import ObservabilitySettings
 from plugins.observability.traces import TraceRoutes
 
@@ -97,6 +99,13 @@ def register_commands(services: Services) -> Iterable[Command]:
         *make_refresh_commands(container.rollups, container.now),
         make_retention_command(container.retention),
     ]
+
+
+@hookimpl
+def register_searches(services: Services) -> Iterable[Search]:
+    """Return what is found of services and endpoints, and by the id of a trace or a request."""
+    container = services.once(make_container)
+    return make_searches(container.analytics, container.store, container.now)
 
 
 @hookimpl

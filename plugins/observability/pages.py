@@ -401,15 +401,17 @@ def _waterfall(trace: Trace) -> tuple[Sequence[Bar], float]:
     return bars, length
 
 
-def _event_link(event: Event) -> str:
+def event_link(event: Event) -> str:
+    """Return the path of the page of a request."""
     return f"/requests/events/{event.id}/"
 
 
-def _trace_link(trace_id: str) -> str:
+def trace_link(trace_id: str) -> str:
+    """Return the path of the page of a trace."""
     return f"/requests/traces/{quote(trace_id, safe='')}/"
 
 
 _HELPERS: Mapping[str, Any] = {
-    "event_link": _event_link,
-    "trace_link": _trace_link,
+    "event_link": event_link,
+    "trace_link": trace_link,
 }
