@@ -146,13 +146,7 @@ def write_response(
         response.prepare(value)
         return
     if isinstance(value, Response):
-        response.status = falcon.code_to_http_status(value.status)
-        for name, text in value.headers.items():
-            # Falcon keeps cookies apart: there may be several.
-            add = response.append_header if name.lower() == "set-cookie" else response.set_header
-            add(name, text)
-        for cookie in value.cookies:
-            response.append_header("Set-Cookie", cookie)
+        _write_head(response, value)
         value = value.body
         if value is None:
             return
@@ -178,6 +172,16 @@ def write_response(
     etag = response.get_header("ETag")
     if etag is not None and response.status_code == http.HTTPStatus.OK and request.method in ("GET", "HEAD"):
         _apply_conditions(request, response, etag)
+
+
+def _write_head(response: FalconResponse, head: Response[Any]) -> None:
+    response.status = falcon.code_to_http_status(head.status)
+    for name, text in head.headers.items():
+        # Falcon keeps cookies apart: there may be several.
+        add = response.append_header if name.lower() == "set-cookie" else response.set_header
+        add(name, text)
+    for cookie in head.cookies:
+        response.append_header("Set-Cookie", cookie)
 
 
 def _apply_conditions(request: Request, response: FalconResponse, etag: str) -> None:
