@@ -164,7 +164,7 @@ def test_a_falcon_resource_can_be_a_route(mount: Mount) -> None:
     ("wrong", "reason"),
     [
         (route("/x/{name}/", hello), "hello does not take 'name', which the path has"),
-        (route("/x/", show), "show takes 'name'; it can be given body, identity, query, request"),
+        (route("/x/", show), "show takes 'name'; it can be given body, form, identity, query, request"),
         (route("/x/{name}/", without_annotation), "'name' of without_annotation has no annotation"),
         (route("/x/", wrong_query), "the annotation of 'query' is no Struct"),
         (route("/x/", hello, query=Query), "the route has a query, but its handler does not take 'query'"),
