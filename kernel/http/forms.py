@@ -173,7 +173,8 @@ def make_form(
     Types become elements: a number with its bounds, a checkbox for a bool, a selection for a ``Literal`` or an enum,
     a date, a date with a time in UTC, a file for an ``UploadedFile``; a tuple is several checkboxes, or lines of text,
     and what has parts of its own is JSON. ``Meta(title=...)`` is the label, which is made of the name otherwise, and
-    ``extra_json_schema={"format": ...}`` makes a text ``email``, ``uri``, ``password`` or ``multiline``.
+    ``extra_json_schema={"format": ...}`` makes a text ``email``, ``uri``, ``password`` or ``multiline``; with
+    ``autocomplete`` in it, browsers know what it is: ``current-password``.
 
     Args:
         kind: The Struct.
@@ -272,7 +273,9 @@ def _control_of(annotation: Any, choices: Sequence[Choice] | None, *, is_nullabl
     if isinstance(kind, inspect.BoolType):
         return _Control("checkbox")
     if isinstance(kind, inspect.StrType):
-        return _text_control(kind, schema.get("format", ""))
+        found = _text_control(kind, schema.get("format", ""))
+        autocomplete = {"autocomplete": schema["autocomplete"]} if "autocomplete" in schema else {}
+        return found._replace(attributes={**found.attributes, **autocomplete})
     attributes = _input_attributes(kind)
     return _Control("input", attributes) if attributes else _Control("textarea", {"rows": "6", "spellcheck": "false"})
 

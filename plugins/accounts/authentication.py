@@ -20,7 +20,7 @@ from kernel import (
     UnauthorizedError,
     load_queries,
 )
-from kernel.http import Authenticator
+from kernel.http import Authenticator, make_cookie, named_account, read_cookies
 from kernel.identity import acting_as
 from kernel.metrics import Counter
 from plugins.accounts.keys import ApiKeys
@@ -31,8 +31,7 @@ from plugins.accounts.sign_in.sessions import Session
 QUERIES = load_queries(__package__)
 REALM = "tiercel"
 _COOKIE = "tiercel_session"
-# A browser takes a cookie of such a name only from this very host, over TLS (RFC 6265bis, 4.1.3.2): no neighbour, and
-# nobody on the way, can set it.
+# With TLS; see ``kernel.http.make_cookie``.
 _SECURE_COOKIE = f"__Host-{_COOKIE}"
 _API_KEY, _BEARER, _BASIC = "api-key", "bearer", "basic"
 
@@ -133,23 +132,33 @@ class Authentication(Authenticator):
 
     def select(self, request: Request, identity: Identity) -> Identity:
         """Return the identity for the account and the site that a request names; see ``kernel.http.Authenticator``."""
-        if (named := request.get_header("X-Account")) is not None:
-            identity = self._select_account(identity, named)
+        if (named := named_account(request, identity)) is not None:
+            identity = self.act_for(identity, named)
         if (named := request.get_header("X-Site")) is not None:
             identity = self._select_site(identity, named)
         return identity
 
-    def _select_account(self, identity: Identity, named: str) -> Identity:
+    def act_for(self, identity: Identity, named: str) -> Identity:
+        """Return the identity for another account.
+
+        Args:
+            identity: Who wants to act for it.
+            named: Its number or slug.
+
+        Raises:
+            ForbiddenError: The identity may not, or there is no such account.
+        """
         if not identity.is_staff:
             raise ForbiddenError(detail="only staff may name an account")
         with acting_as(None), self._db.connection() as connection:
             row = connection.execute(QUERIES["find_account"], {"account": named}).fetchone()
         if row is None:
             raise ForbiddenError(detail=f"there is no account {named!r:.80}")
-        account, _, has_active_plan, limits = row
+        account, _, has_active_plan, limits, name = row
         return msgspec.structs.replace(
             identity,
             account=account,
+            account_name=name,
             sites=None,
             has_active_plan=has_active_plan,
             limits={unit: number for unit, number in limits.items() if number is not None},
@@ -170,27 +179,9 @@ class Authentication(Authenticator):
         )
 
 
-def make_cookie(request: Request, value: str, max_age_s: int) -> str:
-    """Return the header ``Set-Cookie`` that keeps a browser signed in.
-
-    ``HttpOnly`` keeps it from scripts, ``SameSite`` from requests of other sites, ``Secure`` from networks without TLS.
-    """
-    attributes = f"Path=/; HttpOnly; SameSite=Lax; Max-Age={max_age_s}"
-    return f"{_cookie_name(request)}={value}; {attributes}{'; Secure' if _is_secure(request) else ''}"
-
-
-def clear_cookie(request: Request) -> str:
-    """Return the header ``Set-Cookie`` that makes a browser forget the cookie."""
-    return make_cookie(request, "", 0)
-
-
-def _is_secure(request: Request) -> bool:
-    """Tell whether the client uses TLS: with this service, or with a proxy that it trusts."""
-    return bool(request.scheme == "https")
-
-
-def _cookie_name(request: Request) -> str:
-    return _SECURE_COOKIE if _is_secure(request) else _COOKIE
+def make_session_cookie(request: Request, value: str, max_age_s: int) -> str:
+    """Return the header ``Set-Cookie`` that keeps a browser signed in; 0 seconds make it forget that."""
+    return make_cookie(request, _COOKIE, value, max_age_s)
 
 
 def _read_authorization(request: Request) -> tuple[str | None, str]:
@@ -212,7 +203,7 @@ def _read_cookie(request: Request) -> str | None:
     Raises:
         UnauthorizedError: There are several, of which another host has set one.
     """
-    values = request.get_cookie_values(_cookie_name(request)) or []
+    values = read_cookies(request, _COOKIE)
     if len(values) > 1:
         raise UnauthorizedError(detail="the session is malformed: there are several cookies")
     return values[0] if values else None

@@ -28,9 +28,30 @@ WHERE id = %(id)s AND (last_used_at IS NULL OR last_used_at < now() - interval '
 
 -- name: find_account
 -- By number or by slug.
-SELECT account.id, account.is_system, state.is_active, state.limits
+SELECT account.id, account.is_system, state.is_active, state.limits, account.name
 FROM accounts.account CROSS JOIN LATERAL accounts.plan_state(account.id) AS state
 WHERE deleted_at IS NULL AND (account.id::text = %(account)s OR slug = %(account)s)
+
+-- name: describe_account
+-- With the plan of the subscription in force: the latest one that has begun.
+SELECT account.slug, account.name, found.plan, found.status, found.ends_at
+FROM accounts.account
+LEFT JOIN LATERAL (
+    SELECT plan.name AS plan, subscription.status, subscription.ends_at
+    FROM accounts.subscription JOIN accounts.plan ON plan.id = subscription.plan
+    WHERE subscription.account = account.id AND starts_at <= now() AND subscription.deleted_at IS NULL
+    ORDER BY starts_at DESC, subscription.id DESC
+    LIMIT 1) AS found ON true
+WHERE account.id = %(account)s
+
+-- name: list_accounts
+-- Other accounts, with a text in slug or name, ignoring case.
+SELECT slug, name
+FROM accounts.account
+WHERE deleted_at IS NULL AND id IS DISTINCT FROM %(own)s
+  AND strpos(lower(concat(slug, ' ', name)), lower(%(text)s)) > 0
+ORDER BY lower(name), id
+LIMIT %(limit)s
 
 -- name: find_site
 -- By number or by slug.

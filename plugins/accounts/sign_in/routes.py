@@ -18,21 +18,22 @@ from kernel import (
     collect_routes,
     route,
 )
+from kernel.http import ACCOUNT_COOKIE, make_cookie, read_cookies
 from kernel.identity import Role, Scope
-from plugins.accounts.authentication import clear_cookie, make_cookie
-from plugins.accounts.container import Container
+from plugins.accounts.authentication import make_session_cookie
+from plugins.accounts.container import Container, make_container
 from plugins.accounts.emails import normalize_email
 from plugins.accounts.sign_in.reset import JOB, ResetMail, own_words
-from plugins.accounts.sign_in.sessions import Session
+from plugins.accounts.sign_in.sessions import Kind, Session
 from plugins.accounts.sign_in.users import SignedInUser
 
 _ROOT = "/api/v1/auth"
 # Anybody may send them, and no address, password or token is longer.
-_BODY_MAX_BYTES = 16 * 1024
+BODY_MAX_BYTES = 16 * 1024
 # What only its client may keep (RFC 6749, 5.1).
-_NO_STORE = {"Cache-Control": "no-store"}
+NO_STORE = {"Cache-Control": "no-store"}
 # A browser that was challenged with Basic would ask for a password in a window of its own.
-_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="tiercel"'}
+CHALLENGE = {"WWW-Authenticate": 'Bearer realm="tiercel"'}
 
 
 class Credentials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -184,7 +185,7 @@ class AuthRoutes:
         method="POST",
         throttle="auth",
         errors=(401,),
-        body_max_bytes=_BODY_MAX_BYTES,
+        body_max_bytes=BODY_MAX_BYTES,
     )
     def sign_in(self, request: Request, body: Credentials) -> Response[Tokens | Me]:
         """Sign in with address and password: returns tokens, or sets a cookie.
@@ -192,17 +193,17 @@ class AuthRoutes:
         The session of a cookie that is sent along ends: nobody goes on with one that somebody else knows.
         """
         try:
-            user = self._check.verify(request, body.email, body.password)
+            user, session, value = self.begin_session(
+                request, body.email, body.password, "cookie" if body.cookie else "token"
+            )
         except UnauthorizedError as ex:
-            ex.headers.update(_CHALLENGE)
+            ex.headers.update(CHALLENGE)
             raise
-        if (previous := self._authentication.cookie_session(request)) is not None:
-            self._sessions.revoke(previous.id)
-        session, value = self._sessions.begin(user, "cookie" if body.cookie else "token")
         if not body.cookie:
-            return Response(self._tokens(session, value), headers=_NO_STORE)
-        headers = {**_NO_STORE, "Set-Cookie": make_cookie(request, value, self._sessions.cookie_max_age_s)}
-        return Response(_describe(user.identity("session"), user), headers=headers)
+            return Response(self._tokens(session, value), headers=NO_STORE)
+        cookie = make_session_cookie(request, value, self._sessions.cookie_max_age_s)
+        cookies = (cookie, *forget_account(request))
+        return Response(_describe(user.identity("session"), user), 200, NO_STORE, cookies)
 
     @route(
         f"{_ROOT}/refresh/",
@@ -210,47 +211,34 @@ class AuthRoutes:
         method="POST",
         throttle="auth",
         errors=(401,),
-        body_max_bytes=_BODY_MAX_BYTES,
+        body_max_bytes=BODY_MAX_BYTES,
     )
     def refresh(self, body: RefreshToken) -> Response[Tokens]:
         """Replace a refresh token by new tokens. One that is used again ends the session."""
         try:
             session, _, value = self._sessions.refresh(body.refresh_token)
         except UnauthorizedError as ex:
-            ex.headers.update(_CHALLENGE)
+            ex.headers.update(CHALLENGE)
             raise
-        return Response(self._tokens(session, value), headers=_NO_STORE)
+        return Response(self._tokens(session, value), headers=NO_STORE)
 
     @route(f"{_ROOT}/sign-out/", policy="authenticated", method="POST")
     def sign_out(self, request: Request, identity: Identity, query: SignOutQuery) -> Response[None]:
         """End the session of this request, or all sessions and tokens of its user."""
-        if query.everywhere:
-            self._users.revoke_tokens(_user_number(identity))
-        elif (session := self._authentication.session_of(request)) is not None:
-            self._sessions.revoke(session.id)
-        return Response(None, 204, {**_NO_STORE, "Set-Cookie": clear_cookie(request)})
+        self.end_session(request, identity, everywhere=query.everywhere)
+        return Response(None, 204, NO_STORE, forget_browser(request))
 
     @route(f"{_ROOT}/me/", policy="authenticated", menu="who I am")
     def me(self, identity: Identity) -> Response[Me]:
         """Show who sends this request, and what it may do."""
         user = None if identity.user is None else self._users.find(identity.user)
-        return Response(_describe(identity, user), headers=_NO_STORE)
+        return Response(_describe(identity, user), headers=NO_STORE)
 
-    @route(f"{_ROOT}/change/", policy="authenticated", method="POST", body_max_bytes=_BODY_MAX_BYTES)
+    @route(f"{_ROOT}/change/", policy="authenticated", method="POST", body_max_bytes=BODY_MAX_BYTES)
     def change(self, request: Request, identity: Identity, body: PasswordChange) -> Response[None]:
         """Change the password of whoever sends this request. All sessions and tokens of the user end."""
-        user = self._users.find(_user_number(identity))
-        if user is None:
-            raise UnauthorizedError(detail="the user is gone")
-        try:
-            self._check.verify(request, user.email, body.password)
-        except UnauthorizedError:
-            raise ForbiddenError("The password was not changed.", detail="the present password is wrong") from None
-        self._passwords.ensure_acceptable(
-            body.new_password, field="new_password", own_words=own_words(user.email, user.name)
-        )
-        self._users.set_password(user.id, self._passwords.hash(body.new_password))
-        return Response(None, 204, {**_NO_STORE, "Set-Cookie": clear_cookie(request)})
+        self.change_password(request, identity, body.password, body.new_password)
+        return Response(None, 204, NO_STORE, forget_browser(request))
 
     @route(
         f"{_ROOT}/reset/",
@@ -258,28 +246,96 @@ class AuthRoutes:
         method="POST",
         throttle="auth",
         responses={202: Accepted},
-        body_max_bytes=_BODY_MAX_BYTES,
+        body_max_bytes=BODY_MAX_BYTES,
     )
     def request_reset(self, request: Request, body: ResetRequest) -> Response[Accepted]:
         """Send a token to reset a password, if the address is that of a user. Whether it is, is not told."""
+        self.send_reset(request, body.email)
+        return Response(Accepted("If there is a user with this address, a mail is on its way."), 202, NO_STORE)
+
+    @route(f"{_ROOT}/reset/confirm/", policy="public", method="POST", throttle="auth", body_max_bytes=BODY_MAX_BYTES)
+    def confirm_reset(self, request: Request, body: ResetConfirmation) -> Response[None]:
+        """Set a new password with the token that was sent. All sessions and tokens of the user end."""
+        self._resets.confirm(request, body.token, body.password)
+        return Response(None, 204, NO_STORE)
+
+    # --- what the pages do as well ------------------------------------------------------------------------------------
+
+    def begin_session(
+        self, request: Request, email: str, password: str, kind: Kind
+    ) -> tuple[SignedInUser, Session, str]:
+        """Begin a session of a user with the right password; return both, and what the client gets of the session.
+
+        Raises:
+            UnauthorizedError: Address or password is wrong.
+            TooManyRequestsError: Too many attempts failed.
+            UnavailableError: Too many passwords are checked at the moment.
+        """
+        user = self._check.verify(request, email, password)
+        if (previous := self._authentication.cookie_session(request)) is not None:
+            self._sessions.revoke(previous.id)
+        return user, *self._sessions.begin(user, kind)
+
+    def end_session(self, request: Request, identity: Identity, *, everywhere: bool) -> None:
+        """End the session of a request, or all sessions and tokens of its user.
+
+        Raises:
+            ForbiddenError: All of them, and it is no user.
+        """
+        if everywhere:
+            self._users.revoke_tokens(_user_number(identity))
+        elif (session := self._authentication.session_of(request)) is not None:
+            self._sessions.revoke(session.id)
+
+    def change_password(self, request: Request, identity: Identity, password: str, new_password: str) -> None:
+        """Change the password of whoever sends a request. All sessions and tokens of the user end.
+
+        Raises:
+            ForbiddenError: It is no user, or the present password is wrong.
+            InvalidError: The new password is not acceptable.
+            TooManyRequestsError: Too many attempts failed.
+            UnauthorizedError: The user is gone.
+            UnavailableError: Too many passwords are checked at the moment.
+        """
+        user = self._users.find(_user_number(identity))
+        if user is None:
+            raise UnauthorizedError(detail="the user is gone")
+        try:
+            self._check.verify(request, user.email, password)
+        except UnauthorizedError:
+            raise ForbiddenError("The password was not changed.", detail="the present password is wrong") from None
+        self._passwords.ensure_acceptable(
+            new_password, field="new_password", own_words=own_words(user.email, user.name)
+        )
+        self._users.set_password(user.id, self._passwords.hash(new_password))
+
+    def send_reset(self, request: Request, address: str) -> None:
+        """Start the job that sends a token to reset a password.
+
+        Raises:
+            TooManyRequestsError: Too many tokens were asked for from there.
+        """
         self._resets.ensure_may_ask(request)
         try:
-            email = normalize_email(body.email)
+            email = normalize_email(address)
         except ValueError:
             email = ""
         # The same work for everybody: the job finds out whether there is such a user.
         self._start_reset(ResetMail(email), request.request_id)
-        return Response(Accepted("If there is a user with this address, a mail is on its way."), 202, _NO_STORE)
-
-    @route(f"{_ROOT}/reset/confirm/", policy="public", method="POST", throttle="auth", body_max_bytes=_BODY_MAX_BYTES)
-    def confirm_reset(self, request: Request, body: ResetConfirmation) -> Response[None]:
-        """Set a new password with the token that was sent. All sessions and tokens of the user end."""
-        self._resets.confirm(request, body.token, body.password)
-        return Response(None, 204, _NO_STORE)
 
     def _tokens(self, session: Session, refresh_token: str) -> Tokens:
         access_token, expires_in = self._access_tokens.issue(session)
         return Tokens(access_token, "Bearer", expires_in, refresh_token)
+
+
+def forget_browser(request: Request) -> Sequence[str]:
+    """Return the headers ``Set-Cookie`` that make a browser forget who has signed in, and for whom it acted."""
+    return make_session_cookie(request, "", 0), *forget_account(request)
+
+
+def forget_account(request: Request) -> Sequence[str]:
+    """Return the header ``Set-Cookie`` that makes a browser act for its own account again; none if it does."""
+    return [make_cookie(request, ACCOUNT_COOKIE, "", 0)] if read_cookies(request, ACCOUNT_COOKIE) else []
 
 
 def _user_number(identity: Identity) -> int:
@@ -309,9 +365,14 @@ def _describe(identity: Identity, user: SignedInUser | None) -> Me:
     )
 
 
-def make_routes(container: Container, services: Services) -> Iterable[Route]:
+def make_auth(services: Services) -> AuthRoutes:
+    """Make the handlers. Called through ``services.once``."""
+    container = services.once(make_container)
+    return AuthRoutes(container, lambda mail, request_id: services.jobs.start(JOB, mail, request_id=request_id))
+
+
+def make_routes(routes: AuthRoutes) -> Iterable[Route]:
     """Make the routes."""
-    routes = AuthRoutes(container, lambda mail, request_id: services.jobs.start(JOB, mail, request_id=request_id))
     return collect_routes(
         routes.sign_in,
         routes.refresh,

@@ -68,6 +68,7 @@ class SignedInUser(msgspec.Struct, frozen=True):
         return Identity(
             scheme=scheme,
             name=f"user {self.id} ({self.email})",
+            short_name=self.email,
             account=self.account.account,
             own_account=self.account.account,
             scopes=scopes,
