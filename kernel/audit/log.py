@@ -12,6 +12,7 @@ import os
 import pwd
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,6 +24,7 @@ import msgspec
 from psycopg import Connection
 
 from kernel.audit.entries import Actor, AuditEntry, Changes, Draft, Target, clean_text, encode_changes
+from kernel.cache import Cache
 from kernel.db.failures import describe
 from kernel.db.pool import Database, defer_until_commit, include_accounts
 from kernel.db.queries import load_queries
@@ -32,6 +34,9 @@ from kernel.logging import Logger
 QUERIES = load_queries(__package__)
 _SERVICE = Actor(name="the service", scheme="service")
 _ANONYMOUS = Actor(name="anonymous", scheme="anonymous")
+# Pages read what they show again and again: that is recorded once within this time.
+_SEEN_FOR_S = 600.0
+_SEEN_MAX = 10_000
 
 
 class HttpRequest(Protocol):
@@ -96,6 +101,8 @@ class Audit:
         self._now = now
         self._lock = threading.Lock()
         self._written = 0
+        # Until when a page that somebody looked at counts as seen, of ``time.monotonic``.
+        self._seen: Cache[tuple[object, ...], float] = Cache(_SEEN_MAX)
         db.before_commit(self._before_commit)
 
     @property
@@ -185,6 +192,9 @@ class Audit:
     def admit(self, identity: Identity | None) -> None:
         """Note who sends the current request. If it acts for an account that it does not belong to, record that first.
 
+        What a browser that acts for an account reads again within ten minutes, such as a part of a page that refreshes
+        itself, is not recorded again.
+
         Raises:
             UnavailableError: The entry cannot be written: nobody looks into another account unseen.
         """
@@ -196,6 +206,9 @@ class Audit:
         if own is None or named is None or own == named or origin.request is None:
             return
         request = origin.request
+        seen = _seen_key(identity, request)
+        if seen is not None and (self._seen.get(seen) or 0) > time.monotonic():
+            return
         changes: Changes = {
             "account": (own, named),
             "method": (None, request.method),
@@ -207,6 +220,8 @@ class Audit:
                 self._defer(connection, origin, identity, account, "account.access", target, changes)
         # That was not the change itself.
         origin.has_entry = False
+        if seen is not None:
+            self._seen.set(seen, time.monotonic() + _SEEN_FOR_S)
 
     def _ensure_entry(self, origin: _Origin) -> None:
         if not origin.needs_entry or origin.has_entry or origin.request is None:
@@ -273,6 +288,16 @@ class Audit:
             if len(rows) > 1:
                 connection.cursor().executemany(QUERIES["insert_entry"], rows[:-1])
             connection.execute(QUERIES["append_last_entry"], rows[-1])
+
+
+def _seen_key(identity: Identity, request: HttpRequest) -> tuple[object, ...] | None:
+    """Return what a request of a browser looks at, and who does; None if each of its kind is recorded.
+
+    A program names the account in a header, with each request that it means to send.
+    """
+    if request.method not in {"GET", "HEAD"} or "HTTP_X_ACCOUNT" in request.env:
+        return None
+    return identity.scheme, identity.name, identity.account, request.path_as_sent, request.query_string
 
 
 def _draft_of_origin(origin: _Origin) -> Draft:
