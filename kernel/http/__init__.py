@@ -4,7 +4,7 @@ Listed here is what plugins may import: pages, envelopes, decompression, and wha
 """
 
 from kernel.contracts import ErrorBody, Example
-from kernel.conversion import escape_formula
+from kernel.conversion import escape_controls, escape_formula
 from kernel.deadline import current_deadline
 from kernel.http.access_log import RequestRecord
 from kernel.http.auth import ACCOUNT_COOKIE, Authenticator, SignInPages, named_account
@@ -76,6 +76,7 @@ __all__ = [
     "cursor_page",
     "decompress",
     "envelope",
+    "escape_controls",
     "escape_formula",
     "format_value",
     "is_json_lines",

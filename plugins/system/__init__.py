@@ -44,6 +44,7 @@ def register_routes(services: Services) -> Iterable[Route]:
         jobs.list,
         jobs.catalog,
         jobs.show,
+        jobs.log,
         job_events.stream,
         jobs.start,
         jobs.cancel,
