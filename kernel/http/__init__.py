@@ -13,7 +13,7 @@ from kernel.http.compression import DecompressionError, Decompressor, decompress
 from kernel.http.concurrency import ConcurrencyLimit
 from kernel.http.cookies import make_cookie, read_cookies
 from kernel.http.csv_files import CsvFiles
-from kernel.http.forms import FormResponse, NoFields, Submitted, make_form, redirect
+from kernel.http.forms import Form, FormResponse, NoFields, Submitted, make_form, redirect
 from kernel.http.forwarding import network_of
 from kernel.http.health import CheckResult, worst_status
 from kernel.http.lists import ListQuery, list_page
@@ -53,6 +53,7 @@ __all__ = [
     "Envelope",
     "ErrorBody",
     "Example",
+    "Form",
     "FormResponse",
     "ListQuery",
     "Listing",

@@ -5,6 +5,7 @@ Their parameters have the names of the API, so that a page and a call differ by 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, get_args
@@ -12,9 +13,22 @@ from urllib.parse import quote
 
 import msgspec
 
-from kernel import Identity, Request, Services, UnavailableError, route
-from kernel.http import Panel, TemplateResponse, local_link, mask, page_link
-from kernel.jobs import JobRecord, JobState
+from kernel import ConflictError, Identity, InvalidError, Request, Response, Services, UnavailableError, route
+from kernel.http import (
+    Form,
+    FormResponse,
+    NoFields,
+    Notice,
+    Panel,
+    Submitted,
+    TemplateResponse,
+    local_link,
+    make_form,
+    mask,
+    page_link,
+    redirect,
+)
+from kernel.jobs import JobRecord, JobState, RegisteredJob
 from plugins.system.job_access import JobId, RunQuery, reading_runs
 from plugins.system.jobs import JobQuery, JobRoutes, JobsQuery
 
@@ -30,6 +44,13 @@ _UPCOMING = 3
 _JSON_CHARACTERS_MAX = 20_000
 
 
+QUEUED = Notice("The job is queued.")
+WAITED_ALREADY = Notice("The job was waiting already. This is the run.")
+CANCELLED = Notice("The run is cancelled.")
+ASKED_TO_STOP = Notice("The run is asked to stop.")
+FINISHED = Notice("The run had finished before it could be cancelled.")
+
+
 class JobsPageQuery(JobsQuery, frozen=True, kw_only=True):
     """Parameters of the page: those of the list.
 
@@ -38,6 +59,16 @@ class JobsPageQuery(JobsQuery, frozen=True, kw_only=True):
     """
 
     with_routine: bool = False
+
+
+class StartQuery(msgspec.Struct, frozen=True):
+    """Parameters of the form that starts a job.
+
+    Args:
+        run: The run whose parameters are entered; the defaults otherwise.
+    """
+
+    run: JobId | None = None
 
 
 class SchedulesQuery(msgspec.Struct, frozen=True):
@@ -180,6 +211,70 @@ class JobPages:
         panel = Panel(load, "system/schedules_panel.html", "Jobs by their next start", _RUNS_REFRESH_S)
         return TemplateResponse("system/schedules.html", panels={"schedules": panel})
 
+    @route(f"{JOBS}start/{{job}}/", policy="write")
+    def ask(self, job: str, query: StartQuery) -> TemplateResponse:
+        """Show the form that starts a job, with the parameters of an earlier run if one is given."""
+        registered = self._controllable(job)
+        values = None
+        if query.run is not None:
+            run = self._jobs.get(query.run)
+            # Secrets are entered again.
+            values = {name: value for name, value in run.parameters.items() if mask(value, name) == value}
+        return self._start_page(registered, make_form(registered.parameters or NoFields, values=values))
+
+    @route(f"{JOBS}start/{{job}}/", policy="write", method="POST")
+    def start(self, request: Request, job: str, form: Submitted[NoFields]) -> FormResponse:
+        """Start a job with the parameters of the form."""
+        registered = self._controllable(job)
+        entered = form.of(registered.parameters or NoFields)
+        try:
+            return self._start(request, job, entered.value())
+        except (InvalidError, ConflictError) as ex:
+            return Response(self._start_page(registered, entered.again(ex)), ex.status)
+
+    @route(f"{JOBS}{{id}}/again/", policy="write", method="POST")
+    def start_again(
+        self,
+        request: Request,
+        id: JobId,  # noqa: A002 - path parameter
+        form: Submitted[NoFields],
+    ) -> FormResponse:
+        """Start a job once more, with the parameters of one of its runs."""
+        form.value()
+        run = self._jobs.get(id)
+        self._controllable(run.name)
+        return self._start(request, run.name, run.parameters)
+
+    @route(f"{JOBS}{{id}}/cancel/", policy="write", method="POST")
+    def cancel(self, id: JobId, form: Submitted[NoFields]) -> FormResponse:  # noqa: A002 - path parameter
+        """Cancel a run that waits, ask one that runs to stop."""
+        form.value()
+        try:
+            record = self._routes.cancel(id).body
+        except ConflictError:
+            return redirect(f"{JOBS}{id}/", FINISHED)
+        return redirect(f"{JOBS}{id}/", CANCELLED if record.is_finished else ASKED_TO_STOP)
+
+    def _start(self, request: Request, name: str, parameters: msgspec.Struct | Mapping[str, Any]) -> Response[None]:
+        record, is_new = self._jobs.start_once(name, parameters, request_id=request.request_id)
+        return redirect(f"{JOBS}{record.id}/", QUEUED if is_new else WAITED_ALREADY)
+
+    def _controllable(self, name: str) -> RegisteredJob:
+        registered = self._jobs.registry.get(name)
+        self._jobs.ensure_may_control(name)
+        return registered
+
+    def _start_page(self, registered: RegisteredJob, form: Form) -> TemplateResponse:
+        job = registered.job
+        context = {
+            "job": job,
+            "plugin": registered.plugin,
+            "description": inspect.getdoc(job.run),
+            "schedule": self._jobs.registry.schedules.get(job.name),
+            "form": form,
+        }
+        return TemplateResponse("system/job_start.html", context)
+
     def _now(self) -> datetime:
         return self._clock.now()
 
@@ -215,9 +310,9 @@ class JobPages:
         return registry.get(name).job.retries + 1 if name in registry.names else None
 
 
-def start_link(name: str) -> str:
-    """Return the page with the form that starts a job."""
-    return f"{JOBS}start/{quote(name, safe='')}/"
+def start_link(name: str, run: int | None = None) -> str:
+    """Return the page with the form that starts a job, with the parameters of a run if one is given."""
+    return page_link(f"{JOBS}start/{quote(name, safe='')}/", None, run=run)
 
 
 def _run_link(run: JobRecord, query: RunQuery) -> str:

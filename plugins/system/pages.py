@@ -36,7 +36,7 @@ class SystemPages:
             "machine": ("Machine", self._machine),
             "process": ("Process", lambda: {"process": read_process(services.clock.now())}),
             "service": ("Service", self._service),
-            "database": ("Database", lambda: {"engine": services.db.engine, "pool": services.db.stats()}),
+            "database": ("Database", self._database),
             "jobs": ("Jobs", lambda: {"figures": services.jobs.figures()}),
             "caches": ("Caches", lambda: {"caches": services.cache.stats()}),
             "counters": ("Counters of plugins", lambda: {"figures": services.statistics()}),
@@ -73,6 +73,12 @@ class SystemPages:
             "disk": read_disk(self._services.kernel_settings.home),
             "now": self._services.clock.now(),
         }
+
+    def _database(self) -> Mapping[str, Any]:
+        db = self._services.db
+        # Engine and pool are known while it is away.
+        db.ping()
+        return {"engine": db.engine, "pool": db.stats()}
 
     def _service(self) -> Mapping[str, Any]:
         return {"application": read_application(self._services)}

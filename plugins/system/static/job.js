@@ -34,9 +34,13 @@ document.addEventListener("DOMContentLoaded", () => {
     for (const old of [...lines()].slice(0, -LINES_MAX)) old.remove();
     if (isAtEnd) region.scrollTop = region.scrollHeight;
   };
+  const region = log.querySelector(".scroll");
+  if (region) region.scrollTop = region.scrollHeight;
   const refreshRun = throttled(() => reload("run"), 300);
   const refreshLog = throttled(appendLines, 300);
-  const stream = new EventSource(`${heading.dataset.jobEvents}${heading.dataset.jobEvents.includes("?") ? "&" : "?"}log=${lastLine()}`);
+  const events = new URL(heading.dataset.jobEvents, location.href);
+  events.searchParams.set("log", lastLine());
+  const stream = new EventSource(events);
   stream.addEventListener("open", () => {
     log.dataset.live = "";
   });
