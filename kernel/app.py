@@ -388,7 +388,7 @@ def create_shared_services(service: Tiercel) -> None:
         log=log,
         clock=service.clock,
         requests=RequestFeed(log),
-        health=Health(settings.health.timeout_s),
+        health=Health(settings.health.timeout_s, service.clock.now),
         metrics=metrics,
         authorizer=Authorizer(settings),
         audit=Audit(db, log, service.clock.now),

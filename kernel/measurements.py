@@ -8,7 +8,6 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 
 import psutil
@@ -17,8 +16,6 @@ from kernel.errors import UnavailableError
 from kernel.metrics import Read, Reading
 from kernel.services import SharedServices
 
-# A schedule is late if its job was due for longer than this, and is not queued.
-_SCHEDULE_GRACE = timedelta(seconds=60)
 # Reading the descriptors of a process takes a while if there are thousands.
 _PROCESS_INTERVAL_S = 5.0
 # The server asks for the size of every file.
@@ -180,11 +177,10 @@ def _jobs(shared: SharedServices) -> Iterator[Reading]:
     text = "For how long the job that is due for longest has been waiting."
     yield Reading("jobs_oldest_waiting_seconds", text, measures.oldest_waiting_s)
     yield Reading("job_workers", "Workers of jobs that are alive, on all machines.", measures.workers)
-    long_ago = shared.clock.now().astimezone(UTC) - _SCHEDULE_GRACE
+    now = shared.clock.now()
     text = "Whether the job of a schedule was due a minute ago, and is not queued."
-    for name, schedule in registry.schedules.items():
-        stored, last_due = measures.schedules.get(name, ("", datetime.max.replace(tzinfo=UTC)))
-        is_late = stored == schedule.text and last_due < schedule.latest(long_ago)
+    for name in registry.schedules:
+        is_late = registry.is_late(name, measures.schedules.get(name), now)
         yield Reading("job_schedule_late", text, float(is_late), {"name": name})
 
 

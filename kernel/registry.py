@@ -211,6 +211,9 @@ class Registry:
                         raise DuplicateError(what, name, (owners[name], plugin))
                     owners[name] = plugin
                 owned.append((plugin, item))
+            status = self.statuses[plugin]
+            counts = {**status.contributions, hook.removeprefix("register_"): len(items)}
+            self.statuses[plugin] = msgspec.structs.replace(status, contributions=counts)
         self._contributions[kind] = list(owned)
         return owned
 
@@ -288,7 +291,9 @@ class Registry:
             raise PluginError(name, hook, reason) from error
         self._log.error("plugin_quarantined", plugin=name, hook=hook, reason=reason, exc_info=error)
         reason = f"{name}.{hook}: {reason}"
-        self.statuses[name] = msgspec.structs.replace(self.statuses[name], state="quarantined", reason=reason)
+        self.statuses[name] = msgspec.structs.replace(
+            self.statuses[name], state="quarantined", reason=reason, contributions={}
+        )
         self._shared.authorizer.quarantine(name, reason)
         self._shared.health.uninstall(name)
         self._shared.jobs.registry.unregister(name)
@@ -327,6 +332,8 @@ class Registry:
         except pluggy.PluginValidationError as ex:
             # An argument that the hook does not have: as wrong as a misspelt hook.
             raise BootError(f"{name}: {ex}") from ex
+        hooks = tuple(sorted(caller.name for caller in self._manager.get_hookcallers(plugin.module) or ()))
+        self.statuses[name] = msgspec.structs.replace(self.statuses[name], hooks=hooks)
         self.plugins[name] = plugin
 
     def _tolerated_tables(self) -> set[str]:

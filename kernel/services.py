@@ -64,6 +64,8 @@ class PluginStatus(msgspec.Struct, frozen=True):
         required: Whether a failure stops the boot instead.
         version: Version of its distribution; None if it is part of Tiercel's.
         reason: Why it is quarantined.
+        hooks: The hooks that it implements.
+        contributions: How many routes, jobs, datasets, commands and so on it has registered, by what they are.
     """
 
     name: str
@@ -72,6 +74,8 @@ class PluginStatus(msgspec.Struct, frozen=True):
     required: bool
     version: str | None = None
     reason: str | None = None
+    hooks: tuple[str, ...] = ()
+    contributions: Mapping[str, int] = {}
 
 
 class SharedServices(msgspec.Struct):

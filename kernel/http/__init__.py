@@ -4,7 +4,7 @@ Listed here is what plugins may import: pages, envelopes, decompression, and wha
 """
 
 from kernel.contracts import ErrorBody, Example
-from kernel.conversion import escape_formula
+from kernel.conversion import escape_controls, escape_formula
 from kernel.deadline import current_deadline
 from kernel.http.access_log import RequestRecord
 from kernel.http.auth import ACCOUNT_COOKIE, Authenticator, SignInPages, named_account
@@ -13,7 +13,7 @@ from kernel.http.compression import DecompressionError, Decompressor, decompress
 from kernel.http.concurrency import ConcurrencyLimit
 from kernel.http.cookies import make_cookie, read_cookies
 from kernel.http.csv_files import CsvFiles
-from kernel.http.forms import FormResponse, NoFields, Submitted, make_form, redirect
+from kernel.http.forms import Form, FormResponse, NoFields, Submitted, make_form, redirect
 from kernel.http.forwarding import network_of
 from kernel.http.health import CheckResult, worst_status
 from kernel.http.lists import ListQuery, list_page
@@ -53,6 +53,7 @@ __all__ = [
     "Envelope",
     "ErrorBody",
     "Example",
+    "Form",
     "FormResponse",
     "ListQuery",
     "Listing",
@@ -76,6 +77,7 @@ __all__ = [
     "cursor_page",
     "decompress",
     "envelope",
+    "escape_controls",
     "escape_formula",
     "format_value",
     "is_json_lines",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
 from typing import Literal
 
 import msgspec
@@ -24,12 +25,14 @@ class CheckResult(msgspec.Struct, frozen=True):
         status: ``ok``, ``degraded`` (it failed, but is not critical) or ``failed``.
         duration_ms: How long it took, or for how long it has been hanging.
         detail: What the probe returned, or why it failed.
+        since: When this process first found it in this state, without another one since, UTC.
     """
 
     name: str
     status: State
     duration_ms: float
     detail: str | None = None
+    since: datetime | None = None
 
 
 class HealthReport(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -63,16 +66,26 @@ class HealthQuery(msgspec.Struct, frozen=True):
 class _Runner:
     """Runs one check, in a thread that may hang beyond the timeout."""
 
-    def __init__(self, owner: str, check: HealthCheck, probe: Probe, timeout_s: float) -> None:
+    def __init__(
+        self, owner: str, check: HealthCheck, probe: Probe, timeout_s: float, now: Callable[[], datetime]
+    ) -> None:
         self.owner = owner
         self.check = check
         self.timeout_s = check.timeout_s or timeout_s
+        self._now = now
+        self._state: tuple[State, datetime] | None = None
         self._call = SharedCall(f"health-{check.name}", probe)
 
     def start(self) -> None:
         self._call.start()
 
     def result(self) -> CheckResult:
+        found = self._result()
+        if self._state is None or self._state[0] != found.status:
+            self._state = (found.status, self._now())
+        return msgspec.structs.replace(found, since=self._state[1])
+
+    def _result(self) -> CheckResult:
         failed: State = "failed" if self.check.critical else "degraded"
         if not self._call.is_over(self.timeout_s):
             reason = f"no answer within {self.timeout_s:g} s"
@@ -90,10 +103,12 @@ class Health:
 
     Args:
         timeout_s: For checks that have no timeout of their own.
+        now: The clock.
     """
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, now: Callable[[], datetime]) -> None:
         self._timeout_s = timeout_s
+        self._now = now
         self._checks: dict[str, _Runner] = {}
 
     def add(self, name: str, probe: Probe, *, critical: bool = True, timeout_s: float | None = None) -> None:
@@ -109,7 +124,7 @@ class Health:
         if check.name in self._checks:
             raise DuplicateError("health check", check.name, (self._checks[check.name].owner, owner))
         if check.probe is not None:
-            self._checks[check.name] = _Runner(owner, check, check.probe, self._timeout_s)
+            self._checks[check.name] = _Runner(owner, check, check.probe, self._timeout_s, self._now)
 
     def uninstall(self, owner: str) -> None:
         """Remove the checks of a plugin."""

@@ -9,6 +9,11 @@ from urllib.parse import parse_qsl, urlencode
 from kernel.http.charts import Unit, format_value
 from kernel.http.request import Request
 
+# Of a duration, by its size in seconds: its unit, and the unit of the rest with its size.
+_DURATIONS = ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
+
+_BYTE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
 
 def page_link(path: str, request: Request | None = None, **parameters: Any) -> str:
     """Return a link to a page.
@@ -45,6 +50,25 @@ def local_link(link: str | None, request: Request) -> str | None:
 def input_time(time: datetime | None) -> str:
     """Return the value of an input of type ``datetime-local``, in UTC."""
     return "" if time is None else time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M")
+
+
+def format_duration(seconds: float | None) -> str:
+    """Return a duration as people read it: ``850 ms``, ``12.3 s``, ``3 min 20 s``, ``4 d 3 h``; a dash for None."""
+    if seconds is None or seconds < 60:
+        return format_value(None if seconds is None else max(0.0, seconds) * 1000, "ms")
+    size_s, unit, rest_size_s, rest_unit = next(each for each in _DURATIONS if seconds >= each[0])
+    rest = int(seconds % size_s) // rest_size_s
+    return f"{int(seconds) // size_s} {unit}" + (f" {rest} {rest_unit}" if rest else "")
+
+
+def format_bytes(count: float | None) -> str:
+    """Return an amount of memory as people read it: ``512 B``, ``1.5 KiB``, ``23.4 GiB``; a dash for None."""
+    if count is None:
+        return format_value(None, "count")
+    power = 0
+    while count >= 1024 and power < len(_BYTE_UNITS) - 1:
+        count, power = count / 1024, power + 1
+    return f"{count:,.{1 if power and count < 100 else 0}f} {_BYTE_UNITS[power]}"
 
 
 class Tile(NamedTuple):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kernel.conversion import escape_controls
 from kernel.http.charts import format_value
-from kernel.http.pages import input_time
+from kernel.http.pages import format_bytes, format_duration, input_time
 from kernel.http.request import Request
 from kernel.http.shell import Shell
 from kernel.logging import Logger
@@ -30,8 +30,9 @@ _TEMPLATE_FOLDER = Path(__file__).parent / "templates"
 class Templates:
     """The templates of a service. Each is compiled when it is first used, and kept.
 
-    Every template can use ``asset``, ``format_value`` and ``input_time`` of ``kernel.http``, the filter
-    ``escape_controls`` for text of any origin, and the variable ``request_id``; a page also ``shell``.
+    Every template can use ``asset``, ``format_value``, ``format_bytes``, ``format_duration`` and ``input_time`` of
+    ``kernel.http``, the filter ``escape_controls`` for text of any origin, and the variable ``request_id``; a page also
+    ``shell``.
 
     Args:
         folders: By the owner, the kernel or a plugin, the folder with its templates.
@@ -88,6 +89,12 @@ class Templates:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        environment.globals.update(asset=self._asset, format_value=format_value, input_time=input_time)
+        environment.globals.update(
+            asset=self._asset,
+            format_value=format_value,
+            format_bytes=format_bytes,
+            format_duration=format_duration,
+            input_time=input_time,
+        )
         environment.filters["escape_controls"] = escape_controls
         return environment

@@ -11,6 +11,7 @@ from kernel.jobs.models import (
     JobSummary,
     RunStopped,
 )
+from kernel.jobs.registry import RegisteredJob
 from kernel.jobs.runner import Run
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "JobRecord",
     "JobState",
     "JobSummary",
+    "RegisteredJob",
     "Run",
     "RunStopped",
 ]

@@ -61,6 +61,9 @@ class JobSelection(TypedDict, total=False):
         beyond: Value of that field and id of a job: only those after it, the next page.
         backwards: Only those before it, the nearest: the previous page.
         with_routine: Also those that a schedule started and that succeeded; true by default.
+        account: Only those that run for this account, out of those that the identity sees.
+        start: Only those that were started at this time or later.
+        end: Only those that were started at this time or earlier.
     """
 
     name: str | None
@@ -71,6 +74,9 @@ class JobSelection(TypedDict, total=False):
     beyond: tuple[Any, int] | None
     backwards: bool
     with_routine: bool
+    account: int | None
+    start: datetime | None
+    end: datetime | None
 
 
 class JobRecord(msgspec.Struct, frozen=True):
@@ -94,6 +100,8 @@ class JobRecord(msgspec.Struct, frozen=True):
         account: The account that it runs for; 0, the system account, for jobs of the service itself.
         sites: The sites of the account that it is limited to; None for all.
         started_by: Name of the identity that started it; None for a schedule, a command, or the service itself.
+        is_scheduled: Whether a schedule started it.
+        is_cancelling: Whether it runs, and was asked to stop.
     """
 
     id: int
@@ -113,6 +121,8 @@ class JobRecord(msgspec.Struct, frozen=True):
     account: int
     sites: Sequence[int] | None
     started_by: str | None
+    is_scheduled: bool = False
+    is_cancelling: bool = False
 
     @property
     def is_finished(self) -> bool:
@@ -168,6 +178,7 @@ class JobSummary(msgspec.Struct, frozen=True):
         lock: Jobs with one lock never run at the same time; may name parameters in braces.
         schedule: The effective one, from the configuration or the plugin; None if it is not scheduled.
         next_due: When the schedule starts it next.
+        is_late: Whether the schedule should have started it more than a minute ago, and it is not queued.
         soft_timeout_s: After this a run is asked to stop.
         timeout_s: After this it is killed.
         retries: How often a run that failed is tried again.
@@ -186,6 +197,7 @@ class JobSummary(msgspec.Struct, frozen=True):
     retries: int
     per_account: bool
     last_run: JobRecord | None
+    is_late: bool = False
 
 
 class JobError(TiercelError):

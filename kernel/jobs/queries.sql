@@ -137,6 +137,9 @@ RETURNING id
   AND (%(state)s::text IS NULL OR run.state = %(state)s)
   AND (%(lock)s::text IS NULL OR run.lock = %(lock)s)
   AND (%(with_routine)s OR NOT (run.is_scheduled AND run.state = 'succeeded'))
+  AND (%(of)s::integer IS NULL OR run.account = %(of)s)
+  AND (%(start)s::timestamptz IS NULL OR run.created_at >= %(start)s)
+  AND (%(end)s::timestamptz IS NULL OR run.created_at <= %(end)s)
 
 -- name: all_runs
 tiercel.job_run
@@ -153,7 +156,8 @@ SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan'
 -- name: list_jobs
 SELECT run.id, run.name, run.state, run.parameters, run.lock, run.request_id, run.attempt, progress.done, progress.total,
        progress.message, run.result, run.error, run.created_at, run.due_at, run.started_at, run.finished_at,
-       run.account, run.sites, run.started_by ->> 'name'
+       run.account, run.sites, run.started_by ->> 'name', run.is_scheduled,
+       run.state = 'running' AND EXISTS (SELECT FROM tiercel.job_cancellation WHERE job_id = run.id)
 FROM {runs} AS run
 LEFT JOIN tiercel.job_progress AS progress ON progress.job_id = run.id AND progress.attempt = run.attempt
 WHERE {matches}
@@ -208,7 +212,7 @@ SELECT line.id, line.attempt, line.at, line.level, line.event, line.fields
 FROM tiercel.job_run AS run
 JOIN tiercel.job_log AS line ON line.job_id = run.id
 WHERE run.id = %(id)s AND {of_account} AND line.id > %(after)s
-ORDER BY line.id
+ORDER BY line.id {direction}
 LIMIT %(limit)s
 
 -- name: heartbeat

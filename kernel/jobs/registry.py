@@ -26,6 +26,9 @@ _CRON_FIELDS = 5
 # PostgreSQL indexes no text longer than 2,704 bytes.
 _LOCK_MAX_BYTES = 2000
 
+# A schedule is late if its job was due for longer than this, and is not queued.
+_GRACE = timedelta(seconds=60)
+
 Parameters = msgspec.Struct | Mapping[str, Any] | None
 
 
@@ -118,6 +121,21 @@ class JobRegistry:
         self._jobs[job.name] = registered
         if schedule is not None:
             self.schedules[job.name] = schedule
+
+    def is_late(self, name: str, stored: tuple[str, datetime] | None, now: datetime) -> bool:
+        """Tell whether the schedule of a job should have started it more than a minute ago, and has not.
+
+        Args:
+            name: The job; one without a schedule is never late.
+            stored: The text of its schedule, and when it was due last, as the workers recorded; None if they have not.
+            now: UTC.
+        """
+        schedule = self.schedules.get(name)
+        if schedule is None or stored is None:
+            return False
+        text, last_due = stored
+        # Workers have not seen a schedule that was changed: it begins with its next time.
+        return text == schedule.text and last_due < schedule.latest(now.astimezone(UTC) - _GRACE)
 
     def unregister(self, plugin: str) -> None:
         """Remove the jobs of a plugin that is quarantined."""

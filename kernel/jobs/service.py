@@ -161,9 +161,13 @@ class Jobs:
         Raises:
             ForbiddenError: It may not.
         """
-        identity = current_identity()
-        if identity is not None and not identity.is_staff and name in self.registry.service_names:
+        if not self.may_control(name):
             raise ForbiddenError(detail=f"{name} is a job of the service itself, which only staff may start and cancel")
+
+    def may_control(self, name: str) -> bool:
+        """Tell whether the current identity may start and cancel a job, if it may write at all."""
+        identity = current_identity()
+        return identity is None or identity.is_staff or name not in self.registry.service_names
 
     def get(self, job_id: int) -> JobRecord:
         """Return a job. A request finds those of its account only, as in all of these methods.
@@ -223,14 +227,32 @@ class Jobs:
             raise ConflictError(f"The job {job_id} cannot be cancelled: it has {record.state}.")
         return self.get(job_id)
 
-    def log_lines(self, job_id: int, after: int = 0) -> Sequence[JobLogLine]:
-        """Return the lines a job logged, earliest first, a thousand at most.
+    def log_lines(
+        self, job_id: int, after: int = 0, *, limit: int = _LOG_LINES_MAX, latest: bool = False
+    ) -> Sequence[JobLogLine]:
+        """Return the lines a job logged, earliest first.
 
         Args:
             job_id: Which job.
             after: Only lines with a higher id: the next page.
+            limit: How many, a thousand at most.
+            latest: The last of them, if there are more; by default the first.
         """
-        return self.store.list_log_lines(job_id, after, _LOG_LINES_MAX)
+        return self.store.list_log_lines(job_id, after, min(limit, _LOG_LINES_MAX), latest=latest)
+
+    def upcoming(self, name: str, now: datetime, count: int) -> Sequence[datetime]:
+        """Return when the schedule of a job starts it next; nothing if it has none.
+
+        Args:
+            name: The job.
+            now: UTC.
+            count: How many times.
+        """
+        schedule = self.registry.schedules.get(name)
+        times: list[datetime] = []
+        while schedule is not None and len(times) < count:
+            times.append(schedule.following(times[-1] if times else now))
+        return times
 
     def wait(self, job_id: int, timeout_s: float) -> JobRecord:
         """Wait until a job is finished.
@@ -259,7 +281,12 @@ class Jobs:
         """
         identity = current_identity()
         is_staff = identity is None or identity.is_staff
-        return [self._summarize(job, now) for job in self.registry.all() if is_staff or job.job.per_account]
+        recorded = self.store.list_schedules() if self.registry.schedules else {}
+        return [
+            self._summarize(job, now, recorded.get(job.name))
+            for job in self.registry.all()
+            if is_staff or job.job.per_account
+        ]
 
     def figures(self) -> JobFigures:
         """Count jobs of all accounts, and find which of the service's own fail."""
@@ -302,7 +329,7 @@ class Jobs:
         why = "jobs wait" if health.has_waiting else "jobs are scheduled"
         return f"{why}, but no worker runs; start one: tiercel worker"
 
-    def _summarize(self, registered: RegisteredJob, now: datetime) -> JobSummary:
+    def _summarize(self, registered: RegisteredJob, now: datetime, recorded: tuple[str, datetime] | None) -> JobSummary:
         job, parameters = registered.job, registered.parameters
         schedule = self.registry.schedules.get(job.name)
         with acting_as(current_identity() if job.per_account else None):
@@ -319,4 +346,5 @@ class Jobs:
             retries=job.retries,
             per_account=job.per_account,
             last_run=last[0] if last else None,
+            is_late=self.registry.is_late(job.name, recorded, now),
         )

@@ -213,13 +213,21 @@ class JobStore:
                 connection.execute(QUERIES["prefer_indexes"])
             yield connection
 
-    def list_log_lines(self, job_id: int, after: int, limit: int) -> Sequence[JobLogLine]:
-        """Return lines of a job's log, earliest first."""
+    def list_log_lines(self, job_id: int, after: int, limit: int, *, latest: bool = False) -> Sequence[JobLogLine]:
+        """Return lines of a job's log, earliest first: the first ones, or the latest ones."""
         of_account, account = _of_current_account()
-        query = sql.SQL(QUERIES["list_log_lines"]).format(of_account=of_account)
+        direction = sql.SQL("DESC" if latest else "ASC")
+        query = sql.SQL(QUERIES["list_log_lines"]).format(of_account=of_account, direction=direction)
         with self.db.connection() as connection:
             rows = connection.execute(query, {"id": job_id, "after": after, "limit": limit, **account})
-            return [JobLogLine(*row) for row in rows]
+            lines = [JobLogLine(*row) for row in rows]
+        return lines[::-1] if latest else lines
+
+    def list_schedules(self) -> Mapping[str, tuple[str, datetime]]:
+        """Return by name of a job the text of its schedule, and when it was due last, as workers recorded it."""
+        with self.db.connection() as connection:
+            rows = connection.execute(QUERIES["list_schedules"])
+            return {name: (schedule, due) for name, schedule, due in rows}
 
     def cancel(self, job_id: int) -> bool:
         """Cancel a waiting job, ask a running one to stop; tell whether it was either."""
@@ -476,7 +484,8 @@ def _has_index(selection: JobSelection) -> bool:
 
 def _list_query(job_id: int | None, limit: int, selection: JobSelection) -> tuple[sql.Composed, dict[str, Any]]:
     """Return the query for jobs that match, and its values; see ``JobStore.find``."""
-    given: dict[str, Any] = {name: selection.get(name) for name in ("name", "state", "lock", "search")}
+    given: dict[str, Any] = {name: selection.get(name) for name in ("name", "state", "lock", "search", "start", "end")}
+    given["of"] = selection.get("account")
     given |= {"id": job_id, "limit": limit, "latest": _LATEST_RUNS, "with_routine": selection.get("with_routine", True)}
     ordering = selection.get("ordering", LATEST_FIRST)
     given["boundary"], given["boundary_id"] = selection.get("beyond") or (None, None)

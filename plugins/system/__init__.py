@@ -10,7 +10,9 @@ from plugins.system.applications import ApplicationRoutes
 from plugins.system.datasets import DatasetRoutes
 from plugins.system.health import HealthRoutes
 from plugins.system.job_events import JobEventRoutes
+from plugins.system.job_pages import JobPages
 from plugins.system.jobs import JobRoutes
+from plugins.system.pages import SystemPages
 from plugins.system.root import RootRoutes
 from plugins.system.stats import StatsRoutes
 
@@ -25,6 +27,8 @@ def register_routes(services: Services) -> Iterable[Route]:
     datasets = DatasetRoutes(services)
     jobs = JobRoutes(services)
     job_events = JobEventRoutes(services)
+    pages = SystemPages(services)
+    job_pages = JobPages(services, jobs)
     return collect_routes(
         health.basic,
         health.api,
@@ -44,9 +48,20 @@ def register_routes(services: Services) -> Iterable[Route]:
         jobs.list,
         jobs.catalog,
         jobs.show,
+        jobs.log,
         job_events.stream,
         jobs.start,
         jobs.cancel,
+        pages.health,
+        job_pages.list,
+        job_pages.ask,
+        job_pages.start,
+        job_pages.start_again,
+        job_pages.cancel,
+        job_pages.show,
+        job_pages.schedules,
+        pages.plugins,
+        pages.stats,
     )
 
 

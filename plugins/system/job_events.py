@@ -12,13 +12,20 @@ from typing import Annotated
 
 import msgspec
 
-from kernel import InvalidError, NotFoundError, Request, Response, Services, StreamingResponse, UnavailableError, route
+from kernel import (
+    Identity,
+    InvalidError,
+    NotFoundError,
+    Request,
+    Response,
+    Services,
+    StreamingResponse,
+    UnavailableError,
+    route,
+)
 from kernel.http import ConcurrencyLimit
 from kernel.jobs import JobEvent, JobFollower, JobRecord
-
-ID_MAX = 2**63 - 1
-JobId = Annotated[int, msgspec.Meta(ge=1, le=ID_MAX)]
-_LineId = Annotated[int, msgspec.Meta(ge=0, le=ID_MAX)]
+from plugins.system.job_access import JobId, LineId, RunQuery, reading_runs
 
 _POLL_INTERVAL_S = 0.25
 # Only writing reveals that a client has disconnected; and proxies close connections that are silent for long.
@@ -29,6 +36,17 @@ _RECONNECT_MS = 2000
 _END = "-end"
 _LAST_EVENT_ID = "Id of the last event that the client has: the stream goes on after it."
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+class EventsQuery(RunQuery, frozen=True, kw_only=True):
+    """Parameters of the stream.
+
+    Args:
+        log: Only log lines with a higher id, where the client has no last event yet.
+        all_accounts: Also of a run of another account, for staff.
+    """
+
+    log: LineId = 0
 
 
 class JobEventRoutes:
@@ -52,10 +70,17 @@ class JobEventRoutes:
         responses={200: {"text/event-stream": str}, 204: None},
         request_headers={"Last-Event-ID": Annotated[str, msgspec.Meta(description=_LAST_EVENT_ID)]},
     )
-    def stream(self, request: Request, id: JobId) -> Response[StreamingResponse | None]:  # noqa: A002 - path parameter
+    def stream(
+        self,
+        request: Request,
+        id: JobId,  # noqa: A002 - path parameter
+        query: EventsQuery,
+        identity: Identity,
+    ) -> Response[StreamingResponse | None]:
         """Stream ``state``, ``log`` and ``progress`` events of a job until it is finished."""
-        after, has_end = _parse_last_event_id(request.get_header("Last-Event-ID") or "")
-        follower = JobFollower(self._jobs, id, after)
+        after, has_end = _parse_last_event_id(request.get_header("Last-Event-ID") or str(query.log))
+        with reading_runs(identity, query):
+            follower = JobFollower(self._jobs, id, after)
         first = follower.poll()
         if has_end and follower.is_finished:
             # By the specification, 204 tells a client to stop reconnecting.
@@ -107,6 +132,6 @@ def _parse_last_event_id(text: str) -> tuple[int, bool]:
     """Return the id of the last log line that a client has received, and whether it has received the last event."""
     number = text.removesuffix(_END)
     try:
-        return msgspec.convert(number or "0", _LineId, strict=False), number != text
+        return msgspec.convert(number or "0", LineId, strict=False), number != text
     except msgspec.ValidationError as ex:
         raise InvalidError(errors={"Last-Event-ID": [f"Expected an id of this stream, got {text!r:.80}."]}) from ex

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from kernel import Request, Response, Services, route
-from kernel.http import ListQuery, Page, cursor_page, list_page, page_size_of, read_cursor
+from kernel import EndTime, Identity, Request, Response, Services, StreamingResponse, route
+from kernel.http import ListQuery, Page, cursor_page, escape_controls, list_page, page_size_of, read_cursor
+from kernel.identity import acting_as
 from kernel.jobs import JobLogLine, JobOrdering, JobRecord, JobState, JobSummary
-from plugins.system.job_events import ID_MAX, JobId
+from plugins.system.job_access import JobId, LineId, RunQuery, reading_runs
 
 # PostgreSQL rejects queries with a null character.
 Text = Annotated[str, msgspec.Meta(pattern="^[^\\x00]*$")]
@@ -28,12 +29,17 @@ _KEY_TYPES: dict[str, Any] = {
 }
 
 
-class JobsQuery(msgspec.Struct, frozen=True):
+class JobsQuery(RunQuery, frozen=True, kw_only=True):
     """Parameters of the list.
 
     Args:
         name: Only runs of this job.
         state: Only runs in this state.
+        start: Only runs that were started at this time or later.
+        end: Only runs that were started at this time or earlier.
+        with_routine: Also runs that a schedule started and that succeeded.
+        account: Only runs of this account.
+        all_accounts: Also runs of other accounts, for staff.
         search: Only runs with this text in name, lock, request id, error or parameters, ignoring case, of the 10,000
             latest that match the other parameters. Errors and parameters of more than 2 KiB, compressed, are left out.
         ordering: A field; a leading ``-`` sorts descending. Latest first by default. Other orders than by ``id`` are of
@@ -44,6 +50,10 @@ class JobsQuery(msgspec.Struct, frozen=True):
 
     name: Text | None = None
     state: JobState | None = None
+    start: datetime | None = None
+    end: EndTime | None = None
+    with_routine: bool = True
+    account: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] | None = None
     search: Text = ""
     ordering: JobOrdering | Literal[""] = ""
     page_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
@@ -66,14 +76,23 @@ class CatalogQuery(ListQuery, frozen=True):
     plugin: str | msgspec.UnsetType = msgspec.UNSET
 
 
-class JobQuery(msgspec.Struct, frozen=True):
+class JobQuery(RunQuery, frozen=True, kw_only=True):
     """Parameters of one run.
 
     Args:
         log: Only log lines with a higher id.
+        all_accounts: Also a run of another account, for staff.
     """
 
-    log: Annotated[int, msgspec.Meta(ge=0, le=ID_MAX)] = 0
+    log: LineId = 0
+
+
+class LogQuery(RunQuery, frozen=True, kw_only=True):
+    """Parameters of the whole log.
+
+    Args:
+        all_accounts: Also of a run of another account, for staff.
+    """
 
 
 class StartBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -88,7 +107,7 @@ class StartBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameters: dict[str, Any] = {}
 
 
-class JobDetail(JobRecord, frozen=True):
+class JobDetail(JobRecord, frozen=True, kw_only=True):
     """A run with its log.
 
     Args:
@@ -111,21 +130,26 @@ class JobRoutes:
         self._http = services.kernel_settings.http
 
     @route("/api/v1/jobs/", policy="read", menu="jobs")
-    def list(self, request: Request, query: JobsQuery) -> Page[JobRecord]:
+    def list(self, request: Request, query: JobsQuery, identity: Identity) -> Page[JobRecord]:
         """List the runs of the account, newest first. A page with over 4 MiB of parameters and results ends early."""
         page_size = page_size_of(query.page_size, self._http.page_size, self._http.page_size_max)
         ordering: JobOrdering = query.ordering or _LATEST_FIRST
         field = ordering.removeprefix("-")
         cursor = read_cursor(query.cursor, ordering, (_KEY_TYPES[field], JobId))
-        records, page_size = self._jobs.page(
-            page_size,
-            name=query.name,
-            state=query.state,
-            search=query.search or None,
-            ordering=ordering,
-            beyond=None if cursor is None else (cursor.values[0], cursor.values[1]),
-            backwards=cursor is not None and cursor.backwards,
-        )
+        with reading_runs(identity, query):
+            records, page_size = self._jobs.page(
+                page_size,
+                name=query.name,
+                state=query.state,
+                start=query.start,
+                end=query.end,
+                account=query.account,
+                with_routine=query.with_routine,
+                search=query.search or None,
+                ordering=ordering,
+                beyond=None if cursor is None else (cursor.values[0], cursor.values[1]),
+                backwards=cursor is not None and cursor.backwards,
+            )
         return cursor_page(
             request,
             records,
@@ -141,11 +165,38 @@ class JobRoutes:
         return list_page(request, self._jobs.summaries(self._clock.now()), query, JobSummary, self._http)
 
     @route("/api/v1/jobs/{id}/", policy="read")
-    def show(self, id: JobId, query: JobQuery) -> JobDetail:  # noqa: A002 - path parameter
+    def show(self, id: JobId, query: JobQuery, identity: Identity) -> JobDetail:  # noqa: A002 - path parameter
         """Return a run with its log."""
-        record = self._jobs.get(id)
-        log = self._jobs.log_lines(id, after=query.log)
+        with reading_runs(identity, query):
+            record = self._jobs.get(id)
+            log = self._jobs.log_lines(id, after=query.log)
         return JobDetail(**msgspec.structs.asdict(record), log=log)
+
+    @route("/api/v1/jobs/{id}/log/", policy="read", responses={200: {"text/plain": str}})
+    def log(
+        self,
+        id: JobId,  # noqa: A002 - path parameter
+        query: LogQuery,
+        identity: Identity,
+    ) -> Response[StreamingResponse]:
+        """Download the log of a run: a line for each of its lines, with the fields as JSON."""
+        with reading_runs(identity, query):
+            name = self._jobs.get(id).name
+
+        def read() -> Iterator[bytes]:
+            after = 0
+            while True:
+                # A body is sent after its handler has returned, by whatever thread sends it.
+                with acting_as(identity), reading_runs(identity, query):
+                    lines = self._jobs.log_lines(id, after=after)
+                if not lines:
+                    return
+                yield b"".join(map(_encode_line, lines))
+                after = lines[-1].id
+
+        file = f"job-{id}-{name.replace('/', '_')}.log"
+        headers = {"Content-Disposition": f'attachment; filename="{file}"', "Cache-Control": "no-store"}
+        return Response(StreamingResponse(read(), "text/plain; charset=utf-8"), 200, headers)
 
     @route(
         "/api/v1/jobs/",
@@ -167,3 +218,10 @@ class JobRoutes:
         self._jobs.ensure_may_control(self._jobs.get(id).name)
         record = self._jobs.cancel(id)
         return Response(record, 200 if record.is_finished else 202)
+
+
+def _encode_line(line: JobLogLine) -> bytes:
+    """Return a line of a log as text: one line, whatever is in it."""
+    fields = msgspec.json.encode(line.fields).decode() if line.fields else ""
+    text = f"{line.at.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ} {line.level} attempt={line.attempt} {line.event} {fields}"
+    return f"{escape_controls(text.rstrip())}\n".encode(errors="replace")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import version
+from itertools import groupby
+from typing import Any
 
 import msgspec
 
-from kernel import ApiError, Engine, PluginStatus, Request, Response, Services, UnavailableError, route
-from kernel.http import TemplateResponse
+from kernel import ApiError, Engine, Identity, PluginStatus, Request, Response, Services, UnavailableError, route
+from kernel.http import Panel, TemplateResponse
+from kernel.jobs import JobFigures
+from plugins.system.pages import summarize_health
 
+_REFRESH_S = 30
 # Segments of paths that tell no resource from another.
 _COMMON_SEGMENTS = frozenset({"api", "v1", "public"})
 
@@ -67,10 +73,16 @@ class RootRoutes:
 
     @route("/", policy="public", menu="Start page")
     def page(self, request: Request) -> Response[TemplateResponse]:
-        """Show where everything is to people; programs get the list that ``/api/`` returns."""
-        about = self._about(request) if request.prefers_html else None
-        context = {"resources": self._services.once(list_resources), "about": about}
-        page = TemplateResponse("system/root.html", context, data=self._list(request))
+        """Show what goes on and where everything is to people; programs get the list that ``/api/`` returns."""
+        identity = self._requester(request) if request.prefers_html else None
+        resources = self._services.once(list_resources)
+        context = {
+            "resources": {owner: list(group) for owner, group in groupby(resources, lambda resource: resource.owner)},
+            "resource_count": len(resources),
+            "about": None if identity is None else self._about(),
+        }
+        now = Panel(lambda: self._now(identity), "system/root_now.html", "Now", refresh_s=_REFRESH_S)
+        page = TemplateResponse("system/root.html", context, data=self._list(request), panels={"now": now})
         # What it says depends on who is signed in.
         return Response(page, headers={"Cache-Control": "no-store"})
 
@@ -88,15 +100,25 @@ class RootRoutes:
         resources = self._services.once(list_resources)
         return ApiRoot({each.name: Resource(each.title, request.origin + each.path) for each in resources})
 
-    def _about(self, request: Request) -> About | None:
-        """Return what strangers need not know; None for them."""
-        services = self._services
+    def _requester(self, request: Request) -> Identity | None:
         try:
-            if services.identify(request) is None:
-                return None
+            return self._services.identify(request)
         except ApiError:
             # A session that has expired, or the database is away.
             return None
+
+    def _now(self, identity: Identity | None) -> Mapping[str, Any]:
+        """Return how the service is, to staff also how far its jobs are."""
+        figures: JobFigures | None = None
+        if identity is not None and identity.is_staff:
+            # Of the database, the checks tell.
+            with suppress(UnavailableError):
+                figures = self._services.jobs.figures()
+        return {**summarize_health(self._services.health.run()), "figures": figures}
+
+    def _about(self) -> About:
+        """Return what strangers need not know."""
+        services = self._services
         engine: Engine | None = None
         with suppress(UnavailableError):
             engine = services.db.engine

@@ -118,11 +118,11 @@ class StatsRoutes:
         """Return all statistics."""
         services = self._services
         return Stats(
-            cpu=_cpu(self._cpu_meter),
-            memory=_memory(),
-            disk=_disk(services.kernel_settings.home),
-            process=_process(services.clock.now()),
-            application=_application(services),
+            cpu=read_cpu(self._cpu_meter),
+            memory=read_memory(),
+            disk=read_disk(services.kernel_settings.home),
+            process=read_process(services.clock.now()),
+            application=read_application(services),
             engine=_if_available(lambda: services.db.engine),
             jobs=_if_available(services.jobs.figures),
             plugins=tuple(services.plugins),
@@ -162,24 +162,28 @@ def _cpu_times() -> tuple[float, float]:
     return total_s - times.idle - getattr(times, "iowait", 0), total_s
 
 
-def _cpu(meter: CpuMeter) -> CpuStats:
+def read_cpu(meter: CpuMeter) -> CpuStats:
+    """Measure the machine's processors."""
     load_1m, load_5m, load_15m = psutil.getloadavg()
     return CpuStats(psutil.cpu_count(), psutil.cpu_count(logical=False), meter.measure(), load_1m, load_5m, load_15m)
 
 
-def _memory() -> MemoryStats:
+def read_memory() -> MemoryStats:
+    """Measure the machine's memory."""
     memory, swap = psutil.virtual_memory(), psutil.swap_memory()
     return MemoryStats(memory.total, memory.available, memory.used, memory.percent, swap.total, swap.used)
 
 
-def _disk(home: Path) -> DiskStats:
+def read_disk(home: Path) -> DiskStats:
+    """Measure the file system of a directory."""
     # The home directory may not exist yet; its nearest existing parent is on the same file system.
     path = next(folder for folder in (home.absolute(), *home.absolute().parents) if folder.exists())
     usage = psutil.disk_usage(str(path))
     return DiskStats(home.absolute(), usage.total, usage.used, usage.free, usage.percent)
 
 
-def _process(now: datetime) -> ProcessStats:
+def read_process(now: datetime) -> ProcessStats:
+    """Measure this process."""
     process = psutil.Process()
     with process.oneshot():
         started_at = datetime.fromtimestamp(process.create_time(), now.tzinfo)
@@ -199,7 +203,8 @@ def _process(now: datetime) -> ProcessStats:
         )
 
 
-def _application(services: Services) -> ApplicationStats:
+def read_application(services: Services) -> ApplicationStats:
+    """Describe the service, and count what it has done in this process."""
     settings = services.kernel_settings
     return ApplicationStats(
         name="tiercel",

@@ -1,5 +1,7 @@
-// Loads single panels of a page again: on "Try again", and every data-refresh-s seconds while the page is visible.
-// A script that changes the address, as for filters, dispatches "panelschange" on the document to load all of them.
+// Loads single panels of a page again: on "Try again", and every data-refresh-s seconds while the page is visible,
+// except those with the attribute data-live, which another script keeps up to date.
+// A script that changes the address, as for filters, dispatches "panelschange" on the document to load all of them, or
+// the one that its detail names.
 (() => {
   const loading = new Map();
   const due = new Map();
@@ -9,6 +11,7 @@
   const schedule = (section) => {
     const seconds = Number(section.dataset.refreshS);
     if (seconds > 0) due.set(section.dataset.panel, Date.now() + seconds * 1000);
+    else due.delete(section.dataset.panel);
   };
   const load = async (section) => {
     const name = section.dataset.panel;
@@ -26,6 +29,7 @@
       if (fresh?.dataset.panel !== name) throw new Error("no panel");
       const focused = section.contains(document.activeElement) ? document.activeElement : null;
       section.replaceChildren(...fresh.childNodes);
+      section.dataset.refreshS = fresh.dataset.refreshS ?? "";
       note(section, `updated ${new Date().toLocaleTimeString([], { hour12: false })}`);
       if (focused) {
         const same = focused.id && document.getElementById(focused.id);
@@ -49,13 +53,15 @@
     event.preventDefault();
     load(retry.closest("[data-panel]"));
   });
-  document.addEventListener("panelschange", () => sections().forEach(load));
+  document.addEventListener("panelschange", (event) => {
+    for (const section of sections()) if (!event.detail || event.detail === section.dataset.panel) load(section);
+  });
   sections().forEach(schedule);
   setInterval(() => {
     if (document.hidden) return;
     for (const section of sections()) {
       const name = section.dataset.panel;
-      if (!loading.has(name) && due.get(name) <= Date.now()) load(section);
+      if (!loading.has(name) && !("live" in section.dataset) && due.get(name) <= Date.now()) load(section);
     }
   }, 1000);
 })();
