@@ -217,6 +217,7 @@ class DatasetPages:
             "kept": {name: sent[name] for name in ("ordering", "page_size", _APPLICATION, "as_of") if name in sent},
             "table": self.presentation.table_link(page.dataset.name, application),
             "versions": self._versions.list_link(page.dataset.name, application),
+            "hidden": f"{self.presentation.path}hidden/",
             "api": None if page.api is None else _api_link(page.api, application, sent),
         }
         panels = {

@@ -174,6 +174,7 @@ class VersionPages:
             "tabs": [(each.title, self.list_link(other, application), other == name) for other, each in self._tabs()],
             "title": page.title,
             "application": application,
+            "compare": self.compare_link(name, None, None, application),
         }
         return TemplateResponse("kernel/datasets/versions.html", context, panels=panels)
 

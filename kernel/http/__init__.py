@@ -12,7 +12,7 @@ from kernel.http.charts import Chart, Series, format_value
 from kernel.http.compression import DecompressionError, Decompressor, decompress
 from kernel.http.concurrency import ConcurrencyLimit
 from kernel.http.csv_files import CsvFiles
-from kernel.http.forms import FormResponse, NoFields, Submitted, make_form, redirect
+from kernel.http.forms import Form, FormResponse, NoFields, Submitted, make_form, redirect
 from kernel.http.forwarding import network_of
 from kernel.http.health import CheckResult, worst_status
 from kernel.http.lists import ListQuery, list_page
@@ -50,6 +50,7 @@ __all__ = [
     "Envelope",
     "ErrorBody",
     "Example",
+    "Form",
     "FormResponse",
     "ListQuery",
     "Listing",

@@ -10,11 +10,21 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
-from kernel import Identity, NotFoundError, Services, route
+from kernel import ConflictError, Identity, InvalidError, NotFoundError, Request, Response, Services, route
 from kernel.datasets import Publication
-from kernel.http import Panel, TemplateResponse, page_link
+from kernel.http import (
+    Form,
+    FormResponse,
+    Notice,
+    Panel,
+    Submitted,
+    TemplateResponse,
+    make_form,
+    page_link,
+    redirect,
+)
 from plugins.trace.freshness import FreshnessCheck
-from plugins.trace.jobs import RECONCILE, REFRESH
+from plugins.trace.jobs import RECONCILE, REFRESH, RefreshParameters
 from plugins.trace.notion import make_limiter
 from plugins.trace.settings import TraceSettings
 from plugins.trace.store import list_sources
@@ -23,6 +33,7 @@ from plugins.trace.sync.completeness import DataSourceReport, ExportReport, Sour
 FRESHNESS_PATH = "/trace/freshness/"
 CERTIFICATE_PATH = "/trace/certificate/"
 JOB_PAGE = "/system/jobs/{id}/"
+STARTED = Notice("The export is queued.")
 _NOTION = "https://www.notion.so/"
 _PAGE_ID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 _REFRESH_S = 30
@@ -112,12 +123,34 @@ class ExportPages:
         """Show how old the specifications are, and why; what was exported last, and when the next export is due."""
         # Exports read what no application need see.
         identity.ensure_application(None)
+        return self._freshness(identity, make_form(RefreshParameters))
+
+    @route(FRESHNESS_PATH, policy="write", method="POST")
+    def refresh(self, request: Request, form: Submitted[RefreshParameters], identity: Identity) -> FormResponse:
+        """Start an export, which the page then follows.
+
+        Raises:
+            ForbiddenError: Only staff may start it.
+        """
+        self._services.jobs.ensure_may_control(REFRESH)
+        try:
+            self._services.jobs.start(REFRESH, form.value(), request_id=request.request_id)
+        except (InvalidError, ConflictError) as ex:
+            return Response(self._freshness(identity, form.again(ex)), ex.status)
+        return redirect(FRESHNESS_PATH, STARTED)
+
+    def _freshness(self, identity: Identity, form: Form) -> TemplateResponse:
+        context = {
+            "certificate": CERTIFICATE_PATH,
+            # The service's own jobs are for staff.
+            "form": form if identity.is_staff and self._settings.is_active else None,
+        }
         panels = {
             "status": Panel(lambda: self._status(identity), "trace/status.html", "Status", refresh_s=_REFRESH_S),
             "sources": Panel(self._sources, "trace/sources.html", "Sources", refresh_s=_REFRESH_S),
             "exports": Panel(lambda: self._exports(identity), "trace/exports.html", "Exports", refresh_s=_REFRESH_S),
         }
-        return TemplateResponse("trace/freshness.html", {"certificate": CERTIFICATE_PATH}, panels=panels)
+        return TemplateResponse("trace/freshness.html", context, panels=panels)
 
     def _status(self, identity: Identity) -> Mapping[str, Any]:
         settings = self._settings

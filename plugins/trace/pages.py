@@ -190,4 +190,7 @@ def make_pages(services: Services) -> list[Route]:
     setup = FreshnessCheck(services).describe_setup
     pages = DatasetPages(services, "/trace/", _PAGES, setup=setup, job_page=JOB_PAGE)
     exports = ExportPages(services)
-    return [*pages.routes(), *collect_routes(MatrixPage(services, pages).show, exports.freshness, exports.certificate)]
+    return [
+        *pages.routes(),
+        *collect_routes(MatrixPage(services, pages).show, exports.freshness, exports.refresh, exports.certificate),
+    ]
