@@ -169,7 +169,6 @@ class ExportPages:
             "problems": problems,
             "read_at": min((each.read_at for each in known), default=None),
             "reconciled_at": min((each.reconciled_at for each in known), default=None),
-            "stale_after": timedelta(seconds=settings.stale_after_s),
             "paused_until": (
                 self._services.clock.now() + timedelta(seconds=wait_s) if wait_s >= _PAUSE_MIN_S else None
             ),
