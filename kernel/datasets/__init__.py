@@ -10,11 +10,15 @@ from kernel.datasets.models import (
     find_key_problem,
     report_publications,
 )
+from kernel.datasets.pages import DatasetPages
+from kernel.datasets.presentation import DatasetPage
 from kernel.datasets.query import parse_as_of
 from kernel.datasets.service import ApplicationSummary, DatasetSummary, summarize_application, summarize_dataset
 
 __all__ = [
     "ApplicationSummary",
+    "DatasetPage",
+    "DatasetPages",
     "DatasetReport",
     "DatasetSummary",
     "Derivation",

@@ -16,7 +16,7 @@ from kernel.datasets import store
 from kernel.datasets.accounts import AccountVersions, account_of
 from kernel.datasets.diff import Difference, compare_views, preview_publication
 from kernel.datasets.http import DatasetRoute, IndexEntry, IndexRoute, IndexSpec, ViewSpec
-from kernel.datasets.models import Publication, Snapshot, Version, decode_items, file_pattern
+from kernel.datasets.models import SHARED, Publication, Snapshot, Version, decode_items, file_pattern
 from kernel.datasets.published_files import CurrentData, PublishedFiles
 from kernel.datasets.publisher import Publisher, make_content
 from kernel.datasets.response_cache import ResponseCache
@@ -204,6 +204,22 @@ class Datasets:
         """
         _ensure_may_read(application)
         return self._views.view(self._snapshots.dataset(name), self.snapshot(name, as_of, account=account), application)
+
+    def read_together(
+        self, names: Sequence[str], application: Application | None = None, *, account: int | None = None
+    ) -> Sequence[View]:
+        """Return what an application sees of several datasets, all of them current at the same time.
+
+        Args:
+            names: Of the datasets.
+            application: As for ``read``, as are errors.
+            account: Likewise.
+        """
+        _ensure_may_read(application)
+        owned = next((dataset for dataset in map(self.find, names) if dataset.per_account), None)
+        owner = SHARED if owned is None else account_of(owned, account)
+        snapshots = self._snapshots.at_same_time(names, account=owner)
+        return [self._views.view(self.find(each.dataset), each, application) for each in snapshots]
 
     def snapshot(self, name: str, as_of: int | datetime | None = None, *, account: int | None = None) -> Snapshot:
         """Return a version of a dataset before any filter; arguments and errors as for ``read``."""

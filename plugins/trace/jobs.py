@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from psycopg import Connection
@@ -29,7 +29,7 @@ class RefreshParameters(msgspec.Struct, frozen=True):
         full: Read every row, and not only those that have changed.
     """
 
-    full: bool = False
+    full: Annotated[bool, msgspec.Meta(title="Every row")] = False
 
 
 class ExportJobs:

@@ -1,10 +1,11 @@
-"""The routes of the plugin: each dataset as a list and by slug, the feature matrix, the index, and the webhook."""
+"""The routes of the plugin: each dataset as a list and by slug, the feature matrix, the index, the webhook; pages."""
 
 from __future__ import annotations
 
 from kernel import Route, Services, collect_routes
 from plugins.trace.datasets import DATASETS, FEATURES
 from plugins.trace.matrix import MATRIX
+from plugins.trace.pages import make_pages
 from plugins.trace.webhook import Webhook
 
 # ``trace_matrix_data`` for the unfiltered view, ``trace_matrix_skyflow_data`` for that of an application.
@@ -26,4 +27,4 @@ def make_routes(services: Services) -> list[Route]:
     index = services.index_route(
         "/trace/public/index/", DATASETS, file="fsm_index.json", menu="index of specifications", cache_name=CACHE_NAME
     )
-    return [*routes, matrix, index, *collect_routes(Webhook(services).receive)]
+    return [*routes, matrix, index, *collect_routes(Webhook(services).receive), *make_pages(services)]

@@ -25,6 +25,29 @@ if TYPE_CHECKING:
     from plugins.trace.notion.client import NotionClient
 
 
+def make_limiter(services: Services, sleep: Callable[[float], None]) -> RateLimiter:
+    """Return the rate limiter of the token.
+
+    Args:
+        services: Of this plugin.
+        sleep: Called with the seconds to wait between requests; may raise to give up.
+
+    Raises:
+        NotionError: There is no token.
+    """
+    settings = services.settings(TraceSettings)
+    if settings.token is None:
+        raise NotionError("refused", "NOTION_TOKEN is not set")
+    return RateLimiter(
+        services.db,
+        settings.token,
+        per_minute=settings.requests_per_minute,
+        burst=settings.burst,
+        sleep=sleep,
+        wait_max_s=settings.retry_wait_max_s,
+    )
+
+
 def connect(services: Services, sleep: Callable[[float], None], on_retry: Callable[[str], None]) -> NotionClient:
     """Make a client with the settings of the service and the shared request budget. Close it.
 
@@ -39,15 +62,4 @@ def connect(services: Services, sleep: Callable[[float], None], on_retry: Callab
     # Notion's SDK takes a tenth of a second to import, which processes that do not read from Notion need not pay.
     from plugins.trace.notion.client import NotionClient
 
-    settings = services.settings(TraceSettings)
-    if settings.token is None:
-        raise NotionError("refused", "NOTION_TOKEN is not set")
-    limiter = RateLimiter(
-        services.db,
-        settings.token,
-        per_minute=settings.requests_per_minute,
-        burst=settings.burst,
-        sleep=sleep,
-        wait_max_s=settings.retry_wait_max_s,
-    )
-    return NotionClient(settings, limiter, sleep, on_retry)
+    return NotionClient(services.settings(TraceSettings), make_limiter(services, sleep), sleep, on_retry)

@@ -69,10 +69,15 @@ class RateLimiter:
         with self._db.connection() as connection:
             connection.execute(QUERIES["pause_requests"], {**self._parameters, "pause_s": min(seconds, PAUSE_MAX_S)})
 
+    def wait_s(self) -> float:
+        """Return in how many seconds a request may be sent; 0 or less if one may be sent now."""
+        with self._db.connection() as connection:
+            row = connection.execute(QUERIES["read_request_wait_s"], self._parameters).fetchone()
+        return 0.0 if row is None else float(row[0])
+
     def _try_acquire(self) -> float | None:
         """Acquire one request from the budget; return None, or the seconds until there is one."""
         with self._db.connection() as connection:
             if connection.execute(QUERIES["acquire_request"], self._parameters).fetchone() is not None:
                 return None
-            row = connection.execute(QUERIES["read_request_wait_s"], self._parameters).fetchone()
-        return 0.0 if row is None else float(row[0])
+        return self.wait_s()
