@@ -143,6 +143,7 @@ class DatasetPages:
         pages: How each dataset is shown.
         setup: Says what to do while nothing was published.
         job_page: Path of the page of a job, with ``{id}``.
+        status_page: Path of a page that says how fresh the data are.
     """
 
     def __init__(
@@ -153,11 +154,13 @@ class DatasetPages:
         *,
         setup: Callable[[], str] | None = None,
         job_page: str | None = None,
+        status_page: str | None = None,
     ) -> None:
         self._datasets = services.datasets
         self._applications = services.applications
         self._http = services.kernel_settings.http
         self._setup = setup
+        self._status_page = status_page
         self.presentation = Presentation(path, pages)
         self._versions = VersionPages(services, self.presentation, self.application, job_page)
 
@@ -250,7 +253,8 @@ class DatasetPages:
             "view": view,
             "current": None if not query.as_of else self._datasets.snapshot(page.dataset.name).version,
             "hidden": len(view.snapshot.items) - len(view.items),
-            "why": self._hidden_link(application, page.dataset.name),
+            "why": self.hidden_link(application, page.dataset.name),
+            "status": self._status_page,
             "application": application,
             "selected": len(selected),
             "number": number,
@@ -420,7 +424,7 @@ class DatasetPages:
         """Return how much each application sees."""
         pages = self.presentation.pages.values()
         rows = [
-            (Link(each.name, self._hidden_link(each)), [self._count(page, each) for page in pages])
+            (Link(each.name, self.hidden_link(each)), [self._count(page, each) for page in pages])
             for each in self._applications.readable
         ]
         return {"rows": rows, "titles": [page.title for page in pages]}
@@ -511,7 +515,8 @@ class DatasetPages:
                 )
         return found
 
-    def _hidden_link(self, application: Application | None, name: str = "") -> str | None:
+    def hidden_link(self, application: Application | None, name: str = "") -> str | None:
+        """Return the link to what an application does not see, of one dataset or of all; None for no application."""
         if application is None:
             return None
         link = page_link(f"{self.presentation.path}hidden/", application=application.slug)

@@ -12,7 +12,7 @@ from kernel import Application, Identity, Request, Route, Services, collect_rout
 from kernel.datasets import DatasetPage, DatasetPages
 from kernel.http import Panel, TemplateResponse, page_link
 from plugins.trace.datasets import FEATURES, GATEWAYS, TAGS, TIERS
-from plugins.trace.export_pages import JOB_PAGE, ExportPages
+from plugins.trace.export_pages import FRESHNESS_PATH, JOB_PAGE, ExportPages
 from plugins.trace.freshness import FreshnessCheck
 from plugins.trace.matrix import make_matrix
 from plugins.trace.models import Feature, Gateway
@@ -123,7 +123,8 @@ class MatrixPage:
         names = (FEATURES.name, TIERS.name, GATEWAYS.name)
         if not all(self._datasets.versions(name, 1) for name in names):
             return {"groups": None, "setup": self._setup()}
-        features, tiers, gateways = (each.items for each in self._datasets.read_together(names, application))
+        views = self._datasets.read_together(names, application)
+        features, tiers, gateways = (each.items for each in views)
         chosen = [feature for feature in features if _is_chosen(feature, query)]
         if query.columns == "tiers":
             columns = [(tier.slug, tier.name or tier.slug) for tier in tiers]
@@ -144,6 +145,13 @@ class MatrixPage:
         return {
             "groups": _group(chosen, lines, query, gateways),
             "columns": [(name, link(query.columns, slug, application)) for slug, name in columns],
+            "unseen": ", ".join(
+                f"{hidden:,} of {len(each.snapshot.items):,} {each.dataset.name}"
+                for each in views
+                if (hidden := len(each.snapshot.items) - len(each.items))
+            ),
+            "application": application,
+            "why": self._pages.hidden_link(application),
             "count": len(chosen),
             "total": len(features),
             "query": query,
@@ -188,7 +196,7 @@ def _choices(values: Iterable[str]) -> Sequence[tuple[str, str, int]]:
 def make_pages(services: Services) -> list[Route]:
     """Return the routes of the pages."""
     setup = FreshnessCheck(services).describe_setup
-    pages = DatasetPages(services, "/trace/", _PAGES, setup=setup, job_page=JOB_PAGE)
+    pages = DatasetPages(services, "/trace/", _PAGES, setup=setup, job_page=JOB_PAGE, status_page=FRESHNESS_PATH)
     exports = ExportPages(services)
     return [
         *pages.routes(),

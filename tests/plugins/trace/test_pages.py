@@ -258,6 +258,12 @@ def test_the_matrix_is_that_of_the_api(client: Client) -> None:
                 assert shown[row["name"]] == [by_state[each] for each in row["tiers"].values()]
 
 
+def test_the_matrix_says_what_an_application_does_not_see(client: Client) -> None:
+    shown = words(page(client, "/trace/matrix/?application=nexus"))
+
+    assert "Nexus does not see 2 of 4 features, 2 of 3 tiers, 2 of 2 gateways" in shown
+
+
 def test_the_matrix_is_filtered_and_grouped(client: Client) -> None:
     shown = page(client, "/trace/matrix/?columns=gateways&group=gateway&status=beta")
 
