@@ -56,6 +56,8 @@ def test_the_dataset_of_the_how_to_works(
     client = serve(plugins=plugins)
 
     assert eventually(lambda: is_served(client, "planets"))
+    for path in ("planets/?tags=hot", "planets/venus/", "versions/", "versions/compare/", "hidden/?application=orbit"):
+        assert "Planets" in client.get(f"/acme/{path}", headers={"Accept": "text/html"}).content.decode(), path
     assert ran.code == 0
     assert ran.output + ran.errors in PAGES
     for path in ("/acme/public/orbit/planets/", "/acme/public/planets/?tags=hot", "/acme/public/planets/mars/"):
