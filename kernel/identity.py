@@ -138,7 +138,8 @@ def current_identity() -> Identity | None:
 
 def set_current_identity(identity: Identity | None) -> None:
     """Set the identity of this thread until the next call: a request is served by one thread, to its last byte."""
-    _CURRENT.set(identity)
+    if _CURRENT.get() is not identity:
+        _CURRENT.set(identity)
 
 
 @contextmanager

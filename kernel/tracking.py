@@ -165,4 +165,5 @@ def outgoing_request(method: str, url: str) -> Iterator[OutgoingRequest]:
 
 def set_current_tracker(tracker: ResourceTracker | None) -> None:
     """Set the tracker of this thread until the next call."""
-    _CURRENT.set(tracker)
+    if _CURRENT.get() is not tracker:
+        _CURRENT.set(tracker)

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import msgspec
 from psycopg import Connection
@@ -151,9 +151,8 @@ class Audit:
 
     # --- requests and commands --------------------------------------------------------------------------------------
 
-    @contextmanager
-    def request(self, request: HttpRequest, template: str, *, needs_entry: bool) -> Iterator[Callable[[], None]]:
-        """Serve a request in the block: what is recorded in it is said to come from there.
+    def request(self, request: HttpRequest, template: str, *, needs_entry: bool) -> AuditedRequest:
+        """Serve a request in a block, with what this returns: what is recorded in it is said to come from there.
 
         A request that ``needs_entry`` gets one with the first of its transactions that changes something. Where the
         handler records an entry itself, that one is enough.
@@ -162,17 +161,8 @@ class Audit:
             request: The request.
             template: Its route.
             needs_entry: Whether it is recorded if it changes something.
-
-        Yields:
-            A function to call after a request that succeeded: it writes the entry of one that changed something outside
-            of transactions.
         """
-        origin = _Origin(f"{request.method} {template}", request=request, needs_entry=needs_entry)
-        token = _ORIGIN.set(origin)
-        try:
-            yield lambda: self._ensure_entry(origin)
-        finally:
-            _ORIGIN.reset(token)
+        return AuditedRequest(self, _Origin(f"{request.method} {template}", request=request, needs_entry=needs_entry))
 
     @contextmanager
     def command(self, name: str) -> Iterator[None]:
@@ -223,7 +213,8 @@ class Audit:
         if seen is not None:
             self._seen.set(seen, time.monotonic() + _SEEN_FOR_S)
 
-    def _ensure_entry(self, origin: _Origin) -> None:
+    def ensure_entry(self, origin: _Origin) -> None:
+        """Write the entry of a request that needs one and has none."""
         if not origin.needs_entry or origin.has_entry or origin.request is None:
             return
         draft = _draft_of_origin(origin)
@@ -298,6 +289,32 @@ def _seen_key(identity: Identity, request: HttpRequest) -> tuple[object, ...] | 
     if request.method not in {"GET", "HEAD"} or "HTTP_X_ACCOUNT" in request.env:
         return None
     return identity.scheme, identity.name, identity.account, request.path_as_sent, request.query_string
+
+
+class AuditedRequest:
+    """The block in which a request is served; every request has one, and a class is entered faster than a generator.
+
+    Args:
+        audit: The audit log.
+        origin: The request.
+    """
+
+    __slots__ = ("_audit", "_origin", "_token")
+
+    def __init__(self, audit: Audit, origin: _Origin) -> None:
+        self._audit = audit
+        self._origin = origin
+
+    def __enter__(self) -> Self:
+        self._token = _ORIGIN.set(self._origin)
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        _ORIGIN.reset(self._token)
+
+    def ensure_entry(self) -> None:
+        """Write the entry of a request that succeeded, and changed something outside of transactions."""
+        self._audit.ensure_entry(self._origin)
 
 
 def _draft_of_origin(origin: _Origin) -> Draft:

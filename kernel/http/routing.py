@@ -453,20 +453,21 @@ def _handler_responder(mounted: MountedRoute, pipeline: RequestPipeline) -> Resp
 
 
 def _enclose(responder: Responder, mounted: MountedRoute, pipeline: RequestPipeline) -> Responder:
-    return _with_audit(_with_deadline(responder, pipeline.timeout_s), mounted, pipeline.audit)
+    """Return a responder with a deadline, whose request is recorded if it changes something, without one for that.
 
-
-def _with_audit(responder: Responder, mounted: MountedRoute, audit: Audit) -> Responder:
-    """Return a responder whose request is recorded if it changes something, without a deadline for that."""
+    A response that is streamed is sent after the deadline, within limits of its own.
+    """
     is_audited = mounted.route.policy in _AUDITED
+    audit, timeout_s = pipeline.audit, pipeline.timeout_s
 
     def respond(request: Request, response: FalconResponse, **path_parameters: Any) -> None:
         needs_entry = is_audited and request.method not in SAFE_METHODS
-        with audit.request(request, mounted.template, needs_entry=needs_entry) as ensure_entry:
-            responder(request, response, **path_parameters)
+        with audit.request(request, mounted.template, needs_entry=needs_entry) as audited:
+            with Deadline(timeout_s, request.client):
+                responder(request, response, **path_parameters)
             if needs_entry and _is_success(response):
                 try:
-                    ensure_entry()
+                    audited.ensure_entry()
                 except BaseException:
                     response.close_stream()
                     raise
@@ -477,16 +478,6 @@ def _with_audit(responder: Responder, mounted: MountedRoute, audit: Audit) -> Re
 def _is_success(response: FalconResponse) -> bool:
     # A form that was sent redirects to a page.
     return http.HTTPStatus.OK <= response.status_code < http.HTTPStatus.BAD_REQUEST
-
-
-def _with_deadline(responder: Responder, timeout_s: float) -> Responder:
-    """Return a responder with a deadline. A response that is streamed is sent after it, within limits of its own."""
-
-    def respond(request: Request, response: FalconResponse, **path_parameters: Any) -> None:
-        with Deadline(timeout_s, request.client):
-            responder(request, response, **path_parameters)
-
-    return respond
 
 
 def _without_stream(responder: Responder) -> Responder:

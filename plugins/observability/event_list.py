@@ -13,7 +13,6 @@ from plugins.observability.filters import (
     Conditions,
     key_values,
     keyset,
-    order_by,
     parse_ordering,
     validate_filters,
     with_tie_breaker,
@@ -78,9 +77,8 @@ class EventPages:
         conditions: Conditions,
         count: int | None,
     ) -> Page[Event]:
-        order = order_by(with_tie_breaker(ordering))
         # One event more than the page holds tells whether there is a next page, whatever the count says.
-        events, _ = self._store.list(conditions, order, size + 1, (page - 1) * size)
+        events, _ = self._store.list(conditions, with_tie_breaker(ordering), size + 1, (page - 1) * size)
         return numbered_page(
             request, events[:size], page=page, page_size=size, count=count, has_next=len(events) > size
         )
@@ -103,7 +101,7 @@ class EventPages:
                 raise InvalidError(errors={"cursor": ["Null characters are not allowed."]})
             after = keyset(keys, cursor.values, backwards=backwards)
             conditions = conditions.and_also(after)
-        found, fitting = self._store.list(conditions, order_by(keys, backwards=backwards), size + 1)
+        found, fitting = self._store.list(conditions, keys, size + 1, backwards=backwards)
         # A page whose tags would be too long ends early: its link leads to the next event. A page by number cannot.
         size = min(size, fitting)
         events = list(found[: size + 1])

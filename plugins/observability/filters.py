@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, LiteralString, cast
 
 import msgspec
 from psycopg import sql
@@ -19,6 +20,7 @@ SEARCH_LENGTH_MAX = 300
 DEFAULT_ORDERING = ("-time",)
 SORTABLE = ("time", "latency_ms", "status_code", "service", "endpoint", "method")
 SMALLINT = range(-(2**15), 2**15)
+_PARAMETER = re.compile(r"%\((\w+)\)s")
 INTEGER = range(-(2**31), 2**31)
 
 
@@ -58,6 +60,15 @@ class Conditions(msgspec.Struct):
         """Add the fragment ``filter_<name>``."""
         self.parts.append(sql.SQL(QUERIES[f"filter_{name}"]))
         self.values.update(values)
+
+    @property
+    def whole_account(self) -> int | None:
+        """The account of which these are all events: visible ones, by no other condition. None if there is another."""
+        limits = (self.values.get("visible_sites"), self.values.get("visible_services"))
+        if not self.visible or self.parts or self.preconditions or limits != (None, None):
+            return None
+        account: int = self.values["account"]
+        return account
 
     @property
     def where(self) -> sql.Composable:
@@ -210,13 +221,13 @@ def parse_ordering(
     return tuple(fields)
 
 
-def with_tie_breaker(ordering: Sequence[str]) -> list[tuple[str, bool]]:
+def with_tie_breaker(ordering: Sequence[str]) -> tuple[tuple[str, bool], ...]:
     """Return (column, descending) for each sort key; time and id come last, so that no two events are equal."""
     keys = [(field.removeprefix("-"), field.startswith("-")) for field in ordering]
     if all(name != "time" for name, _ in keys):
         keys.append(("time", True))
     # The index is (time DESC, id): with the id ascending it can be read in order.
-    return [*keys, ("id", not dict(keys)["time"])]
+    return (*keys, ("id", not dict(keys)["time"]))
 
 
 def order_by(keys: Sequence[tuple[str, bool]], *, backwards: bool = False) -> sql.Composable:
@@ -226,6 +237,22 @@ def order_by(keys: Sequence[tuple[str, bool]], *, backwards: bool = False) -> sq
             _column(name, descending=descending), sql.SQL("DESC" if descending != backwards else "ASC")
         )
         for name, descending in keys
+    )
+
+
+def inline_values(query: sql.Composable, values: Mapping[str, Any]) -> sql.Composed:
+    """Put values into a statement, in place of its parameters.
+
+    Sessions plan a statement with parameters each time (see ``configure_session``), and one without them once. So this
+    is for statements that are sent often, with values of which there are few, and whose plan they do not change.
+    """
+    # Every other part is the name of a parameter.
+    parts = _PARAMETER.split(query.as_string())
+    return sql.Composed(
+        [
+            sql.Literal(values[part]) if number % 2 else sql.SQL(cast(LiteralString, part))
+            for number, part in enumerate(parts)
+        ]
     )
 
 

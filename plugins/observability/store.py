@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Literal
 from uuid import UUID
 
@@ -18,6 +19,8 @@ from plugins.observability.filters import (
     Conditions,
     add_search,
     event_conditions,
+    inline_values,
+    order_by,
     search_pattern,
     split_search,
 )
@@ -46,6 +49,7 @@ _LISTED_SERIES_MAX = 1000
 _LARGE_SHARE = 0.01
 _SHARE_KEPT_S = 60.0
 _SHARES_MAX = 10_000
+_STATEMENTS_MAX = 256
 # An edit starts over when another edit of the event, or a removal of series or partitions, comes first.
 EDIT_ATTEMPTS_MAX = 10
 DELETE_ATTEMPTS_MAX = 5
@@ -84,6 +88,7 @@ class EventStore:
         self._partitions = partitions
         self._watermark = watermark
         self._tags_max_bytes = tags_max_bytes
+        self._served_max_bytes = served_max_bytes(tags_max_bytes)
         self._templates = templates
         # What was found lately, and until when it counts: it decides how pages are read, not what is on them.
         self._shares: dict[tuple[Any, ...], tuple[Share, float]] = {}
@@ -231,13 +236,31 @@ class EventStore:
         return share
 
     def list(
-        self, conditions: Conditions, order: sql.Composable, limit: int, offset: int = 0
+        self,
+        conditions: Conditions,
+        keys: Sequence[tuple[str, bool]],
+        limit: int,
+        offset: int = 0,
+        *,
+        backwards: bool = False,
     ) -> tuple[Sequence[Event], int]:
         """Return events that meet some conditions, in order, and how many of them the limit of a page leaves complete.
 
         The tags of the others are ``OMITTED_FROM_PAGE``.
+
+        Args:
+            conditions: From ``conditions``.
+            keys: What they are sorted by, from ``with_tie_breaker``.
+            limit: The most that are returned.
+            offset: How many are skipped.
+            backwards: Sort the other way round.
         """
-        return self._page(conditions.compose_page(order), {**conditions.values, "limit": limit, "offset": offset})
+        account = conditions.whole_account
+        if account is not None and offset == 0:
+            query = first_page(account, tuple(keys), limit, self._served_max_bytes, backwards=backwards)
+            return self._read_page(query, None, limit)
+        page = conditions.compose_page(order_by(keys, backwards=backwards))
+        return self._page(page, {**conditions.values, "limit": limit, "offset": offset})
 
     def trace(self, trace_id: str, limit: int, access: Access = SYSTEM) -> Sequence[Event]:
         """Return the events of a trace, in order of time; as of ``list``, some may be without their tags."""
@@ -245,19 +268,32 @@ class EventStore:
         return self._page(sql.SQL(QUERIES["page_of_trace"]), values)[0]
 
     def _page(self, page: sql.Composable, values: Mapping[str, Any]) -> tuple[Sequence[Event], int]:
-        query = sql.SQL(QUERIES["list_events"]).format(page=page)
-        limits = {"tags_max_bytes": served_max_bytes(self._tags_max_bytes), "page_max_bytes": PAGE_MAX_BYTES}
+        limit = values["limit"]
+        query = _compose_list(page, limit, self._served_max_bytes)
+        limits = {"tags_max_bytes": self._served_max_bytes, "page_max_bytes": PAGE_MAX_BYTES}
+        return self._read_page(query, {**values, **limits}, limit)
+
+    def _read_page(
+        self, query: sql.Composed, values: Mapping[str, Any] | None, limit: int
+    ) -> tuple[Sequence[Event], int]:
         with self._db.connection() as connection:
-            rows = connection.execute(query, {**values, **limits}).fetchall()
+            rows = connection.execute(query, values).fetchall()
+        if _fits_always(limit, self._served_max_bytes):
+            return [*map(to_event, rows)], len(rows)
         fitting = sum(row[-1] for row in rows)
         omitted = (msgspec.structs.replace(to_event(row), tags=OMITTED_FROM_PAGE) for row in rows[fitting:])
         return [*map(to_event, rows[:fitting]), *omitted], fitting
 
     def count(self, conditions: Conditions) -> int:
         """Count the events that meet some conditions."""
-        counted = self._row(conditions.compose_count(), conditions)[0]
+        account = conditions.whole_account
+        if account is not None and conditions.alone:
+            counted = self._row(count_if_alone(account))[0]
+        else:
+            counted = self._row(conditions.compose_count(), conditions.values)[0]
         if counted is None:  # somebody else has come
-            counted = self._row(msgspec.structs.replace(conditions, alone=False).compose_count(), conditions)[0]
+            conditions = msgspec.structs.replace(conditions, alone=False)
+            counted = self._row(conditions.compose_count(), conditions.values)[0]
         return int(counted)
 
     def estimate(self, conditions: Conditions) -> int:
@@ -277,7 +313,7 @@ class EventStore:
         except ValueError as ex:
             raise _not_found(event_id) from ex
         query = QUERIES["lock_event" if lock else "find_event"]
-        values = {"id": event_id, "tags_max_bytes": served_max_bytes(self._tags_max_bytes), **access.parameters}
+        values = {"id": event_id, "tags_max_bytes": self._served_max_bytes, **access.parameters}
         row = connection.execute(query, {**values, "from_time": start, "to_time": end}).fetchone()
         if row is None:
             moved = connection.execute(QUERIES["find_moved"], {"id": event_id}).fetchone()
@@ -293,11 +329,11 @@ class EventStore:
         return invalid_fields({"tags": [oversized_tags(self._tags_max_bytes)]})
 
     def _one(self, name: str, conditions: Conditions) -> tuple[Any, ...]:
-        return self._row(sql.SQL(QUERIES[name]).format(where=conditions.where), conditions)
+        return self._row(sql.SQL(QUERIES[name]).format(where=conditions.where), conditions.values)
 
-    def _row(self, query: sql.Composed, conditions: Conditions) -> tuple[Any, ...]:
+    def _row(self, query: sql.Composed, values: Mapping[str, Any] | None = None) -> tuple[Any, ...]:
         with self._db.connection() as connection:
-            row = connection.execute(query, conditions.values).fetchone()
+            row = connection.execute(query, values).fetchone()
         if row is None:
             raise LookupError(query.as_string())
         return row
@@ -306,6 +342,43 @@ class EventStore:
 def served_max_bytes(tags_max_bytes: int) -> int:
     """Return how long stored tags may be to be returned, for events whose tags were at most so long as sent."""
     return tags_max_bytes + _PRESERVED_MAX_BYTES
+
+
+def _compose_list(page: sql.Composable, limit: int, tags_max_bytes: int) -> sql.Composed:
+    """Compose the list of the events of a page, of which each has tags of so many bytes at most."""
+    events = sql.SQL(QUERIES["list_events"]).format(page=page)
+    if _fits_always(limit, tags_max_bytes):
+        return events
+    return sql.SQL(QUERIES["list_fitting_events"]).format(events=events)
+
+
+def _fits_always(limit: int, tags_max_bytes: int) -> bool:
+    """Tell whether the tags of so many events are within the limit of a page, whatever they are."""
+    return limit * tags_max_bytes <= PAGE_MAX_BYTES
+
+
+@lru_cache(maxsize=_STATEMENTS_MAX)
+def first_page(
+    account: int, keys: tuple[tuple[str, bool], ...], limit: int, tags_max_bytes: int, *, backwards: bool
+) -> sql.Composed:
+    """Return the statement that lists the first events of all that an account has, planned once for a session."""
+    conditions = _whole_account(account)
+    query = _compose_list(conditions.compose_page(order_by(keys, backwards=backwards)), limit, tags_max_bytes)
+    limits = {"tags_max_bytes": tags_max_bytes, "page_max_bytes": PAGE_MAX_BYTES}
+    return inline_values(query, {**conditions.values, "limit": limit, "offset": 0, **limits})
+
+
+@lru_cache(maxsize=_STATEMENTS_MAX)
+def count_if_alone(account: int) -> sql.Composed:
+    """Return the statement that counts all events, if they are those of an account, planned once for a session."""
+    conditions = _whole_account(account)
+    return inline_values(conditions.compose_count(), conditions.values)
+
+
+def _whole_account(account: int) -> Conditions:
+    conditions = Conditions([], {})
+    conditions.require_visible(Access(account=account).parameters, alone=True)
+    return conditions
 
 
 def resolve_filters(connection: Connected, query: SelectionQuery, access: Access, share: Share = "small") -> Conditions:

@@ -1,20 +1,22 @@
-"""An account among ten thousand that send events of the same service, against the same account alone."""
+"""An account among ten thousand that send events of the same service, against alone; and row-level security."""
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, LiteralString
 
 import msgspec
+from psycopg import sql
 
 from kernel.identity import OPEN, acting_as
 from kernel.testing import Client, make_configuration, running
 from plugins.observability.access import Access
 from plugins.observability.analytics.models import KpiQuery
 from plugins.observability.container import Container, make_container
-from plugins.observability.filters import DEFAULT_ORDERING, order_by, with_tie_breaker
+from plugins.observability.filters import DEFAULT_ORDERING, with_tie_breaker
 from plugins.observability.models import IngestQuery, ListQuery
 from tests.bench.figures import Figure, in_turn
 
@@ -36,13 +38,18 @@ TARGETS = {
     "first page": 1.2,
     "ingest of a batch": 1.15,
 }
+# What the policies of the table of series take: a part of planning, so nothing of what is planned once.
+WALL_TARGETS = {"first page": 1.15, "exact KPIs of a service and a day": 1.15}
+WALL_ROUNDS = 15
 _QUIET = {"log": {"level": "error", "requests": False}, "observability": {"log_own_requests": False}}
 _ACCESS = Access(account=ACCOUNT)
 _IDENTITY = msgspec.structs.replace(OPEN, account=ACCOUNT)
 
 
 def figures(_full: bool) -> Iterator[Figure]:
-    """Measure KPIs, the first page and ingest of an account that is alone, and of one among others, in turn."""
+    """Measure KPIs, the first page and ingest of an account that is alone, and of one among others, in turn; then with
+    policies and without.
+    """
     end = datetime.now(UTC)
     with running(make_configuration(**_QUIET)) as alone, running(make_configuration(**_QUIET)) as shared:
         asks: list[Mapping[str, Callable[[], object]]] = []
@@ -59,6 +66,26 @@ def figures(_full: bool) -> Iterator[Figure]:
                 ratio, ms, alone_ms = in_turn(_timed(among_others[name]), _timed(on_its_own[name]), REPEATS)
             detail = f"p50 {ms:.2f} ms, alone {alone_ms:.2f} ms; {EVENTS:,} events, and as many of {ACCOUNTS:,} others"
             yield Figure(f"{name} of an account among others, against alone", ratio, target, "at most", detail=detail)
+        for name, target in WALL_TARGETS.items():
+            scoped, unscoped = (_with_policies(alone, state, on_its_own[name]) for state in ("ENABLE", "DISABLE"))
+            with acting_as(_IDENTITY):
+                ratio, ms, without_ms = in_turn(scoped, unscoped, WALL_ROUNDS)
+            detail = f"p50 {ms:.2f} ms, without {without_ms:.2f} ms"
+            yield Figure(f"{name} under row-level security, against none", ratio, target, "at most", detail=detail)
+
+
+def _with_policies(client: Client, state: LiteralString, ask: Callable[[], object]) -> Callable[[], float]:
+    """Return what measures the median of some asks, with the policies of the table of series in a state."""
+    timed = _timed(ask)
+
+    def measure() -> float:
+        with client.service.db.connection(60) as connection:
+            connection.execute(sql.SQL("ALTER TABLE observability.series {} ROW LEVEL SECURITY").format(sql.SQL(state)))
+        # What is planned once is planned anew.
+        ask()
+        return statistics.median(timed() for _ in range(REPEATS))
+
+    return measure
 
 
 def _fill(client: Client, container: Container, of_whom: str, *, accounts: int, series: int, end: datetime) -> None:
@@ -99,7 +126,7 @@ def _asks(container: Container, end: datetime) -> Mapping[str, Callable[[], obje
 
     def first_page() -> object:
         conditions = container.store.conditions(ListQuery(), _ACCESS)
-        return container.store.list(conditions, order_by(with_tie_breaker(DEFAULT_ORDERING)), 51)
+        return container.store.list(conditions, with_tie_breaker(DEFAULT_ORDERING), 51)
 
     return {
         "exact KPIs of a day": kpis(day),

@@ -30,7 +30,7 @@ ROUNDS = 5
 REPEATS = 200
 PAGE_SIZE = 50
 # No limit is reached.
-TAGS = {"tags_max_bytes": 65_536, "page_max_bytes": 16 * 1024 * 1024}
+TAGS = {"tags_max_bytes": 65_536}
 DEEP_PAGE = 10_000
 WALK_PAGE_SIZE = 1_000
 SERVICE = "service-3"
@@ -151,7 +151,7 @@ def _trace_sql(connection: Connected, trace_id: str) -> Run:
 
 def _list_sql(where: sql.Composable) -> sql.Composed:
     order = order_by(with_tie_breaker(parse_ordering(())))
-    page = sql.SQL(QUERIES["page_of_events"]).format(where=where, order=order)
+    page = sql.SQL(QUERIES["page_of_events"]).format(join=sql.SQL(QUERIES["join_first"]), where=where, order=order)
     return sql.SQL(QUERIES["list_events"]).format(page=page)
 
 

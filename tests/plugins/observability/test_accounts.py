@@ -16,9 +16,12 @@ from psycopg import sql
 
 from kernel.identity import OPEN, Identity, acting_as
 from kernel.testing import Client, Result
+from plugins.observability import store
 from plugins.observability.access import Access, Owner
 from plugins.observability.analytics import sql_builder
+from plugins.observability.filters import DEFAULT_ORDERING, with_tie_breaker
 from plugins.observability.importer.service import LineIds
+from plugins.observability.models import ListQuery
 from plugins.observability.queries import QUERIES
 from tests.conftest import Serve, service_starter
 from tests.plugins.accounts.factories import create_account, create_key, create_site, with_key
@@ -404,6 +407,8 @@ def take_conditions_away(monkeypatch: pytest.MonkeyPatch) -> None:
 def _forget_composed_queries() -> None:
     for function in ("opening_query", "series_of_groups_query", "build_query", "build_totals_and_percentiles"):
         getattr(sql_builder, function).cache_clear()
+    for function in ("first_page", "count_if_alone"):
+        getattr(store, function).cache_clear()
 
 
 def routes_of(client: Client, event_id: str) -> Iterator[tuple[str, str]]:
@@ -449,6 +454,25 @@ def test_each_wall_alone_keeps_sites_apart(client: Client, sites: Sequence[Tenan
         assert second.marker not in first.request("GET", f"{ROOT}{question}start={window()}").content.decode()
     assert first.request("DELETE", f"{ROOT}{second.first_id()}/").status == 404
     assert first.get(LEDGER)["data"]["totals"]["stored"] == 2
+
+
+def test_a_first_page_is_planned_once_and_is_that_of_whoever_asks(client: Client, tenants: Sequence[Tenant]) -> None:
+    with client.service.db.connection() as connection:
+        # Each has half of all events.
+        connection.execute("ANALYZE observability.event")
+    # More often than the driver waits before it prepares a statement.
+    for _ in range(8):
+        for tenant in tenants:
+            assert {each["user_ref"] for each in tenant.get(ROOT)["results"]} == {tenant.marker}
+
+    with client.service.db.connection() as connection:
+        query = """SELECT generic_plans > 0, custom_plans FROM pg_prepared_statements
+                   WHERE statement LIKE '%LEFT JOIN observability.series%'"""
+        assert connection.execute(query).fetchall() == [(True, 0)] * 2
+    theirs = Access(account=tenants[1].account)
+    conditions = container_of(client).store.conditions(ListQuery(), theirs)
+    with acting_as(msgspec.structs.replace(OPEN, account=tenants[0].account)):
+        assert container_of(client).store.list(conditions, with_tie_breaker(DEFAULT_ORDERING), 50) == ([], 0)
 
 
 def test_row_level_security_leaves_indexes_usable(client: Client, tenants: Sequence[Tenant]) -> None:
