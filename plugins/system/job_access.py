@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 
 from kernel import ForbiddenError, Identity
-from kernel.identity import acting_as
+from kernel.identity import SYSTEM_ACCOUNT, acting_as
 
 ID_MAX = 2**63 - 1
 JobId = Annotated[int, msgspec.Meta(ge=1, le=ID_MAX)]
@@ -20,10 +20,15 @@ class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
     """Parameters of routes that read runs.
 
     Args:
-        all_accounts: Also runs of other accounts, for staff.
+        all_accounts: Also runs of other accounts, for staff that acts for none.
     """
 
     all_accounts: bool = False
+
+
+def may_read_all(identity: Identity) -> bool:
+    """Tell whether a client may read the runs of all accounts: staff, unless it acts for one of them."""
+    return identity.is_staff and identity.account == SYSTEM_ACCOUNT
 
 
 @contextmanager
@@ -31,12 +36,12 @@ def reading_runs(identity: Identity, query: RunQuery) -> Iterator[None]:
     """Read the runs that a request asks for in a block.
 
     Raises:
-        ForbiddenError: It asks for those of other accounts, and is not staff's.
+        ForbiddenError: It asks for those of other accounts, and may not.
     """
     if not query.all_accounts:
         yield
         return
-    if not identity.is_staff:
-        raise ForbiddenError(detail="only staff see the jobs of all accounts")
+    if not may_read_all(identity):
+        raise ForbiddenError(detail="only staff that acts for no account sees the jobs of all")
     with acting_as(None):
         yield

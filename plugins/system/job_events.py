@@ -43,7 +43,7 @@ class EventsQuery(RunQuery, frozen=True, kw_only=True):
 
     Args:
         log: Only log lines with a higher id, where the client has no last event yet.
-        all_accounts: Also of a run of another account, for staff.
+        all_accounts: Also of a run of another account, for staff that acts for none.
     """
 
     log: LineId = 0

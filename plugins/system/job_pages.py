@@ -29,7 +29,7 @@ from kernel.http import (
     redirect,
 )
 from kernel.jobs import JobRecord, JobState, RegisteredJob
-from plugins.system.job_access import JobId, RunQuery, reading_runs
+from plugins.system.job_access import JobId, RunQuery, may_read_all, reading_runs
 from plugins.system.jobs import JobQuery, JobRoutes, JobsQuery
 
 JOBS = "/system/jobs/"
@@ -134,7 +134,7 @@ class JobPages:
             "startable": self._startable(identity),
             "start_link": start_link,
             "states": get_args(JobState),
-            "is_staff": identity.is_staff,
+            "may_read_all": may_read_all(identity),
             "accounts": [
                 ("Own account", page_link(JOBS, request, all_accounts=None, account=None, cursor=None)),
                 ("All accounts", page_link(JOBS, request, all_accounts=1, cursor=None)),

@@ -39,7 +39,7 @@ class JobsQuery(RunQuery, frozen=True, kw_only=True):
         end: Only runs that were started at this time or earlier.
         with_routine: Also runs that a schedule started and that succeeded.
         account: Only runs of this account.
-        all_accounts: Also runs of other accounts, for staff.
+        all_accounts: Also runs of other accounts, for staff that acts for none.
         search: Only runs with this text in name, lock, request id, error or parameters, ignoring case, of the 10,000
             latest that match the other parameters. Errors and parameters of more than 2 KiB, compressed, are left out.
         ordering: A field; a leading ``-`` sorts descending. Latest first by default. Other orders than by ``id`` are of
@@ -81,7 +81,7 @@ class JobQuery(RunQuery, frozen=True, kw_only=True):
 
     Args:
         log: Only log lines with a higher id.
-        all_accounts: Also a run of another account, for staff.
+        all_accounts: Also a run of another account, for staff that acts for none.
     """
 
     log: LineId = 0
@@ -91,7 +91,7 @@ class LogQuery(RunQuery, frozen=True, kw_only=True):
     """Parameters of the whole log.
 
     Args:
-        all_accounts: Also of a run of another account, for staff.
+        all_accounts: Also of a run of another account, for staff that acts for none.
     """
 
 

@@ -13,6 +13,7 @@ import msgspec
 from kernel import ApiError, Engine, Identity, PluginStatus, Request, Response, Services, UnavailableError, route
 from kernel.http import Panel, TemplateResponse
 from kernel.jobs import JobFigures
+from plugins.system.job_access import may_read_all
 from plugins.system.pages import summarize_health
 
 _REFRESH_S = 30
@@ -110,7 +111,7 @@ class RootRoutes:
     def _now(self, identity: Identity | None) -> Mapping[str, Any]:
         """Return how the service is, to staff also how far its jobs are."""
         figures: JobFigures | None = None
-        if identity is not None and identity.is_staff:
+        if identity is not None and may_read_all(identity):
             # Of the database, the checks tell.
             with suppress(UnavailableError):
                 figures = self._services.jobs.figures()

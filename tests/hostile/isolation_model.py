@@ -17,7 +17,7 @@ ROLE_SCOPES = {
     "ingest": frozenset({"ingest"}),
 }
 STAFF_ROLES = frozenset({"owner", "admin", "developer"})
-SUCCESS = frozenset({200, 201, 202, 204, 304})
+SUCCESS = frozenset({200, 201, 202, 204, 303, 304})
 # What is wrong with a request may be noticed before who may do what it asks for.
 MALFORMED = frozenset({400, 413, 415})
 NO_SUCH = frozenset({404})
@@ -88,6 +88,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         application: The application in the path, if the route has one.
         row: What the path's only parameter names, if that is an id.
         is_proper: Whether nothing in it was made wrong on purpose, or at random.
+        is_of_all: Whether it asks for the rows of all accounts by its query.
     """
 
     method: str
@@ -98,6 +99,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     application: str | None = None
     row: Row | None = None
     is_proper: bool = True
+    is_of_all: bool = False
 
     @property
     def is_reading(self) -> bool:
@@ -176,7 +178,7 @@ class Model:
 def sees_all(seer: Who | None, asked: Asked) -> bool:
     """Tell whether somebody sees the rows of all accounts."""
     is_staff = seer is not None and seer.is_staff and seer.account == SYSTEM
-    return is_staff and asked.template.startswith(OF_ALL_ACCOUNTS)
+    return is_staff and (asked.is_of_all or asked.template.startswith(OF_ALL_ACCOUNTS))
 
 
 def is_visible(seer: Who, row: Row, template: str) -> bool | None:
@@ -201,11 +203,15 @@ def _includes(allowed: frozenset[int] | frozenset[str] | None, wanted: int | str
 def _of_handler(seer: Who, asked: Asked) -> frozenset[int]:
     """Return the statuses of a request that is let in."""
     improper = MALFORMED | NO_SUCH if not asked.is_proper else frozenset[int]()
+    if asked.is_of_all:
+        return (SUCCESS if sees_all(seer, asked) else FORBIDDEN | SUCCESS) | improper
     if not _may(seer, asked):
         return FORBIDDEN | improper
     limited = seer.sites is not None or seer.services is not None or seer.applications is not None
     # Naming an account in a path, other than one's own, is refused whether there is such an account or not.
     limited = limited or "{account}" in asked.template
+    # The service's own jobs are started by staff.
+    limited = limited or "{job}" in asked.template
     # Rules on values, such as that an administrator makes no owner.
     maybe_forbidden = FORBIDDEN if limited or not asked.is_reading else frozenset[int]()
     if asked.row is not None:

@@ -42,12 +42,15 @@ _LISTS = {
 # Fields that decide on what others may do, by the list.
 _DECISIVE = {"/api/v1/subscriptions": ("account",), "/api/v1/site-access": ("user_id",)}
 # These may name the members of staff that acted for an account, and what its members asked for in vain.
-_JOURNALS = ("/api/v1/audit", "/api/v1/jobs", "/api/v1/datasets")
+_JOURNALS = ("/api/v1/audit", "/api/v1/jobs", "/api/v1/datasets", "/system/jobs", "/system/schedules")
 _STAFF = re.compile(
     rb'"query":\[[^\]]*\]|path,/[^,]*,|"id":"/[^"]*"|'
     rb"user \d+ \(\w+\.%b@example\.com\)|key tk_\w+ \(%b key\)" % ((SYSTEM_NAME.encode(),) * 2)
 )
-_STARTED_BY = re.compile(rb'"started_by":"[^"]*"')
+_STARTED_BY = re.compile(rb'"started_by":"[^"]*"|<span class="starter">.*?</span>')
+# Pages about the rows of a list.
+_PAGES = {"/system/jobs": "/api/v1/jobs"}
+_ALL_ACCOUNTS = re.compile(r"[?&]all_accounts=(?:1|true|t|yes|y|on)(?:&|$)", re.IGNORECASE)
 # What is made here is everybody's, or nobody's.
 _SHARED = ("/api/v1/plans", "/api/v1/auth")
 _NAMED = frozenset({"name", "slug", "title", "service", "endpoint", "user_ref", "trace_id", "text"})
@@ -103,7 +106,7 @@ class Requests:
         self._cumulative_weights = list(accumulate(_weight(route.template) for route, _, _ in self._routes))
         self._draw = random.Random(seed)
         self._bystander = next(account for account in world.accounts if account.name == BYSTANDER)
-        lists = {route.template for route in routes if "{" not in route.template}
+        lists = {route.template for route in routes if "{" not in route.template and not route.is_page}
         found = ((route.template.partition("/{")[0], _PARAMETER.search(route.template)) for route in routes)
         self._lists = sorted({(path, name[1]) for path, name in found if name is not None and path in lists})
         self.statuses: dict[str, Counter[int]] = defaultdict(Counter)
@@ -167,6 +170,8 @@ class Requests:
         body = b""
         if "body" in types:
             body = self._body(types["body"], account, _site_of(who, named_site), template, headers, row)
+        if "form" in types:
+            headers |= {"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin"}
         if template == "/api/v1/auth/sign-in" and draw.random() < 0.3:
             body = b'{"email":"nobody@example.com","password":"' + str(number).encode() * 5 + b'"}'
         if draw.random() < 0.02:
@@ -186,7 +191,8 @@ class Requests:
             named_site=named_site,
             application=application,
             row=row,
-            is_proper=is_proper and (is_safe or "body" not in types),
+            is_proper=is_proper and (is_safe or types.keys().isdisjoint({"body", "form"})),
+            is_of_all=_ALL_ACCOUNTS.search(path) is not None,
         )
         return Plan(caller, asked, path, headers, body, address, tuple(mentioned))
 
@@ -230,6 +236,7 @@ class Requests:
         application: str | None = None
         names = _PARAMETER.findall(template)
         collection = template.partition("/{")[0]
+        collection = _PAGES.get(collection, collection)
 
         def fill(found: re.Match[str]) -> str:
             nonlocal row, application
@@ -245,6 +252,8 @@ class Requests:
                     # A name, which several accounts may have.
                     row = None
                 return text
+            if name == "job":
+                return draw.choice(_JOBS)
             if name == "account":
                 return str(draw.choice(world.accounts).number)
             texts = list(world.foreign_texts(account)) if draw.random() < 0.4 else []
