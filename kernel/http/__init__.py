@@ -8,7 +8,7 @@ from kernel.conversion import escape_controls, escape_formula
 from kernel.deadline import current_deadline
 from kernel.http.access_log import RequestRecord
 from kernel.http.auth import ACCOUNT_COOKIE, Authenticator, SignInPages, named_account
-from kernel.http.charts import Chart, Series, format_value
+from kernel.http.charts import Chart, HeatMap, Mark, Series, format_value
 from kernel.http.compression import DecompressionError, Decompressor, decompress
 from kernel.http.concurrency import ConcurrencyLimit
 from kernel.http.cookies import make_cookie, read_cookies
@@ -55,8 +55,10 @@ __all__ = [
     "Example",
     "Form",
     "FormResponse",
+    "HeatMap",
     "ListQuery",
     "Listing",
+    "Mark",
     "NoFields",
     "Notice",
     "Page",

@@ -1,4 +1,6 @@
-"""Charts of pages: time series as lines or stacked bars. The macros of ``kernel/charts.html`` draw them as SVG.
+"""Charts of pages: time series as lines or stacked bars, and heat maps of latency.
+
+The macros of ``kernel/charts.html`` draw them as SVG.
 
 A chart is complete without a script: it has a title for screen readers and a table of its values. With
 ``kernel/charts.js`` it also shows the values below the pointer, and zooms to the span of time that is dragged over.
@@ -7,20 +9,25 @@ A chart is complete without a script: it has a title for screen readers and a ta
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
 
 import msgspec
 
-Unit = Literal["count", "ms", "percent"]
+# ``rate`` is a number per minute.
+Unit = Literal["count", "rate", "ms", "percent"]
 # The names of the classes that give a series its colour.
-Tone = Literal["first", "second", "third", "good", "info", "warn", "bad", "muted"]
+Tone = Literal["first", "second", "third", "fourth", "good", "info", "warn", "bad", "muted", "before"]
 
 # In units of the SVG, which is as wide as the place that it gets.
 WIDTH, HEIGHT = 480, 200
 LEFT, RIGHT, TOP, BOTTOM = 58, 470, 12, 170
 _TICKS_MAX = 5
+# Of the rows of a heat map; more would not be legible.
+_LABELS_MAX = 8
+# Shades of a heat map.
+LEVELS = 6
 _TICK_STEPS = tuple(
     timedelta(minutes=each)
     for each in (1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880, 10_080, 20_160, 43_200)
@@ -67,37 +74,42 @@ class Point(NamedTuple):
     y: float
 
 
-class Chart(msgspec.Struct, frozen=True, kw_only=True):
-    """Values over time.
+class Mark(msgspec.Struct, frozen=True):
+    """A time at which something happened that charts may show the effects of, such as a deployment.
+
+    Args:
+        time: When.
+        title: What happened.
+        kind: The name of the class that gives it its colour.
+    """
+
+    time: datetime
+    title: str
+    kind: Literal["deploy", "job"] = "deploy"
+
+
+class Line(NamedTuple):
+    """A mark as a vertical line: its position, and what it says."""
+
+    kind: str
+    x: float
+    label: str
+
+
+class _OverTime(msgspec.Struct, frozen=True, kw_only=True):
+    """What charts and heat maps have in common.
 
     Args:
         title: What is shown.
-        unit: Of the values: a number, milliseconds, or a fraction that is shown as a percentage.
         starts: The start of each step, UTC, in order.
         step: The length of a step.
-        series: What is drawn.
-        stacked: Whether they are layers of bars; lines otherwise.
+        marks: Vertical lines; those outside of the steps are left out.
     """
 
     title: str
-    unit: Unit
     starts: Sequence[datetime]
     step: timedelta
-    series: Sequence[Series]
-    stacked: bool = False
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether no step has data."""
-        return not any(value for each in self.series for value in each.values)
-
-    @property
-    def y_ticks(self) -> Sequence[Tick]:
-        """The horizontal lines, from zero to at least the largest value."""
-        size = self._tick_size
-        marks = [number * size for number in range(self._ticks + 1)]
-        # Zero needs no unit, and would have another than the rest.
-        return [Tick(self._y(mark), format_value(mark, self.unit) if mark else "0") for mark in marks]
+    marks: Sequence[Mark] = ()
 
     @property
     def x_ticks(self) -> Sequence[Tick]:
@@ -110,25 +122,81 @@ class Chart(msgspec.Struct, frozen=True, kw_only=True):
         time = self.starts[0] + (_EPOCH - self.starts[0]) % size
         ticks = []
         while time < end:
-            x = LEFT + (RIGHT - LEFT) * ((time - self.starts[0]) / length)
+            x = self._x_of(time)
             label = f"{time:%H:%M}" if length <= timedelta(days=2) else f"{time.day} {time:%b}"
             # Nothing sticks out at either end.
             if LEFT + 4 <= x <= RIGHT - 14:
-                ticks.append(Tick(round(x, 1), label))
+                ticks.append(Tick(x, label))
             time += size
         return ticks
 
     @property
+    def lines(self) -> Sequence[Line]:
+        """The marks."""
+        if not self.starts:
+            return []
+        end = self.starts[-1] + self.step
+        return [
+            Line(each.kind, self._x_of(each.time), f"{each.time:%Y-%m-%d %H:%M} {each.title}")
+            for each in self.marks
+            if self.starts[0] <= each.time < end
+        ]
+
+    def _x_of(self, time: datetime) -> float:
+        return round(LEFT + (RIGHT - LEFT) * ((time - self.starts[0]) / (self.step * len(self.starts))), 1)
+
+
+class Chart(_OverTime, frozen=True, kw_only=True):
+    """Values over time.
+
+    Args:
+        unit: Of the values: a number, a number per minute, milliseconds, or a fraction that is shown as a percentage.
+        series: What is drawn.
+        stacked: Whether they are layers of bars; lines otherwise.
+        overlay: Lines in addition, such as of the period before, over bars as well.
+        levels: Values with a horizontal line, by their label.
+    """
+
+    unit: Unit
+    series: Sequence[Series]
+    stacked: bool = False
+    overlay: Sequence[Series] = ()
+    levels: Sequence[tuple[str, float]] = ()
+
+    @property
+    def all_series(self) -> Sequence[Series]:
+        """Everything that has values."""
+        return [*self.series, *self.overlay]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no step has data."""
+        return not any(value for each in self.all_series for value in each.values)
+
+    @property
+    def y_ticks(self) -> Sequence[Tick]:
+        """The horizontal lines, from zero to at least the largest value."""
+        size = self._tick_size
+        marks = [number * size for number in range(self._ticks + 1)]
+        # Zero needs no unit, and would have another than the rest.
+        return [Tick(self._y(mark), format_value(mark, self.unit) if mark else "0") for mark in marks]
+
+    @property
+    def level_ticks(self) -> Sequence[Tick]:
+        """The horizontal lines of levels."""
+        return [Tick(self._y(value), label) for label, value in self.levels]
+
+    @property
     def paths(self) -> Sequence[tuple[Tone, str]]:
         """The lines, as path data of SVG; they are interrupted where there is no data."""
-        return [(each.tone, path) for each in self.series if (path := self._path(each.values))]
+        return [(each.tone, path) for each in self._drawn_as_lines if (path := self._path(each.values))]
 
     @property
     def points(self) -> Sequence[Point]:
         """The values without neighbours."""
         return [
             Point(each.tone, self._x(number), self._y(value))
-            for each in self.series
+            for each in self._drawn_as_lines
             for number, value in enumerate(each.values)
             if value is not None and _is_alone(each.values, number)
         ]
@@ -153,7 +221,7 @@ class Chart(msgspec.Struct, frozen=True, kw_only=True):
     def rows(self) -> Sequence[tuple[datetime, Sequence[str]]]:
         """The table: each step with its values, as text."""
         return [
-            (start, [format_value(each.values[number], self.unit) for each in self.series])
+            (start, [format_value(each.values[number], self.unit) for each in self.all_series])
             for number, start in enumerate(self.starts)
         ]
 
@@ -162,22 +230,28 @@ class Chart(msgspec.Struct, frozen=True, kw_only=True):
         """A sentence for those who do not see the chart."""
         if self.is_empty:
             return f"{self.title}: no data."
-        names = ", ".join(each.name for each in self.series)
+        names = ", ".join(each.name for each in self.all_series)
         first, end = self.starts[0], self.starts[-1] + self.step
         return f"{self.title}: {names}, {first:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC. A table follows."
 
     @property
+    def _drawn_as_lines(self) -> Sequence[Series]:
+        return self.overlay if self.stacked else [*self.overlay, *self.series]
+
+    @property
     def _peak(self) -> float:
+        values = [value for each in self._drawn_as_lines for value in each.values if value is not None]
         if self.stacked:
-            return max((sum(each.values[n] or 0 for each in self.series) for n in range(len(self.starts))), default=0)
-        return max((value for each in self.series for value in each.values if value is not None), default=0)
+            values += [sum(each.values[number] or 0 for each in self.series) for number in range(len(self.starts))]
+        return max([*values, *(value for _, value in self.levels)], default=0)
 
     @property
     def _tick_size(self) -> float:
         peak = self._peak or (0.01 if self.unit == "percent" else 1)
         power: float = 10.0 ** math.floor(math.log10(peak / 4))
-        size = next(factor * power for factor in (1, 2, 5, 10) if factor * power * 4 >= peak)
-        return size if self.unit == "percent" else max(1, size)
+        # With room for rounding.
+        size = next(factor * power for factor in (1, 2, 5, 10) if factor * power * 4 >= peak * (1 - 1e-9))
+        return size if self.unit in {"percent", "rate"} else max(1, size)
 
     @property
     def _ticks(self) -> int:
@@ -198,10 +272,156 @@ class Chart(msgspec.Struct, frozen=True, kw_only=True):
         return "".join(parts)
 
 
+class Cell(NamedTuple):
+    """A cell of a heat map: where it is, its shade from 1, and what it says and leads to."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    level: int
+    label: str
+    href: str
+
+
+class BinRow(NamedTuple):
+    """The requests of a bin of latencies, over all steps.
+
+    Args:
+        label: The bin, such as ``50 \N{EN DASH} 70 ms``.
+        hits: How many.
+        share: Of all that took at most as long as the end of the bin; None without any.
+        share_href: Leads to the same, of exactly that latency.
+        href: Leads to the requests.
+    """
+
+    label: str
+    hits: int
+    share: float | None
+    share_href: str
+    href: str
+
+
+class HeatMap(_OverTime, frozen=True, kw_only=True):
+    """Latencies over time: how many requests of a step took how long, by bins on a logarithmic scale.
+
+    Args:
+        bounds_ms: The highest latency of each bin, in order. What is drawn begins with the first that has requests.
+        counts: For each step a number for each bin.
+        href: Returns a link to the requests of a span of time and of latencies: from when, until when (None for both is
+            everything that is shown), above which latency, and up to which.
+        share_href: Returns a link to the share of requests that took at most some time.
+    """
+
+    bounds_ms: Sequence[int]
+    counts: Sequence[Sequence[int]]
+    href: Callable[[datetime | None, datetime | None, int, int], str]
+    share_href: Callable[[int], str]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no request with a latency."""
+        return not self._peak
+
+    @property
+    def summary(self) -> str:
+        """A sentence for those who do not see it."""
+        if self.is_empty:
+            return f"{self.title}: no data."
+        end = self.starts[-1] + self.step
+        return (
+            f"{self.title}: up to {format_value(self.bounds_ms[-1], 'ms')}, {self.starts[0]:%Y-%m-%d %H:%M} to "
+            f"{end:%Y-%m-%d %H:%M} UTC. A table follows."
+        )
+
+    @property
+    def cells(self) -> Sequence[Cell]:
+        """What has requests."""
+        if self.is_empty:
+            return []
+        width, height = (RIGHT - LEFT) / len(self.starts), self._row_height
+        cells = []
+        for number, (start, row) in enumerate(zip(self.starts, self.counts, strict=True)):
+            time = f"{start:%Y-%m-%d %H:%M} UTC"
+            for position, count in enumerate(row):
+                if count:
+                    low, high = self._bin(position)
+                    cells.append(
+                        Cell(
+                            round(LEFT + width * number, 2),
+                            round(BOTTOM - height * (position - self._first + 1), 2),
+                            round(width, 2),
+                            round(height, 2),
+                            self._level(count),
+                            f"{time}, {_bin_label(low, high)}: {format_value(count, 'count')}",
+                            self.href(start, start + self.step, low, high),
+                        )
+                    )
+        return cells
+
+    @property
+    def y_ticks(self) -> Sequence[tuple[Tick, str]]:
+        """The ends of some bins, with links to the share of requests up to there."""
+        every = max(1, -(-(len(self.bounds_ms) - self._first) // _LABELS_MAX))
+        # From the highest down, which has a label whatever the number.
+        return [
+            (
+                Tick(round(BOTTOM - self._row_height * (position - self._first + 1), 1), format_value(bound, "ms")),
+                self.share_href(bound),
+            )
+            for position, bound in list(enumerate(self.bounds_ms))[self._first :][::-every]
+        ]
+
+    @property
+    def legend(self) -> Sequence[tuple[int, str]]:
+        """The shades, with the lowest number of requests of each."""
+        lowest: dict[int, int] = {}
+        for count in sorted({count for row in self.counts for count in row if count}):
+            lowest.setdefault(self._level(count), count)
+        return [(level, format_value(count, "count")) for level, count in sorted(lowest.items())]
+
+    @property
+    def rows(self) -> Sequence[BinRow]:
+        """The table: each bin over all steps, the slowest first."""
+        by_bin = [sum(row[position] for row in self.counts) for position in range(len(self.bounds_ms))]
+        total, below, rows = sum(by_bin), 0, []
+        for position, count in list(enumerate(by_bin))[self._first :]:
+            low, high = self._bin(position)
+            below += count
+            share = below / total if total else None
+            rows.append(
+                BinRow(_bin_label(low, high), count, share, self.share_href(high), self.href(None, None, low, high))
+            )
+        return rows[::-1]
+
+    @property
+    def _peak(self) -> int:
+        return max((count for row in self.counts for count in row), default=0)
+
+    @property
+    def _row_height(self) -> float:
+        return (BOTTOM - TOP) / max(1, len(self.bounds_ms) - self._first)
+
+    @property
+    def _first(self) -> int:
+        """The first bin with requests."""
+        used = (position for position in range(len(self.bounds_ms)) if any(row[position] for row in self.counts))
+        return next(used, 0)
+
+    def _bin(self, position: int) -> tuple[int, int]:
+        """Return the latency that a bin begins above, -1 for the very first, and the one it ends with."""
+        return self.bounds_ms[position - 1] if position else -1, self.bounds_ms[position]
+
+    def _level(self, count: int) -> int:
+        return 1 + min(LEVELS - 1, int(LEVELS * math.log(count) / math.log(self._peak))) if self._peak > 1 else LEVELS
+
+
 def format_value(value: float | None, unit: Unit) -> str:
-    """Return a value as people read it: ``1.2k``, ``250 ms``, ``2.5 s``, ``0.4 %``; a dash for None."""
+    """Return a value as people read it: ``1.2k``, ``3 /min``, ``250 ms``, ``2.5 s``, ``0.4 %``; a dash for None."""
     if value is None:
         return "\N{EN DASH}"
+    if unit == "rate":
+        return f"{format_value(value, 'count')} /min"
     if unit == "percent":
         return f"{_short(value * 100)} %"
     if unit == "ms":
@@ -210,6 +430,11 @@ def format_value(value: float | None, unit: Unit) -> str:
         if value >= factor:
             return f"{_short(value / (1e3 if suffix == 'k' else factor))}{suffix}"
     return f"{_short(value)}"
+
+
+def _bin_label(low_ms: int, high_ms: int) -> str:
+    high = format_value(high_ms, "ms")
+    return f"at most {high}" if low_ms < 0 else f"{format_value(low_ms, 'ms')} \N{EN DASH} {high}"
 
 
 def _short(value: float) -> str:

@@ -100,7 +100,7 @@ def compare(label: str, now: float | None, then: float | None, unit: Unit, *, le
         less_is_better: Whether a fall is good; None if neither is.
     """
     value = format_value(now, unit)
-    if now is None or then is None or (not then and unit == "count"):
+    if now is None or then is None or (not then and unit in {"count", "rate"}):
         return Tile(label, value)
     if not then:
         was = f"was {format_value(then, unit)}"

@@ -14,7 +14,7 @@ from kernel.applications import slug_of
 from kernel.contracts import Application
 from kernel.http.conditional import is_unmodified
 from kernel.http.notices import take_notice
-from kernel.http.panels import PANEL_HEADER, Panel, render_page
+from kernel.http.panels import PANEL_HEADER, SCRIPTS_COOKIE, Panel, render_page
 from kernel.http.request import Request
 from kernel.http.templating import Templates
 from kernel.tracking import measure
@@ -157,14 +157,7 @@ def write_response(
         response.content_type = value.media_type
         response.stream = value.chunks
     elif isinstance(value, TemplateResponse):
-        response.content_type = falcon.MEDIA_HTML
-        if value.panels:
-            response.append_header("Vary", PANEL_HEADER)
-        with measure("encoding"):
-            # Who asks for a single panel shows none.
-            notice = None if request.get_header(PANEL_HEADER) else take_notice(request, response)
-            context = {"notice": notice, **value.context}
-            response.data = render_page(request, templates, value.template, context, value.panels)
+        _write_page(request, response, value, templates)
     else:
         with measure("encoding"):
             needs_envelope = is_enveloped and not isinstance(value, Envelope)
@@ -182,6 +175,20 @@ def _write_head(response: FalconResponse, head: Response[Any]) -> None:
         add(name, text)
     for cookie in head.cookies:
         response.append_header("Set-Cookie", cookie)
+
+
+def _write_page(request: Request, response: FalconResponse, page: TemplateResponse, templates: Templates) -> None:
+    response.content_type = falcon.MEDIA_HTML
+    if page.panels:
+        response.append_header("Vary", PANEL_HEADER)
+    with measure("encoding"):
+        # Who asks for a single panel shows none.
+        notice = None if request.get_header(PANEL_HEADER) else take_notice(request, response)
+        context = {"notice": notice, **page.context}
+        response.data, is_complete = render_page(request, templates, page.template, context, page.panels)
+    if not is_complete:
+        # The script gives it back. Without one, the page is complete when it is loaded again.
+        response.append_header("Set-Cookie", f"{SCRIPTS_COOKIE}=; Path=/; Max-Age=0; SameSite=Lax")
 
 
 def _apply_conditions(request: Request, response: FalconResponse, etag: str) -> None:

@@ -15,7 +15,9 @@ from plugins.observability.container import make_container
 from plugins.observability.event_list import EventPages
 from plugins.observability.export import ExportRoutes
 from plugins.observability.jobs import make_jobs
+from plugins.observability.marks import Marks, make_mark_command
 from plugins.observability.otlp.routes import TraceServiceRoutes
+from plugins.observability.overview_page import OverviewPage
 from plugins.observability.own_requests import OwnRequests
 from plugins.observability.pages import RequestPages
 from plugins.observability.retention.commands import make_retention_command
@@ -44,37 +46,42 @@ def register_routes(services: Services) -> Iterable[Route]:
     exports = ExportRoutes(container.scanner, container.settings.exports_max, services.stopping, services.usage)
     analytics = AnalyticsRoutes(container.analytics, http.page_size, http.page_size_max)
     public = PublicAnalyticsRoutes(container.analytics)
-    shown = RequestPages(container.analytics, pages, container.store, container.now)
-    return collect_routes(
-        logs.list,
-        logs.create,
-        logs.ingest,
-        logs.show,
-        logs.replace,
-        logs.update,
-        logs.delete,
-        logs.remove,
-        traces.show,
-        spans.export,
-        exports.export,
-        analytics.hourly,
-        analytics.daily,
-        analytics.kpis,
-        analytics.timeseries,
-        analytics.top_endpoints,
-        analytics.services,
-        analytics.endpoints,
-        public.kpis,
-        public.timeseries,
-        public.hourly,
-        public.daily,
-        public.top_endpoints,
-        container.ledger.show,
-        shown.overview,
-        shown.list,
-        shown.show,
-        shown.trace,
-    )
+    marks = Marks(services)
+    overview = OverviewPage(container.analytics, pages, container.store, container.marks, container.now)
+    shown = RequestPages(pages, container.store)
+    return [
+        *marks.routes(),
+        *collect_routes(
+            logs.list,
+            logs.create,
+            logs.ingest,
+            logs.show,
+            logs.replace,
+            logs.update,
+            logs.delete,
+            logs.remove,
+            traces.show,
+            spans.export,
+            exports.export,
+            analytics.hourly,
+            analytics.daily,
+            analytics.kpis,
+            analytics.timeseries,
+            analytics.top_endpoints,
+            analytics.services,
+            analytics.endpoints,
+            public.kpis,
+            public.timeseries,
+            public.hourly,
+            public.daily,
+            public.top_endpoints,
+            container.ledger.show,
+            overview.show,
+            shown.list,
+            shown.show,
+            shown.trace,
+        ),
+    ]
 
 
 @hookimpl
@@ -91,13 +98,14 @@ def register_health_checks(services: Services) -> Iterable[HealthCheck]:
 
 @hookimpl
 def register_commands(services: Services) -> Iterable[Command]:
-    """Return ``import``, ``export``, ``forget``, ``seed``, ``ledger``, ``refresh``, ``retention``, and analytics."""
+    """Return ``import``, ``export``, ``forget``, ``seed``, ``ledger``, ``mark``, upkeep, and analytics."""
     container = services.once(make_container)
     return [
         *make_commands(container),
         *make_analytics_commands(container.analytics, services.kernel_settings.http.page_size),
         *make_refresh_commands(container.rollups, container.now),
         make_retention_command(container.retention),
+        make_mark_command(Marks(services)),
     ]
 
 

@@ -7,7 +7,7 @@ Row-level security of the table ``series`` says the same a second time: see ``mi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import click
@@ -19,6 +19,10 @@ from kernel.identity import SYSTEM_ACCOUNT
 # Who sends events over REST to a service that authenticates nobody.
 LOCAL_SENDER = "local"
 NO_SITE = 0
+
+
+# Returns the services that an application owns, or those of each application, by slug; raises for an unknown one.
+OwnedServices = Callable[[str | None], Mapping[str, tuple[str, ...]]]
 
 
 class Owner(NamedTuple):
@@ -111,6 +115,19 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     def may_read(self, application: str) -> bool:
         """Tell whether the views of an application may be read."""
         return self.applications is None or application in self.applications
+
+    def services_of(self, application: str | None, owned_services: OwnedServices) -> tuple[str, ...] | None:
+        """Return the services that an application owns; None for no application.
+
+        Raises:
+            NotFoundError: There is no such application.
+            ForbiddenError: Its views may not be read.
+        """
+        if application is None:
+            return None
+        if not self.may_read(application):
+            raise ForbiddenError(detail=f"the application {application} is not one that may be read")
+        return owned_services(application)[application]
 
     def refused_services(self, services: Iterable[str]) -> dict[str, FieldErrors]:
         """Return what is wrong with services that may not be written, by service."""

@@ -14,6 +14,7 @@ from plugins.observability.analytics.service import AnalyticsService
 from plugins.observability.export import EventScanner
 from plugins.observability.ingest.service import IngestService
 from plugins.observability.ledger import Ledger
+from plugins.observability.marks import MarkStore
 from plugins.observability.measurements import IngestMetrics, measure
 from plugins.observability.otlp.service import SpanIngest
 from plugins.observability.partitions import Partitions
@@ -25,6 +26,9 @@ from plugins.observability.rollups.refresh import Rollups
 from plugins.observability.series import SeriesDictionary, SeriesKey
 from plugins.observability.settings import ObservabilitySettings
 from plugins.observability.store import EventStore
+
+# So many of the latest runs may be marks of charts.
+_JOBS_MAX = 200
 
 
 class Container(msgspec.Struct, frozen=True):
@@ -40,6 +44,7 @@ class Container(msgspec.Struct, frozen=True):
     analytics: AnalyticsService
     rollups: Rollups
     retention: Retention
+    marks: MarkStore
     templates: Templates
     now: Callable[[], datetime]
     db: Database
@@ -67,19 +72,25 @@ def make_container(services: Services) -> Container:
     services.provide_statistics(figures)
     measure(services, figures)
     rollups = Rollups(db)
-    removal = Removal(db)
+    owned_services = partial(_owned_services, services)
+    # Not what schedules start and what succeeds, which nobody would look for.
+    list_jobs = partial(services.jobs.iterate, _JOBS_MAX, with_routine=False)
+    removal = Removal(db, owned_services)
     services.purge_accounts_with(removal.purge_account)
     return Container(
         settings=settings,
-        store=EventStore(db, series, partitions, watermark, settings.tags_max_bytes, request_templates),
-        scanner=EventScanner(db, settings.export_timeout_s, settings.export_pause_s, settings.tags_max_bytes),
+        store=EventStore(db, series, partitions, watermark, owned_services, settings.tags_max_bytes, request_templates),
+        scanner=EventScanner(
+            db, owned_services, settings.export_timeout_s, settings.export_pause_s, settings.tags_max_bytes
+        ),
         removal=removal,
         ingest=ingest,
         spans=spans,
         ledger=Ledger(db, now),
-        analytics=AnalyticsService(db, now, partial(_owned_services, services)),
+        analytics=AnalyticsService(db, now, owned_services),
         rollups=rollups,
         retention=Retention(db, rollups, settings.limits, settings.ledger_days, now),
+        marks=MarkStore(db, list_jobs, owned_services),
         templates=templates,
         now=now,
         db=db,

@@ -23,7 +23,7 @@ from psycopg import sql
 from kernel import Database, Identity, InvalidError, Response, StreamingResponse, UnavailableError
 from kernel.http import ConcurrencyLimit, escape_formula
 from kernel.limits import Usage
-from plugins.observability.access import SYSTEM, Access
+from plugins.observability.access import SYSTEM, Access, OwnedServices
 from plugins.observability.export_trailer import Trailer
 from plugins.observability.filters import order_by, parse_ordering, validate_filters, with_tie_breaker
 from plugins.observability.models import Event, FilterQuery
@@ -97,13 +97,17 @@ class EventScanner:
 
     Args:
         db: The database.
+        owned_services: Tells which services applications own.
         timeout_s: A scan may take this long.
         pause_s: The consumer may take this long between two batches; then the server ends the scan.
         tags_max_bytes: Longer tags are left out; see ``EventStore``.
     """
 
-    def __init__(self, db: Database, timeout_s: float, pause_s: float, tags_max_bytes: int) -> None:
+    def __init__(
+        self, db: Database, owned_services: OwnedServices, timeout_s: float, pause_s: float, tags_max_bytes: int
+    ) -> None:
         self._db = db
+        self._owned_services = owned_services
         self._timeout_s = timeout_s
         self._pause_s = pause_s
         self._tags_max_bytes = tags_max_bytes
@@ -123,7 +127,7 @@ class EventScanner:
         # In place of the statement timeout, which is meant for requests: sorting all events may take longer.
         with self._db.transaction(self._timeout_s, repeatable_read=True) as connection:
             connection.execute(QUERIES["limit_export_pauses"], {"pause_ms": str(round(self._pause_s * 1000))})
-            conditions = resolve_filters(connection, query, access)
+            conditions = resolve_filters(connection, query, access, self._owned_services)
             # A named cursor is one of the server; a client-side cursor would fetch all rows at once.
             with connection.cursor(name="export") as cursor:
                 statement = sql.SQL(QUERIES["scan_events"]).format(where=conditions.where, order=order)

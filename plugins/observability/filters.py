@@ -11,7 +11,14 @@ from psycopg import sql
 
 from kernel import InvalidError
 from plugins.observability.event_ids import EPOCH
-from plugins.observability.models import INT32_MAX, REFERENCE_MAX, STATUS_CODES, Event, SelectionQuery
+from plugins.observability.models import (
+    INT32_MAX,
+    REFERENCE_MAX,
+    STATUS_CODES,
+    Event,
+    SelectionQuery,
+    status_range,
+)
 from plugins.observability.queries import QUERIES
 
 SEARCH_TERMS_MAX = 10
@@ -104,8 +111,8 @@ def event_conditions(query: SelectionQuery, series: Sequence[int] | None) -> Con
 
     Args:
         query: The parameters.
-        series: Numbers of the series that the filters ``service``, ``endpoint`` and ``method`` match; None without any
-            of these filters.
+        series: Numbers of the series that the filters ``service``, ``endpoint``, ``method`` and ``application`` match;
+            None without any of these filters.
     """
     conditions = Conditions([], {})
     if _matches_nothing(query, series):
@@ -118,6 +125,9 @@ def event_conditions(query: SelectionQuery, series: Sequence[int] | None) -> Con
             conditions.add(name, **{name: value})
     if query.status_code__in:
         conditions.add("status_codes", status_codes=list(query.status_code__in))
+    statuses = status_range(None, query.status_class)
+    if statuses is not None:
+        conditions.add("status_class", status_from=statuses.start, status_to=statuses.stop)
     return conditions
 
 
@@ -127,7 +137,7 @@ def selects_everything(query: SelectionQuery) -> bool:
     Raises:
         InvalidError: The search has too many terms.
     """
-    by_series = (query.service, query.endpoint, query.method)
+    by_series = (query.service, query.endpoint, query.method, query.application)
     return (
         all(text is None for text in by_series)
         and not split_search(query.search)

@@ -24,6 +24,7 @@ Service = Annotated[str, msgspec.Meta(min_length=1, max_length=SERVICE_MAX)]
 Endpoint = Annotated[str, msgspec.Meta(min_length=1, max_length=ENDPOINT_MAX)]
 HttpMethod = Annotated[str, msgspec.Meta(min_length=1, max_length=METHOD_MAX)]
 STATUS_CODES = range(100, 600)
+StatusClass = Literal["1xx", "2xx", "3xx", "4xx", "5xx"]
 StatusCode = Annotated[int, msgspec.Meta(ge=STATUS_CODES.start, le=STATUS_CODES.stop - 1)]
 # A float is rounded.
 LatencyMs = Annotated[int, msgspec.Meta(ge=0, le=INT32_MAX)] | Annotated[float, msgspec.Meta(ge=0, lt=INT32_MAX + 0.5)]
@@ -34,6 +35,17 @@ NO_TAGS = msgspec.Raw(b"{}")
 # In place of stored tags that are not sent back.
 OMITTED_TAGS = msgspec.Raw(b'{"_omitted":"These tags are longer than the setting observability.tags_max_bytes."}')
 OMITTED_FROM_PAGE = msgspec.Raw(b'{"_omitted":"The page would be too large. Ask for fewer events, or for this one."}')
+
+
+def status_range(status_code: int | None, status_class: StatusClass | None) -> range | None:
+    """Return the statuses that two filters let through, both of which must; None without any."""
+    if status_code is None and status_class is None:
+        return None
+    first = STATUS_CODES.start if status_class is None else int(status_class[0]) * 100
+    statuses = STATUS_CODES if status_class is None else range(first, first + 100)
+    if status_code is None:
+        return statuses
+    return range(status_code, status_code + 1) if status_code in statuses else range(0)
 
 
 class EventIn(msgspec.Struct, gc=False):
@@ -145,6 +157,8 @@ class SelectionQuery(TimeWindowQuery, frozen=True):
         user_ref: The user, as the sender calls them.
         status_code: HTTP status.
         status_code__in: One of these statuses.
+        status_class: A class of statuses, such as ``5xx``.
+        application: Of the services that this application owns only.
         latency_min: In ms, inclusive.
         latency_max: In ms, inclusive.
         search: Terms that all occur in service, endpoint, trace or user.
@@ -157,6 +171,8 @@ class SelectionQuery(TimeWindowQuery, frozen=True):
     user_ref: str | None = None
     status_code: int | None = None
     status_code__in: tuple[int, ...] = ()
+    status_class: StatusClass | None = None
+    application: str | None = None
     latency_min: int | None = None
     latency_max: int | None = None
     search: str | None = None

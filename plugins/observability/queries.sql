@@ -58,6 +58,7 @@ WHERE {visible}
   AND (%(service)s::text IS NULL OR service_lower = lower(%(service)s))
   AND (%(endpoint)s::text IS NULL OR endpoint_lower = lower(%(endpoint)s))
   AND (%(method)s::text IS NULL OR method_lower = lower(%(method)s))
+  AND (%(services)s::text[] IS NULL OR service_lower IN (SELECT lower(name) FROM unnest(%(services)s::text[]) AS name))
 
 -- name: search_series
 SELECT id
@@ -303,6 +304,9 @@ e.status_code = %(status_code)s
 -- name: filter_status_codes
 e.status_code = ANY(%(status_codes)s)
 
+-- name: filter_status_class
+e.status_code >= %(status_from)s AND e.status_code < %(status_to)s
+
 -- name: filter_start
 e.time >= %(start)s
 
@@ -498,3 +502,20 @@ SELECT coalesce(sum(number), 0)::bigint, coalesce(max(number), 0)
 FROM (SELECT count(*) AS number FROM (SELECT DISTINCT account, site, service, endpoint, method
                                       FROM observability.series WHERE endpoint <> '__other__') AS counted
       GROUP BY account) AS of_accounts
+
+-- name: list_marks
+SELECT time, title, service, url FROM observability.mark
+WHERE account = %(account)s AND time >= %(start)s AND time < %(end)s
+  AND (%(visible_services)s::text[] IS NULL OR service = ANY(%(visible_services)s::text[]))
+  AND (%(services)s::text[] IS NULL OR service IS NULL
+       OR lower(service) IN (SELECT lower(name) FROM unnest(%(services)s::text[]) AS name))
+ORDER BY time DESC, id DESC
+LIMIT %(limit)s
+
+-- name: suggest_texts
+-- Names in existing series, for forms: a few of each.
+SELECT ARRAY(SELECT DISTINCT service FROM observability.series WHERE {visible} ORDER BY service LIMIT %(limit)s),
+       ARRAY(SELECT DISTINCT endpoint FROM observability.series
+             WHERE {visible} AND (%(service)s::text IS NULL OR service_lower = lower(%(service)s))
+             ORDER BY endpoint LIMIT %(limit)s),
+       ARRAY(SELECT DISTINCT method FROM observability.series WHERE {visible} ORDER BY method LIMIT %(limit)s)

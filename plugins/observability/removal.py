@@ -17,7 +17,7 @@ import msgspec
 from psycopg import sql
 
 from kernel import Database, InvalidError
-from plugins.observability.access import SYSTEM, Access, Owner
+from plugins.observability.access import SYSTEM, Access, OwnedServices, Owner
 from plugins.observability.filters import Conditions, selects_everything, validate_filters
 from plugins.observability.ledger import append_removal
 from plugins.observability.models import SelectionQuery
@@ -26,6 +26,8 @@ from plugins.observability.resolution import BEGINNING, HOUR, floor
 from plugins.observability.store import Connected, resolve_filters, touch_hours
 
 BATCH_EVENTS = 5000
+# Tables whose rows name their account.
+_OF_ACCOUNT = ("ingest_ledger", "mark")
 # Whose rollups one statement removes.
 _PURGED_SERIES = 100
 # For one statement over a day of events.
@@ -62,11 +64,13 @@ class Removal:
 
     Args:
         db: The database.
+        owned_services: Tells which services applications own.
         batch_events: Events in one transaction; more, if they have the same time.
     """
 
-    def __init__(self, db: Database, batch_events: int = BATCH_EVENTS) -> None:
+    def __init__(self, db: Database, owned_services: OwnedServices, batch_events: int = BATCH_EVENTS) -> None:
         self._db = db
+        self._owned_services = owned_services
         self._batch_events = batch_events
 
     def count(self, query: SelectionQuery, access: Access = SYSTEM) -> RemovalResult:
@@ -78,7 +82,7 @@ class Removal:
         """
         validate_filters(query)
         with self._db.transaction(_STATEMENT_TIMEOUT_S) as connection:
-            conditions = _conditions(connection, query, access)
+            conditions = _conditions(connection, query, access, self._owned_services)
             ((counted,),) = connection.execute(conditions.compose_count(), conditions.values)
             ((since,),) = connection.execute(QUERIES["raw_watermark"])
         start = query.start
@@ -117,7 +121,7 @@ class Removal:
         """Delete the first events from a time on; return how many, and the time to go on from, if there may be more."""
         with self._db.transaction(_STATEMENT_TIMEOUT_S) as connection:
             # Looked up for each batch, as series may come and go.
-            conditions = _conditions(connection, query, access)
+            conditions = _conditions(connection, query, access, self._owned_services)
             conditions.add("from", batch_start=start)
             end, times = _delete_batch(connection, conditions, self._batch_events)
             if times:
@@ -125,7 +129,7 @@ class Removal:
         return len(times), None if end is None else end + datetime.resolution
 
     def purge_account(self, account: int) -> Iterator[int]:
-        """Remove the events, the rollups and the ledger of an account; see ``Services.purge_accounts_with``.
+        """Remove the events, the rollups, the ledger and the marks of an account; see ``Services.purge_accounts_with``.
 
         What is older than the retention of events is left to retention, but for the rollups. Those on TimescaleDB
         whose events are gone cannot be removed by series: they stay as long as rollups are kept. Series that nothing
@@ -140,7 +144,7 @@ class Removal:
             for start in range(0, len(series), _PURGED_SERIES):
                 some = {"series": series[start : start + _PURGED_SERIES]}
                 yield from self._repeat(partial(self._purge_rows, "purge_series_rows", table, some))
-        for table in ("coarse_hour", "coarse_day", "ingest_ledger") if has_tables else ("ingest_ledger",):
+        for table in ("coarse_hour", "coarse_day", *_OF_ACCOUNT) if has_tables else _OF_ACCOUNT:
             yield from self._repeat(partial(self._purge_rows, "purge_account_rows", table, {"account": account}))
 
     def _repeat(self, purge: Callable[[], int]) -> Iterator[int]:
@@ -184,7 +188,9 @@ def _delete_batch(
     return None if row is None else row[0], [time for _, time in rows]
 
 
-def _conditions(connection: Connected, query: SelectionQuery, access: Access) -> Conditions:
+def _conditions(
+    connection: Connected, query: SelectionQuery, access: Access, owned_services: OwnedServices
+) -> Conditions:
     """Resolve filters into conditions on the events that can be removed.
 
     Raises:
@@ -193,7 +199,7 @@ def _conditions(connection: Connected, query: SelectionQuery, access: Access) ->
     if selects_everything(query):
         names = ", ".join(SelectionQuery.__struct_fields__)
         raise InvalidError(f"Expected a filter: without one, every request log would be removed. There are: {names}.")
-    conditions = resolve_filters(connection, query, access)
+    conditions = resolve_filters(connection, query, access, owned_services)
     # What is older is left to retention; its rollups cannot be computed again.
     conditions.add("kept")
     return conditions

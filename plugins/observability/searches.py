@@ -14,7 +14,7 @@ from plugins.observability.access import Access
 from plugins.observability.analytics.models import ActivityQuery, EndpointsQuery, ServicesQuery
 from plugins.observability.analytics.service import AnalyticsService
 from plugins.observability.models import REFERENCE_MAX
-from plugins.observability.pages import OVERVIEW, event_link, trace_link
+from plugins.observability.page_links import OVERVIEW, event_link, trace_link
 from plugins.observability.store import EventStore
 
 K = TypeVar("K", bound=ActivityQuery)

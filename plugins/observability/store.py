@@ -13,7 +13,7 @@ import msgspec
 from psycopg import Connection, sql
 
 from kernel import ConflictError, Database, InvalidError, NotFoundError
-from plugins.observability.access import SYSTEM, Access, Owner
+from plugins.observability.access import SYSTEM, Access, OwnedServices, Owner
 from plugins.observability.event_ids import time_range, unix_us
 from plugins.observability.filters import (
     Conditions,
@@ -62,6 +62,9 @@ Connected = Connection[tuple[Any, ...]]
 Share = Literal["all", "large", "small"]
 
 
+SUGGESTIONS_MAX = 200
+
+
 class EventStore:
     """The events of one database.
 
@@ -70,6 +73,7 @@ class EventStore:
         series: The dictionary of series.
         partitions: Creates partitions for new days.
         watermark: Of retention: no event can be moved to an earlier time.
+        owned_services: Tells which services applications own.
         tags_max_bytes: Longer tags are not stored, and those that are stored already are not returned.
         templates: Applied to endpoints; None leaves them as they were sent.
     """
@@ -80,6 +84,7 @@ class EventStore:
         series: SeriesDictionary,
         partitions: Partitions,
         watermark: IngestWatermark,
+        owned_services: OwnedServices,
         tags_max_bytes: int,
         templates: Templates | None = None,
     ) -> None:
@@ -87,6 +92,7 @@ class EventStore:
         self._series = series
         self._partitions = partitions
         self._watermark = watermark
+        self._owned_services = owned_services
         self._tags_max_bytes = tags_max_bytes
         self._served_max_bytes = served_max_bytes(tags_max_bytes)
         self._templates = templates
@@ -209,18 +215,19 @@ class EventStore:
 
         Raises:
             InvalidError: The search has too many terms.
+            NotFoundError: There is no such application.
         """
         terms = split_search(query.search)
         if for_estimate or _has_texts(query):
             with self._db.connection() as connection:
-                return resolve_filters(connection, query, access)
+                return resolve_filters(connection, query, access, self._owned_services)
         share = self._share(access)
         if share != "small" and not terms:
             conditions = event_conditions(query, None)
             _add_large(conditions, access, share)
             return conditions
         with self._db.connection() as connection:
-            return resolve_filters(connection, query, access, share)
+            return resolve_filters(connection, query, access, self._owned_services, share)
 
     def _share(self, access: Access) -> Share:
         """Return which part of all events somebody sees, as found not long ago."""
@@ -299,6 +306,18 @@ class EventStore:
     def estimate(self, conditions: Conditions) -> int:
         """Return the planner's estimate of that count, which reads no events."""
         return _planned_rows(self._one("estimate_events", conditions))
+
+    def suggest(self, service: str | None, access: Access = SYSTEM) -> Mapping[str, Sequence[str]]:
+        """Return names of ``services``, ``endpoints`` and ``methods`` for a form, ``SUGGESTIONS_MAX`` of each at most.
+
+        Args:
+            service: Endpoints of this service only.
+            access: Of whoever asks.
+        """
+        values = {**access.parameters, "service": service, "limit": SUGGESTIONS_MAX}
+        with self._db.connection() as connection:
+            ((services, endpoints, methods),) = connection.execute(QUERIES["suggest_texts"], values)
+        return {"services": services, "endpoints": endpoints, "methods": methods}
 
     def is_empty(self) -> bool:
         """Tell whether there are no events."""
@@ -381,22 +400,37 @@ def _whole_account(account: int) -> Conditions:
     return conditions
 
 
-def resolve_filters(connection: Connected, query: SelectionQuery, access: Access, share: Share = "small") -> Conditions:
+def resolve_filters(
+    connection: Connected,
+    query: SelectionQuery,
+    access: Access,
+    owned_services: OwnedServices,
+    share: Share = "small",
+) -> Conditions:
     """Resolve filters into conditions on the table of events, with the series that a connection sees.
 
     Args:
         connection: The conditions hold for what it sees.
         query: The filters.
         access: Of whoever asks.
+        owned_services: Tells which services applications own.
         share: Which part of all events they see, as far as is known.
 
     Raises:
         InvalidError: The search has too many terms.
+        NotFoundError: There is no such application.
+        ForbiddenError: Its views may not be read.
     """
     series_ids: list[int] | None = None
     if _has_texts(query):
-        texts = {"service": query.service, "endpoint": query.endpoint, "method": query.method}
-        series_ids = _series_ids(connection, "match_series", **access.parameters, **texts)
+        services = access.services_of(query.application, owned_services)
+        given = {
+            "service": query.service,
+            "endpoint": query.endpoint,
+            "method": query.method,
+            "services": None if services is None else list(services),
+        }
+        series_ids = _series_ids(connection, "match_series", **access.parameters, **given)
     conditions = event_conditions(query, series_ids)
     if series_ids is None and share != "small":
         _add_large(conditions, access, share)
@@ -418,7 +452,7 @@ def to_event(row: Sequence[Any]) -> Event:
 
 def _has_texts(query: SelectionQuery) -> bool:
     """Tell whether a query has filters that series have to be looked up for."""
-    return not (query.service is None and query.endpoint is None and query.method is None)
+    return any(text is not None for text in (query.service, query.endpoint, query.method, query.application))
 
 
 def _add_visible(connection: Connected, conditions: Conditions, access: Access) -> None:

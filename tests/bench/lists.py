@@ -124,7 +124,7 @@ def _page_sql(connection: Connected) -> Run:
     where = sql.SQL(" AND ").join(sql.SQL(QUERIES[f"filter_{name}"]) for name in ("series", "start", "end"))
     count = sql.SQL("SELECT count(*) FROM observability.event AS e WHERE {where}").format(where=where)
     page = _list_sql(where)
-    identity = {**SYSTEM.parameters, "service": SERVICE, "endpoint": None, "method": None}
+    identity = {**SYSTEM.parameters, "service": SERVICE, "endpoint": None, "method": None, "services": None}
 
     def run() -> Any:
         series = [number for (number,) in connection.execute(QUERIES["match_series"], identity)]

@@ -1,12 +1,21 @@
 // Loads single panels of a page again: on "Try again", and every data-refresh-s seconds while the page is visible,
 // except those with the attribute data-live, which another script keeps up to date.
+// What the server has left out, as it would take too long, is loaded at once.
 // A script that changes the address, as for filters, dispatches "panelschange" on the document to load all of them, or
 // the one that its detail names.
 (() => {
   const loading = new Map();
   const due = new Map();
   const note = (section, text) => {
-    section.querySelector("[data-panel-note]").textContent = text;
+    const place = section.querySelector("[data-panel-note]");
+    if (place) place.textContent = text;
+  };
+  const retryLink = () => {
+    const link = document.createElement("a");
+    link.href = "";
+    link.dataset.panelRetry = "";
+    link.textContent = "Try again";
+    return link;
   };
   const schedule = (section) => {
     const seconds = Number(section.dataset.refreshS);
@@ -28,8 +37,11 @@
       const fresh = parsed.querySelector("[data-panel]");
       if (fresh?.dataset.panel !== name) throw new Error("no panel");
       const focused = section.contains(document.activeElement) ? document.activeElement : null;
+      const isFirst = "deferred" in section.dataset;
+      delete section.dataset.deferred;
       section.replaceChildren(...fresh.childNodes);
       section.dataset.refreshS = fresh.dataset.refreshS ?? "";
+      if (isFirst) return;
       note(section, `updated ${new Date().toLocaleTimeString([], { hour12: false })}`);
       if (focused) {
         const same = focused.id && document.getElementById(focused.id);
@@ -37,7 +49,10 @@
         (same || section).focus({ preventScroll: true });
       }
     } catch (error) {
-      if (error.name !== "AbortError") note(section, "could not be updated");
+      if (error.name === "AbortError") return;
+      note(section, "could not be updated");
+      const place = section.querySelector("[data-loading]");
+      if (place) place.replaceChildren("Could not be loaded. ", retryLink());
     } finally {
       if (loading.get(name) === controller) {
         loading.delete(name);
@@ -56,7 +71,9 @@
   document.addEventListener("panelschange", (event) => {
     for (const section of sections()) if (!event.detail || event.detail === section.dataset.panel) load(section);
   });
-  sections().forEach(schedule);
+  // Tells the server that it need not wait for slow panels; it takes the cookie back whenever it does not.
+  document.cookie = "scripts=on; Path=/; SameSite=Lax; Max-Age=86400";
+  sections().forEach((section) => ("deferred" in section.dataset ? load(section) : schedule(section)));
   setInterval(() => {
     if (document.hidden) return;
     for (const section of sections()) {

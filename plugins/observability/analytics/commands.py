@@ -131,6 +131,8 @@ def _figures(kpis: Kpis) -> Iterable[tuple[str, object]]:
             continue
         if name == "covered":
             yield name, f"{iso_time(value.start)} to {iso_time(value.end)}"
+        elif name == "latency_share":
+            yield f"share_up_to_{value.latency_ms}_ms", "" if value.share is None else _format(value.share)
         elif name in notes:
             yield name, f"{'' if value is None else _format(value)} {notes[name]}".strip()
         else:

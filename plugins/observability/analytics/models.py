@@ -16,7 +16,7 @@ from plugins.observability.analytics.grouping import (
     Direction,
     percentile_field,
 )
-from plugins.observability.models import INT32_MAX
+from plugins.observability.models import INT32_MAX, StatusClass, StatusCode, status_range
 from plugins.observability.resolution import Adjective, Resolution, Span
 from plugins.observability.time_window import TimeWindowQuery
 
@@ -68,6 +68,8 @@ class GroupedQuery(WindowQuery, frozen=True, kw_only=True):
 
     Args:
         method: HTTP method; read from the events unless ``approx``.
+        status_code: HTTP status; read from the events unless ``approx``: rollups know no latencies by status.
+        status_class: The same of all statuses of a class, such as ``5xx``.
         error_from: The lowest status that is an error; any but 500 is read from the events unless ``approx``.
         percentiles: Percentiles of latency, from 0 to 100; each is a column such as ``p99_latency_ms``.
         group_by: Divide by ``service``, ``endpoint``, ``method``, ``status`` or ``application``, or several of them.
@@ -79,6 +81,8 @@ class GroupedQuery(WindowQuery, frozen=True, kw_only=True):
     """
 
     method: str | None = None
+    status_code: StatusCode | None = None
+    status_class: StatusClass | None = None
     error_from: ErrorFrom = DEFAULT_ERROR_FROM
     percentiles: Percentages = ()
     group_by: tuple[DimensionName, ...] = ()
@@ -87,9 +91,14 @@ class GroupedQuery(WindowQuery, frozen=True, kw_only=True):
     limit: GroupsMax | None = None
     approx: bool = False
 
+    @property
+    def statuses(self) -> range | None:
+        """The statuses that are let through; None for all."""
+        return status_range(self.status_code, self.status_class)
 
-class KpiQuery(GroupedQuery, frozen=True, kw_only=True):
-    """Parameters of ``kpis/``.
+
+class TotalsQuery(GroupedQuery, frozen=True, kw_only=True):
+    """Parameters that ``kpis/`` and ``top-endpoints/`` share.
 
     Args:
         granularity: Which rollups to read; ``auto`` reads hourly ones for up to two days, daily ones beyond.
@@ -98,7 +107,17 @@ class KpiQuery(GroupedQuery, frozen=True, kw_only=True):
     granularity: Granularity = "auto"
 
 
-class TopQuery(KpiQuery, frozen=True, kw_only=True):
+class KpiQuery(TotalsQuery, frozen=True, kw_only=True):
+    """Parameters of ``kpis/``.
+
+    Args:
+        latency_ms: Also tell which share of requests took at most so long.
+    """
+
+    latency_ms: Annotated[int, msgspec.Meta(ge=0, le=INT32_MAX)] | None = None
+
+
+class TopQuery(TotalsQuery, frozen=True, kw_only=True):
     """Parameters of ``top-endpoints/``.
 
     Args:
@@ -127,9 +146,11 @@ class TimeseriesQuery(GroupedQuery, frozen=True, kw_only=True):
         percentiles: Percentiles of each step, from 0 to 100.
         limit: Groups at most, 10 by default.
         approx: Percentiles from rollups, where the step is whole hours.
+        histogram: Give each step its histogram of latencies.
     """
 
     step: str = "1h"
+    histogram: bool = False
 
 
 class ActivityQuery(WindowQuery, frozen=True, kw_only=True):
@@ -254,6 +275,24 @@ class Percentile(msgspec.Struct, frozen=True):
     basis: Basis
 
 
+class LatencyShare(msgspec.Struct, frozen=True):
+    """Which share of requests took at most some time.
+
+    Args:
+        latency_ms: The time.
+        hits: The number of these requests.
+        share: Of all whose latency was measured; None without any.
+        max_relative_error: The share is that of a latency which is at most so much off; 0 is exact.
+        basis: What it was computed from.
+    """
+
+    latency_ms: int
+    hits: int
+    share: float | None
+    max_relative_error: float
+    basis: Basis
+
+
 class CoveredWindow(msgspec.Struct, frozen=True):
     """The window that a response covers, where it differs from the requested one.
 
@@ -276,6 +315,7 @@ class Kpis(msgspec.Struct, frozen=True):
         source: The coarsest resolution that was read.
         fresh_until: Rollups include every event before this; later ones were read as such.
         percentiles: Those that were asked for; empty are left out.
+        latency_share: Which share of requests took at most ``latency_ms``; left out unless it was asked for.
         groups: A row for each group, in order; left out unless they were asked for.
         p95_max_relative_error: The bound of the error of ``p95_latency_ms``; left out where it is exact.
         covered: Left out where it is the requested window.
@@ -285,6 +325,7 @@ class Kpis(msgspec.Struct, frozen=True):
     source: Adjective
     fresh_until: datetime
     percentiles: Sequence[Percentile] = ()
+    latency_share: LatencyShare | None = None
     groups: Sequence[Row] | None = None
     p95_max_relative_error: float | None = None
     covered: CoveredWindow | None = None
@@ -295,7 +336,7 @@ class Kpis(msgspec.Struct, frozen=True):
         members = {**self.figures, "source": self.source, "fresh_until": self.fresh_until}
         if self.percentiles:
             members["percentiles"] = self.percentiles
-        optional = ("groups", "p95_max_relative_error", "covered")
+        optional = ("latency_share", "groups", "p95_max_relative_error", "covered")
         return members | {name: getattr(self, name) for name in optional if getattr(self, name) is not None}
 
 
@@ -336,6 +377,8 @@ class TimeseriesStep(msgspec.Struct, frozen=True):
     Args:
         start: When it begins. The first and the last step of a window include only what lies in the window.
         percentiles_ms: By percentile, such as ``99.9``; None without hits.
+        histogram: How many requests took at most each of ``histogram_bounds_ms``, and longer than the one before; left
+            out unless it was asked for, and in groups.
     """
 
     start: datetime
@@ -345,6 +388,7 @@ class TimeseriesStep(msgspec.Struct, frozen=True):
     avg_latency_ms: float | None
     max_latency_ms: int | None
     percentiles_ms: Mapping[str, float | None]
+    histogram: Sequence[int] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Timeseries(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -360,6 +404,7 @@ class Timeseries(msgspec.Struct, frozen=True, omit_defaults=True):
         basis: What percentiles were computed from; left out without any.
         max_relative_error: The bound of the error of percentiles, relative to the value; 0 is exact.
         covered: Left out where it is the requested window.
+        histogram_bounds_ms: The upper bounds of the latencies of ``histogram``, which are at most 1 % off.
     """
 
     step_s: int
@@ -370,6 +415,7 @@ class Timeseries(msgspec.Struct, frozen=True, omit_defaults=True):
     basis: Basis | None = None
     max_relative_error: float | None = None
     covered: CoveredWindow | None = None
+    histogram_bounds_ms: Sequence[int] | None = None
 
 
 def basis_of(resolution: Resolution) -> Basis:

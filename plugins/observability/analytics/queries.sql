@@ -100,6 +100,18 @@ hits - coalesce(status_ends[width_bucket((%(error_from)s - 1)::smallint, status_
 -- name: errors_of_events
 count(*) FILTER (WHERE status_code >= %(error_from)s)
 
+-- name: hits_of_statuses
+-- Hits with one of the statuses that are asked for, and errors among them.
+coalesce(status_ends[width_bucket((%(status_to)s - 1)::smallint, status_codes)], 0)
+- coalesce(status_ends[width_bucket((%(status_from)s - 1)::smallint, status_codes)], 0)
+
+-- name: errors_of_statuses
+greatest(coalesce(status_ends[width_bucket((%(status_to)s - 1)::smallint, status_codes)], 0)
+    - coalesce(status_ends[width_bucket((greatest(%(status_from)s, %(error_from)s) - 1)::smallint, status_codes)], 0), 0)
+
+-- name: some_statuses
+status_code >= %(status_from)s AND status_code < %(status_to)s
+
 -- name: rollup_totals
 SELECT bucket AS at, series, hits, {errors} AS errors, latency_hits, latency_sum_ms, latency_min_ms, latency_max_ms
 FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {condition}
@@ -107,6 +119,21 @@ FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {condition}
 -- name: rollup_totals_coarse
 SELECT bucket AS at, hits, {errors} AS errors, latency_hits, latency_sum_ms, latency_min_ms, latency_max_ms
 FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {condition}
+
+-- name: rollup_totals_of_statuses
+-- Rollups know how many requests had a status, but not how long these took.
+SELECT at, series, hits, errors, 0 AS latency_hits, NULL::bigint AS latency_sum_ms, NULL::integer AS latency_min_ms,
+       NULL::integer AS latency_max_ms
+FROM (SELECT bucket AS at, series, {hits} AS hits, {errors} AS errors
+      FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {condition}) AS counted
+WHERE hits > 0
+
+-- name: rollup_totals_of_statuses_coarse
+SELECT at, hits, errors, 0 AS latency_hits, NULL::bigint AS latency_sum_ms, NULL::integer AS latency_min_ms,
+       NULL::integer AS latency_max_ms
+FROM (SELECT bucket AS at, {hits} AS hits, {errors} AS errors
+      FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {condition}) AS counted
+WHERE hits > 0
 
 -- name: rollup_totals_by_status
 -- Rollups know how many requests had a status, but not how long these took.
@@ -117,6 +144,7 @@ FROM (SELECT bucket AS at, series, status_codes[number] AS status_code,
              status_ends[number] - coalesce(status_ends[number - 1], 0) AS hits
       FROM {view}, generate_subscripts(status_codes, 1) AS number
       WHERE bucket >= {start} AND bucket < {end} AND {condition}) AS counted
+WHERE status_code >= %(status_from)s AND status_code < %(status_to)s
 
 -- name: rollup_histograms
 SELECT bucket AS at, series, histograms[1] AS histogram
@@ -262,6 +290,9 @@ GROUP BY {group}
 SELECT date_trunc({bucket}, at, 'UTC'), service, endpoint, sum(histogram)::text
 FROM ({parts}) AS part JOIN observability.series ON id = series AND account = %(account)s
 GROUP BY 1, service, endpoint
+
+-- name: latencies_up_to
+SELECT count(*) FILTER (WHERE latency_ms <= %(latency_ms)s), count(latency_ms) FROM ({parts}) AS event
 
 -- name: percentiles
 SELECT percentile_cont(%(fractions)s::float8[]) WITHIN GROUP (ORDER BY latency_ms) FROM ({parts}) AS event

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from kernel import InvalidError
+from plugins.observability.models import STATUS_CODES
 from plugins.observability.resolution import DAY, HOUR, Span, floor
 
 STEPS_MAX = 5000
@@ -38,6 +39,7 @@ class Scope(msgspec.Struct, frozen=True):
         services: One of these is their service.
         service_search: Patterns for ILIKE that their service matches.
         endpoint_search: Patterns for ILIKE, each of which their service or their endpoint matches.
+        statuses: One of these is their status.
         visible_sites: One of these is their site.
         visible_services: One of these is their service, in the same case.
         owners: Services by the application that owns them; needed to group by application.
@@ -51,13 +53,14 @@ class Scope(msgspec.Struct, frozen=True):
     services: tuple[str, ...] | None = None
     service_search: tuple[str, ...] | None = None
     endpoint_search: tuple[str, ...] | None = None
+    statuses: range | None = None
     visible_sites: tuple[int, ...] | None = None
     visible_services: tuple[str, ...] | None = None
     owners: Mapping[str, Sequence[str]] = {}
 
     @property
     def filters(self) -> tuple[str, ...]:
-        """The names of the filters that are set; none if the scope has every series of the account."""
+        """The names of the filters on series that are set; none if the scope has every series of the account."""
         return tuple(name for name in _FILTERS if getattr(self, name) is not None)
 
     @property
@@ -69,12 +72,15 @@ class Scope(msgspec.Struct, frozen=True):
     def parameters(self) -> dict[str, Any]:
         """The parameters of queries that look up its series."""
         filters = {name: getattr(self, name) for name in _FILTERS}
+        statuses = STATUS_CODES if self.statuses is None else self.statuses
         owned = [(service, owner) for owner, services in self.owners.items() for service in services]
         return {
             "account": self.account,
             **{name: list(value) if isinstance(value, tuple) else value for name, value in filters.items()},
             "owned_services": [service for service, _ in owned],
             "owners": [owner for _, owner in owned],
+            "status_from": statuses.start,
+            "status_to": statuses.stop,
         }
 
 

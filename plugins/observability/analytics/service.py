@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from kernel import Database, ForbiddenError, InvalidError
-from plugins.observability.access import SYSTEM, Access
+from kernel import Database, InvalidError
+from plugins.observability.access import SYSTEM, Access, OwnedServices
 from plugins.observability.analytics.grouping import (
     ENDPOINTS,
     P95,
@@ -31,6 +31,7 @@ from plugins.observability.analytics.models import (
     GroupedQuery,
     KpiQuery,
     Kpis,
+    LatencyShare,
     Percentile,
     PercentilesMs,
     RequestTotals,
@@ -41,6 +42,7 @@ from plugins.observability.analytics.models import (
     TimeseriesQuery,
     TimeseriesStep,
     TopQuery,
+    TotalsQuery,
     WindowQuery,
     basis_of,
     covered_window,
@@ -50,7 +52,7 @@ from plugins.observability.analytics.scope import Scope, parse_step, step_starts
 from plugins.observability.analytics.session import ActiveGroup, BucketKey, QuerySession, StepKey
 from plugins.observability.filters import ensure_no_nul, parse_ordering, search_terms
 from plugins.observability.resolution import DAY, HOUR, Resolution, Span
-from plugins.observability.rollups.histogram import MAX_RELATIVE_ERROR, Histogram
+from plugins.observability.rollups.histogram import BOUNDS_MS, MAX_RELATIVE_ERROR, Histogram
 
 # Up to this, ``granularity=auto`` reads hourly rollups.
 HOURLY_WINDOW_MAX = timedelta(days=2)
@@ -58,7 +60,6 @@ HOURLY_WINDOW_MAX = timedelta(days=2)
 GROUPED_STEPS_MAX = 50_000
 _DEFAULT_GROUPS = 20
 _DEFAULT_TIMESERIES_GROUPS = 10
-OwnedServices = Callable[[str | None], Mapping[str, tuple[str, ...]]]
 
 
 class AnalyticsService:
@@ -67,8 +68,7 @@ class AnalyticsService:
     Args:
         db: The database.
         now: The clock.
-        owned_services: Returns the services that an application owns, or those of each application, by slug; raises for
-            an unknown application.
+        owned_services: Tells which services applications own.
     """
 
     def __init__(self, db: Database, now: Callable[[], datetime], owned_services: OwnedServices) -> None:
@@ -84,7 +84,7 @@ class AnalyticsService:
             NotFoundError: There is no such application.
         """
         grouping = _optional_grouping(query, _DEFAULT_GROUPS)
-        scope = self._scope(query, access, DAY, query.method, grouping.dimensions)
+        scope = self._grouped_scope(query, access, grouping.dimensions)
         coarsest = _coarsest(query, scope.window, grouping)
         percentiles = (P95, *query.percentiles)
         with QuerySession.open(self._db, scope, approx=query.approx) as session:
@@ -100,6 +100,7 @@ class AnalyticsService:
                 source=plan.source.adjective,
                 fresh_until=session.fresh_until(self._now()),
                 percentiles=found[1:],
+                latency_share=_latency_share(session, percentile_plan, query.latency_ms),
                 groups=groups,
                 p95_max_relative_error=found[0].max_relative_error or None,
                 covered=covered_window(plan.covered, scope.window),
@@ -109,7 +110,7 @@ class AnalyticsService:
         """Return endpoints, or other groups, ranked. Raises as ``kpis``."""
         dimensions = parse_dimensions(query.group_by) or ENDPOINTS
         grouping = _Grouping(dimensions, Ranking(parse_sort_key(query.sort_by), query.direction, query.limit))
-        scope = self._scope(query, access, DAY, query.method, dimensions)
+        scope = self._grouped_scope(query, access, dimensions)
         percentiles = (P95, *query.percentiles) if query.with_p95 else query.percentiles
         with QuerySession.open(self._db, scope, approx=query.approx) as session:
             plan = session.plan(_coarsest(query, scope.window, grouping))
@@ -139,29 +140,37 @@ class AnalyticsService:
         """Return every step of a window. Raises as ``kpis``, also if the step is too fine for what retention left."""
         step = parse_step(query.step)
         grouping = _optional_grouping(query, _DEFAULT_TIMESERIES_GROUPS)
-        scope = self._scope(query, access, DAY, query.method, grouping.dimensions)
+        scope = self._grouped_scope(query, access, grouping.dimensions)
         starts = step_starts(scope.window, step)
         if grouping.dimensions:
             _ensure_few_steps(len(starts), grouping.ranking.limit)
         with QuerySession.open(self._db, scope, approx=query.approx) as session:
             # Rollups know methods and statuses: totals are exact from any resolution.
-            needs_events = grouping.needs_events and not query.approx
+            needs_events = (grouping.needs_events or query.statuses is not None) and not query.approx
             plan = _plan_steps(session, step, Resolution.RAW if needs_events else _resolution_of(step))
             totals = session.totals_by_step(plan, step, query.error_from)
-            percentiles = _percentiles_by_step(session, query, step, totals)
+            histograms = None
+            if query.histogram:
+                histograms = _histograms_by_step(session, _plan_latencies(session, query, step), step)
+            percentiles = _percentiles_by_step(session, query, step, totals, histograms=histograms)
             groups = None
             if grouping.dimensions:
                 groups = _groups_by_step(session, plan, query, grouping, step, starts)
             fresh_until = session.fresh_until(self._now())
+        steps = _steps(starts, (), totals, percentiles)
+        bounds_ms = None
+        if histograms is not None:
+            bounds_ms, steps = _with_histograms(steps, histograms)
         return Timeseries(
             step_s=round(step.total_seconds()),
             source=plan.source.adjective,
             fresh_until=fresh_until,
-            steps=_steps(starts, (), totals, percentiles),
+            steps=steps,
             groups=groups,
             basis=basis_of(percentiles.resolution) if percentiles.of else None,
             max_relative_error=percentiles.max_relative_error if percentiles.of else None,
             covered=covered_window(plan.covered, scope.window),
+            histogram_bounds_ms=bounds_ms,
         )
 
     def services(
@@ -248,6 +257,10 @@ class AnalyticsService:
             max_relative_error=found.max_relative_error,
         )
 
+    def _grouped_scope(self, query: GroupedQuery, access: Access, dimensions: Collection[Dimension]) -> Scope:
+        scope = self._scope(query, access, DAY, query.method, dimensions)
+        return msgspec.structs.replace(scope, statuses=query.statuses)
+
     def _scope(
         self,
         query: WindowQuery,
@@ -258,9 +271,7 @@ class AnalyticsService:
     ) -> Scope:
         window = window_of(query.start, query.end, self._now(), default_length)
         ensure_no_nul(service=query.service, endpoint=query.endpoint, method=method)
-        if query.application is not None and not access.may_read(query.application):
-            raise ForbiddenError(detail=f"the application {query.application} is not one that may be read")
-        services = None if query.application is None else self._owned_services(query.application)[query.application]
+        services = access.services_of(query.application, self._owned_services)
         owners = self._owned_services(query.application) if "application" in dimensions else {}
         return Scope(
             window,
@@ -355,9 +366,14 @@ def _optional_grouping(query: GroupedQuery, default_limit: int) -> _Grouping:
     )
 
 
-def _coarsest(query: KpiQuery, window: Span, grouping: _Grouping) -> Resolution:
+def _coarsest(query: TotalsQuery, window: Span, grouping: _Grouping) -> Resolution:
     """Return the coarsest resolution from which totals may be computed."""
-    is_of_events = query.method is not None or query.error_from != DEFAULT_ERROR_FROM or grouping.needs_events
+    is_of_events = (
+        query.method is not None
+        or query.statuses is not None
+        or query.error_from != DEFAULT_ERROR_FROM
+        or grouping.needs_events
+    )
     if is_of_events and not query.approx:
         return Resolution.RAW
     if query.granularity == "auto":
@@ -376,7 +392,9 @@ def _totals_and_percentiles(
     if percentile_plan.source is Resolution.RAW:
         totals, values = session.totals_and_percentiles(plan, percentile_plan, error_from, percentiles)
         return totals, [Percentile(each, ms, 0.0, "raw") for each, ms in zip(percentiles, values, strict=True)]
-    if percentile_plan == plan:
+    if not session.knows_latencies(percentile_plan):
+        totals, histogram = session.totals(plan, error_from), Histogram("")
+    elif percentile_plan == plan:
         totals, histogram = session.totals_and_histogram(plan, error_from)
     else:
         totals, histogram = session.totals(plan, error_from), session.histogram(percentile_plan)
@@ -384,6 +402,20 @@ def _totals_and_percentiles(
     return totals, [
         Percentile(each, ms, MAX_RELATIVE_ERROR, "rollup") for each, ms in zip(percentiles, values, strict=True)
     ]
+
+
+def _latency_share(session: QuerySession, plan: ReadPlan, latency_ms: int | None) -> LatencyShare | None:
+    if latency_ms is None:
+        return None
+    if plan.source is Resolution.RAW:
+        hits, all_hits = session.hits_up_to(plan, latency_ms)
+        max_relative_error = 0.0
+    else:
+        histogram = session.histogram(plan) if session.knows_latencies(plan) else Histogram("")
+        hits, all_hits = histogram.hits_up_to(latency_ms), histogram.hits
+        max_relative_error = MAX_RELATIVE_ERROR
+    share = hits / all_hits if all_hits else None
+    return LatencyShare(latency_ms, hits, share, max_relative_error, basis_of(plan.source))
 
 
 def _rank_groups(
@@ -409,7 +441,7 @@ def _rank_groups(
         found = _percentiles_by_group(of_shown, percentile_plan, totals, dimensions, percentiles)
         return _Groups(dimensions, shown, totals, found)
     is_exact = percentile_plan.source is Resolution.RAW
-    if "status_code" in dimensions and not is_exact:
+    if not session.knows_latencies(percentile_plan, dimensions):
         message = (
             f"Rollups know no latencies by status: expected hits, errors or error_rate, got {query.sort_by!r:.80}."
         )
@@ -450,7 +482,8 @@ def _percentiles_by_group(
         return _PercentilesByKey()
     if plan.source is Resolution.RAW:
         return _PercentilesByKey(session.percentiles_by_group(plan, dimensions, percentiles), percentiles)
-    histograms = {} if "status_code" in dimensions else session.histogram_by_group(plan, dimensions)
+    knows_latencies = session.knows_latencies(plan, dimensions)
+    histograms = session.histogram_by_group(plan, dimensions) if knows_latencies else {}
     return _of_histograms(histograms, totals, percentiles, plan)
 
 
@@ -476,18 +509,48 @@ def _percentiles_by_step(
     step: timedelta,
     totals: Mapping[StepKey, RequestTotals],
     dimensions: tuple[Dimension, ...] = (),
+    histograms: Mapping[StepKey, Histogram] | None = None,
 ) -> _PercentilesByKey:
     percentiles = query.percentiles
     if not percentiles:
         return _PercentilesByKey()
-    plan = session.plan(Resolution.RAW)
-    if query.approx or plan.source is not Resolution.RAW:
-        plan = _plan_steps(session, step, _resolution_of(step))
+    plan = _plan_latencies(session, query, step)
     if plan.source is Resolution.RAW:
         values_ms = session.percentiles_by_step(plan, step, percentiles, dimensions)
         return _PercentilesByKey(values_ms, percentiles)
-    histograms = {} if "status_code" in dimensions else session.histogram_by_step(plan, step, dimensions)
+    if histograms is None:
+        histograms = _histograms_by_step(session, plan, step, dimensions)
     return _of_histograms(histograms, totals, percentiles, plan)
+
+
+def _plan_latencies(session: QuerySession, query: TimeseriesQuery, step: timedelta) -> ReadPlan:
+    """Plan the read of percentiles and histograms of steps: of events, unless rollups are asked for or all is left."""
+    plan = session.plan(Resolution.RAW)
+    if query.approx or plan.source is not Resolution.RAW:
+        return _plan_steps(session, step, _resolution_of(step))
+    return plan
+
+
+def _histograms_by_step(
+    session: QuerySession, plan: ReadPlan, step: timedelta, dimensions: tuple[Dimension, ...] = ()
+) -> Mapping[StepKey, Histogram]:
+    """Return the histogram of each step; none where they can only be read from rollups, which have none by status."""
+    return session.histogram_by_step(plan, step, dimensions) if session.knows_latencies(plan, dimensions) else {}
+
+
+def _with_histograms(
+    steps: Sequence[TimeseriesStep], histograms: Mapping[StepKey, Histogram]
+) -> tuple[Sequence[int], list[TimeseriesStep]]:
+    """Return steps with their histograms, and the bounds of these, up to the highest that has hits."""
+    none = Histogram("")
+    counts = []
+    for each in steps:
+        up_to = [histograms.get((each.start,), none).hits_up_to(bound) for bound in BOUNDS_MS]
+        counts.append([high - low for low, high in zip((0, *up_to), up_to, strict=False)])
+    used = max((position + 1 for row in counts for position, hits in enumerate(row) if hits), default=0)
+    return BOUNDS_MS[:used], [
+        msgspec.structs.replace(each, histogram=row[:used]) for each, row in zip(steps, counts, strict=True)
+    ]
 
 
 def _of_histograms(

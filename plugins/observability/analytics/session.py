@@ -165,10 +165,14 @@ class QuerySession:
         """Return the time before which rollups include every event."""
         return self.state.first_dirty_hour or now
 
+    def knows_latencies(self, plan: ReadPlan, dimensions: Collection[Dimension] = ()) -> bool:
+        """Tell whether what a plan reads has the latencies of requests: rollups have none by status."""
+        return plan.source is Resolution.RAW or ("status_code" not in dimensions and self._scope.statuses is None)
+
     def totals(self, plan: ReadPlan, error_from: int) -> RequestTotals:
         """Sum up all requests."""
         rows = self._run("totals", plan, "totals", coarse=self._coarse, error_from=error_from)
-        return RequestTotals(*rows[0]) if rows else RequestTotals()
+        return self._by_key(rows, 0, plan).get((), RequestTotals())
 
     def totals_by_group(
         self, plan: ReadPlan, error_from: int, dimensions: tuple[Dimension, ...]
@@ -177,7 +181,7 @@ class QuerySession:
         rows = self._run(
             "totals_by_group", plan, _totals_measures(dimensions), group_by=dimensions, error_from=error_from
         )
-        return _by_key(rows, len(dimensions), knows_latencies=_knows_latencies(plan, dimensions))
+        return self._by_key(rows, len(dimensions), plan, dimensions)
 
     def active_groups(
         self, plan: ReadPlan, dimensions: tuple[Dimension, ...], order: tuple[str, ...], limit: int, offset: int
@@ -226,7 +230,7 @@ class QuerySession:
             step=step,
             error_from=error_from,
         )
-        return _by_key(rows, 1 + len(dimensions), knows_latencies=_knows_latencies(plan, dimensions))
+        return self._by_key(rows, 1 + len(dimensions), plan, dimensions)
 
     def totals_and_histogram(self, plan: ReadPlan, error_from: int) -> tuple[RequestTotals, Histogram]:
         """Return the totals and the latency histogram of all requests, in one query."""
@@ -258,8 +262,8 @@ class QuerySession:
             *sums, found = rows[0] if rows else (None,)
         else:
             query = build_totals_and_percentiles(
-                QuerySpec("totals", "totals", self._series, span_counts(plan), coarse=self._coarse),
-                QuerySpec("percentiles", "latencies", self._series, span_counts(events), prefix=_PERCENTILES_PREFIX),
+                self._spec("totals", plan, "totals", coarse=self._coarse),
+                self._spec("percentiles", events, "latencies", prefix=_PERCENTILES_PREFIX),
             )
             parameters = {
                 **self._parameters,
@@ -270,6 +274,16 @@ class QuerySession:
             }
             ((*sums, found),) = self._connection.execute(query, parameters)
         return RequestTotals(*sums), found or _no_percentiles(percentiles)
+
+    def hits_up_to(self, events: ReadPlan, latency_ms: int) -> tuple[int, int]:
+        """Return how many requests took at most some time, and how many have a latency at all.
+
+        Args:
+            events: A plan that has nothing but events.
+            latency_ms: The time.
+        """
+        rows = self._run("latencies_up_to", events, "latencies", latency_ms=latency_ms)
+        return (rows[0][0], rows[0][1]) if rows else (0, 0)
 
     def histogram(self, plan: ReadPlan) -> Histogram:
         """Return the latency histogram of all requests."""
@@ -344,18 +358,34 @@ class QuerySession:
         order: tuple[str, ...] = (),
         **parameters: Any,
     ) -> Sequence[TupleRow]:
-        counts = span_counts(plan)
-        if not counts:
+        if not plan.parts:
             return []
         event_time: EventTime = "no_time"
         if "step" in parameters:
             event_time = "step_of_event"
         elif bucket or name == "activity_by_group":
             event_time = "hour_of_event"
-        spec = QuerySpec(name, measures, self._series, counts, coarse, event_time, bucket, group_by, order)
+        spec = self._spec(
+            name, plan, measures, coarse=coarse, event_time=event_time, bucket=bucket, group_by=group_by, order=order
+        )
         return self._connection.execute(
             build_query(spec), {**self._parameters, **parameters, **bounds(plan)}
         ).fetchall()
+
+    def _spec(self, name: LiteralString, plan: ReadPlan, measures: Measures, **given: Any) -> QuerySpec:
+        some_statuses = self._scope.statuses is not None
+        if some_statuses and measures == "totals":
+            measures = "totals_of_statuses"
+        return QuerySpec(name, measures, self._series, span_counts(plan), some_statuses=some_statuses, **given)
+
+    def _by_key(
+        self, rows: Sequence[TupleRow], width: int, plan: ReadPlan, dimensions: Collection[Dimension] = ()
+    ) -> dict[tuple[Any, ...], RequestTotals]:
+        """Return totals by the first columns of their rows, without latencies where not all of them are known."""
+        totals = {tuple(row[:width]): RequestTotals(*row[width:]) for row in rows}
+        if self.knows_latencies(plan, dimensions):
+            return totals
+        return {key: RequestTotals(each.hits, each.errors) for key, each in totals.items()}
 
 
 def _condition(series: str) -> SeriesCondition:
@@ -365,19 +395,6 @@ def _condition(series: str) -> SeriesCondition:
 
 def _totals_measures(dimensions: Collection[Dimension]) -> Measures:
     return "totals_by_status" if "status_code" in dimensions else "totals"
-
-
-def _knows_latencies(plan: ReadPlan, dimensions: Collection[Dimension]) -> bool:
-    """Tell whether what a plan reads has latencies by all dimensions: rollups have none by status."""
-    return "status_code" not in dimensions or plan.source is Resolution.RAW
-
-
-def _by_key(rows: Sequence[TupleRow], width: int, *, knows_latencies: bool) -> dict[tuple[Any, ...], RequestTotals]:
-    """Return totals by the first columns of their rows."""
-    totals = {tuple(row[:width]): RequestTotals(*row[width:]) for row in rows}
-    if knows_latencies:
-        return totals
-    return {key: RequestTotals(each.hits, each.errors) for key, each in totals.items()}
 
 
 def _no_percentiles(percentiles: Sequence[float]) -> Sequence[float | None]:

@@ -21,7 +21,9 @@ from plugins.observability.rollups.dirty_buckets import ROLLUP_STATE
 
 QUERIES = load_queries(__package__)
 # What the rows of the parts hold. Latencies are those of single events, which rollups do not know.
-Measures = Literal["totals", "totals_by_status", "histograms", "totals_and_histograms", "latencies"]
+Measures = Literal[
+    "totals", "totals_of_statuses", "totals_by_status", "histograms", "totals_and_histograms", "latencies"
+]
 # The condition for the series of a scope; each is a fragment.
 SeriesCondition = Literal["all_series", "few_series", "many_series"]
 # The condition for the same in coarse rollups, those by service and method; each is a fragment.
@@ -54,6 +56,12 @@ class _Fragments(msgspec.Struct, frozen=True):
 _FRAGMENTS: Mapping[tuple[Measures, bool], _Fragments] = {
     ("totals", False): _Fragments("cells", "rollup_totals", "rollup_totals", "event_totals"),
     ("totals", True): _Fragments("cells_coarse", "rollup_totals_coarse", "rollup_totals_coarse", "event_totals_coarse"),
+    ("totals_of_statuses", False): _Fragments(
+        "cells", "rollup_totals_of_statuses", "rollup_totals_of_statuses", "event_totals"
+    ),
+    ("totals_of_statuses", True): _Fragments(
+        "cells_coarse", "rollup_totals_of_statuses_coarse", "rollup_totals_of_statuses_coarse", "event_totals_coarse"
+    ),
     ("totals_by_status", False): _Fragments(
         "cells", "rollup_totals_by_status", "rollup_totals_by_status", "event_totals_by_status"
     ),
@@ -82,6 +90,7 @@ class QuerySpec(msgspec.Struct, frozen=True):
         bucket: The resolution of the rows, if they are by bucket.
         group_by: The dimensions of the rows, if they are by group.
         order: Column names, if the rows are in order; a leading ``-`` sorts descending.
+        some_statuses: Whether only events with some statuses are read.
         prefix: Of the names of bounds, to tell them from those of another query in the same statement.
     """
 
@@ -94,6 +103,7 @@ class QuerySpec(msgspec.Struct, frozen=True):
     bucket: Resolution | None = None
     group_by: tuple[Dimension, ...] = ()
     order: tuple[str, ...] = ()
+    some_statuses: bool = False
     prefix: str = ""
 
 
@@ -235,7 +245,8 @@ def _rollup_parts(spec: QuerySpec) -> Sequence[sql.Composable]:
                 f"{spec.prefix}{resolution}",
                 count,
                 view=sql.Identifier("observability", f"{fragments.view}_{resolution}"),
-                errors=sql.SQL(QUERIES["errors_of_rollups"]),
+                hits=sql.SQL(QUERIES["hits_of_statuses"]),
+                errors=sql.SQL(QUERIES["errors_of_statuses" if spec.some_statuses else "errors_of_rollups"]),
                 condition=sql.SQL(QUERIES[condition]),
             )
     if parts and repeat:
@@ -251,12 +262,15 @@ def _event_parts(spec: QuerySpec) -> Sequence[sql.Composable]:
     condition = sql.SQL(QUERIES[spec.series])
     # A condition that looks series up in a table is outside, so that it is evaluated once, not for each span.
     is_outside = spec.series == "many_series"
+    inside = [sql.SQL(QUERIES["all_series"]) if is_outside else condition]
+    if spec.some_statuses:
+        inside.append(sql.SQL(QUERIES["some_statuses"]))
     spans = _span_parts(
         QUERIES["events"],
         f"{spec.prefix}{Resolution.RAW}",
         count,
         time_group=sql.SQL(QUERIES[spec.event_time]),
-        condition=sql.SQL(QUERIES["all_series"]) if is_outside else condition,
+        condition=sql.SQL(" AND ").join(inside),
     )
     events: sql.Composable = sql.SQL(" UNION ALL ").join(spans)
     if is_outside:

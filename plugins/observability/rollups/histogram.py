@@ -7,6 +7,7 @@ migrations/0002_rollups.sql.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from itertools import accumulate
 
@@ -17,6 +18,12 @@ MAX_RELATIVE_ERROR = 0.01
 # Latency 0 has a separate bin, below all others.
 ZERO_BIN = -1
 _DIGITS_PER_BIN = 12
+# In ms; six for each power of ten, as they fit on a logarithmic scale. Latencies are whole ms.
+BOUNDS_MS: tuple[int, ...] = (
+    *(1, 2, 3, 5, 7),
+    *(factor * 10**power for power in range(9) for factor in (10, 15, 20, 30, 50, 70) if factor * 10**power < 2**31),
+    2**31 - 1,
+)
 
 
 def bin_value_ms(number: int) -> float:
@@ -41,6 +48,19 @@ class Histogram:
         ]
         # The hits of each bin and of all lower ones.
         self._running_totals = list(accumulate(hits))
+
+    @property
+    def hits(self) -> int:
+        """How many there are."""
+        return self._running_totals[-1] if self._running_totals else 0
+
+    def hits_up_to(self, latency_ms: float) -> int:
+        """Return how many hits took at most so long; the latency is at most ``MAX_RELATIVE_ERROR`` off."""
+        if not self._running_totals or latency_ms < 0:
+            return 0
+        # The last bin whose value is not above: see bin_value_ms.
+        last = ZERO_BIN if latency_ms < 1 else math.floor(math.log(latency_ms * (GAMMA + 1) / 2) / math.log(GAMMA))
+        return self._running_totals[min(last - ZERO_BIN, len(self._running_totals) - 1)]
 
     def percentile_ms(
         self, percentile: float, lowest_ms: float | None = None, highest_ms: float | None = None

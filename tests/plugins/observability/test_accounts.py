@@ -477,7 +477,7 @@ def test_a_first_page_is_planned_once_and_is_that_of_whoever_asks(client: Client
 
 def test_row_level_security_leaves_indexes_usable(client: Client, tenants: Sequence[Tenant]) -> None:
     access = Access(account=tenants[0].account)
-    asked = {**access.parameters, "service": SERVICE.upper(), "endpoint": None, "method": None}
+    asked = {**access.parameters, "service": SERVICE.upper(), "endpoint": None, "method": None, "services": None}
     span = {"start": YESTERDAY, "end": YESTERDAY + timedelta(days=2), "sender": None}
     with (
         acting_as(msgspec.structs.replace(OPEN, account=access.account)),

@@ -235,7 +235,7 @@ def test_a_scan_sees_one_snapshot_and_outlives_the_statement_timeout(
     database_of: tuple[Client, Database], database: str
 ) -> None:
     client, db = database_of
-    batches = EventScanner(db, 60, 60, 65_536).scan(FilterQuery())
+    batches = EventScanner(db, lambda _: {}, 60, 60, 65_536).scan(FilterQuery())
     first = next(batches)
     begun = time.monotonic()
     with psycopg.connect(database) as connection:
@@ -251,7 +251,7 @@ def test_a_scan_sees_one_snapshot_and_outlives_the_statement_timeout(
 @every_server
 def test_a_scan_ends_if_its_consumer_pauses_for_too_long(database_of: tuple[Client, Database], database: str) -> None:
     _, db = database_of
-    batches = EventScanner(db, 60, 0.2, 65_536).scan(FilterQuery())
+    batches = EventScanner(db, lambda _: {}, 60, 0.2, 65_536).scan(FilterQuery())
     next(batches)
     idle = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'"
     with psycopg.connect(database, autocommit=True) as connection:
@@ -265,7 +265,7 @@ def test_a_scan_ends_if_its_consumer_pauses_for_too_long(database_of: tuple[Clie
 def test_a_scan_that_takes_too_long_ends(database_of: tuple[Client, Database]) -> None:
     _, db = database_of
     begun = time.monotonic()
-    batches = EventScanner(db, 0.2, 60, 65_536).scan(FilterQuery())
+    batches = EventScanner(db, lambda _: {}, 0.2, 60, 65_536).scan(FilterQuery())
     next(batches)
     assert eventually(lambda: time.monotonic() - begun > 0.2)
 

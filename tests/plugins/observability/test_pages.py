@@ -66,7 +66,10 @@ def test_the_overview_has_the_figures_of_the_api(client: Client) -> None:
     tiles = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", shown))
 
     assert kpis["hits"] == 6
-    assert tiles["Requests"] == "6"
+    assert tiles["Requests per minute"] == "0.02 /min"
+    assert "<span>6 requests</span>" in shown
+    # One of six failed.
+    assert '<span class="badge bad">Failing</span>' in shown
     assert tiles["Error rate"] == f"{kpis['error_rate'] * 100:.1f} %"
     assert tiles["Latency p95"] == f"{kpis['p95_latency_ms']:.0f} ms"
     assert re.findall(r'"badge bad">(\d+)<', shown) == ["503"]
@@ -75,9 +78,9 @@ def test_the_overview_has_the_figures_of_the_api(client: Client) -> None:
 
 
 def test_charts_show_every_request_and_no_data_where_there_was_none(client: Client) -> None:
-    shown = page(client, f"/requests/?{WINDOW}&endpoint=/orders")
+    shown = page(client, f"/requests/?{WINDOW}&endpoint=/orders&before=none")
     steps = client.get(f"/api/requests/timeseries/?{WINDOW}&endpoint=/orders&step=5m").json()["steps"]
-    requests, latency = re.findall(r'<figure class="chart".*?</figure>', shown, re.DOTALL)[:2]
+    requests, _, latency, _ = re.findall(r'<figure class="chart".*?</figure>', shown, re.DOTALL)
 
     assert requests.count('<rect class="bar-good"') == sum(step["hits"] > 0 for step in steps) == 4
     # Each stands alone: no line leads over the gaps.

@@ -99,7 +99,7 @@ def test_an_event_whose_time_was_edited_is_deleted_for_good(client: Client) -> N
 
 @every_engine
 def test_analytics_are_exact_after_each_batch(client: Client) -> None:
-    removal = Removal(client.service.registry.services["observability"].db, batch_events=7)
+    removal = Removal(container_of(client).db, lambda _: {}, batch_events=7)
     found: list[tuple[int, int]] = []
 
     def look(deleted: int) -> None:
@@ -122,9 +122,7 @@ def test_events_of_one_time_are_deleted_however_many_they_are(serve: Serve) -> N
     client = serve()
     post_ingest(client, [make_event(latency_ms=number) for number in range(20)] + make_events(3))
 
-    removed = Removal(client.service.registry.services["observability"].db, batch_events=5).remove(
-        SelectionQuery(service="billing")
-    )
+    removed = Removal(container_of(client).db, lambda _: {}, batch_events=5).remove(SelectionQuery(service="billing"))
 
     assert (removed.deleted, stored_count(client)) == (23, 0)
 
