@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import quote
 
@@ -33,6 +34,7 @@ from kernel.http.pagination import count_pages, page_not_found, page_size_of
 from kernel.http.panels import Panel
 from kernel.http.request import Request
 from kernel.http.response import TemplateResponse
+from kernel.http.search import Search, SearchResult
 from kernel.identity import Identity
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ _REFERENCES_MAX = 50
 _HISTORY_VERSIONS = 50
 _HISTORY_MAX_BYTES = 16 * 1024 * 1024
 _PAGE_SIZE = 50
+# Of an item that is found.
+_TITLE_MAX = 120
 _APPLICATION = "application"
 # What is neither a filter nor a search.
 _NO_FILTERS = frozenset({"page", "page_size", "ordering", _APPLICATION, "as_of"})
@@ -192,6 +196,25 @@ class DatasetPages:
             description="Show which items an application does not see, and which of its filters hide them.",
         )
         return [*routes, *self._versions.routes(), hidden]
+
+    def searches(self) -> list[Search]:
+        """Return searches that find items by their names and keys, for ``register_searches``."""
+        return [Search(name=page.title, find=partial(self._search, page)) for page in self.presentation.pages.values()]
+
+    def _search(self, page: DatasetPage, text: str, identity: Identity, limit: int) -> Sequence[SearchResult]:
+        wanted = text.casefold()
+        # Whoever is limited to applications finds what these see.
+        views = (None,) if identity.applications is None else self._applications.readable
+        found: dict[Any, tuple[bool, str, SearchResult]] = {}
+        for application in views:
+            view = self._find_view(page, application, "")
+            for item in () if view is None else view.items:
+                key, name = getattr(item, page.dataset.key), page.name_of(item)
+                if key not in found and (wanted in name.casefold() or wanted in str(key).casefold()):
+                    link = self.presentation.item_link(page.dataset.name, key, application)
+                    result = SearchResult(name[:_TITLE_MAX], link, str(key)[:_TITLE_MAX])
+                    found[key] = (not name.casefold().startswith(wanted), name, result)
+        return [result for _, _, result in sorted(found.values(), key=itemgetter(0, 1))[:limit]]
 
     def application(self, slug: str | None, identity: Identity) -> Application | None:
         """Return the application whose view is asked for; None for the view without filters.

@@ -8,10 +8,12 @@ from collections.abc import Iterable
 import msgspec
 
 from kernel import Command, Dataset, HealthCheck, Job, Route, Services, hookimpl
+from kernel.http import Search
 from plugins.trace.commands import make_commands
 from plugins.trace.datasets import DATASETS
 from plugins.trace.freshness import FreshnessCheck
 from plugins.trace.jobs import ExportJobs, run_export
+from plugins.trace.pages import make_dataset_pages
 from plugins.trace.routes import make_routes
 from plugins.trace.settings import TraceSettings
 from plugins.trace.sync.completeness import ExportReport
@@ -33,6 +35,12 @@ def register_datasets() -> Iterable[Dataset]:
 def register_routes(services: Services) -> Iterable[Route]:
     """Return the routes of the datasets, the feature matrix, the index and the webhook."""
     return make_routes(services)
+
+
+@hookimpl
+def register_searches(services: Services) -> Iterable[Search]:
+    """Return searches for features, gateways, tiers and tags by name."""
+    return services.once(make_dataset_pages).searches()
 
 
 @hookimpl

@@ -93,12 +93,11 @@ class MatrixPage:
 
     Args:
         services: Of this plugin.
-        pages: Those of the datasets.
     """
 
-    def __init__(self, services: Services, pages: DatasetPages) -> None:
+    def __init__(self, services: Services) -> None:
         self._datasets = services.datasets
-        self._pages = pages
+        self._pages = services.once(make_dataset_pages)
         self._setup = FreshnessCheck(services).describe_setup
 
     @route(MATRIX_PATH, policy="read", menu="Matrix")
@@ -193,12 +192,16 @@ def _choices(values: Iterable[str]) -> Sequence[tuple[str, str, int]]:
     return [(value, value, counter[value]) for value in sorted(counter)]
 
 
+def make_dataset_pages(services: Services) -> DatasetPages:
+    """Return the pages of the datasets; ``services.once`` makes them."""
+    setup = FreshnessCheck(services).describe_setup
+    return DatasetPages(services, "/trace/", _PAGES, setup=setup, job_page=JOB_PAGE, status_page=FRESHNESS_PATH)
+
+
 def make_pages(services: Services) -> list[Route]:
     """Return the routes of the pages."""
-    setup = FreshnessCheck(services).describe_setup
-    pages = DatasetPages(services, "/trace/", _PAGES, setup=setup, job_page=JOB_PAGE, status_page=FRESHNESS_PATH)
     exports = ExportPages(services)
     return [
-        *pages.routes(),
-        *collect_routes(MatrixPage(services, pages).show, exports.freshness, exports.refresh, exports.certificate),
+        *services.once(make_dataset_pages).routes(),
+        *collect_routes(MatrixPage(services).show, exports.freshness, exports.refresh, exports.certificate),
     ]

@@ -139,6 +139,11 @@ def test_an_item_has_its_history(client: Client) -> None:
     assert "added" in words(page(client, "/trace/features/maps/"))
 
 
+def test_items_are_found_by_name_from_every_page(client: Client) -> None:
+    assert "/trace/features/boards/" in links(page(client, "/search/?q=board"))
+    assert "/trace/gateways/web/" in links(page(client, "/search/?q=WEB%20client"))
+
+
 def test_hostile_texts_are_harmless(client: Client) -> None:
     for path in (
         "/trace/features/",
@@ -146,6 +151,7 @@ def test_hostile_texts_are_harmless(client: Client) -> None:
         "/trace/versions/compare/?from=1&to=3",
         "/trace/matrix/",
         "/trace/hidden/?application=nexus",
+        "/search/?q=alert(1)",
     ):
         shown = page(client, path)
         assert "&lt;script&gt;alert(1)" in shown
@@ -236,7 +242,10 @@ def test_a_key_of_one_application_sees_no_other(serve: Serve) -> None:
     explained = page(client, "/trace/hidden/?application=skyflow", key)
     assert ">maps<" in explained
     assert "Maps" not in explained
-    assert client.get("/trace/features/", headers=HTML).status == 401
+    found = links(page(client, "/search/?q=a", key))
+    assert "/trace/features/boards/?application=skyflow" in found
+    assert not any("maps" in each for each in found)
+    assert client.get("/trace/features/").status == 401
 
 
 # --- the matrix ------------------------------------------------------------------------------------------------------
