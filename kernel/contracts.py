@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 import msgspec
 
 from kernel.errors import ApiError
+from kernel.identity import Identity
 
 if TYPE_CHECKING:
     import click
@@ -149,6 +150,7 @@ class Route(Contract, frozen=True):
         method: GET answers HEAD as well.
         aliases: Further paths of the same route, with the same body.
         menu: Label under which it is listed; None leaves it out.
+        in_menu: Whether it is listed for somebody, who may use it by its policy; for all of them by default.
         logged: False leaves it out of the access log and its subscribers; meant for probes.
         per_application: Serve it for each application as well, whose slug follows ``/public/``:
             ``/shop/public/products/`` and ``/shop/public/{application}/products/``.
@@ -180,6 +182,7 @@ class Route(Contract, frozen=True):
     method: Method | None = "GET"
     aliases: tuple[str, ...] = ()
     menu: str | None = None
+    in_menu: Callable[[Identity], bool] | None = None
     logged: bool = True
     per_application: bool = False
     body_max_bytes: int = BODY_MAX_BYTES
@@ -202,6 +205,7 @@ def route(
     method: Method = "GET",
     aliases: tuple[str, ...] = (),
     menu: str | None = None,
+    in_menu: Callable[[Identity], bool] | None = None,
     logged: bool = True,
     per_application: bool = False,
     body_max_bytes: int = BODY_MAX_BYTES,
@@ -238,6 +242,7 @@ def route(
         "method": method,
         "aliases": aliases,
         "menu": menu,
+        "in_menu": in_menu,
         "logged": logged,
         "per_application": per_application,
         "body_max_bytes": body_max_bytes,

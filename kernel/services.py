@@ -36,6 +36,8 @@ P = TypeVar("P")
 Statistics = Callable[[], Mapping[str, int | float]]
 # Removes for good what an account has, in bounded transactions; yields how many rows each of them removed.
 AccountPurge = Callable[[int], Iterator[int]]
+# Takes the number of a row, and who looks; returns the path of its page, or None if that is not for them.
+RowLink = Callable[[int, Identity], str | None]
 PluginState = Literal["loaded", "quarantined", "disabled"]
 
 
@@ -102,6 +104,7 @@ class SharedServices(msgspec.Struct):
         routes: Mounted routes; complete after the boot.
         statistics: Statistics that plugins provide, by plugin.
         account_purges: What removes the data of an account, by plugin.
+        row_links: What returns the path of the page of a row, by table; complete after the boot.
         stopping: Set when the process begins to stop.
     """
 
@@ -125,6 +128,7 @@ class SharedServices(msgspec.Struct):
     routes: tuple[MountedRoute, ...] = ()
     statistics: dict[str, Statistics] = {}
     account_purges: dict[str, AccountPurge] = {}
+    row_links: dict[str, RowLink] = {}
     stopping: Event = msgspec.field(default_factory=Event)
 
 
@@ -149,6 +153,7 @@ class Services:
         applications: Finds applications by slug.
         jobs: Starts jobs, watches and cancels them.
         datasets: Publishes and reads datasets.
+        row_links: By table, what returns the path of the page of a row; see ``ResourcePages``.
         stopping: Set when the process begins to stop: long responses, such as streams, should end.
 
     Args:
@@ -172,6 +177,7 @@ class Services:
         self.applications = shared.applications
         self.jobs = shared.jobs
         self.datasets = shared.datasets
+        self.row_links = shared.row_links
         self.stopping = shared.stopping
         self._settings = settings
         self._shared = shared

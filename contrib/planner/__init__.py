@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 import msgspec
 
 from kernel import InvalidError, Route, Services, hookimpl
-from kernel.http import CsvFiles, Edit, Reference, Resource
+from kernel.http import CsvFiles, Edit, Reference, Resource, ResourcePages
 
 Title = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Number = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
@@ -64,8 +64,8 @@ class Tasks(Resource[Task]):
     search = ("title",)
     ordering = ("ends_on",)
     references: ClassVar = {
-        "site": Reference("accounts.site", slug="slug"),
-        "sector": Reference("accounts.sector", shares=("account", "site")),
+        "site": Reference("accounts.site", slug="slug", label="name"),
+        "sector": Reference("accounts.sector", shares=("account", "site"), label="name"),
     }
 
     def clean(self, edit: Edit[Task]) -> dict[str, object]:
@@ -78,6 +78,8 @@ class Tasks(Resource[Task]):
 
 @hookimpl
 def register_routes(services: Services) -> Iterable[Route]:
-    """Return the routes of tasks, and of their CSV files."""
+    """Return the routes of tasks, of their CSV files, and of their pages."""
     tasks = Tasks(services)
-    return [*tasks.routes(), *CsvFiles(tasks, key=("site", "title")).routes()]
+    files = CsvFiles(tasks, key=("site", "title"))
+    pages = ResourcePages(services, tasks, "/planner/tasks/", menu="Tasks", files=files)
+    return [*tasks.routes(), *files.routes(), *pages.routes()]

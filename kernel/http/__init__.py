@@ -13,7 +13,7 @@ from kernel.http.compression import DecompressionError, Decompressor, decompress
 from kernel.http.concurrency import ConcurrencyLimit
 from kernel.http.cookies import make_cookie, read_cookies
 from kernel.http.csv_files import CsvFiles
-from kernel.http.forms import Form, FormResponse, NoFields, Submitted, make_form, redirect
+from kernel.http.forms import Choice, Form, FormResponse, NoFields, Submitted, make_form, redirect
 from kernel.http.forwarding import network_of
 from kernel.http.health import CheckResult, worst_status
 from kernel.http.lists import ListQuery, list_page
@@ -22,6 +22,7 @@ from kernel.http.pages import compare, is_own_path, local_link, page_link
 from kernel.http.pagination import Page, cursor_page, numbered_page, page_size_of, read_cursor
 from kernel.http.panels import Panel
 from kernel.http.request import is_json_lines, media_type, require_json
+from kernel.http.resource_pages import ResourcePages
 from kernel.http.resources import Action, Change, Edit, Reference, Resource
 from kernel.http.response import (
     Envelope,
@@ -45,6 +46,7 @@ __all__ = [
     "Change",
     "Chart",
     "CheckResult",
+    "Choice",
     "ConcurrencyLimit",
     "CsvFiles",
     "DecompressionError",
@@ -67,6 +69,7 @@ __all__ = [
     "Reference",
     "RequestRecord",
     "Resource",
+    "ResourcePages",
     "Search",
     "SearchResult",
     "Series",

@@ -61,6 +61,9 @@ FormResponse = TemplateResponse | Response[TemplateResponse] | Response[None]
 # Values of a form, which a field may have several of.
 VALUES_MAX = 1_000
 _PART_HEADERS_MAX_BYTES = 4 * 1024
+_NONE = re.compile(r"\bNone\b")
+# What a reference is, besides its name: who chooses it sees no number.
+_NUMBER_OF = re.compile(r"Number of [^;.]*[;.]\s*")
 _LINE_END = re.compile(r"\r\n?")
 # What regular expressions of Python and of browsers, which know no ``\Z`` and match all of a text, have in common.
 _PORTABLE = re.compile(
@@ -203,6 +206,12 @@ def make_form(
     return Form(id=form_id, fields=fields, error=error, problems=problems)
 
 
+def _for_people(text: str, *, is_chosen: bool) -> str:
+    """Return what a docstring says in the words of a form, where None is a field that is left empty."""
+    text = _NONE.sub("empty", _NUMBER_OF.sub("", text) if is_chosen else text).strip()
+    return text[:1].upper() + text[1:]
+
+
 def label_of(name: str) -> str:
     """Return the name of a field for people: ``is_active`` is "Active", ``latency_ms`` is "Latency (ms)"."""
     words = name.removeprefix("is_").removeprefix("has_").split("_")
@@ -225,7 +234,7 @@ def _make_field(
     # An empty text is a value, which has to be allowed.
     may_be_empty = _is_nullable(field) or not field.required
     is_required = not (may_be_empty or isinstance(kind, inspect.BoolType | inspect.VarTupleType | inspect.ListType))
-    found = _control_of(field.type, choices, is_nullable=_is_nullable(field))
+    found = _control_of(field.type, choices, is_nullable=_may_be_left_out(field))
     is_list = found.control == "textarea" and is_sequence(field.type)
     if found.choices and found.control == "select" and (may_be_empty or not any(values)):
         found = found._replace(
@@ -234,7 +243,7 @@ def _make_field(
     return FormField(
         name=name,
         label=schema.get("title") or label_of(name),
-        help=f"{help_text} One a line.".strip() if is_list else help_text,
+        help=_for_people(f"{help_text} One a line." if is_list else help_text, is_chosen=choices is not None),
         control=found.control,
         values=() if found.attributes.get("type") in {"password", "file"} else values,
         attributes=found.attributes,
@@ -352,13 +361,17 @@ def _is_nullable(field: FieldInfo) -> bool:
     return type(None) in typing.get_args(_unwrap(field.type))
 
 
+def _may_be_left_out(field: FieldInfo) -> bool:
+    return _is_nullable(field) or field.default is msgspec.UNSET
+
+
 def _unwrap(annotation: Any) -> Any:
     return _unwrap(typing.get_args(annotation)[0]) if typing.get_origin(annotation) is typing.Annotated else annotation
 
 
 def _resolve(annotation: Any) -> tuple[inspect.Type, Mapping[str, Any]]:
     """Return what msgspec knows of a type, without None, and what ``Meta`` says for its JSON Schema."""
-    return _resolve_type(inspect.type_info(annotation))
+    return _resolve_type(inspect.type_info(without_none(annotation)))
 
 
 def _resolve_type(kind: inspect.Type) -> tuple[inspect.Type, Mapping[str, Any]]:
@@ -406,7 +419,7 @@ def _text_of(value: Any) -> str:
         return value.isoformat()
     if isinstance(value, dict | msgspec.Struct):
         return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
-    return str(value)
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 # --- forms as they are sent -------------------------------------------------------------------------------------------

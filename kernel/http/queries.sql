@@ -30,6 +30,9 @@ WHERE id = %(id)s AND account = %(account)s AND tracked_at >= clock_timestamp() 
 -- name: select_rows
 SELECT {columns} FROM {table} WHERE {condition}
 
+-- name: select_labels
+SELECT id, {label} FROM {table} WHERE {condition} ORDER BY 2, 1 LIMIT %(limit)s
+
 -- name: lock_rows
 SELECT {columns} FROM {table} WHERE {condition} FOR NO KEY UPDATE
 

@@ -14,6 +14,7 @@ import re
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
@@ -95,12 +96,14 @@ class Reference(msgspec.Struct, frozen=True):
         shares: Columns in which both rows must be equal: ``("account", "site")`` for a sector.
         keeps_deleted: Whether the other table has ``deleted_at``; a deleted row is refused.
         slug: A column of the other table by which files name its rows; None if they give numbers.
+        label: A column of the other table by which pages name its rows; ``slug`` by default.
     """
 
     table: str
     shares: tuple[str, ...] = ("account",)
     keeps_deleted: bool = True
     slug: str | None = None
+    label: str | None = None
 
 
 class Resource(Generic[T]):
@@ -219,7 +222,7 @@ class Resource(Generic[T]):
         complete = _body_type(self.body, self.item, partial=False)
         row: Any = self.item
         page, created, none = Page[row], Response[row], Response[None]
-        query = _query_type(self.item, self._sortable, can_search=bool(self.search))
+        query = self.query_type
         partial = _body_type(self.body, self.item, partial=True)
         made: dict[Action, tuple[str, Method, Callable[..., Any], dict[str, Any]]] = {
             "list": (self.path, "GET", self.list, {"request": Request, "query": query, "return": page}),
@@ -230,6 +233,11 @@ class Resource(Generic[T]):
             "delete": (number, "DELETE", self.delete, {"id": int, "return": none}),
         }
         return [self._route(action, *made[action]) for action in made if not actions or action in actions]
+
+    @cached_property
+    def query_type(self) -> type[ListQuery]:
+        """The query of the list: each field with a scalar type selects by equality."""
+        return _query_type(self.item, self._sortable, can_search=bool(self.search))
 
     def _route(
         self, action: Action, path: str, method: Method, call: Callable[..., Any], types: dict[str, Any]
@@ -245,7 +253,7 @@ class Resource(Generic[T]):
             path=path,
             method=method,
             policy=policy,
-            handler=_annotate(handle, types),
+            handler=annotate(handle, types),
             description=_name_rows(call.__doc__ or "", self.path, self.item),
             responses={201: self.item} if action == "create" else {},
             examples=(Example(body=self.example),) if self.example and "body" in types else (),
@@ -423,6 +431,51 @@ class Resource(Generic[T]):
             condition=sql.SQL(" AND ").join(parts),
         )
         return dict(connection.execute(statement, {"account": self.account_of(identity)}).fetchall())
+
+    def labels(
+        self,
+        connection: Connection[Any],
+        column: str,
+        identity: Identity,
+        *,
+        numbers: Collection[int] | None = None,
+        limit: int | None = None,
+    ) -> Mapping[int, str]:
+        """Return the names of rows that a column refers to, in their order; empty if the reference has no label.
+
+        Args:
+            connection: From ``transaction``.
+            column: One of ``references``.
+            identity: Who looks at them.
+            numbers: The rows, also if they are deleted; None for all that an identity may refer to.
+            limit: How many at most.
+        """
+        reference = self.references[column]
+        label = reference.label or reference.slug
+        if label is None:
+            return {}
+        account = self.account_of(identity)
+        parts: list[str] = []
+        if numbers is not None:
+            parts.append("id = ANY (%(numbers)s)")
+        elif reference.keeps_deleted:
+            parts.append("deleted_at IS NULL")
+        if "account" in reference.shares and account is not None:
+            parts.append("account = %(account)s")
+        if identity.sites is not None and (column == self._site or "site" in reference.shares):
+            parts.append("id = ANY (%(sites)s)" if column == self._site else "site = ANY (%(sites)s)")
+        statement = sql.SQL(QUERIES["select_labels"]).format(
+            table=sql.Identifier(*reference.table.split(".")),
+            label=sql.Identifier(label),
+            condition=sql.SQL(" AND ").join([sql.SQL(part) for part in parts]) if parts else sql.SQL("true"),
+        )
+        values = {
+            "account": account,
+            "sites": list(identity.sites or ()),
+            "numbers": list(numbers or ()),
+            "limit": limit,
+        }
+        return dict(connection.execute(statement, values).fetchall())
 
     def change(self, row_id: int, values: Values, identity: Identity) -> T:
         """Change a row in a transaction of its own; arguments and errors as of ``modify``."""
@@ -650,7 +703,7 @@ def _name_rows(text: str, path: str, item: type[msgspec.Struct]) -> str:
     return re.sub(r"\brows\b", many, named)
 
 
-def _annotate(handler: Callable[..., Any], types: Mapping[str, Any]) -> Callable[..., Any]:
+def annotate(handler: Callable[..., Any], types: Mapping[str, Any]) -> Callable[..., Any]:
     """Return a handler whose signature names parameters with types: what the kernel decodes for it."""
     named: Any = handler
     named.__annotations__ = {**types, "identity": Identity}

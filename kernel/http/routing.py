@@ -212,6 +212,7 @@ def list_pages(routes: Sequence[MountedRoute]) -> list[PageRoute]:
             each.route.policy,
             each.template,
             takes_application=_takes_application(each.route),
+            in_menu=each.route.in_menu,
         )
         for each in routes
         if each.is_page and each.route.method == "GET"

@@ -36,6 +36,7 @@ class PageRoute(msgspec.Struct, frozen=True):
         policy: Who may open it.
         template: As the access log has it.
         takes_application: Whether its query string has a parameter ``application``.
+        in_menu: Whether it is listed for somebody; for all who may open it by default.
     """
 
     owner: str
@@ -44,6 +45,13 @@ class PageRoute(msgspec.Struct, frozen=True):
     policy: Policy
     template: str
     takes_application: bool
+    in_menu: Callable[[Identity], bool] | None = None
+
+    def is_listed_for(self, requester: Identity | None) -> bool:
+        """Tell whether the menu of somebody has it."""
+        if not may_use(requester, self.policy):
+            return False
+        return self.in_menu is None or (requester is not None and self.in_menu(requester))
 
 
 class MenuItem(msgspec.Struct, frozen=True):
@@ -164,9 +172,7 @@ class Shell:
     def _labelled(self) -> Sequence[tuple[str, PageRoute]]:
         """The pages of the menu, with their labels."""
         return [
-            (page.label, page)
-            for page in self._pages
-            if page.label is not None and may_use(self.requester, page.policy)
+            (page.label, page) for page in self._pages if page.label is not None and page.is_listed_for(self.requester)
         ]
 
     @property

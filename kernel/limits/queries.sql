@@ -37,5 +37,16 @@ RETURNING account, day, unit, used
 -- name: find_usage
 SELECT unit, used FROM tiercel.usage WHERE account = %(account)s AND day = %(day)s
 
+-- name: list_usage
+SELECT day, unit, used FROM tiercel.usage WHERE account = %(account)s AND day BETWEEN %(first)s AND %(last)s
+
+-- name: list_heaviest
+-- Those accounts that use most of a unit.
+SELECT account, unit, used
+FROM tiercel.usage
+WHERE day = %(day)s AND account IN (
+    SELECT account FROM tiercel.usage WHERE day = %(day)s AND unit = %(unit)s ORDER BY used DESC, account LIMIT %(limit)s
+)
+
 -- name: remove_old_usage
 DELETE FROM tiercel.usage WHERE day < %(before)s

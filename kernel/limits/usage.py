@@ -203,6 +203,32 @@ class Usage:
         units = {unit: UnitUsage(stored.get(unit, 0) + unwritten.get(unit, 0), limits.get(unit)) for unit in UNITS}
         return DayUsage(day, datetime.combine(day + timedelta(days=1), time(), UTC), units)
 
+    def days(self, account: int, first: date, last: date) -> Mapping[date, Mapping[str, int]]:
+        """Return what an account has used on each day from the first to the last, as far as it is stored, by unit.
+
+        Raises:
+            UnavailableError: The database is unavailable.
+        """
+        values = {"account": account, "first": first, "last": last}
+        found: dict[date, dict[str, int]] = {}
+        with acting_as(None), self._db.connection() as connection:
+            for day, unit, used in connection.execute(QUERIES["list_usage"], values):
+                found.setdefault(day, {})[unit] = used
+        return found
+
+    def heaviest(self, day: date, unit: str, limit: int) -> Mapping[int, Mapping[str, int]]:
+        """Return what those accounts use on a day that use most of a unit, most first: stored numbers, by unit.
+
+        Raises:
+            UnavailableError: The database is unavailable.
+        """
+        values = {"day": day, "unit": unit, "limit": limit}
+        found: dict[int, dict[str, int]] = {}
+        with acting_as(None), self._db.connection() as connection:
+            for account, name, used in connection.execute(QUERIES["list_heaviest"], values):
+                found.setdefault(account, {})[name] = used
+        return dict(sorted(found.items(), key=lambda each: -each[1].get(unit, 0)))
+
     def statistics(self) -> dict[str, int]:
         """Return how many requests were refused."""
         return {"quota_refused": self._refused}

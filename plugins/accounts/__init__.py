@@ -14,6 +14,7 @@ from plugins.accounts.container import make_container
 from plugins.accounts.jobs import make_jobs
 from plugins.accounts.keys import KeyRoutes
 from plugins.accounts.pages import PAGES, AccountPages
+from plugins.accounts.pages_tables import make_tables
 from plugins.accounts.routes_audit import AuditRoutes
 from plugins.accounts.settings import AccountsSettings
 from plugins.accounts.sign_in.commands import make_commands as make_sign_in_commands
@@ -48,6 +49,7 @@ def register_routes(services: Services) -> Iterable[Route]:
         *container.users.routes(),
         *container.site_accesses.routes(),
         *container.stored_keys.routes("list", "show"),
+        *make_tables(container, audit, services),
         *collect_routes(keys.create, keys.revoke, keys.rotate, audit.list, audit.export, container.usage.show),
     ]
 

@@ -140,7 +140,10 @@ class StoredKeys(Resource[ApiKey]):
     body = KeyFields
     search = ("name", "prefix")
     ordering = ("-id",)
-    references: ClassVar = {"account": Reference("accounts.account", shares=()), "site": Reference("accounts.site")}
+    references: ClassVar = {
+        "account": Reference("accounts.account", shares=(), label="name"),
+        "site": Reference("accounts.site", label="name"),
+    }
     keeps_deleted = False
 
     def authorize(self, action: Action, identity: Identity) -> None:

@@ -53,6 +53,9 @@ WHERE deleted_at IS NULL AND id IS DISTINCT FROM %(own)s
 ORDER BY lower(name), id
 LIMIT %(limit)s
 
+-- name: list_account_names
+SELECT id, name FROM accounts.account WHERE id = ANY (%(numbers)s)
+
 -- name: find_site
 -- By number or by slug.
 SELECT id FROM accounts.site

@@ -41,7 +41,7 @@ from plugins.accounts.models import (
 )
 
 QUERIES = load_queries(__package__)
-OF_ACCOUNT = Reference("accounts.account", shares=())
+OF_ACCOUNT = Reference("accounts.account", shares=(), label="name")
 READING = frozenset({"list", "show"})
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -57,7 +57,7 @@ def ensure_account_manager(identity: Identity) -> None:
         raise ForbiddenError(detail=f"{identity.name} sees some sites only; this concerns all of the account")
 
 
-def _is_unscoped_staff(identity: Identity) -> bool:
+def is_unscoped_staff(identity: Identity) -> bool:
     """Tell whether somebody is staff, and acts for no other account with ``X-Account``."""
     return identity.is_staff and identity.account == SYSTEM_ACCOUNT
 
@@ -105,7 +105,7 @@ class Accounts(_DecidesOnKeys[Account]):
 
     def account_of(self, identity: Identity) -> int | None:
         """Return None for staff, who sees all accounts unless it acts for one."""
-        return None if _is_unscoped_staff(identity) else super().account_of(identity)
+        return None if is_unscoped_staff(identity) else super().account_of(identity)
 
     def clean(self, edit: Edit[Account]) -> dict[str, Any]:
         """Refuse what managers may not change."""
@@ -162,7 +162,7 @@ class Subscriptions(_DecidesOnKeys[Subscription]):
     ordering = ("-starts_at",)
     references: ClassVar = {
         "account": OF_ACCOUNT,
-        "plan": Reference("accounts.plan", shares=()),
+        "plan": Reference("accounts.plan", shares=(), label="name"),
     }
     site_column = None
 
@@ -174,7 +174,7 @@ class Subscriptions(_DecidesOnKeys[Subscription]):
 
     def account_of(self, identity: Identity) -> int | None:
         """Return None for staff, who sees those of all accounts unless it acts for one."""
-        return None if _is_unscoped_staff(identity) else super().account_of(identity)
+        return None if is_unscoped_staff(identity) else super().account_of(identity)
 
     def clean(self, edit: Edit[Subscription]) -> dict[str, Any]:
         """Begin now by default, and end after the beginning."""
@@ -221,7 +221,7 @@ class Sectors(Resource[Sector]):
     item = Sector
     body = NewSector
     search = ("slug", "name")
-    references: ClassVar = {"site": Reference("accounts.site", slug="slug")}
+    references: ClassVar = {"site": Reference("accounts.site", slug="slug", label="name")}
 
     def authorize(self, action: Action, identity: Identity) -> None:
         """Let readers read, and managers change."""
@@ -300,7 +300,10 @@ class SiteAccesses(Resource[SiteAccess]):
     table = "accounts.site_user_access"
     item = SiteAccess
     body = NewSiteAccess
-    references: ClassVar = {"site": Reference("accounts.site"), "user_id": Reference("accounts.user")}
+    references: ClassVar = {
+        "site": Reference("accounts.site", label="name"),
+        "user_id": Reference("accounts.user", label="email"),
+    }
     keeps_deleted = False
 
     def authorize(self, action: Action, identity: Identity) -> None:  # noqa: ARG002 - of the base class

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 
 import click
@@ -9,7 +10,7 @@ import msgspec
 
 from kernel import Database, Identity, NotFoundError, load_queries, route
 from kernel.cli import print_json, print_table
-from kernel.identity import SYSTEM_ACCOUNT
+from kernel.identity import SYSTEM_ACCOUNT, acting_as
 from kernel.limits import DayUsage, Usage
 
 QUERIES = load_queries(__package__)
@@ -56,12 +57,17 @@ class AccountUsage:
         Raises:
             NotFoundError: There is no such account.
         """
-        with self._db.connection() as connection:
+        with acting_as(None), self._db.connection() as connection:
             row = connection.execute(QUERIES["find_account"], {"account": str(account)}).fetchone()
         if row is None:
             raise NotFoundError(detail=f"there is no account {account}")
         limits = {unit: number for unit, number in row[3].items() if number is not None}
         return self._usage.show(account, limits, day)
+
+    def names(self, numbers: Sequence[int]) -> Mapping[int, str]:
+        """Return the names of accounts, by number."""
+        with acting_as(None), self._db.connection() as connection:
+            return dict(connection.execute(QUERIES["list_account_names"], {"numbers": list(numbers)}).fetchall())
 
 
 def make_usage_command(usage: AccountUsage) -> click.Command:

@@ -42,7 +42,23 @@ def demo(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """A service as ``make up`` starts it."""
     home = copy_home(initialised, tmp_path_factory.mktemp("demo"))
     with serving(home, (TIERCEL, "up")) as started:
+        fill_tables(started)
         yield started
+
+
+def fill_tables(service: Service) -> None:
+    """Create a row of each table that has none, so that links lead to its page."""
+
+    def create(table: str, **fields: Any) -> int:
+        answer = service.post(f"/api/v1/{table}/", fields)
+        assert answer.status_code == 201, answer.text
+        data = answer.json()["data"]
+        return int(data.get("key", data)["id"])
+
+    site = create("sites", slug="demo", name="Demo")
+    create("sectors", site=site, slug="demo", name="Demo")
+    create("site-access", site=site, user_id=create("users", email="demo@example.com"), role="viewer")
+    create("keys", name="demo", scopes=["read"])
 
 
 class Pages:

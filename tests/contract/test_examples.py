@@ -55,7 +55,7 @@ def test_the_plugin_of_the_how_to_works(serve: Serve, acme: Path) -> None:
 
 
 def test_the_page_of_the_how_to_is_in_the_menu(serve: Serve, acme: Path) -> None:
-    _, _, plugin, _ = python_blocks("howto/write-a-plugin.md")
+    _, _, _, plugin, _ = python_blocks("howto/write-a-plugin.md")
     template, panel, _ = html_blocks("howto/write-a-plugin.md")
     templates = {"templates/board.html": template, "templates/plugins.html": panel}
     files = {"__init__.py": plugin, **templates, "static/board.css": ".card { color: teal }"}
@@ -105,9 +105,11 @@ def write_files(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def test_the_table_of_the_how_to_is_that_of_the_example() -> None:
-    _, declaration, *_ = python_blocks("howto/write-a-plugin.md")
+    _, declaration, pages, *_ = python_blocks("howto/write-a-plugin.md")
+    example = (ROOT / "contrib" / "planner" / "__init__.py").read_text()
 
-    assert declaration in (ROOT / "contrib" / "planner" / "__init__.py").read_text()
+    assert declaration in example
+    assert pages in example
 
 
 @pytest.mark.process
