@@ -502,7 +502,7 @@ class _View:
             )
 
         return HeatMap(
-            title="Latency of requests",
+            title="Latency heat map",
             bounds_ms=series.histogram_bounds_ms or (),
             counts=[each.histogram or () for each in series.steps],
             href=link,
