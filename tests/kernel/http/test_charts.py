@@ -34,6 +34,8 @@ def make_chart(*values: float | None, unit: Unit = "count", stacked: bool = Fals
         (0.0035, "percent", "0.35 %"),
         (1, "percent", "100 %"),
         (0.25, "rate", "0.25 /min"),
+        (0.00384, "rate", "0.0038 /min"),
+        (0.00001, "rate", "0 /min"),
     ],
 )
 def test_values_are_short(value: float | None, unit: Unit, text: str) -> None:
