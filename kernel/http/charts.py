@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -96,7 +97,7 @@ class Line(NamedTuple):
     label: str
 
 
-class _OverTime(msgspec.Struct, frozen=True, kw_only=True):
+class _OverTime(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """What charts and heat maps have in common.
 
     Args:
@@ -146,7 +147,7 @@ class _OverTime(msgspec.Struct, frozen=True, kw_only=True):
         return round(LEFT + (RIGHT - LEFT) * ((time - self.starts[0]) / (self.step * len(self.starts))), 1)
 
 
-class Chart(_OverTime, frozen=True, kw_only=True):
+class Chart(_OverTime, frozen=True, kw_only=True, dict=True):
     """Values over time.
 
     Args:
@@ -238,14 +239,14 @@ class Chart(_OverTime, frozen=True, kw_only=True):
     def _drawn_as_lines(self) -> Sequence[Series]:
         return self.overlay if self.stacked else [*self.overlay, *self.series]
 
-    @property
+    @cached_property
     def _peak(self) -> float:
         values = [value for each in self._drawn_as_lines for value in each.values if value is not None]
         if self.stacked:
             values += [sum(each.values[number] or 0 for each in self.series) for number in range(len(self.starts))]
         return max([*values, *(value for _, value in self.levels)], default=0)
 
-    @property
+    @cached_property
     def _tick_size(self) -> float:
         peak = self._peak or (0.01 if self.unit == "percent" else 1)
         power: float = 10.0 ** math.floor(math.log10(peak / 4))
@@ -253,7 +254,7 @@ class Chart(_OverTime, frozen=True, kw_only=True):
         size = next(factor * power for factor in (1, 2, 5, 10) if factor * power * 4 >= peak * (1 - 1e-9))
         return size if self.unit in {"percent", "rate"} else max(1, size)
 
-    @property
+    @cached_property
     def _ticks(self) -> int:
         return max(1, math.ceil(self._peak / self._tick_size))
 
@@ -302,7 +303,7 @@ class BinRow(NamedTuple):
     href: str
 
 
-class HeatMap(_OverTime, frozen=True, kw_only=True):
+class HeatMap(_OverTime, frozen=True, kw_only=True, dict=True):
     """Latencies over time: how many requests of a step took how long, by bins on a logarithmic scale.
 
     Args:
@@ -394,15 +395,15 @@ class HeatMap(_OverTime, frozen=True, kw_only=True):
             )
         return rows[::-1]
 
-    @property
+    @cached_property
     def _peak(self) -> int:
         return max((count for row in self.counts for count in row), default=0)
 
-    @property
+    @cached_property
     def _row_height(self) -> float:
         return (BOTTOM - TOP) / max(1, len(self.bounds_ms) - self._first)
 
-    @property
+    @cached_property
     def _first(self) -> int:
         """The first bin with requests."""
         used = (position for position in range(len(self.bounds_ms)) if any(row[position] for row in self.counts))
@@ -438,7 +439,9 @@ def _bin_label(low_ms: int, high_ms: int) -> str:
 
 
 def _short(value: float) -> str:
-    """Return a number with two decimals at most below ten, one below a hundred, none beyond."""
+    """Return a number as people read it: two decimals at most below ten, one below a hundred, none beyond."""
+    if 0.0001 <= value < 0.1:
+        return f"{value:.2g}"
     decimals = 2 if value < 10 else 1 if value < 100 else 0
     text = f"{value:,.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text

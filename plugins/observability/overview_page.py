@@ -388,7 +388,7 @@ class _View:
 
     def _series_before(self, shift: timedelta) -> Sequence[TimeseriesStep]:
         """Return steps to lay over those of the window; their times differ by whole steps."""
-        shift = -(-shift // self._step) * self._step
+        shift = max(1, round(shift / self._step)) * self._step
         before = Span(self.window.start - shift, self.window.end - shift)
         return self._timeseries(before, percentiles=(95.0,), approx=self._approx).steps
 
@@ -497,12 +497,16 @@ class _View:
         def link(start: datetime | None, end: datetime | None, low_ms: int, high_ms: int) -> str:
             window = self.window
             span = window if start is None or end is None else Span(max(start, window.start), min(end, window.end))
-            return self.list_link(
-                start=span.start, end=span.end - TICK, latency_min=low_ms + 1 or None, latency_max=high_ms
-            )
+            # There are a thousand of them: what they share is encoded once.
+            first, last = (f"{time:%Y-%m-%dT%H:%M:%S.%fZ}" for time in (span.start, span.end - TICK))
+            latencies = f"latency_min={low_ms + 1}&latency_max={high_ms}"
+            return f"{everything}{separator}start={first}&end={last}&{latencies}"
+
+        everything = self.list_link(start=None, end=None)
+        separator = "&" if "?" in everything else "?"
 
         return HeatMap(
-            title="Latency of requests",
+            title="Latency heat map",
             bounds_ms=series.histogram_bounds_ms or (),
             counts=[each.histogram or () for each in series.steps],
             href=link,

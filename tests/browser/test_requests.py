@@ -93,5 +93,64 @@ def test_without_scripts_everything_is_there(requests: Service, browser: Browser
         page.get_by_role("button", name="Apply").click()
 
         assert parse_qs(urlsplit(page.url).query)["service"] == ["shop"]
-        assert page.locator(".plot").count() == 3
+        assert page.locator(".plot").count() == 4
         assert page.get_by_role("link", name="payments").count() == 0
+
+
+@pytest.mark.usefixtures("requests")
+def test_a_chart_zooms_by_keyboard_and_by_touch(visit: Open) -> None:
+    opened = visit("/requests/?last=24h&service=shop", "Busiest endpoints")
+    page = opened.page
+    page.locator(".plot").first.focus()
+    page.keyboard.press("ArrowLeft")
+    opened.wait_for("2xx: ")
+    for _ in range(3):
+        page.keyboard.press("Shift+ArrowLeft")
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
+    query = parse_qs(urlsplit(page.url).query)
+    start, end = (datetime.fromisoformat(query[name][0]) for name in ("start", "end"))
+    assert timedelta(hours=3) < end - start < timedelta(hours=5)
+
+    page.go_back()
+    opened.wait_for("Busiest endpoints")
+    box = page.locator(".plot").first.bounding_box()
+    assert box is not None
+    finger = page.context.new_cdp_session(page)
+
+    def touch(kind: str, *shares: float) -> None:
+        points = [{"x": box["x"] + box["width"] * share, "y": box["y"] + 30} for share in shares]
+        finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    touch("touchStart", 0.3)
+    for share in (0.4, 0.5, 0.6):
+        touch("touchMove", share)
+    with page.expect_navigation():
+        touch("touchEnd")
+    assert parse_qs(urlsplit(page.url).query)["service"] == ["shop"]
+    assert opened.problems() == []
+
+
+@pytest.mark.usefixtures("requests")
+def test_a_cell_of_the_heat_map_and_filters_are_kept_over_reload_and_back(visit: Open) -> None:
+    opened = visit("/requests/?last=24h", "Busiest endpoints")
+    page = opened.page
+    page.get_by_text("Filters").click()
+    page.get_by_label("Service", exact=True).fill("payments")
+    page.get_by_label("Class of status").select_option("5xx")
+    with page.expect_navigation():
+        page.get_by_role("button", name="Apply").click()
+    page.reload()
+    opened.wait_for("Newest requests")
+    assert page.get_by_label("Class of status").input_value() == "5xx"
+
+    with page.expect_navigation():
+        page.locator(".plot .heat").first.click()
+    query = parse_qs(urlsplit(page.url).query)
+    assert urlsplit(page.url).path == "/requests/list/"
+    assert (query["service"], query["status_class"]) == (["payments"], ["5xx"])
+    assert int(query["latency_min"][0]) <= int(query["latency_max"][0])
+    page.go_back()
+
+    assert page.get_by_label("Service", exact=True).input_value() == "payments"
+    assert opened.problems() == []

@@ -282,7 +282,7 @@ class LatencyShare(msgspec.Struct, frozen=True):
         latency_ms: The time.
         hits: The number of these requests.
         share: Of all whose latency was measured; None without any.
-        max_relative_error: The share is that of a latency which is at most so much off; 0 is exact.
+        max_relative_error: The share is that of a latency which is at most so much longer; 0 is exact.
         basis: What it was computed from.
     """
 
@@ -404,7 +404,7 @@ class Timeseries(msgspec.Struct, frozen=True, omit_defaults=True):
         basis: What percentiles were computed from; left out without any.
         max_relative_error: The bound of the error of percentiles, relative to the value; 0 is exact.
         covered: Left out where it is the requested window.
-        histogram_bounds_ms: The upper bounds of the latencies of ``histogram``, which are at most 1 % off.
+        histogram_bounds_ms: The upper bounds of the latencies of ``histogram``, which may be 2 % longer.
     """
 
     step_s: int

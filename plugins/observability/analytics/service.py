@@ -52,7 +52,7 @@ from plugins.observability.analytics.scope import Scope, parse_step, step_starts
 from plugins.observability.analytics.session import ActiveGroup, BucketKey, QuerySession, StepKey
 from plugins.observability.filters import ensure_no_nul, parse_ordering, search_terms
 from plugins.observability.resolution import DAY, HOUR, Resolution, Span
-from plugins.observability.rollups.histogram import BOUNDS_MS, MAX_RELATIVE_ERROR, Histogram
+from plugins.observability.rollups.histogram import BIN_WIDTH, BOUNDS_MS, MAX_RELATIVE_ERROR, Histogram
 
 # Up to this, ``granularity=auto`` reads hourly rollups.
 HOURLY_WINDOW_MAX = timedelta(days=2)
@@ -413,7 +413,7 @@ def _latency_share(session: QuerySession, plan: ReadPlan, latency_ms: int | None
     else:
         histogram = session.histogram(plan) if session.knows_latencies(plan) else Histogram("")
         hits, all_hits = histogram.hits_up_to(latency_ms), histogram.hits
-        max_relative_error = MAX_RELATIVE_ERROR
+        max_relative_error = BIN_WIDTH
     share = hits / all_hits if all_hits else None
     return LatencyShare(latency_ms, hits, share, max_relative_error, basis_of(plan.source))
 

@@ -15,6 +15,8 @@ from itertools import accumulate
 GAMMA = 1.02
 # (GAMMA - 1) / (GAMMA + 1) is 0.0099; the rest is room for rounding.
 MAX_RELATIVE_ERROR = 0.01
+# How much longer, relatively, the highest latency of a bin is than the lowest.
+BIN_WIDTH = 0.02
 # Latency 0 has a separate bin, below all others.
 ZERO_BIN = -1
 _DIGITS_PER_BIN = 12
@@ -55,11 +57,11 @@ class Histogram:
         return self._running_totals[-1] if self._running_totals else 0
 
     def hits_up_to(self, latency_ms: float) -> int:
-        """Return how many hits took at most so long; the latency is at most ``MAX_RELATIVE_ERROR`` off."""
+        """Return how many hits took at most so long, and all that share its bin: ``BIN_WIDTH`` longer at most."""
         if not self._running_totals or latency_ms < 0:
             return 0
-        # The last bin whose value is not above: see bin_value_ms.
-        last = ZERO_BIN if latency_ms < 1 else math.floor(math.log(latency_ms * (GAMMA + 1) / 2) / math.log(GAMMA))
+        # Its bin: see observability.latency_bin. It counts as a whole, so that round latencies are on the right side.
+        last = ZERO_BIN if latency_ms < 1 else math.ceil(math.log(latency_ms) / math.log(GAMMA))
         return self._running_totals[min(last - ZERO_BIN, len(self._running_totals) - 1)]
 
     def percentile_ms(

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from kernel.http.charts import BOTTOM, LEFT, RIGHT, TOP, Chart, Series, Unit, format_value
+from kernel.http.charts import BOTTOM, LEFT, LEVELS, RIGHT, TOP, Chart, HeatMap, Mark, Series, Unit, format_value
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -33,6 +33,9 @@ def make_chart(*values: float | None, unit: Unit = "count", stacked: bool = Fals
         (1500, "ms", "1.5 s"),
         (0.0035, "percent", "0.35 %"),
         (1, "percent", "100 %"),
+        (0.25, "rate", "0.25 /min"),
+        (0.00384, "rate", "0.0038 /min"),
+        (0.00001, "rate", "0 /min"),
     ],
 )
 def test_values_are_short(value: float | None, unit: Unit, text: str) -> None:
@@ -77,3 +80,72 @@ def test_times_below_are_few_and_inside(step: timedelta) -> None:
 def test_no_data_is_said() -> None:
     assert make_chart().summary == make_chart(None, None).summary == "Requests: no data."
     assert make_chart().y_ticks
+
+
+def make_heat_map(*counts: list[int]) -> HeatMap:
+    """Make a heat map with bins up to 1, 10 and 100 ms."""
+    return HeatMap(
+        title="Latency",
+        starts=[START + number * HOUR for number in range(len(counts))],
+        step=HOUR,
+        bounds_ms=(1, 10, 100),
+        counts=counts,
+        href=lambda start, end, low, high: f"{start and start.hour}-{end and end.hour} {low}-{high}",
+        share_href=str,
+    )
+
+
+def test_a_heat_map_has_a_cell_for_each_bin_with_requests() -> None:
+    found = make_heat_map([0, 1, 0], [0, 0, 1000])
+    low, high = found.cells
+
+    assert (low.href, high.href) == ("0-1 1-10", "1-2 10-100")
+    assert (low.level, high.level) == (1, LEVELS)
+    assert (low.x, low.y + low.height, high.y) == (LEFT, BOTTOM, TOP)
+    # Nothing is below the second bin.
+    assert [tick.label for tick, _ in found.y_ticks] == ["100 ms", "10 ms"]
+    assert [(row.label, row.hits, row.href) for row in found.rows] == [
+        ("10 ms \N{EN DASH} 100 ms", 1000, "None-None 10-100"),
+        ("1 ms \N{EN DASH} 10 ms", 1, "None-None 1-10"),
+    ]
+    assert [row.share for row in found.rows] == [1, 1 / 1001]
+    assert [(level, label) for level, label in found.legend] == [(1, "1"), (LEVELS, "1,000")]
+
+
+def test_an_empty_heat_map_says_so() -> None:
+    assert make_heat_map([0, 0, 0]).summary == "Latency: no data."
+    assert make_heat_map().cells == []
+
+
+def test_marks_stand_at_their_time_and_not_outside() -> None:
+    marks = [Mark(START + number * HOUR, str(number)) for number in (-1, 1, 2)]
+    chart = Chart(
+        title="Requests",
+        unit="count",
+        starts=[START, START + HOUR],
+        step=HOUR,
+        series=[Series("all", "first", [1, 2])],
+        marks=marks,
+    )
+    [line] = chart.lines
+
+    assert (line.x, line.label) == ((LEFT + RIGHT) / 2, "2026-01-01 01:00 1")
+
+
+def test_an_overlay_and_levels_fit_on_the_axis() -> None:
+    chart = Chart(
+        title="Requests",
+        unit="count",
+        starts=[START, START + HOUR],
+        step=HOUR,
+        series=[Series("all", "good", [1, 2])],
+        stacked=True,
+        overlay=[Series("before", "before", [5, 9])],
+        levels=[("20", 20.0)],
+    )
+    [level] = chart.level_ticks
+
+    assert level.at == TOP
+    assert [tone for tone, _ in chart.paths] == ["before"]
+    assert len(chart.bars) == 2
+    assert [len(values) for _, values in chart.rows] == [2, 2]

@@ -105,3 +105,18 @@ def test_panels_share_the_deadline_of_the_request(client: Client) -> None:
     assert answer.status == 200
     assert "<b>" in found["good"]
     assert all("took longer than 1 s" in found[name] for name in ("away", "broken", "none"))
+
+
+def test_what_is_slow_is_left_to_a_script_that_runs(client: Client) -> None:
+    plain = client.get("/slow/")
+    scripted = client.get("/slow/", headers={"Cookie": "scripts=on"})
+
+    found = sections(scripted.content.decode())
+    assert "<b>" in found["good"]
+    assert all("data-deferred" in found[name] and "Loading" in found[name] for name in ("away", "broken", "none"))
+    # Should scripts be off by now, the next request gets everything.
+    assert scripted.headers["set-cookie"].startswith("scripts=;")
+    assert "data-deferred" not in plain.content.decode()
+    assert "set-cookie" not in plain.headers
+    alone = client.get("/panels/", headers={"X-Panel": "none", "Cookie": "scripts=on"})
+    assert "No &lt;items&gt; yet" in alone.content.decode()

@@ -89,6 +89,100 @@ def test_charts_show_every_request_and_no_data_where_there_was_none(client: Clie
     assert 'role="img"' in latency
 
 
+def test_the_period_before_is_laid_over_charts_and_can_be_left_out(client: Client) -> None:
+    shown = {before: page(client, f"/requests/?{WINDOW}&before={before}") for before in ("period", "week", "none")}
+
+    assert all("<th" in each for each in shown.values())
+    assert [f">{name} before</th>" in shown[name] for name in ("period", "week")] == [True, True]
+    assert '<td class="number">0.6 /min</td>' in shown["period"]
+    assert "tone-before" not in shown["none"]
+    assert 'class="change' not in shown["none"]
+    assert 'aria-current="true">Week before' in shown["week"]
+
+
+def test_a_cell_of_the_heat_map_leads_to_its_requests(client: Client) -> None:
+    shown = page(client, f"/requests/?{WINDOW}&endpoint=/orders")
+    cells = re.findall(r'<a href="([^"]*)" tabindex="-1"><title>[^<]*: (\d+)</title><rect class="heat heat-', shown)
+
+    assert sum(int(count) for _, count in cells) == 4
+    for href, count in cells:
+        query = urlsplit(html.unescape(href)).query
+        assert client.get(f"/api/requests/?{query}").json()["count"] == int(count)
+        assert parse_qs(query)["endpoint"] == ["/orders"]
+
+
+def test_a_latency_asks_for_its_share_and_a_percentile_for_its_line(client: Client) -> None:
+    shown = page(client, f"/requests/?{WINDOW}&endpoint=/orders&latency_ms=300&percentile=99.9")
+    shares = [parse_qs(urlsplit(each).query) for each in links(shown, "/requests/")]
+
+    assert "75 % took at most 300 ms, 25 % longer" in shown
+    assert 'class="level"' in shown
+    assert "<dt>Latency p99.9</dt><dd>400 ms</dd>" in shown
+    assert ">p99.9</th>" in shown
+    # That share is a percentile, and each row of the heat map has one.
+    assert any(each.get("percentile") == ["75"] and "latency_ms" not in each for each in shares)
+    assert {"100", "200", "300", "500"} <= {each["latency_ms"][0] for each in shares if "latency_ms" in each}
+
+
+def test_a_status_narrows_everything(client: Client) -> None:
+    shown = page(client, f"/requests/?{WINDOW}&status_class=5xx")
+    leads = [parse_qs(urlsplit(each).query) for each in links(shown, "/requests/list/")]
+
+    assert "<span>1 request</span>" in shown
+    assert "Newest requests" in shown
+    # Read from the events, so latencies are known.
+    assert "<dt>Latency p95</dt><dd>900 ms</dd>" in shown
+    assert all(each["status_class"] == ["5xx"] for each in leads if each)
+    longer = page(client, f"/requests/?start={NOW - 10 * 24 * HOUR:%Y-%m-%d}&status_class=5xx")
+    assert "up to two days" in longer
+    assert "<dt>Latency p95</dt><dd>\N{EN DASH}</dd>" in longer
+
+
+def test_an_endpoint_has_methods_and_statuses(client: Client) -> None:
+    shown = page(client, f"/requests/?{WINDOW}&service=billing&endpoint=/pay")
+
+    assert '<h1 class="endpoint"><bdi>/pay</bdi>' in shown
+    assert [f'data-panel="{name}"' in shown for name in ("methods", "statuses", "busiest")] == [True, True, False]
+    assert any("status_code=503" in each for each in links(shown, "/requests/"))
+
+
+def test_only_a_window_that_ends_now_refreshes(client: Client) -> None:
+    def intervals(query: str) -> set[str]:
+        return set(re.findall(r'data-refresh-s="(\d+)"', page(client, f"/requests/?{query}")))
+
+    assert [intervals(query) for query in ("last=6h", "last=24h", "last=7d")] == [{"30"}, {"60"}, {"300"}]
+    assert intervals(WINDOW) == set()
+
+
+def test_moves_lead_to_neighbouring_windows(client: Client) -> None:
+    def spans(query: str) -> dict[str, tuple[datetime, datetime]]:
+        found = re.findall(r'<a href="([^"]*)">(Earlier|Later|Zoom out)</a>', page(client, f"/requests/?{query}"))
+        asked = {label: parse_qs(urlsplit(html.unescape(href)).query) for href, label in found}
+        return {
+            label: (datetime.fromisoformat(each["start"][0]), datetime.fromisoformat(each["end"][0]))
+            for label, each in asked.items()
+        }
+
+    start, end = NOW - 8 * HOUR, NOW - 6 * HOUR
+    found = spans(f"start={start:%Y-%m-%dT%H:%M}&end={end:%Y-%m-%dT%H:%M}&service=billing")
+    around = found["Zoom out"]
+
+    assert list(found) == ["Earlier", "Later", "Zoom out"]
+    assert abs(found["Earlier"][1] - start) < timedelta(seconds=1)
+    assert abs(found["Later"][0] - end) < timedelta(seconds=1)
+    assert abs((around[1] - around[0]) - 6 * HOUR) < timedelta(seconds=1)
+    assert "Later" not in spans("last=24h")
+
+
+def test_forms_suggest_what_there_is(client: Client) -> None:
+    shown = page(client, f"/requests/?{WINDOW}&service=billing")
+    lists = dict(re.findall(r'<datalist id="(\w+)">(.*?)</datalist>', shown, re.DOTALL))
+
+    assert '<input id="endpoint" name="endpoint" type="text" value="" list="endpoints">' in shown
+    assert '<option value="/pay">' in lists["endpoints"]
+    assert '<option value="&lt;/title&gt;">' in lists["services"]
+
+
 def test_links_keep_filters_and_lead_down(client: Client) -> None:
     shown = page(client, f"/requests/?{WINDOW}&service=billing")
     down = [parse_qs(urlsplit(each).query) for each in links(shown, "/requests/")]
@@ -170,4 +264,4 @@ def test_other_accounts_see_nothing_and_how_to_begin(serve: Serve) -> None:
     for path in ("/requests/traces/secret/", f"/requests/events/{sent.json()['id']}/"):
         assert client.get(path, headers={**HTML, **with_key(keys[1])}).status == 404
         assert client.get(path, headers={**HTML, **with_key(keys[0])}).status == 200
-    assert client.get("/requests/", headers=HTML).status == 401
+    assert client.get("/requests/", headers=HTML).status == 303
