@@ -305,7 +305,7 @@ class AccountPages:
 
     def _list_accounts(self, identity: Identity, text: str, limit: int) -> Sequence[tuple[str, str]]:
         """Return slugs and names of accounts other than the own one."""
-        values = {"own": identity.own_account, "text": text.replace("\x00", ""), "limit": limit}
+        values = {"own": identity.own_account, "text": text, "limit": limit}
         with acting_as(None), self._db.connection() as connection:
             return connection.execute(QUERIES["list_accounts"], values).fetchall()
 
