@@ -266,7 +266,8 @@ class AccountPages:
             "identity": identity,
             "user": user,
             "password_form": password_form or make_form(PasswordForm),
-            "accounts": self._list_accounts(identity, "", _ACCOUNTS_MAX) if identity.is_staff else (),
+            "may_switch": _may_switch(identity),
+            "accounts": self._list_accounts(identity, "", _ACCOUNTS_MAX),
             "account": account,
             "switch_error": switch_error,
         }
@@ -304,7 +305,9 @@ class AccountPages:
         return Search(name="Accounts", find=find, policy="staff")
 
     def _list_accounts(self, identity: Identity, text: str, limit: int) -> Sequence[tuple[str, str]]:
-        """Return slugs and names of accounts other than the own one."""
+        """Return slugs and names of accounts other than the own one; none to those who cannot act for them."""
+        if not _may_switch(identity):
+            return []
         values = {"own": identity.own_account, "text": text, "limit": limit}
         with acting_as(None), self._db.connection() as connection:
             return connection.execute(QUERIES["list_accounts"], values).fetchall()
@@ -342,6 +345,11 @@ class AccountPages:
             page = TemplateResponse("accounts/confirm.html", {"form": form.again(ex)})
             return Response(page, ex.status, {**NO_STORE, **ex.headers})
         return redirect(SIGN_IN, PASSWORD_SET, forget_browser(request))
+
+
+def _may_switch(identity: Identity) -> bool:
+    # Whoever acts for an account sees that one alone, and goes back first.
+    return identity.is_staff and identity.account == identity.own_account
 
 
 def _own(path: str) -> str:

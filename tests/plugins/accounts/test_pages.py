@@ -257,3 +257,7 @@ def test_staff_finds_accounts_to_act_for(client: Client) -> None:
         each["path"] for group in found if group["name"] == "Accounts" for each in group["results"]
     ]
     assert all(group["name"] != "Accounts" for group in others)
+    # Whoever acts for an account sees that one alone.
+    acting = basic(create_user(client, "admin")) | {"X-Account": str(create_account(client))}
+    assert all(group["name"] != "Accounts" for group in client.get(path, headers=acting).json()["groups"])
+    assert "Act for another account" not in page(client, ACCOUNT, acting)
