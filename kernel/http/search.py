@@ -119,7 +119,8 @@ class SearchRoutes:
     @route(SEARCH, policy="authenticated")
     def search(self, request: Request, query: SearchQuery, identity: Identity) -> TemplateResponse:
         """Find pages, and whatever plugins find for a text."""
-        text = query.q.strip()
+        # PostgreSQL stores no text with a NUL, and rejects a statement that has one.
+        text = query.q.replace("\x00", "").strip()
         found = Found(text, self._find(request, text, identity) if text else ())
         return TemplateResponse("kernel/search.html", {"found": found}, data=found)
 

@@ -15,8 +15,8 @@ import msgspec
 
 from kernel.applications import Applications
 from kernel.contracts import Application, Policy
-from kernel.http.auth import ACCOUNT_COOKIE, Authorizer, SignInPages, may_use
-from kernel.http.cookies import read_cookies
+from kernel.errors import ForbiddenError
+from kernel.http.auth import Authorizer, SignInPages, may_use, named_account
 from kernel.http.pages import page_link
 from kernel.http.request import Request
 from kernel.identity import Identity
@@ -147,8 +147,10 @@ class Shell:
         if requester.account != requester.own_account:
             return requester.account_name or f"account {requester.account}"
         # One that is refused: it is named all the same, so that it can be left.
-        named = read_cookies(self._request, ACCOUNT_COOKIE)
-        return named[0] or None if named else None
+        try:
+            return named_account(self._request, requester)
+        except ForbiddenError:
+            return "several accounts"
 
     @cached_property
     def menu(self) -> Sequence[MenuGroup]:
@@ -195,6 +197,11 @@ class Shell:
         return chosen if chosen in {each.slug for each in self.applications} else None
 
     @property
+    def application_name(self) -> str:
+        """The name of what the switch of applications has chosen."""
+        return next((each.name for each in self.application_links if each.is_current), "none that may be read")
+
+    @cached_property
     def application_links(self) -> Sequence[ApplicationLink]:
         """The switch of applications: this page for all data, and for each application; empty on other pages."""
         template = self._request.log_context.template

@@ -47,6 +47,7 @@ from kernel.http import (
 from kernel.identity import acting_as
 from plugins.accounts.authentication import make_session_cookie
 from plugins.accounts.container import make_container
+from plugins.accounts.sign_in.reset import PAGE as CONFIRM
 from plugins.accounts.sign_in.routes import (
     BODY_MAX_BYTES,
     CHALLENGE,
@@ -62,7 +63,6 @@ QUERIES = load_queries(__package__)
 SIGN_IN = "/sign-in/"
 PAGES = SignInPages(sign_in=SIGN_IN, sign_out="/sign-out/", account="/account/", switch="/account/switch/")
 RESET = "/reset-password/"
-CONFIRM = "/reset-password/confirm/"
 # Of those that a person chooses from. Beyond, one enters the slug.
 _ACCOUNTS_MAX = 200
 # What the client of such a form may try again, or correct.
@@ -76,7 +76,6 @@ Address = Annotated[
 SIGNED_OUT = Notice("You are signed out.")
 PASSWORD_SET = Notice("The password is changed, and all sessions have ended. Sign in with the new one.")
 MAIL_SENT = Notice("If there is a user with this address, a mail is on its way.")
-OWN_AGAIN = Notice("You act for your own account again.")
 
 
 class SignInQuery(msgspec.Struct, frozen=True):
@@ -126,7 +125,7 @@ class ResetForm(msgspec.Struct, frozen=True):
         token: From the mail.
     """
 
-    token: str
+    token: Annotated[str, msgspec.Meta(extra_json_schema={"autocomplete": "one-time-code"})]
     password: Annotated[str, msgspec.Meta(title="New password", extra_json_schema=_NEW_PASSWORD)]
 
 
@@ -235,7 +234,7 @@ class AccountPages:
         wanted = form.value()
         following = _own(wanted.next)
         if not wanted.account:
-            return redirect(following, OWN_AGAIN, forget_account(request))
+            return redirect(following, cookies=forget_account(request))
         try:
             other = self._authentication.act_for(identity, wanted.account)
         except ForbiddenError as ex:
@@ -267,7 +266,8 @@ class AccountPages:
             "identity": identity,
             "user": user,
             "password_form": password_form or make_form(PasswordForm),
-            "accounts": self._list_accounts(identity, "", _ACCOUNTS_MAX) if identity.is_staff else (),
+            "may_switch": _may_switch(identity),
+            "accounts": self._list_accounts(identity, "", _ACCOUNTS_MAX),
             "account": account,
             "switch_error": switch_error,
         }
@@ -305,8 +305,10 @@ class AccountPages:
         return Search(name="Accounts", find=find, policy="staff")
 
     def _list_accounts(self, identity: Identity, text: str, limit: int) -> Sequence[tuple[str, str]]:
-        """Return slugs and names of accounts other than the own one."""
-        values = {"own": identity.own_account, "text": text.replace("\x00", ""), "limit": limit}
+        """Return slugs and names of accounts other than the own one; none to those who cannot act for them."""
+        if not _may_switch(identity):
+            return []
+        values = {"own": identity.own_account, "text": text, "limit": limit}
         with acting_as(None), self._db.connection() as connection:
             return connection.execute(QUERIES["list_accounts"], values).fetchall()
 
@@ -343,6 +345,11 @@ class AccountPages:
             page = TemplateResponse("accounts/confirm.html", {"form": form.again(ex)})
             return Response(page, ex.status, {**NO_STORE, **ex.headers})
         return redirect(SIGN_IN, PASSWORD_SET, forget_browser(request))
+
+
+def _may_switch(identity: Identity) -> bool:
+    # Whoever acts for an account sees that one alone, and goes back first.
+    return identity.is_staff and identity.account == identity.own_account
 
 
 def _own(path: str) -> str:

@@ -55,8 +55,7 @@ def make_searches(analytics: AnalyticsService, store: EventStore, now: Callable[
         ]
 
     def find_ids(text: str, identity: Identity, limit: int) -> Sequence[SearchResult]:  # noqa: ARG001 - one at most
-        # PostgreSQL stores no text with a NUL, and rejects a query that has one.
-        if not _ID_LENGTH_MIN <= len(text) <= REFERENCE_MAX or "\x00" in text:
+        if not _ID_LENGTH_MIN <= len(text) <= REFERENCE_MAX:
             return []
         access = Access.of(identity)
         if events := store.trace(text, 1, access):

@@ -23,7 +23,7 @@ MALFORMED = frozenset({400, 413, 415})
 NO_SUCH = frozenset({404})
 FORBIDDEN = frozenset({403})
 # Routes on which staff that names no account sees the rows of all.
-OF_ALL_ACCOUNTS = ("/api/v1/accounts", "/api/v1/subscriptions", "/api/v1/plans", "/stats")
+OF_ALL_ACCOUNTS = ("/api/v1/accounts", "/api/v1/subscriptions", "/api/v1/plans", "/stats", "/account", "/search")
 
 
 class Who(msgspec.Struct, frozen=True, kw_only=True):

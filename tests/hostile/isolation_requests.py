@@ -439,6 +439,8 @@ class Requests:
     def _learn(self, plan: Plan, predicted: Prediction, answer: Answer) -> None:
         """Remember what a request made or ended."""
         asked, seer = plan.asked, predicted.seer
+        if asked.template == "/sign-out" and answer.status == 303 and plan.caller.user is not None:
+            self._world.renew(plan.caller.user)
         if answer.status >= 300 or seer is None or seer.account is None:
             return
         if asked.template.startswith("/api/v1/auth/") and plan.caller.user is not None and asked.method == "POST":

@@ -28,6 +28,8 @@ from plugins.accounts.sign_in.users import UserStore
 
 QUERIES = load_queries(__package__)
 JOB = "accounts.send_reset"
+# Where a person enters a token. What a client says the service is called is no address to send people to.
+PAGE = "/reset-password/confirm/"
 _TOKEN = re.compile(r"tp_[A-Za-z0-9_-]{43}")
 _SECRET_BYTES = 32
 # Of one user, so that nobody can fill the mailbox of another one.
@@ -124,7 +126,7 @@ class PasswordResets:
         how = (
             f"Open this page to choose a new one:\n\n{self._url.replace('{token}', token)}"
             if self._url
-            else f"Choose a new one with this token (POST /api/v1/auth/reset/confirm/):\n\n{token}"
+            else f"Choose a new one with this token, on the page {PAGE} of the service:\n\n{token}"
         )
         text = (
             f"Somebody, probably you, forgot the password of {email}.\n\n{how}\n\n"

@@ -9,13 +9,15 @@ from datetime import timedelta
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
 
-from kernel.testing import Client
+from kernel.testing import Client, Result
 from plugins.accounts.sign_in.mail import LogMailer, Mail
+from plugins.accounts.sign_in.reset import PAGE
 from tests.conftest import service_starter
 from tests.kernel.fakes import CapturedLog
 from tests.plugins.accounts.factories import TestUser, accounts_of, basic, bearer, create_user, tokens_of
@@ -130,6 +132,26 @@ def test_a_token_is_mailed_and_sets_a_new_password_once(client: Client, inbox: I
         400,
         {"token": ["It is unknown, used or expired."]},
     )
+
+
+def test_the_page_takes_a_token(client: Client, inbox: Inbox) -> None:
+    user = create_user(client)
+    form = {"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin", "Accept": "text/html"}
+
+    def send(path: str, **fields: str) -> Result:
+        return client.post(path, content=urlencode(fields).encode(), headers=form)
+
+    send_token(client, user.email)
+    token = token_in(inbox)
+    shown = client.get(f"{PAGE}?token={token}", headers={"Accept": "text/html"})
+    weak = send(PAGE, token=token, password="short")
+
+    assert f'value="{token}"' in shown.content.decode()
+    assert "no-store" in shown.headers["cache-control"]
+    assert (weak.status, 'id="form-password-error"' in weak.content.decode()) == (400, True)
+    assert send(PAGE, token=token, password=NEW).headers["location"] == "/sign-in/"
+    assert me(client, user, NEW) == 200
+    assert send(PAGE, token=token, password=NEW).status == 400
 
 
 def test_a_token_expires(client: Client, inbox: Inbox, clock: Clock) -> None:

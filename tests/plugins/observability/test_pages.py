@@ -6,7 +6,7 @@ import html
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 
@@ -247,6 +247,22 @@ def test_wrong_parameters_are_named(client: Client, query: str) -> None:
     assert f"<code>{query.split('=')[0]}</code>" in answer.content.decode()
 
 
+def test_the_search_finds_services_endpoints_and_what_has_an_id(client: Client) -> None:
+    def find(text: str) -> dict[str, list[str]]:
+        groups = client.get(f"/search/?{urlencode({'q': text})}").json()["groups"]
+        assert all(group["error"] is None for group in groups), groups
+        return {group["name"]: [each["path"] for each in group["results"]] for group in groups}
+
+    event = client.get("/api/requests/?endpoint=/pay").json()["results"][0]
+
+    assert find("bill")["Services"] == ["/requests/?service=billing"]
+    assert find("/ORD")["Endpoints"] == ["/requests/?service=billing&endpoint=%2Forders"]
+    assert find("a trace/1")["Requests"] == ["/requests/traces/a%20trace%2F1/"]
+    assert find(event["id"])["Requests"] == [f"/requests/events/{event['id']}/"]
+    assert find("nothing of this name") == find("x\x00y") == {}
+    assert "&lt;script&gt;" in page(client, f"/search/?{urlencode({'q': HOSTILE[1:40]})}")
+
+
 def test_other_accounts_see_nothing_and_how_to_begin(serve: Serve) -> None:
     client = serve(auth="required", **QUIET)
     keys = [create_key(client, "ingest", "read", account=create_account(client)) for _ in range(2)]
@@ -261,6 +277,9 @@ def test_other_accounts_see_nothing_and_how_to_begin(serve: Serve) -> None:
     assert all("/secret" in shown for shown in own)
     assert all("secret" not in shown for shown in others)
     assert "No requests yet" in others[0]
+    found = [client.get("/search/?q=secret", headers=with_key(key)).json()["groups"] for key in keys]
+    assert [group["name"] for group in found[0]] == ["Endpoints", "Requests"]
+    assert found[1] == []
     for path in ("/requests/traces/secret/", f"/requests/events/{sent.json()['id']}/"):
         assert client.get(path, headers={**HTML, **with_key(keys[1])}).status == 404
         assert client.get(path, headers={**HTML, **with_key(keys[0])}).status == 200
