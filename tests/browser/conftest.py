@@ -74,10 +74,16 @@ class Visit:
         self.page.get_by_text(shown).filter(visible=True).first.wait_for()
 
     def problems(self) -> list[str]:
-        """Return what failed, what ``Content-Security-Policy`` forbade, and what was loaded from elsewhere."""
-        violations: list[str] = self.page.evaluate("violations")
+        """Return what failed, what ``Content-Security-Policy`` forbade, and what was loaded from elsewhere.
+
+        What was returned once is not again.
+        """
+        violations: list[str] = self.page.evaluate("violations.splice(0)")
         own = (self._origin, "data:", "blob:")
-        return [*self._errors, *violations, *(url for url in self._urls if not url.startswith(own))]
+        found = [*self._errors, *violations, *(url for url in self._urls if not url.startswith(own))]
+        self._errors.clear()
+        self._urls.clear()
+        return found
 
     def overflow_px(self) -> int:
         """Return by how much the page is wider than the window."""
@@ -89,10 +95,10 @@ class Visit:
         found: str = self.page.evaluate("getComputedStyle(document.body).backgroundColor")
         return found
 
-    def shoot(self, name: str) -> None:
-        """Save a picture of the page, for people."""
+    def shoot(self, name: str, *, full_page: bool = False) -> None:
+        """Save a picture of what the window shows, or of the whole page, for people."""
         SHOTS.mkdir(exist_ok=True)
-        self.page.screenshot(path=SHOTS / f"{name}.png")
+        self.page.screenshot(path=SHOTS / f"{name}.png", full_page=full_page)
 
 
 @pytest.fixture

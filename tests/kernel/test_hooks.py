@@ -8,6 +8,7 @@ import msgspec
 from kernel import hookspecs
 from kernel.app import BOOT_STEPS
 from kernel.contracts import Application, Command, Dataset, HealthCheck, Job, Route
+from kernel.http.search import Search
 from kernel.services import Services
 from kernel.settings import Table
 from tests.kernel.fakes import Boot, MakePlugin
@@ -64,6 +65,14 @@ def test_hook_register_routes(boot: Boot, make_plugin: MakePlugin) -> None:
 
     assert client.service.registry.contributions(Route) == (("alpha", route),)
     assert client.get("/hello/").json() == "hello"
+
+
+def test_hook_register_searches(boot: Boot, make_plugin: MakePlugin) -> None:
+    search = Search(name="Orders", find=lambda text, identity, limit: [])
+
+    client = boot(make_plugin("alpha", register_searches=lambda services: [search]))
+
+    assert client.service.registry.contributions(Search) == (("alpha", search),)
 
 
 def test_hook_register_jobs(boot: Boot, make_plugin: MakePlugin) -> None:
