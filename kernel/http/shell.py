@@ -54,6 +54,10 @@ class PageRoute(msgspec.Struct, frozen=True):
         return self.in_menu is None or (requester is not None and self.in_menu(requester))
 
 
+# A longer menu shows the pages of the plugin that one looks at, and folds the others.
+_MENU_OPEN_MAX = 16
+
+
 class MenuItem(msgspec.Struct, frozen=True):
     """A page in the menu.
 
@@ -75,10 +79,12 @@ class MenuGroup(msgspec.Struct, frozen=True):
     Args:
         title: The name of the plugin, for people.
         items: In the order in which it registered them.
+        is_open: Whether they are seen before somebody unfolds them.
     """
 
     title: str
     items: Sequence[MenuItem]
+    is_open: bool = True
 
     @property
     def is_current(self) -> bool:
@@ -165,10 +171,13 @@ class Shell:
                 return MenuItem(label, path)
             return MenuItem(label, path, "page" if _bare(page.path) == exact else "true")
 
-        return [
+        groups = [
             MenuGroup(_title_of(owner), [make_item(label, page) for label, page in group])
             for owner, group in groupby(pages, lambda each: each[1].owner)
         ]
+        if len(pages) <= _MENU_OPEN_MAX:
+            return groups
+        return [msgspec.structs.replace(each, is_open=each.is_current) for each in groups]
 
     @cached_property
     def _labelled(self) -> Sequence[tuple[str, PageRoute]]:
