@@ -54,14 +54,13 @@ BEFORES: Mapping[Before, tuple[str, str]] = {
     "week": ("Week before", "a week before"),
     "none": ("Nothing", ""),
 }
-# Steps of charts. From an hour on, percentiles come from rollups.
+# Steps of charts. From an hour on, percentiles come from rollups: of more than some days, from those by day.
 _STEPS = {
     "1m": MINUTE,
     "5m": 5 * MINUTE,
     "15m": 15 * MINUTE,
     "1h": HOUR,
     "3h": 3 * HOUR,
-    "12h": 12 * HOUR,
     "1d": DAY,
 }
 _STEPS_PER_CHART = 90

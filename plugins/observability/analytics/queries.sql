@@ -146,6 +146,16 @@ FROM (SELECT bucket AS at, series, status_codes[number] AS status_code,
       WHERE bucket >= {start} AND bucket < {end} AND {condition}) AS counted
 WHERE status_code >= %(status_from)s AND status_code < %(status_to)s
 
+-- name: rollup_totals_by_status_coarse
+SELECT at, status_code, hits, CASE WHEN status_code >= %(error_from)s THEN hits ELSE 0 END AS errors,
+       0 AS latency_hits, NULL::bigint AS latency_sum_ms, NULL::integer AS latency_min_ms,
+       NULL::integer AS latency_max_ms
+FROM (SELECT bucket AS at, status_codes[number] AS status_code,
+             status_ends[number] - coalesce(status_ends[number - 1], 0) AS hits
+      FROM {view}, generate_subscripts(status_codes, 1) AS number
+      WHERE bucket >= {start} AND bucket < {end} AND {condition}) AS counted
+WHERE status_code >= %(status_from)s AND status_code < %(status_to)s
+
 -- name: rollup_histograms
 SELECT bucket AS at, series, histograms[1] AS histogram
 FROM {view} WHERE bucket >= {start} AND bucket < {end} AND {condition}
@@ -185,6 +195,11 @@ FROM ({events}) AS event GROUP BY 1
 SELECT at, series, status_code, count(*) AS hits, {errors} AS errors, count(latency_ms) AS latency_hits,
        sum(latency_ms) AS latency_sum_ms, min(latency_ms) AS latency_min_ms, max(latency_ms) AS latency_max_ms
 FROM ({events}) AS event GROUP BY 1, 2, 3
+
+-- name: event_totals_by_status_coarse
+SELECT at, status_code, count(*) AS hits, {errors} AS errors, count(latency_ms) AS latency_hits,
+       sum(latency_ms) AS latency_sum_ms, min(latency_ms) AS latency_min_ms, max(latency_ms) AS latency_max_ms
+FROM ({events}) AS event GROUP BY 1, 2
 
 -- name: event_histograms
 SELECT at, series, observability.histogram_of(hits, bin) AS histogram
@@ -256,6 +271,12 @@ FROM (SELECT {series_group}, sum(hits) AS hits, sum(errors) AS errors, sum(laten
 JOIN observability.series ON id = series AND account = %(account)s {owners}
 GROUP BY {group}
 
+-- name: totals_by_status
+SELECT status_code, sum(hits)::bigint, sum(errors)::bigint, sum(latency_hits)::bigint,
+       coalesce(sum(latency_sum_ms), 0)::bigint, min(latency_min_ms), max(latency_max_ms)
+FROM ({parts}) AS cell
+GROUP BY status_code
+
 -- name: totals_by_bucket
 SELECT date_trunc({bucket}, at, 'UTC') AS bucket, service, endpoint, sum(hits)::bigint, sum(errors)::bigint,
        sum(latency_hits)::bigint, coalesce(sum(latency_sum_ms), 0)::bigint, min(latency_min_ms), max(latency_max_ms)
@@ -316,6 +337,12 @@ SELECT date_bin(%(step)s, at, timestamptz '2000-01-01 00:00Z'), sum(hits)::bigin
        sum(latency_hits)::bigint, coalesce(sum(latency_sum_ms), 0)::bigint, min(latency_min_ms), max(latency_max_ms)
 FROM ({parts}) AS cell
 GROUP BY 1
+
+-- name: totals_by_step_and_status
+SELECT date_bin(%(step)s, at, timestamptz '2000-01-01 00:00Z'), status_code, sum(hits)::bigint, sum(errors)::bigint,
+       sum(latency_hits)::bigint, coalesce(sum(latency_sum_ms), 0)::bigint, min(latency_min_ms), max(latency_max_ms)
+FROM ({parts}) AS cell
+GROUP BY 1, status_code
 
 -- name: histogram_by_step
 SELECT date_bin(%(step)s, at, timestamptz '2000-01-01 00:00Z'), sum(histogram)::text

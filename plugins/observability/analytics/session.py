@@ -178,8 +178,15 @@ class QuerySession:
         self, plan: ReadPlan, error_from: int, dimensions: tuple[Dimension, ...]
     ) -> dict[GroupKey, RequestTotals]:
         """Sum up the requests of each group that has some."""
+        # Rollups by service and method know statuses, and are a fraction of those by series.
+        only_statuses = dimensions == ("status_code",)
         rows = self._run(
-            "totals_by_group", plan, _totals_measures(dimensions), group_by=dimensions, error_from=error_from
+            "totals_by_status" if only_statuses else "totals_by_group",
+            plan,
+            _totals_measures(dimensions),
+            coarse=self._coarse if only_statuses else None,
+            group_by=dimensions,
+            error_from=error_from,
         )
         return self._by_key(rows, len(dimensions), plan, dimensions)
 
@@ -221,11 +228,16 @@ class QuerySession:
         self, plan: ReadPlan, step: timedelta, error_from: int, dimensions: tuple[Dimension, ...] = ()
     ) -> dict[StepKey, RequestTotals]:
         """Sum up the requests of each step, or of each step and group, that has some."""
+        name: LiteralString = "totals_by_step_and_group"
+        if not dimensions:
+            name = "totals_by_step"
+        elif dimensions == ("status_code",):
+            name = "totals_by_step_and_status"
         rows = self._run(
-            "totals_by_step_and_group" if dimensions else "totals_by_step",
+            name,
             plan,
             _totals_measures(dimensions),
-            coarse=None if dimensions else self._coarse,
+            coarse=None if name == "totals_by_step_and_group" else self._coarse,
             group_by=dimensions,
             step=step,
             error_from=error_from,

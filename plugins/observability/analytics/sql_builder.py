@@ -65,6 +65,12 @@ _FRAGMENTS: Mapping[tuple[Measures, bool], _Fragments] = {
     ("totals_by_status", False): _Fragments(
         "cells", "rollup_totals_by_status", "rollup_totals_by_status", "event_totals_by_status"
     ),
+    ("totals_by_status", True): _Fragments(
+        "cells_coarse",
+        "rollup_totals_by_status_coarse",
+        "rollup_totals_by_status_coarse",
+        "event_totals_by_status_coarse",
+    ),
     ("histograms", False): _Fragments(
         "histograms", "rollup_histograms_by_bin", "rollup_histograms", "event_histograms"
     ),
