@@ -7,7 +7,7 @@ PGLITE := $(VENV)/pglite
 SWAGGER_UI := 5.35.0
 REDOC := 2.5.4
 
-.PHONY: up test quick soak lint style coverage fmt docs bench lock vendor clean
+.PHONY: up test quick soak lint style coverage fmt docs pictures bench lock vendor clean
 
 ## up: set up, start with demo data on http://127.0.0.1:8000/
 up: $(VENV)/.run
@@ -52,6 +52,10 @@ fmt: $(VENV)/.dev
 ## docs: write docs/reference and contrib/postman anew from the code
 docs: $(VENV)/.dev
 	$(BIN)/python -m docs.generate
+
+## pictures: make those of the README anew, with the Chromium of this machine
+pictures: $(VENV)/.dev
+	$(BIN)/python -m tests.browser.pictures
 
 ## bench: measure, as ratios within one run; BENCH='--full NAME ...' for more events or some benches only
 bench: $(VENV)/.bench
