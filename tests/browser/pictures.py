@@ -12,7 +12,7 @@ from playwright.sync_api import ViewportSize, sync_playwright
 from tests.processes import ROOT, TIERCEL, serving
 
 FOLDER = ROOT / "docs" / "pictures"
-WINDOW: ViewportSize = {"width": 1200, "height": 760}
+WINDOW: ViewportSize = {"width": 1440, "height": 860}
 # By name: the page, and its theme.
 PICTURES: dict[str, tuple[str, Literal["light", "dark"]]] = {
     "overview": ("/requests/?last=7d", "light"),
