@@ -564,7 +564,7 @@ def install_applications(service: Tiercel) -> None:
 
 def install_datasets(service: Tiercel) -> None:
     """Make the datasets of the loaded plugins available."""
-    service.shared.datasets.install(dataset for _, dataset in service.registry.contributions(Dataset))
+    service.shared.datasets.install(service.registry.contributions(Dataset))
 
 
 def add_request_log(service: Tiercel) -> None:

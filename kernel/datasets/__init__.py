@@ -13,7 +13,13 @@ from kernel.datasets.models import (
 from kernel.datasets.pages import DatasetPages
 from kernel.datasets.presentation import DatasetPage
 from kernel.datasets.query import parse_as_of
-from kernel.datasets.service import ApplicationSummary, DatasetSummary, summarize_application, summarize_dataset
+from kernel.datasets.service import (
+    ApplicationSummary,
+    DatasetSummary,
+    FilterSummary,
+    summarize_application,
+    summarize_dataset,
+)
 
 __all__ = [
     "ApplicationSummary",
@@ -24,6 +30,7 @@ __all__ = [
     "Derivation",
     "Derived",
     "Difference",
+    "FilterSummary",
     "Publication",
     "Rejected",
     "Version",

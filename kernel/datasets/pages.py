@@ -23,7 +23,14 @@ import msgspec
 
 from kernel.contracts import Application, Handler, Route
 from kernel.conversion import base_type, field_types
-from kernel.datasets.presentation import DatasetPage, FieldDifference, Link, Presentation, diff_fields
+from kernel.datasets.presentation import (
+    AnyPresentation,
+    DatasetPage,
+    FieldDifference,
+    Link,
+    Presentation,
+    diff_fields,
+)
 from kernel.datasets.query import DatasetQuery, parse_as_of, query_struct
 from kernel.datasets.version_pages import VersionPages
 from kernel.datasets.views import View
@@ -144,7 +151,8 @@ class DatasetPages:
     Args:
         services: Of the plugin.
         path: Begins and ends with ``/``.
-        pages: How each dataset is shown.
+        pages: How each dataset is shown. None shows versions of all datasets of the service, and what applications do
+            not see of them; links lead to the pages that their plugins have.
         setup: Says what to do while nothing was published.
         job_page: Path of the page of a job, with ``{id}``.
         status_page: Path of a page that says how fresh the data are.
@@ -154,7 +162,7 @@ class DatasetPages:
         self,
         services: Services,
         path: str,
-        pages: Sequence[DatasetPage],
+        pages: Sequence[DatasetPage] | None,
         *,
         setup: Callable[[], str] | None = None,
         job_page: str | None = None,
@@ -165,13 +173,18 @@ class DatasetPages:
         self._http = services.kernel_settings.http
         self._setup = setup
         self._status_page = status_page
-        self.presentation = Presentation(path, pages)
+        if pages is None:
+            self.presentation: Presentation = AnyPresentation(path, services.datasets)
+        else:
+            self.presentation = Presentation(path, pages)
+            services.datasets.presentations.update(dict.fromkeys(self.presentation.pages, self.presentation))
+        self._own = tuple(pages or ())
         self._versions = VersionPages(services, self.presentation, self.application, job_page)
 
     def routes(self) -> list[Route]:
         """Return the routes of all pages."""
         routes: list[Route] = []
-        for page in self.presentation.pages.values():
+        for page in self._own:
             dataset, path = page.dataset, f"{self.presentation.path}{page.dataset.name}/"
             table = Route(
                 path=path,
@@ -195,11 +208,11 @@ class DatasetPages:
             policy="read",
             description="Show which items an application does not see, and which of its filters hide them.",
         )
-        return [*routes, *self._versions.routes(), hidden]
+        return [*routes, *self._versions.routes("Versions" if self._own else None), hidden]
 
     def searches(self) -> list[Search]:
         """Return searches that find items by their names and keys, for ``register_searches``."""
-        return [Search(name=page.title, find=partial(self._search, page)) for page in self.presentation.pages.values()]
+        return [Search(name=page.title, find=partial(self._search, page)) for page in self._own]
 
     def _search(self, page: DatasetPage, text: str, identity: Identity, limit: int) -> Sequence[SearchResult]:
         wanted = text.casefold()
@@ -207,7 +220,7 @@ class DatasetPages:
         views = (None,) if identity.applications is None else self._applications.readable
         found: dict[Any, tuple[bool, str, SearchResult]] = {}
         for application in views:
-            view = self._find_view(page, application, "")
+            view = self.find_view(page.dataset.name, application)
             for item in () if view is None else view.items:
                 key, name = getattr(item, page.dataset.key), page.name_of(item)
                 if key not in found and (wanted in name.casefold() or wanted in str(key).casefold()):
@@ -263,7 +276,7 @@ class DatasetPages:
         application: Application | None,
         related: Mapping[str, Mapping[Any, Any]],
     ) -> Mapping[str, Any]:
-        view = self._find_view(page, application, query.as_of)
+        view = self.find_view(page.dataset.name, application, query.as_of)
         if view is None:
             return {"view": None, "setup": self._setup() if self._setup is not None else ""}
         selected = select_items(view.items, query, page.dataset.item)
@@ -400,16 +413,10 @@ class DatasetPages:
     def _history(self, page: DatasetPage, key: object, application: Application | None) -> Iterator[Change]:
         """Yield what versions did to an item, latest first, as far back as is read."""
         name = page.dataset.name
-        read_bytes, later, later_version = 0, None, None
-        for version in self._datasets.versions(name, _HISTORY_VERSIONS):
-            read_bytes += version.size_bytes
-            if read_bytes > _HISTORY_MAX_BYTES:
-                break
-            try:
-                item = _find(self._datasets.read(name, application, version.version), key)
-            except (UnavailableError, NotFoundError):
-                # It has a form that items no longer have, or was removed meanwhile.
-                break
+        later, later_version = None, None
+        found = self._datasets.read_back(name, application, versions=_HISTORY_VERSIONS, max_bytes=_HISTORY_MAX_BYTES)
+        for version, view in found:
+            item = _find(view, key)
             if later_version is not None and item != later:
                 kind = "added" if item is None else "removed" if later is None else "changed"
                 fields = diff_fields(page, item, later) if kind == "changed" else ()
@@ -502,12 +509,18 @@ class DatasetPages:
     def _read(self, page: DatasetPage, application: Application | None, as_of: str = "") -> View:
         return self._datasets.read(page.dataset.name, application, parse_as_of(as_of) if as_of else None)
 
-    def _find_view(self, page: DatasetPage, application: Application | None, as_of: str) -> View | None:
-        """Return a view; None if nothing was ever published."""
+    def find_view(self, name: str, application: Application | None, as_of: str = "") -> View | None:
+        """Return what an application sees of a dataset; None if nothing was ever published.
+
+        Args:
+            name: Of the dataset.
+            application: Whose filters are applied.
+            as_of: A version or a time; the current version by default.
+        """
         try:
-            view = self._read(page, application, as_of)
+            view = self._datasets.read(name, application, parse_as_of(as_of) if as_of else None)
         except UnavailableError:
-            if self._datasets.versions(page.dataset.name, 1):
+            if self._datasets.versions(name, 1):
                 raise
             return None
         return view if view.snapshot.version else None

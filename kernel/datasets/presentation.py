@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import quote
 
 import msgspec
@@ -13,6 +13,9 @@ import msgspec
 from kernel.contracts import Application, Contract, Dataset
 from kernel.datasets.text_diff import ELLIPSIS, TextPart, diff_text
 from kernel.http.pages import page_link
+
+if TYPE_CHECKING:
+    from kernel.datasets.service import Datasets
 
 _COLOR = re.compile(r"#(?:[0-9a-fA-F]{3}){1,2}")
 # Of a text in a table; the page of the item has it whole.
@@ -111,7 +114,12 @@ class Presentation:
 
     def __init__(self, path: str, pages: Iterable[DatasetPage]) -> None:
         self.path = path
-        self.pages = {page.dataset.name: page for page in pages}
+        self._pages = {page.dataset.name: page for page in pages}
+
+    @property
+    def pages(self) -> Mapping[str, DatasetPage]:
+        """How each dataset is shown, by its name."""
+        return self._pages
 
     def table_link(self, name: str, application: Application | None = None, **parameters: Any) -> str:
         """Return the link to the table of a dataset."""
@@ -123,9 +131,16 @@ class Presentation:
         slug = None if application is None else application.slug
         return page_link(f"{self.path}{name}/{quote(str(key), safe='')}/", application=slug, **parameters)
 
-    def link(self, page: DatasetPage, item: Any, application: Application | None = None) -> Link:
+    def link_as(
+        self, text: str, name: str, key: object, application: Application | None = None, **parameters: Any
+    ) -> Link:
+        """Return a text that leads to an item, if that has a page."""
+        return Link(text, self.item_link(name, key, application, **parameters))
+
+    def link(self, page: DatasetPage, item: Any, application: Application | None = None, **parameters: Any) -> Link:
         """Return the link to an item, with its name."""
-        return Link(page.name_of(item), self.item_link(page.dataset.name, getattr(item, page.dataset.key), application))
+        key = getattr(item, page.dataset.key)
+        return self.link_as(page.name_of(item), page.dataset.name, key, application, **parameters)
 
     def referrers(self, name: str) -> Sequence[tuple[DatasetPage, str]]:
         """Return which datasets refer to one, and by which of their fields."""
@@ -169,6 +184,46 @@ class Presentation:
         page = self.pages.get(name)
         # One that is not there, or not seen, has no page.
         return Link(key) if page is None or item is None else self.link(page, item, application)
+
+
+class AnyPresentation(Presentation):
+    """All datasets of a service, for pages that show any of them: links lead to the pages of their plugins.
+
+    Args:
+        path: Of the pages.
+        datasets: Every dataset, with the pages that plugins have for them.
+    """
+
+    def __init__(self, path: str, datasets: Datasets) -> None:
+        super().__init__(path, ())
+        self._datasets = datasets
+
+    @property
+    def pages(self) -> Mapping[str, DatasetPage]:
+        """How each dataset is shown: as its plugin does, or by its key alone."""
+        return {name: self._page(dataset) for name, dataset in self._datasets.all.items()}
+
+    def table_link(self, name: str, application: Application | None = None, **parameters: Any) -> str:
+        """Return the link to the table of a dataset, or to its versions if it has none."""
+        known = self._datasets.presentations.get(name)
+        if known is not None:
+            return known.table_link(name, application, **parameters)
+        slug = None if application is None else application.slug
+        return page_link(f"{self.path}versions/", dataset=name, application=slug)
+
+    def link_as(
+        self, text: str, name: str, key: object, application: Application | None = None, **parameters: Any
+    ) -> Link:
+        """Return a text that leads to an item, if the plugin has pages for it."""
+        known = self._datasets.presentations.get(name)
+        return Link(text) if known is None else known.link_as(text, name, key, application, **parameters)
+
+    def _page(self, dataset: Dataset) -> DatasetPage:
+        known = self._datasets.presentations.get(dataset.name)
+        if known is not None:
+            return known.pages[dataset.name]
+        title = dataset.name.replace("-", " ").replace("_", " ").capitalize()
+        return DatasetPage(dataset=dataset, title=title, columns=(dataset.key,))
 
 
 def make_cell(label: str, value: Any, *, is_whole: bool = False) -> Cell:

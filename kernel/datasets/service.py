@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -24,12 +24,15 @@ from kernel.datasets.snapshots import Snapshots
 from kernel.datasets.views import View, Views
 from kernel.db.failures import identify_connecting
 from kernel.db.pool import Database
-from kernel.errors import BootError, UnavailableError
+from kernel.errors import BootError, NotFoundError, UnavailableError
 from kernel.identity import current_identity
 from kernel.logging import Logger
 from kernel.notifications import DATABASE_ERRORS, NotificationListener
 from kernel.settings import Settings
 from kernel.threads import BackgroundThread
+
+if TYPE_CHECKING:
+    from kernel.datasets.presentation import Presentation
 
 HISTORY_MAX = 100
 # Of so many accounts, a process remembers which versions are current: a few hundred bytes each.
@@ -75,6 +78,9 @@ class Datasets:
         self.indexes: dict[str, Callable[[Application | None], Sequence[IndexEntry]]] = {}
         # Those that differ from account to account, which are not among the files that are kept for all to read.
         self._owned_indexes: set[str] = set()
+        self._owners: Mapping[str, str] = {}
+        # By the name of the dataset, how its plugin shows it to people; ``DatasetPages`` adds them.
+        self.presentations: dict[str, Presentation] = {}
         self.publish = self._publisher.publish
         listener.subscribe(
             store.CHANNEL,
@@ -85,9 +91,15 @@ class Datasets:
 
     # --- lifecycle --------------------------------------------------------------------------------------------------
 
-    def install(self, datasets: Iterable[Dataset]) -> None:
-        """Install the datasets that the plugins registered, in place of those that were installed."""
-        self._snapshots.install(datasets)
+    def install(self, datasets: Iterable[tuple[str, Dataset]]) -> None:
+        """Install the datasets that the plugins registered, in place of those that were installed.
+
+        Args:
+            datasets: Every dataset, with the plugin that registered it.
+        """
+        owned = list(datasets)
+        self._owners = {dataset.name: plugin for plugin, dataset in owned}
+        self._snapshots.install(dataset for _, dataset in owned)
 
     def start(self) -> None:
         """Serve from memory from now on: the listener, which starts now as well, refreshes it."""
@@ -172,6 +184,14 @@ class Datasets:
         """Every dataset by its name."""
         return self._snapshots.datasets
 
+    def owner_of(self, name: str) -> str:
+        """Return the plugin that registered a dataset.
+
+        Raises:
+            NotFoundError: There is none of that name.
+        """
+        return self._owners[self.find(name).name]
+
     def find(self, name: str) -> Dataset:
         """Return a dataset.
 
@@ -231,6 +251,29 @@ class Datasets:
     def versions(self, name: str, limit: int = HISTORY_MAX, *, account: int | None = None) -> Sequence[Version]:
         """Return the versions of a dataset, newest first."""
         return store.list_versions(self._db, name, account_of(self._snapshots.dataset(name), account), limit)
+
+    def read_back(
+        self, name: str, application: Application | None = None, *, versions: int, max_bytes: int
+    ) -> Iterator[tuple[Version, View]]:
+        """Yield what an application sees of the versions of a dataset, newest first, as far back as can be read.
+
+        Args:
+            name: Of the dataset.
+            application: As for ``read``.
+            versions: How many at most.
+            max_bytes: How much at most, as the sizes of versions; the newest is read whatever its size.
+        """
+        read_bytes = 0
+        for number, version in enumerate(self.versions(name, versions)):
+            read_bytes += version.size_bytes
+            if number and read_bytes > max_bytes:
+                return
+            try:
+                view = self.read(name, application, version.version)
+            except (UnavailableError, NotFoundError):
+                # It has a form that items no longer have, or was removed meanwhile.
+                return
+            yield version, view
 
     def never_published(self) -> list[Dataset]:
         """Return the datasets that have no version; outside of requests, of those that all share."""
@@ -349,6 +392,7 @@ class DatasetSummary(msgspec.Struct, frozen=True):
 
     Args:
         name: Unique over all plugins.
+        plugin: The plugin that registered it.
         key: The field that identifies an item.
         file: Name of its file; with a field in braces there is one for each value of that field.
         filter_keys: Further keys under which applications may register filters for it.
@@ -364,6 +408,7 @@ class DatasetSummary(msgspec.Struct, frozen=True):
     """
 
     name: str
+    plugin: str
     key: str
     file: str
     filter_keys: tuple[str, ...]
@@ -431,7 +476,9 @@ def summarize_dataset(datasets: Datasets, name: str) -> DatasetSummary:
         NotFoundError: There is none of that name.
     """
     dataset = datasets.find(name)
-    summary = DatasetSummary(name, dataset.key, file_pattern(dataset), dataset.filter_keys, dataset.per_account)
+    summary = DatasetSummary(
+        name, datasets.owner_of(name), dataset.key, file_pattern(dataset), dataset.filter_keys, dataset.per_account
+    )
     try:
         snapshot = datasets.snapshot(name)
     except UnavailableError as ex:

@@ -1,4 +1,4 @@
-"""The pages of versions: which there are and who published them, and any two of them side by side."""
+"""The pages of versions: which there are and who published them, any two of them side by side, and rolling back."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from kernel.datasets.models import Publication, Version
 from kernel.datasets.presentation import DatasetPage, FieldDifference, Link, Presentation, diff_field
 from kernel.datasets.query import parse_as_of
 from kernel.errors import NotFoundError, UnavailableError
+from kernel.http.forms import FormResponse, Submitted, redirect
+from kernel.http.notices import Notice
 from kernel.http.pages import page_link
 from kernel.http.pagination import count_pages, page_not_found
 from kernel.http.panels import Panel
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 FindApplication = Callable[[str | None, Identity], Application | None]
 Kind = Literal["changed", "added", "removed"]
 _KINDS: tuple[Kind, ...] = ("changed", "added", "removed")
+ROLLED_BACK = Notice("Rolled back: the content of the older version is published again, as a new version.")
+SAME = Notice("Nothing was published: the current version has that content already.")
 _ATTEMPTS_MAX = 100
 # Versions are compared with the one before as long as all that is read for it is small.
 _COMPARED_MAX_BYTES = 8 * 1024 * 1024
@@ -62,6 +66,18 @@ class CompareQuery(VersionsQuery, frozen=True, rename={"earlier": "from", "later
     page: Annotated[int, msgspec.Meta(ge=1)] = 1
 
 
+class RollbackForm(msgspec.Struct, frozen=True):
+    """The form that rolls a dataset back.
+
+    Args:
+        dataset: Which.
+        version: The version whose content is published again.
+    """
+
+    dataset: str
+    version: Annotated[int, msgspec.Meta(ge=1)]
+
+
 class VersionRow(NamedTuple):
     """A version in the list.
 
@@ -73,6 +89,7 @@ class VersionRow(NamedTuple):
         counts: How many items were added, removed and changed since the version before; None if that is not known.
         compare: Link to that comparison; None for the oldest.
         table: Link to its items.
+        roll_back: Link to what rolling back to it would change; None if the reader may not, or for the current one.
     """
 
     version: Version
@@ -82,6 +99,7 @@ class VersionRow(NamedTuple):
     counts: tuple[int, int, int] | None
     compare: str | None
     table: str
+    roll_back: str | None
 
 
 class AttemptRow(NamedTuple):
@@ -137,10 +155,15 @@ class VersionPages:
         self._job_page = job_page
         self._path = f"{presentation.path}versions/"
 
-    def routes(self) -> Sequence[Route]:
-        """Return the routes."""
+    def routes(self, menu: str | None) -> Sequence[Route]:
+        """Return the routes.
+
+        Args:
+            menu: Label of the list in the menu.
+        """
         return (
-            Route(path=self._path, handler=self.list, policy="read", menu="Versions"),
+            Route(path=self._path, handler=self.list, policy="read", menu=menu),
+            Route(path=self._path, handler=self.roll_back, method="POST", policy="staff"),
             Route(path=f"{self._path}compare/", handler=self.compare, policy="read"),
         )
 
@@ -198,10 +221,21 @@ class VersionPages:
                     else None
                 ),
                 table=self._presentation.table_link(name, application, as_of=each.version if number else None),
+                roll_back=(
+                    f"{self.compare_link(name, each.version, versions[0].version, None)}#difference"
+                    if number and identity.is_staff
+                    else None
+                ),
             )
             for number, each in enumerate(versions)
         ]
-        return {"rows": rows, "dataset": name, "application": application, "action": f"{self._path}compare/"}
+        return {
+            "rows": rows,
+            "dataset": name,
+            "application": application,
+            "action": f"{self._path}compare/",
+            "may_roll_back": identity.is_staff,
+        }
 
     def _count_changes(
         self, name: str, versions: Sequence[Version], application: Application | None
@@ -237,6 +271,18 @@ class VersionPages:
         href = self._job_page.format(id=publication.job_id) if has_page and self._job_page else None
         return Link(f"#{publication.job_id}", href)
 
+    def roll_back(self, request: Request, form: Submitted[RollbackForm]) -> FormResponse:
+        """Publish the content of an older version again, as a new version.
+
+        Raises:
+            NotFoundError: There is no such dataset or version.
+        """
+        given = form.value()
+        name = self._find_page(given.dataset).dataset.name
+        source = f"rollback on a page, request {request.request_id}"
+        published = self._datasets.roll_back(name, given.version, source=source)
+        return redirect(self.list_link(name, None), ROLLED_BACK if published.outcome == "published" else SAME)
+
     # --- comparison -------------------------------------------------------------------------------------------------
 
     def compare(self, request: Request, query: CompareQuery, identity: Identity) -> TemplateResponse:
@@ -251,7 +297,7 @@ class VersionPages:
             earlier = max(1, self._datasets.snapshot(name, later).version - 1)
         panels = {
             "difference": Panel(
-                lambda: self._difference(page, earlier, later, query, request, application),
+                lambda: self._difference(page, earlier, later, query, request, application, identity),
                 "kernel/datasets/difference.html",
                 "What changed",
             )
@@ -278,6 +324,7 @@ class VersionPages:
         query: CompareQuery,
         request: Request,
         application: Application | None,
+        identity: Identity,
     ) -> Mapping[str, Any]:
         name = page.dataset.name
         found = self._datasets.compare(name, earlier, later, application)
@@ -299,7 +346,15 @@ class VersionPages:
         def of(number: int) -> str:
             return page_link(request.url_path, request, page=number if number > 1 else None)
 
+        is_current = found.to_version == self._datasets.snapshot(name).version
         return {
+            # What an application sees is not all that a rollback changes.
+            "may_roll_back": identity.is_staff
+            and application is None
+            and is_current
+            and found.from_version < found.to_version,
+            "action": self._path,
+            "dataset": name,
             "found": found,
             "earlier": versions[0],
             "later": versions[1],
@@ -325,12 +380,12 @@ class VersionPages:
     ) -> Entry:
         name = page.dataset.name
         if kind == "changed":
-            link = self._presentation.item_link(name, each.key, application, as_of=found.to_version)
+            text = names.get(each.key, str(each.key))
+            link = self._presentation.link_as(text, name, each.key, application, as_of=found.to_version)
             fields = [diff_field(page.label(field), value.before, value.after) for field, value in each.fields.items()]
-            return Entry(kind, Link(names.get(each.key, str(each.key)), link), fields)
+            return Entry(kind, link, fields)
         as_of = found.to_version if kind == "added" else found.from_version
-        key = getattr(each, page.dataset.key)
-        return Entry(kind, Link(page.name_of(each), self._presentation.item_link(name, key, application, as_of=as_of)))
+        return Entry(kind, self._presentation.link(page, each, application, as_of=as_of))
 
     # --- both -------------------------------------------------------------------------------------------------------
 
@@ -339,10 +394,11 @@ class VersionPages:
 
     def _find_page(self, name: str | None) -> DatasetPage:
         pages = self._presentation.pages
-        if name is None:
+        if name is None and pages:
             return next(iter(pages.values()))
-        if name not in pages:
-            raise NotFoundError(f"Unknown dataset: {name:.80}", detail=f"datasets: {', '.join(pages)}")
+        if name is None or name not in pages:
+            what = "There are no datasets." if name is None else f"Unknown dataset: {name:.80}"
+            raise NotFoundError(what, detail=f"datasets: {', '.join(pages) or 'none'}")
         return pages[name]
 
 

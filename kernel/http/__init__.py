@@ -8,7 +8,7 @@ from kernel.conversion import escape_controls, escape_formula
 from kernel.deadline import current_deadline
 from kernel.http.access_log import RequestRecord
 from kernel.http.auth import ACCOUNT_COOKIE, Authenticator, SignInPages, named_account
-from kernel.http.charts import Chart, HeatMap, Mark, Series, format_value
+from kernel.http.charts import Chart, HeatMap, Mark, Series, Sparkline, format_value
 from kernel.http.compression import DecompressionError, Decompressor, decompress
 from kernel.http.concurrency import ConcurrencyLimit
 from kernel.http.cookies import make_cookie, read_cookies
@@ -18,7 +18,7 @@ from kernel.http.forwarding import network_of
 from kernel.http.health import CheckResult, worst_status
 from kernel.http.lists import ListQuery, list_page
 from kernel.http.notices import Notice
-from kernel.http.pages import compare, is_own_path, local_link, page_link
+from kernel.http.pages import Tile, compare, is_own_path, local_link, page_link
 from kernel.http.pagination import Page, cursor_page, numbered_page, page_size_of, read_cursor
 from kernel.http.panels import Panel
 from kernel.http.request import is_json_lines, media_type, require_json
@@ -75,8 +75,10 @@ __all__ = [
     "Series",
     "SignInPages",
     "Single",
+    "Sparkline",
     "Submitted",
     "TemplateResponse",
+    "Tile",
     "compare",
     "current_deadline",
     "cursor_page",

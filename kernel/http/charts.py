@@ -29,6 +29,7 @@ _TICKS_MAX = 5
 _LABELS_MAX = 8
 # Shades of a heat map.
 LEVELS = 6
+_SPARK_WIDTH, _SPARK_HEIGHT = 120, 24
 _TICK_STEPS = tuple(
     timedelta(minutes=each)
     for each in (1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880, 10_080, 20_160, 43_200)
@@ -271,6 +272,40 @@ class Chart(_OverTime, frozen=True, kw_only=True, dict=True):
                 command = "L" if number and values[number - 1] is not None else "M"
                 parts.append(f"{command}{self._x(number)} {self._y(value)}")
         return "".join(parts)
+
+
+class Sparkline(msgspec.Struct, frozen=True):
+    """The course of one figure, without axes, as small as a line of text.
+
+    Args:
+        points: Times and values, in order of time.
+    """
+
+    points: Sequence[tuple[datetime, float]]
+
+    @property
+    def path(self) -> str:
+        """The line, as path data of SVG."""
+        start, end = self.points[0][0], self.points[-1][0]
+        span_s = (end - start).total_seconds() or 1.0
+        low, high = self._bounds
+        return "".join(
+            f"{'L' if number else 'M'}{_SPARK_WIDTH * (time - start).total_seconds() / span_s:.1f}"
+            f" {_SPARK_HEIGHT * ((high - value) / (high - low) if high > low else 0.5):.1f}"
+            for number, (time, value) in enumerate(self.points)
+        )
+
+    @property
+    def summary(self) -> str:
+        """A sentence for those who do not see it."""
+        low, high = self._bounds
+        since = f"{self.points[0][0]:%Y-%m-%d %H:%M} UTC"
+        return f"{len(self.points)} values since {since}, from {_short(low)} to {_short(high)}"
+
+    @property
+    def _bounds(self) -> tuple[float, float]:
+        values = [value for _, value in self.points]
+        return min(values), max(values)
 
 
 class Cell(NamedTuple):

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
-from kernel.http.charts import Unit, format_value
+from kernel.http.charts import Sparkline, Unit, format_value
 from kernel.http.request import Request
 
 # Of a duration, by its size in seconds: its unit, and the unit of the rest with its size.
@@ -80,6 +80,8 @@ class Tile(NamedTuple):
         change: Such as ``+12 %``; None if there is nothing to compare with.
         direction: ``up``, ``down`` or ``same``.
         meaning: ``good``, ``bad`` or neither.
+        href: Leads to more about it.
+        trend: Its course.
     """
 
     label: str
@@ -87,6 +89,8 @@ class Tile(NamedTuple):
     change: str | None = None
     direction: Literal["up", "down", "same"] = "same"
     meaning: Literal["good", "bad", ""] = ""
+    href: str | None = None
+    trend: Sparkline | None = None
 
 
 def compare(label: str, now: float | None, then: float | None, unit: Unit, *, less_is_better: bool | None) -> Tile:

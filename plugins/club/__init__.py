@@ -8,10 +8,12 @@ from collections.abc import Iterable
 import msgspec
 
 from kernel import Command, Dataset, HealthCheck, Job, Route, Services, hookimpl
+from kernel.http import Search
 from plugins.club.commands import make_refresh_command
 from plugins.club.datasets import DATASETS
 from plugins.club.health import ClubHealth
 from plugins.club.jobs import RefreshJob, run_refresh
+from plugins.club.pages import make_dataset_pages
 from plugins.club.report import RefreshReport
 from plugins.club.routes import make_routes
 from plugins.club.settings import ClubSettings
@@ -31,8 +33,14 @@ def register_datasets() -> Iterable[Dataset]:
 
 @hookimpl
 def register_routes(services: Services) -> Iterable[Route]:
-    """Return the ranked figures per application, their index, and the health of the plugin."""
+    """Return the ranked figures per application, their index, the health of the plugin, and pages."""
     return make_routes(services)
+
+
+@hookimpl
+def register_searches(services: Services) -> Iterable[Search]:
+    """Return searches for key figures and members by name."""
+    return services.once(make_dataset_pages).searches()
 
 
 @hookimpl

@@ -22,14 +22,15 @@ def make_refresh_command(services: Services) -> Command:
     """Return the command."""
 
     @click.command("refresh")
+    @click.argument("sources", nargs=-1, metavar="[SOURCE]...")
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-    def refresh(*, as_json: bool) -> None:
-        """Fetch all sources now and publish the datasets; exit with 1 if a source failed.
+    def refresh(*, sources: tuple[str, ...], as_json: bool) -> None:
+        """Fetch all sources, or those named, now and publish the datasets; exit with 1 if a source failed.
 
         A source that fails keeps its last content. Needs no worker.
         """
         if services.settings(ClubSettings).sources:
-            _refresh(services, as_json=as_json)
+            _refresh(services, sources, as_json=as_json)
         else:
             echo(f"{NO_SOURCES}.", err=True)
             if as_json:
@@ -38,9 +39,9 @@ def make_refresh_command(services: Services) -> Command:
     return Command(command=refresh, alias="refresh_club")
 
 
-def _refresh(services: Services, *, as_json: bool) -> None:
+def _refresh(services: Services, sources: tuple[str, ...], *, as_json: bool) -> None:
     try:
-        report = run_refresh(services, ProgressPrinter())
+        report = run_refresh(services, ProgressPrinter(), sources=sources)
     except RefreshError as ex:
         echo(f"tiercel: {ex}", err=True)
         _print_states(services, as_json=as_json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,13 +12,13 @@ from psycopg import Connection
 
 from kernel import Job, Services
 from kernel.datasets import Publication, report_publications
-from kernel.jobs import JobRecord, Run
+from kernel.jobs import JobError, JobRecord, Run
 from plugins.club.datasets import DATASETS
 from plugins.club.fetch.results import Fetched, FetchResult, SourceProgress
 from plugins.club.merge import merge_sources
 from plugins.club.models import Item
 from plugins.club.report import RefreshReport, SourceReport, report_source
-from plugins.club.settings import ClubSettings
+from plugins.club.settings import ClubSettings, Source
 from plugins.club.store import SourceContent, delete_others, read_contents, save_result
 
 JOB = "club.refresh"
@@ -32,6 +32,16 @@ _URL = re.compile(r"https?://\S+")
 
 class RefreshError(Exception):
     """Every source failed; the current versions stay."""
+
+
+class RefreshParameters(msgspec.Struct, frozen=True):
+    """Parameters of ``club.refresh``.
+
+    Args:
+        sources: Only the sources of these names; of the others, the last content counts. All by default.
+    """
+
+    sources: tuple[str, ...] = ()
 
 
 class RefreshJob:
@@ -57,19 +67,23 @@ class RefreshJob:
             retry_wait_s=60.0,
         )
 
-    def run(self, run: Run) -> RefreshReport:
+    def run(self, run: Run, parameters: RefreshParameters) -> RefreshReport:
         """Fetch and publish.
 
         Raises:
+            JobError: There is no source of a name that the parameters have.
             RefreshError: Every source failed. Nothing is published, and the datasets carry the reason as a warning.
             RunStopped: The run has to stop. Nothing is published.
         """
         sources = self._settings.sources
+        if unknown := [name for name in parameters.sources if name not in sources]:
+            raise JobError(f"no source is named {', '.join(unknown)}; sources: {', '.join(sources) or 'none'}")
         if not sources:
             run.log.info("no_sources_configured")
             return RefreshReport()
         stored = read_contents(self._services.db, sources)
-        results = self._fetch(run, stored)
+        wanted = {name: each for name, each in sources.items() if name in (parameters.sources or sources)}
+        results = self._fetch(run, wanted, stored)
         contents = _update_contents(stored, results)
         reports = tuple(report_source(result, sources[name], contents.get(name)) for name, result in results.items())
         run.result = RefreshReport(reports)
@@ -81,7 +95,9 @@ class RefreshJob:
             raise RefreshError(f"every source failed: {_join_reasons(failed)}")
         return RefreshReport(reports, report_publications(publications))
 
-    def _fetch(self, run: Run, stored: Mapping[str, SourceContent[Item]]) -> dict[str, FetchResult]:
+    def _fetch(
+        self, run: Run, sources: Mapping[str, Source], stored: Mapping[str, SourceContent[Item]]
+    ) -> dict[str, FetchResult]:
         # Importing httpx takes 0.1 s, which a process that fetches nothing need not spend.
         from plugins.club.fetch.sources import fetch_all
 
@@ -89,8 +105,11 @@ class RefreshJob:
             run.check()
             return False
 
-        sources = self._settings.sources
-        validators = {name: content.validators for name, content in stored.items() if content.validators is not None}
+        validators = {
+            name: content.validators
+            for name, content in stored.items()
+            if name in sources and content.validators is not None
+        }
         return asyncio.run(
             fetch_all(
                 sources,
@@ -115,7 +134,7 @@ class RefreshJob:
         def save_results(connection: Connection[Any]) -> None:
             for name, result in results.items():
                 save_result(connection, self._settings.sources[name], result, at)
-            delete_others(connection, results.keys())
+            delete_others(connection, self._settings.sources.keys())
 
         succeeded = {report.dataset for report in reports if report.state != "failed"}
         if not succeeded:
@@ -127,9 +146,9 @@ class RefreshJob:
         merged = {
             dataset: merge_sources(
                 {
-                    report.source: contents[report.source]
-                    for report in reports
-                    if report.dataset == dataset.name and report.source in contents
+                    name: contents[name]
+                    for name, source in self._settings.sources.items()
+                    if source.dataset == dataset.name and name in contents
                 }
             )
             for dataset in DATASETS
@@ -178,18 +197,21 @@ class ProgressReporter:
         self._run.progress(done, len(self._latest), message[:_MESSAGE_CHARACTERS_MAX])
 
 
-def run_refresh(services: Services, on_progress: Callable[[JobRecord], None] | None = None) -> RefreshReport:
+def run_refresh(
+    services: Services, on_progress: Callable[[JobRecord], None] | None = None, *, sources: Sequence[str] = ()
+) -> RefreshReport:
     """Run the job in this process and return its result.
 
     Args:
         services: Those of this plugin.
+        sources: Only those of these names; all by default.
         on_progress: Called with the job's record when its progress changes.
 
     Raises:
         ConflictError: A refresh is already running.
         RefreshError: The refresh failed or was cancelled.
     """
-    record = services.jobs.run_inline(JOB, on_progress=on_progress)
+    record = services.jobs.run_inline(JOB, RefreshParameters(tuple(sources)), on_progress=on_progress)
     if record.state != "succeeded":
         # The record's error begins with the type of the exception.
         raise RefreshError((record.error or record.state).removeprefix(f"{__name__}.{RefreshError.__name__}: "))

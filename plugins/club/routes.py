@@ -1,4 +1,4 @@
-"""The routes: ranked figures per application, and ``/club/admin/service-health/``."""
+"""The routes: ranked figures per application, ``/club/admin/service-health/``, and pages."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from plugins.club.datasets import (
     RANKED_METRICS,
 )
 from plugins.club.health import ClubHealth, ServiceHealth
+from plugins.club.pages import make_pages
 
 _FEATURES = "/club/public/features/"
 # Cached as ``club_available_features`` without an application, as ``club_skyflow_available_features`` for one.
@@ -69,4 +70,5 @@ def make_routes(services: Services) -> list[Route]:
         services.dataset_route(f"{_FEATURES}{{feature}}/", MOST_PRESENT, derivation=RANKED_MEMBERS),
         services.index_route("/club/public/index/", DATASETS, file="club_index.json", menu="index of community data"),
         *collect_routes(ServiceHealthRoutes(services).show),
+        *make_pages(services),
     ]

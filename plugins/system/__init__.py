@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from kernel import HealthCheck, Route, Services, collect_routes, hookimpl
 from plugins.system.api_documents import redoc, swagger_ui
 from plugins.system.applications import ApplicationRoutes
+from plugins.system.dataset_pages import DatasetListPages
 from plugins.system.datasets import DatasetRoutes
 from plugins.system.health import HealthRoutes
 from plugins.system.job_events import JobEventRoutes
@@ -29,7 +30,7 @@ def register_routes(services: Services) -> Iterable[Route]:
     job_events = JobEventRoutes(services)
     pages = SystemPages(services)
     job_pages = JobPages(services, jobs)
-    return collect_routes(
+    handlers = collect_routes(
         health.basic,
         health.api,
         root.page,
@@ -63,6 +64,7 @@ def register_routes(services: Services) -> Iterable[Route]:
         pages.plugins,
         pages.stats,
     )
+    return [*handlers, *DatasetListPages(services).routes()]
 
 
 @hookimpl

@@ -33,6 +33,7 @@ from plugins.trace.sync.completeness import DataSourceReport, ExportReport, Sour
 FRESHNESS_PATH = "/trace/freshness/"
 CERTIFICATE_PATH = "/trace/certificate/"
 JOB_PAGE = "/system/jobs/{id}/"
+JOB_EVENTS = "/api/v1/jobs/{id}/events/"
 STARTED = Notice("The export is queued.")
 _NOTION = "https://www.notion.so/"
 _PAGE_ID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
@@ -175,7 +176,8 @@ class ExportPages:
             "warnings": [(each.source, each.warnings) for each in report.sources if each.warnings],
             # The service's own jobs are for staff.
             "jobs": self._jobs() if identity.is_staff else [],
-            "job_link": job_link,
+            "job_page": JOB_PAGE,
+            "job_events": JOB_EVENTS,
         }
 
     def _jobs(self) -> Sequence[Any]:

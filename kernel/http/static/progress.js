@@ -1,9 +1,9 @@
-// Follows the export that the page shows as waiting or running, and loads the panels again once it is finished.
+// Follows the runs that a page shows with ui.run, and loads its panels again once one is finished.
 (() => {
   const following = new Set();
-  const follow = (id) => {
+  const follow = (id, url) => {
     following.add(id);
-    const events = new EventSource(`/api/v1/jobs/${id}/events/`);
+    const events = new EventSource(url);
     // Panels are replaced meanwhile: what is shown is found anew each time.
     const show = (state, progress) => {
       const run = document.querySelector(`[data-job="${id}"]`);
@@ -27,10 +27,10 @@
     addEventListener("pagehide", () => events.close());
   };
   const look = () => {
-    for (const run of document.querySelectorAll("[data-job]")) {
-      if (!following.has(run.dataset.job)) follow(run.dataset.job);
+    for (const { dataset } of document.querySelectorAll("[data-job]")) {
+      if (!following.has(dataset.job)) follow(dataset.job, dataset.events);
     }
   };
-  new MutationObserver(look).observe(document.getElementById("status"), { childList: true, subtree: true });
+  new MutationObserver(look).observe(document.querySelector("main"), { childList: true, subtree: true });
   look();
 })();
