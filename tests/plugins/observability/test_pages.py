@@ -63,7 +63,7 @@ def links(text: str, path: str) -> list[str]:
 def test_the_overview_has_the_figures_of_the_api(client: Client) -> None:
     kpis = client.get(f"/api/requests/kpis/?{WINDOW}&approx=true").json()
     shown = page(client, f"/requests/?{WINDOW}")
-    tiles = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", shown))
+    tiles = dict(re.findall(r"<dt><bdi>([^<]*)</bdi></dt><dd><bdi>([^<]*)</bdi></dd>", shown))
 
     assert kpis["hits"] == 6
     assert tiles["Requests per minute"] == "0.02 /min"
@@ -117,7 +117,7 @@ def test_a_latency_asks_for_its_share_and_a_percentile_for_its_line(client: Clie
 
     assert "75 % took at most 300 ms, 25 % longer" in shown
     assert 'class="level"' in shown
-    assert "<dt>Latency p99.9</dt><dd>400 ms</dd>" in shown
+    assert "<dt><bdi>Latency p99.9</bdi></dt><dd><bdi>400 ms</bdi></dd>" in shown
     assert ">p99.9</th>" in shown
     # That share is a percentile, and each row of the heat map has one.
     assert any(each.get("percentile") == ["75"] and "latency_ms" not in each for each in shares)
@@ -131,11 +131,11 @@ def test_a_status_narrows_everything(client: Client) -> None:
     assert "<span>1 request</span>" in shown
     assert "Newest requests" in shown
     # Read from the events, so latencies are known.
-    assert "<dt>Latency p95</dt><dd>900 ms</dd>" in shown
+    assert "<dt><bdi>Latency p95</bdi></dt><dd><bdi>900 ms</bdi></dd>" in shown
     assert all(each["status_class"] == ["5xx"] for each in leads if each)
     longer = page(client, f"/requests/?start={NOW - 10 * 24 * HOUR:%Y-%m-%d}&status_class=5xx")
     assert "up to two days" in longer
-    assert "<dt>Latency p95</dt><dd>\N{EN DASH}</dd>" in longer
+    assert "<dt><bdi>Latency p95</bdi></dt><dd><bdi>\N{EN DASH}</bdi></dd>" in longer
 
 
 def test_an_endpoint_has_methods_and_statuses(client: Client) -> None:
