@@ -75,7 +75,7 @@ class IngestPage:
             return {"minutes": minutes, "reasons": _most_frequent, "of_sender": of_sender, "reference": _REFERENCE}
 
         panels = {
-            "totals": Panel(totals, "observability/ledger_totals.html", "Totals", refresh_s=_REFRESH_S),
+            "totals": Panel(totals, "observability/ledger_totals.html", "Totals", _REFRESH_S, framed=False),
             "over_time": Panel(
                 lambda: {"chart": self._chart(asked, access)},
                 "observability/ledger_chart.html",
