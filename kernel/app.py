@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from itertools import chain
+from threading import Event
 from typing import Any
 
 import click
@@ -48,6 +49,7 @@ from kernel.http.auth import Authorizer, ensure_safe_bind
 from kernel.http.compression import CompressionMiddleware
 from kernel.http.cors import AllowedOrigins
 from kernel.http.errors import ErrorHandlers
+from kernel.http.event_streams import EventStreams
 from kernel.http.forwarding import ForwardingMiddleware, TrustedProxies
 from kernel.http.health import KERNEL, Health, HealthRoutes
 from kernel.http.metrics import MetricsRoutes, RequestMetrics
@@ -381,6 +383,7 @@ def create_shared_services(service: Tiercel) -> None:
         db.conninfo, name=cache_control.LISTENER, poll_interval_s=settings.datasets.poll_interval_s, log=log
     )
     cache_control.subscribe(listener, db, caches)
+    authorizer, stopping = Authorizer(settings), Event()
     service.shared = SharedServices(
         settings=settings,
         db=db,
@@ -390,7 +393,7 @@ def create_shared_services(service: Tiercel) -> None:
         requests=RequestFeed(log),
         health=Health(settings.health.timeout_s, service.clock.now),
         metrics=metrics,
-        authorizer=Authorizer(settings),
+        authorizer=authorizer,
         audit=Audit(db, log, service.clock.now),
         throttles=Throttles(settings, db, log),
         usage=Usage(db, log, service.clock.now),
@@ -398,6 +401,8 @@ def create_shared_services(service: Tiercel) -> None:
         jobs=Jobs(db, settings.jobs, log, run_log_files, service.tracing, RunMetrics(metrics)),
         datasets=Datasets(db, settings, applications, caches, listener, log, service.clock.now),
         listener=listener,
+        event_streams=EventStreams(settings, authorizer, stopping),
+        stopping=stopping,
     )
     throttles, usage = service.shared.throttles, service.shared.usage
     service.limits_upkeep = LimitsUpkeep(throttles, usage)

@@ -18,6 +18,7 @@ from kernel.datasets.service import Datasets
 from kernel.db.pool import Database
 from kernel.http.access_log import RequestFeed
 from kernel.http.auth import Authenticator, Authorizer, SignInPages
+from kernel.http.event_streams import EventStreams
 from kernel.http.health import Health
 from kernel.http.request import Request
 from kernel.http.routing import MountedRoute
@@ -100,12 +101,13 @@ class SharedServices(msgspec.Struct):
         jobs: Jobs of all plugins; complete after the boot.
         datasets: Datasets of all plugins; complete after the boot.
         listener: Listens for notifications of other processes.
+        event_streams: Serves server-sent events.
+        stopping: Set when the process begins to stop.
         plugins: State of each plugin, in configured order.
         routes: Mounted routes; complete after the boot.
         statistics: Statistics that plugins provide, by plugin.
         account_purges: What removes the data of an account, by plugin.
         row_links: What returns the path of the page of a row, by table; complete after the boot.
-        stopping: Set when the process begins to stop.
     """
 
     settings: Settings
@@ -124,12 +126,13 @@ class SharedServices(msgspec.Struct):
     jobs: Jobs
     datasets: Datasets
     listener: NotificationListener
+    event_streams: EventStreams
+    stopping: Event
     plugins: dict[str, PluginStatus] = {}
     routes: tuple[MountedRoute, ...] = ()
     statistics: dict[str, Statistics] = {}
     account_purges: dict[str, AccountPurge] = {}
     row_links: dict[str, RowLink] = {}
-    stopping: Event = msgspec.field(default_factory=Event)
 
 
 class Services:
@@ -154,6 +157,7 @@ class Services:
         jobs: Starts jobs, watches and cancels them.
         datasets: Publishes and reads datasets.
         row_links: By table, what returns the path of the page of a row; see ``ResourcePages``.
+        event_streams: Responds with server-sent events.
         stopping: Set when the process begins to stop: long responses, such as streams, should end.
 
     Args:
@@ -178,6 +182,7 @@ class Services:
         self.jobs = shared.jobs
         self.datasets = shared.datasets
         self.row_links = shared.row_links
+        self.event_streams = shared.event_streams
         self.stopping = shared.stopping
         self._settings = settings
         self._shared = shared

@@ -13,6 +13,7 @@ from kernel.http.compression import DecompressionError, Decompressor, decompress
 from kernel.http.concurrency import ConcurrencyLimit
 from kernel.http.cookies import make_cookie, read_cookies
 from kernel.http.csv_files import CsvFiles
+from kernel.http.event_streams import LastEventId, ServerEvent
 from kernel.http.forms import Choice, Form, FormResponse, NoFields, Submitted, make_form, redirect
 from kernel.http.forwarding import network_of
 from kernel.http.health import CheckResult, worst_status
@@ -58,6 +59,7 @@ __all__ = [
     "Form",
     "FormResponse",
     "HeatMap",
+    "LastEventId",
     "ListQuery",
     "Listing",
     "Mark",
@@ -73,6 +75,7 @@ __all__ = [
     "Search",
     "SearchResult",
     "Series",
+    "ServerEvent",
     "SignInPages",
     "Single",
     "Sparkline",

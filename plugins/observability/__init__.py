@@ -15,11 +15,14 @@ from plugins.observability.container import make_container
 from plugins.observability.event_list import EventPages
 from plugins.observability.export import ExportRoutes
 from plugins.observability.jobs import make_jobs
+from plugins.observability.ledger_page import IngestPage
+from plugins.observability.live import ArrivalReader, LiveRoutes
+from plugins.observability.live_page import LivePage
 from plugins.observability.marks import Marks, make_mark_command
 from plugins.observability.otlp.routes import TraceServiceRoutes
 from plugins.observability.overview_page import OverviewPage
 from plugins.observability.own_requests import OwnRequests
-from plugins.observability.pages import RequestPages
+from plugins.observability.request_pages import RequestPages
 from plugins.observability.retention.commands import make_retention_command
 from plugins.observability.rollups.commands import make_refresh_commands
 from plugins.observability.routes import RequestLogRoutes
@@ -44,11 +47,13 @@ def register_routes(services: Services) -> Iterable[Route]:
     traces = TraceRoutes(container.store)
     spans = TraceServiceRoutes(container.spans)
     exports = ExportRoutes(container.scanner, container.settings.exports_max, services.stopping, services.usage)
+    live = LiveRoutes(ArrivalReader(container.db, container.store), services)
     analytics = AnalyticsRoutes(container.analytics, http.page_size, http.page_size_max)
     public = PublicAnalyticsRoutes(container.analytics)
     marks = Marks(services)
     overview = OverviewPage(container.analytics, pages, container.store, container.marks, container.now)
-    shown = RequestPages(pages, container.store)
+    needs_key = services.kernel_settings.auth == "required"
+    shown = RequestPages(container.analytics, pages, container.store, container.now, needs_key=needs_key)
     return [
         *marks.routes(),
         *collect_routes(
@@ -60,6 +65,7 @@ def register_routes(services: Services) -> Iterable[Route]:
             logs.update,
             logs.delete,
             logs.remove,
+            live.stream,
             traces.show,
             spans.export,
             exports.export,
@@ -78,6 +84,8 @@ def register_routes(services: Services) -> Iterable[Route]:
             container.ledger.show,
             overview.show,
             shown.list,
+            LivePage(shown).show,
+            IngestPage(container.ledger, container.now).show,
             shown.show,
             shown.trace,
         ),

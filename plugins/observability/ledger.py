@@ -29,6 +29,8 @@ REMOVAL = "removal"
 REASON_MAX = 200
 REASONS_MAX = 10
 OTHER_REASONS = "other"
+TimeSpan = tuple[datetime | None, datetime | None]
+NO_TIMES: TimeSpan = (None, None)
 _DEFAULT_SPAN = timedelta(days=1)
 _SENDERS_SHOWN_MAX = 10
 
@@ -99,10 +101,26 @@ class LedgerQuery(TimeWindowQuery, frozen=True):
     Args:
         key: One sender only.
         limit: The most minutes to list.
+        refused: List only what has entries with rejected items, and only those; the totals are those of everything.
     """
 
     sender: Annotated[str, msgspec.Meta(pattern="^[ -~]*$")] | None = msgspec.field(default=None, name="key")
     limit: Annotated[int, msgspec.Meta(ge=1, le=5000)] = 500
+    refused: bool = False
+
+
+class SenderTotals(LedgerTotals, frozen=True, kw_only=True):
+    """The sum of one sender over a span of time.
+
+    Args:
+        sender: Who.
+        first: The time of the first entry.
+        last: The time of the last one.
+    """
+
+    sender: str
+    first: datetime
+    last: datetime
 
 
 def count_reasons(errors: Iterable[ItemError]) -> dict[str, int]:
@@ -125,6 +143,7 @@ def append_entry(
     owner: Owner = SYSTEM.owner,
     hours: Sequence[datetime] = (),
     generation: int | None = None,
+    times: TimeSpan = NO_TIMES,
 ) -> None:
     """Append an entry, in the caller's transaction.
 
@@ -135,12 +154,15 @@ def append_entry(
         owner: Whose events they are.
         hours: The hours of its events; their rollups have to be computed again.
         generation: The generation in which its series were resolved; None if no events are stored.
+        times: The first and the last time of its events, if this very transaction stores them: in a savepoint, it is
+            another one. Who follows what arrives finds the events there.
 
     Raises:
         TooOldError: Retention has removed the events of some of these hours.
         SeriesRemovedError: Series were removed since that generation.
     """
-    row = connection.execute(QUERIES["append_ledger"], _parameters(entry, sender, owner, hours)).fetchone()
+    values = {**_parameters(entry, sender, owner, hours), "from_time": times[0], "to_time": times[1]}
+    row = connection.execute(QUERIES["append_ledger"], values).fetchone()
     ensure_not_too_old(row)
     if generation is not None:
         ensure_generation(row, generation)
@@ -219,15 +241,50 @@ class Ledger:
 
     def read(self, query: LedgerQuery, access: Access = SYSTEM) -> LedgerPage:
         """Sum up the entries of a span of time, by minute and over all of it."""
-        # Entries have the time of the database's clock, which may be ahead of this machine's.
-        end = query.end or self._now() + timedelta(minutes=1)
-        start = query.start or max(end, EPOCH + _DEFAULT_SPAN) - _DEFAULT_SPAN
-        values = {"start": start, "end": end, "sender": query.sender, "limit": query.limit, **access.parameters}
+        values = {**self._selection(query, access), "limit": query.limit, "refused": query.refused}
         with self._db.transaction(repeatable_read=True) as connection:
             totals = connection.execute(QUERIES["sum_ledger"], values).fetchone()
             rows = connection.execute(QUERIES["list_ledger"], values).fetchall()
         minutes = [_minute(*row) for row in rows]
         return LedgerPage(LedgerTotals(*totals) if totals is not None else LedgerTotals(), minutes)
+
+    def senders(self, query: LedgerQuery, access: Access = SYSTEM) -> Sequence[SenderTotals]:
+        """Sum up the entries of a span of time by sender: those first that sent most, as many as ``limit`` says."""
+        values = {**self._selection(query, access), "limit": query.limit}
+        with self._db.connection() as connection:
+            rows = connection.execute(QUERIES["sum_ledger_by_sender"], values).fetchall()
+        names = LedgerTotals.__struct_fields__
+        return [
+            SenderTotals(sender=sender, first=first, last=last, **dict(zip(names, sums, strict=True)))
+            for sender, first, last, *sums in rows
+        ]
+
+    def steps(
+        self, query: LedgerQuery, step: timedelta, access: Access = SYSTEM
+    ) -> Sequence[tuple[datetime, LedgerTotals]]:
+        """Sum up what was stored, duplicate and rejected by steps of time, from the start of the span to its end."""
+        values = self._selection(query, access)
+        count = -(-(values["end"] - values["start"]) // step)
+        with self._db.connection() as connection:
+            rows = connection.execute(
+                QUERIES["sum_ledger_by_step"], {**values, "step": step, "origin": values["start"]}
+            ).fetchall()
+        sums = {
+            start: LedgerTotals(stored=stored, duplicate=duplicate, rejected=rejected)
+            for start, stored, duplicate, rejected in rows
+        }
+        starts = (values["start"] + number * step for number in range(count))
+        return [(start, sums.get(start, LedgerTotals())) for start in starts]
+
+    def span(self, query: LedgerQuery) -> tuple[datetime, datetime]:
+        """Return the first and the last time that a query is about."""
+        # Entries have the time of the database's clock, which may be ahead of this machine's.
+        end = query.end or self._now() + timedelta(minutes=1)
+        return query.start or max(end, EPOCH + _DEFAULT_SPAN) - _DEFAULT_SPAN, end
+
+    def _selection(self, query: LedgerQuery, access: Access) -> dict[str, Any]:
+        start, end = self.span(query)
+        return {"start": start, "end": end, "sender": query.sender, **access.parameters}
 
     def describe_capped(self) -> str | None:
         """Describe who sent events of more series than ``series_max`` on the last day, or return None."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 from uuid import UUID
 
 import msgspec
@@ -25,6 +25,7 @@ Endpoint = Annotated[str, msgspec.Meta(min_length=1, max_length=ENDPOINT_MAX)]
 HttpMethod = Annotated[str, msgspec.Meta(min_length=1, max_length=METHOD_MAX)]
 STATUS_CODES = range(100, 600)
 StatusClass = Literal["1xx", "2xx", "3xx", "4xx", "5xx"]
+STATUS_CLASSES: tuple[StatusClass, ...] = get_args(StatusClass)
 StatusCode = Annotated[int, msgspec.Meta(ge=STATUS_CODES.start, le=STATUS_CODES.stop - 1)]
 # A float is rounded.
 LatencyMs = Annotated[int, msgspec.Meta(ge=0, le=INT32_MAX)] | Annotated[float, msgspec.Meta(ge=0, lt=INT32_MAX + 0.5)]

@@ -186,7 +186,7 @@ class _View:
         self.filters = {name: value for name in SHARED_FILTERS if (value := getattr(query, name)) is not None}
         if self._length > _WINDOW_MAX:
             raise InvalidError(errors={"start": [f"Expected at most {_WINDOW_MAX.days} days before the end."]})
-        self._step_name, self._step = _step_for(self._length)
+        self._step_name, self._step = step_for(self._length)
         self._statuses = status_range(query.status_code, query.status_class)
         by_status = self._statuses is not None
         self._approx = not by_status or self._length > _EXACT_STATUS_WINDOW_MAX + MINUTE
@@ -562,7 +562,7 @@ def _no_times() -> dict[str, None]:
     return dict.fromkeys(("start", "end", "time_after", "time_before"))
 
 
-def _step_for(length: timedelta) -> tuple[str, timedelta]:
+def step_for(length: timedelta) -> tuple[str, timedelta]:
     """Return the finest step with which a chart has room for a window, and with which it is not expensive."""
     for name, step in _STEPS.items():
         if length / step <= _STEPS_PER_CHART and (step >= HOUR or length <= _FINE_WINDOW_MAX + MINUTE):

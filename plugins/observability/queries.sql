@@ -371,9 +371,9 @@ WITH touched AS (
     INSERT INTO observability.rollup_touched (account, hour) SELECT %(account)s::integer, unnest(%(hours)s::timestamptz[])
 ), entry AS (
     INSERT INTO observability.ingest_ledger
-        (account, site, key, received, stored, duplicate, rejected, capped, deleted, reasons)
+        (account, site, key, received, stored, duplicate, rejected, capped, deleted, reasons, from_time, to_time)
     VALUES (%(account)s, %(site)s, %(sender)s, %(received)s, %(stored)s, %(duplicate)s, %(rejected)s, %(capped)s, %(deleted)s,
-            %(reasons)s::jsonb)
+            %(reasons)s::jsonb, %(from_time)s, %(to_time)s)
 )
 SELECT (SELECT from_time FROM observability.retention WHERE level = 'raw' AND from_time > ANY(%(hours)s::timestamptz[])),
        number
@@ -402,9 +402,9 @@ WITH known AS MATERIALIZED (
     SELECT %(account)s::integer, unnest(%(hours)s::timestamptz[]) FROM valid
 ), entry AS (
     INSERT INTO observability.ingest_ledger
-        (account, site, key, received, stored, duplicate, rejected, capped, deleted, reasons)
+        (account, site, key, received, stored, duplicate, rejected, capped, deleted, reasons, from_time, to_time)
     SELECT %(account)s::integer, %(site)s::integer, %(sender)s, %(received)s, events, 1 - events, %(rejected)s, %(capped)s,
-           0, %(reasons)s::jsonb
+           0, %(reasons)s::jsonb, %(time)s, %(time)s
     FROM valid, counted
 )
 SELECT since, number, events FROM known, counted
@@ -416,6 +416,71 @@ FROM observability.ingest_ledger
 WHERE account = %(account)s AND (%(visible_sites)s::integer[] IS NULL OR site = ANY(%(visible_sites)s))
   AND at BETWEEN %(start)s AND %(end)s AND (%(sender)s::text IS NULL OR key = %(sender)s)
   AND (%(only_sender)s::text IS NULL OR key = %(only_sender)s)
+
+-- name: arrivals_now
+SELECT pg_current_snapshot()::text, extract(epoch FROM now())::float8
+
+-- name: list_arrived_batches
+-- Of transactions that a snapshot did not see: those that had not begun, and those that were running.
+SELECT xid::text, from_time, to_time, stored
+FROM observability.ingest_ledger
+WHERE account = %(account)s AND (%(visible_sites)s::integer[] IS NULL OR site = ANY(%(visible_sites)s))
+  AND (xid >= %(next_xid)s::text::xid8 OR xid = ANY(%(running_xids)s::text[]::xid8[]))
+  AND stored > 0 AND at >= %(since)s
+LIMIT %(limit)s
+
+-- name: list_arrived_events
+-- The keys of events that some transactions stored and some conditions select, in order of time: all of them, or as many,
+-- evenly spread. With how many there are, and how many events were looked at for them.
+WITH scanned AS MATERIALIZED (
+    SELECT e.*
+    FROM unnest(%(from_times)s::timestamptz[], %(to_times)s::timestamptz[]) AS span (from_time, to_time)
+    CROSS JOIN LATERAL (
+        SELECT event.id, event.time, event.series, event.status_code, event.latency_ms, event.trace_id, event.user_ref,
+               event.xmin AS xid
+        FROM observability.event
+        WHERE event.time BETWEEN span.from_time AND span.to_time
+        ORDER BY event.time DESC, event.id
+        LIMIT %(scan_max)s) AS e
+    LIMIT %(scan_max)s
+), matched AS (
+    SELECT e.id, e.time, row_number() OVER (ORDER BY e.time, e.id) AS number, count(*) OVER () AS total
+    FROM scanned AS e
+    WHERE e.xid = ANY(%(xids)s::text[]::xid[]) AND {where}
+)
+SELECT id, time, total, (SELECT count(*) FROM scanned)
+FROM (SELECT) AS always
+LEFT JOIN matched ON number * %(limit)s / greatest(total, %(limit)s) > (number - 1) * %(limit)s / greatest(total, %(limit)s)
+ORDER BY number
+
+-- name: page_of_keys
+SELECT e.id, e.time, s.service, s.endpoint, s.method, e.status_code, e.latency_ms, e.trace_id, e.user_ref,
+       e.tags AS stored_tags
+FROM unnest(%(ids)s::uuid[], %(times)s::timestamptz[]) AS key (id, time)
+JOIN observability.event AS e ON e.time = key.time AND e.id = key.id
+JOIN observability.series AS s ON s.id = e.series
+WHERE {visible}
+ORDER BY e.time, e.id
+
+-- name: sum_ledger_by_sender
+SELECT key, min(at), max(at), sum(received)::bigint, sum(stored)::bigint, sum(duplicate)::bigint, sum(rejected)::bigint,
+       sum(capped)::bigint, sum(deleted)::bigint
+FROM observability.ingest_ledger
+WHERE account = %(account)s AND (%(visible_sites)s::integer[] IS NULL OR site = ANY(%(visible_sites)s))
+  AND at BETWEEN %(start)s AND %(end)s AND (%(sender)s::text IS NULL OR key = %(sender)s)
+  AND (%(only_sender)s::text IS NULL OR key = %(only_sender)s)
+GROUP BY key
+ORDER BY sum(received) DESC, key
+LIMIT %(limit)s
+
+-- name: sum_ledger_by_step
+SELECT date_bin(%(step)s, at, %(origin)s), sum(stored)::bigint, sum(duplicate)::bigint, sum(rejected)::bigint
+FROM observability.ingest_ledger
+WHERE account = %(account)s AND (%(visible_sites)s::integer[] IS NULL OR site = ANY(%(visible_sites)s))
+  AND at BETWEEN %(start)s AND %(end)s AND (%(sender)s::text IS NULL OR key = %(sender)s)
+  AND (%(only_sender)s::text IS NULL OR key = %(only_sender)s)
+GROUP BY 1
+ORDER BY 1
 
 -- name: list_capped_senders
 -- Of all accounts: most have none, and each is one look into the index.
@@ -433,7 +498,7 @@ WITH entry AS (
     FROM observability.ingest_ledger
     WHERE account = %(account)s AND (%(visible_sites)s::integer[] IS NULL OR site = ANY(%(visible_sites)s))
   AND at BETWEEN %(start)s AND %(end)s AND (%(sender)s::text IS NULL OR key = %(sender)s)
-  AND (%(only_sender)s::text IS NULL OR key = %(only_sender)s)
+  AND (%(only_sender)s::text IS NULL OR key = %(only_sender)s) AND (NOT %(refused)s OR rejected > 0)
 ), counted AS (
     SELECT minute, key, jsonb_object_agg(reason, items) AS reasons
     FROM (SELECT minute, key, reason, sum(items::bigint) AS items

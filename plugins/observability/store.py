@@ -229,6 +229,10 @@ class EventStore:
         with self._db.connection() as connection:
             return resolve_filters(connection, query, access, self._owned_services, share)
 
+    def conditions_seen_by(self, connection: Connected, query: SelectionQuery, access: Access) -> Conditions:
+        """Return the same, with the series that a connection sees."""
+        return resolve_filters(connection, query, access, self._owned_services)
+
     def _share(self, access: Access) -> Share:
         """Return which part of all events somebody sees, as found not long ago."""
         key = (access.account, access.sites, access.services)
@@ -273,6 +277,12 @@ class EventStore:
         """Return the events of a trace, in order of time; as of ``list``, some may be without their tags."""
         values = {"trace_id": trace_id, "limit": limit, **access.parameters}
         return self._page(sql.SQL(QUERIES["page_of_trace"]), values)[0]
+
+    def read(self, keys: Sequence[tuple[UUID, datetime]], access: Access) -> Sequence[Event]:
+        """Return the events with these ids and times, in order of time; as of ``list``, some may be without tags."""
+        ids, times = [event_id for event_id, _ in keys], [time for _, time in keys]
+        values = {"ids": ids, "times": times, "limit": len(keys), **access.parameters}
+        return self._page(sql.SQL(QUERIES["page_of_keys"]), values)[0]
 
     def _page(self, page: sql.Composable, values: Mapping[str, Any]) -> tuple[Sequence[Event], int]:
         limit = values["limit"]

@@ -25,6 +25,7 @@ PAGES = [
     DOCS / "howto" / "analytics.md",
     DOCS / "howto" / "import-logs.md",
     DOCS / "howto" / "opentelemetry.md",
+    DOCS / "howto" / "live-tail.md",
     DOCS / "howto" / "jobs.md",
     DOCS / "howto" / "openapi.md",
     DOCS / "howto" / "accounts.md",

@@ -276,7 +276,7 @@ class _Client:
         if self._socket is None:
             self._socket = socket.create_connection(("127.0.0.1", self._port), timeout=CONNECTION_TIMEOUT_S)
         connection = self._socket
-        is_endless = attempt.route.template.endswith("/events")
+        is_endless = attempt.route.template.endswith(("/events", "/live"))
         connection.settimeout(ENDLESS_TIMEOUT_S if is_endless else CONNECTION_TIMEOUT_S)
         # The server may have answered, and closed its side, before it read everything.
         with contextlib.suppress(OSError):

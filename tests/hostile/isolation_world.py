@@ -26,7 +26,7 @@ SYSTEM_NAME = NAMES[0]
 # Whose requests only read: nothing of this account may change.
 BYSTANDER = "qzmaxq"
 WITHOUT_PLAN = "qzlenq"
-ENDLESS = "/events"
+ENDLESS = ("/events", "/live")
 _READ_MAX_BYTES = 4 * 1024 * 1024
 _RECENT = 60
 

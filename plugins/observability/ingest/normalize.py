@@ -64,6 +64,12 @@ class NormalizedBatch(msgspec.Struct):
         return [EPOCH + timedelta(hours=hour) for hour in {time_us // HOUR_US for time_us in self.times_us}]
 
     @property
+    def time_span(self) -> tuple[datetime, datetime]:
+        """The first and the last of the times."""
+        first, last = (EPOCH + timedelta(microseconds=time_us) for time_us in (min(self.times_us), max(self.times_us)))
+        return first, last
+
+    @property
     def id_range(self) -> dict[str, UUID]:
         """The lowest and the highest id that events between the first and the last of these times can have."""
         first_ms, last_ms = min(self.times_us) // 1000, max(self.times_us) // 1000

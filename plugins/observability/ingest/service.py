@@ -41,7 +41,7 @@ from plugins.observability.ingest.idempotency import IdDerivation
 from plugins.observability.ingest.normalize import NormalizedBatch, normalize
 from plugins.observability.ingest.tags import may_be_oversized, oversized_tags, oversized_tags_positions
 from plugins.observability.ingest.validate import invalid_fields, validate_event
-from plugins.observability.ledger import LedgerEntry, append_entry, count_reasons, insert_event_with_entry
+from plugins.observability.ledger import NO_TIMES, LedgerEntry, append_entry, count_reasons, insert_event_with_entry
 from plugins.observability.measurements import IngestMetrics
 from plugins.observability.models import IngestQuery, IngestResult, ItemError
 from plugins.observability.partitions import MissingPartitionError, Partitions
@@ -114,17 +114,26 @@ class _Write(msgspec.Struct, frozen=True):
     likely_new: bool
     known: Known
 
-    def record(self, connection: Connected, copied: Copied, unstorable: Sequence[ItemError] = ()) -> StoreResult:
+    def record(
+        self, connection: Connected, copied: Copied, unstorable: Sequence[ItemError] = (), *, savepoints: bool = False
+    ) -> StoreResult:
         """Append the outcome to the ledger, in the transaction that stores the events.
 
         There, events that are replaced are duplicates: they were received before.
+
+        Args:
+            connection: Inside that transaction.
+            copied: The outcome.
+            unstorable: Events that the server cannot store.
+            savepoints: Whether the events were stored in savepoints, which have numbers of transactions of their own.
 
         Raises:
             TooOldError: Events of these times were removed by retention.
             SeriesRemovedError: Series were removed since theirs were resolved.
         """
         entry = self._entry(copied, unstorable)
-        append_entry(connection, entry, self.sender, self.owner, self.batch.hours, self.series.generation)
+        times = NO_TIMES if savepoints else self.batch.time_span
+        append_entry(connection, entry, self.sender, self.owner, self.batch.hours, self.series.generation, times)
         return self._result(copied, entry, unstorable)
 
     def insert_and_record(self, connection: Connected) -> StoreResult:
@@ -490,7 +499,7 @@ class IngestService:
                 unstorable = [ItemError(batch.indexes[at], messages[at]) for at in messages]
                 if write.strict and unstorable:
                     raise BatchRejectedError(unstorable) from None
-                return write.record(connection, copied, unstorable)
+                return write.record(connection, copied, unstorable, savepoints=True)
 
     def _count(self, batch: NormalizedBatch, stored: StoreResult, rejected: int) -> None:
         self._metrics.count(

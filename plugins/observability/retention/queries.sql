@@ -105,6 +105,6 @@ WITH merged AS (
     FROM merged GROUP BY 1, 2, 3, 4
 )
 INSERT INTO observability.ingest_ledger
-    (at, account, site, key, received, stored, duplicate, rejected, capped, deleted, reasons)
-SELECT at, account, site, key, received, stored, duplicate, rejected, capped, deleted, coalesce(reasons, '{}')
+    (at, account, site, key, received, stored, duplicate, rejected, capped, deleted, reasons, xid)
+SELECT at, account, site, key, received, stored, duplicate, rejected, capped, deleted, coalesce(reasons, '{}'), NULL
 FROM summed LEFT JOIN counted USING (account, site, key, minute)

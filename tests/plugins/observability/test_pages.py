@@ -192,23 +192,23 @@ def test_links_keep_filters_and_lead_down(client: Client) -> None:
     assert {"service": ["billing"], "last": ["7d"]} in down
     found = page(client, lists[0])
     assert "503" in found
-    assert "/orders" not in found
+    assert "<bdi>/orders" not in found
     assert page(client, links(found, "/requests/traces/a%20trace%2F1/")[0]).count('class="rail"') == 2
 
 
 def test_a_form_may_be_sent_with_empty_fields(client: Client) -> None:
     shown = page(client, "/requests/list/?service=&endpoint=/pay&status_code=&start=&columns=time&columns=user_ref")
 
-    assert re.findall(r'<th scope="col">(\w+)</th>', shown) == ["time", "user_ref"]
-    assert shown.count("<tr>") == 2
+    assert re.findall(r"<th scope=\"col\"[^>]*>(?:<a[^>]*>)?(\w+)", shown) == ["Time", "User"]
+    assert shown.count(">Details</a>") == 1
 
 
 def test_the_list_pages_by_cursor_and_names_the_call(client: Client) -> None:
     first = page(client, "/requests/list/?page_size=5&service=billing&columns=time")
-    [following] = [each for each in links(first, "/requests/list/") if "cursor=" in each]
+    [following] = [each for each in links(first, "/requests/list/") if "cursor=" in each and "page_size" in each]
     second = page(client, following)
 
-    assert (first.count("<tr>"), second.count("<tr>")) == (1 + 5, 1 + 3)
+    assert (first.count(">Details</a>"), second.count(">Details</a>")) == (5, 3)
     assert any("cursor=" in each for each in links(second, "/requests/list/"))
     [call] = re.findall(r'<code id="call">curl (.*?)</code>', first)
     called = urlsplit(html.unescape(call).strip("'"))
