@@ -250,7 +250,7 @@ def test_the_tail_shows_the_newest_without_a_script(client: Client) -> None:
 
 def test_the_ledger_says_what_was_refused_and_why(client: Client) -> None:
     shown = page(client, "/requests/ingest/?last=1h")
-    tiles = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", shown))
+    tiles = dict(re.findall(r"<dt><bdi>([^<]*)</bdi></dt><dd><bdi>([^<]*)</bdi></dd>", shown))
     totals = client.get("/api/v1/ingest/ledger/").json()["data"]["totals"]
 
     assert tiles["Rejected"] == str(totals["rejected"]) == "2"
