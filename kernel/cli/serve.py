@@ -110,12 +110,16 @@ def publish_demo_files(service: Tiercel) -> None:
 
 def _banner(service: Tiercel) -> str:
     base = f"http://{service.settings.server.bind}"
-    pages = {item.path: item.label for item in list_pages(service.shared.routes)}
+    # The first page of each plugin has the others in its menu.
+    pages: dict[str, tuple[str, str]] = {}
+    for page in list_pages(service.shared.routes):
+        if page.label is not None:
+            pages.setdefault(page.owner, (page.path, page.label))
     labels = {each.route.path: each.menu for each in service.shared.routes if each.menu and not each.is_page}
     labels |= _application_views(service)
     width = max(map(len, labels), default=0)
     lines = [f"  curl -s {base}{path:<{width}}  # {label}" for path, label in labels.items()]
-    links = [f"  {base}{path:<{width}}  # {label}" for path, label in pages.items()]
+    links = [f"  {base}{path:<{width}}  # {owner}: {label}" for owner, (path, label) in pages.items()]
     return "\n".join(["", "Tiercel is up. Try:", *lines, "", "In a browser:", *links, "", "Stop with Ctrl-C.", ""])
 
 
