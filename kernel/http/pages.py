@@ -80,6 +80,7 @@ class Tile(NamedTuple):
         change: Such as ``+12 %``; None if there is nothing to compare with.
         direction: ``up``, ``down`` or ``same``.
         meaning: ``good``, ``bad`` or neither.
+        unit: Of the value, if that does not have it.
         href: Leads to more about it.
         trend: Its course.
     """
@@ -89,6 +90,7 @@ class Tile(NamedTuple):
     change: str | None = None
     direction: Literal["up", "down", "same"] = "same"
     meaning: Literal["good", "bad", ""] = ""
+    unit: str = ""
     href: str | None = None
     trend: Sparkline | None = None
 

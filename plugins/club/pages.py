@@ -41,6 +41,7 @@ _PAGES = (
 )
 # A table has the rest.
 _METRICS_MAX = 24
+_NAME_MAX = 80
 _MEMBERS_MAX = 100
 # How far back the course of figures is read.
 _TREND_VERSIONS = 30
@@ -259,10 +260,10 @@ def _by_total(summaries: Sequence[FeatureSummary]) -> Sequence[FeatureSummary]:
 
 
 def _make_tile(item: RankedMetric, href: str, points: Sequence[tuple[datetime, float]], *, is_new: bool) -> Tile:
-    unit = f" {item.unit}" if item.unit else ""
     tile = Tile(
-        label=item.name,
-        value=_format(item.value) + unit,
+        label=item.name if len(item.name) <= _NAME_MAX else f"{item.name[:_NAME_MAX]}\N{HORIZONTAL ELLIPSIS}",
+        value=_format(item.value),
+        unit=item.unit or "",
         href=href,
         trend=Sparkline(points) if len(points) > 1 else None,
     )
@@ -272,10 +273,12 @@ def _make_tile(item: RankedMetric, href: str, points: Sequence[tuple[datetime, f
         # Of another unit, which cannot be compared.
         was = None if item.previous_value is None else f"was {_format(item.previous_value)}"
         return tile._replace(change=was)
-    text = f"{_format(abs(item.change))}"
+    if not item.change:
+        return tile._replace(change="unchanged")
+    text = _format(abs(item.change))
     if item.previous_value and item.unit != "%":
         text += f" ({abs(item.change / item.previous_value) * 100:,.1f} %)"
-    return tile._replace(change=text, direction="up" if item.change > 0 else "down" if item.change < 0 else "same")
+    return tile._replace(change=text, direction="up" if item.change > 0 else "down")
 
 
 def _format(value: float) -> str:

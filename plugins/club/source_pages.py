@@ -66,15 +66,16 @@ class SourcePages:
         return TemplateResponse("club/sources.html", context, panels=panels)
 
     def _status(self) -> Mapping[str, Any]:
-        now = self._clock.now()
+        sources = self._health.list_sources()
         return {
-            "job": next(each for each in self._jobs.summaries(now) if each.name == JOB),
-            "problems": [each for each in self._health.list_sources() if each.problem is not None],
+            "job": next(each for each in self._jobs.summaries(self._clock.now()) if each.name == JOB),
+            "problems": [each for each in sources if each.problem is not None],
+            # The same for all.
+            "next_try_at": sources[0].next_try_at if sources else None,
             "stale_after_s": self._settings.stale_after_s,
-            "has_sources": bool(self._settings.sources),
+            "has_sources": bool(sources),
             "job_page": JOB_PAGE,
             "job_events": JOB_EVENTS,
-            "now": now,
         }
 
     def _sources(self, *, may_fetch: bool) -> Mapping[str, Any]:
@@ -82,5 +83,4 @@ class SourcePages:
             "sources": self._health.list_sources(),
             "may_fetch": may_fetch,
             "path": SOURCES_PATH,
-            "now": self._clock.now(),
         }

@@ -98,7 +98,7 @@ class DatasetListPages:
     @route(DATASETS, policy="read", menu="Datasets")
     def list(self, identity: Identity) -> TemplateResponse:
         """Show every dataset with its current version, of datasets of accounts that of the account."""
-        panels = {"datasets": Panel(lambda: self._list(identity), "system/datasets_panel.html", "By plugin")}
+        panels = {"datasets": Panel(lambda: self._list(identity), "system/datasets_panel.html", "All datasets")}
         return TemplateResponse("system/datasets.html", {"applications": APPLICATIONS}, panels=panels)
 
     @route(APPLICATIONS, policy="read", menu="Applications")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,14 +13,19 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.conftest import TIMEOUT_S, WIDE, Visit
 from tests.faults.database import end_server
+from tests.plugins.club.fakes import Exchange, FakeApi, metric, running_api
 from tests.processes import TIERCEL, Service, copy_home, serving
 from tests.workers import SAMPLE
 
 pytestmark = [pytest.mark.process, pytest.mark.xdist_group("browser")]
 
+# Of panels that are loaded again every 30 seconds.
+FOLLOWED_S = 15
 expect.set_options(timeout=TIMEOUT_S * 1000)
 VARIABLES = {
-    "TIERCEL_PLUGINS": f"system,{SAMPLE}",
+    "TIERCEL_PLUGINS": f"system,club,{SAMPLE}",
+    # None of them, while tests run.
+    "TIERCEL_CLUB__SCHEDULE": "0 0 29 2 *",
     "TIERCEL_JOB_PROCESSES": "1",
     "TIERCEL_DB__POOL_TIMEOUT_S": "1",
     "TIERCEL_DB__CONNECT_TIMEOUT_S": "2",
@@ -26,10 +33,19 @@ VARIABLES = {
 
 
 @pytest.fixture(scope="module")
-def working(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service with a worker and the sample jobs."""
+def api() -> Iterator[FakeApi]:
+    """The source of the community's figures."""
+    with running_api() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def working(initialised: Path, tmp_path_factory: pytest.TempPathFactory, api: FakeApi) -> Iterator[Service]:
+    """A service with a worker, the sample jobs and a source."""
     home = copy_home(initialised, tmp_path_factory.mktemp("jobs"))
-    with serving(home, (TIERCEL, "up"), **VARIABLES) as started:
+    sources = {"heroes": {"url": f"{api.url}/metrics", "dataset": "hero-metrics"}}
+    variables = {**VARIABLES, "TIERCEL_CLUB__SOURCES": json.dumps(sources)}
+    with serving(home, (TIERCEL, "up"), **variables) as started:
         yield started
 
 
@@ -102,6 +118,30 @@ def test_without_scripts_a_job_is_started_and_its_page_reloads(
             (tmp_path / gate).touch()
 
         expect(page.get_by_role("status").filter(has_text="succeeded")).to_be_visible()
+
+
+def test_a_page_follows_the_job_that_it_started(opened: Visit, api: FakeApi) -> None:
+    page, may_answer = opened.page, threading.Event()
+
+    def answer(exchange: Exchange) -> None:
+        may_answer.wait(TIMEOUT_S)
+        exchange.json([metric("joined", 7)])
+
+    api.routes["/metrics"] = answer
+    page.goto("/club/sources/")
+    page.get_by_role("button", name="Fetch heroes").click()
+    opened.wait_for("The sources are about to be fetched.")
+    page.evaluate("window.isSame = true")
+    expect(page.locator("[data-job-state]")).to_have_text("running")
+    expect(page.locator("[data-job] progress")).to_be_visible()
+
+    may_answer.set()
+
+    # Long before the panels would be loaded again by themselves.
+    expect(page.get_by_text("The last fetch of every source succeeded.")).to_be_visible(timeout=FOLLOWED_S * 1000)
+    expect(page.get_by_role("row", name="heroes")).to_contain_text("ok")
+    ensure_same(page)
+    assert opened.problems() == []
 
 
 def test_panels_say_that_the_database_is_away_and_come_back(opened: Visit, working: Service) -> None:

@@ -13,7 +13,7 @@ import pytest
 from kernel.errors import ConflictError
 from kernel.testing import Client
 from plugins.club import run_full_export, run_full_export_async
-from plugins.club.jobs import RefreshError
+from plugins.club.jobs import RefreshError, run_refresh
 from plugins.club.settings import Source
 from tests.applications import warning_of
 from tests.conftest import Serve
@@ -340,3 +340,24 @@ def test_two_refreshes_do_not_run_at_the_same_time(serve: Serve, sources: dict[s
 
     assert len(refused) == 1
     assert "club.refresh" in refused[0]
+
+
+def test_one_source_is_fetched_and_the_others_keep_their_items(
+    serve: Serve, api: FakeApi, other_api: FakeApi, sources: dict[str, Source]
+) -> None:
+    client = serve_club(serve, sources)
+    refresh(client)
+    other_api.routes["/metrics"] = fixed([metric("posts", 41)])
+    api.received.clear()
+
+    report = run_refresh(client.service.registry.services["club"], sources=["others"])
+
+    assert [each.source for each in report.sources] == ["others"]
+    assert {name: each.version for name, each in by_dataset(report).items()} == {"hero-metrics": 2}
+    assert api.received == []
+    assert eventually(lambda: version_of(client, "hero-metrics") == 2)
+    assert keys_of(client, "hero-metrics") == ["joined", "posts"]
+    # What is stored of the others stays.
+    assert by_dataset(refresh(client))["most-present"].outcome == "unchanged"
+    with pytest.raises(RefreshError, match="no source is named nobody; sources: heroes, others, flow"):
+        run_refresh(client.service.registry.services["club"], sources=["nobody"])
