@@ -3,6 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PGLITE := $(VENV)/pglite
+# pip compiles one file after another; the recipes do it on all processors, once the packages are there.
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
+COMPILE := $(BIN)/python -m compileall -q -j 0 $(VENV)/lib > /dev/null || true
+# Where bytecode is not kept, every process of the tests compiles them anew.
+unexport PYTHONDONTWRITEBYTECODE
 # What `make vendor` fetches.
 SWAGGER_UI := 5.35.0
 REDOC := 2.5.4
@@ -88,7 +93,7 @@ vendor:
 
 # What is measured against, at any version, and the load generator.
 $(VENV)/.bench: pyproject.toml $(VENV)/.dev
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(INSTALL) -e '.[bench]'
 	if ! command -v wrk > /dev/null && test "$$(id -u)" = 0; then \
 		apt-get update -qq && apt-get install -qq -y wrk > /dev/null; \
 	fi
@@ -109,10 +114,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: requirements.lock pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(INSTALL) --require-hashes -r requirements.lock
+	$(INSTALL) --no-deps -e .
+	$(COMPILE)
 	touch $@
 
 $(VENV)/.dev: tests/requirements.lock $(VENV)/.run
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r tests/requirements.lock
+	$(INSTALL) --require-hashes -r tests/requirements.lock
+	$(COMPILE)
 	touch $@

@@ -73,6 +73,9 @@ class Migration(msgspec.Struct, frozen=True):
     @property
     def schemas(self) -> frozenset[str]:
         """Names of the schemas that the file creates."""
+        # Finding the comments of all files takes a fifth of a second.
+        if "schema" not in self.text.lower():
+            return frozenset()
         return frozenset(_CREATE_SCHEMA.findall(sqlparse.format(self.text, strip_comments=True)))
 
     @property

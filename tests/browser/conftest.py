@@ -10,11 +10,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
 from tests.processes import Service, copy_home, serving
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page, ViewportSize
 
 Open = Callable[[str, str], "Visit"]
 SHOTS = Path(__file__).parent / "shots"
@@ -42,6 +45,9 @@ def service(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """The Chromium of this machine."""
+    # It takes longer to import than everything else together, and most processes of a run open no page.
+    from playwright.sync_api import sync_playwright
+
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if found is None:
         pytest.skip("no Chromium")

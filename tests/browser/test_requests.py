@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import Browser
 
 from tests.browser.conftest import WIDE, Open, Visit
 from tests.browser.test_pages import ensure_fits_in_both_themes
 from tests.processes import Service
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytestmark = [pytest.mark.process, pytest.mark.xdist_group("browser")]
 

@@ -253,7 +253,7 @@ def test_keys_and_sessions_work_on_a_server_that_is_read_only(own_client: Client
         name = sql.Identifier(connection.info.dbname)
         connection.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name))
         connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid() AND usename = current_user"
         )
     accounts_of(own_client).sign_in.sessions.forget([str(number) for number in range(10)])
