@@ -11,7 +11,7 @@ import pytest
 from kernel.testing import Client, make_configuration, running
 from tests.plugins.observability.analytics import oracle
 from tests.plugins.observability.analytics.factories import container_of, ingest, random_events
-from tests.plugins.observability.engines import TestedEngine, every_engine, run_statement
+from tests.plugins.observability.engines import TestedEngine, every_engine, every_server, run_statement
 from tests.plugins.observability.events import ROOT, listed
 
 pytestmark = every_engine
@@ -141,6 +141,7 @@ def test_a_removal_keeps_to_an_application(client: Client) -> None:
     assert nobody.json()["matched"] == 0
 
 
+@every_server
 def test_without_events_rollups_still_count_statuses(engine: TestedEngine) -> None:
     with (
         engine.database() as url,
