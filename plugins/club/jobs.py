@@ -204,8 +204,8 @@ def run_refresh(
 
     Args:
         services: Those of this plugin.
-        sources: Only those of these names; all by default.
         on_progress: Called with the job's record when its progress changes.
+        sources: Only those of these names; all by default.
 
     Raises:
         ConflictError: A refresh is already running.

@@ -160,3 +160,16 @@ def test_a_refresh_writes_the_files_if_there_is_a_folder_for_them(
     assert ran.code == 0, ran.errors
     names = {path.name for path in (tmp_path / "static" / "data").glob("[!.]*")}
     assert {"club_index.json", "flow-most-present.json", "hero-metrics.json"} <= names
+
+
+def test_a_refresh_of_one_source_leaves_the_others_alone(
+    tiercel: Tiercel, sources: dict[str, Source], api: FakeApi
+) -> None:
+    ran = tiercel(sources, "club", "refresh", "flow")
+
+    assert ran.code == 0, ran.errors
+    assert api.paths() == ["/members"]
+    assert [line.split()[0] for line in ran.output.splitlines()] == ["source", "flow", "most-present:"]
+    unknown = tiercel(sources, "club", "refresh", "nobody")
+    assert unknown.code == 1
+    assert "no source is named nobody; sources: heroes, flow" in unknown.errors
