@@ -157,10 +157,12 @@ def test_the_answers_are_those_of_the_earlier_version(client: Client) -> None:
                 assert (record["state"], record["error"]) == ("cancelled", "the command that started it was killed")
             else:
                 changed = set()
-            owner = {"account": SYSTEM_ACCOUNT, "sites": None, "started_by": None}
+            # Members that came later.
+            added = {"account": SYSTEM_ACCOUNT, "sites": None, "started_by": None}
+            added |= {"is_scheduled": False, "is_cancelling": False}
             assert {key: record[key] for key in record.keys() - changed} == {
                 key: earlier[key] for key in earlier.keys() - changed
-            } | owner
+            } | added
 
 
 def test_events_without_a_latency_join_those_of_the_earlier_version(client: Client) -> None:
