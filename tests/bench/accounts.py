@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, LiteralString
 
 import msgspec
@@ -38,9 +38,10 @@ TARGETS = {
     "first page": 1.2,
     "ingest of a batch": 1.15,
 }
-# What the policies of the table of series take: a part of planning, so nothing of what is planned once.
-WALL_TARGETS = {"first page": 1.15, "exact KPIs of a service and a day": 1.15}
+# Of the processor time of the server's process: what the policies take is less than what times differ by.
+WALL_TARGETS = {"first page": 1.2, "first page of a service": 1.2}
 WALL_ROUNDS = 15
+WALL_REPEATS = 500
 _QUIET = {"log": {"level": "error", "requests": False}, "observability": {"log_own_requests": False}}
 _ACCESS = Access(account=ACCOUNT)
 _IDENTITY = msgspec.structs.replace(OPEN, account=ACCOUNT)
@@ -70,22 +71,30 @@ def figures(_full: bool) -> Iterator[Figure]:
             scoped, unscoped = (_with_policies(alone, state, on_its_own[name]) for state in ("ENABLE", "DISABLE"))
             with acting_as(_IDENTITY):
                 ratio, ms, without_ms = in_turn(scoped, unscoped, WALL_ROUNDS)
-            detail = f"p50 {ms:.2f} ms, without {without_ms:.2f} ms"
+            detail = f"{ms:.3f} ms of the server's processor time, without {without_ms:.3f} ms"
             yield Figure(f"{name} under row-level security, against none", ratio, target, "at most", detail=detail)
 
 
 def _with_policies(client: Client, state: LiteralString, ask: Callable[[], object]) -> Callable[[], float]:
-    """Return what measures the median of some asks, with the policies of the table of series in a state."""
-    timed = _timed(ask)
+    """Return what measures the server's processor time for an ask, with the policies of series in some state."""
 
     def measure() -> float:
         with client.service.db.connection(60) as connection:
             connection.execute(sql.SQL("ALTER TABLE observability.series {} ROW LEVEL SECURITY").format(sql.SQL(state)))
+            # The pool hands out the connection that was used last.
+            server = Path(f"/proc/{connection.info.backend_pid}/schedstat")
         # What is planned once is planned anew.
         ask()
-        return statistics.median(timed() for _ in range(REPEATS))
+        before_ns = _processor_ns(server)
+        for _ in range(WALL_REPEATS):
+            ask()
+        return (_processor_ns(server) - before_ns) / WALL_REPEATS / 1e6
 
     return measure
+
+
+def _processor_ns(schedstat: Path) -> int:
+    return int(schedstat.read_text().split()[0])
 
 
 def _fill(client: Client, container: Container, of_whom: str, *, accounts: int, series: int, end: datetime) -> None:
@@ -124,16 +133,20 @@ def _asks(container: Container, end: datetime) -> Mapping[str, Callable[[], obje
     def kpis(start: datetime, **given: Any) -> Callable[[], object]:
         return lambda: container.analytics.kpis(KpiQuery(start=start, end=end, **given), _ACCESS)
 
-    def first_page() -> object:
-        conditions = container.store.conditions(ListQuery(), _ACCESS)
-        return container.store.list(conditions, with_tie_breaker(DEFAULT_ORDERING), 51)
+    def first_page(**given: Any) -> Callable[[], object]:
+        def ask() -> object:
+            conditions = container.store.conditions(ListQuery(**given), _ACCESS)
+            return container.store.list(conditions, with_tie_breaker(DEFAULT_ORDERING), 51)
+
+        return ask
 
     return {
         "exact KPIs of a day": kpis(day),
         "exact KPIs of a service and a day": kpis(day, service=SERVICE),
         "approximate KPIs of ten days": kpis(month, approx=True),
         "KPIs of ten days by endpoint": kpis(month, approx=True, group_by=("endpoint",)),
-        "first page": first_page,
+        "first page": first_page(),
+        "first page of a service": first_page(service=SERVICE),
         "ingest of a batch": lambda: container.ingest.ingest_json(events, IngestQuery(), access=_ACCESS),
     }
 
