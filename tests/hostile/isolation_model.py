@@ -6,6 +6,8 @@ of what single routes do, beyond who is let in to the routes of accounts.
 
 from __future__ import annotations
 
+from functools import cache
+
 import msgspec
 
 SYSTEM = 0
@@ -17,13 +19,25 @@ ROLE_SCOPES = {
     "ingest": frozenset({"ingest"}),
 }
 STAFF_ROLES = frozenset({"owner", "admin", "developer"})
+READING = frozenset({"GET", "HEAD"})
 SUCCESS = frozenset({200, 201, 202, 204, 303, 304})
 # What is wrong with a request may be noticed before who may do what it asks for.
 MALFORMED = frozenset({400, 413, 415})
 NO_SUCH = frozenset({404})
 FORBIDDEN = frozenset({403})
 # Routes on which staff that names no account sees the rows of all.
-OF_ALL_ACCOUNTS = ("/api/v1/accounts", "/api/v1/subscriptions", "/api/v1/plans", "/stats", "/account", "/search")
+OF_ALL_ACCOUNTS = (
+    "/api/v1/accounts", "/api/v1/subscriptions", "/api/v1/plans", "/admin/usage", "/stats", "/account", "/search"
+)  # fmt: skip
+# Pages about what routes of the API are about as well, by the beginning of their path.
+_PAGES = {
+    # The API shows the usage of the own account only.
+    "/admin/usage": "/admin/usage",
+    "/admin": "/api/v1",
+    "/planner": "/api/v1/planner",
+    "/requests/events": "/api/v1/requests",
+    "/system/jobs": "/api/v1/jobs",
+}
 
 
 class Who(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +101,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         named_site: As for ``named_account``.
         application: The application in the path, if the route has one.
         row: What the path's only parameter names, if that is an id.
+        asked_account: The account that the query names, if it does.
         is_proper: Whether nothing in it was made wrong on purpose, or at random.
         is_of_all: Whether it asks for the rows of all accounts by its query.
     """
@@ -98,12 +113,13 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     named_site: int | None = None
     application: str | None = None
     row: Row | None = None
+    asked_account: str | None = None
     is_proper: bool = True
     is_of_all: bool = False
 
     @property
     def is_reading(self) -> bool:
-        return self.method in {"GET", "HEAD"}
+        return self.method in READING
 
 
 class Prediction(msgspec.Struct, frozen=True):
@@ -143,7 +159,9 @@ class Model:
         is_signing_in = asked.template.startswith("/api/v1/auth/")
         if asked.policy == "public":
             refused = {401, 403, 429} if is_signing_in else set()
-            return Prediction(SUCCESS | MALFORMED | NO_SUCH | refused | {401, 409}, None, is_let_in=True)
+            # Every page tells whoever asks for which account they act.
+            seer = None if who.account is None else self._select(who, asked)
+            return Prediction(SUCCESS | MALFORMED | NO_SUCH | refused | {401, 409}, seer, is_let_in=True)
         if who.account is None:
             return Prediction(frozenset({401}))
         seer = self._select(who, asked)
@@ -175,10 +193,35 @@ class Model:
         return who
 
 
+@cache
+def as_api(method: str, template: str) -> tuple[str, str]:
+    """Return the route of the API that does what a page does: the route itself, if it is none of a page.
+
+    A form is for whoever may do what it is for.
+    """
+    start = next((each for each in _PAGES if f"{template}/".startswith(f"{each}/")), None)
+    if start is None:
+        return method, template
+    path = _PAGES[start] + template.removeprefix(start)
+    parent, _, last = path.rpartition("/")
+    match last:
+        case "new":
+            return "POST", parent
+        case "import":
+            return "POST", path
+        case "delete":
+            return "DELETE", parent
+        case "{id}" if method == "POST":
+            return "PATCH", path
+        case _:
+            return method, path
+
+
 def sees_all(seer: Who | None, asked: Asked) -> bool:
     """Tell whether somebody sees the rows of all accounts."""
     is_staff = seer is not None and seer.is_staff and seer.account == SYSTEM
-    return is_staff and (asked.is_of_all or asked.template.startswith(OF_ALL_ACCOUNTS))
+    _, template = as_api(asked.method, asked.template)
+    return is_staff and (asked.is_of_all or template.startswith(OF_ALL_ACCOUNTS))
 
 
 def is_visible(seer: Who, row: Row, template: str) -> bool | None:
@@ -202,14 +245,18 @@ def _includes(allowed: frozenset[int] | frozenset[str] | None, wanted: int | str
 
 def _of_handler(seer: Who, asked: Asked) -> frozenset[int]:
     """Return the statuses of a request that is let in."""
+    method, template = as_api(asked.method, asked.template)
+    asked = msgspec.structs.replace(asked, method=method, template=template)
     improper = MALFORMED | NO_SUCH if not asked.is_proper else frozenset[int]()
     if asked.is_of_all:
         return (SUCCESS if sees_all(seer, asked) else FORBIDDEN | SUCCESS) | improper
-    if not _may(seer, asked):
+    if not may(seer, asked.method, asked.template):
         return FORBIDDEN | improper
     limited = seer.sites is not None or seer.services is not None or seer.applications is not None
-    # Naming an account in a path, other than one's own, is refused whether there is such an account or not.
+    # Naming an account, other than one's own, is refused whether there is such an account or not.
     limited = limited or "{account}" in asked.template
+    if asked.template == "/admin/usage" and asked.asked_account not in {None, str(seer.account)}:
+        return SUCCESS | improper if sees_all(seer, asked) else FORBIDDEN | improper
     # The service's own jobs are started by staff.
     limited = limited or "{job}" in asked.template
     # Rules on values, such as that an administrator makes no owner.
@@ -223,13 +270,14 @@ def _of_handler(seer: Who, asked: Asked) -> frozenset[int]:
     return SUCCESS | MALFORMED | NO_SUCH | {409} | maybe_forbidden
 
 
-def _may(seer: Who, asked: Asked) -> bool:  # noqa: C901 - a case for each list
-    """Tell whether somebody may use a route of accounts at all."""
+def may(seer: Who, method: str, template: str) -> bool:  # noqa: C901 - a case for each list
+    """Tell whether somebody may use a route of accounts, or its page, at all."""
+    method, template = as_api(method, template)
     manages_all = seer.is_manager and seer.sites is None
-    reads = asked.is_reading
-    match asked.template.removeprefix("/api/v1/").split("/")[0]:
+    reads = method in READING
+    match template.removeprefix("/api/v1/").split("/")[0]:
         case "accounts":
-            return manages_all and (reads or asked.method == "PATCH" or seer.is_staff)
+            return manages_all and (reads or method == "PATCH" or seer.is_staff)
         case "subscriptions":
             return manages_all and (reads or seer.is_staff)
         case "plans":

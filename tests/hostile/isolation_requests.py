@@ -9,15 +9,16 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote_plus, urlencode
 
 import msgspec
 from msgspec import inspect
 
+from kernel.http.forms import form_type, texts_of
 from kernel.http.request import RawBody, StreamBody
 from kernel.http.routing import MountedRoute, methods_of
 from tests.hostile.fuzz import argument_types, make_query, make_value, type_info
-from tests.hostile.isolation_model import SYSTEM, Asked, Prediction, Row, Who, sees_all
+from tests.hostile.isolation_model import SYSTEM, Asked, Prediction, Row, Who, as_api, may, sees_all
 from tests.hostile.isolation_world import BYSTANDER, ENDLESS, SYSTEM_NAME, Account, Answer, Caller, Headers, World
 
 # No request takes a second by itself; machines that run tests are busy.
@@ -34,6 +35,7 @@ _WEIGHTS = {
     "readyz": 0.1, "/health": 0.1, "/stats": 0.3,
     "/catalog": 0.2, "/poke": 0.2, "/publish": 0.3,
 }  # fmt: skip
+_PAGE_WEIGHT = 0.3
 # Names of parameters and fields that are numbers of something, with the list of these.
 _LISTS = {
     "site": "/api/v1/sites", "account": "/api/v1/accounts", "plan": "/api/v1/plans", "user_id": "/api/v1/users",
@@ -42,17 +44,21 @@ _LISTS = {
 # Fields that decide on what others may do, by the list.
 _DECISIVE = {"/api/v1/subscriptions": ("account",), "/api/v1/site-access": ("user_id",)}
 # These may name the members of staff that acted for an account, and what its members asked for in vain.
-_JOURNALS = ("/api/v1/audit", "/api/v1/jobs", "/api/v1/datasets", "/system/jobs", "/system/schedules")
+_JOURNALS = ("/api/v1/audit", "/admin/audit", "/api/v1/jobs", "/api/v1/datasets", "/system/jobs", "/system/schedules")
 _STAFF = re.compile(
     rb'"query":\[[^\]]*\]|path,/[^,]*,|"id":"/[^"]*"|'
+    rb'target_id=%%2F[^"]*"|<bdi>path /[^<]*<|<dt><bdi>query</bdi></dt>\s*<dd><del>[^\n]*|'
     rb"user \d+ \(\w+\.%b@example\.com\)|key tk_\w+ \(%b key\)" % ((SYSTEM_NAME.encode(),) * 2)
 )
 _STARTED_BY = re.compile(rb'"started_by":"[^"]*"|<span class="starter">.*?</span>')
-# Pages about the rows of a list.
-_PAGES = {"/system/jobs": "/api/v1/jobs"}
+_ASKED_ACCOUNT = re.compile(r"[?&]account=([^&]+)")
 _ALL_ACCOUNTS = re.compile(r"[?&]all_accounts=(?:1|true|t|yes|y|on)(?:&|$)", re.IGNORECASE)
 # What is made here is everybody's, or nobody's.
 _SHARED = ("/api/v1/plans", "/api/v1/auth")
+# Schemes with which a cookie may name the account to act for.
+_BROWSERS = ("session", "basic")
+# Whoever may not act for the account of the cookie any more goes back to the own one, or signs out.
+_WAYS_BACK = ("/account/switch/", "/sign-out/")
 _NAMED = frozenset({"name", "slug", "title", "service", "endpoint", "user_ref", "trace_id", "text"})
 _JOBS = ("owned.who", "owned.publish", "owned.publish", "owned.service", "trace.refresh", "nothing")
 
@@ -103,10 +109,16 @@ class Requests:
         self._routes = [
             (route, method, argument_types(route)) for route in routes for method in methods_of(route.route)
         ]
-        self._cumulative_weights = list(accumulate(_weight(route.template) for route, _, _ in self._routes))
+        self._cumulative_weights = list(accumulate(map(_weight, (route for route, _, _ in self._routes))))
         self._draw = random.Random(seed)
         self._bystander = next(account for account in world.accounts if account.name == BYSTANDER)
         lists = {route.template for route in routes if "{" not in route.template and not route.is_page}
+        # Whoever changes a row sends the same fields as for a new one.
+        self._fields_of_rows = {
+            as_api(method, route.template)[1]: form_type(types["form"])
+            for route, method, types in self._routes
+            if method == "POST" and route.template.endswith("/new")
+        }
         found = ((route.template.partition("/{")[0], _PARAMETER.search(route.template)) for route in routes)
         self._lists = sorted({(path, name[1]) for path, name in found if name is not None and path in lists})
         self.statuses: dict[str, Counter[int]] = defaultdict(Counter)
@@ -157,7 +169,7 @@ class Requests:
         ((mounted, method, types),) = draw.choices(self._routes, cum_weights=self._cumulative_weights)
         route, template = mounted.route, mounted.template
         is_safe = method == "GET"
-        caller = self._choose_caller(route.policy, is_safe=is_safe)
+        caller = self._choose_caller(route.policy, method, template)
         who = caller.who
         headers: Headers = {}
         named_account, named_site = self._select(who, headers, is_safe=is_safe)
@@ -165,6 +177,7 @@ class Requests:
         mentioned: list[str] = []
         is_proper = draw.random() < 0.6
         path, row, application = self._fill(template, account, mentioned, is_safe=is_safe)
+        is_way_back = path in _WAYS_BACK and "X-Site" not in headers
         if not is_proper:
             path += self._query(route.query or types.get("query"), account, mentioned)
         body = b""
@@ -172,6 +185,7 @@ class Requests:
             body = self._body(types["body"], account, _site_of(who, named_site), template, headers, row)
         if "form" in types:
             headers |= {"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin"}
+            body = self._form(template, account, row, mentioned)
         if template == "/api/v1/auth/sign-in" and draw.random() < 0.3:
             body = b'{"email":"nobody@example.com","password":"' + str(number).encode() * 5 + b'"}'
         if draw.random() < 0.02:
@@ -187,24 +201,29 @@ class Requests:
             method=method,
             template=template,
             policy=route.policy,
-            named_account=named_account,
+            named_account=None if is_way_back and "Cookie" in headers else named_account,
             named_site=named_site,
             application=application,
             row=row,
+            asked_account=unquote_plus(found[1]) if (found := _ASKED_ACCOUNT.search(path)) else None,
             is_proper=is_proper and (is_safe or types.keys().isdisjoint({"body", "form"})),
             is_of_all=_ALL_ACCOUNTS.search(path) is not None,
         )
         return Plan(caller, asked, path, headers, body, address, tuple(mentioned))
 
-    def _choose_caller(self, policy: str, *, is_safe: bool) -> Caller:
+    def _choose_caller(self, policy: str, method: str, template: str) -> Caller:
         """Choose who sends a request: mostly somebody who may."""
         draw, world = self._draw, self._world
         chance = draw.random()
         if chance < 0.03:
             return draw.choice(world.strangers)
-        accounts = [each for each in world.accounts if is_safe or each is not self._bystander]
+        accounts = [each for each in world.accounts if method == "GET" or each is not self._bystander]
         callers = draw.choice(accounts).callers
-        able = [each for each in callers if each.who.has_plan and policy in each.who.scopes]
+        able = [
+            each
+            for each in callers
+            if each.who.has_plan and policy in each.who.scopes and may(each.who, method, template)
+        ]
         return draw.choice(able if able and chance < 0.7 else callers)
 
     def _select(self, who: Who, headers: Headers, *, is_safe: bool) -> tuple[int | None, int | None]:
@@ -216,7 +235,10 @@ class Requests:
             account, text = named.number, draw.choice([str(named.number), named.name])
             if draw.random() < 0.05:
                 account, text = -1, "qznobodyq"
-            headers["X-Account"] = text
+            if who.name.startswith(_BROWSERS) and draw.random() < 0.5:
+                headers["Cookie"] = f"tiercel_account={text}"
+            else:
+                headers["X-Account"] = text
         if draw.random() < 0.12:
             acting = account if account not in (None, -1) else who.account
             own = [each for each in world.accounts if each.number == acting]
@@ -235,8 +257,7 @@ class Requests:
         row: Row | None = None
         application: str | None = None
         names = _PARAMETER.findall(template)
-        collection = template.partition("/{")[0]
-        collection = _PAGES.get(collection, collection)
+        collection = as_api("GET", template)[1].partition("/{")[0]
 
         def fill(found: re.Match[str]) -> str:
             nonlocal row, application
@@ -337,6 +358,25 @@ class Requests:
                 body = {field: value for field, value in body.items() if draw.random() < 0.4}
         return msgspec.json.encode(body)
 
+    def _form(self, template: str, account: int | None, row: Row | None, mentioned: list[str]) -> bytes:
+        """Fill in the form of a row, or the one that names an account to act for; leave others empty."""
+        draw, world = self._draw, self._world
+        if template == "/account/switch":
+            other = draw.choice(world.accounts)
+            mentioned.append(other.name)
+            return urlencode({"account": draw.choice([other.name, str(other.number), ""])}).encode()
+        collection = as_api("POST", template)[1].partition("/{")[0]
+        if collection not in self._fields_of_rows or not template.endswith(("/new", "/{id}")):
+            return b""
+        body = make_value(draw, type_info(self._fields_of_rows[collection]))
+        if not isinstance(body, dict):
+            return b"=&=;%"
+        own = world.by_number.get(account) if account is not None else None
+        self._mark(body, own.name if own is not None and collection not in _SHARED else "nobody", account, collection)
+        if row is not None and draw.random() < 0.3:
+            body = {field: value for field, value in body.items() if draw.random() < 0.4}
+        return urlencode({name: texts_of(value) for name, value in body.items()}, doseq=True, errors="replace").encode()
+
     def _mark(self, body: dict[str, Any], name: str, account: int | None, collection: str) -> None:
         """Give the fields of a body values that there are, and texts with the marker of its account."""
         serial = self._draw.randrange(10**9)
@@ -375,6 +415,8 @@ class Requests:
         world, asked = self._world, plan.asked
         predicted = world.model.predict(plan.caller.who, asked)
         headers = {**plan.headers, **plan.caller.headers()}
+        if "Cookie" in plan.headers and headers["Cookie"] != plan.headers["Cookie"]:
+            headers["Cookie"] += f"; {plan.headers['Cookie']}"
         name = f"{asked.method} {asked.template}"
         started = time.monotonic()
         try:
@@ -423,7 +465,12 @@ class Requests:
             # A route may start a job of the service for anybody; the system account sees these.
             shown = _STARTED_BY.sub(b"", shown)
         # What a request says itself, an error may repeat, and a page in its links.
-        said = (*plan.mentioned, *(who.services or ()), plan.headers.get("X-Account", ""))
+        said = (
+            *plan.mentioned,
+            *(who.services or ()),
+            plan.headers.get("X-Account", ""),
+            plan.headers.get("Cookie", "").partition("=")[2],
+        )
         for text in sorted(said, key=len, reverse=True):
             if text:
                 shown = shown.replace(text.encode(), b"").replace(quote(text, safe="").encode(), b"")
@@ -450,7 +497,9 @@ class Requests:
             text = tracked.partition("\n")[0]
             self._world.owner_of[text] = seer.account
             self._world.made["/api/v1/resource-tracking", seer.account].append(Row(text, seer.account))
-        if asked.method != "POST" or answer.status not in {201, 202} or "{" in asked.template:
+        # What pages make is not learnt, but for the secrets of keys they only lead there.
+        is_page = asked.template != as_api(asked.method, asked.template)[1]
+        if is_page or asked.method != "POST" or answer.status not in {201, 202} or "{" in asked.template:
             return
         made = answer.data()
         made = made.get("key", made) if isinstance(made, dict) else {}
@@ -463,8 +512,9 @@ class Requests:
                 self._world.owner_of[row.id] = seer.account
 
 
-def _weight(template: str) -> float:
-    return min((weight for pattern, weight in _WEIGHTS.items() if re.search(pattern, template)), default=1.0)
+def _weight(route: MountedRoute) -> float:
+    found = (weight for pattern, weight in _WEIGHTS.items() if re.search(pattern, route.template))
+    return min(found, default=_PAGE_WEIGHT if route.is_page else 1.0)
 
 
 def _excerpt(content: bytes, problem: str) -> bytes:
