@@ -66,7 +66,7 @@ def test_the_overview_has_the_figures_of_the_api(client: Client) -> None:
     tiles = dict(re.findall(r"<dt><bdi>([^<]*)</bdi></dt><dd><bdi>([^<]*)</bdi></dd>", shown))
 
     assert kpis["hits"] == 6
-    assert tiles["Requests per minute"] == "0.022 /min"
+    assert tiles["Requests per minute"] == "0.02 /min"
     assert "<span>6 requests</span>" in shown
     # One of six failed.
     assert '<span class="badge bad">Failing</span>' in shown
