@@ -35,7 +35,7 @@ _WEIGHTS = {
     "readyz": 0.1, "/health": 0.1, "/stats": 0.3,
     "/catalog": 0.2, "/poke": 0.2, "/publish": 0.3,
 }  # fmt: skip
-_PAGE_WEIGHT = 0.3
+_PAGE_WEIGHT = 0.15
 # Names of parameters and fields that are numbers of something, with the list of these.
 _LISTS = {
     "site": "/api/v1/sites", "account": "/api/v1/accounts", "plan": "/api/v1/plans", "user_id": "/api/v1/users",
@@ -121,6 +121,7 @@ class Requests:
         }
         found = ((route.template.partition("/{")[0], _PARAMETER.search(route.template)) for route in routes)
         self._lists = sorted({(path, name[1]) for path, name in found if name is not None and path in lists})
+        self._able: dict[tuple[str, str, str], Sequence[Sequence[Caller]]] = {}
         self.statuses: dict[str, Counter[int]] = defaultdict(Counter)
         self.let_in: Counter[str] = Counter()
         self.findings: list[Finding] = []
@@ -218,13 +219,25 @@ class Requests:
         if chance < 0.03:
             return draw.choice(world.strangers)
         accounts = [each for each in world.accounts if method == "GET" or each is not self._bystander]
-        callers = draw.choice(accounts).callers
-        able = [
-            each
-            for each in callers
-            if each.who.has_plan and policy in each.who.scopes and may(each.who, method, template)
-        ]
-        return draw.choice(able if able and chance < 0.7 else callers)
+        if chance < 0.7 and (able := self._list_able(policy, method, template)):
+            return draw.choice(draw.choice(able))
+        return draw.choice(draw.choice(accounts).callers)
+
+    def _list_able(self, policy: str, method: str, template: str) -> Sequence[Sequence[Caller]]:
+        """Return who may use a route, by account."""
+        key = (policy, method, template)
+        if key not in self._able:
+            found = [
+                [
+                    each
+                    for each in account.callers
+                    if each.who.has_plan and policy in each.who.scopes and may(each.who, method, template)
+                ]
+                for account in self._world.accounts
+                if method == "GET" or account is not self._bystander
+            ]
+            self._able[key] = [callers for callers in found if callers]
+        return self._able[key]
 
     def _select(self, who: Who, headers: Headers, *, is_safe: bool) -> tuple[int | None, int | None]:
         """Name an account and a site, or not, in the headers."""
