@@ -29,7 +29,7 @@ _UUID = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[0-9a-f]{4}-[0-9a
 # How often routes are drawn that take long, by a pattern in their path; others have 1.
 _WEIGHTS = {
     "^/requests$": 0.05, "^/requests/list$": 0.2, "^/metrics$": 0.05, "^/api/schema$": 0.05, "^/api/redoc$": 0.2,
-    "/sign-in": 0.03, "/auth/reset": 0.1, "/auth/change": 0.05, "/auth/sign-out": 0.3, "/requests/export": 0.03,
+    "/sign-in": 0.03, "/auth/reset": 0.1, "/auth/change": 0.15, "/auth/sign-out": 0.3, "/requests/export": 0.03,
     "export": 0.3, "timeseries": 0.15, "hourly": 0.15, "daily": 0.1, "kpis": 0.2, "top-endpoints": 0.2,
     "/services": 0.2, "/endpoints": 0.15, "/events": 0.2, "import": 0.2, "public": 0.3,
     "readyz": 0.1, "/health": 0.1, "/stats": 0.3,
