@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SWAGGER_UI := 5.35.0
 REDOC := 2.5.4
 
-.PHONY: up test quick soak lint style coverage fmt docs pictures bench lock vendor clean
+.PHONY: up test quick soak engines lint style coverage fmt docs pictures bench lock vendor clean
 
 ## up: set up, start with demo data on http://127.0.0.1:8000/
 up: $(VENV)/.run
@@ -35,6 +35,10 @@ quick: lint
 soak: $(VENV)/.dev
 	TIERCEL_TEST_FUZZ_REQUESTS=$(or $(SOAK),100000) TIERCEL_TEST_FUZZ_SEED=$(or $(SEED),1) $(BIN)/pytest -q -s tests/hostile/test_fuzz.py
 	TIERCEL_TEST_ISOLATION_REQUESTS=$(or $(ISOLATION),1000000) TIERCEL_TEST_ISOLATION_SEED=$(or $(SEED),1) $(BIN)/pytest -q -n 2 tests/hostile/test_isolation.py
+
+## engines: the tests of request logs on every engine, each of which `make test` runs on two
+engines: $(VENV)/.pglite
+	TIERCEL_TEST_ENGINES=all TIERCEL_TEST_PGLITE=$(CURDIR)/$(PGLITE) $(BIN)/pytest -q -n 4 --dist loadgroup tests/plugins/observability
 
 ## coverage: which lines the tests of `make quick` run, in one process
 coverage: $(VENV)/.dev

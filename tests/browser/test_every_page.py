@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -99,9 +100,11 @@ def look(opened: Visit, name: str) -> list[str]:
                 opened.shoot(f"{name}-{size}-{theme}", full_page=True)
             if overflow_px := opened.overflow_px():
                 wrong.append(f"{theme} {size}: {overflow_px} px wider than the window")
-        # The last of the sizes differs from the first by what is folded, the themes by their contrast.
-        page.set_viewport_size(WIDE if theme == "light" else NARROW)
-        wrong += [f"{theme}: {each}" for each in run_axe(page)]
+        # Sizes differ by what is folded, themes by their contrast. In continuous integration, every other page is
+        # looked at in the one and every other in the other.
+        if not os.environ.get("CI") or zlib.crc32(name.encode()) % 2 == (theme == "dark"):
+            page.set_viewport_size(WIDE if theme == "light" else NARROW)
+            wrong += [f"{theme}: {each}" for each in run_axe(page)]
     page.emulate_media(color_scheme="light")
     page.set_viewport_size(WIDE)
     return wrong

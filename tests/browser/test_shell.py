@@ -112,7 +112,7 @@ def test_the_palette_is_used_by_keyboard(service: Service, visit: Open) -> None:
     page.keyboard.press("ArrowUp")
     expect(first).to_have_attribute("aria-selected", "true")
     field.fill("f00dfeed")
-    expect(page.get_by_role("option")).to_have_count(1)
+    expect(page.get_by_role("dialog").get_by_role("option")).to_have_count(1)
     page.keyboard.press("Enter")
     page.wait_for_url("**/requests/traces/f00dfeed/")
     assert opened.problems() == []
@@ -126,14 +126,14 @@ def test_the_menu_of_a_telephone_needs_no_scripts(service: Service, browser: Bro
         expect(link).to_be_hidden()
         page.get_by_text("Menu", exact=True).click()
         link.click()
-        assert path_of(page) == "/requests/list/"
+        assert path_of(page) == "/requests/list/?application=skyflow"
 
         page.set_viewport_size(WIDE)
         expect(link).to_be_visible()
         page.get_by_role("link", name="Search").click()
         page.get_by_role("searchbox").fill("over")
         page.get_by_role("main").get_by_role("button", name="Search").click()
-        page.get_by_role("main").get_by_role("link", name="Overview").click()
+        page.get_by_role("main").get_by_role("link", name="Overview").first.click()
         page.get_by_text("Application: All data").click()
         page.get_by_role("link", name="Nexus").click()
         assert path_of(page) == "/requests/?application=nexus"

@@ -1,6 +1,7 @@
 """Requests of everybody to everything, at random: nobody sees or changes what is another account's.
 
-``TIERCEL_TEST_ISOLATION_REQUESTS`` sets how many, ``TIERCEL_TEST_ISOLATION_SEED`` which; ``make soak`` sends a million.
+``TIERCEL_TEST_ISOLATION_REQUESTS`` sets how many, ``TIERCEL_TEST_ISOLATION_SEED`` which; ``make soak`` sends
+a million.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tests.hostile.isolation_world import BYSTANDER, World
 
 pytestmark = pytest.mark.slow
 
-REQUESTS = int(os.environ.get("TIERCEL_TEST_ISOLATION_REQUESTS", "100000"))
+REQUESTS = int(os.environ.get("TIERCEL_TEST_ISOLATION_REQUESTS", "40000"))
 SEED = int(os.environ.get("TIERCEL_TEST_ISOLATION_SEED", "20261128"))
 # Each in a process of its own, where there are several.
 PARTS = 2

@@ -13,6 +13,7 @@ from tests.plugins.observability.engines import (
     DEFAULT_ENGINES,
     TestedEngine,
     apache_engine,
+    choose_engines,
     embedded_engine,
     engine,
     oldest_engine,
@@ -25,10 +26,11 @@ QUIET = {"log": {"level": "error", "requests": False}, "observability": {"log_ow
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that has a database on each engine it is marked with; without a mark on the embedded one."""
+    """Run a test that has a database on the engines that it is marked with; without a mark on the embedded one."""
     if "engine" in metafunc.fixturenames:
         mark = metafunc.definition.get_closest_marker("engines")
-        metafunc.parametrize("engine", mark.args if mark else DEFAULT_ENGINES, indirect=True, scope="session")
+        engines = choose_engines(metafunc.definition.nodeid, mark.args) if mark else DEFAULT_ENGINES
+        metafunc.parametrize("engine", engines, indirect=True, scope="session")
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, LiteralString
@@ -233,6 +234,22 @@ every_engine = pytest.mark.engines(*_SERVERS, *_IN_NODE)
 every_server = pytest.mark.engines(*_SERVERS)
 # For tests of what is refused before the database is asked.
 one_engine = pytest.mark.engines(*DEFAULT_ENGINES)
+
+# Every test on every engine that it is marked with, as `make engines` has it.
+_ALL_ENGINES = os.environ.get("TIERCEL_TEST_ENGINES") == "all"
+_ENGINES_MAX = 2
+
+
+def choose_engines(test: str, engines: Sequence[Any]) -> Sequence[Any]:
+    """Return the engines that a test runs on: of many the first, a server that is named, and one of the others.
+
+    Which one depends on the name of the test alone, so that it is always the same and each engine has its share.
+    """
+    if _ALL_ENGINES or len(engines) <= _ENGINES_MAX:
+        return engines
+    others = [each for each in engines[1:] if each != "timescale_server_engine"]
+    named = [each for each in engines[1:] if each == "timescale_server_engine"]
+    return [engines[0], *named, others[zlib.crc32(test.encode()) % len(others)]]
 
 
 @pytest.fixture(scope="session")
