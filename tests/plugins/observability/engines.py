@@ -46,6 +46,7 @@ class TestedEngine(msgspec.Struct, frozen=True):
         name: ``Engine.name``.
         make_database: Context manager of a new, migrated database; yields its connection string.
         one_session: Whether it serves one session at a time, and has no COPY.
+        tries_all: Whether it tries all examples of a property; see ``examples``.
     """
 
     __test__ = False
@@ -53,6 +54,15 @@ class TestedEngine(msgspec.Struct, frozen=True):
     name: str
     make_database: Callable[[], AbstractContextManager[str]]
     one_session: bool = False
+    tries_all: bool = False
+
+    def examples(self, most: int) -> int:
+        """Return how many examples of a property to try here.
+
+        All of them on the embedded server alone: the code is the same on the others, and what they do otherwise shows
+        in few examples, which are others in each run.
+        """
+        return most if self.tries_all else max(6, most // 6)
 
     @contextmanager
     def database(self) -> Iterator[str]:
@@ -188,7 +198,7 @@ def _in_node(name: str, licence: str) -> Iterator[TestedEngine]:
 @pytest.fixture(scope="session")
 def embedded_engine(server: EmbeddedServer, template: str) -> TestedEngine:
     """The embedded server of this run."""
-    return TestedEngine("postgresql", _cloned(server.conninfo, template))
+    return TestedEngine("postgresql", _cloned(server.conninfo, template), tries_all=True)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from plugins.observability.event_ids import unix_us
 from plugins.observability.ingest.decode import decode_batch, decode_fields
 from plugins.observability.ingest.normalize import normalize
 from plugins.observability.ingest.validate import validate_event
-from tests.plugins.observability.engines import every_engine
+from tests.plugins.observability.engines import TestedEngine, every_engine
 from tests.plugins.observability.events import ROOT, make_event, post_bytes
 from tests.plugins.observability.strategies import NOW, any_events, any_items, good_events
 
@@ -72,36 +72,44 @@ def test_both_paths_accept_and_reject_the_same_bytes(event: dict[str, Any], fiel
     assert fast_path(content) == slow_path(content)
 
 
-@hypothesis.settings(max_examples=40)
-@hypothesis.given(items=st.lists(any_items | good_events, max_size=12))
-def test_every_item_is_either_stored_as_it_was_sent_or_rejected(shared: Client, items: list[Any]) -> None:
-    content = json.dumps(items).encode()
-    before = ids(shared)
+def test_every_item_is_either_stored_as_it_was_sent_or_rejected(engine: TestedEngine, shared: Client) -> None:
+    @hypothesis.settings(max_examples=engine.examples(40))
+    @hypothesis.given(items=st.lists(any_items | good_events, max_size=12))
+    def check(items: list[Any]) -> None:
+        content = json.dumps(items).encode()
+        before = ids(shared)
 
-    answer = post_bytes(shared, content, "?max_errors=100")
+        answer = post_bytes(shared, content, "?max_errors=100")
 
-    assert answer.status == 200
-    result = answer.json()
-    rejected = [error["index"] for error in result["errors"]]
-    assert (result["rejected"], result["inserted"]) == (len(rejected), len(items) - len(rejected))
-    sent = [slow_path(json.dumps(item).encode()) for index, item in enumerate(items) if index not in rejected]
-    found = [read_back(shared, event_id) for event_id in ids(shared) - before]
-    assert all(event in found for event in sent)
-    assert len(found) == len(sent)
+        assert answer.status == 200
+        result = answer.json()
+        rejected = [error["index"] for error in result["errors"]]
+        assert (result["rejected"], result["inserted"]) == (len(rejected), len(items) - len(rejected))
+        sent = [slow_path(json.dumps(item).encode()) for index, item in enumerate(items) if index not in rejected]
+        found = [read_back(shared, event_id) for event_id in ids(shared) - before]
+        assert all(event in found for event in sent)
+        assert len(found) == len(sent)
+
+    check()
 
 
-@hypothesis.settings(max_examples=40)
-@hypothesis.given(body=st.one_of(any_items, st.fixed_dictionaries({"events": any_items})).map(json.dumps) | st.text())
-def test_no_body_breaks_the_service(shared: Client, body: str) -> None:
-    content = body.encode("utf-8", "surrogatepass")
+def test_no_body_breaks_the_service(engine: TestedEngine, shared: Client) -> None:
+    @hypothesis.settings(max_examples=engine.examples(40))
+    @hypothesis.given(
+        body=st.one_of(any_items, st.fixed_dictionaries({"events": any_items})).map(json.dumps) | st.text()
+    )
+    def check(body: str) -> None:
+        content = body.encode("utf-8", "surrogatepass")
 
-    answers = [
-        post_bytes(shared, content),
-        post_bytes(shared, content, "?strict=1"),
-        shared.post(ROOT, content=content),
-    ]
+        answers = [
+            post_bytes(shared, content),
+            post_bytes(shared, content, "?strict=1"),
+            shared.post(ROOT, content=content),
+        ]
 
-    assert all(answer.status in (200, 201, 400) for answer in answers)
+        assert all(answer.status in (200, 201, 400) for answer in answers)
+
+    check()
 
 
 def ids(client: Client) -> set[str]:

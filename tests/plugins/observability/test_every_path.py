@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from kernel.testing import Client
 from tests.plugins.observability.accesslogs import run_import
-from tests.plugins.observability.engines import every_engine
+from tests.plugins.observability.engines import TestedEngine, every_engine
 from tests.plugins.observability.events import ROOT, create, make_event, post_bytes, raw_event, unique_service
 
 pytestmark = [every_engine, pytest.mark.slow]
@@ -124,37 +124,43 @@ values = st.one_of(
 )
 
 
-@hypothesis.settings(max_examples=60)
-@hypothesis.example(("time", '"2025-11-16T23:59:59.9999999Z"'))
-@hypothesis.example(("time", '"1969-12-31T23:59:59.9999999Z"'))
-@hypothesis.example(("time", '"2025-11-16T23:59:59\\u002e9999999Z"'))
-@hypothesis.example(("time", '"2025-11-16t23:59:59.25z"'))
-@hypothesis.example(("tags", '{"a": 1.00000000000000000000000000000000000001, "b": "\\\\u0000"}'))
-@hypothesis.example(("tags", '{"a": 1e131071}'))
-@hypothesis.example(("tags", '{"a": 0e-16383}'))
-@hypothesis.given(values)
-def test_a_value_is_stored_or_refused_alike_on_every_way(shared: Client, value: tuple[str, str]) -> None:
-    stored = {way.__name__: read_back(shared, way, *value) for way in WAYS}
+def test_a_value_is_stored_or_refused_alike_on_every_way(engine: TestedEngine, shared: Client) -> None:
+    @hypothesis.settings(max_examples=engine.examples(60))
+    @hypothesis.example(("time", '"2025-11-16T23:59:59.9999999Z"'))
+    @hypothesis.example(("time", '"1969-12-31T23:59:59.9999999Z"'))
+    @hypothesis.example(("time", '"2025-11-16T23:59:59\\u002e9999999Z"'))
+    @hypothesis.example(("time", '"2025-11-16t23:59:59.25z"'))
+    @hypothesis.example(("tags", '{"a": 1.00000000000000000000000000000000000001, "b": "\\\\u0000"}'))
+    @hypothesis.example(("tags", '{"a": 1e131071}'))
+    @hypothesis.example(("tags", '{"a": 0e-16383}'))
+    @hypothesis.given(values)
+    def check(value: tuple[str, str]) -> None:
+        stored = {way.__name__: read_back(shared, way, *value) for way in WAYS}
 
-    assert len({repr(each) for each in stored.values()}) == 1, stored
-    totals = shared.get(f"{LEDGER}?start=2000-01-01").json()["data"]["totals"]
-    assert totals["received"] == totals["stored"] + totals["duplicate"] + totals["rejected"]
+        assert len({repr(each) for each in stored.values()}) == 1, stored
+        totals = shared.get(f"{LEDGER}?start=2000-01-01").json()["data"]["totals"]
+        assert totals["received"] == totals["stored"] + totals["duplicate"] + totals["rejected"]
+
+    check()
 
 
-@hypothesis.settings(max_examples=40)
-@hypothesis.example("2025-11-16T23:59:59.9999999Z")
-@hypothesis.given(time_texts)
-def test_a_time_means_the_same_in_an_event_and_in_a_query(shared: Client, text: str) -> None:
-    service = unique_service()
-    stored = post_bytes(shared, b"[" + raw_event(time=json.dumps(text), service=json.dumps(service)) + b"]").json()
-    for bounds in ("time_after={0}&time_before={0}", "start={0}&end={0}"):
-        answer = shared.get(f"{ROOT}?service={service}&{bounds.format(quote(text))}")
-        if stored["inserted"]:
-            assert (answer.status, answer.json()["count"]) == (200, 1)
-        elif answer.status != 200:
-            assert stored["errors"][0]["errors"].keys() == {"time"}
-        else:  # readable, and out of the range of events
-            assert "wrong format" not in stored["errors"][0]["errors"]["time"][0]
+def test_a_time_means_the_same_in_an_event_and_in_a_query(engine: TestedEngine, shared: Client) -> None:
+    @hypothesis.settings(max_examples=engine.examples(40))
+    @hypothesis.example("2025-11-16T23:59:59.9999999Z")
+    @hypothesis.given(time_texts)
+    def check(text: str) -> None:
+        service = unique_service()
+        stored = post_bytes(shared, b"[" + raw_event(time=json.dumps(text), service=json.dumps(service)) + b"]").json()
+        for bounds in ("time_after={0}&time_before={0}", "start={0}&end={0}"):
+            answer = shared.get(f"{ROOT}?service={service}&{bounds.format(quote(text))}")
+            if stored["inserted"]:
+                assert (answer.status, answer.json()["count"]) == (200, 1)
+            elif answer.status != 200:
+                assert stored["errors"][0]["errors"].keys() == {"time"}
+            else:  # readable, and out of the range of events
+                assert "wrong format" not in stored["errors"][0]["errors"]["time"][0]
+
+    check()
 
 
 def test_one_event_id_is_one_event_however_its_values_are_written(shared: Client) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import strategies as st
 
 from kernel.testing import Client
-from tests.plugins.observability.engines import every_engine
+from tests.plugins.observability.engines import TestedEngine, every_engine
 from tests.plugins.observability.events import ROOT, post_ingest
 from tests.plugins.observability.strategies import good_events
 
@@ -76,21 +76,22 @@ def ids(pages: list[dict[str, Any]]) -> list[str]:
 
 
 @pytest.mark.slow
-@hypothesis.settings(max_examples=40)
-@hypothesis.given(sent=st.lists(events, max_size=15), ordering=orderings, size=st.integers(1, 6))
-def test_pages_and_cursors_visit_each_event_once_in_order(
-    shared: Client, sent: list[Event], ordering: tuple[str, ...], size: int
-) -> None:
-    expected = in_order(refill(shared, sent), ordering)
-    query = urlencode({"ordering": ",".join(ordering), "page_size": size})
+def test_pages_and_cursors_visit_each_event_once_in_order(engine: TestedEngine, shared: Client) -> None:
+    @hypothesis.settings(max_examples=engine.examples(40))
+    @hypothesis.given(sent=st.lists(events, max_size=15), ordering=orderings, size=st.integers(1, 6))
+    def check(sent: list[Event], ordering: tuple[str, ...], size: int) -> None:
+        expected = in_order(refill(shared, sent), ordering)
+        query = urlencode({"ordering": ",".join(ordering), "page_size": size})
 
-    by_number = follow_links(shared, f"{ROOT}?{query}", "next")
-    forward = follow_links(shared, f"{ROOT}?{query}&cursor=", "next")
-    backward = follow_links(shared, forward[-1]["previous"], "previous")
+        by_number = follow_links(shared, f"{ROOT}?{query}", "next")
+        forward = follow_links(shared, f"{ROOT}?{query}&cursor=", "next")
+        backward = follow_links(shared, forward[-1]["previous"], "previous")
 
-    assert ids(by_number) == expected
-    assert ids(forward) == expected
-    assert ids([*reversed(backward), forward[-1]]) == expected
+        assert ids(by_number) == expected
+        assert ids(forward) == expected
+        assert ids([*reversed(backward), forward[-1]]) == expected
+
+    check()
 
 
 texts = st.sampled_from(
@@ -141,14 +142,17 @@ def as_text(value: Any) -> str:
 
 
 @pytest.mark.slow
-@hypothesis.settings(max_examples=60)
-@hypothesis.given(sent=st.lists(events, max_size=20), wanted=filters)
-def test_filters_agree_with_python(shared: Client, sent: list[Event], wanted: dict[str, Any]) -> None:
-    stored = refill(shared, sent)
-    query = urlencode({name: as_text(value) for name, value in wanted.items()})
+def test_filters_agree_with_python(engine: TestedEngine, shared: Client) -> None:
+    @hypothesis.settings(max_examples=engine.examples(60))
+    @hypothesis.given(sent=st.lists(events, max_size=20), wanted=filters)
+    def check(sent: list[Event], wanted: dict[str, Any]) -> None:
+        stored = refill(shared, sent)
+        query = urlencode({name: as_text(value) for name, value in wanted.items()})
 
-    page = shared.get(f"{ROOT}?page_size=1000&{query}").json()
+        page = shared.get(f"{ROOT}?page_size=1000&{query}").json()
 
-    expected = {event["id"] for event in stored if matches(event, wanted)}
-    assert {event["id"] for event in page["results"]} == expected
-    assert page["count"] == len(expected)
+        expected = {event["id"] for event in stored if matches(event, wanted)}
+        assert {event["id"] for event in page["results"]} == expected
+        assert page["count"] == len(expected)
+
+    check()

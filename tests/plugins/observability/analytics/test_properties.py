@@ -272,7 +272,7 @@ def _with_hits(series: Mapping[str, Any]) -> list[dict[str, Any]]:
 def test_every_answer_equals_that_of_the_oracle(engine: TestedEngine, client: Client) -> None:
     starts = (datetime(2019, 1, 1, tzinfo=UTC) + number * 4 * DAY for number in itertools.count())
 
-    @hypothesis.settings(max_examples=6 if engine.one_session else 50)
+    @hypothesis.settings(max_examples=engine.examples(50))
     @hypothesis.given(_histories, st.lists(_requests, min_size=3, max_size=3))
     def check(history: list[tuple[str, Any]], requests: list[Mapping[str, Any]]) -> None:
         timeline = History(client, next(starts))
