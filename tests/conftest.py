@@ -67,8 +67,6 @@ def pytest_collection_finish() -> None:
     # With what plugins and libraries have, half a million objects: without this, a tenth of all time.
     gc.collect()
     gc.freeze()
-    # What a test leaves behind can wait: another tenth.
-    gc.set_threshold(10_000, 10, 10)
 
 
 def _is_quick(item: pytest.Item) -> bool:
