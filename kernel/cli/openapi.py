@@ -18,10 +18,9 @@ from kernel.app import Tiercel
 from kernel.cli.output import echo, print_json, print_table
 from kernel.config import load
 from kernel.errors import TiercelError
-from kernel.http.documented import DocumentedRequest, documented_requests
+from kernel.http.documented import EVENT_STREAM, DocumentedRequest, documented_requests
 from kernel.http.openapi import JSON, encode_json, encode_yaml, make_document
 
-_EVENT_STREAM = "text/event-stream"
 _YAML_SUFFIXES = (".yaml", ".yml")
 Verdict = Literal["ok", "skipped", "FAILED"]
 
@@ -142,7 +141,7 @@ class SmokeRun:
         content = request.content(datetime.now(UTC).isoformat())
         headers = {"Content-Type": request.media_type} if request.media_type is not None else {}
         with self._client.stream(request.method, target, content=content, headers=headers) as response:
-            if not response.headers.get("Content-Type", "").startswith(_EVENT_STREAM):
+            if not response.headers.get("Content-Type", "").startswith(EVENT_STREAM):
                 # An event stream may last as long as its job.
                 response.read()
             duration_ms = round((time.monotonic() - started) * 1000, 1)

@@ -16,6 +16,7 @@ import msgspec
 from kernel.http.openapi import JSON, resolve_reference
 
 Object = dict[str, Any]
+EVENT_STREAM = "text/event-stream"
 _SAFE = frozenset({"get"})
 _STEPS = ("health", "ingest", "create and change", "read", "views", "clean up")
 
@@ -75,6 +76,11 @@ class DocumentedRequest(msgspec.Struct, frozen=True, kw_only=True):
     times: Sequence[str]
     responses: Mapping[int, Mapping[str, Object]]
     captures: Sequence[Capture]
+
+    @property
+    def is_event_stream(self) -> bool:
+        """Whether the response is server-sent events, which may have no end."""
+        return any(EVENT_STREAM in types for types in self.responses.values())
 
     def target(self, values: Mapping[str, Any]) -> str:
         """Return path and query string.

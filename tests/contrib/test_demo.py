@@ -62,7 +62,8 @@ def test_a_wheel_contains_the_demo_files_and_those_of_pages(tmp_path: Path) -> N
         str(path.relative_to(ROOT))
         for package in ("kernel", "plugins")
         for folder in ("static", "templates")
-        for path in (ROOT / package).glob(f"*/{folder}/*")
+        for path in (ROOT / package).glob(f"*/{folder}/**/*")
+        if path.is_file()
     }
     assert pages
     assert pages - set(names) == set()
