@@ -49,7 +49,7 @@ FILTERS: Mapping[str, str] = {
     "method": "Method",
     "status_code": "Status",
     "status_code__in": "One of these statuses",
-    "status_class": "Class of status",
+    "status_class": "Status class",
     "latency_min": "Latency from",
     "latency_max": "Latency to",
     "user_ref": "User",

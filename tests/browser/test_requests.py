@@ -140,12 +140,12 @@ def test_a_cell_of_the_heat_map_and_filters_are_kept_over_reload_and_back(visit:
     page = opened.page
     page.get_by_text("Filters").click()
     page.get_by_label("Service", exact=True).fill("payments")
-    page.get_by_label("Class of status").select_option("5xx")
+    page.get_by_label("Status class").select_option("5xx")
     with page.expect_navigation():
         page.get_by_role("button", name="Apply").click()
     page.reload()
     opened.wait_for("Newest requests")
-    assert page.get_by_label("Class of status").input_value() == "5xx"
+    assert page.get_by_label("Status class").input_value() == "5xx"
 
     with page.expect_navigation():
         page.locator(".plot .heat").first.click()
