@@ -21,7 +21,7 @@ VARIABLES = {
     "TIERCEL_OBSERVABILITY__LOG_OWN_REQUESTS": "false",
 }
 # Statement timeout, the grace period of the client, and a reserve for a busy machine.
-ANSWER_S = 2 + 2 + 3
+ANSWER_S = 2 + 2 + 6
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def write(service: Service, **fields: str) -> httpx.Response:
 
 
 def recovers(service: Service) -> bool:
-    return eventually(lambda: service.is_ready() and write(service).status_code == 201, 20)
+    return eventually(lambda: service.is_ready() and write(service).status_code == 201, 40)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGQUIT, signal.SIGINT])
