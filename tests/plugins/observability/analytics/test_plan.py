@@ -136,8 +136,8 @@ def test_a_window_of_two_thousand_years_is_planned_at_once(coarsest: Resolution)
     window = Span(datetime(2, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC))
     dirty = {START + number * 2 * HOUR for number in range(1000)}
 
-    began = time.perf_counter()
+    began = time.thread_time()
     plan = make_plan(window, dirty, Watermarks(raw=START), coarsest)
 
     assert plan.covered == window
-    assert time.perf_counter() - began < 0.5
+    assert time.thread_time() - began < 0.5
