@@ -95,6 +95,8 @@ def test_the_palette_is_used_by_keyboard(service: Service, visit: Open) -> None:
     page.keyboard.press("Control+k")
     field = page.get_by_role("combobox", name="Search")
     expect(field).to_be_focused()
+    # Before anything is entered: the menu, with what is folded in it.
+    expect(page.get_by_role("option", name="Plans")).to_be_visible()
     page.keyboard.press("Escape")
     expect(field).to_be_hidden()
     expect(before).to_be_focused()

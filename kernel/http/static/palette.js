@@ -46,9 +46,9 @@
   const showMenu = () => {
     status.textContent = "";
     show(
-      [...document.querySelectorAll(".menu section")].map((section) => ({
-        name: section.querySelector(".group").textContent,
-        results: [...section.querySelectorAll("a")].map((a) => ({ title: a.textContent, path: a.getAttribute("href") })),
+      [...document.querySelectorAll(".menu .group")].map((group) => ({
+        name: group.querySelector("summary").textContent,
+        results: [...group.querySelectorAll("a")].map((a) => ({ title: a.textContent, path: a.getAttribute("href") })),
       })),
     );
   };
