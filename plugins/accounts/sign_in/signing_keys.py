@@ -69,6 +69,7 @@ class SigningKeys:
         self._secret_key = secret_key
         self._keys: tuple[SigningKey, ...] = ()
         self._read_at = float("-inf")
+        self._read_again_at = float("-inf")
         self._lock = threading.Lock()
 
     def cookie_secret(self) -> bytes:
@@ -83,7 +84,7 @@ class SigningKeys:
 
     def find_jwt(self, kid: str) -> SigningKey | None:
         """Return a key that verifies access tokens; None if there is none, or it was retired long ago."""
-        found = _find(self._read(BELIEVED_S), kid) or _find(self._read(_READ_AGAIN_S), kid)
+        found = _find(self._read(BELIEVED_S), kid) or _find(self._read_again(), kid)
         if found is None or found.retired_at is None:
             return found
         return found if self._now() < found.retired_at + timedelta(seconds=self._verifies_s) else None
@@ -137,6 +138,14 @@ class SigningKeys:
             row = cursor.execute(QUERIES["find_signing_key"], values).fetchone()
         assert row is not None  # noqa: S101 - inserted just now, or there before
         return row
+
+    def _read_again(self) -> tuple[SigningKey, ...]:
+        """Return the keys as they are now, unless that was asked just before: for a key that is not known."""
+        asked_at = time.monotonic()
+        if asked_at - self._read_again_at < _READ_AGAIN_S:
+            return self._keys
+        self._read_again_at = asked_at
+        return self._read(0)
 
     def _read(self, believed_s: float) -> tuple[SigningKey, ...]:
         """Return the keys, from memory unless they were read longer ago."""

@@ -15,6 +15,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey, RSAKey
 
 from kernel.testing import Client
+from plugins.accounts.sign_in.signing_keys import SigningKeys
 from tests.conftest import Serve, service_starter
 from tests.plugins.accounts.factories import (
     accounts_of,
@@ -208,6 +209,18 @@ def test_a_token_expires(client: Client, clock: Clock, token: str) -> None:
     clock.offset = timedelta(seconds=900 + 31)
 
     assert ask(client, token) == (401, "the access token is expired")
+
+
+def test_a_process_that_has_just_read_the_keys_verifies_with_one_that_is_newer(client: Client, clock: Clock) -> None:
+    processes = [SigningKeys(client.service.db, clock.now, 900.0, None) for _ in range(2)]
+    processes[1].list_jwt()
+
+    new = processes[0].rotate_jwt()
+
+    assert processes[1].find_jwt(new.kid) == new
+    # One that is guessed costs no query so soon.
+    newer = processes[0].rotate_jwt()
+    assert processes[1].find_jwt(newer.kid) is None
 
 
 def test_a_key_that_was_rotated_verifies_until_its_tokens_expire(client: Client, clock: Clock, token: str) -> None:
