@@ -82,3 +82,16 @@ def test_a_browser_asks_for_static_files_once(visit: Open) -> None:
     # Out of the browser's cache.
     assert received
     assert set(received) == {0}
+
+
+def test_a_panel_that_is_loaded_again_has_local_times_as_well(visit: Open) -> None:
+    opened = visit("/system/health/", "Last update")
+    without_title = opened.page.locator("time:not([title])")
+    assert without_title.count() == 0
+
+    opened.page.evaluate("document.dispatchEvent(new Event('panelschange'))")
+    opened.wait_for("updated ")
+
+    assert opened.page.locator("time").count() > 0
+    assert without_title.count() == 0
+    assert opened.problems() == []

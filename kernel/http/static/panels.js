@@ -41,6 +41,7 @@
       delete section.dataset.deferred;
       section.replaceChildren(...fresh.childNodes);
       section.dataset.refreshS = fresh.dataset.refreshS ?? "";
+      section.dispatchEvent(new Event("panelload", { bubbles: true }));
       if (isFirst) return;
       note(section, `updated ${new Date().toLocaleTimeString([], { hour12: false })}`);
       if (focused) {
