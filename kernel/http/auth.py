@@ -395,7 +395,7 @@ class Authorizer:
     def _has_account_cookie(self, request: Request, identity: Identity) -> bool:
         # Whoever may not act for that account any more comes back to the own one, or signs out.
         pages = self._pages
-        if pages is None or request.path_as_sent in (pages.switch, pages.sign_out):
+        if pages is None or request.path in (pages.switch.rstrip("/"), pages.sign_out.rstrip("/")):
             return False
         return named_account(request, identity) is not None
 

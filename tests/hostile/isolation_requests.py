@@ -58,7 +58,7 @@ _SHARED = ("/api/v1/plans", "/api/v1/auth")
 # Schemes with which a cookie may name the account to act for.
 _BROWSERS = ("session", "basic")
 # Whoever may not act for the account of the cookie any more goes back to the own one, or signs out.
-_WAYS_BACK = ("/account/switch/", "/sign-out/")
+_WAYS_BACK = ("/account/switch", "/sign-out")
 _NAMED = frozenset({"name", "slug", "title", "service", "endpoint", "user_ref", "trace_id", "text"})
 _JOBS = ("owned.who", "owned.publish", "owned.publish", "owned.service", "trace.refresh", "nothing")
 
@@ -178,7 +178,7 @@ class Requests:
         mentioned: list[str] = []
         is_proper = draw.random() < 0.6
         path, row, application = self._fill(template, account, mentioned, is_safe=is_safe)
-        is_way_back = path in _WAYS_BACK and "X-Site" not in headers
+        is_way_back = path.rstrip("/") in _WAYS_BACK and "X-Site" not in headers
         if not is_proper:
             path += self._query(route.query or types.get("query"), account, mentioned)
         body = b""
