@@ -283,8 +283,10 @@ class DjangoUrls:
 def configure_django(front: Front, service: str) -> None:
     found = run_readme("Django", front, service, MIDDLEWARE=["django.middleware.common.CommonMiddleware"])
     if not django_settings.configured:
-        django_settings.configure(ROOT_URLCONF=DjangoUrls, ALLOWED_HOSTS=["*"], LOGGING_CONFIG=None)
+        django_settings.configure(ALLOWED_HOSTS=["*"], LOGGING_CONFIG=None)
         django.setup()
+    # Other tests of this process may have configured it for theirs.
+    django_settings.ROOT_URLCONF = DjangoUrls
     django_settings.MIDDLEWARE = found["MIDDLEWARE"]
     django_settings.TIERCEL_CLIENT = found["TIERCEL_CLIENT"]
 

@@ -100,8 +100,12 @@ urlpatterns = [django.urls.path("users/<int:user_id>", django_view)]
 @contextmanager
 def django_app(provider: TracerProvider) -> Iterator[Get]:
     if not django_settings.configured:
-        django_settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"], LOGGING_CONFIG=None, SECRET_KEY="any")
+        django_settings.configure(ALLOWED_HOSTS=["*"], LOGGING_CONFIG=None)
         django.setup()
+    # Other tests of this process may have configured it for theirs.
+    django_settings.ROOT_URLCONF = __name__
+    django_settings.MIDDLEWARE = []
+    django_settings.SECRET_KEY = "any"
     DjangoInstrumentor().instrument(tracer_provider=provider)
     try:
         yield django.test.Client(raise_request_exception=False).get
