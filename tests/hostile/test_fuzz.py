@@ -22,7 +22,7 @@ REQUESTS = int(os.environ.get("TIERCEL_TEST_FUZZ_REQUESTS", "5000"))
 SEED = int(os.environ.get("TIERCEL_TEST_FUZZ_SEED", "20261128"))
 CONNECTIONS = 6
 # Hardly any request takes a tenth of a second by itself; machines that run tests are busy.
-TIME_LIMIT_S = 4.0
+TIME_LIMIT_S = 3.0
 WORKER_MAX_BYTES = 1024**3
 
 
