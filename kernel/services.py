@@ -226,13 +226,12 @@ class Services:
         """Every mounted route, with the plugin that owns it; empty during the boot."""
         return self._shared.routes
 
-    def identify(self, request: Request) -> Identity | None:
-        """Return who sends a request to a public route, where nobody has to be authenticated; None if it does not say.
+    def requester(self, request: Request) -> Identity | None:
+        """Return who sends a request to a public route, for a page to show; None if that is not known.
 
-        Raises:
-            UnauthorizedError: Its credentials are wrong.
+        It decides nothing: credentials may be wrong there, and the database may be away.
         """
-        return self._shared.authorizer.identify(request)
+        return self._shared.authorizer.requester(request)
 
     def dataset_route(
         self,

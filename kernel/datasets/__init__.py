@@ -10,7 +10,7 @@ from kernel.datasets.models import (
     find_key_problem,
     report_publications,
 )
-from kernel.datasets.pages import DatasetPages
+from kernel.datasets.pages import DatasetPages, ViewQuery
 from kernel.datasets.presentation import DatasetPage
 from kernel.datasets.query import parse_as_of
 from kernel.datasets.service import (
@@ -34,6 +34,7 @@ __all__ = [
     "Publication",
     "Rejected",
     "Version",
+    "ViewQuery",
     "find_key_problem",
     "parse_as_of",
     "report_publications",

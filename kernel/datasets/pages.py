@@ -338,7 +338,7 @@ class DatasetPages:
         items: Sequence[Any] = ()
         # The panel of the items says what is wrong.
         with suppress(UnavailableError, NotFoundError):
-            items = self._read(page, application, query.as_of).items
+            items = self._read(page.dataset.name, application, query.as_of).items
         return [_filter(page, field, query, items, self._names(page, field, related)) for field in page.filters]
 
     def _names(
@@ -361,7 +361,7 @@ class DatasetPages:
         """
         application = self.application(query.application, identity)
         [key] = path_parameters.values()
-        view = self._read(page, application, query.as_of)
+        view = self._read(page.dataset.name, application, query.as_of)
         item = _find(view, key)
         if item is None:
             raise _not_found(page, view, key, application)
@@ -401,7 +401,7 @@ class DatasetPages:
     def _references(
         self, other: DatasetPage, field: str, key: object, application: Application | None
     ) -> Mapping[str, Any]:
-        view = self._read(other, application)
+        view = self._read(other.dataset.name, application)
         found = [item for item in view.items if key in _keys_in(item, field)]
         return {
             "items": [self.presentation.link(other, item, application) for item in found[:_REFERENCES_MAX]],
@@ -506,8 +506,8 @@ class DatasetPages:
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
-    def _read(self, page: DatasetPage, application: Application | None, as_of: str = "") -> View:
-        return self._datasets.read(page.dataset.name, application, parse_as_of(as_of) if as_of else None)
+    def _read(self, name: str, application: Application | None, as_of: str = "") -> View:
+        return self._datasets.read(name, application, parse_as_of(as_of) if as_of else None)
 
     def find_view(self, name: str, application: Application | None, as_of: str = "") -> View | None:
         """Return what an application sees of a dataset; None if nothing was ever published.
@@ -518,7 +518,7 @@ class DatasetPages:
             as_of: A version or a time; the current version by default.
         """
         try:
-            view = self._datasets.read(name, application, parse_as_of(as_of) if as_of else None)
+            view = self._read(name, application, as_of)
         except UnavailableError:
             if self._datasets.versions(name, 1):
                 raise
@@ -542,7 +542,7 @@ class DatasetPages:
         found: dict[str, tuple[str, str, Counter[Any]]] = {}
         for other, field in self.presentation.referrers(page.dataset.name):
             with suppress(UnavailableError):
-                items = self._read(other, application).items
+                items = self._read(other.dataset.name, application).items
                 counter = Counter(key for item in items for key in _keys_in(item, field))
                 found[other.title if other.title not in found else f"{other.title}: {other.label(field)}"] = (
                     other.dataset.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from kernel.http.request import Request
 
@@ -30,9 +31,16 @@ def make_cookie(request: Request, name: str, value: str, max_age_s: int | None =
         value: Without semicolons and spaces.
         max_age_s: How long the browser keeps it, in seconds; 0 removes it, None keeps it until the browser is closed.
     """
-    age = "" if max_age_s is None else f"; Max-Age={max_age_s}"
     secure = "; Secure" if _is_secure(request) else ""
-    return f"{_full_name(request, name)}={value}; Path=/; HttpOnly; SameSite=Lax{age}{secure}"
+    return f"{format_cookie(_full_name(request, name), value, max_age_s)}{secure}"
+
+
+def format_cookie(
+    name: str, value: str, max_age_s: int | None = None, same_site: Literal["Lax", "Strict"] = "Lax"
+) -> str:
+    """Return the header ``Set-Cookie`` for a cookie that is no secret, and needs no TLS; see ``make_cookie``."""
+    age = "" if max_age_s is None else f"; Max-Age={max_age_s}"
+    return f"{name}={value}; Path=/; HttpOnly; SameSite={same_site}{age}"
 
 
 def _is_secure(request: Request) -> bool:

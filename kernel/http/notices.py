@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+from kernel.http.cookies import format_cookie
 from kernel.http.request import Request
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Notice:
     @property
     def cookie(self) -> str:
         """The header ``Set-Cookie`` that takes it along to the next page."""
-        return _cookie(self._code, _MAX_AGE_S)
+        return format_cookie(_COOKIE, self._code, _MAX_AGE_S, "Strict")
 
 
 def take_notice(request: Request, response: FalconResponse) -> str | None:
@@ -46,9 +47,5 @@ def take_notice(request: Request, response: FalconResponse) -> str | None:
     found = request.get_cookie_values(_COOKIE)
     if not found:
         return None
-    response.append_header("Set-Cookie", _cookie("", 0))
+    response.append_header("Set-Cookie", format_cookie(_COOKIE, "", 0, "Strict"))
     return _texts.get(found[0])
-
-
-def _cookie(value: str, max_age_s: int) -> str:
-    return f"{_COOKIE}={value}; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite=Strict"

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
 
 import msgspec
 import psycopg
@@ -210,11 +211,7 @@ class Usage:
             UnavailableError: The database is unavailable.
         """
         values = {"account": account, "first": first, "last": last}
-        found: dict[date, dict[str, int]] = {}
-        with acting_as(None), self._db.connection() as connection:
-            for day, unit, used in connection.execute(QUERIES["list_usage"], values):
-                found.setdefault(day, {})[unit] = used
-        return found
+        return self._read_by_unit("list_usage", values)
 
     def heaviest(self, day: date, unit: str, limit: int) -> Mapping[int, Mapping[str, int]]:
         """Return what those accounts use on a day that use most of a unit, most first: stored numbers, by unit.
@@ -223,11 +220,16 @@ class Usage:
             UnavailableError: The database is unavailable.
         """
         values = {"day": day, "unit": unit, "limit": limit}
-        found: dict[int, dict[str, int]] = {}
-        with acting_as(None), self._db.connection() as connection:
-            for account, name, used in connection.execute(QUERIES["list_heaviest"], values):
-                found.setdefault(account, {})[name] = used
+        found = self._read_by_unit("list_heaviest", values)
         return dict(sorted(found.items(), key=lambda each: -each[1].get(unit, 0)))
+
+    def _read_by_unit(self, query: str, values: Mapping[str, Any]) -> dict[Any, dict[str, int]]:
+        """Return what a query finds of all accounts: what is used by unit, by its first column."""
+        found: dict[Any, dict[str, int]] = {}
+        with acting_as(None), self._db.connection() as connection:
+            for key, unit, used in connection.execute(QUERIES[query], values):
+                found.setdefault(key, {})[unit] = used
+        return found
 
     def statistics(self) -> dict[str, int]:
         """Return how many requests were refused."""

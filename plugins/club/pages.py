@@ -8,10 +8,8 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-import msgspec
-
 from kernel import Application, Identity, NotFoundError, Route, Services, collect_routes, route
-from kernel.datasets import DatasetPage, DatasetPages
+from kernel.datasets import DatasetPage, DatasetPages, ViewQuery
 from kernel.http import Panel, Sparkline, TemplateResponse, Tile, page_link
 from plugins.club.datasets import HERO_METRICS, MOST_PRESENT
 from plugins.club.health import NO_SOURCES
@@ -48,16 +46,6 @@ _TREND_VERSIONS = 30
 _TREND_MAX_BYTES = 4 * 1024 * 1024
 # Larger numbers are shown as powers of ten.
 _WHOLE_MAX = 1e15
-
-
-class ClubQuery(msgspec.Struct, frozen=True):
-    """Parameters of pages of figures.
-
-    Args:
-        application: Slug of the application whose view is shown; by default the view without filters.
-    """
-
-    application: str | None = None
 
 
 class FeatureRow(NamedTuple):
@@ -107,7 +95,7 @@ class ClubPages:
         self._settings = services.settings(ClubSettings)
 
     @route(OVERVIEW, policy="read", menu="Overview")
-    def overview(self, query: ClubQuery, identity: Identity) -> TemplateResponse:
+    def overview(self, query: ViewQuery, identity: Identity) -> TemplateResponse:
         """Show the key figures with their course, and which features members are most present in."""
         application = self._pages.application(query.application, identity)
         context = {
@@ -126,7 +114,7 @@ class ClubPages:
         return TemplateResponse("club/overview.html", context, panels=panels)
 
     @route("/club/features/{feature}/", policy="read")
-    def feature(self, feature: Feature, query: ClubQuery, identity: Identity) -> TemplateResponse:
+    def feature(self, feature: Feature, query: ViewQuery, identity: Identity) -> TemplateResponse:
         """Show who is most present in a feature, and who rose and fell.
 
         Raises:

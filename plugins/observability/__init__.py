@@ -17,7 +17,6 @@ from plugins.observability.export import ExportRoutes
 from plugins.observability.jobs import make_jobs
 from plugins.observability.ledger_page import IngestPage
 from plugins.observability.live import ArrivalReader, LiveRoutes
-from plugins.observability.live_page import LivePage
 from plugins.observability.marks import Marks, make_mark_command
 from plugins.observability.otlp.routes import TraceServiceRoutes
 from plugins.observability.overview_page import OverviewPage
@@ -84,7 +83,7 @@ def register_routes(services: Services) -> Iterable[Route]:
             container.ledger.show,
             overview.show,
             shown.list,
-            LivePage(shown).show,
+            shown.live,
             IngestPage(container.ledger, container.now).show,
             shown.show,
             shown.trace,

@@ -12,6 +12,7 @@ from kernel import Identity, InvalidError, Request, route
 from kernel.http import Chart, Panel, Series, TemplateResponse, compare, page_link
 from plugins.observability.access import Access
 from plugins.observability.ledger import REMOVAL, Ledger, LedgerMinute, LedgerQuery, LedgerTotals
+from plugins.observability.page_links import WITHOUT_TIMES
 from plugins.observability.resolution import DAY, HOUR
 
 INGEST = "/requests/ingest/"
@@ -99,10 +100,7 @@ class IngestPage:
             "query": query,
             "start": start,
             "end": end,
-            "lasts": [
-                (last, page_link(INGEST, request, last=last, start=None, end=None, time_after=None, time_before=None))
-                for last in _LENGTHS
-            ],
+            "lasts": [(last, page_link(INGEST, request, **{**WITHOUT_TIMES, "last": last})) for last in _LENGTHS],
             "last": query.last if query.start is None and query.end is None else None,
             "everybody": of_sender(None),
             "call": page_link("/api/v1/ingest/ledger/", None, start=start, end=end, key=query.sender),

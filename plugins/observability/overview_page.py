@@ -29,8 +29,16 @@ from plugins.observability.analytics.scope import window_of
 from plugins.observability.analytics.service import GROUPED_STEPS_MAX, AnalyticsService
 from plugins.observability.event_list import EventPages
 from plugins.observability.marks import MARKS_MAX, MarkStore
-from plugins.observability.models import INT32_MAX, Event, ListQuery, StatusClass, StatusCode, status_range
-from plugins.observability.page_links import HELPERS, LIST, OVERVIEW, SHARED_FILTERS
+from plugins.observability.models import (
+    INT32_MAX,
+    STATUS_CLASSES,
+    Event,
+    ListQuery,
+    StatusClass,
+    StatusCode,
+    status_range,
+)
+from plugins.observability.page_links import HELPERS, LIST, OVERVIEW, SHARED_FILTERS, WITHOUT_TIMES
 from plugins.observability.resolution import DAY, HOUR, Span
 from plugins.observability.store import EventStore
 
@@ -143,7 +151,7 @@ class OverviewPage:
             "window": view.window,
             "title": query.endpoint or query.service or "Overview",
             "period": LASTS[query.last][1] if view.is_last else None,
-            "lasts": [(last, view.link(**_no_times(), last=last)) for last in LASTS],
+            "lasts": [(last, view.link(**WITHOUT_TIMES, last=last)) for last in LASTS],
             "last": query.last if query.start is None else None,
             "moves": view.moves,
             "befores": [(before, label, view.link(before=before)) for before, (label, _) in BEFORES.items()],
@@ -152,7 +160,7 @@ class OverviewPage:
             "clear": view.link(**dict.fromkeys((*SHARED_FILTERS, "percentile", "latency_ms"))),
             "everything": view.list_link(),
             "columns": list(rankings),
-            "status_classes": ("2xx", "3xx", "4xx", "5xx"),
+            "status_classes": STATUS_CLASSES,
         }
         panels = {
             "totals": Panel(view.totals, "observability/totals.html", None, refresh_s, framed=False),
@@ -226,7 +234,7 @@ class _View:
             end = min(window.end + length, max(self._now, window.end))
             moves.append(("Zoom out", Span(end - 3 * length, end)))
         return [
-            (label, self.link(**{**_no_times(), "last": None, "start": span.start, "end": span.end - TICK}))
+            (label, self.link(**{**WITHOUT_TIMES, "last": None, "start": span.start, "end": span.end - TICK}))
             for label, span in moves
         ]
 
@@ -555,11 +563,6 @@ class _View:
                 for row in rows
             ],
         }
-
-
-def _no_times() -> dict[str, None]:
-    """Return what removes the times from a link."""
-    return dict.fromkeys(("start", "end", "time_after", "time_before"))
 
 
 def step_for(length: timedelta) -> tuple[str, timedelta]:

@@ -10,8 +10,12 @@ from plugins.observability.models import Event
 
 OVERVIEW = "/requests/"
 LIST = "/requests/list/"
+LIVE = "/requests/live/"
 # Filters that the overview and the list have in common.
 SHARED_FILTERS = ("service", "endpoint", "method", "status_code", "status_class", "application")
+
+# Takes the times out of a link, under both of their names.
+WITHOUT_TIMES: Mapping[str, None] = dict.fromkeys(("start", "end", "time_after", "time_before"))
 
 
 def event_link(event: Event) -> str:

@@ -1,4 +1,4 @@
-"""Pages of request logs: the list, one of them, and one trace.
+"""Pages of request logs: the list, those that arrive, one of them, and one trace.
 
 Their parameters have the names of the API, so that a page and a call differ by the path alone.
 """
@@ -23,13 +23,12 @@ from plugins.observability.event_list import EventPages
 from plugins.observability.filters import DEFAULT_ORDERING, SORTABLE, parse_ordering, validate_filters
 from plugins.observability.models import STATUS_CLASSES, Event, ListQuery, SelectionQuery
 from plugins.observability.overview_page import step_for
-from plugins.observability.page_links import HELPERS, LIST, OVERVIEW, SHARED_FILTERS
+from plugins.observability.page_links import HELPERS, LIST, LIVE, OVERVIEW, SHARED_FILTERS, trace_link
 from plugins.observability.resolution import DAY
 from plugins.observability.store import EventStore
 from plugins.observability.traces import TraceQuery, TraceRoutes
-from plugins.observability.waterfall import Waterfall, make_waterfall
+from plugins.observability.waterfall import make_waterfall
 
-LIVE = "/requests/live/"
 COLUMNS: Mapping[str, str] = {
     "time": "Time (UTC)",
     "status_code": "Status",
@@ -74,6 +73,10 @@ _HISTOGRAM_HEIGHT = 40
 # Before and after a request, and like it.
 _NEARBY = timedelta(minutes=5)
 _BARS_PER_PAGE = 500
+# Of the live tail without a script, and how often it is reloaded; with one, as many as the script keeps.
+_NEWEST = 50
+_REFRESH_S = 5
+_LIVE_ROWS_MAX = 500
 _TRACE_MAX = 10_000
 
 
@@ -173,10 +176,10 @@ class RequestPages:
 
         context = {
             "query": query,
-            "chips": chips_of(query, link),
+            "chips": _chips_of(query, link),
             "all_columns": COLUMNS,
             "call": f"/api/requests/?{urlencode(sent)}" if sent else "/api/requests/",
-            "curl": self.curl(request, "/api/requests/", sent),
+            "curl": self._curl(request, "/api/requests/", sent),
             "exports": [
                 (label, f"/api/requests/export/?{urlencode([*selection, ('format', name)])}")
                 for label, name in (("CSV", "csv"), ("NDJSON", "ndjson"), ("Parquet", "parquet"))
@@ -188,7 +191,7 @@ class RequestPages:
         }
 
         def results() -> Mapping[str, Any]:
-            found = self.read(request, query, access)
+            found = self._read(request, query, access)
             return {
                 **HELPERS,
                 "query": query,
@@ -199,7 +202,7 @@ class RequestPages:
                 "next": local_link(found.next, request),
                 "previous": local_link(found.previous, request),
                 "short_tags": _short_tags,
-                "row_tone": row_tone,
+                "row_tone": _row_tone,
                 "is_filtered": bool(filters),
             }
 
@@ -208,9 +211,37 @@ class RequestPages:
             "histogram": Panel(
                 lambda: self._histogram(query, access, link), "observability/histogram.html", "Over time", refresh_s=30
             ),
-            "suggestions": self.suggestions(query, access),
+            "suggestions": self._suggestions(query, access),
         }
         return TemplateResponse("observability/requests.html", {**HELPERS, **context}, panels=panels)
+
+    @route(LIVE, policy="read", menu="Live tail")
+    def live(self, request: Request, query: SelectionQuery, identity: Identity) -> TemplateResponse:
+        """Show request logs as they arrive. Without a script, the newest, again and again."""
+        access = Access.of(identity)
+        validate_filters(query)
+        sent = parse_qsl(request.query_string)
+        values = {name: getattr(query, name) for name in SelectionQuery.__struct_fields__}
+        newest = ListQuery(**values, page_size=_NEWEST, count="none", cursor="")
+
+        def link(**changes: Any) -> str:
+            return page_link(LIVE, request, **changes)
+
+        context = {
+            "query": query,
+            "chips": _chips_of(query, link),
+            "clear": LIVE,
+            "status_classes": STATUS_CLASSES,
+            "newest": self._read(request, newest, access).results,
+            "row_tone": _row_tone,
+            "refresh_s": _REFRESH_S,
+            "rows_max": _LIVE_ROWS_MAX,
+            "stream": page_link("/api/requests/live/", request),
+            "list": page_link(LIST, None, **dict(sent)),
+            "curl": self._curl(request, "/api/requests/live/", sent, "-N"),
+        }
+        panels = {"suggestions": self._suggestions(query, access)}
+        return TemplateResponse("observability/live.html", {**HELPERS, **context}, panels=panels)
 
     @route("/requests/events/{id}/", policy="read")
     def show(self, request: Request, id: UUID, identity: Identity) -> TemplateResponse:  # noqa: A002 - the name in the path
@@ -237,7 +268,7 @@ class RequestPages:
             "links": links,
             "overview": page_link(OVERVIEW, None, **same),
             "api": path,
-            "curl": self.curl(request, path),
+            "curl": self._curl(request, path),
         }
         return TemplateResponse("observability/request.html", {**HELPERS, **context})
 
@@ -246,13 +277,13 @@ class RequestPages:
         self, request: Request, trace_id: str, query: TracePageQuery, identity: Identity
     ) -> Response[TemplateResponse]:
         """Show the requests of a trace on a common scale of time."""
-        path = f"/requests/traces/{quote(trace_id, safe='')}/"
+        path = trace_link(trace_id)
         try:
             found = self._traces.show(trace_id, TraceQuery(query.limit), identity)
         except NotFoundError:
             missing = {"trace_id": trace_id, "similar": page_link(LIST, search=trace_id[:100] or None)}
             return Response(TemplateResponse("observability/no_trace.html", missing), 404)
-        waterfall: Waterfall = make_waterfall(found.events, query.from_ms, query.to_ms)
+        waterfall = make_waterfall(found.events, query.from_ms, query.to_ms)
         last = max(1, -(-len(waterfall.bars) // _BARS_PER_PAGE))
         page = min(query.page, last)
 
@@ -275,11 +306,11 @@ class RequestPages:
             "next": numbered(page + 1),
             "list": page_link(LIST, trace_id=trace_id),
             "api": api,
-            "curl": self.curl(request, api),
+            "curl": self._curl(request, api),
         }
         return Response(TemplateResponse("observability/trace.html", {**HELPERS, **context}))
 
-    def read(self, request: Request, query: ListQuery, access: Access) -> Page[Event]:
+    def _read(self, request: Request, query: ListQuery, access: Access) -> Page[Event]:
         """Return a page of the list; raises as ``EventPages.page``."""
         asked = query
         if query.cursor is None and query.page == 1:
@@ -287,13 +318,13 @@ class RequestPages:
             asked = msgspec.structs.replace(query, cursor="")
         return self._events.page(request, asked, access)
 
-    def curl(self, request: Request, path: str, parameters: Sequence[tuple[str, str]] = (), *options: str) -> str:
+    def _curl(self, request: Request, path: str, parameters: Sequence[tuple[str, str]] = (), *options: str) -> str:
         """Return a call of the API for a shell."""
         url = f"{request.origin}{path}" + (f"?{urlencode(parameters)}" if parameters else "")
         key = ["-H 'Authorization: Api-Key YOUR_KEY'"] if self._needs_key else []
         return " ".join(["curl", *options, *key, shlex.quote(url)])
 
-    def suggestions(self, query: SelectionQuery, access: Access) -> Panel:
+    def _suggestions(self, query: SelectionQuery, access: Access) -> Panel:
         """Return the panel with names for the filters."""
         return Panel(
             lambda: {"suggestions": self._store.suggest(query.service, access)},
@@ -361,7 +392,7 @@ def _count(page: Page[Event], query: ListPageQuery) -> str | None:
     return f"About {max(page.count, shown):,} requests, estimated"
 
 
-def chips_of(query: SelectionQuery, link: Callable[..., str]) -> Sequence[Chip]:
+def _chips_of(query: SelectionQuery, link: Callable[..., str]) -> Sequence[Chip]:
     """Return the filters that are set.
 
     Args:
@@ -383,7 +414,7 @@ def chips_of(query: SelectionQuery, link: Callable[..., str]) -> Sequence[Chip]:
     return chips
 
 
-def row_tone(status_code: int) -> str:
+def _row_tone(status_code: int) -> str:
     """Return the class of a row in lists of requests: a status is seen before it is read."""
     return "bad" if status_code >= 500 else "warn" if status_code >= 400 else ""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from kernel import ApiError, Engine, Identity, PluginStatus, Request, Response, Services, UnavailableError, route
+from kernel import Engine, Identity, PluginStatus, Request, Response, Services, UnavailableError, route
 from kernel.http import Panel, TemplateResponse
 from kernel.jobs import JobFigures
 from plugins.system.job_access import may_read_all
@@ -75,7 +75,7 @@ class RootRoutes:
     @route("/", policy="public", menu="Start page")
     def page(self, request: Request) -> Response[TemplateResponse]:
         """Show what goes on and where everything is to people; programs get the list that ``/api/`` returns."""
-        identity = self._requester(request) if request.prefers_html else None
+        identity = self._services.requester(request) if request.prefers_html else None
         resources = self._services.once(list_resources)
         context = {
             "resources": {owner: list(group) for owner, group in groupby(resources, lambda resource: resource.owner)},
@@ -100,13 +100,6 @@ class RootRoutes:
     def _list(self, request: Request) -> ApiRoot:
         resources = self._services.once(list_resources)
         return ApiRoot({each.name: Resource(each.title, request.origin + each.path) for each in resources})
-
-    def _requester(self, request: Request) -> Identity | None:
-        try:
-            return self._services.identify(request)
-        except ApiError:
-            # A session that has expired, or the database is away.
-            return None
 
     def _now(self, identity: Identity | None) -> Mapping[str, Any]:
         """Return how the service is, to staff also how far its jobs are."""

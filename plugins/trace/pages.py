@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 
 from kernel import Application, Identity, Request, Route, Services, collect_routes, route
-from kernel.datasets import DatasetPage, DatasetPages
+from kernel.datasets import DatasetPage, DatasetPages, ViewQuery
 from kernel.http import Panel, TemplateResponse, page_link
 from plugins.trace.datasets import FEATURES, GATEWAYS, TAGS, TIERS
 from plugins.trace.export_pages import FRESHNESS_PATH, JOB_PAGE, ExportPages
@@ -50,11 +50,10 @@ _PAGES = (
 )
 
 
-class MatrixQuery(msgspec.Struct, frozen=True):
+class MatrixQuery(ViewQuery, frozen=True):
     """Parameters of the matrix.
 
     Args:
-        application: Slug of the application whose view is shown; by default the view without filters.
         columns: What features are compared with.
         group: What rows are grouped by. A feature is in the group of each of its gateways.
         search: Features with this text in their name, ignoring case.
@@ -63,7 +62,6 @@ class MatrixQuery(msgspec.Struct, frozen=True):
         gateway: Only features that this gateway offers.
     """
 
-    application: str | None = None
     columns: Literal["tiers", "gateways"] = "tiers"
     group: Literal["area", "gateway"] = "area"
     search: Annotated[str, msgspec.Meta(max_length=300)] = ""
