@@ -77,6 +77,8 @@
     if (event.isComposing) return;
     if (event.key in moves && options.length) choose(moves[event.key]);
     else if (event.key === "Enter" && options[chosen]) options[chosen].click();
+    // Of its own, a field for searches would only be emptied by the first Escape.
+    else if (event.key === "Escape") dialog.close();
     else return;
     event.preventDefault();
   };
