@@ -19,7 +19,7 @@ from kernel.http.forwarding import network_of
 from kernel.http.health import CheckResult, worst_status
 from kernel.http.lists import ListQuery, list_page
 from kernel.http.notices import Notice
-from kernel.http.pages import Tile, compare, is_own_path, local_link, page_link
+from kernel.http.pages import JOB_EVENTS, JOB_PAGE, Tile, compare, is_own_path, local_link, page_link
 from kernel.http.pagination import Page, cursor_page, numbered_page, page_size_of, read_cursor
 from kernel.http.panels import Panel
 from kernel.http.request import is_json_lines, media_type, require_json
@@ -42,6 +42,8 @@ from kernel.tracking import outgoing_request
 
 __all__ = [
     "ACCOUNT_COOKIE",
+    "JOB_EVENTS",
+    "JOB_PAGE",
     "Action",
     "Authenticator",
     "Change",

@@ -9,6 +9,10 @@ from urllib.parse import parse_qsl, urlencode
 from kernel.http.charts import Sparkline, Unit, format_value
 from kernel.http.request import Request
 
+# Of a run of a job: its page, and its events. Plugins that start jobs link to them.
+JOB_PAGE = "/system/jobs/{id}/"
+JOB_EVENTS = "/api/v1/jobs/{id}/events/"
+
 # Of a duration, by its size in seconds: its unit, and the unit of the rest with its size.
 _DURATIONS = ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
 

@@ -10,13 +10,13 @@ from urllib.parse import quote
 
 from kernel import Application, Identity, NotFoundError, Route, Services, collect_routes, route
 from kernel.datasets import DatasetPage, DatasetPages, ViewQuery
-from kernel.http import Panel, Sparkline, TemplateResponse, Tile, page_link
+from kernel.http import JOB_PAGE, Panel, Sparkline, TemplateResponse, Tile, page_link
 from plugins.club.datasets import HERO_METRICS, MOST_PRESENT
 from plugins.club.health import NO_SOURCES
 from plugins.club.models import Feature, FeatureSummary, HeroMetric, RankedMember, RankedMetric
 from plugins.club.ranking import rank_members, rank_metrics, summarize_features, total_members
 from plugins.club.settings import ClubSettings
-from plugins.club.source_pages import JOB_PAGE, SOURCES_PATH, SourcePages
+from plugins.club.source_pages import SOURCES_PATH, SourcePages
 
 OVERVIEW = "/club/"
 _PAGES = (

@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from kernel import ApiError, ConflictError, Identity, NotFoundError, Request, Response, Services, route
-from kernel.http import FormResponse, Notice, Panel, Submitted, TemplateResponse, redirect
+from kernel.http import JOB_EVENTS, JOB_PAGE, FormResponse, Notice, Panel, Submitted, TemplateResponse, redirect
 from plugins.club.health import ClubHealth
 from plugins.club.jobs import JOB, RefreshParameters
 from plugins.club.settings import ClubSettings
 
 SOURCES_PATH = "/club/sources/"
-JOB_PAGE = "/system/jobs/{id}/"
-JOB_EVENTS = "/api/v1/jobs/{id}/events/"
 STARTED = Notice("The sources are about to be fetched.")
 _REFRESH_S = 30
 

@@ -17,7 +17,7 @@ from plugins.observability.export import ExportRoutes
 from plugins.observability.jobs import make_jobs
 from plugins.observability.ledger_page import IngestPage
 from plugins.observability.live import ArrivalReader, LiveRoutes
-from plugins.observability.marks import Marks, make_mark_command
+from plugins.observability.marks import Marks, make_mark_command, make_mark_pages
 from plugins.observability.otlp.routes import TraceServiceRoutes
 from plugins.observability.overview_page import OverviewPage
 from plugins.observability.own_requests import OwnRequests
@@ -55,6 +55,7 @@ def register_routes(services: Services) -> Iterable[Route]:
     shown = RequestPages(container.analytics, pages, container.store, container.now, needs_key=needs_key)
     return [
         *marks.routes(),
+        *make_mark_pages(services, marks).routes(),
         *collect_routes(
             logs.list,
             logs.create,

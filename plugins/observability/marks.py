@@ -12,10 +12,11 @@ from psycopg.rows import class_row
 
 from kernel import Command, Database, ForbiddenError, Identity, InvalidError, Route, Services
 from kernel.cli import echo, print_json, struct_options
-from kernel.http import Action, Edit, Resource
+from kernel.http import JOB_PAGE, Action, Edit, Resource, ResourcePages
 from kernel.jobs import JobRecord
 from plugins.observability.access import Access, OwnedServices, account_option
 from plugins.observability.models import Service
+from plugins.observability.page_links import MARKS
 from plugins.observability.queries import QUERIES
 from plugins.observability.requests_route import ROOTS
 from plugins.observability.resolution import Span
@@ -181,7 +182,19 @@ class MarkStore:
             if job.created_at < window.start and job.is_finished:
                 return
             if job.started_at is not None and window.start <= job.started_at < window.end:
-                yield ShownMark(job.started_at, f"{job.name}: {job.state}", "job")
+                url = JOB_PAGE.format(id=job.id)
+                yield ShownMark(job.started_at, f"{job.name}: {job.state}", "job", url=url)
+
+
+def make_mark_pages(services: Services, marks: Marks) -> ResourcePages[Mark]:
+    """Return the pages on which people add marks, and change and delete them."""
+    return ResourcePages(
+        services, marks, MARKS, menu="Marks", columns=("title", "service", "time", "url"), in_menu=_sees_all_services
+    )
+
+
+def _sees_all_services(identity: Identity) -> bool:
+    return identity.services is None
 
 
 def make_mark_command(marks: Marks) -> Command:

@@ -11,6 +11,7 @@ from plugins.observability.models import Event
 OVERVIEW = "/requests/"
 LIST = "/requests/list/"
 LIVE = "/requests/live/"
+MARKS = "/requests/marks/"
 # Filters that the overview and the list have in common.
 SHARED_FILTERS = ("service", "endpoint", "method", "status_code", "status_class", "application")
 

@@ -13,6 +13,8 @@ import msgspec
 from kernel import ConflictError, Identity, InvalidError, NotFoundError, Request, Response, Services, route
 from kernel.datasets import Publication
 from kernel.http import (
+    JOB_EVENTS,
+    JOB_PAGE,
     Form,
     FormResponse,
     Notice,
@@ -32,8 +34,6 @@ from plugins.trace.sync.completeness import DataSourceReport, ExportReport, Sour
 
 FRESHNESS_PATH = "/trace/freshness/"
 CERTIFICATE_PATH = "/trace/certificate/"
-JOB_PAGE = "/system/jobs/{id}/"
-JOB_EVENTS = "/api/v1/jobs/{id}/events/"
 STARTED = Notice("The export is queued.")
 _NOTION = "https://www.notion.so/"
 _PAGE_ID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")

@@ -10,9 +10,9 @@ import msgspec
 
 from kernel import Application, Identity, Request, Route, Services, collect_routes, route
 from kernel.datasets import DatasetPage, DatasetPages, ViewQuery
-from kernel.http import Panel, TemplateResponse, page_link
+from kernel.http import JOB_PAGE, Panel, TemplateResponse, page_link
 from plugins.trace.datasets import FEATURES, GATEWAYS, TAGS, TIERS
-from plugins.trace.export_pages import FRESHNESS_PATH, JOB_PAGE, ExportPages
+from plugins.trace.export_pages import FRESHNESS_PATH, ExportPages
 from plugins.trace.freshness import FreshnessCheck
 from plugins.trace.matrix import make_matrix
 from plugins.trace.models import Feature, Gateway

@@ -71,6 +71,25 @@ def test_marks_are_seen_by_their_account_and_by_who_may_see_their_service(serve:
     assert "till 2.0" not in shown["others"]
 
 
+def test_people_add_marks_on_a_page(client: Client) -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin", **HTML}
+    body = b"title=shop+1.7.0&service=shop&time=&url=https%3A%2F%2Fexample.org%2F7"
+
+    made = client.request("POST", "/requests/marks/new/", content=body, headers=form)
+    listed = client.get("/requests/marks/", headers=HTML).content.decode()
+    shown = client.get("/requests/", headers=HTML).content.decode()
+
+    assert made.status == 303, made.content
+    assert "shop 1.7.0" in listed
+    assert "https://example.org/7" in shown
+
+
+def test_the_mark_of_a_job_leads_to_its_run(client: Client) -> None:
+    job = client.service.shared.jobs.run_inline("observability.retention", {}).id
+
+    assert f'href="/system/jobs/{job}/"' in client.get("/requests/", headers=HTML).content.decode()
+
+
 def test_a_command_makes_marks(
     client: Client,
     database: str,
