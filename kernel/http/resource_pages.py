@@ -195,6 +195,10 @@ class ResourcePages(Generic[T]):
         """Return further variables for the page of a row."""
         return {}
 
+    def is_deletable(self, row: T) -> bool:  # noqa: ARG002 - of subclasses
+        """Tell whether a row can be deleted by those who may delete rows; each can, by default."""
+        return True
+
     def name_of(self, row: T) -> str:
         """Return what a row is called on its page: its first searched field by default."""
         named = (getattr(row, name) for name in ("name", "title", *self.resource.search) if hasattr(row, name))
@@ -434,6 +438,7 @@ class ResourcePages(Generic[T]):
                 values = msgspec.structs.asdict(row)
                 shown = make_form(kind, values=values, error=error, choices=choices, documented=documented)
         seen = getattr(row, "updated_at", None)
+        may_delete = self.may("delete", identity) and self.is_deletable(row)
         context = {
             "title": self.name_of(row),
             "one": self.one,
@@ -448,7 +453,7 @@ class ResourcePages(Generic[T]):
             "form": shown,
             "error": error,
             "save_link": page_link(f"{self.path}{_number(row)}/", None, seen=_exact(seen)),
-            "delete_link": f"{self.path}{_number(row)}/delete/" if self.may("delete", identity) else None,
+            "delete_link": f"{self.path}{_number(row)}/delete/" if may_delete else None,
             "keeps_deleted": self.resource.keeps_deleted,
         }
         return TemplateResponse(self.row_template, {**context, **self.row_context(row, identity)})

@@ -38,7 +38,7 @@ from kernel.http import (
 from kernel.identity import SYSTEM_ACCOUNT
 from plugins.accounts.container import Container
 from plugins.accounts.keys import ApiKeys, IssuedKey, NewKey, Rotation, StoredKeys
-from plugins.accounts.models import Account, ApiKey
+from plugins.accounts.models import Account, ApiKey, User
 from plugins.accounts.pages_audit import AuditPages
 from plugins.accounts.pages_usage import UsagePages
 from plugins.accounts.routes_audit import AuditRoutes
@@ -64,6 +64,18 @@ class AccountTable(ResourcePages[Account]):
     def fields(self, identity: Identity) -> Collection[str]:
         """Return what managers may change of their own account, and all for staff."""
         return super().fields(identity) if identity.is_staff else ("name",)
+
+    def is_deletable(self, row: Account) -> bool:
+        """Tell whether it is not the account that owns the service."""
+        return not row.is_system
+
+
+class UserTable(ResourcePages[User]):
+    """Pages of users."""
+
+    def is_deletable(self, row: User) -> bool:
+        """Tell whether it is not one of the account that owns the service."""
+        return row.account != SYSTEM_ACCOUNT
 
 
 class KeyTable(ResourcePages[ApiKey]):
@@ -148,7 +160,7 @@ def make_tables(container: Container, audit: AuditRoutes, services: Services) ->
 
     pages: Sequence[Pages] = (
         AccountTable(services, container.accounts, "/admin/accounts/", menu="Accounts", in_menu=_is_manager),
-        managed(container.users, "/admin/users/", "Users"),
+        UserTable(services, container.users, "/admin/users/", menu="Users", in_menu=_is_manager),
         keys,
         managed(container.sites, "/admin/sites/", "Sites", container.site_files),
         managed(container.sectors, "/admin/sectors/", "Sectors", container.sector_files),

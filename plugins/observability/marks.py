@@ -55,11 +55,15 @@ class NewMark(MarkDetails, frozen=True, kw_only=True):
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
-    """A stored mark; the other fields are those of ``NewMark``.
+    """A stored mark.
 
     Args:
         id: Its number.
         account: Whose it is.
+        time: When it happened; a new one happened now by default.
+        title: What happened, such as ``shop 1.5.0``.
+        service: The service that it concerns; None for all.
+        url: Where to read more.
         created_at: When it was stored.
         updated_at: When it was changed last.
     """

@@ -227,6 +227,14 @@ def menu_of(client: Client, headers: dict[str, str]) -> set[str]:
     return set(re.findall(r'<a href="/admin/([\w-]+)/"', page(client, "/", headers)))
 
 
+def test_what_owns_the_service_has_no_button_that_deletes_it(client: Client, staff: dict[str, str]) -> None:
+    user = create_user(client, staff)["id"]
+
+    assert "Delete account" not in page(client, "/admin/accounts/0/", staff)
+    assert "Delete user" not in page(client, f"/admin/users/{user}/", staff)
+    assert "Delete site" in page(client, f"/admin/sites/{create_site(client, 0)}/", staff)
+
+
 def test_the_menu_has_tables_for_those_who_manage(
     client: Client, account: int, owner: dict[str, str], staff: dict[str, str]
 ) -> None:
