@@ -23,7 +23,6 @@ from typing import Annotated, Any, Literal
 
 import falcon
 import msgspec
-import yaml
 from msgspec.structs import FieldInfo
 
 from kernel import errors
@@ -169,6 +168,9 @@ def encode_json(document: Object) -> bytes:
 
 def encode_yaml(document: Object) -> bytes:
     """Encode a document as YAML 1.1 that is valid YAML 1.2 as well, without anchors."""
+    # Slow to import, and rarely asked for.
+    import yaml
+
     dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     # Decoded again, no part of the document is the same object as another, which would become an anchor.
     plain = msgspec.json.decode(encode_json(document))
