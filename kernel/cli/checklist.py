@@ -14,6 +14,7 @@ import msgspec
 import psutil
 
 from kernel.app import Tiercel
+from kernel.cli.output import format_age
 from kernel.errors import BootError
 from kernel.http.auth import is_loopback
 from kernel.http.pages import format_bytes
@@ -176,16 +177,11 @@ def _check_backups(settings: Settings, now: datetime) -> Finding:
     except (OSError, ValueError) as ex:
         return Finding("backups", ok=True, detail=f"{path} cannot be read: {ex}", warning=True)
     age = now - last.finished_at
-    detail = f"the last one was complete {_describe_age(age)} ago: {last.kind} in {last.directory}"
+    detail = f"the last one was complete {format_age(age)}: {last.kind} in {last.directory}"
     if max_age_s is None:
         return Finding("backups", ok=True, detail=detail)
     is_old = age > timedelta(seconds=max_age_s)
     return Finding("backups", ok=True, detail=f"{detail}; backup.max_age_s is {max_age_s}", warning=is_old)
-
-
-def _describe_age(age: timedelta) -> str:
-    hours = age.total_seconds() / 3600
-    return f"{hours / 24:.0f} days" if hours >= 48 else f"{hours:.1f} hours"
 
 
 def _check_connections(service: Tiercel) -> Finding:
