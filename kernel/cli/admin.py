@@ -60,7 +60,7 @@ def _run_checks() -> tuple[Configuration | None, list[Finding]]:
         return configuration, [Finding("configuration", ok=False, detail=problem) for problem in ex.problems]
     except BootError as ex:
         return configuration, [Finding("plugins", ok=False, detail=str(ex))]
-    findings = check_setup(service)
+    findings = [*check_setup(service), *_check_log_file(service)]
     try:
         with service.database_ready() as engine:
             findings += check_database(service, engine)
@@ -70,7 +70,7 @@ def _run_checks() -> tuple[Configuration | None, list[Finding]]:
 
 
 def check_setup(service: Tiercel) -> list[Finding]:
-    """Check all that needs no database."""
+    """Check what needs no database, and write nothing."""
     configuration = service.configuration
     findings = [Finding("configuration", ok=True, detail=f"{len(configuration.entries())} settings")]
     if written := configuration.written_secrets():
@@ -80,7 +80,6 @@ def check_setup(service: Tiercel) -> list[Finding]:
     findings.append(_run_check("plugins", service.registry.check_health))
     findings += _check_names(service)
     findings.append(_run_check("access", lambda: _check_access(service)))
-    findings += _check_log_file(service)
     if problem := raise_descriptor_limit(service.settings):
         findings.append(Finding("descriptors", ok=True, detail=problem, warning=True))
     findings += check_deployment(service, service.clock.now())

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
 import psutil
@@ -18,10 +17,9 @@ from kernel.cli.output import format_age
 from kernel.errors import BootError
 from kernel.http.auth import is_loopback
 from kernel.http.pages import format_bytes
+from kernel.last_backup import FILE, read_last_backup
 from kernel.settings import Settings
 
-# Written by what makes backups; see ``LastBackup``.
-LAST_BACKUP = "last_backup.json"
 _FREE_MIN = 0.1
 # Of what the server allows, what the service may take: others need some, an administrator most of all.
 _CONNECTIONS_MAX = 0.9
@@ -50,20 +48,6 @@ class Finding(msgspec.Struct, frozen=True):
         if not self.ok:
             return "PROBLEM"
         return "warning" if self.warning else "ok"
-
-
-class LastBackup(msgspec.Struct, frozen=True):
-    """What ``last_backup.json`` in the home directory says of the latest complete backup.
-
-    Args:
-        finished_at: When it was complete.
-        directory: Where it is.
-        kind: ``base``, ``incremental`` or ``dump``.
-    """
-
-    finished_at: Annotated[datetime, msgspec.Meta(tz=True)]
-    directory: str
-    kind: str
 
 
 def check_deployment(service: Tiercel, now: datetime) -> Iterator[Finding]:
@@ -105,8 +89,8 @@ def _check_cache(settings: Settings) -> Finding:
     each_bytes = settings.datasets.cache_max_bytes + settings.http.bodies_max_bytes
     all_bytes, memory_bytes = each_bytes * settings.server.workers, psutil.virtual_memory().total
     detail = (
-        f"in the memory of each process; with the bodies of requests up to {format_bytes(each_bytes)}, "
-        f"in {settings.server.workers} processes {format_bytes(all_bytes)} of {format_bytes(memory_bytes)}"
+        f"in the memory of each process that serves, up to {format_bytes(each_bytes)} with the bodies of requests; "
+        f"in all of them up to {format_bytes(all_bytes)} of {format_bytes(memory_bytes)}"
     )
     return Finding("cache", ok=True, detail=detail, warning=all_bytes > memory_bytes)
 
@@ -168,14 +152,14 @@ def _check_disk(home: Path) -> Finding:
 
 
 def _check_backups(settings: Settings, now: datetime) -> Finding:
-    path, max_age_s = settings.home / LAST_BACKUP, settings.backup.max_age_s
+    max_age_s = settings.backup.max_age_s
     try:
-        last = msgspec.json.decode(path.read_bytes(), type=LastBackup)
-    except FileNotFoundError:
+        last = read_last_backup(settings.home)
+    except (OSError, ValueError) as ex:
+        return Finding("backups", ok=True, detail=f"{settings.home / FILE} cannot be read: {ex}", warning=True)
+    if last is None:
         is_missed = max_age_s is not None or is_exposed(settings)
         return Finding("backups", ok=True, detail="none was made: tiercel backup DIRECTORY", warning=is_missed)
-    except (OSError, ValueError) as ex:
-        return Finding("backups", ok=True, detail=f"{path} cannot be read: {ex}", warning=True)
     age = now - last.finished_at
     detail = f"the last one was complete {format_age(age)}: {last.kind} in {last.directory}"
     if max_age_s is None:

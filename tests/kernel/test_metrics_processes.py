@@ -66,6 +66,8 @@ def scrape(service: Service) -> Scrape:
 @pytest.fixture(scope="module")
 def service(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     home = copy_home(initialised, tmp_path_factory.mktemp("metrics"))
+    last = {"finished_at": "2026-11-28T02:00:00Z", "directory": "/backups", "kind": "base"}
+    (home / "last_backup.json").write_bytes(msgspec.json.encode(last))
     with serving(home, (TIERCEL, "up"), **VARIABLES) as started:
         assert eventually(lambda: scrape(started).value("tiercel_process_threads", process="jobs-0") > 0)
         yield started
@@ -146,7 +148,6 @@ def test_a_frozen_database_is_left_out_of_a_scrape(service: Service) -> None:
 ROOT = Path(__file__).parent.parent.parent
 RULES = ROOT / "contrib" / "prometheus" / "tiercel.rules.yml"
 DASHBOARD = ROOT / "contrib" / "grafana" / "dashboards" / "tiercel.json"
-RUNBOOK = ROOT / "docs" / "operations" / "alerts.md"
 _METRIC = re.compile(r"(tiercel_[a-z0-9_]+)(\{[^}]*\})?")
 _LABEL = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
 _BY = re.compile(r"\bby \(([^)]*)\)")
@@ -165,6 +166,22 @@ def expressions() -> list[str]:
     targets = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
     queries = [each["query"]["query"] for each in dashboard["templating"]["list"] if isinstance(each["query"], dict)]
     return [*rules, *targets, *queries]
+
+
+def test_the_time_of_the_latest_backup_is_told_if_one_is_recorded(service: Service) -> None:
+    record = service.home / "last_backup.json"
+    recorded = record.read_bytes()
+
+    assert scrape(service).value("tiercel_backup_finished_time_seconds") == 1795831200
+    record.write_bytes(b"{}")
+    try:
+        wrong = scrape(service)
+    finally:
+        record.write_bytes(recorded)
+
+    # What can be read of the instance is told all the same.
+    assert "tiercel_backup_finished_time_seconds" not in {sample.name for sample in wrong.samples}
+    assert wrong.value("tiercel_source_up", source="instance") == 1
 
 
 def test_alerts_and_dashboard_ask_for_what_there_is(service: Service) -> None:
@@ -200,22 +217,6 @@ def test_what_is_exposed_is_documented_and_named_as_prometheus_wants(service: Se
     assert [name for name in families if f"`{name}`" not in page] == []
     assert [name for name, kind in families.items() if name.endswith("_total") != (kind == "counter")] == []
     assert [name for name in families if re.search(r"_(ms|milliseconds|kb|mb|percent)(_|$)", name)] == []
-
-
-def test_every_alert_says_what_to_do() -> None:
-    text, page = RULES.read_text(), RUNBOOK.read_text()
-    alerts = re.findall(r"- alert: (\w+)(.*?)(?=- alert: |\Z)", text, re.DOTALL)
-    anchors = {
-        line.lstrip("# ").strip().lower().replace(" ", "-") for line in page.splitlines() if line.startswith("## ")
-    }
-
-    assert len(alerts) > 15
-    for name, body in alerts:
-        words = re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
-        assert f"runbook: docs/operations/alerts.md#{words}\n" in body, name
-        assert words in anchors, name
-        assert "summary: " in body, name
-        assert "description: " in body, name
 
 
 def test_the_rules_do_what_their_tests_say() -> None:
