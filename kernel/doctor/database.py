@@ -58,6 +58,7 @@ class DatabaseReader:
             "tables": _rows("list_tables"),
             "indexes": _rows("list_indexes"),
             "bloat": _read_bloat,
+            "timescaledb": _read_timescaledb,
             "migrations": _rows("list_applied"),
             "jobs": self._read_jobs,
             "datasets": _rows("list_datasets"),
@@ -127,6 +128,17 @@ def _read_slow_statements(connection: Connected) -> dict[str, Any]:
         return {"note": "the extension pg_stat_statements is not in this database; `statements` has what runs now"}
     view = sql.Identifier(schema["nspname"], "pg_stat_statements")
     return {"rows": _fetch(connection, sql.SQL(QUERIES["list_slow_statements"]).format(statistics=view))}
+
+
+def _read_timescaledb(connection: Connected) -> dict[str, Any]:
+    """Read what its own background jobs do, whose failures nobody is told of otherwise."""
+    if connection.execute(QUERIES["has_timescaledb"]).fetchone() is None:
+        return {"note": "TimescaleDB is not in this database"}
+    return {
+        "hypertables": _fetch(connection, QUERIES["list_hypertables"]),
+        "policies": _fetch(connection, QUERIES["list_policies"]),
+        "failures": _fetch(connection, QUERIES["list_policy_failures"]),
+    }
 
 
 def _read_locks(connection: Connected) -> dict[str, Any]:

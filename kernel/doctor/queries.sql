@@ -127,6 +127,31 @@ SELECT pid, relid::regclass::text AS "table", phase, heap_blks_scanned AS blocks
 FROM pg_stat_progress_vacuum
 WHERE datname = current_database()
 
+-- name: has_timescaledb
+SELECT FROM pg_extension WHERE extname = 'timescaledb'
+
+-- name: list_hypertables
+SELECT hypertable_schema || '.' || hypertable_name AS hypertable, count(*) AS chunks,
+       count(*) FILTER (WHERE is_compressed) AS compressed, min(range_start) AS first, max(range_end) AS last
+FROM timescaledb_information.chunks
+GROUP BY 1
+ORDER BY 1
+
+-- name: list_policies
+-- What never was has the time -infinity, which Python does not have.
+SELECT job.job_id, job.proc_name AS policy, job.hypertable_name AS hypertable, job.scheduled, statistics.last_run_status,
+       nullif(statistics.last_successful_finish, '-infinity') AS last_successful_finish, statistics.total_failures,
+       nullif(statistics.next_start, '-infinity') AS next_start
+FROM timescaledb_information.jobs AS job
+LEFT JOIN timescaledb_information.job_stats AS statistics USING (job_id)
+ORDER BY job.job_id
+
+-- name: list_policy_failures
+SELECT job_id, proc_name AS policy, finish_time AS failed_at, sqlerrcode AS sqlstate, err_message AS reason
+FROM timescaledb_information.job_errors
+ORDER BY finish_time DESC
+LIMIT 20
+
 -- name: list_applied
 SELECT id, applied_at FROM tiercel.migration ORDER BY applied_at, id
 

@@ -33,6 +33,7 @@ OF_DATABASE = {
     "tables",
     "indexes",
     "bloat",
+    "timescaledb",
     "migrations",
     "jobs",
     "datasets",
