@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import stat
 import threading
@@ -208,11 +209,18 @@ def test_a_wrong_configuration_does_not_keep_it_from_the_rest(tiercel: RunComman
     assert wrong["machine"]["status"] == "ok"
 
 
-def test_a_report_that_cannot_be_written_leaves_no_piece_of_itself(tiercel: RunCommand) -> None:
-    ran = tiercel("doctor", "/dev/full/report.json")
+def test_a_report_that_cannot_be_written_leaves_no_piece_of_itself(tiercel: RunCommand, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # No file may be larger, as if the disk were full.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        ran = tiercel("doctor", "report.json")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     assert ran.code == 1
-    assert "'-' in place of a file prints the report" in ran.errors
+    assert "report.json: File too large; '-' in place of a file prints the report" in ran.errors
+    assert not (tmp_path / "report.json").exists()
 
 
 # --- logs -----------------------------------------------------------------------------------------------------------
