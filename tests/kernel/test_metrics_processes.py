@@ -172,16 +172,17 @@ def test_the_time_of_the_latest_backup_is_told_if_one_is_recorded(service: Servi
     record = service.home / "last_backup.json"
     recorded = record.read_bytes()
 
-    assert scrape(service).value("tiercel_backup_finished_time_seconds") == 1795831200
+    assert scrape_all(service).value("tiercel_backup_finished_time_seconds") == 1795831200
     record.write_bytes(b"{}")
     try:
-        wrong = scrape(service)
+        wrong = scrape_all(service)
     finally:
         record.write_bytes(recorded)
 
     # What can be read of the instance is told all the same.
-    assert "tiercel_backup_finished_time_seconds" not in {sample.name for sample in wrong.samples}
-    assert wrong.value("tiercel_source_up", source="instance") == 1
+    names = {sample.name for sample in wrong.samples}
+    assert "tiercel_backup_finished_time_seconds" not in names
+    assert "tiercel_home_filesystem_free_bytes" in names
 
 
 def test_alerts_and_dashboard_ask_for_what_there_is(service: Service) -> None:
@@ -191,7 +192,7 @@ def test_alerts_and_dashboard_ask_for_what_there_is(service: Service) -> None:
         connection.recv(4096)
     assert eventually(lambda: scrape(service).value("tiercel_http_rejected_requests_total") > 0)
     by_name: dict[str, set[str]] = {}
-    for sample in scrape(service).samples:
+    for sample in scrape_all(service).samples:
         by_name.setdefault(sample.name, set()).update(sample.labels)
 
     wrong = []
@@ -203,6 +204,18 @@ def test_alerts_and_dashboard_ask_for_what_there_is(service: Service) -> None:
             if unknown := labels - by_name.get(name, set()) - _OF_PROMETHEUS:
                 wrong.append(f"{name}: {sorted(unknown)}: {expression}")
     assert wrong == []
+
+
+def scrape_all(service: Service) -> Scrape:
+    """Scrape until no source is left out: a busy machine may take longer than their time limit."""
+    found: list[Scrape] = []
+
+    def is_complete() -> bool:
+        found.append(scrape(service))
+        return all(sample.value == 1 for sample in found[-1].samples if sample.name == "tiercel_source_up")
+
+    assert eventually(is_complete)
+    return found[-1]
 
 
 def _grouped(expression: str) -> set[str]:
