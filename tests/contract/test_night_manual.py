@@ -161,6 +161,14 @@ def test_every_metric_of_the_manual_is_documented() -> None:
     assert [name for name in sorted(named) if f"`{name}`" not in PAGES["monitoring.md"]] == []
 
 
+def test_every_panel_that_is_named_is_on_the_dashboard() -> None:
+    dashboard = (ROOT / "contrib" / "grafana" / "dashboards" / "tiercel.json").read_text()
+    named = re.findall(r"panel \*([^*]+)\*", ALERTS)
+
+    assert len(named) >= 2
+    assert [name for name in named if f'"title": "{name}"' not in dashboard] == []
+
+
 def test_the_record_of_a_backup_is_what_check_reads() -> None:
     (example,) = blocks(CHECKS, "json")
 
