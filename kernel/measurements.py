@@ -13,6 +13,7 @@ from importlib.metadata import version
 import psutil
 
 from kernel.errors import UnavailableError
+from kernel.last_backup import read_last_backup
 from kernel.metrics import Read, Reading
 from kernel.services import SharedServices
 
@@ -146,6 +147,13 @@ def _instance(shared: SharedServices) -> Iterator[Reading]:
     disk = psutil.disk_usage(str(shared.settings.home.absolute()))
     yield Reading("home_filesystem_size_bytes", "The file system of the home directory.", disk.total)
     yield Reading("home_filesystem_free_bytes", "What is free of it.", disk.free)
+    try:
+        backup = read_last_backup(shared.settings.home)
+    except (OSError, ValueError):
+        return  # tiercel check says why
+    if backup is not None:
+        text = "When the latest backup was complete, in seconds since 1970."
+        yield Reading("backup_finished_time_seconds", text, backup.finished_at.timestamp())
 
 
 def _database(shared: SharedServices) -> Iterator[Reading]:

@@ -493,8 +493,18 @@ class Metrics:
         sources = self._read_sources()
         self.flush()
         if self._slot is not None:
-            yield from _merge(self._slot.live_files())
+            yield from _merge(_live_files(self._folder, self._slot.name))
         yield from sources
+
+    def collect_from_outside(self) -> Iterator[Metric]:
+        """As ``collect``, in a process that measures nothing itself: a command.
+
+        Raises:
+            OSError: The files of the instance cannot be read.
+        """
+        if self._folder.is_dir():
+            yield from _merge(_live_files(self._folder))
+        yield from self._read_sources()
 
     def _read_sources(self) -> list[Metric]:
         due = [source for source in self._sources.values() if source.call.age_s > source.max_age_s]
@@ -667,17 +677,6 @@ class _Slot:
                 _allocate(Path(file._fname), 2 * file._capacity)
             file.write_value(key, value, 0.0)
 
-    def live_files(self) -> list[str]:
-        """Return the files of all processes, without the gauges of those that have ended."""
-        files: list[str] = []
-        with _locked(self._folder):
-            for slot in _list_slots(self._folder):
-                is_live = slot == self.name or _is_held(self._folder, slot)
-                kinds: tuple[Kind, ...] = ("counter", "gauge", "histogram") if is_live else ("counter", "histogram")
-                paths = (self._folder / f"{_FILES[kind]}_{slot}.db" for kind in kinds)
-                files += [str(path) for path in paths if path.exists()]
-        return files
-
     def close(self) -> None:
         for file in self._files.values():
             file.close()
@@ -753,6 +752,23 @@ def _is_held(folder: Path, slot: str) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def _live_files(folder: Path, own: str | None = None) -> list[str]:
+    """Return the files of all processes, without the gauges of those that have ended.
+
+    Args:
+        folder: Of the instance.
+        own: The slot of this process, if it has one.
+    """
+    files: list[str] = []
+    with _locked(folder):
+        for slot in _list_slots(folder):
+            is_live = slot == own or _is_held(folder, slot)
+            kinds: tuple[Kind, ...] = ("counter", "gauge", "histogram") if is_live else ("counter", "histogram")
+            paths = (folder / f"{_FILES[kind]}_{slot}.db" for kind in kinds)
+            files += [str(path) for path in paths if path.exists()]
+    return files
 
 
 def _list_slots(folder: Path) -> list[str]:

@@ -43,6 +43,7 @@ KERNEL_COMMANDS = {
     "worker": "kernel.cli.worker:worker",
     "migrate": "kernel.cli.admin:migrate",
     "check": "kernel.cli.admin:check",
+    "doctor": "kernel.cli.doctor:doctor",
     "plugins": "kernel.cli.admin:plugins",
     "routes": "kernel.cli.admin:routes",
     "apps": "kernel.cli.apps:apps",

@@ -212,6 +212,12 @@ class HealthSettings(Table, frozen=True):
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 2.0
 
 
+class BackupSettings(Table, frozen=True):
+    """What `tiercel check` expects of backups."""
+
+    max_age_s: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
 class MetricSettings(Table, frozen=True):
     """Metrics for Prometheus, at ``/metrics``."""
 
@@ -249,6 +255,7 @@ class Settings(Table, frozen=True):
     log: LogSettings = LogSettings()
     health: HealthSettings = HealthSettings()
     metrics: MetricSettings = MetricSettings()
+    backup: BackupSettings = BackupSettings()
     datasets: DatasetSettings = DatasetSettings()
     jobs: JobSettings = JobSettings()
     throttle: ThrottleSettings = ThrottleSettings()

@@ -11,14 +11,15 @@ from functools import partial
 from typing import Any, LiteralString
 
 import click
-import msgspec
 from psycopg.rows import dict_row
 
 from kernel.app import Tiercel
 from kernel.cache_control import ProcessStats, clear_everywhere, collect_stats
+from kernel.cli.checklist import Finding, check_capacity, check_deployment
 from kernel.cli.output import echo, print_json, print_table
 from kernel.config import Configuration, load
 from kernel.contracts import HealthCheck
+from kernel.db.engine import Engine
 from kernel.db.migrations import MigrationError, describe_timescaledb
 from kernel.db.pool import Database
 from kernel.errors import BootError, ConfigError, TiercelError
@@ -31,29 +32,6 @@ _SHELL_BANNER = "Names: service, db, services['<plugin>'], sql('SELECT ...'). db
 
 
 # --- check ----------------------------------------------------------------------------------------------------------
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """Result of a check.
-
-    Args:
-        check: Name of the check.
-        ok: Whether it passed.
-        detail: What was checked, or what is wrong.
-        warning: Whether it passed, but deserves attention.
-    """
-
-    check: str
-    ok: bool
-    detail: str
-    warning: bool = False
-
-    @property
-    def mark(self) -> str:
-        """The result in a word, for people."""
-        if not self.ok:
-            return "PROBLEM"
-        return "warning" if self.warning else "ok"
 
 
 @click.command()
@@ -82,6 +60,18 @@ def _run_checks() -> tuple[Configuration | None, list[Finding]]:
         return configuration, [Finding("configuration", ok=False, detail=problem) for problem in ex.problems]
     except BootError as ex:
         return configuration, [Finding("plugins", ok=False, detail=str(ex))]
+    findings = [*check_setup(service), *_check_log_file(service)]
+    try:
+        with service.database_ready() as engine:
+            findings += check_database(service, engine)
+    except TiercelError as ex:
+        findings.append(Finding("database", ok=False, detail=str(ex)))
+    return configuration, findings
+
+
+def check_setup(service: Tiercel) -> list[Finding]:
+    """Check what needs no database, and write nothing."""
+    configuration = service.configuration
     findings = [Finding("configuration", ok=True, detail=f"{len(configuration.entries())} settings")]
     if written := configuration.written_secrets():
         detail = f"{', '.join(written)}: keep secrets in the environment or in .env, not in a file that others may read"
@@ -90,24 +80,29 @@ def _run_checks() -> tuple[Configuration | None, list[Finding]]:
     findings.append(_run_check("plugins", service.registry.check_health))
     findings += _check_names(service)
     findings.append(_run_check("access", lambda: _check_access(service)))
-    findings += _check_log_file(service)
     if problem := raise_descriptor_limit(service.settings):
         findings.append(Finding("descriptors", ok=True, detail=problem, warning=True))
+    findings += check_deployment(service, service.clock.now())
     for _, health_check in service.registry.contributions(HealthCheck):
         if health_check.setup is not None:
             findings.append(_run_check(health_check.name, health_check.setup))
-    try:
-        with service.database_ready() as engine:
-            findings.append(Finding("database", ok=True, detail=f"{engine.name} {engine.version}, {engine.database}"))
-            if advice := describe_timescaledb(service.db.conninfo):
-                findings.append(Finding("timescaledb", ok=True, detail=advice, warning=True))
-            migrations = list(_check_migrations(service))
-            findings += migrations
-            if all(found.ok for found in migrations):
-                findings += _review(service)
-    except TiercelError as ex:
-        findings.append(Finding("database", ok=False, detail=str(ex)))
-    return configuration, findings
+    return findings
+
+
+def check_database(service: Tiercel, engine: Engine) -> list[Finding]:
+    """Check a database that answers.
+
+    Raises:
+        TiercelError: It does not any more.
+    """
+    findings = [Finding("database", ok=True, detail=f"{engine.name} {engine.version}, {engine.database}")]
+    if advice := describe_timescaledb(service.db.conninfo):
+        findings.append(Finding("timescaledb", ok=True, detail=advice, warning=True))
+    migrations = list(_check_migrations(service))
+    findings += migrations
+    if all(found.ok for found in migrations):
+        findings += _review(service)
+    return findings
 
 
 def _run_check(name: str, run: Callable[[], str]) -> Finding:
@@ -195,6 +190,7 @@ def _review(service: Tiercel) -> Iterator[Finding]:
     reviews = {check.name: check.review for _, check in service.registry.contributions(HealthCheck) if check.review}
     service.db.open()
     try:
+        yield from check_capacity(service)
         for name, review in reviews.items():
             if detail := review():
                 yield Finding(name, ok=True, detail=detail, warning=True)

@@ -104,6 +104,16 @@ class EmbeddedServer:
         """Connection string for the role of the service, which is not a superuser."""
         return make_conninfo("", host=str(self._sockets), user=ROLE, dbname=ROLE)
 
+    @property
+    def superuser_conninfo(self) -> str:
+        """Connection string for the same database as the superuser, for whom the server reserves connections."""
+        return make_conninfo("", host=str(self._sockets), user=_SUPERUSER, dbname=ROLE)
+
+    @property
+    def data(self) -> Path:
+        """The directory of its data, with its logs."""
+        return self._data
+
     def acquire(self) -> None:
         """Start the server unless it is running, and register this process as a user of it.
 

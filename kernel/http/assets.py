@@ -91,6 +91,15 @@ class Assets:
             raise LookupError(f"there is no static file {name!r}")
         return f"/static/{owner}/{found['stem']}.{asset.digest}.{found['suffix']}"
 
+    def read_all(self) -> int:
+        """Read every file that is served, and return how many there are.
+
+        Raises:
+            OSError: One cannot be read.
+        """
+        paths = [path for folder in self._folders.values() for path in folder.iterdir()]
+        return sum(_read(path if path.suffix != ".gz" else path.with_suffix("")) is not None for path in paths)
+
     def routes(self) -> Sequence[Route]:
         """Return the routes. Requests for static files are not logged."""
         return collect_routes(self.serve, self.icon, self.robots)

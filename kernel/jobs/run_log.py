@@ -32,7 +32,8 @@ _STORED_LEVELS = ("info", "warning", "error", "critical")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 # Others in the folder are not ours to delete.
 _FILE_NAME = re.compile(r"job-\d+-[A-Za-z0-9._-]+\.log")
-_FILE_MODE = 0o666
+# As that of the log of the service: it may say whose data the job works on.
+_FILE_MODE = 0o640
 _DAY_S = 86400
 
 
@@ -101,7 +102,8 @@ class RunLog:
                 self._file_log, self._file = files.open(claim)
             except OSError as ex:
                 self._report_file(ex)
-            self._write_file("info", "job_began", {"job": claim.name, "job_id": claim.id})
+            began = {"job": claim.name, "job_id": claim.id, "request_id": claim.request_id}
+            self._write_file("info", "job_began", began)
         wrapped = structlog.wrap_logger(
             _Sink(self._write), processors=[_to_arguments], wrapper_class=structlog.make_filtering_bound_logger(0)
         )

@@ -46,6 +46,7 @@ _EXPIRY_GRACE_S = 5
 # Counts nothing: whether it can be written is whether hits can.
 _PROBE_KEY = "probe"
 _PROBE_EXPIRY_S = 60
+_UNLIMITED = "requests are not limited"
 
 
 class _Window:
@@ -230,8 +231,19 @@ class Throttles:
             BootError: It does not.
         """
         if self._is_away:
-            raise BootError("the storage of throttles is away: requests are not limited")
+            raise BootError(f"the storage of throttles is away: {_UNLIMITED}")
         return "on" if self.is_on else "off"
+
+    def probe(self) -> None:
+        """Ask the storage whether it answers: for commands, to which no request has told it.
+
+        Raises:
+            BootError: It does not.
+        """
+        if self._storage is not None and not self._storage.check():
+            raise BootError(
+                f"the storage of throttles, {self._backend.partition('://')[0]}, does not answer: {_UNLIMITED}"
+            )
 
     @property
     def is_away(self) -> bool:

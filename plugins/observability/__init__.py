@@ -100,8 +100,12 @@ def register_jobs(services: Services) -> Iterable[Job]:
 
 @hookimpl
 def register_health_checks(services: Services) -> Iterable[HealthCheck]:
-    """Return a line of ``tiercel check``: which senders send more series than their account may have."""
-    return [HealthCheck(name="series", review=services.once(make_container).ledger.describe_capped)]
+    """Return lines of ``tiercel check``: who sends too many series, and why events are rejected."""
+    ledger = services.once(make_container).ledger
+    return [
+        HealthCheck(name="series", review=ledger.describe_capped),
+        HealthCheck(name="ingest", review=ledger.describe_refused),
+    ]
 
 
 @hookimpl

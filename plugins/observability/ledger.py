@@ -33,6 +33,9 @@ TimeSpan = tuple[datetime | None, datetime | None]
 NO_TIMES: TimeSpan = (None, None)
 _DEFAULT_SPAN = timedelta(days=1)
 _SENDERS_SHOWN_MAX = 10
+_REASONS_SHOWN_MAX = 5
+# As the alert TiercelIngestRejected has it.
+_REFUSED_MAX = 0.05
 
 
 class LedgerEntry(msgspec.Struct, frozen=True):
@@ -285,6 +288,16 @@ class Ledger:
     def _selection(self, query: LedgerQuery, access: Access) -> dict[str, Any]:
         start, end = self.span(query)
         return {"start": start, "end": end, "sender": query.sender, **access.parameters}
+
+    def describe_refused(self) -> str | None:
+        """Describe why events of the last day were rejected if those are more than one in twenty, or return None."""
+        with self._db.connection() as connection:
+            received, rejected = connection.execute(QUERIES["sum_refused"]).fetchone() or (None, None)
+            if not received or rejected <= _REFUSED_MAX * received:
+                return None
+            rows = connection.execute(QUERIES["list_refusals"], {"limit": _REASONS_SHOWN_MAX}).fetchall()
+        reasons = "; ".join(f"{reason} ({items:,})" for reason, items in rows)
+        return f"{rejected:,} of {received:,} events of the last day were rejected: {reasons}"
 
     def describe_capped(self) -> str | None:
         """Describe who sent events of more series than ``series_max`` on the last day, or return None."""

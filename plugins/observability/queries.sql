@@ -491,6 +491,17 @@ GROUP BY account, key
 ORDER BY sum(capped) DESC, account, key
 LIMIT %(limit)s
 
+-- name: sum_refused
+SELECT sum(received), sum(rejected) FROM observability.ingest_ledger WHERE at > now() - interval '1 day'
+
+-- name: list_refusals
+SELECT reason, sum(items::bigint)
+FROM observability.ingest_ledger, jsonb_each_text(reasons) AS each (reason, items)
+WHERE at > now() - interval '1 day' AND rejected > 0
+GROUP BY reason
+ORDER BY sum(items::bigint) DESC, reason
+LIMIT %(limit)s
+
 -- name: list_ledger
 WITH entry AS (
     SELECT date_trunc('minute', at) AS minute, account, key, received, stored, duplicate, rejected, capped, deleted,

@@ -30,6 +30,10 @@ PAGES = [
     DOCS / "howto" / "openapi.md",
     DOCS / "howto" / "accounts.md",
     DOCS / "operations" / "production.md",
+    DOCS / "operations" / "alerts.md",
+    DOCS / "operations" / "checks.md",
+    DOCS / "operations" / "scaling.md",
+    DOCS / "operations" / "troubleshooting.md",
     DOCS / "reference" / "errors.md",
 ]
 # What is about installing, or about files and containers of another place.

@@ -19,6 +19,7 @@ VARIABLES = {
     "TIERCEL_DB__CONNECT_TIMEOUT_S": "2",
     "TIERCEL_HEALTH__TIMEOUT_S": "1",
     "TIERCEL_OBSERVABILITY__LOG_OWN_REQUESTS": "false",
+    "TIERCEL_DB__EMBEDDED_OPTIONS": '{"shared_preload_libraries": "pg_stat_statements"}',
 }
 # Statement timeout, the grace period of the client, and a reserve for a busy machine.
 ANSWER_S = 2 + 2 + 6

@@ -10,16 +10,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from kernel.db.failures import READ_ONLY
-from tests.faults.conftest import ANSWER_S, stored_batches
+from tests.faults.conftest import ANSWER_S, VARIABLES, stored_batches
 from tests.faults.database import connect, end_server, frozen, locked, no_connections_left, read_only
 from tests.faults.senders import Senders
 from tests.plugins.observability.events import make_event
-from tests.processes import Service, eventually
+from tests.processes import Service, eventually, run_tiercel
 
 pytestmark = pytest.mark.process
 
@@ -111,6 +113,41 @@ def test_the_service_is_not_ready_without_a_connection(shared: Service) -> None:
         assert eventually(lambda: shared.get("/readyz").status_code == 503)
 
     assert eventually(shared.is_ready)
+
+
+def test_the_doctor_describes_a_database_that_answers_and_one_that_is_frozen(shared: Service) -> None:
+    with connect(shared.home) as connection:
+        connection.execute(b"CREATE EXTENSION pg_stat_statements")
+
+    answering = examine(shared, timeout_s=30)
+    with frozen(shared.home):
+        silent = examine(shared, timeout_s=20)
+
+    assert [name for name, part in answering.items() if part["status"] == "failed"] == []
+    slow = answering["slow_statements"]["content"]["rows"]
+    assert {"calls", "total_ms", "statement"} <= slow[0].keys()
+    assert answering["probes"]["content"][0]["status"] == 200
+    assert "tiercel serve" in {process["command"] for process in answering["processes"]["content"]}
+    # As many as the processes that serve.
+    places = [name for name in answering["metrics"]["content"] if name.startswith("tiercel_process_threads")]
+    assert places == ["tiercel_process_threads{process=web-0}", "tiercel_process_threads{process=web-1}"]
+    assert silent["database"]["reason"].startswith("the database does not answer")
+    # It is waited for once, not for each part.
+    assert silent["tables"] == {"status": "failed", "took_ms": 0, "reason": f"left out: {silent['database']['reason']}"}
+    assert silent["embedded_server"]["content"]["is_running"] is True
+    assert [probe["status"] for probe in silent["probes"]["content"]] == [200, 503]
+    assert {"versions", "machine", "disks", "settings", "check", "metrics"} <= {
+        name for name, part in silent.items() if part["status"] == "ok"
+    }
+
+
+def examine(service: Service, timeout_s: float) -> dict[str, Any]:
+    """Return the parts of what ``tiercel doctor`` reports of a service."""
+    variables = {**VARIABLES, "TIERCEL_BIND": f"127.0.0.1:{service.port}"}
+    ran = run_tiercel(service.home, "doctor", f"--timeout-s={timeout_s}", "-", **variables)
+    assert ran.returncode == 0, ran.stderr
+    parts: dict[str, Any] = msgspec.json.decode(ran.stdout)["parts"]
+    return parts
 
 
 @pytest.fixture

@@ -126,6 +126,23 @@ def test_check_warns_of_what_plugins_find_in_the_database(tiercel: RunCommand, m
     assert "  account 0, key-8: 2,000\n  account 0, key-7: 9\n" in ran.output
 
 
+def test_check_warns_of_events_that_are_rejected_once_they_are_many(tiercel: RunCommand, migrated: str) -> None:
+    statement = (
+        "INSERT INTO observability.ingest_ledger (key, received, stored, duplicate, rejected, capped, reasons)"
+        " VALUES ('key-7', %s, %s, 0, 30, 0, '{\"method: Required.\": 20, \"latency_ms: Expected int.\": 10}')"
+    )
+    with psycopg.connect(migrated, autocommit=True) as connection:
+        connection.execute(statement, [600, 570])
+        few = tiercel("check")
+        connection.execute(statement, [40, 10])
+        many = tiercel("check")
+        connection.execute("TRUNCATE observability.ingest_ledger")
+
+    assert (few.code, "] ingest: " in few.output) == (0, False)
+    reasons = "method: Required. (40); latency_ms: Expected int. (20)"
+    assert f"[warning] ingest: 60 of 640 events of the last day were rejected: {reasons}\n" in many.output
+
+
 def test_check_of_a_wrong_key_exits_1_and_names_file_and_key(tiercel: RunCommand, tmp_path: Path) -> None:
     write_config(tmp_path, "[db]\npool_maxi = 7\n[server]\nthreads = 'many'")
 

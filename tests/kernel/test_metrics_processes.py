@@ -66,6 +66,8 @@ def scrape(service: Service) -> Scrape:
 @pytest.fixture(scope="module")
 def service(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     home = copy_home(initialised, tmp_path_factory.mktemp("metrics"))
+    last = {"finished_at": "2026-11-28T02:00:00Z", "directory": "/backups", "kind": "base"}
+    (home / "last_backup.json").write_bytes(msgspec.json.encode(last))
     with serving(home, (TIERCEL, "up"), **VARIABLES) as started:
         assert eventually(lambda: scrape(started).value("tiercel_process_threads", process="jobs-0") > 0)
         yield started
@@ -146,7 +148,6 @@ def test_a_frozen_database_is_left_out_of_a_scrape(service: Service) -> None:
 ROOT = Path(__file__).parent.parent.parent
 RULES = ROOT / "contrib" / "prometheus" / "tiercel.rules.yml"
 DASHBOARD = ROOT / "contrib" / "grafana" / "dashboards" / "tiercel.json"
-RUNBOOK = ROOT / "docs" / "operations" / "alerts.md"
 _METRIC = re.compile(r"(tiercel_[a-z0-9_]+)(\{[^}]*\})?")
 _LABEL = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
 _BY = re.compile(r"\bby \(([^)]*)\)")
@@ -167,6 +168,23 @@ def expressions() -> list[str]:
     return [*rules, *targets, *queries]
 
 
+def test_the_time_of_the_latest_backup_is_told_if_one_is_recorded(service: Service) -> None:
+    record = service.home / "last_backup.json"
+    recorded = record.read_bytes()
+
+    assert scrape_all(service).value("tiercel_backup_finished_time_seconds") == 1795831200
+    record.write_bytes(b"{}")
+    try:
+        wrong = scrape_all(service)
+    finally:
+        record.write_bytes(recorded)
+
+    # What can be read of the instance is told all the same.
+    names = {sample.name for sample in wrong.samples}
+    assert "tiercel_backup_finished_time_seconds" not in names
+    assert "tiercel_home_filesystem_free_bytes" in names
+
+
 def test_alerts_and_dashboard_ask_for_what_there_is(service: Service) -> None:
     # One request of each kind that is counted only once it happens.
     with socket.create_connection(("127.0.0.1", service.port)) as connection:
@@ -174,7 +192,7 @@ def test_alerts_and_dashboard_ask_for_what_there_is(service: Service) -> None:
         connection.recv(4096)
     assert eventually(lambda: scrape(service).value("tiercel_http_rejected_requests_total") > 0)
     by_name: dict[str, set[str]] = {}
-    for sample in scrape(service).samples:
+    for sample in scrape_all(service).samples:
         by_name.setdefault(sample.name, set()).update(sample.labels)
 
     wrong = []
@@ -186,6 +204,18 @@ def test_alerts_and_dashboard_ask_for_what_there_is(service: Service) -> None:
             if unknown := labels - by_name.get(name, set()) - _OF_PROMETHEUS:
                 wrong.append(f"{name}: {sorted(unknown)}: {expression}")
     assert wrong == []
+
+
+def scrape_all(service: Service) -> Scrape:
+    """Scrape until no source is left out: a busy machine may take longer than their time limit."""
+    found: list[Scrape] = []
+
+    def is_complete() -> bool:
+        found.append(scrape(service))
+        return all(sample.value == 1 for sample in found[-1].samples if sample.name == "tiercel_source_up")
+
+    assert eventually(is_complete)
+    return found[-1]
 
 
 def _grouped(expression: str) -> set[str]:
@@ -200,22 +230,6 @@ def test_what_is_exposed_is_documented_and_named_as_prometheus_wants(service: Se
     assert [name for name in families if f"`{name}`" not in page] == []
     assert [name for name, kind in families.items() if name.endswith("_total") != (kind == "counter")] == []
     assert [name for name in families if re.search(r"_(ms|milliseconds|kb|mb|percent)(_|$)", name)] == []
-
-
-def test_every_alert_says_what_to_do() -> None:
-    text, page = RULES.read_text(), RUNBOOK.read_text()
-    alerts = re.findall(r"- alert: (\w+)(.*?)(?=- alert: |\Z)", text, re.DOTALL)
-    anchors = {
-        line.lstrip("# ").strip().lower().replace(" ", "-") for line in page.splitlines() if line.startswith("## ")
-    }
-
-    assert len(alerts) > 15
-    for name, body in alerts:
-        words = re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
-        assert f"runbook: docs/operations/alerts.md#{words}\n" in body, name
-        assert words in anchors, name
-        assert "summary: " in body, name
-        assert "description: " in body, name
 
 
 def test_the_rules_do_what_their_tests_say() -> None:

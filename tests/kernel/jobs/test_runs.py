@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -332,11 +333,12 @@ def test_a_run_has_a_file_of_its_log_if_there_is_a_folder(
     log = {"format": "json", "level": "info", "file": str(tmp_path / "service.log")}
     service = serve_jobs(job(run, retries=1, retry_wait_s=0), jobs={"log_dir": str(folder)}, log=log)
     with run_worker(service):
-        done = service.shared.jobs.wait(service.shared.jobs.start(NAME).id, 20)
+        done = service.shared.jobs.wait(service.shared.jobs.start(NAME, request_id="request-7").id, 20)
         (path,) = folder.iterdir()
         assert eventually(lambda: b"job_done" in path.read_bytes())
 
     assert path.name == f"job-{done.id}-{NAME}.log"
+    assert path.stat().st_mode & stat.S_IRWXO == 0
     lines = [msgspec.json.decode(line) for line in path.read_text().splitlines()]
     assert [(each["attempt"], each["event"]) for each in lines] == [
         (1, "job_began"),
@@ -348,6 +350,8 @@ def test_a_run_has_a_file_of_its_log_if_there_is_a_folder(
         (2, "job_done"),
     ]
     assert lines[1]["source"] == "a"
+    # What the log of the service has of the request that started it is found by this.
+    assert lines[0]["request_id"] == "request-7"
     assert (tmp_path / "service.log").read_text().count('"reading"') == 2
     assert lines[2]["exception"].endswith("ValueError: nothing works")
 
@@ -360,6 +364,18 @@ def test_a_file_that_cannot_be_written_does_not_fail_the_job(serve_jobs: ServeJo
 
     assert record.state == "succeeded"
     assert [line.event for line in jobs.log_lines(record.id)] == ["line"]
+
+
+def test_a_file_on_a_disk_that_is_full_does_not_fail_the_job(serve_jobs: ServeJobs, tmp_path: Path) -> None:
+    jobs = serve_jobs(job(lambda run: run.log.info("line")), jobs={"log_dir": str(tmp_path)}).shared.jobs
+    assert jobs.log_files is not None
+    next_id = jobs.run_inline(NAME).id + 1
+    jobs.log_files.path_of(next_id, NAME).symlink_to("/dev/full")
+
+    record = jobs.run_inline(NAME)
+
+    assert (record.id, record.state) == (next_id, "succeeded")
+    assert [line.event for line in jobs.log_lines(next_id)] == ["line"]
 
 
 def test_old_files_of_runs_are_deleted_and_no_others(serve_jobs: ServeJobs, tmp_path: Path) -> None:

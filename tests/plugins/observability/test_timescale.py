@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from kernel.doctor.database import DatabaseReader
+from kernel.doctor.report import gather
 from kernel.testing import Client
 from tests.plugins.observability.engines import TestedEngine, run_statement, serving_on
 from tests.plugins.observability.events import UNSTORABLE_TAGS, create, listed, stored_count
@@ -40,6 +42,22 @@ def test_events_live_in_a_hypertable_with_chunks_of_a_day(client: Client) -> Non
     )
 
     assert [span.days for (span,) in chunks] == [1, 1]
+
+
+def test_a_report_has_chunks_and_policies(client: Client) -> None:
+    create(client, time="2025-03-01T00:00:00Z", service="reported")
+    conninfo = client.service.shared.db.conninfo
+
+    parts = dict(gather(DatabaseReader(conninfo, timeout_s=30, dead_after_s=30).parts(), timeout_s=30))
+
+    assert {name: part.reason for name, part in parts.items() if part.reason is not None} == {}
+    chunks = {row["hypertable"]: row["chunks"] for row in parts["timescaledb"].content["hypertables"]}
+    assert chunks["observability.event"] >= 1
+    policies = {row["policy"] for row in parts["timescaledb"].content["policies"]}
+    assert "refresh_policy" in policies
+    # All chunks are one row of their hypertable.
+    tables = {row["table"]: row["partitions"] for row in parts["tables"].content}
+    assert tables["observability.event"] == chunks["observability.event"]
 
 
 def test_a_hypertable_has_the_indexes_of_a_table(client: Client) -> None:
