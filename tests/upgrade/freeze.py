@@ -25,7 +25,10 @@ def freeze() -> Path:
     with tempfile.TemporaryDirectory() as built_in:
         (built,) = WheelBuilder(str(ROOT)).build(directory=built_in, versions=["standard"])
         frozen = FOLDER / Path(built).name
-        with zipfile.ZipFile(built) as source, zipfile.ZipFile(frozen, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as target:
+        with (
+            zipfile.ZipFile(built) as source,
+            zipfile.ZipFile(frozen, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as target,
+        ):
             for entry in source.infolist():
                 if entry.filename.startswith(_LEFT_OUT):
                     continue
