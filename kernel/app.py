@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from itertools import chain
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -81,6 +82,7 @@ from kernel.logging import Logger, make_logger
 from kernel.measurements import measure
 from kernel.metrics import Metrics, Role
 from kernel.notifications import NotificationListener
+from kernel.package_names import describe_other_owners, ensure_own_packages
 from kernel.registry import Registry
 from kernel.services import Clock, SharedServices, SystemClock
 from kernel.settings import Settings
@@ -152,6 +154,8 @@ class Tiercel:
         """
         # Before a command changes data: they may be those of another database than was meant.
         self._warn_unused_variables()
+        for owner in describe_other_owners(Path.cwd()):
+            self.log.warning("package_name_taken", detail=owner)
         self._connect()
         try:
             applied = self._migrate()
@@ -355,6 +359,11 @@ class Tiercel:
 
 
 # --- boot steps, in order -------------------------------------------------------------------------------------------
+
+
+def verify_packages(_service: Tiercel) -> None:
+    """Ensure that the plugins that are imported next are those of this distribution."""
+    ensure_own_packages()
 
 
 def configure_database(service: Tiercel) -> None:
@@ -582,6 +591,7 @@ def add_request_log(service: Tiercel) -> None:
 
 
 BOOT_STEPS: tuple[Callable[[Tiercel], None], ...] = (
+    verify_packages,
     configure_database,
     create_shared_services,
     load_plugins,

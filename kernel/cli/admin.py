@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, LiteralString
 
 import click
@@ -24,6 +25,7 @@ from kernel.db.pool import Database
 from kernel.errors import BootError, ConfigError, TiercelError
 from kernel.http.routing import methods_of
 from kernel.logging import log_file
+from kernel.package_names import PACKAGE_NAMES, describe_other_owners
 from kernel.server.descriptors import raise_descriptor_limit
 from kernel.suggestions import suggest
 
@@ -82,7 +84,10 @@ def _run_checks() -> tuple[Configuration | None, list[Finding]]:
         return configuration, [Finding("configuration", ok=False, detail=problem) for problem in ex.problems]
     except BootError as ex:
         return configuration, [Finding("plugins", ok=False, detail=str(ex))]
-    findings = [Finding("configuration", ok=True, detail=f"{len(configuration.entries())} settings")]
+    findings = [
+        Finding("configuration", ok=True, detail=f"{len(configuration.entries())} settings"),
+        *_check_packages(),
+    ]
     if written := configuration.written_secrets():
         detail = f"{', '.join(written)}: keep secrets in the environment or in .env, not in a file that others may read"
         findings.append(Finding("secrets", ok=True, detail=detail, warning=True))
@@ -115,6 +120,11 @@ def _run_check(name: str, run: Callable[[], str]) -> Finding:
         return Finding(name, ok=True, detail=run())
     except TiercelError as ex:
         return Finding(name, ok=False, detail=str(ex))
+
+
+def _check_packages() -> Sequence[Finding]:
+    taken = [Finding("packages", ok=True, detail=each, warning=True) for each in describe_other_owners(Path.cwd())]
+    return taken or [Finding("packages", ok=True, detail=f"nobody else has {', '.join(PACKAGE_NAMES)}")]
 
 
 def _check_variables(configuration: Configuration) -> Sequence[Finding]:
