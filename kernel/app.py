@@ -38,6 +38,7 @@ from kernel.db.migrations import (
     find_missing_privileges,
     kernel_migrations,
     migrate,
+    newer_migrations,
     pending_migrations,
 )
 from kernel.db.pool import Database
@@ -200,13 +201,16 @@ class Tiercel:
 
     def migrations(self) -> tuple[Migration, ...]:
         """Return the migrations of the kernel and of every imported plugin, in configured order."""
-        plugins = self.registry.plugins.items()
-        found = [find_migrations(name, plugin.migrations) for name, plugin in plugins if plugin.migrations is not None]
+        found = [self._migrations_of(name) for name in self.registry.plugins]
         return (*kernel_migrations(), *(migration for each in found for migration in each))
 
     def pending_migrations(self) -> tuple[Migration, ...]:
         """Return the migrations that are not applied yet. The database must be running."""
         return pending_migrations(self.db.conninfo, self.migrations())
+
+    def newer_migrations(self) -> tuple[str, ...]:
+        """Return the ids of what newer versions applied, and this one does not have. The database must be running."""
+        return newer_migrations(self.db.conninfo, self.migrations())
 
     def missing_privileges(self) -> MissingPrivileges:
         """Return what the role lacks to apply migrations and to run. The database must be running."""
@@ -231,10 +235,14 @@ class Tiercel:
         for name, plugin in self.registry.plugins.items():
             if plugin.migrations is not None:
                 try:
-                    applied += migrate(conninfo, find_migrations(name, plugin.migrations))
+                    applied += migrate(conninfo, self._migrations_of(name))
                 except MigrationError as ex:
                     self.registry.quarantine(name, "migrations", ex)
         return tuple(applied)
+
+    def _migrations_of(self, name: str) -> tuple[Migration, ...]:
+        plugin = self.registry.plugins[name]
+        return () if plugin.migrations is None else find_migrations(name, plugin.migrations, plugin.code_version)
 
     # --- once per process -------------------------------------------------------------------------------------------
 

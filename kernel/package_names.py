@@ -61,8 +61,7 @@ def _other_distributions() -> Iterator[str]:
 
 
 def _other_directories(working_directory: Path) -> Iterator[str]:
-    searched = dict.fromkeys(Path(entry).resolve() for entry in (*sys.path, working_directory))
-    for directory in searched:
+    for directory in dict.fromkeys(entry.resolve() for entry in (*map(Path, sys.path), working_directory)):
         # Without __init__.py, it hides no package that has one, wherever that is.
         names = [name for name in PACKAGE_NAMES if (directory / name / "__init__.py").is_file()]
         if names and directory != _OWN_DIRECTORY:

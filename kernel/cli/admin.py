@@ -13,6 +13,7 @@ from typing import Any, LiteralString
 
 import click
 import msgspec
+from packaging.version import Version
 from psycopg.rows import dict_row
 
 from kernel.app import Tiercel
@@ -20,7 +21,7 @@ from kernel.cache_control import ProcessStats, clear_everywhere, collect_stats
 from kernel.cli.output import echo, print_json, print_table
 from kernel.config import Configuration, load
 from kernel.contracts import HealthCheck
-from kernel.db.migrations import MigrationError, describe_timescaledb
+from kernel.db.migrations import Migration, MigrationError, describe_timescaledb
 from kernel.db.pool import Database
 from kernel.errors import BootError, ConfigError, TiercelError
 from kernel.http.routing import methods_of
@@ -188,7 +189,9 @@ def _check_migrations(service: Tiercel) -> Iterator[Finding]:
         detail = f"{len(pending)} of {len(service.migrations())} not applied; run: tiercel migrate{names}"
         yield Finding("migrations", ok=False, detail=detail)
     else:
-        yield Finding("migrations", ok=True, detail=f"{len(service.migrations())} applied")
+        newer = service.newer_migrations()
+        by_newer = f"; a newer version applied {', '.join(newer)} as well, with which this one works" if newer else ""
+        yield Finding("migrations", ok=True, detail=f"{len(service.migrations())} applied{by_newer}")
     if missing.to_run:
         yield Finding("privileges", ok=False, detail=f"the service cannot run:{lacks}")
     elif missing.to_migrate and pending:
@@ -231,10 +234,38 @@ def migrate(*, only_plan: bool, as_json: bool) -> None:
     if as_json:
         print_json([migration.id for migration in migrations])
         return
+    # Nothing runs on a database that is still empty.
+    is_upgrade = len(migrations) < len(service.migrations())
     for migration in migrations:
         echo(f"{migration.id} {'would be applied' if only_plan else 'applied'}")
+        if only_plan and is_upgrade:
+            for line in describe_upgrade(migration):
+                echo(f"  {line}")
     if not migrations:
         echo("Nothing to do: every migration is applied.")
+
+
+def describe_upgrade(migration: Migration) -> Iterator[str]:
+    """Say what a migration means for processes of earlier versions, line by line."""
+    header = migration.header
+    if header is None:
+        yield "running beside it: not stated; stop the service first"
+        yield "roll back: not stated; make a backup first"
+        return
+    if migration.release is not None and Version(header.compatible) >= migration.release:
+        yield "running beside it: no earlier version; stop the service first"
+    else:
+        yield f"running beside it: version {header.compatible} and later"
+    kind, _, detail = header.rollback.partition(" ")
+    yield {
+        "safe": f"roll back: to version {header.compatible} and later, and nothing is lost",
+        "loses": f"roll back: to version {header.compatible} and later, which loses {detail}",
+        "impossible": f"roll back: only from a backup made before: {detail}",
+    }[kind]
+    for lock in header.locks:
+        yield f"locks: {lock}"
+    if not header.locks:
+        yield "locks: none that reads or writes wait for"
 
 
 mig = copy.copy(migrate)
