@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SWAGGER_UI := 5.35.0
 REDOC := 2.5.4
 
-.PHONY: up test quick soak engines lint style coverage fmt docs pictures bench lock vendor clean
+.PHONY: up test quick soak engines lint style coverage fmt docs pictures bench lock vendor dist clean
 
 ## up: set up, start with demo data on http://127.0.0.1:8000/
 up: $(VENV)/.run
@@ -94,6 +94,11 @@ vendor:
 	cp .vendor/*.txt $(STATIC)/
 	for file in swagger-ui-bundle.js swagger-ui.css redoc.standalone.js; do gzip -9nc .vendor/$$file > $(STATIC)/$$file.gz; done
 	rm -rf .vendor
+
+## dist: build wheel and source distribution into dist/: the same bytes from the same sources
+dist: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/python -m hatchling build --directory dist --target sdist --target wheel
 
 # What is measured against, at any version, and the load generator.
 $(VENV)/.bench: pyproject.toml $(VENV)/.dev

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from itertools import chain
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -37,6 +38,7 @@ from kernel.db.migrations import (
     find_missing_privileges,
     kernel_migrations,
     migrate,
+    newer_migrations,
     pending_migrations,
 )
 from kernel.db.pool import Database
@@ -81,6 +83,7 @@ from kernel.logging import Logger, make_logger
 from kernel.measurements import measure
 from kernel.metrics import Metrics, Role
 from kernel.notifications import NotificationListener
+from kernel.package_names import describe_other_owners, ensure_own_packages
 from kernel.registry import Registry
 from kernel.services import Clock, SharedServices, SystemClock
 from kernel.settings import Settings
@@ -152,6 +155,8 @@ class Tiercel:
         """
         # Before a command changes data: they may be those of another database than was meant.
         self._warn_unused_variables()
+        for owner in describe_other_owners(Path.cwd()):
+            self.log.warning("package_name_taken", detail=owner)
         self._connect()
         try:
             applied = self._migrate()
@@ -196,13 +201,16 @@ class Tiercel:
 
     def migrations(self) -> tuple[Migration, ...]:
         """Return the migrations of the kernel and of every imported plugin, in configured order."""
-        plugins = self.registry.plugins.items()
-        found = [find_migrations(name, plugin.migrations) for name, plugin in plugins if plugin.migrations is not None]
+        found = [self._migrations_of(name) for name in self.registry.plugins]
         return (*kernel_migrations(), *(migration for each in found for migration in each))
 
     def pending_migrations(self) -> tuple[Migration, ...]:
         """Return the migrations that are not applied yet. The database must be running."""
         return pending_migrations(self.db.conninfo, self.migrations())
+
+    def newer_migrations(self) -> tuple[str, ...]:
+        """Return the ids of what newer versions applied, and this one does not have. The database must be running."""
+        return newer_migrations(self.db.conninfo, self.migrations())
 
     def missing_privileges(self) -> MissingPrivileges:
         """Return what the role lacks to apply migrations and to run. The database must be running."""
@@ -227,10 +235,14 @@ class Tiercel:
         for name, plugin in self.registry.plugins.items():
             if plugin.migrations is not None:
                 try:
-                    applied += migrate(conninfo, find_migrations(name, plugin.migrations))
+                    applied += migrate(conninfo, self._migrations_of(name))
                 except MigrationError as ex:
                     self.registry.quarantine(name, "migrations", ex)
         return tuple(applied)
+
+    def _migrations_of(self, name: str) -> tuple[Migration, ...]:
+        plugin = self.registry.plugins[name]
+        return () if plugin.migrations is None else find_migrations(name, plugin.migrations, plugin.code_version)
 
     # --- once per process -------------------------------------------------------------------------------------------
 
@@ -355,6 +367,11 @@ class Tiercel:
 
 
 # --- boot steps, in order -------------------------------------------------------------------------------------------
+
+
+def verify_packages(_service: Tiercel) -> None:
+    """Ensure that the plugins that are imported next are those of this distribution."""
+    ensure_own_packages()
 
 
 def configure_database(service: Tiercel) -> None:
@@ -582,6 +599,7 @@ def add_request_log(service: Tiercel) -> None:
 
 
 BOOT_STEPS: tuple[Callable[[Tiercel], None], ...] = (
+    verify_packages,
     configure_database,
     create_shared_services,
     load_plugins,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from kernel.conversion import struct_fields
 from kernel.errors import BootError, ConfigError, DuplicateError, PluginError
 from kernel.logging import Logger
 from kernel.masking import mask_text
+from kernel.package_names import DISTRIBUTION
 from kernel.services import PluginState, PluginStatus, Services, SharedServices
 from kernel.settings import Settings
 from kernel.suggestions import did_you_mean, nearest_name
@@ -72,7 +73,7 @@ class Plugin(msgspec.Struct, frozen=True):
         name: The last part of its name in the configuration.
         module: The module with its hook implementations.
         origin: The module's name, with the distribution that provides it.
-        version: Version of that distribution.
+        version: Version of that distribution; None if it is this one, or not known.
     """
 
     name: str
@@ -84,6 +85,12 @@ class Plugin(msgspec.Struct, frozen=True):
     def migrations(self) -> Path | None:
         """The folder with its migrations; None if it has none."""
         return self.folder("migrations")
+
+    @property
+    def code_version(self) -> str | None:
+        """The version of its code; None if it is not known."""
+        is_own = self.module.__name__.partition(".")[0] in PLUGIN_PACKAGES
+        return version(DISTRIBUTION) if is_own else self.version
 
     def folder(self, name: str) -> Path | None:
         """Return a folder of its package; None if it has none of that name."""

@@ -72,17 +72,20 @@ def make_environment(home: Path, **variables: str) -> dict[str, str]:
     }
 
 
-def run_tiercel(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def run_tiercel(
+    home: Path, *arguments: str, command: Sequence[str] = (TIERCEL,), **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command in a process, in the directory above its home, and wait for it.
 
     Args:
         home: Directory of the data.
         arguments: Arguments of ``tiercel``.
+        command: What is run with them; that of this source tree by default.
         variables: Further environment variables.
     """
     home.parent.mkdir(parents=True, exist_ok=True)
     return subprocess.run(
-        [TIERCEL, *arguments],
+        [*command, *arguments],
         cwd=home.parent,
         env=make_environment(home, **variables),
         capture_output=True,

@@ -8,9 +8,11 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, LiteralString
 
 import click
+from packaging.version import Version
 from psycopg.rows import dict_row
 
 from kernel.app import Tiercel
@@ -20,11 +22,12 @@ from kernel.cli.output import echo, print_json, print_table
 from kernel.config import Configuration, load
 from kernel.contracts import HealthCheck
 from kernel.db.engine import Engine
-from kernel.db.migrations import MigrationError, describe_timescaledb
+from kernel.db.migrations import Migration, MigrationError, describe_timescaledb
 from kernel.db.pool import Database
 from kernel.errors import BootError, ConfigError, TiercelError
 from kernel.http.routing import methods_of
 from kernel.logging import log_file
+from kernel.package_names import PACKAGE_NAMES, describe_other_owners
 from kernel.server.descriptors import raise_descriptor_limit
 from kernel.suggestions import suggest
 
@@ -72,7 +75,10 @@ def _run_checks() -> tuple[Configuration | None, list[Finding]]:
 def check_setup(service: Tiercel) -> list[Finding]:
     """Check what needs no database, and write nothing."""
     configuration = service.configuration
-    findings = [Finding("configuration", ok=True, detail=f"{len(configuration.entries())} settings")]
+    findings = [
+        Finding("configuration", ok=True, detail=f"{len(configuration.entries())} settings"),
+        *_check_packages(),
+    ]
     if written := configuration.written_secrets():
         detail = f"{', '.join(written)}: keep secrets in the environment or in .env, not in a file that others may read"
         findings.append(Finding("secrets", ok=True, detail=detail, warning=True))
@@ -110,6 +116,11 @@ def _run_check(name: str, run: Callable[[], str]) -> Finding:
         return Finding(name, ok=True, detail=run())
     except TiercelError as ex:
         return Finding(name, ok=False, detail=str(ex))
+
+
+def _check_packages() -> Sequence[Finding]:
+    taken = [Finding("packages", ok=True, detail=each, warning=True) for each in describe_other_owners(Path.cwd())]
+    return taken or [Finding("packages", ok=True, detail=f"nobody else has {', '.join(PACKAGE_NAMES)}")]
 
 
 def _check_variables(configuration: Configuration) -> Sequence[Finding]:
@@ -173,7 +184,9 @@ def _check_migrations(service: Tiercel) -> Iterator[Finding]:
         detail = f"{len(pending)} of {len(service.migrations())} not applied; run: tiercel migrate{names}"
         yield Finding("migrations", ok=False, detail=detail)
     else:
-        yield Finding("migrations", ok=True, detail=f"{len(service.migrations())} applied")
+        newer = service.newer_migrations()
+        by_newer = f"; a newer version applied {', '.join(newer)} as well, with which this one works" if newer else ""
+        yield Finding("migrations", ok=True, detail=f"{len(service.migrations())} applied{by_newer}")
     if missing.to_run:
         yield Finding("privileges", ok=False, detail=f"the service cannot run:{lacks}")
     elif missing.to_migrate and pending:
@@ -217,10 +230,38 @@ def migrate(*, only_plan: bool, as_json: bool) -> None:
     if as_json:
         print_json([migration.id for migration in migrations])
         return
+    # Nothing runs on a database that is still empty.
+    is_upgrade = len(migrations) < len(service.migrations())
     for migration in migrations:
         echo(f"{migration.id} {'would be applied' if only_plan else 'applied'}")
+        if only_plan and is_upgrade:
+            for line in describe_upgrade(migration):
+                echo(f"  {line}")
     if not migrations:
         echo("Nothing to do: every migration is applied.")
+
+
+def describe_upgrade(migration: Migration) -> Iterator[str]:
+    """Say what a migration means for processes of earlier versions, line by line."""
+    header = migration.header
+    if header is None:
+        yield "running beside it: not stated; stop the service first"
+        yield "roll back: not stated; make a backup first"
+        return
+    if migration.release is not None and Version(header.compatible) >= migration.release:
+        yield "running beside it: no earlier version; stop the service first"
+    else:
+        yield f"running beside it: version {header.compatible} and later"
+    kind, _, detail = header.rollback.partition(" ")
+    yield {
+        "safe": f"roll back: to version {header.compatible} and later, and nothing is lost",
+        "loses": f"roll back: to version {header.compatible} and later, which loses {detail}",
+        "impossible": f"roll back: only from a backup made before: {detail}",
+    }[kind]
+    for lock in header.locks:
+        yield f"locks: {lock}"
+    if not header.locks:
+        yield "locks: none that reads or writes wait for"
 
 
 mig = copy.copy(migrate)

@@ -1,6 +1,16 @@
 """Apply migrations: linear ``.sql`` files per plugin, each once, by one process at a time.
 
 A file and the record that it was applied are one transaction, so a killed process leaves either both or neither.
+
+While versions are changed, processes of two of them work on one database. A header in the comments of a file says which
+earlier ones may, what going back to them takes, and which statements wait meanwhile::
+
+    -- compatible: 0.1.0
+    -- rollback: safe
+    -- locks: ACCESS EXCLUSIVE on observability.ingest_ledger, brief
+
+``docs/operations/upgrades.md`` describes it. The database records ``compatible``, so that a version that is older than
+that refuses to run there.
 """
 
 from __future__ import annotations
@@ -10,29 +20,78 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, LiteralString
 
 import msgspec
 import psycopg
 import sqlparse
+from packaging.version import Version
 from psycopg import Connection, sql
 
 from kernel.db.failures import READ_ONLY, describe
 from kernel.db.privileges import explain, find_missing_to_migrate, find_missing_to_run
 from kernel.db.queries import load_queries
 from kernel.errors import BootError
+from kernel.package_names import DISTRIBUTION
 
 _FILE_NAME = re.compile(r"^[0-9]{4}_[a-z0-9_]+\.sql$")
 _OUTSIDE_TRANSACTION = re.compile(r"^-- transactional: false[ \t]*$", re.MULTILINE)
 _CREATE_SCHEMA = re.compile(r"\bCREATE SCHEMA (?:IF NOT EXISTS )?\"?([a-z_][a-z0-9_]*)", re.IGNORECASE)
+_HEADER = re.compile(r"^-- (compatible|rollback|locks):[ \t]*(.*?)[ \t]*$", re.MULTILINE)
+_ROLLBACK = re.compile(r"safe|(?:loses|impossible) \S.*")
+_LOCK = re.compile(
+    r"(SHARE|SHARE ROW EXCLUSIVE|EXCLUSIVE|ACCESS EXCLUSIVE) on ([a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*),"
+    r" (brief|scan|rewrite)"
+)
 _EARLIER_CHECKSUM = re.compile(r"^-- earlier-checksum: ([0-9a-f]{64})[ \t]*$", re.MULTILINE)
 _QUERIES = load_queries(__package__)
 _LOCK_KEY = int.from_bytes(hashlib.sha256(b"tiercel.migrations").digest()[:8], "big", signed=True)
 _LOCK_POLL_S = 0.1
+# Behind a statement that waits for a table, everybody else waits for it, too.
+_LOCK_TIMEOUT_MS = 2_000
+_LOCK_RETRY_S = 1.0
 _SESSION_END_S = 2.0
 KERNEL, KERNEL_SCHEMA = "kernel", "tiercel"
 _KERNEL_MIGRATIONS = Path(__file__).parent.parent / "migrations"
+# Checksum and oldest compatible version, if it is known, of each applied migration, by id.
+_Applied = dict[str, tuple[str, str | None]]
+
+
+class Lock(msgspec.Struct, frozen=True):
+    """A lock on a table that a migration holds until it is committed, and for which other processes may have to wait.
+
+    Args:
+        mode: ``SHARE`` or a stronger mode of PostgreSQL, https://www.postgresql.org/docs/current/explicit-locking.html.
+        table: The table, with its schema; not one that the migration creates.
+        duration: ``brief``: however large the table is; ``scan``: while the table is read; ``rewrite``: while it is
+            written anew.
+    """
+
+    mode: str
+    table: str
+    duration: str
+
+    def __str__(self) -> str:
+        waiting = "reads and writes" if self.mode == "ACCESS EXCLUSIVE" else "writes"
+        until = {"brief": "for a moment", "scan": "while it is read", "rewrite": "while it is written anew"}
+        return f"{waiting} of {self.table} wait {until[self.duration]} ({self.mode})"
+
+
+class Header(msgspec.Struct, frozen=True):
+    """What a migration says of processes of earlier versions.
+
+    Args:
+        compatible: The oldest version whose processes work on the database once the migration is applied: beside those
+            of the new version, and after a roll back. That of the new version itself if no earlier one does.
+        rollback: ``safe``; ``loses WHAT`` if going back gives something up; ``impossible WHY`` if only a backup helps.
+        locks: What other processes wait for while it is applied.
+    """
+
+    compatible: str
+    rollback: str
+    locks: tuple[Lock, ...]
 
 
 class Migration(msgspec.Struct, frozen=True):
@@ -45,15 +104,22 @@ class Migration(msgspec.Struct, frozen=True):
             edited for new databases lists the checksum of each earlier text in a line
             ``-- earlier-checksum: <sha256>``. Databases in which an earlier text ran keep what it made; a later file
             must upgrade them.
+        version: The version of the distribution that the file belongs to; None if it is not known.
     """
 
     owner: str
     path: Path
+    version: str | None = None
 
     @property
     def id(self) -> str:
         """The identifier that is recorded, ``owner/NNNN_what``; unique over all plugins."""
         return f"{self.owner}/{self.path.stem}"
+
+    @property
+    def release(self) -> Version | None:
+        """The release that its version is, or will be: 0.2.0 for 0.2.0.dev3; None if the version is not known."""
+        return None if self.version is None else Version(Version(self.version).base_version)
 
     @property
     def text(self) -> LiteralString:
@@ -71,6 +137,18 @@ class Migration(msgspec.Struct, frozen=True):
         return not _OUTSIDE_TRANSACTION.search(self.text)
 
     @property
+    def header(self) -> Header | None:
+        """What the file says of earlier versions; None if it says nothing.
+
+        Raises:
+            MigrationError: The header is incomplete or wrong.
+        """
+        try:
+            return _parse_header(self.text)
+        except ValueError as ex:
+            raise MigrationError(f"{self.id}: {ex}") from ex
+
+    @property
     def schemas(self) -> frozenset[str]:
         """Names of the schemas that the file creates."""
         # Finding the comments of all files takes a fifth of a second.
@@ -85,7 +163,31 @@ class Migration(msgspec.Struct, frozen=True):
 
 
 class MigrationError(BootError):
-    """A migration failed, or was edited after it was applied. Its owner is to blame."""
+    """A migration failed, was edited after it was applied, or makes way for no version as old as this one."""
+
+
+def _parse_header(text: str) -> Header | None:
+    """Parse the header of a migration; return None if it has none, and raise ValueError if it is wrong."""
+    given: dict[str, list[str]] = {}
+    for name, value in _HEADER.findall(text):
+        given.setdefault(name, []).append(value)
+    if not given:
+        return None
+    try:
+        (compatible,), (rollback,), locks = given["compatible"], given["rollback"], given["locks"]
+        Version(compatible)
+    except (KeyError, ValueError) as ex:
+        raise ValueError("a header has one line 'compatible: VERSION', one 'rollback: ...', and 'locks: ...'") from ex
+    if not _ROLLBACK.fullmatch(rollback):
+        raise ValueError(f"rollback: {rollback!r} is neither safe, nor 'loses WHAT', nor 'impossible WHY'")
+    return Header(compatible, rollback, () if locks == ["none"] else tuple(map(_parse_lock, locks)))
+
+
+def _parse_lock(text: str) -> Lock:
+    found = _LOCK.fullmatch(text)
+    if found is None:
+        raise ValueError(f"locks: {text!r} is neither none nor 'MODE on SCHEMA.TABLE, brief|scan|rewrite'")
+    return Lock(*found.groups())
 
 
 def schemas_of(migrations: Iterable[Migration]) -> tuple[str, ...]:
@@ -93,8 +195,13 @@ def schemas_of(migrations: Iterable[Migration]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([KERNEL_SCHEMA, *(name for each in migrations for name in sorted(each.schemas))]))
 
 
-def find_migrations(owner: str, directory: Path) -> tuple[Migration, ...]:
+def find_migrations(owner: str, directory: Path, version: str | None = None) -> tuple[Migration, ...]:
     """List the migrations in a directory, in order.
+
+    Args:
+        owner: Name of the plugin.
+        directory: Where they are.
+        version: The version of the distribution that they belong to, if it is known.
 
     Raises:
         MigrationError: A file is not named ``NNNN_what.sql``, or two have one number.
@@ -105,24 +212,35 @@ def find_migrations(owner: str, directory: Path) -> tuple[Migration, ...]:
             raise MigrationError(f"{owner}: {path.name} is not named NNNN_what.sql")
         if found and found[-1].path.name[:4] == path.name[:4]:
             raise MigrationError(f"{owner}: {found[-1].path.name} and {path.name} have the same number")
-        found.append(Migration(owner, path))
+        found.append(Migration(owner, path, version))
     return tuple(found)
 
 
 def kernel_migrations() -> tuple[Migration, ...]:
     """List the migrations of the kernel's own tables: datasets and jobs."""
-    return find_migrations(KERNEL, _KERNEL_MIGRATIONS)
+    return find_migrations(KERNEL, _KERNEL_MIGRATIONS, version(DISTRIBUTION))
 
 
 def pending_migrations(conninfo: str, migrations: Sequence[Migration]) -> tuple[Migration, ...]:
     """Return the migrations that ``migrate`` would apply, without changing anything.
 
     Raises:
-        MigrationError: An applied migration was edited.
+        MigrationError: An applied migration was edited, or a newer version applied one that this version cannot work
+            with.
         BootError: The database cannot be queried.
     """
     with _connect(conninfo) as connection:
         return _read_pending(connection, migrations)
+
+
+def newer_migrations(conninfo: str, migrations: Sequence[Migration]) -> tuple[str, ...]:
+    """List the ids of migrations that were applied by newer versions of the owners of the given ones.
+
+    Raises:
+        BootError: The database cannot be queried.
+    """
+    with _connect(conninfo) as connection:
+        return _find_newer(migrations, _read_applied(connection)) if _has_migration_table(connection) else ()
 
 
 class MissingPrivileges(msgspec.Struct, frozen=True):
@@ -227,8 +345,8 @@ def migrate(conninfo: str, migrations: Sequence[Migration], *, timeout_s: float 
         The migrations that this call applied.
 
     Raises:
-        MigrationError: A file failed (earlier ones stay applied), or was edited after it was applied; or the role lacks
-            a privilege.
+        MigrationError: A file failed (earlier ones stay applied), or was edited after it was applied; a newer version
+            applied one that this version cannot work with; or the role lacks a privilege.
         BootError: The database cannot be changed, or another process held the lock for too long.
     """
     with _connect(conninfo) as connection:
@@ -236,21 +354,23 @@ def migrate(conninfo: str, migrations: Sequence[Migration], *, timeout_s: float 
         if not _read_pending(connection, migrations):
             return ()
         with _migration_lock(connection, timeout_s):
-            return _apply_pending(connection, migrations)
+            return _apply_pending(connection, migrations, timeout_s)
 
 
-def _apply_pending(connection: Connection[Any], migrations: Sequence[Migration]) -> tuple[Migration, ...]:
+def _apply_pending(
+    connection: Connection[Any], migrations: Sequence[Migration], timeout_s: float
+) -> tuple[Migration, ...]:
     pending = _read_pending(connection, migrations)
     if missing := find_missing_to_migrate(connection, schemas_of(migrations)) if pending else ():
         raise MigrationError(f"{pending[0].id} cannot be applied: {' '.join(missing)}")
     if not _has_migration_table(connection):
         # Never later: the tables that exist would not become hypertables.
         connection.execute(_QUERIES["create_extension_timescaledb"])
-    for name in ("create_kernel_schema", "create_migration_table"):
+    for name in ("create_kernel_schema", "create_migration_table", "add_compatible"):
         connection.execute(_QUERIES[name])
     for migration in pending:
         try:
-            _apply(connection, migration)
+            _apply(connection, migration, timeout_s)
         except psycopg.errors.InsufficientPrivilege as ex:
             raise MigrationError(f"{migration.id}: {explain(connection, ex)}") from ex
         except psycopg.Error as ex:
@@ -258,18 +378,39 @@ def _apply_pending(connection: Connection[Any], migrations: Sequence[Migration])
     return pending
 
 
-def _apply(connection: Connection[Any], migration: Migration) -> None:
-    record = {"id": migration.id, "sha256": migration.sha256}
+def _apply(connection: Connection[Any], migration: Migration, timeout_s: float) -> None:
+    header = migration.header
+    record = {
+        "id": migration.id,
+        "sha256": migration.sha256,
+        "compatible": None if header is None else header.compatible,
+    }
     if migration.is_transactional:
-        with connection.transaction():
-            connection.execute(migration.text)
-            connection.execute(_QUERIES["insert_migration"], record)
+        _apply_in_transaction(connection, migration, record, timeout_s)
         return
     # One by one: several statements in one message are one transaction.
     for statement in sqlparse.split(migration.text):
         if sqlparse.format(statement, strip_comments=True).strip(" ;\n"):
             connection.execute(statement)
     connection.execute(_QUERIES["insert_migration"], record)
+
+
+def _apply_in_transaction(
+    connection: Connection[Any], migration: Migration, record: dict[str, Any], timeout_s: float
+) -> None:
+    """Apply a file at once, as soon as no long statement is in its way: until then, others go first again and again."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            with connection.transaction():
+                connection.execute(_QUERIES["set_lock_timeout"], {"timeout_ms": _LOCK_TIMEOUT_MS})
+                connection.execute(migration.text)
+                connection.execute(_QUERIES["insert_migration"], record)
+                return
+        except psycopg.errors.LockNotAvailable:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(_LOCK_RETRY_S)
 
 
 @contextmanager
@@ -295,15 +436,37 @@ def _has_migration_table(connection: Connection[Any]) -> bool:
     return row is not None and bool(row[0])
 
 
-def _read_applied(connection: Connection[Any]) -> dict[str, str]:
-    return dict(connection.execute(_QUERIES["list_migrations"]).fetchall())
+def _read_applied(connection: Connection[Any]) -> _Applied:
+    return {id_: (sha256, compatible) for id_, sha256, compatible in connection.execute(_QUERIES["list_migrations"])}
 
 
-def _select_pending(migrations: Sequence[Migration], applied: dict[str, str]) -> tuple[Migration, ...]:
+def _select_pending(migrations: Sequence[Migration], applied: _Applied) -> tuple[Migration, ...]:
     for migration in migrations:
-        if applied.get(migration.id, migration.sha256) not in migration.valid_checksums:
+        if migration.id in applied and applied[migration.id][0] not in migration.valid_checksums:
             raise MigrationError(f"{migration.id} was edited after it was applied; add a new file instead")
+    _ensure_compatible(migrations, applied)
     return tuple(migration for migration in migrations if migration.id not in applied)
+
+
+def _find_newer(migrations: Sequence[Migration], applied: _Applied) -> tuple[str, ...]:
+    owners = {migration.owner for migration in migrations}
+    others = applied.keys() - {migration.id for migration in migrations}
+    return tuple(sorted(id_ for id_ in others if _owner_of(id_) in owners))
+
+
+def _ensure_compatible(migrations: Sequence[Migration], applied: _Applied) -> None:
+    owned = {migration.owner: migration for migration in migrations}
+    for id_ in _find_newer(migrations, applied):
+        own, oldest = owned[_owner_of(id_)], applied[id_][1]
+        if own.release is not None and oldest is not None and own.release < Version(oldest):
+            raise MigrationError(
+                f"{id_}, which a newer version applied, needs version {oldest} or later, and this is {own.version}:"
+                " install a newer one again, or restore a backup from before"
+            )
+
+
+def _owner_of(id_: str) -> str:
+    return id_.partition("/")[0]
 
 
 @contextmanager

@@ -98,6 +98,13 @@ CREATE TABLE IF NOT EXISTS tiercel.migration (
     applied_at timestamptz NOT NULL DEFAULT now()
 )
 
+-- name: add_compatible
+-- Version 0.1.0 made the table without it.
+ALTER TABLE tiercel.migration ADD COLUMN IF NOT EXISTS compatible text
+
+-- name: set_lock_timeout
+SELECT set_config('lock_timeout', %(timeout_ms)s::text, true)
+
 -- name: create_kernel_schema
 -- IF NOT EXISTS needs the privilege to create schemas even where somebody else created this one.
 DO $$
@@ -173,10 +180,11 @@ WHERE datname = current_database() AND starts_with(application_name, 'tiercel') 
 DROP SCHEMA {schemas} CASCADE
 
 -- name: list_migrations
-SELECT id, sha256 FROM tiercel.migration
+-- NULL where the table does not have the column yet: only migrating changes it.
+SELECT id, sha256, to_jsonb(migration) ->> 'compatible' FROM tiercel.migration
 
 -- name: insert_migration
-INSERT INTO tiercel.migration (id, sha256) VALUES (%(id)s, %(sha256)s)
+INSERT INTO tiercel.migration (id, sha256, compatible) VALUES (%(id)s, %(sha256)s, %(compatible)s)
 
 -- name: has_migration_table
 SELECT to_regclass('tiercel.migration') IS NOT NULL

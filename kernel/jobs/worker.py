@@ -38,6 +38,9 @@ _TICK_S = 0.1
 _LAST_STATEMENT_S = 3.0
 # Notifications wake the worker; the queue is polled anyway.
 _LISTEN_POLL_S = 60.0
+# A job that nobody knows is left to other workers for ten minutes.
+_UNKNOWN_WAIT_S = 10.0
+_UNKNOWN_ATTEMPTS_MAX = 60
 # Old records are removed so often, and so many in one statement.
 _CLEAN_INTERVAL_S = 600.0
 _CLEAN_BATCH = 1000
@@ -166,8 +169,7 @@ class Worker:
         try:
             job = self._registry.get(claim.name)
         except NotFoundError:
-            reason = f"no loaded plugin has a job {claim.name!r}"
-            self._store_until_done(lambda: self._store.finish(claim, "failed", reason))
+            self._store_until_done(lambda: self._leave_to_others(claim))
             return
         run = Run(claim, self._store, self._log, job.job, self._log_files)
         started = time.monotonic()
@@ -182,6 +184,14 @@ class Worker:
         self._current = None
         self._heartbeat.unwatch()
         log_outcome(run, outcome, time.monotonic() - started, self._metrics)
+
+    def _leave_to_others(self, claim: Claim) -> None:
+        """Queue a job that this worker does not know: while versions change, it may be one of a newer version."""
+        reason = f"no loaded plugin has a job {claim.name!r}"
+        if claim.attempt < _UNKNOWN_ATTEMPTS_MAX:
+            self._store.requeue(claim, reason, wait_s=_UNKNOWN_WAIT_S)
+        else:
+            self._store.finish(claim, "failed", reason)
 
     def _store_until_done(self, store: Callable[[], object]) -> None:
         while True:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 from kernel.cli.serve import DEMO_FOLDER, publish_demo_files
@@ -12,9 +9,6 @@ from kernel.datasets.files import read_folder
 from kernel.datasets.published_files import write_files
 from tests.applications import DATASETS, PLUGINS, publish, publish_demo
 from tests.conftest import Serve
-from tests.processes import ROOT
-
-FILES = sorted(path.name for path in DEMO_FOLDER.iterdir())
 
 
 def test_every_file_belongs_to_a_dataset_and_every_item_is_valid(serve: Serve) -> None:
@@ -48,22 +42,3 @@ def test_demo_data_does_not_replace_published_data(serve: Serve) -> None:
     assert versions == dict.fromkeys(DATASETS, 1)
     assert client.service.shared.datasets.rejected("tags") == []
     assert [item["slug"] for item in client.get("/trace/public/tags/").json()["data"]] == ["ours"]
-
-
-def test_a_wheel_contains_the_demo_files_and_those_of_pages(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-
-    names = zipfile.ZipFile(wheel).namelist()
-
-    assert [name for name in FILES if f"contrib/demo/{name}" not in names] == []
-    pages = {
-        str(path.relative_to(ROOT))
-        for package in ("kernel", "plugins")
-        for folder in ("static", "templates")
-        for path in (ROOT / package).glob(f"*/{folder}/**/*")
-        if path.is_file()
-    }
-    assert pages
-    assert pages - set(names) == set()

@@ -12,7 +12,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from kernel.cli.admin import describe_upgrade
 from kernel.contracts import Application
+from kernel.db.migrations import Migration
 from kernel.embedded.server import EmbeddedServer
 from kernel.testing import create_database, drop_database
 from tests.commands import RunCommand, make_runner
@@ -267,6 +269,46 @@ def test_migrate_works_on_the_embedded_database_and_leaves_no_server_behind(firs
     assert (ran.returncode, ran.stderr) == (0, "")
     assert "observability/0001_events applied" in ran.stdout
     assert not (home / "postgres" / "postmaster.pid").exists()
+
+
+@pytest.mark.parametrize(
+    ("header", "lines"),
+    [
+        (
+            "-- compatible: 0.1.0\n-- rollback: safe\n-- locks: SHARE on club.source, scan\n",
+            [
+                "running beside it: version 0.1.0 and later",
+                "roll back: to version 0.1.0 and later, and nothing is lost",
+                "locks: writes of club.source wait while it is read (SHARE)",
+            ],
+        ),
+        (
+            "-- compatible: 0.1.0\n-- rollback: loses the colours\n-- locks: none\n",
+            [
+                "running beside it: version 0.1.0 and later",
+                "roll back: to version 0.1.0 and later, which loses the colours",
+                "locks: none that reads or writes wait for",
+            ],
+        ),
+        (
+            "-- compatible: 0.2.0\n-- rollback: impossible times have another unit\n-- locks: none\n",
+            [
+                "running beside it: no earlier version; stop the service first",
+                "roll back: only from a backup made before: times have another unit",
+                "locks: none that reads or writes wait for",
+            ],
+        ),
+        (
+            "",
+            ["running beside it: not stated; stop the service first", "roll back: not stated; make a backup first"],
+        ),
+    ],
+)
+def test_the_plan_of_an_upgrade_says_what_may_run_beside_it(tmp_path: Path, header: str, lines: list[str]) -> None:
+    path = tmp_path / "0007_more.sql"
+    path.write_text(header)
+
+    assert list(describe_upgrade(Migration("club", path, "0.2.0.dev0"))) == lines
 
 
 @pytest.mark.parametrize("command", ["migrate", "serve", "up"])

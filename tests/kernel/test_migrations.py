@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,16 @@ from psycopg.conninfo import make_conninfo
 
 from kernel import Route
 from kernel.app import Tiercel
-from kernel.db.migrations import Migration, MigrationError, find_migrations, migrate, pending_migrations
+from kernel.db.migrations import (
+    Header,
+    Lock,
+    Migration,
+    MigrationError,
+    find_migrations,
+    migrate,
+    newer_migrations,
+    pending_migrations,
+)
 from kernel.errors import BootError, PluginError
 from kernel.testing import make_configuration
 from tests.conftest import Serve
@@ -221,6 +231,118 @@ def test_a_read_only_database_is_an_error_only_if_something_is_pending(empty_dat
     assert migrate(read_only, first) == ()
     with pytest.raises(BootError, match=r"cannot be migrated: .*read-only"):
         migrate(read_only, write(tmp_path, m0002_more="CREATE TABLE b ();"))
+
+
+# --- earlier and newer versions ---------------------------------------------------------------------------------------
+
+
+HEADER = """-- compatible: 0.2.0
+-- rollback: loses the colours
+-- locks: ACCESS EXCLUSIVE on demo.a, brief
+-- locks: SHARE on demo.b, scan
+"""
+
+
+def test_a_header_says_what_a_migration_means_for_earlier_versions(tmp_path: Path) -> None:
+    stated, silent = write(tmp_path, m0001_stated=f"-- About a.\n{HEADER}SELECT 1;", m0002_silent="SELECT 1;")
+
+    locks = (Lock("ACCESS EXCLUSIVE", "demo.a", "brief"), Lock("SHARE", "demo.b", "scan"))
+    assert stated.header == Header("0.2.0", "loses the colours", locks)
+    assert list(map(str, locks)) == [
+        "reads and writes of demo.a wait for a moment (ACCESS EXCLUSIVE)",
+        "writes of demo.b wait while it is read (SHARE)",
+    ]
+    assert silent.header is None
+
+
+@pytest.mark.parametrize(
+    ("line", "replacement"),
+    [
+        ("-- compatible: 0.2.0\n", ""),
+        ("-- compatible: 0.2.0", "-- compatible: none"),
+        ("-- compatible: 0.2.0", "-- compatible: 0.2.0\n-- compatible: 0.3.0"),
+        ("-- rollback: loses the colours\n", ""),
+        ("loses the colours", "loses"),
+        ("loses the colours", "maybe"),
+        ("ACCESS EXCLUSIVE on demo.a, brief", "none"),
+        ("ACCESS EXCLUSIVE on demo.a, brief", "ACCESS EXCLUSIVE on a, brief"),
+        ("ACCESS EXCLUSIVE on demo.a, brief", "ROW SHARE on demo.a, brief"),
+        ("ACCESS EXCLUSIVE on demo.a, brief", "ACCESS EXCLUSIVE on demo.a, soon"),
+    ],
+)
+def test_a_wrong_header_is_refused(tmp_path: Path, line: str, replacement: str) -> None:
+    assert line in HEADER
+    (wrong,) = write(tmp_path, m0001_wrong=HEADER.replace(line, replacement))
+
+    with pytest.raises(MigrationError, match="demo/0001_wrong: "):
+        _ = wrong.header
+
+
+def test_a_migration_with_a_wrong_header_is_not_applied(empty_database: str, tmp_path: Path) -> None:
+    files = write(tmp_path, m0001_wrong="-- locks: none\nCREATE TABLE a ();")
+
+    with pytest.raises(MigrationError, match="demo/0001_wrong: a header has one line 'compatible: VERSION'"):
+        migrate(empty_database, files)
+
+    assert not exists(empty_database, "a")
+
+
+def test_a_version_that_a_newer_one_leaves_behind_refuses_the_database(empty_database: str, tmp_path: Path) -> None:
+    (tmp_path / "0001_make.sql").write_text("CREATE TABLE a ();")
+    (earlier,) = find_migrations("demo", tmp_path, "0.1.9")
+    (tmp_path / "0002_stated.sql").write_text("-- compatible: 0.2.0\n-- rollback: impossible x\n-- locks: none\n")
+    migrate(empty_database, find_migrations("demo", tmp_path, "0.3.0"))
+
+    for check in (migrate, pending_migrations):
+        with pytest.raises(
+            MigrationError, match=r"demo/0002_stated, .*needs version 0\.2\.0 or later, and this is 0\.1\.9"
+        ):
+            check(empty_database, [earlier])
+    for version in ("0.2.0.dev3", "0.2.0rc1", "0.2.0", "0.2.1", "1.0", None):
+        served = [Migration("demo", earlier.path, version)]
+        assert migrate(empty_database, served) == ()
+        assert newer_migrations(empty_database, served) == ("demo/0002_stated",)
+    other = [Migration("other", earlier.path, "0.0.1")]
+    assert newer_migrations(empty_database, other) == (), "each plugin has versions of its own"
+
+
+def test_a_database_whose_record_is_of_version_0_1_0_is_read_and_upgraded(empty_database: str, tmp_path: Path) -> None:
+    first = write(tmp_path, m0001_make="CREATE TABLE a ();")
+    migrate(empty_database, first)
+    with psycopg.connect(empty_database) as connection:
+        connection.execute("ALTER TABLE tiercel.migration DROP COLUMN compatible")
+    assert migrate(empty_database, first) == ()
+
+    migrate(empty_database, write(tmp_path, m0002_more=f"{HEADER}CREATE TABLE b ();"))
+
+    assert ask(empty_database, "SELECT id, compatible FROM tiercel.migration ORDER BY id") == [
+        ("demo/0001_make", None),
+        ("demo/0002_more", "0.2.0"),
+    ]
+
+
+def test_a_migration_that_waits_for_a_table_keeps_nobody_else_waiting_for_long(
+    empty_database: str, tmp_path: Path
+) -> None:
+    migrate(empty_database, write(tmp_path, m0001_make="CREATE TABLE a ();"))
+    files = write(tmp_path, m0002_more="ALTER TABLE a ADD COLUMN n int;")
+    waiting = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted"
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(empty_database) as reader:
+        reader.execute("SELECT FROM a")  # and stays in its transaction
+        migrating = pool.submit(migrate, empty_database, files, timeout_s=60)
+        assert eventually(lambda: ask(empty_database, waiting) == [(1,)])
+
+        # Behind the migration: answered although the first reader has not ended.
+        assert ask(empty_database, "SELECT FROM a") == []
+
+        assert not migrating.done()
+        reader.rollback()
+        assert ids(migrating.result()) == ["demo/0002_more"]
+    last = write(tmp_path, m0003_last="ALTER TABLE a ADD COLUMN m int;")
+    with psycopg.connect(empty_database) as reader:
+        reader.execute("SELECT FROM a")
+        with pytest.raises(MigrationError, match=r"demo/0003_last: .*lock timeout"):
+            migrate(empty_database, last, timeout_s=0)
 
 
 # --- migrations of plugins --------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import ast
 import subprocess
 import sys
 import venv
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -78,14 +77,6 @@ def test_its_wheel_installs_without_anything_else(tmp_path: Path) -> None:
 
     assert Path(ran.stdout.strip()).parent == site_packages / "tiercel_client"
     assert (site_packages / "tiercel_client" / "py.typed").exists()
-
-
-def test_the_wheel_of_the_service_leaves_it_out(tmp_path: Path) -> None:
-    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
-    names = zipfile.ZipFile(wheel).namelist()
-
-    assert "contrib/skyflow/__init__.py" in names
-    assert [name for name in names if name.startswith("contrib/client") or "tiercel_client" in name] == []
 
 
 def test_its_readme_has_every_setting() -> None:

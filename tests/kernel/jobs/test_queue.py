@@ -16,6 +16,7 @@ from kernel.jobs.runner import Run
 from kernel.jobs.service import Jobs
 from kernel.jobs.store import QUERIES, Claim
 from tests.kernel.jobs.conftest import RunWorker, ServeJobs
+from tests.processes import eventually
 
 WORKER = 7
 
@@ -161,6 +162,24 @@ def test_a_claim_is_planned_once_for_a_session(jobs: Jobs) -> None:
             "SELECT generic_plans > 0, custom_plans FROM pg_prepared_statements WHERE statement ~ 'SKIP LOCKED'"
         ).fetchall()
     assert plans == [(True, 0)]
+
+
+def test_a_job_of_a_newer_version_is_left_to_its_workers_but_not_for_ever(
+    serve_jobs: ServeJobs, run_worker: RunWorker, database: str
+) -> None:
+    service = serve_jobs(BY_NUMBER)
+    jobs = service.shared.jobs
+    started = jobs.start("alpha.number", {"number": 1}).id
+    jobs.registry.unregister("alpha")
+    state = "SELECT state, error, attempt, due_at > now() FROM tiercel.job_run WHERE id = %s"
+    reason = "no loaded plugin has a job 'alpha.number'"
+
+    with psycopg.connect(database, autocommit=True) as connection, run_worker(service):
+        assert eventually(lambda: connection.execute(state, [started]).fetchone() == ("waiting", reason, 1, True))
+
+        connection.execute("UPDATE tiercel.job_run SET attempt = 59, due_at = now()")
+
+        assert eventually(lambda: connection.execute(state, [started]).fetchone() == ("failed", reason, 60, False))
 
 
 def test_cancelling_a_run_does_not_wait_for_its_transaction(serve_jobs: ServeJobs, run_worker: RunWorker) -> None:

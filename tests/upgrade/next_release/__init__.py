@@ -1,0 +1,1 @@
+"""A plugin that stands for what the next release may do to tables while processes of the frozen one use them."""
