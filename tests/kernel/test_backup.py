@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -11,20 +12,28 @@ import threading
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
+from kernel.backup import archive, programs
+from kernel.backup.programs import find_programs
 from kernel.embedded.server import EmbeddedServer
-from kernel.testing import Client, make_configuration, running
-from tests.commands import Ran, make_runner
+from kernel.errors import BootError
+from kernel.testing import Client, create_database, drop_database, make_configuration, running
+from tests.commands import Ran, RunCommand, make_runner
 from tests.conftest import FAST, memory_directory
 from tests.contract.tree import DOCS
-from tests.plugins.observability.events import make_events
-from tests.processes import copy_home, eventually
+from tests.plugins.accounts.factories import create_account, create_key, with_key
+from tests.plugins.observability.engines import oldest_postgresql
+from tests.plugins.observability.events import make_event, make_events
+from tests.processes import TIERCEL, copy_home, eventually, make_environment
 
 PAGE = (DOCS / "operations" / "backup.md").read_text()
 TABLES = """
@@ -39,6 +48,10 @@ SELECT split_part(service, '-', 2)::integer, count(*), (SELECT sum(stored)::inte
 FROM observability.event JOIN observability.series ON series.id = series GROUP BY 1 ORDER BY 1
 """
 BATCH = 20
+QUIET: dict[str, Any] = {
+    "log": {"level": "error", "requests": False},
+    "observability": {"log_own_requests": False},
+}
 
 Page = Callable[..., list[str]]
 
@@ -136,11 +149,11 @@ def send(client: Client, number: int) -> None:
 @contextmanager
 def service(home: Path, options: Mapping[str, str]) -> Iterator[tuple[EmbeddedServer, Client]]:
     """Run a service in this process, on the embedded server of a home."""
-    with EmbeddedServer(home, options=options) as server:
-        log = {"level": "error", "requests": False}
-        own = {"log_own_requests": False}
-        with running(make_configuration(db={"url": server.conninfo}, log=log, observability=own)) as client:
-            yield server, client
+    with (
+        EmbeddedServer(home, options=options) as server,
+        running(make_configuration(db={"url": server.conninfo}, **QUIET)) as client,
+    ):
+        yield server, client
 
 
 @pytest.mark.process
@@ -200,3 +213,257 @@ def test_the_page(initialised: Path, folder: Path, page: Page, empty_database: s
     # To a server of one's own.
     page("From one server to another", variables, **{"postgresql://tiercel@db.example/tiercel": empty_database})
     assert hashes(empty_database) == wanted
+
+
+# --- dumps ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiercel(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> RunCommand:
+    """Run commands in this process, on a migrated database of a server that is not embedded."""
+    return make_runner(database, tmp_path, monkeypatch, capsys)
+
+
+@pytest.fixture
+def dumped(tiercel: RunCommand, tmp_path: Path) -> Path:
+    """A backup of that database."""
+    ran = tiercel("backup", "--json", "backups")
+    assert ran.code == 0, ran.errors
+    path = Path(ran.json()["directory"])
+    assert path.parent == tmp_path / "backups"
+    return path
+
+
+def test_a_dump_has_the_rows_of_every_account(tiercel: RunCommand, database: str, empty_database: str) -> None:
+    configuration = make_configuration(auth="required", db={"url": database}, **QUIET)
+    with running(configuration) as client:
+        for account in (0, create_account(client)):
+            key = with_key(create_key(client, "ingest", account=account))
+            assert client.post("/api/requests/ingest/", [make_event()], headers=key).status == 200
+    with psycopg.connect(database) as connection:
+        connection.execute("GRANT USAGE ON SCHEMA tiercel TO pg_monitor")
+
+    made = tiercel("backup", "backups", "--jobs", "2")
+    restored = tiercel("restore", "backups", TIERCEL_DATABASE_URL=empty_database)
+
+    assert (made.code, restored.code) == (0, 0), made.errors + restored.errors
+    after = hashes(empty_database)
+    assert after == hashes(database)
+    # Of two accounts, and none by the policies' leave.
+    assert after["observability.series"][0] == 2  # type: ignore[index]
+    with psycopg.connect(empty_database) as connection:
+        assert connection.execute("SELECT relforcerowsecurity FROM pg_class WHERE relname = 'api_key'").fetchone() == (
+            True,
+        )
+        assert connection.execute("SELECT has_schema_privilege('pg_monitor', 'tiercel', 'USAGE')").fetchone() == (True,)
+    again = tiercel("restore", "backups")
+    assert again.code == 1
+    assert "the database has tables of the service already" in again.errors
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_dump_of_an_earlier_postgresql_is_restored_to_it_and_to_the_embedded_server(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with oldest_postgresql() as url:
+        source, target = (create_database(url, f"backup_{os.getpid()}_{name}") for name in ("source", "target"))
+        run = make_runner(source, folder, monkeypatch, capsys)
+        assert run("migrate").code == 0
+        assert run("backup", "backups").code == 0
+        assert run("restore", "backups", TIERCEL_DATABASE_URL=target).code == 0
+        wanted = hashes(source)
+        assert hashes(target) == wanted
+        for conninfo in (source, target):
+            drop_database(url, str(conninfo_to_dict(conninfo)["dbname"]))
+    monkeypatch.delenv("TIERCEL_DATABASE_URL")
+    ran = run("restore", "backups", TIERCEL_DB__EMBEDDED_OPTIONS=msgspec.json.encode(FAST).decode())
+    assert ran.code == 0, ran.errors
+    with EmbeddedServer(folder / ".tiercel", options=FAST) as server:
+        assert hashes(server.conninfo) == wanted
+
+
+def test_a_restore_that_failed_leaves_nothing_that_a_service_starts_with(
+    tiercel: RunCommand, database: str, empty_database: str
+) -> None:
+    with psycopg.connect(database) as connection:
+        connection.execute("CREATE TABLE public.last (name text)")
+        connection.execute("INSERT INTO public.last VALUES ('z')")
+    assert tiercel("backup", "backups").code == 0
+    with psycopg.connect(empty_database) as connection:
+        connection.execute("CREATE TABLE public.last (name text)")
+
+    ran = tiercel("restore", "backups", TIERCEL_DATABASE_URL=empty_database)
+
+    assert ran.code == 1
+    assert ran.errors.startswith("tiercel: pg_restore: error: ")
+    assert 'relation "last" already exists' in ran.errors
+    with psycopg.connect(empty_database) as connection:
+        connection.execute("DROP TABLE public.last")
+    assert tiercel("migrate").code == 1
+
+
+@pytest.mark.parametrize(
+    ("server", "made_by", "fits"),
+    [(15, 0, "15"), (16, 0, "16"), (17, 0, "18"), (18, 0, "18"), (18, 15, "18"), (15, 15, "15"), (15, 16, "16")],
+)
+def test_programs_are_of_the_version_of_the_server_or_the_next_that_it_understands(
+    monkeypatch: pytest.MonkeyPatch, server: int, made_by: int, fits: str
+) -> None:
+    monkeypatch.setattr(programs, "_installed_programs", lambda _: [(int(n), Path(n)) for n in ("18", "15", "16")])
+
+    assert find_programs("pg_restore", server, made_by) == Path(fits)
+
+
+@pytest.mark.parametrize(
+    ("server", "made_by", "reason"),
+    [
+        (
+            19,
+            0,
+            "the server is PostgreSQL 19, which needs pg_dump 19 or later; there is 18: install postgresql-client-19",
+        ),
+        (15, 0, "the server is PostgreSQL 15, which needs pg_dump 15; there is 18: install postgresql-client-15"),
+        (15, 18, "pg_dump 18 made the dump, and servers before PostgreSQL 17 cannot read it: this one is 15"),
+    ],
+)
+def test_programs_that_do_not_fit_are_named(
+    monkeypatch: pytest.MonkeyPatch, server: int, made_by: int, reason: str
+) -> None:
+    monkeypatch.setattr(programs, "_installed_programs", lambda _: [(18, Path("18"))])
+
+    with pytest.raises(BootError, match=re.escape(reason)):
+        find_programs("pg_dump", server, made_by)
+
+
+# --- what may go wrong ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.process
+def test_what_a_killed_backup_leaves_is_no_backup_and_is_removed_by_the_next(
+    tiercel: RunCommand, database: str, tmp_path: Path
+) -> None:
+    backups = tmp_path / "backups"
+    with psycopg.connect(database) as connection:
+        # pg_dump waits for it.
+        connection.execute("LOCK TABLE observability.mark")
+        command = [TIERCEL, "backup", "backups"]
+        environment = make_environment(tmp_path / ".tiercel", TIERCEL_DATABASE_URL=database)
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment)
+        assert eventually(lambda: bool(list(backups.glob(".*.part/dump"))), 60)
+        process.kill()
+        process.wait()
+
+        assert "there is no backup in" in tiercel("restore", "backups").errors
+        # pg_dump goes on.
+        assert "another backup is being made in" in tiercel("backup", "backups").errors
+    assert eventually(lambda: tiercel("backup", "backups").code == 0, 60)
+
+    (made,) = archive.BackupDirectory(backups).list()
+    assert sorted(path.name for path in backups.iterdir()) == [".lock", made.path.name]
+
+
+def test_a_full_disk_has_words_and_leaves_nothing(tiercel: RunCommand, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a file system")
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", small], check=True)
+    try:
+        ran = tiercel("backup", "small")
+
+        assert ran.code == 1
+        assert "No space left on device" in ran.errors
+        assert [path.name for path in small.iterdir()] == [".lock"]
+    finally:
+        subprocess.run(["umount", "--lazy", small], check=True)
+
+
+def test_only_as_many_backups_are_kept_as_wanted_and_those_that_they_build_upon(tmp_path: Path) -> None:
+    backups = archive.BackupDirectory(tmp_path)
+    names: list[str] = []
+    chains: list[tuple[archive.Kind, int | None]]
+    chains = [("base", None), ("base", None), ("incremental", 1), ("incremental", 2), ("dump", None)]
+    with backups.lock():
+        for kind, parent in chains:
+            with backups.unfinished(kind) as part:
+                made = backups.publish(part, make_manifest(kind, None if parent is None else names[parent]))
+            names.append(made.path.name)
+
+    removed = backups.keep(2)
+
+    assert [each.path.name for each in removed] == names[:1]
+    assert [path.name for path in backups.paths()] == names[1:]
+    (tmp_path / names[2] / archive.MANIFEST).unlink()
+    with pytest.raises(BootError, match="is no backup"):
+        backups.keep(1)
+    assert [path.name for path in backups.paths()] == names[1:]
+
+
+def make_manifest(kind: archive.Kind, parent: str | None) -> archive.Manifest:
+    now = datetime.now(UTC)
+    return archive.Manifest(
+        kind=kind,
+        started_at=now,
+        finished_at=now,
+        tiercel="0",
+        postgresql="18.6",
+        program="18.6",
+        migrations=(),
+        parent=parent,
+        size_bytes=0,
+        digests={},
+    )
+
+
+def change(backup: Path, **fields: Any) -> None:
+    manifest = msgspec.json.decode((backup / archive.MANIFEST).read_bytes())
+    (backup / archive.MANIFEST).write_bytes(msgspec.json.encode({**manifest, **fields}))
+
+
+def test_what_is_damaged_is_named_and_not_restored(
+    tiercel: RunCommand, dumped: Path, database: str, empty_database: str
+) -> None:
+    contents = dumped / "dump" / "toc.dat"
+    right = contents.read_bytes()
+    assert tiercel("backup", "verify", "backups").output == f"[ok] {dumped}\n"
+    contents.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
+
+    problem = f"{dumped} is damaged: dump/toc.dat was changed"
+    for directory in ("backups", str(dumped)):
+        verified = tiercel("backup", "verify", directory)
+        assert (verified.code, verified.output) == (1, f"[PROBLEM] {problem}\n")
+    refused = tiercel("restore", "backups", TIERCEL_DATABASE_URL=empty_database)
+    assert (refused.code, refused.errors) == (1, f"tiercel: {problem}\n")
+    contents.unlink()
+    assert "dump/toc.dat: No such file" in tiercel("backup", "verify", "backups").output
+    (dumped / archive.MANIFEST).write_text("{")
+    assert "is damaged: tiercel-backup.json: " in tiercel("backup", "verify", "backups").output
+    # It is no reason not to make another.
+    assert tiercel("backup", "backups", TIERCEL_DATABASE_URL=database).code == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"format": 2, "kind": "stream"}, "was made by a later version of Tiercel: restore it with that"),
+        (
+            {"tiercel": "9.0", "migrations": ["kernel/0001_datasets", "kernel/9000_new", "absent/0001_any"]},
+            "was made by a later version of Tiercel (9.0), which this one does not know the migrations of:"
+            " kernel/9000_new; restore it with that version",
+        ),
+        ({"kind": "base"}, "has the files of an embedded server, and db.url names another"),
+        ({"parent": "../../etc"}, "is damaged: tiercel-backup.json: Expected `str` matching regex"),
+    ],
+)
+def test_what_cannot_be_restored_here_says_so(
+    tiercel: RunCommand, dumped: Path, fields: dict[str, Any], reason: str
+) -> None:
+    change(dumped, **fields)
+
+    ran = tiercel("restore", "backups")
+
+    assert ran.code == 1
+    assert reason in ran.errors
