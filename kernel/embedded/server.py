@@ -322,7 +322,8 @@ class EmbeddedServer:
         if not (old / "postgres").exists() or program_version(old).partition(".")[0] != written_by:
             raise BootError(
                 f"{self._data} was written by PostgreSQL {written_by}, and {old} does not have its programs:"
-                " install them, and pass their directory to: tiercel upgrade --old-binaries DIRECTORY"
+                " install them, and pass their directory to: tiercel upgrade --old-binaries DIRECTORY; or restore a"
+                " dump of the earlier release: tiercel restore --replace DIRECTORY"
             )
         if wrong := _UNSAFE_FOR_SHELL.search(f"{self._home} {self._sockets} {old}"):
             raise BootError(f"pg_upgrade cannot work in a path with {wrong[0]!r}: move {self._home} elsewhere")

@@ -12,7 +12,7 @@ import threading
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from kernel.backup import archive, programs
 from kernel.backup.programs import find_programs
+from kernel.backup.restore import restore_embedded
 from kernel.embedded.server import EmbeddedServer
 from kernel.errors import BootError
 from kernel.testing import Client, create_database, drop_database, make_configuration, running
@@ -186,8 +187,11 @@ def test_the_page(initialised: Path, folder: Path, page: Page, empty_database: s
     # In the place of other data, which are kept.
     *_, kept = page("Restore", variables, 1)
     assert (Path(kept.removeprefix("The former data is in ").partition(";")[0]) / "PG_VERSION").exists()
+    backups = archive.BackupDirectory(folder / "tiercel")
     with EmbeddedServer(home, options=FAST) as server:
         assert hashes(server.conninfo) == restored
+        # The same positions of the log hold something else now.
+        assert backups.find_parent(server.lineage()) is None
 
     # To a point in time before a mistake.
     toml = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)[0]
@@ -203,6 +207,16 @@ def test_the_page(initialised: Path, folder: Path, page: Page, empty_database: s
             ((time,),) = connection.execute("SELECT now()")
             connection.execute("DELETE FROM observability.event")
             connection.execute("DROP SCHEMA club CASCADE")
+            with pytest.raises(BootError, match="is in use: stop the service first"):
+                restore_newest(server, backups, folder / "tiercel-wal", None)
+    server = EmbeddedServer(home, options=archiving)
+    for wal, until, reason in (
+        (None, None, "pass --wal DIRECTORY"),
+        (folder / "tiercel-wal", time + timedelta(days=1), "recovery ended before configured recovery target"),
+    ):
+        with pytest.raises(BootError, match=reason):
+            restore_newest(server, backups, wal, until)
+        assert not (home / "postgres.new").exists()
     page("To a point in time", variables, 1, **{"2026-11-29 10:31": time.isoformat()})
     with EmbeddedServer(home, options=archiving) as server:
         assert hashes(server.conninfo) == wanted
@@ -213,6 +227,13 @@ def test_the_page(initialised: Path, folder: Path, page: Page, empty_database: s
     # To a server of one's own.
     page("From one server to another", variables, **{"postgresql://tiercel@db.example/tiercel": empty_database})
     assert hashes(empty_database) == wanted
+
+
+def restore_newest(
+    server: EmbeddedServer, backups: archive.BackupDirectory, wal: Path | None, until: datetime | None
+) -> None:
+    newest = backups.list()[-1]
+    restore_embedded(server, backups, newest, replace=True, wal=wal, until=until, progress=lambda _: None)
 
 
 # --- dumps ------------------------------------------------------------------------------------------------------------
@@ -297,8 +318,16 @@ def test_a_dump_of_an_earlier_postgresql_is_restored_to_it_and_to_the_embedded_s
     with oldest_postgresql() as url:
         wanted = restored_to_another_database(url, run)
     monkeypatch.delenv("TIERCEL_DATABASE_URL")
-    ran = run("restore", "backups", TIERCEL_DB__EMBEDDED_OPTIONS=msgspec.json.encode(FAST).decode())
+    # As after a release with another version of PostgreSQL.
+    data = folder / ".tiercel" / "postgres"
+    data.mkdir(parents=True)
+    (data / "PG_VERSION").write_text("15\n")
+    given = ("--replace", "--json", "backups")
+    ran = run("restore", *given, TIERCEL_DB__EMBEDDED_OPTIONS=msgspec.json.encode(FAST).decode())
     assert ran.code == 0, ran.errors
+    kept = Path(ran.json()["kept"])
+    assert kept.name.startswith("postgres-15-")
+    assert (kept / "PG_VERSION").read_text() == "15\n"
     with EmbeddedServer(folder / ".tiercel", options=FAST) as server:
         assert hashes(server.conninfo) == wanted
 
