@@ -270,6 +270,7 @@ def test_a_dump_has_the_rows_of_every_account(tiercel: RunCommand, database: str
     restored = tiercel("restore", "backups", TIERCEL_DATABASE_URL=empty_database)
 
     assert (made.code, restored.code) == (0, 0), made.errors + restored.errors
+    assert {path.lstat().st_mode & 0o077 for path in Path("backups").rglob("*")} == {0}
     after = hashes(empty_database)
     assert after == hashes(database)
     # Of two accounts, and none by the policies' leave.
@@ -346,18 +347,17 @@ def test_a_restore_that_failed_leaves_nothing_that_a_service_starts_with(
 ) -> None:
     with psycopg.connect(database) as connection:
         connection.execute("CREATE TABLE public.last (name text)")
-        connection.execute("INSERT INTO public.last VALUES ('z')")
+        connection.execute("CREATE INDEX last_name ON public.last (name)")
     assert tiercel("backup", "backups").code == 0
     with psycopg.connect(empty_database) as connection:
-        connection.execute("CREATE TABLE public.last (name text)")
+        # Found when every row has been restored.
+        connection.execute("CREATE TABLE public.last_name ()")
 
     ran = tiercel("restore", "backups", TIERCEL_DATABASE_URL=empty_database)
 
     assert ran.code == 1
     assert ran.errors.startswith("tiercel: pg_restore: error: ")
-    assert 'relation "last" already exists' in ran.errors
-    with psycopg.connect(empty_database) as connection:
-        connection.execute("DROP TABLE public.last")
+    assert 'relation "last_name" already exists' in ran.errors
     assert tiercel("migrate").code == 1
 
 
