@@ -7,10 +7,11 @@ is going to write, and so make it change a file of its own user.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -63,6 +64,22 @@ def open_log(path: Path, mode: int) -> int:
     return os.open(path, flags, mode)
 
 
+@contextmanager
+def exclusive_lock(path: Path) -> Iterator[int]:
+    """Lock a file until the block ends; yield its descriptor, for programs that are to keep the lock until they end.
+
+    Raises:
+        BlockingIOError: Another process has the lock.
+        OSError: It cannot be opened.
+    """
+    descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def replace_file(path: Path, content: bytes, mode: int = 0o666, owner: tuple[int, int] | None = None) -> None:
     """Write a file completely or not at all: readers see what it was before, or what it is now.
 
@@ -89,3 +106,16 @@ def replace_file(path: Path, content: bytes, mode: int = 0o666, owner: tuple[int
         with suppress(OSError):
             unfinished.unlink()
         raise
+
+
+def sync_directory(path: Path) -> None:
+    """Have names in a directory survive a loss of power: of files that were made, renamed or removed.
+
+    Raises:
+        OSError: It cannot be opened or synchronised.
+    """
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

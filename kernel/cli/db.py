@@ -1,4 +1,4 @@
-"""Commands for the database itself: ``tiercel db shell``, ``url``, ``reset`` and ``upgrade``."""
+"""Commands for the database itself: ``tiercel db shell``, ``url`` and ``reset``, and ``tiercel upgrade``."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import click
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.pq import Conninfo
+from psycopg.conninfo import conninfo_to_dict
 
 from kernel.app import Tiercel
+from kernel.backup.programs import OWN_PARAMETERS, client_environment
 from kernel.cli.output import echo, print_table
 from kernel.config import load
 from kernel.db.failures import describe
@@ -25,8 +25,6 @@ from kernel.embedded.server import find_binaries
 from kernel.errors import BootError
 from kernel.masking import MASK, mask_text
 
-# Parameters that Tiercel adds for its own sessions.
-_OWN_PARAMETERS = ("application_name", "connect_timeout")
 _DEFAULT_PORT = "5432"
 
 
@@ -80,23 +78,6 @@ def _run_psql(psql: str, arguments: Sequence[str], conninfo: str, schemas: Seque
         signal.signal(signal.SIGINT, previous)
 
 
-def client_environment(conninfo: str, schemas: Sequence[str]) -> Mapping[str, str]:
-    """Return the variables that make a program of PostgreSQL connect: unlike arguments, others cannot read them.
-
-    Args:
-        conninfo: Connection string.
-        schemas: The search path.
-    """
-    parts = conninfo_to_dict(conninfo)
-    options = f"{parts.get('options') or ''} -c search_path={','.join(schemas)}".strip()
-    own = Conninfo.parse(make_conninfo(conninfo, options=options).encode())
-    return {
-        each.envvar.decode(): each.val.decode()
-        for each in own
-        if each.envvar and each.val and each.keyword.decode() not in _OWN_PARAMETERS
-    }
-
-
 def run_statement(conninfo: str, schemas: Sequence[str], statement: str) -> None:
     """Run one statement without psql, and print its rows as a table, or else what it did.
 
@@ -127,7 +108,7 @@ def url(*, show_password: bool) -> None:
 
 def make_url(conninfo: str, *, show_password: bool) -> str:
     """Return a connection string as URL."""
-    parts = {name: str(value) for name, value in conninfo_to_dict(conninfo).items() if name not in _OWN_PARAMETERS}
+    parts = {name: str(value) for name, value in conninfo_to_dict(conninfo).items() if name not in OWN_PARAMETERS}
     user, password, host = (parts.pop(name, "") for name in ("user", "password", "host"))
     port, dbname = parts.pop("port", ""), parts.pop("dbname", "")
     secret = "" if not password else ":" + (quote(password, safe="") if show_password else MASK)
@@ -172,7 +153,7 @@ def reset(*, yes: bool, external: bool) -> None:
 # --- upgrade --------------------------------------------------------------------------------------------------------
 
 
-@db.command()
+@click.command()
 @click.option(
     "--old-binaries",
     metavar="DIRECTORY",
@@ -189,3 +170,6 @@ def upgrade(*, old_binaries: Path | None) -> None:
         echo("Nothing to do: the data has the version of the installed PostgreSQL.")
     else:
         echo(f"The database was converted. Its former data is in {kept}; remove it once everything works.")
+
+
+db.add_command(upgrade)

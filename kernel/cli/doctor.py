@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from psycopg.conninfo import make_conninfo
 
 from kernel.app import Tiercel
 from kernel.cli.admin import check_database, check_setup
@@ -113,7 +114,8 @@ def _of_database(configuration: Configuration, timeout_s: float) -> Sequence[Par
         embedded, problem = _try(lambda: EmbeddedServer(settings.home, user=settings.db.embedded_user))
         if embedded is None:
             return [Part("database", _failing(problem))]
-        conninfo = embedded.superuser_conninfo
+        # For the superuser the server reserves connections.
+        conninfo = make_conninfo(embedded.superuser_conninfo, dbname=embedded.database)
         parts.append(Part("embedded_server", lambda: _describe_embedded(embedded)))
     return [*parts, *DatabaseReader(conninfo, timeout_s, settings.jobs.dead_after_s).parts()]
 

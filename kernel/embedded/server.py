@@ -21,7 +21,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -33,7 +35,7 @@ from kernel.db.queries import load_queries
 from kernel.embedded import guardian
 from kernel.embedded.privileges import CommandRunner, trusted_owners, unprivileged_runner
 from kernel.errors import BootError
-from kernel.files import open_own, replace_file
+from kernel.files import open_own, replace_file, sync_directory
 
 _QUERIES = load_queries(__package__)
 ROLE = "tiercel"
@@ -44,16 +46,24 @@ _SOCKET_DIRECTORY_MAX = 85
 _DATA_DIRECTORY_MAX = 800
 _START_TIMEOUT_S = 120
 _STOP_TIMEOUT_S = 60
+# The log of weeks may have to be applied.
+_RECOVERY_TIMEOUT_S = 7 * 86_400
 # After a kill -9 of the postmaster, its children need a moment to notice and release the shared memory.
 _RETRY_FOR_S = 10.0
 _RETRY_INTERVAL_S = 0.5
 _START_POLL_S = 0.05
 _CONNECT_TIMEOUT_S = 5
 _START_LOG_LINES = 5
+# The first major version with the parameter.
+_SUMMARIZE_WAL_MAJOR = 17
 # pg_ctl and pg_upgrade pass paths to a shell, in double quotes.
 _UNSAFE_FOR_SHELL = re.compile(r"""["'$`\\!]""")
+# New data, until they are complete.
+_NEW = "postgres.new"
+# Beside the data, in every copy of them.
+_LINEAGE = "tiercel.lineage"
 # Where Debian and Ubuntu install PostgreSQL, by major version.
-_DEBIAN_PROGRAMS = Path("/usr/lib/postgresql")
+DEBIAN_PROGRAMS = Path("/usr/lib/postgresql")
 
 OPTIONS: Mapping[str, str] = {
     "listen_addresses": "",
@@ -61,6 +71,8 @@ OPTIONS: Mapping[str, str] = {
     "shared_buffers": "256MB",
     "max_wal_size": "4GB",
     "wal_compression": "on",
+    # For incremental backups: which blocks changed is kept for 10 days, some bytes a block.
+    "summarize_wal": "on",
     # Each partition that a statement touches takes a lock, and old events are spread over many.
     "max_locks_per_transaction": "256",
     "logging_collector": "on",
@@ -78,20 +90,29 @@ class EmbeddedServer:
         home: Directory that holds everything Tiercel writes.
         user: If the process is root: the account that runs the server, created if it is missing.
         options: Further parameters of ``postgresql.conf`` by name.
+        directory: Name of the directory of the data in ``home``.
 
     Raises:
         BootError: The server cannot be in such a directory, or there are no binaries.
     """
 
-    def __init__(self, home: Path, *, user: str = ROLE, options: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        user: str = ROLE,
+        options: Mapping[str, str] | None = None,
+        directory: str = "postgres",
+    ) -> None:
         self._home = _validate_home(home.absolute())
         self._user = user
-        self._options = {**OPTIONS, **(options or {})}
-        self._data = self._home / "postgres"
-        # A complete upgrade of the data, which only has to be renamed.
-        self._upgraded = self._home / "postgres.upgraded"
+        self._options = _with_defaults(options or {})
+        self._data = self._home / directory
+        # What an upgrade or a restore made, complete: it only has to be renamed.
+        self._replacement = self._home / "postgres.upgraded"
         self._pid_file = self._data / "postmaster.pid"
-        self._start_log = self._data / "start.log"
+        # Not among the data: the account of the server, which reads them all for a backup, may not read this.
+        self._start_log = self._home / "postgres.start.log"
         self._start_lock_path = self._home / "postgres.start.lock"
         self._users_lock_path = self._home / "postgres.users.lock"
         self._sockets = _socket_directory(self._home)
@@ -105,14 +126,24 @@ class EmbeddedServer:
         return make_conninfo("", host=str(self._sockets), user=ROLE, dbname=ROLE)
 
     @property
+    def database(self) -> str:
+        """The name of the database of the service."""
+        return ROLE
+
+    @property
     def superuser_conninfo(self) -> str:
-        """Connection string for the same database as the superuser, for whom the server reserves connections."""
-        return make_conninfo("", host=str(self._sockets), user=_SUPERUSER, dbname=ROLE)
+        """Connection string for the superuser, whom only processes that may enter the directory of the socket reach."""
+        return make_conninfo("", host=str(self._sockets), user=_SUPERUSER, dbname="postgres")
 
     @property
     def data(self) -> Path:
-        """The directory of its data, with its logs."""
+        """The directory of the data."""
         return self._data
+
+    @property
+    def archives(self) -> bool:
+        """Whether the server is configured to archive its write-ahead log."""
+        return self._options.get("archive_mode", "off").lower() not in ("off", "false", "no", "0")
 
     def acquire(self) -> None:
         """Start the server unless it is running, and register this process as a user of it.
@@ -126,6 +157,8 @@ class EmbeddedServer:
                 self._users_lock = open_own(self._users_lock_path, os.O_RDWR | os.O_CREAT)
                 fcntl.flock(self._users_lock, fcntl.LOCK_SH)
                 self._ensure_nobody_else_answers()
+                # Where earlier versions had it.
+                (self._data / "start.log").unlink(missing_ok=True)
                 if not self._accepts_connections():
                     self._start()
                 self._create_role_and_database()
@@ -178,6 +211,22 @@ class EmbeddedServer:
             self._start()
             return True
 
+    def lineage(self) -> str:
+        """Return an identifier of the history of the data. Those that a restore or an upgrade makes begin another.
+
+        An incremental backup builds upon one of the same history: after a restore, the same positions of the log hold
+        something else.
+
+        Raises:
+            OSError: It cannot be read, or written where it is missing.
+        """
+        path = self._data / _LINEAGE
+        with contextlib.suppress(FileNotFoundError), os.fdopen(open_own(path, os.O_RDONLY), encoding="ascii") as file:
+            return file.read()
+        lineage = uuid.uuid4().hex
+        replace_file(path, lineage.encode(), 0o600, self._runner().owner)
+        return lineage
+
     # --- maintenance while nobody uses it -----------------------------------------------------------------------------
 
     def remove_data(self) -> None:
@@ -187,8 +236,75 @@ class EmbeddedServer:
             BootError: A process uses the server.
         """
         with self._unused():
-            for directory in (self._data, self._upgraded, self._home / "postgres.new"):
+            for directory in (self._data, self._replacement, self._home / _NEW):
                 shutil.rmtree(directory, ignore_errors=True)
+
+    def replace_data(self, fill: Callable[[EmbeddedServer], None], *, replace: bool) -> Path | None:
+        """Make new data, and put them in the place of the present, which are kept beside them.
+
+        Args:
+            fill: Makes the data of the server that it is given, whose directory does not exist yet; may start it.
+            replace: Whether there may be data at present.
+
+        Returns:
+            Where the former data were kept; None if there were none.
+
+        Raises:
+            BootError: A process uses the server, there are data, or what ``fill`` raises; nothing has changed then.
+        """
+        with self._unused():
+            self._finish_replacement()
+            if self._has_data() and not replace:
+                raise BootError(
+                    f"{self._data} has data: pass --replace to put others in their place, and keep them beside"
+                )
+            new = EmbeddedServer(self._home, user=self._user, options=self._options, directory=_NEW)
+            shutil.rmtree(new.data, ignore_errors=True)
+            try:
+                fill(new)
+                new._stop()
+                new._ensure_stopped()
+            except BaseException:
+                new._stop()
+                shutil.rmtree(new.data, ignore_errors=True)
+                raise
+            new.data.rename(self._replacement)
+            return self._finish_replacement()
+
+    def create(self) -> None:
+        """Make an empty cluster, with the role and the database of the service, and start the server; for ``fill``."""
+        self._start()
+        self._create_role_and_database()
+
+    def recover(self, restore_command: str, until: datetime | None) -> None:
+        """Start the server on a copy of a running cluster, and wait until it has applied the log; for ``fill``.
+
+        It begins a new timeline, so that what was archived before is not archived anew with other content.
+
+        Args:
+            restore_command: Fetches a file of the log (``%f``) to a place (``%p``); fails if there is none.
+            until: Apply what was committed until then; None for everything.
+
+        Raises:
+            BootError: The server cannot be started, or the log ends before that time.
+        """
+        runner = self._runner()
+        if runner.owner is not None:
+            for path in (self._data, *self._data.rglob("*")):
+                os.chown(path, *runner.owner, follow_symlinks=False)
+        (self._data / _LINEAGE).unlink(missing_ok=True)
+        replace_file(self._data / "recovery.signal", b"", 0o600, runner.owner)
+        self._options = {
+            **self._options,
+            "restore_command": restore_command,
+            **({} if until is None else {"recovery_target_time": until.isoformat()}),
+            "recovery_target_action": "promote",
+            # The first connection is accepted when everything is applied.
+            "hot_standby": "off",
+            # Errors go to the log of the start.
+            "logging_collector": "off",
+        }
+        self._start(timeout_s=_RECOVERY_TIMEOUT_S)
 
     def upgrade(self, old_binaries: Path | None = None) -> Path | None:
         """Convert data of an earlier major version of PostgreSQL to the installed one, with ``pg_upgrade``.
@@ -202,66 +318,66 @@ class EmbeddedServer:
         Raises:
             BootError: A process uses the server, or the data cannot be converted; nothing has changed then.
         """
-        with self._unused():
-            self._finish_upgrade()
-            if not (self._data / "PG_VERSION").exists():
-                return None
-            written_by, installed = self._data_version(), _program_version(self._bin)
-            if written_by == installed.partition(".")[0]:
-                return None
-            old = old_binaries or _DEBIAN_PROGRAMS / written_by / "bin"
-            if not (old / "postgres").exists() or _program_version(old).partition(".")[0] != written_by:
-                raise BootError(
-                    f"{self._data} was written by PostgreSQL {written_by}, and {old} does not have its programs:"
-                    " install them, and pass their directory to: tiercel db upgrade --old-binaries DIRECTORY"
-                )
-            kept = self._home / f"postgres-{written_by}"
-            if kept.exists():
-                raise BootError(f"{kept} exists: it is where the former data would be kept; move it away")
-            if wrong := _UNSAFE_FOR_SHELL.search(f"{self._home} {self._sockets} {old}"):
-                raise BootError(f"pg_upgrade cannot work in a path with {wrong[0]!r}: move {self._home} elsewhere")
-            self._convert(old)
-            self._finish_upgrade()
-            return kept
+        if self._replacement.exists() or not self._has_data():
+            return None
+        written_by, installed = self._data_version(), program_version(self._bin)
+        if written_by == installed.partition(".")[0]:
+            return None
+        old = old_binaries or DEBIAN_PROGRAMS / written_by / "bin"
+        if not (old / "postgres").exists() or program_version(old).partition(".")[0] != written_by:
+            raise BootError(
+                f"{self._data} was written by PostgreSQL {written_by}, and {old} does not have its programs:"
+                " install them, and pass their directory to: tiercel upgrade --old-binaries DIRECTORY; or restore a"
+                " dump of the earlier release: tiercel restore --replace DIRECTORY"
+            )
+        if wrong := _UNSAFE_FOR_SHELL.search(f"{self._home} {self._sockets} {old}"):
+            raise BootError(f"pg_upgrade cannot work in a path with {wrong[0]!r}: move {self._home} elsewhere")
+        return self.replace_data(lambda new: self._convert(old, new), replace=True)
 
-    def _convert(self, old: Path) -> None:
+    def _convert(self, old: Path, new: EmbeddedServer) -> None:
         runner = unprivileged_runner(self._user, (self._data, self._bin, old))
-        new = self._home / "postgres.new"
-        shutil.rmtree(new, ignore_errors=True)
-        for directory in (new, self._sockets):
+        for directory in (new.data, self._sockets):
             runner.make_private_directory(directory)
-        self._initdb(runner, new)
+        self._initdb(runner, new.data)
         # The data may have been moved since it was used last, and its sockets with it.
         self._write_options(runner)
+        log = self._data / "upgrade.log"
         # pg_upgrade demands a clean shutdown; a server that was killed recovers while it starts.
         control = [str(old / "pg_ctl"), "-D", str(self._data), "-w", "-t", str(_START_TIMEOUT_S)]
         commands = (
-            [*control, "start", "-l", str(self._start_log)],
+            [*control, "start", "-l", str(log)],
             [*control, "stop", "-m", "fast"],
             [
                 str(self._bin / "pg_upgrade"),
                 *("--old-bindir", str(old), "--new-bindir", str(self._bin)),
-                *("--old-datadir", str(self._data), "--new-datadir", str(new)),
+                *("--old-datadir", str(self._data), "--new-datadir", str(new.data)),
                 *("--username", _SUPERUSER, "--socketdir", str(self._sockets)),
             ],
         )
         self._remove_stale_pid_file()
-        self._start_log.unlink(missing_ok=True)
+        log.unlink(missing_ok=True)
         for command in commands:
-            failure = runner.run(command, new)
+            failure = runner.run(command, new.data)
             if failure is not None:
-                shutil.rmtree(new, ignore_errors=True)
                 reason = " ".join(failure.splitlines()[-_START_LOG_LINES:])
-                raise BootError(f"the upgrade failed: {reason} {self._read_start_log()}".rstrip())
-        (new / "delete_old_cluster.sh").unlink(missing_ok=True)
-        new.rename(self._upgraded)
+                raise BootError(f"the upgrade failed: {reason} {_read_end(log)}".rstrip())
+        log.unlink()
+        (new.data / "delete_old_cluster.sh").unlink(missing_ok=True)
 
-    def _finish_upgrade(self) -> None:
-        # Two renames, of which a kill may leave the second.
-        if self._upgraded.exists():
-            if (self._data / "PG_VERSION").exists():
-                self._data.rename(self._home / f"postgres-{self._data_version()}")
-            self._upgraded.rename(self._data)
+    def _has_data(self) -> bool:
+        return (self._data / "PG_VERSION").exists()
+
+    def _finish_replacement(self) -> Path | None:
+        # Two renames, of which a kill may leave the second. Return where the former data are kept.
+        if not self._replacement.exists():
+            return None
+        kept = None
+        if self._has_data():
+            kept = self._home / f"postgres-{self._data_version()}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+            self._data.rename(kept)
+        self._replacement.rename(self._data)
+        sync_directory(self._home)
+        return kept
 
     @contextlib.contextmanager
     def _unused(self) -> Iterator[None]:
@@ -333,26 +449,30 @@ class EmbeddedServer:
             connect_timeout=_CONNECT_TIMEOUT_S,
         )
 
-    def _start(self) -> None:
-        runner = unprivileged_runner(self._user, (self._data, self._bin))
-        self._finish_upgrade()
+    def _runner(self) -> CommandRunner:
+        return unprivileged_runner(self._user, (self._data, self._bin))
+
+    def _start(self, timeout_s: float = _START_TIMEOUT_S) -> None:
+        if self._data.name != _NEW:
+            self._finish_replacement()
+        runner = self._runner()
         for directory in (self._data, self._sockets):
             runner.make_private_directory(directory)
-        if not (self._data / "PG_VERSION").exists():
+        if not self._has_data():
             self._init_cluster(runner)
         self._ensure_same_major_version()
         self._write_options(runner)
         self._validate_options(runner)
         retry_until = time.monotonic() + (_RETRY_FOR_S if self._pid_file.exists() else 0)
         self._remove_stale_pid_file()
-        while not self._start_once(runner):
+        while not self._start_once(runner, timeout_s):
             if time.monotonic() > retry_until:
                 raise BootError(f"the embedded PostgreSQL did not start: {self._read_start_log()}")
             time.sleep(_RETRY_INTERVAL_S)
 
-    def _start_once(self, runner: CommandRunner) -> bool:
+    def _start_once(self, runner: CommandRunner, timeout_s: float) -> bool:
         """Start the server, unless its process exists, and wait for it; return False if it ended instead."""
-        deadline = time.monotonic() + _START_TIMEOUT_S
+        deadline = time.monotonic() + timeout_s
         ended = None if self.is_running() else self._run_guardian(runner)
         try:
             while not self._accepts_connections():
@@ -436,15 +556,18 @@ class EmbeddedServer:
         return (self._data / "PG_VERSION").read_text(encoding="ascii").strip()
 
     def _ensure_same_major_version(self) -> None:
-        written_by, installed = self._data_version(), _program_version(self._bin)
+        written_by, installed = self._data_version(), program_version(self._bin)
         if installed.partition(".")[0] != written_by:
             raise BootError(
                 f"{self._data} was written by PostgreSQL {written_by}, the installed one is {installed}; stop the"
-                " service, and run: tiercel db upgrade"
+                " service, and run: tiercel upgrade"
             )
 
     def _write_options(self, runner: CommandRunner) -> None:
         options = {**self._options, "unix_socket_directories": _quote_list_item(str(self._sockets))}
+        if int(self._data_version()) < _SUMMARIZE_WAL_MAJOR:
+            # An upgrade starts the earlier version.
+            del options["summarize_wal"]
         lines = [f"{name} = {_quote_option(value)}\n" for name, value in options.items()]
         replace_file(self._data / "tiercel.conf", "".join(lines).encode(), 0o600, runner.owner)
         include = b"include 'tiercel.conf'\n"
@@ -462,8 +585,7 @@ class EmbeddedServer:
             raise BootError(f"the embedded PostgreSQL refuses its options: {failure}")
 
     def _stop(self) -> None:
-        runner = unprivileged_runner(self._user, (self._data, self._bin))
-        runner.run(
+        self._runner().run(
             [
                 str(self._bin / "pg_ctl"),
                 *("stop", "-D", str(self._data), "-m", "fast", "-w", "-t", str(_STOP_TIMEOUT_S)),
@@ -472,13 +594,12 @@ class EmbeddedServer:
         with contextlib.suppress(OSError):
             self._sockets.rmdir()
 
+    def _ensure_stopped(self) -> None:
+        if self.is_running():
+            raise BootError(f"the server in {self._data} does not stop")
+
     def _read_start_log(self) -> str:
-        try:
-            file = os.open(self._start_log, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            with os.fdopen(file, errors="replace") as log:
-                return " ".join(log.read().splitlines()[-_START_LOG_LINES:])
-        except OSError as ex:
-            return str(ex)
+        return _read_end(self._start_log)
 
     def _create_role_and_database(self) -> None:
         name = sql.Identifier(ROLE)
@@ -502,10 +623,32 @@ def find_binaries() -> Path:
     return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
 
 
-def _program_version(binaries: Path) -> str:
+def program_version(binaries: Path, program: str = "postgres") -> str:
+    """Return the version of a program of PostgreSQL, such as ``18.6``.
+
+    Args:
+        binaries: The directory that it is in.
+        program: Its name.
+    """
     # "postgres (PostgreSQL) 15.18 (Debian 15.18-1)"
-    command = [str(binaries / "postgres"), "-V"]
+    command = [str(binaries / program), "-V"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[2]
+
+
+def _with_defaults(options: Mapping[str, str]) -> Mapping[str, str]:
+    # A server refuses to summarise a log that does not have enough for it.
+    unfit = {"summarize_wal": "off"} if options.get("wal_level", "").lower() == "minimal" else {}
+    return {**OPTIONS, **unfit, **options}
+
+
+def _read_end(log: Path) -> str:
+    """Return the last lines of a file of the server as one, or why they cannot be read."""
+    try:
+        file = os.open(log, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(file, errors="replace") as lines:
+            return " ".join(lines.read().splitlines()[-_START_LOG_LINES:])
+    except OSError as ex:
+        return str(ex)
 
 
 def _validate_home(home: Path) -> Path:

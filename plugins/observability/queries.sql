@@ -421,11 +421,13 @@ WHERE account = %(account)s AND (%(visible_sites)s::integer[] IS NULL OR site = 
 SELECT pg_current_snapshot()::text, extract(epoch FROM now())::float8
 
 -- name: list_arrived_batches
--- Of transactions that a snapshot did not see: those that had not begun, and those that were running.
+-- Of transactions that a snapshot did not see: those that had not begun, and those that were running. Those that have not
+-- begun now either are of another server, which a dump was made of.
 SELECT xid::text, from_time, to_time, stored
 FROM observability.ingest_ledger
 WHERE account = %(account)s AND (%(visible_sites)s::integer[] IS NULL OR site = ANY(%(visible_sites)s))
   AND (xid >= %(next_xid)s::text::xid8 OR xid = ANY(%(running_xids)s::text[]::xid8[]))
+  AND xid < pg_snapshot_xmax(pg_current_snapshot())
   AND stored > 0 AND at >= %(since)s
 LIMIT %(limit)s
 

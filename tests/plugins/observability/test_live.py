@@ -217,6 +217,22 @@ def test_entries_that_are_summed_up_do_not_arrive_again(client: Client) -> None:
     assert found(reader, start)[0] == []
 
 
+@one_engine
+def test_entries_of_another_server_that_a_dump_was_made_of_do_not_arrive(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = arrivals_of(client)
+    create(client)
+    with container_of(client).db.connection() as connection:
+        connection.execute("UPDATE observability.ingest_ledger SET xid = '1000000000000'")
+    start = reader.now()
+    create(client, endpoint="/new")
+
+    # Its events are not found by their transaction, and those of a large batch would be counted again and again.
+    monkeypatch.setattr(live, "_BATCHES_MAX", 1)
+    assert found(reader, start)[0] == ["/new"]
+
+
 # --- who sees what, and for how long ----------------------------------------------------------------------------------
 
 
