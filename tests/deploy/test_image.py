@@ -106,11 +106,6 @@ def test_the_base_is_one_version_of_one_registry() -> None:
     assert [rest for name, rest in read_instructions(CONTAINERFILE) if name == "FROM"] == ["${BASE} AS build", "${BASE}"]
 
 
-def test_every_locked_package_has_wheels_for_both_architectures() -> None:
-    # Of those that are compiled: a wheel that is missing would be compiled, by a compiler that the image has not.
-    assert "--no-binary" not in (ROOT / "requirements.lock").read_text()
-
-
 # --- the image ------------------------------------------------------------------------------------------------------
 
 
