@@ -100,10 +100,15 @@ def _answers(container: Container) -> bool:
 
 
 def test_the_base_is_one_version_of_one_registry() -> None:
-    (base,) = [rest.partition("=")[2] for name, rest in read_instructions(CONTAINERFILE) if name == "ARG" and "/" in rest]
+    (base,) = [
+        rest.partition("=")[2] for name, rest in read_instructions(CONTAINERFILE) if name == "ARG" and "/" in rest
+    ]
 
     assert re.fullmatch(r"docker\.io/library/python:3\.\d+\.\d+-slim-[a-z]+", base)
-    assert [rest for name, rest in read_instructions(CONTAINERFILE) if name == "FROM"] == ["${BASE} AS build", "${BASE}"]
+    assert [rest for name, rest in read_instructions(CONTAINERFILE) if name == "FROM"] == [
+        "${BASE} AS build",
+        "${BASE}",
+    ]
 
 
 # --- the image ------------------------------------------------------------------------------------------------------
@@ -217,7 +222,9 @@ def test_nginx_ends_tls_and_says_who_comes(container: Container, tmp_path: Path)
             assert "event: request" in iter(lines.__next__, None)
 
     assert root.headers["Strict-Transport-Security"]
-    assert {url.split("/api/")[0] for url in re.findall(r'"url":"(https?://[^"]*/api/)', root.text)} == {f"https://{HOST}"}
+    assert {url.split("/api/")[0] for url in re.findall(r'"url":"(https?://[^"]*/api/)', root.text)} == {
+        f"https://{HOST}"
+    }
     assert (plain.status_code, plain.headers["Location"]) == (308, f"https://{HOST}/club/?a=1")
     assert inside == {404}
     assert big.json()["inserted"] == 20_000
