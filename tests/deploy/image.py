@@ -3,8 +3,8 @@
     python -m tests.deploy.image DIRECTORY [--base ROOT] [--build-arg NAME=VALUE]
     python -m tests.deploy.image DIRECTORY --run [COMMAND ...]
 
-The base image is the programs of this machine, ``/usr`` and the Python that runs this, which steps cannot change; or any
-root that has ``python`` and ``pip``, such as the one that this makes:
+The base image is the programs of this machine, ``/usr`` and the Python that runs this, which steps cannot change; or
+any root that has ``python`` and ``pip``, such as the one that this makes:
 
     debootstrap --variant=minbase --include=ca-certificates,python-is-python3,python3-pip,python3-venv bookworm ROOT
 
@@ -22,7 +22,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from string import Template
 
@@ -194,17 +194,25 @@ def _copy(image: Image, arguments: list[str], stages: Mapping[str, Image]) -> No
     *sources, target = arguments
     place = Path(f"{image.root}{PurePosixPath(image.workdir, target)}")
     if sources[0].startswith("--from="):
-        source = stages[sources[0].partition("=")[2]].root + sources[1]
-        shutil.copytree(source, place, symlinks=True, copy_function=os.link)
+        built = stages[sources[0].partition("=")[2]].root + sources[1]
+        shutil.copytree(built, place, symlinks=True, copy_function=os.link)
         return
-    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line.startswith("!")}
+    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
     for source in sources:
-        if source not in sent:
+        if f"!{source}" not in lines:
             raise ValueError(f".dockerignore does not send {source}, which the Containerfile copies")
         if (ROOT / source).is_dir():
-            shutil.copytree(ROOT / source, place, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / source, place, ignore=_ignore(set(lines)))
         else:
             shutil.copy2(ROOT / source, place / source if place.is_dir() else place)
+
+
+def _ignore(lines: Collection[str]) -> Callable[[str, list[str]], set[str]]:
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        inside = Path(folder).relative_to(ROOT)
+        return {name for name in names if str(inside / name) in lines or f"**/{name}" in lines}
+
+    return ignored
 
 
 def _run(image: Image, rest: str) -> None:

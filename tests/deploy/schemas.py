@@ -38,7 +38,7 @@ _REFERENCE = re.compile(r"#/\$defs/([\w.-]+)$")
 
 
 def load(name: str) -> Any:
-    """Return a schema: ``compose``, ``github-workflows`` or ``kubernetes``, whose definitions have the names of KINDS."""
+    """Return a schema: ``compose``, ``github-workflows``, or ``kubernetes`` with definitions for KINDS."""
     return json.loads((FOLDER / f"{name}.json").read_text())
 
 
