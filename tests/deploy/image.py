@@ -107,8 +107,8 @@ class Image(msgspec.Struct):
             lines += [f"mount --bind {shlex.quote(path)} {target}", f"mount -o remount,bind,ro {target}"]
         lines += [f"mount -t proc proc {root}/proc", f"mount --rbind /dev {root}/dev"]
         lines += [f"mount -t tmpfs -o mode=1777 tmpfs {root}{place}" for place in ("/dev/shm", "/tmp")]
-        for path, place in volumes.items():
-            lines.append(f"mount --bind {shlex.quote(str(path))} {root}{shlex.quote(place)}")
+        for directory, place in volumes.items():
+            lines.append(f"mount --bind {shlex.quote(str(directory))} {root}{shlex.quote(place)}")
         if read_only:
             lines.append(f"mount -o remount,bind,ro {root}")
         inside = ["env", "-i", "-C", self.workdir, *(f"{name}={value}" for name, value in environment.items())]
