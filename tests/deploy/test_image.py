@@ -99,12 +99,14 @@ def _answers(container: Container) -> bool:
 # --- the file -------------------------------------------------------------------------------------------------------
 
 
-def test_the_base_is_one_version_of_one_registry() -> None:
+def test_both_bases_are_one_version_of_one_registry() -> None:
     instructions = list(read_instructions(CONTAINERFILE))
-    base = instructions[0][1].partition("=")[2]
+    bases = dict(rest.split("=", 1) for name, rest in instructions[:2] if name == "ARG")
 
-    assert re.fullmatch(r"docker\.io/library/python:3\.\d+\.\d+-slim-[a-z]+", base)
-    assert [rest for name, rest in instructions if name == "FROM"] == ["${BASE} AS build", "${BASE}"]
+    version = re.fullmatch(r"docker\.io/library/python:(3\.\d+\.\d+)-slim-([a-z]+)", bases["BASE"])
+    assert version is not None
+    assert bases["BUILD_BASE"] == f"docker.io/library/python:{version[1]}-{version[2]}"
+    assert [rest for name, rest in instructions if name == "FROM"] == ["${BUILD_BASE} AS build", "${BASE}"]
 
 
 # --- the image ------------------------------------------------------------------------------------------------------
