@@ -12,11 +12,43 @@ unexport PYTHONDONTWRITEBYTECODE
 SWAGGER_UI := 5.35.0
 REDOC := 2.5.4
 
-.PHONY: up test quick soak engines lint style coverage fmt docs pictures bench lock vendor dist clean
+# What `make up` runs is found by the file with its process, in the directory of its data.
+RUN_HOME := $(or $(TIERCEL_HOME),.tiercel)
+RUN_PID := $(RUN_HOME)/up.pid
+up logs: export TIERCEL_LOG__FILE ?= $(RUN_HOME)/log/tiercel.log
+# Of step6: what pytest is given, and where it is kept.
+TESTS ?= tests
+REPORT ?= reports/step6_tests.log
+
+.PHONY: up down logs migrate step6 test quick soak engines lint style coverage fmt docs pictures bench lock vendor dist clean
 
 ## up: set up, start with demo data on http://127.0.0.1:8000/
 up: $(VENV)/.run
-	$(BIN)/tiercel up
+	@mkdir -p -m 700 $(RUN_HOME) && echo $$$$ > $(RUN_PID) && exec $(BIN)/tiercel up
+
+## down: stop what `make up` started, from another terminal
+down:
+	@pid=$$(cat $(RUN_PID) 2> /dev/null) && tr '\0' ' ' < /proc/$$pid/cmdline 2> /dev/null | grep -q 'tiercel up' || \
+		{ echo "Nothing that make up started is running."; exit 0; }; \
+	kill -TERM $$pid; \
+	for wait in $$(seq 300); do kill -0 $$pid 2> /dev/null || { rm -f $(RUN_PID); exit 0; }; sleep 0.2; done; \
+	echo "Process $$pid has not ended within a minute." >&2; exit 1
+
+## logs: show the log of what `make up` started, and follow it
+logs: $(VENV)/.run
+	@exec $(BIN)/tiercel logs -f
+
+## migrate: apply pending migrations to the database
+migrate: $(VENV)/.run
+	$(BIN)/tiercel migrate
+
+## step6: show and apply pending migrations, run the tests, and keep what they print in reports/step6_tests.log
+step6: SHELL := bash
+step6: .SHELLFLAGS := -o pipefail -c
+step6: $(VENV)/.dev $(VENV)/.pglite
+	@mkdir -p $(dir $(REPORT))
+	@export TIERCEL_TEST_PGLITE=$$(test -d $(PGLITE)/node_modules && echo $(CURDIR)/$(PGLITE)); \
+	{ $(BIN)/tiercel migrate --plan && $(BIN)/tiercel migrate && $(BIN)/pytest -n 4 --dist loadgroup $(TESTS); } 2>&1 | tee $(REPORT)
 
 ## test: lint, format, types, import rules and every test
 # Types are checked beside the tests, which leave some time of each core; what was found is shown after them.

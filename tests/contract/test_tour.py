@@ -37,7 +37,7 @@ PAGES = [
     DOCS / "reference" / "errors.md",
 ]
 # What is about installing, or about files and containers of another place.
-_NOT_HERE = {"Start", "Install and start", "Container", "Write a job"}
+_NOT_HERE = {"Start", "Install and start", "Write a job"}
 # What is sent is counted by the minute; it takes this long until all of it is.
 _SENDING_S = 25
 
