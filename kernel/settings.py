@@ -137,6 +137,7 @@ class DatabaseSettings(Table, frozen=True):
     """The database, its connection pool and timeouts."""
 
     url: Annotated[Secret | None, env("TIERCEL_DATABASE_URL", "DATABASE_URL")] = None
+    direct_url: Annotated[Secret | None, env("TIERCEL_DATABASE_DIRECT_URL", "DATABASE_DIRECT_URL")] = None
     pool_min: Annotated[int, msgspec.Meta(ge=0)] = 1
     pool_max: Annotated[int, msgspec.Meta(ge=1)] = 10
     pool_waiting_max: Annotated[int, msgspec.Meta(ge=1)] = 100
@@ -146,6 +147,11 @@ class DatabaseSettings(Table, frozen=True):
     startup_timeout_s: Annotated[float, msgspec.Meta(ge=0)] = 30.0
     embedded_user: str = "tiercel"
     embedded_options: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        """Validate that there is something to lead past."""
+        if self.direct_url is not None and self.url is None:
+            raise ValueError("direct_url: Expected url as well, which leads to the same database through a pooler.")
 
 
 class LogSettings(Table, frozen=True):

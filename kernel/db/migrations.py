@@ -18,6 +18,7 @@ import psycopg
 import sqlparse
 from psycopg import Connection, sql
 
+from kernel.db.engine import is_pooled
 from kernel.db.failures import READ_ONLY, describe
 from kernel.db.privileges import explain, find_missing_to_migrate, find_missing_to_run
 from kernel.db.queries import load_queries
@@ -235,11 +236,13 @@ def migrate(conninfo: str, migrations: Sequence[Migration], *, timeout_s: float 
         # Most starts have nothing to apply: those take no lock, write nothing, and work on a read-only server.
         if not _read_pending(connection, migrations):
             return ()
-        with _migration_lock(connection, timeout_s):
-            return _apply_pending(connection, migrations)
+        with _migration_lock(conninfo, connection, timeout_s) as holder:
+            return _apply_pending(connection, holder, migrations)
 
 
-def _apply_pending(connection: Connection[Any], migrations: Sequence[Migration]) -> tuple[Migration, ...]:
+def _apply_pending(
+    connection: Connection[Any], holder: Connection[Any], migrations: Sequence[Migration]
+) -> tuple[Migration, ...]:
     pending = _read_pending(connection, migrations)
     if missing := find_missing_to_migrate(connection, schemas_of(migrations)) if pending else ():
         raise MigrationError(f"{pending[0].id} cannot be applied: {' '.join(missing)}")
@@ -249,6 +252,8 @@ def _apply_pending(connection: Connection[Any], migrations: Sequence[Migration])
     for name in ("create_kernel_schema", "create_migration_table"):
         connection.execute(_QUERIES[name])
     for migration in pending:
+        # Behind a pooler, the lock may be lost while this connection is not.
+        holder.execute(_QUERIES["ping"])
         try:
             _apply(connection, migration)
         except psycopg.errors.InsufficientPrivilege as ex:
@@ -277,7 +282,8 @@ def _connect(conninfo: str) -> Iterator[Connection[Any]]:
     try:
         # Nothing is prepared: each statement runs a few times, and a proxy may give the session to the next connection.
         with psycopg.connect(conninfo, autocommit=True, prepare_threshold=None) as connection:
-            connection.execute(_QUERIES["enable_connection_check"])
+            if not is_pooled(connection):
+                connection.execute(_QUERIES["enable_connection_check"])
             try:
                 yield connection
             except psycopg.errors.InsufficientPrivilege as ex:
@@ -307,16 +313,28 @@ def _select_pending(migrations: Sequence[Migration], applied: dict[str, str]) ->
 
 
 @contextmanager
-def _migration_lock(connection: Connection[Any], timeout_s: float) -> Iterator[None]:
+def _migration_lock(conninfo: str, connection: Connection[Any], timeout_s: float) -> Iterator[Connection[Any]]:
+    """Wait for the lock; yield the connection that holds it, with which it is released, however the process dies."""
+    if not is_pooled(connection):
+        _wait_for_lock(connection, "try_migration_lock", timeout_s)
+        yield connection
+        return
+    # A pooler would keep the session, and its lock, for others. A transaction has a session to itself, and ends with
+    # its client. Idle, it holds no snapshot.
+    with psycopg.connect(conninfo, autocommit=True, prepare_threshold=None) as holder, holder.transaction():
+        holder.execute(_QUERIES["allow_idle_transaction"])
+        _wait_for_lock(holder, "try_migration_lock_in_transaction", timeout_s)
+        yield holder
+
+
+def _wait_for_lock(connection: Connection[Any], query: str, timeout_s: float) -> None:
     # Polled: a session that waits in SELECT pg_advisory_lock() holds a snapshot, for which CREATE INDEX CONCURRENTLY in
-    # the session with the lock would wait: a deadlock. The lock is released with the connection, however the process
-    # dies.
+    # the session with the lock would wait: a deadlock.
     deadline = time.monotonic() + timeout_s
     while True:
-        row = connection.execute(_QUERIES["try_migration_lock"], {"key": _LOCK_KEY}).fetchone()
+        row = connection.execute(_QUERIES[query], {"key": _LOCK_KEY}).fetchone()
         if row and row[0]:
-            break
+            return
         if time.monotonic() >= deadline:
             raise BootError(f"another process has been migrating for {timeout_s:g} s")
         time.sleep(_LOCK_POLL_S)
-    yield
