@@ -20,7 +20,7 @@ from kernel.contracts import (
 )
 from kernel.conversion import EndTime, JsonOutline, parse_time, strip_bom
 from kernel.db.engine import Engine
-from kernel.db.pool import Database, execute_outside_transaction
+from kernel.db.pool import Database
 from kernel.db.queries import load_queries
 from kernel.errors import (
     ApiError,
@@ -84,7 +84,6 @@ __all__ = [
     "backoff_s",
     "collect_routes",
     "env",
-    "execute_outside_transaction",
     "hookimpl",
     "load_queries",
     "notify",

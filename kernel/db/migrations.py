@@ -212,7 +212,10 @@ def _ensure_unused(connection: Connection[Any]) -> None:
         if not sessions:
             return
         if time.monotonic() >= deadline:
-            raise BootError(f"{sessions} sessions of the service use the database: stop the service first")
+            raise BootError(
+                f"{sessions} sessions of the service use the database: stop the service first, and wait until"
+                " a pooler has closed its own"
+            )
         time.sleep(_LOCK_POLL_S)
 
 

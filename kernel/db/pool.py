@@ -210,6 +210,31 @@ class Database:
                 connection.execute(QUERIES["set_transaction_timeouts"], {"timeout_ms": _milliseconds(timeout_s)})
             yield connection
 
+    @staticmethod
+    def execute_outside_transaction(connection: Connection[Row], query: LiteralString, values: Params) -> None:
+        """Execute a statement that cannot run in a transaction, such as CALL of a procedure that commits.
+
+        Args:
+            connection: In autocommit mode. Behind a pooler, its statement timeout and scope do not hold.
+            query: The statement.
+            values: Its parameters.
+        """
+        # Cursors that the connection makes put each statement into a transaction behind a pooler.
+        Cursor(connection).execute(query, values)
+
+    @staticmethod
+    def create_temporary_table(connection: Connection[Row], query: LiteralString) -> None:
+        """Create a temporary table, for the current transaction, unless the session has it from an earlier one.
+
+        Args:
+            connection: In a transaction.
+            query: CREATE TEMPORARY TABLE IF NOT EXISTS, which ends in ``ON COMMIT {on_commit}``.
+        """
+        # Sessions of a pooler outlive the service. After an upgrade, the table may have other columns.
+        is_kept = not (isinstance(connection, _TimeLimitedConnection) and connection.is_pooled)
+        on_commit = sql.SQL("DELETE ROWS" if is_kept else "DROP")
+        connection.execute(sql.SQL(query).format(on_commit=on_commit))
+
     @contextmanager
     def try_lock(self, name: str, timeout_s: float) -> Iterator[Connection[Row] | None]:
         """Take an advisory lock of the database, and borrow a connection in autocommit mode to work with meanwhile.
@@ -251,6 +276,15 @@ class Database:
         with self.transaction(timeout_s) as holder:
             ((is_locked,),) = holder.execute(QUERIES["try_lock_transaction"], {"name": name})
             yield partial(holder.execute, QUERIES["ping"]) if is_locked else None
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether ``direct_conninfo`` leads to the server, and not to a pooler.
+
+        Raises:
+            UnavailableError: As for ``engine``.
+        """
+        return self.direct_conninfo != self.conninfo or not self.engine.pooled
 
     @property
     def engine(self) -> Engine:
@@ -797,18 +831,6 @@ def defer_until_commit(connection: Connection[Row], item: Any) -> None:
     if connection.pgconn.transaction_status == TransactionStatus.IDLE:
         raise RuntimeError("there is no transaction")
     connection.deferred.append(item)
-
-
-def execute_outside_transaction(connection: Connection[Row], query: LiteralString, values: Params) -> None:
-    """Execute a statement that commits on its own and so cannot run in a transaction, such as CALL of some procedures.
-
-    Args:
-        connection: In autocommit mode. Behind a pooler, the statement timeout is not in force for the statement.
-        query: The statement.
-        values: Its parameters.
-    """
-    # Cursors that a connection makes behind a pooler put each statement into a transaction.
-    Cursor(connection).execute(query, values)
 
 
 def include_accounts(connection: Connection[Row], accounts: Collection[int]) -> None:

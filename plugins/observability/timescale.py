@@ -16,7 +16,7 @@ from datetime import datetime
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from kernel import execute_outside_transaction
+from kernel import Database
 from plugins.observability.queries import QUERIES
 from plugins.observability.resolution import Resolution
 
@@ -53,7 +53,7 @@ def refresh_continuous_aggregates(connection: Connection[TupleRow], day: datetim
         hours: The starts of dirty hours; they are clean afterwards, unless written to meanwhile.
     """
     query = QUERIES["refresh_continuous_aggregates"]
-    execute_outside_transaction(connection, query, {"day": day, "hours": list(hours)})
+    Database.execute_outside_transaction(connection, query, {"day": day, "hours": list(hours)})
 
 
 def drop_chunks(connection: Connection[TupleRow], table: str, before: datetime) -> int:

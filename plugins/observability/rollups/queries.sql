@@ -56,7 +56,7 @@ CREATE TEMPORARY TABLE IF NOT EXISTS event_count (
     latency_sum_ms bigint,
     latency_min_ms integer,
     latency_max_ms integer
-) ON COMMIT DELETE ROWS
+) ON COMMIT {on_commit}
 
 -- name: count_events
 -- The events are read once, for both tables.

@@ -99,7 +99,7 @@ def _refresh_tables(connection: Connection[TupleRow], day: datetime, hours: Sequ
         connection.execute(QUERIES["set_repeatable_read"])
         connection.execute(QUERIES["raise_work_mem"])
         mark_clean(connection, hours)
-        connection.execute(QUERIES["create_event_counts"])
+        Database.create_temporary_table(connection, QUERIES["create_event_counts"])
         for span in _consecutive(hours):
             connection.execute(QUERIES["count_events"], {"start": span.start, "end": span.end})
         for query in _table_queries():
