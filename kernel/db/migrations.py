@@ -323,7 +323,7 @@ def _migration_lock(conninfo: str, connection: Connection[Any], timeout_s: float
         yield connection
         return
     # A pooler would keep the session, and its lock, for others. A transaction has a session to itself, and ends with
-    # its client. Idle, it holds no snapshot.
+    # its client.
     with psycopg.connect(conninfo, autocommit=True, prepare_threshold=None) as holder, holder.transaction():
         holder.execute(_QUERIES["allow_idle_transaction"])
         _wait_for_lock(holder, "try_migration_lock_in_transaction", timeout_s)
@@ -332,10 +332,12 @@ def _migration_lock(conninfo: str, connection: Connection[Any], timeout_s: float
 
 def _wait_for_lock(connection: Connection[Any], query: str, timeout_s: float) -> None:
     # Polled: a session that waits in SELECT pg_advisory_lock() holds a snapshot, for which CREATE INDEX CONCURRENTLY in
-    # the session with the lock would wait: a deadlock.
+    # the session with the lock would wait: a deadlock. So does an idle transaction after a statement with parameters,
+    # whose portal stays open.
+    statement = sql.SQL(_QUERIES[query]).format(key=sql.Literal(_LOCK_KEY))
     deadline = time.monotonic() + timeout_s
     while True:
-        row = connection.execute(_QUERIES[query], {"key": _LOCK_KEY}).fetchone()
+        row = connection.execute(statement).fetchone()
         if row and row[0]:
             return
         if time.monotonic() >= deadline:

@@ -101,6 +101,7 @@ class Database:
         add = partial(make_conninfo, application_name="tiercel", connect_timeout=settings.connect_timeout_s)
         self.conninfo = add(conninfo)
         self.direct_conninfo = self.conninfo if direct is None else add(direct)
+        self._has_direct = direct is not None
         self._pool: _LiveConnectionPool | None = None
         self._commit_hook: CommitHook | None = None
 
@@ -274,7 +275,8 @@ class Database:
         # with its client: one that does nothing else has the lock. Its session may be lost while the work goes on in
         # another one, hence the guard.
         with self.transaction(timeout_s) as holder:
-            ((is_locked,),) = holder.execute(QUERIES["try_lock_transaction"], {"name": name})
+            # With a parameter, its portal would stay open, and hold a snapshot that keeps VACUUM from its work.
+            ((is_locked,),) = holder.execute(sql.SQL(QUERIES["try_lock_transaction"]).format(name=sql.Literal(name)))
             yield partial(holder.execute, QUERIES["ping"]) if is_locked else None
 
     @property
@@ -284,7 +286,7 @@ class Database:
         Raises:
             UnavailableError: As for ``engine``.
         """
-        return self.direct_conninfo != self.conninfo or not self.engine.pooled
+        return self._has_direct or not self.engine.pooled
 
     @property
     def engine(self) -> Engine:
@@ -313,7 +315,7 @@ class Database:
                 with psycopg.connect(self.conninfo, autocommit=True, prepare_threshold=None) as connection:
                     engine = detect_engine(connection, embedded=self._embedded)
                     database = _identify_database(connection)
-                if self.direct_conninfo != self.conninfo:
+                if self._has_direct:
                     with psycopg.connect(self.direct_conninfo, autocommit=True) as connection:
                         self._ensure_same_database(connection, database)
             except psycopg.OperationalError as ex:

@@ -63,7 +63,7 @@ SELECT pg_try_advisory_lock(hashtext(%(name)s))
 SELECT pg_advisory_unlock(hashtext(%(name)s))
 
 -- name: try_lock_transaction
-SELECT pg_try_advisory_xact_lock(hashtext(%(name)s))
+SELECT pg_try_advisory_xact_lock(hashtext({name}))
 
 -- name: show_read_only
 SHOW transaction_read_only
@@ -107,10 +107,10 @@ DELETE FROM tiercel.cache_report WHERE request = %(request)s OR reported_at < no
 SELECT set_config('client_connection_check_interval', '1s', false)
 
 -- name: try_migration_lock
-SELECT pg_try_advisory_lock(%(key)s)
+SELECT pg_try_advisory_lock({key})
 
 -- name: try_migration_lock_in_transaction
-SELECT pg_try_advisory_xact_lock(%(key)s)
+SELECT pg_try_advisory_xact_lock({key})
 
 -- name: allow_idle_transaction
 SELECT set_config('idle_in_transaction_session_timeout', '0', true)
