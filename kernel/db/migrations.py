@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, LiteralString
@@ -319,27 +319,37 @@ def _select_pending(migrations: Sequence[Migration], applied: dict[str, str]) ->
 def _migration_lock(conninfo: str, connection: Connection[Any], timeout_s: float) -> Iterator[Connection[Any]]:
     """Wait for the lock; yield the connection that holds it, with which it is released, however the process dies."""
     if not is_pooled(connection):
-        _wait_for_lock(connection, "try_migration_lock", timeout_s)
+        _wait_until(lambda: _try_lock(connection, "try_migration_lock"), timeout_s)
         yield connection
         return
     # A pooler would keep the session, and its lock, for others. A transaction has a session to itself, and ends with
     # its client.
-    with psycopg.connect(conninfo, autocommit=True, prepare_threshold=None) as holder, holder.transaction():
-        holder.execute(_QUERIES["allow_idle_transaction"])
-        _wait_for_lock(holder, "try_migration_lock_in_transaction", timeout_s)
+    with psycopg.connect(conninfo, autocommit=True, prepare_threshold=None) as holder:
+        _wait_until(lambda: _try_lock_in_transaction(holder), timeout_s)
         yield holder
 
 
-def _wait_for_lock(connection: Connection[Any], query: str, timeout_s: float) -> None:
+def _wait_until(is_locked: Callable[[], bool], timeout_s: float) -> None:
     # Polled: a session that waits in SELECT pg_advisory_lock() holds a snapshot, for which CREATE INDEX CONCURRENTLY in
-    # the session with the lock would wait: a deadlock. So does an idle transaction after a statement with parameters,
-    # whose portal stays open.
-    statement = sql.SQL(_QUERIES[query]).format(key=sql.Literal(_LOCK_KEY))
+    # the session with the lock would wait: a deadlock.
     deadline = time.monotonic() + timeout_s
-    while True:
-        row = connection.execute(statement).fetchone()
-        if row and row[0]:
-            return
+    while not is_locked():
         if time.monotonic() >= deadline:
             raise BootError(f"another process has been migrating for {timeout_s:g} s")
         time.sleep(_LOCK_POLL_S)
+
+
+def _try_lock(connection: Connection[Any], query: str) -> bool:
+    # Without parameters: in a transaction, their portal would stay open, and hold a snapshot as well.
+    row = connection.execute(sql.SQL(_QUERIES[query]).format(key=sql.Literal(_LOCK_KEY))).fetchone()
+    return row is not None and bool(row[0])
+
+
+def _try_lock_in_transaction(holder: Connection[Any]) -> bool:
+    """Begin a transaction with the lock; without it none: who waits leaves the sessions of a pooler to others."""
+    holder.execute(_QUERIES["begin"])
+    holder.execute(_QUERIES["allow_idle_transaction"])
+    if _try_lock(holder, "try_migration_lock_in_transaction"):
+        return True
+    holder.rollback()
+    return False
