@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from configparser import ConfigParser
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -16,37 +18,28 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from kernel.embedded.privileges import unprivileged_runner
 from kernel.embedded.server import ROLE
-from tests.processes import eventually
+from tests.processes import ROOT, eventually
 
 # Debian installs it where only root looks.
 _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
-_PORT = 6432
-# For each database. Fewer than the connections of a service, so that they share them; one more than a job and its
-# heartbeat need at once.
-_SESSIONS = 3
-_CONFIGURATION = """
-[databases]
-* = host={host} port={port}
-[pgbouncer]
-listen_port = {own_port}
-unix_socket_dir = {directory}
-auth_type = trust
-auth_file = {directory}/users
-pool_mode = transaction
-default_pool_size = {sessions}
-max_client_conn = 1000
-max_db_connections = 0
-server_round_robin = 1
+_PAGE = ROOT / "docs" / "operations" / "databases.md"
+# Of the server, for each database: fewer than a service has connections, so that they share them.
+SESSIONS = 3
+_LEFT = """
+SELECT pg_backend_pid(), nullif(current_setting('tiercel.account', true), ''), current_setting('statement_timeout'),
+       (SELECT count(*) FROM pg_prepared_statements),
+       (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()),
+       (SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema())
 """
+NOTHING = (None, "0", 0, 0, 0)
 
 
 @contextmanager
-def pgbouncer(conninfo: str, sessions: int = _SESSIONS) -> Iterator[str]:
-    """Run PgBouncer in transaction mode before a server on a Unix socket that trusts its clients.
+def pgbouncer(conninfo: str) -> Iterator[str]:
+    """Run PgBouncer before a server on a Unix socket that trusts its clients, as the documentation configures it.
 
     Args:
         conninfo: Connection string of the server.
-        sessions: How many sessions of the server it uses for each database.
 
     Yields:
         The connection string, through PgBouncer.
@@ -61,28 +54,54 @@ def pgbouncer(conninfo: str, sessions: int = _SESSIONS) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="tiercel-pgb-") as name:
         directory = Path(name)
         (directory / "users").write_text(f'"{server["user"]}" ""\n')
-        configuration = directory / "pgbouncer.ini"
-        configuration.write_text(
-            _CONFIGURATION.format(
-                host=server["host"],
-                port=server.get("port", 5432),
-                own_port=_PORT,
-                directory=directory,
-                sessions=sessions,
-            )
+        configuration, port = directory / "pgbouncer.ini", server.get("port", 5432)
+        settings = _documented()
+        settings["databases"] = {"*": f"host={server['host']} port={port}"}
+        settings["pgbouncer"].update(
+            {
+                "listen_addr": "",
+                "unix_socket_dir": name,
+                "auth_type": "trust",
+                "auth_file": str(directory / "users"),
+                "default_pool_size": str(SESSIONS),
+            }
         )
+        with configuration.open("w") as file:
+            settings.write(file)
         runner.make_private_directory(directory)
         configuration.chmod(0o644)
         (directory / "users").chmod(0o644)
         command = runner.command([program, "--quiet", str(configuration)])
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        pooled = make_conninfo(conninfo, host=name, port=_PORT)
+        pooled = make_conninfo(conninfo, host=name, port=settings["pgbouncer"]["listen_port"])
         try:
             assert eventually(lambda: _answers(pooled))
             yield pooled
         finally:
             process.kill()
             process.wait()
+
+
+def left_in_sessions(pooled: str) -> list[tuple[object, ...]]:
+    """Return what is left in each session that the pooler has for a database; ``NOTHING`` is the least."""
+    with ExitStack() as stack:
+        found = []
+        for _ in range(SESSIONS):
+            connection = stack.enter_context(psycopg.connect(pooled, prepare_threshold=None))
+            row = connection.execute(_LEFT).fetchone()
+            assert row is not None
+            found.append(row)
+    # All transactions were open at once.
+    assert len({row[0] for row in found}) == SESSIONS
+    return [row[1:] for row in found]
+
+
+def _documented() -> ConfigParser:
+    found = ConfigParser(interpolation=None)
+    block = re.search(r"^```ini\n(\[databases\]\n.*?)^```$", _PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert block is not None
+    found.read_string(block[1])
+    return found
 
 
 def _answers(conninfo: str) -> bool:

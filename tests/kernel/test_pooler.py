@@ -23,10 +23,9 @@ from kernel.identity import ALL_SCOPES, acting_as
 from kernel.notifications import NotificationListener, notify
 from kernel.settings import DatabaseSettings
 from tests.kernel.fakes import CapturedLog
-from tests.pgbouncer import pgbouncer
+from tests.pgbouncer import NOTHING, SESSIONS, left_in_sessions, pgbouncer
 from tests.processes import eventually, python_environment
 
-SESSIONS = 3
 SHOW = "SELECT current_setting('tiercel.account', true), current_setting('tiercel.sites', true), "
 SHOW += "current_setting('statement_timeout'), current_setting('TimeZone')"
 LOCK = "a lock"
@@ -49,7 +48,7 @@ WHERE locktype = 'advisory' AND objid::bigint = hashtext(%s)::bigint & 429496729
 @pytest.fixture(scope="module")
 def through_pooler(server: EmbeddedServer) -> Iterator[Callable[[str], str]]:
     """Return the connection string of a database through PgBouncer."""
-    with pgbouncer(server.conninfo, SESSIONS) as url:
+    with pgbouncer(server.conninfo) as url:
         parts = conninfo_to_dict(url)
         yield lambda database: make_conninfo(database, host=parts["host"], port=parts["port"])
 
@@ -72,20 +71,6 @@ def db(pooled: str) -> Iterator[Database]:
 def identity(account: int) -> Identity:
     """Return an identity that sees one site of its account."""
     return Identity(scheme="job", name="test", account=account, scopes=ALL_SCOPES, sites=(account * 10,))
-
-
-def left_in_sessions(pooled: str) -> list[tuple[object, ...]]:
-    """Return what transactions have left in the sessions of the pooler."""
-    query = (
-        "SELECT pg_backend_pid(), nullif(current_setting('tiercel.account', true), ''), "
-        "(SELECT count(*) FROM pg_prepared_statements), current_setting('statement_timeout'), "
-        "(SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()), "
-        "(SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema())"
-    )
-    with psycopg.connect(pooled, autocommit=True, prepare_threshold=None) as connection:
-        rows = [connection.execute(query).fetchone() for _ in range(SESSIONS)]
-    assert len({row[0] for row in rows if row}) == SESSIONS
-    return [row[1:] for row in rows if row]
 
 
 def test_every_statement_has_the_scope_and_the_limits_of_its_client(db: Database, pooled: str) -> None:
@@ -124,7 +109,7 @@ def test_every_statement_has_the_scope_and_the_limits_of_its_client(db: Database
         list(executor.map(run, range(3 * SESSIONS)))
 
     db.close()
-    assert left_in_sessions(pooled) == [(None, 0, "0", 0, 0)] * SESSIONS
+    assert left_in_sessions(pooled) == [NOTHING] * SESSIONS
 
 
 def test_a_statement_that_fails_leaves_the_connection_usable(db: Database) -> None:
@@ -187,7 +172,7 @@ def test_one_process_at_a_time_migrates(
 
     assert sorted(map(len, applied)) == [*[0] * (SESSIONS - 2), 2]
     assert migrate(pooled, migrations) == ()
-    assert left_in_sessions(pooled) == [(None, 0, "0", 0, 0)] * SESSIONS
+    assert left_in_sessions(pooled) == [NOTHING] * SESSIONS
 
 
 def test_changes_of_others_are_polled_for_or_heard_directly(
