@@ -130,7 +130,7 @@ def subscribe(listener: NotificationListener, db: Database, caches: Caches) -> N
 
 
 def _ensure_heard(db: Database) -> None:
-    if not db.is_direct:
+    if not db.is_direct():
         raise BootError("processes behind a pooler hear no notifications: set db.direct_url, or restart them")
 
 

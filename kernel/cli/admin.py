@@ -133,7 +133,7 @@ def _check_variables(configuration: Configuration) -> Sequence[Finding]:
 
 
 def _check_server(service: Tiercel) -> Iterator[Finding]:
-    if not service.db.is_direct:
+    if not service.db.is_direct():
         yield Finding("pooler", ok=True, detail=_POLLING, warning=True)
     if advice := describe_timescaledb(service.db.direct_conninfo):
         yield Finding("timescaledb", ok=True, detail=advice, warning=True)

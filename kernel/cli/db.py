@@ -50,7 +50,7 @@ def shell(*, arguments: tuple[str, ...]) -> None:
     service = Tiercel(load())
     with service.database_ready():
         # A pooler does not let a client choose the search path of a session.
-        schemas = [*schemas_of(service.migrations()), "public"] if service.db.is_direct else []
+        schemas = [*schemas_of(service.migrations()), "public"] if service.db.is_direct() else []
         psql = find_psql()
         if psql is not None:
             sys.exit(_run_psql(psql, arguments, service.db.direct_conninfo, schemas))

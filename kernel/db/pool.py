@@ -279,14 +279,14 @@ class Database:
             ((is_locked,),) = holder.execute(sql.SQL(QUERIES["try_lock_transaction"]).format(name=sql.Literal(name)))
             yield partial(holder.execute, QUERIES["ping"]) if is_locked else None
 
-    @property
     def is_direct(self) -> bool:
-        """Whether ``direct_conninfo`` leads to the server, and not to a pooler.
+        """Tell whether ``direct_conninfo`` leads to the server, and not to a pooler. Does not need the pool.
 
         Raises:
-            UnavailableError: As for ``engine``.
+            UnavailableError: The database cannot be reached.
         """
-        return self._has_direct or not self.engine.pooled
+        with raise_unavailable(), psycopg.connect(self.direct_conninfo, autocommit=True) as connection:
+            return not is_pooled(connection)
 
     @property
     def engine(self) -> Engine:

@@ -108,8 +108,13 @@ def test_accounts_share_sessions_of_the_server_and_nothing_else(service: Service
         with httpx.Client(base_url=service.url, headers=headers[account], timeout=60) as client:
             assert eventually(lambda client=client, account=account: texts(client) == [str(account)])  # type: ignore[misc]
             assert all(eventually(lambda: refresh(admin)) for _ in range(SESSIONS))
-            assert client.get("/api/requests/kpis/?start=2025-12-14&end=2025-12-14").json()["hits"] == 2 * ROUNDS * EVENTS
+            assert (
+                client.get("/api/requests/kpis/?start=2025-12-14&end=2025-12-14").json()["hits"] == 2 * ROUNDS * EVENTS
+            )
     assert_sign_out_is_found_out(service, create_user(admin, "owner", account=accounts[0]))
+
+    checks = httpx.get(f"{service.url}/readyz?verbose=true", headers=headers[accounts[0]]).json()["checks"]
+    assert [each["detail"][:7] for each in checks if each["name"] == "notifications"] == ["polling"]
 
     service.stop()
     assert left_in_sessions(pooled) == [NOTHING] * SESSIONS

@@ -22,6 +22,7 @@ from kernel.errors import BootError
 from kernel.identity import ALL_SCOPES, acting_as
 from kernel.notifications import NotificationListener, notify
 from kernel.settings import DatabaseSettings
+from tests.commands import make_runner
 from tests.kernel.fakes import CapturedLog
 from tests.pgbouncer import NOTHING, SESSIONS, left_in_sessions, pgbouncer
 from tests.processes import eventually, python_environment
@@ -128,11 +129,13 @@ def test_a_statement_that_fails_leaves_the_connection_usable(db: Database) -> No
 def test_one_client_has_a_lock_until_it_is_done_or_killed(db: Database, pooled: str) -> None:
     command = [sys.executable, "-c", HOLD_LOCK, pooled, LOCK]
     with subprocess.Popen(command, env=python_environment(), stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "True\n"
-        with db.try_lock(LOCK, 60) as connection:
-            assert connection is None
-        other.kill()
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "True\n"
+            with db.try_lock(LOCK, 60) as connection:
+                assert connection is None
+        finally:
+            other.kill()
 
     def is_free() -> bool:
         with db.try_lock(LOCK, 60) as connection:
@@ -212,10 +215,29 @@ def test_the_direct_address_must_lead_to_the_same_database_past_the_pooler(
         db.wait_for_server(10)
         db.open()
         with closing(db):
-            return db.is_direct
+            return db.is_direct()
 
     assert start(database)
     with pytest.raises(BootError, match=r"db\.direct_url and db\.url lead to different databases"):
         start(empty_database)
     with pytest.raises(BootError, match=r"db\.direct_url leads to a pooler as well"):
         start(pooled)
+
+
+def test_commands_say_what_does_not_work_through_the_pooler_alone(
+    pooled: str, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiercel = make_runner(pooled, tmp_path, monkeypatch, capsys)
+    select = ("db", "shell", "-c", "SELECT count(*) FROM event")
+
+    checked, cleared, shell = tiercel("check"), tiercel("cache", "clear"), tiercel(*select)
+
+    assert (checked.code, "[warning] pooler: " in checked.output) == (0, True)
+    assert (cleared.code, "set db.direct_url" in cleared.errors) == (1, True)
+    # psql prints past what captures the output of this process.
+    assert shell.code == 1
+
+    monkeypatch.setenv("TIERCEL_DATABASE_DIRECT_URL", database)
+    assert "[warning] pooler" not in tiercel("check").output
+    assert tiercel("cache", "clear").code == 0
+    assert tiercel(*select).code == 0
