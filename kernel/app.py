@@ -364,6 +364,8 @@ def configure_database(service: Tiercel) -> None:
         service.server = service.watchdog = None
         direct = None if settings.direct_url is None else settings.direct_url.reveal()
         service.db = Database(settings, settings.url.reveal(), direct, embedded=False, log=service.log)
+    elif settings.direct_url is not None:
+        raise BootError("db.direct_url is set without db.url, which leads to the same database through a pooler")
     else:
         service.server = EmbeddedServer(
             service.settings.home, user=settings.embedded_user, options=settings.embedded_options

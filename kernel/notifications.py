@@ -99,11 +99,11 @@ class NotificationListener:
         Raises:
             BootError: It does not, until the database is back.
         """
-        if self.is_listening:
-            return "listening"
-        if self._is_polling and not self._is_lost:
+        if self._is_lost:
+            raise BootError("notifications of other processes cannot be received")
+        if self._is_polling:
             return f"polling every {min(self._poll_interval_s, UNHEARD_POLL_S):g} s: db.direct_url is not set"
-        raise BootError("notifications of other processes cannot be received")
+        return "listening" if self.is_listening else "connecting"
 
     def start(self) -> None:
         """Start listening. After the fork."""

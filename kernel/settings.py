@@ -148,11 +148,6 @@ class DatabaseSettings(Table, frozen=True):
     embedded_user: str = "tiercel"
     embedded_options: dict[str, str] = {}
 
-    def __post_init__(self) -> None:
-        """Validate that there is something to lead past."""
-        if self.direct_url is not None and self.url is None:
-            raise ValueError("direct_url: Expected url as well, which leads to the same database through a pooler.")
-
 
 class LogSettings(Table, frozen=True):
     """Logging."""

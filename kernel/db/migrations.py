@@ -212,10 +212,7 @@ def _ensure_unused(connection: Connection[Any]) -> None:
         if not sessions:
             return
         if time.monotonic() >= deadline:
-            raise BootError(
-                f"{sessions} sessions of the service use the database: stop the service first, and wait until"
-                " a pooler has closed its own"
-            )
+            raise BootError(f"{sessions} sessions of the service use the database: stop the service first")
         time.sleep(_LOCK_POLL_S)
 
 

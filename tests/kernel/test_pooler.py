@@ -16,12 +16,14 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import kernel.notifications
 from kernel import Database, Identity, UnavailableError
+from kernel.app import Tiercel
 from kernel.db.migrations import find_migrations, migrate
 from kernel.embedded.server import EmbeddedServer
 from kernel.errors import BootError
 from kernel.identity import ALL_SCOPES, acting_as
 from kernel.notifications import NotificationListener, notify
 from kernel.settings import DatabaseSettings
+from kernel.testing import make_configuration
 from tests.commands import make_runner
 from tests.kernel.fakes import CapturedLog
 from tests.pgbouncer import NOTHING, SESSIONS, left_in_sessions, pgbouncer
@@ -222,6 +224,8 @@ def test_the_direct_address_must_lead_to_the_same_database_past_the_pooler(
         start(empty_database)
     with pytest.raises(BootError, match=r"db\.direct_url leads to a pooler as well"):
         start(pooled)
+    with pytest.raises(BootError, match=r"db\.direct_url is set without db\.url"):
+        Tiercel(make_configuration(db={"direct_url": database}))
 
 
 def test_commands_say_what_does_not_work_through_the_pooler_alone(
