@@ -206,7 +206,7 @@ class Tiercel:
 
     def pending_migrations(self) -> tuple[Migration, ...]:
         """Return the migrations that are not applied yet. The database must be running."""
-        return pending_migrations(self.db.conninfo, self.migrations())
+        return pending_migrations(self.db.direct_conninfo, self.migrations())
 
     def newer_migrations(self) -> tuple[str, ...]:
         """Return the ids of what newer versions applied, and this one does not have. The database must be running."""
@@ -214,7 +214,7 @@ class Tiercel:
 
     def missing_privileges(self) -> MissingPrivileges:
         """Return what the role lacks to apply migrations and to run. The database must be running."""
-        return find_missing_privileges(self.db.conninfo, self.migrations())
+        return find_missing_privileges(self.db.direct_conninfo, self.migrations())
 
     def _connect(self) -> Engine:
         try:
@@ -230,7 +230,7 @@ class Tiercel:
             raise
 
     def _migrate(self) -> tuple[Migration, ...]:
-        conninfo = self.db.conninfo
+        conninfo = self.db.direct_conninfo
         applied = list(migrate(conninfo, kernel_migrations()))
         for name, plugin in self.registry.plugins.items():
             if plugin.migrations is not None:
@@ -379,7 +379,10 @@ def configure_database(service: Tiercel) -> None:
     settings = service.settings.db
     if settings.url is not None:
         service.server = service.watchdog = None
-        service.db = Database(settings, settings.url.reveal(), embedded=False, log=service.log)
+        direct = None if settings.direct_url is None else settings.direct_url.reveal()
+        service.db = Database(settings, settings.url.reveal(), direct, embedded=False, log=service.log)
+    elif settings.direct_url is not None:
+        raise BootError("db.direct_url is set without db.url, which leads to the same database through a pooler")
     else:
         service.server = EmbeddedServer(
             service.settings.home, user=settings.embedded_user, options=settings.embedded_options
@@ -397,7 +400,7 @@ def create_shared_services(service: Tiercel) -> None:
     log_dir = settings.jobs.log_dir
     run_log_files = None if log_dir is None else RunLogFiles(log_dir, settings.log)
     listener = NotificationListener(
-        db.conninfo, name=cache_control.LISTENER, poll_interval_s=settings.datasets.poll_interval_s, log=log
+        db.direct_conninfo, name=cache_control.LISTENER, poll_interval_s=settings.datasets.poll_interval_s, log=log
     )
     cache_control.subscribe(listener, db, caches)
     authorizer, stopping = Authorizer(settings), Event()
@@ -487,6 +490,7 @@ def register_health_checks(service: Tiercel) -> None:
     shared.health.add("database", service.check_database)
     # What is stored can be read while the database is read-only.
     shared.health.add("writes", service.check_writes, critical=False)
+    shared.health.add("notifications", shared.listener.check, critical=False)
     shared.health.add("plugins", registry.check_health, critical=False)
     shared.health.add("jobs", shared.jobs.check_health, critical=False)
     shared.health.add("throttle", shared.throttles.check, critical=False)

@@ -18,6 +18,7 @@ from psycopg.types.json import Jsonb
 
 from kernel.cache import Caches, CacheStats
 from kernel.db.pool import QUERIES, Database
+from kernel.errors import BootError
 from kernel.notifications import NotificationListener, notify
 
 # Name of the listeners that subscribe to the channels below, by which the processes are counted.
@@ -69,7 +70,9 @@ def clear_everywhere(db: Database, *patterns: str) -> int:
     Raises:
         ValueError: A pattern is too long; none is cleared.
         UnavailableError: The database is not available.
+        BootError: The processes hear no notifications.
     """
+    _ensure_heard(db)
     if any(len(pattern) > PATTERN_MAX for pattern in patterns):
         raise ValueError(f"a pattern has at most {PATTERN_MAX} characters")
     with db.transaction() as connection:
@@ -87,7 +90,9 @@ def collect_stats(db: Database, timeout_s: float = 2.0) -> Sequence[ProcessStats
 
     Raises:
         UnavailableError: The database is not available.
+        BootError: The processes hear no notifications.
     """
+    _ensure_heard(db)
     request = uuid.uuid4()
     with db.connection() as connection:
         expected = _count_listeners(connection)
@@ -122,6 +127,11 @@ def subscribe(listener: NotificationListener, db: Database, caches: Caches) -> N
 
     listener.subscribe(_CLEAR_CHANNEL, clear)
     listener.subscribe(_REPORT_CHANNEL, report)
+
+
+def _ensure_heard(db: Database) -> None:
+    if not db.is_direct():
+        raise BootError("processes behind a pooler hear no notifications: set db.direct_url, or restart them")
 
 
 def _insert_report(connection: Connection[Any], request: uuid.UUID, caches: Caches) -> None:

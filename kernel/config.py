@@ -482,25 +482,25 @@ class Configuration:
             )
 
     def _note_secret(self, key: str, value: Secret, origin: str) -> None:
-        is_secret = self._has_password(value, origin) if key == "db.url" else True
+        is_secret = self._has_password(key, value, origin) if key in ("db.url", "db.direct_url") else True
         if is_secret and origin == self._file.place:
             self._written_secrets.append(key)
 
-    def _has_password(self, url: Secret, origin: str) -> bool:
+    def _has_password(self, key: str, url: Secret, origin: str) -> bool:
         if url.reveal().startswith("sqlite"):
-            self._problems.append(f"{origin}: SQLite is not supported; leave db.url unset for the embedded PostgreSQL")
+            self._problems.append(f"{origin}: SQLite is not supported; leave {key} unset for the embedded PostgreSQL")
             return False
         try:
             parts = conninfo_to_dict(url.reveal())
         except psycopg.ProgrammingError:
             # psycopg's message contains the whole text, password included.
-            self._problems.append(f"{origin}: db.url: Expected postgresql://user:password@host:port/database.")
+            self._problems.append(f"{origin}: {key}: Expected postgresql://user:password@host:port/database.")
             return False
         # A password with @ or / ends too early; what is left of it would be shown wherever the host is.
         hosts, ports = str(parts.get("host", "")), str(parts.get("port", ""))
         if "@" in hosts.removeprefix("@") or not re.fullmatch(r"[0-9,]*", ports):
             self._problems.append(
-                f"{origin}: db.url: Expected a host and a numeric port after the password, in which %, @, : and / are"
+                f"{origin}: {key}: Expected a host and a numeric port after the password, in which %, @, : and / are"
                 " written as %25, %40, %3A and %2F."
             )
         return "password" in parts

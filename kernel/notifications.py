@@ -1,4 +1,8 @@
-"""Notifications between processes: PostgreSQL's LISTEN and NOTIFY, with polling for those that get lost."""
+"""Notifications between processes: PostgreSQL's LISTEN and NOTIFY, with polling for those that get lost.
+
+Behind a pooler, which gives a session to another client after each transaction, there is nothing to listen with, and
+polling is all that is left. ``db.direct_url`` leads past it.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +19,10 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.conninfo import make_conninfo
 
+from kernel.db.engine import is_pooled
 from kernel.db.failures import describe
 from kernel.db.pool import QUERIES
-from kernel.errors import UnavailableError
+from kernel.errors import BootError, UnavailableError
 from kernel.logging import Logger
 from kernel.threads import BackgroundThread
 
@@ -25,6 +30,8 @@ from kernel.threads import BackgroundThread
 DATABASE_ERRORS = (psycopg.Error, UnavailableError, OSError)
 
 _RECONNECT_S = 1.0
+# Where notifications cannot be heard, others are noticed this late at most: such as that a session was signed out.
+UNHEARD_POLL_S = 2.0
 # How often the thread checks whether it should stop, should nothing wake it.
 _TICK_S = 1.0
 # A server that vanished without closing its connections is noticed after half a minute, not after two hours.
@@ -58,6 +65,7 @@ class NotificationListener:
         self._log = log
         self._subscriptions: list[_Subscription] = []
         self._is_lost = False
+        self._is_polling = False
         self._connection: Connection[Any] | None = None
         self._thread = BackgroundThread(name, self._run, on_stop=self._wake)
 
@@ -84,6 +92,18 @@ class NotificationListener:
         """Whether notifications arrive; if not, nothing is heard of other processes until the database is back."""
         connection = self._connection
         return connection is not None and not connection.closed and not self._is_lost
+
+    def check(self) -> str:
+        """Health check: tell how this process hears of others.
+
+        Raises:
+            BootError: It does not, until the database is back.
+        """
+        if self._is_lost:
+            raise BootError("notifications of other processes cannot be received")
+        if self._is_polling:
+            return f"polling every {min(self._poll_interval_s, UNHEARD_POLL_S):g} s: db.direct_url is not set"
+        return "listening" if self.is_listening else "connecting"
 
     def start(self) -> None:
         """Start listening. After the fork."""
@@ -112,22 +132,32 @@ class NotificationListener:
 
     def _listen(self, stopping: threading.Event) -> None:
         with psycopg.connect(self._conninfo, autocommit=True) as connection:
-            self._connection = connection
-            for each in self._subscriptions:
-                connection.execute(sql.SQL(QUERIES["listen"]).format(channel=sql.Identifier(each.channel)))
+            self._is_polling = is_pooled(connection)
+            if not self._is_polling:
+                self._receive(connection, stopping)
+                return
+        while not stopping.is_set():
             self._poll()
             self._is_lost = False
-            polled_at = time.monotonic()
-            while not stopping.is_set():
-                due_in_s = polled_at + self._poll_interval_s - time.monotonic()
-                received = list(connection.notifies(timeout=max(0.01, min(_TICK_S, due_in_s)), stop_after=1))
-                for each in self._subscriptions:
-                    payloads = [one.payload for one in received if one.channel == each.channel]
-                    if payloads:
-                        self._call(each, each.receive, payloads)
-                if time.monotonic() - polled_at >= self._poll_interval_s:
-                    self._poll()
-                    polled_at = time.monotonic()
+            stopping.wait(min(self._poll_interval_s, UNHEARD_POLL_S))
+
+    def _receive(self, connection: Connection[Any], stopping: threading.Event) -> None:
+        self._connection = connection
+        for each in self._subscriptions:
+            connection.execute(sql.SQL(QUERIES["listen"]).format(channel=sql.Identifier(each.channel)))
+        self._poll()
+        self._is_lost = False
+        polled_at = time.monotonic()
+        while not stopping.is_set():
+            due_in_s = polled_at + self._poll_interval_s - time.monotonic()
+            received = list(connection.notifies(timeout=max(0.01, min(_TICK_S, due_in_s)), stop_after=1))
+            for each in self._subscriptions:
+                payloads = [one.payload for one in received if one.channel == each.channel]
+                if payloads:
+                    self._call(each, each.receive, payloads)
+            if time.monotonic() - polled_at >= self._poll_interval_s:
+                self._poll()
+                polled_at = time.monotonic()
 
     def _poll(self) -> None:
         for each in self._subscriptions:

@@ -137,6 +137,7 @@ class DatabaseSettings(Table, frozen=True):
     """The database, its connection pool and timeouts."""
 
     url: Annotated[Secret | None, env("TIERCEL_DATABASE_URL", "DATABASE_URL")] = None
+    direct_url: Annotated[Secret | None, env("TIERCEL_DATABASE_DIRECT_URL", "DATABASE_DIRECT_URL")] = None
     pool_min: Annotated[int, msgspec.Meta(ge=0)] = 1
     pool_max: Annotated[int, msgspec.Meta(ge=1)] = 10
     pool_waiting_max: Annotated[int, msgspec.Meta(ge=1)] = 100

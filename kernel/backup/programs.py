@@ -34,14 +34,20 @@ def client_environment(conninfo: str, schemas: Sequence[str] = ()) -> Mapping[st
         conninfo: Connection string.
         schemas: The search path; that of the server by default.
     """
-    if schemas:
-        options = f"{conninfo_to_dict(conninfo).get('options') or ''} -c search_path={','.join(schemas)}".strip()
-        conninfo = make_conninfo(conninfo, options=options)
+    conninfo = with_search_path(conninfo, schemas)
     return {
         each.envvar.decode(): each.val.decode()
         for each in Conninfo.parse(conninfo.encode())
         if each.envvar and each.val and each.keyword.decode() not in OWN_PARAMETERS
     }
+
+
+def with_search_path(conninfo: str, schemas: Sequence[str]) -> str:
+    """Return a connection string with a search path; without schemas, the same."""
+    if not schemas:
+        return conninfo
+    options = f"{conninfo_to_dict(conninfo).get('options') or ''} -c search_path={','.join(schemas)}".strip()
+    return make_conninfo(conninfo, options=options)
 
 
 def find_programs(name: str, server_major: int, made_by: int = 0) -> Path:

@@ -31,6 +31,10 @@ from kernel.package_names import PACKAGE_NAMES, describe_other_owners
 from kernel.server.descriptors import raise_descriptor_limit
 from kernel.suggestions import suggest
 
+_POLLING = (
+    "there is a pooler before the server, so that processes poll for changes of others, and cannot be told to clear"
+    " caches; set db.direct_url to an address of the same database that leads past it"
+)
 _SHELL_BANNER = "Names: service, db, services['<plugin>'], sql('SELECT ...'). db.connection() borrows a connection."
 
 
@@ -102,8 +106,7 @@ def check_database(service: Tiercel, engine: Engine) -> list[Finding]:
         TiercelError: It does not any more.
     """
     findings = [Finding("database", ok=True, detail=f"{engine.name} {engine.version}, {engine.database}")]
-    if advice := describe_timescaledb(service.db.conninfo):
-        findings.append(Finding("timescaledb", ok=True, detail=advice, warning=True))
+    findings += _check_server(service)
     migrations = list(_check_migrations(service))
     findings += migrations
     if all(found.ok for found in migrations):
@@ -133,6 +136,13 @@ def _check_variables(configuration: Configuration) -> Sequence[Finding]:
         )
         for unused in configuration.unused_variables()
     ]
+
+
+def _check_server(service: Tiercel) -> Iterator[Finding]:
+    if not service.db.is_direct():
+        yield Finding("pooler", ok=True, detail=_POLLING, warning=True)
+    if advice := describe_timescaledb(service.db.direct_conninfo):
+        yield Finding("timescaledb", ok=True, detail=advice, warning=True)
 
 
 def _check_names(service: Tiercel) -> Sequence[Finding]:

@@ -67,7 +67,7 @@ def create_backup(
     backups = BackupDirectory(directory)
     with service.database_ready(), _copying() as report:
         if service.server is None or is_dump:
-            made = create.dump(service.db.conninfo, backups, jobs=jobs, progress=report)
+            made = create.dump(service.db.direct_conninfo, backups, jobs=jobs, progress=report)
         else:
             made = create.back_up_embedded(service.server, backups, incremental=incremental, progress=report)
     create.report(service.settings.home, made)
@@ -224,7 +224,7 @@ def _restore_elsewhere(
         raise BootError("--wal is for the embedded server: apply the log of your own server with its own tools")
     verify_backup(backups, found)
     with service.database_ready():
-        restoring.restore_dump(service.db.conninfo, found, jobs=jobs, privileges=privileges)
+        restoring.restore_dump(service.db.direct_conninfo, found, jobs=jobs, privileges=privileges)
 
 
 def _parse_time(text: str) -> datetime:

@@ -16,7 +16,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from kernel.app import Tiercel
-from kernel.backup.programs import OWN_PARAMETERS, client_environment
+from kernel.backup.programs import OWN_PARAMETERS, client_environment, with_search_path
 from kernel.cli.output import echo, print_table
 from kernel.config import load
 from kernel.db.failures import describe
@@ -46,17 +46,18 @@ def shell(*, arguments: tuple[str, ...]) -> None:
     ARGUMENTS are passed to psql, such as -c 'SELECT count(*) FROM event'.
     """
     service = Tiercel(load())
-    schemas = [*schemas_of(service.migrations()), "public"]
     with service.database_ready():
+        # A pooler does not let a client choose the search path of a session.
+        schemas = [*schemas_of(service.migrations()), "public"] if service.db.is_direct() else []
         psql = find_psql()
         if psql is not None:
-            sys.exit(_run_psql(psql, arguments, service.db.conninfo, schemas))
+            sys.exit(_run_psql(psql, arguments, service.db.direct_conninfo, schemas))
         if len(arguments) != 2 or arguments[0] not in ("-c", "--command"):
             raise BootError(
                 "psql is not installed; install it (Debian and Ubuntu: postgresql-client), or pass one statement:"
                 " tiercel db shell -c 'SELECT ...'"
             )
-        run_statement(service.db.conninfo, schemas, arguments[1])
+        run_statement(service.db.direct_conninfo, schemas, arguments[1])
 
 
 def find_psql() -> str | None:
@@ -84,9 +85,8 @@ def run_statement(conninfo: str, schemas: Sequence[str], statement: str) -> None
     Raises:
         BootError: The statement failed.
     """
-    options = f"{conninfo_to_dict(conninfo).get('options') or ''} -c search_path={','.join(schemas)}".strip()
     try:
-        with psycopg.connect(conninfo, options=options, autocommit=True) as connection:
+        with psycopg.connect(with_search_path(conninfo, schemas), autocommit=True) as connection:
             cursor = connection.execute(statement.encode())
             if cursor.description is None:
                 echo(cursor.statusmessage or "")
@@ -103,7 +103,7 @@ def run_statement(conninfo: str, schemas: Sequence[str], statement: str) -> None
 @click.option("--show-password", is_flag=True, help="Print the password instead of ***.")
 def url(*, show_password: bool) -> None:
     """Print the connection string of the database."""
-    echo(make_url(Tiercel(load()).db.conninfo, show_password=show_password))
+    echo(make_url(Tiercel(load()).db.direct_conninfo, show_password=show_password))
 
 
 def make_url(conninfo: str, *, show_password: bool) -> str:
@@ -136,7 +136,7 @@ def reset(*, yes: bool, external: bool) -> None:
     service = Tiercel(load())
     if service.server is None and not external:
         raise BootError("the database is not embedded; pass --external to drop the schemas of the service in it")
-    place = make_url(service.db.conninfo, show_password=False)
+    place = make_url(service.db.direct_conninfo, show_password=False)
     if not yes:
         if not sys.stdin.isatty():
             raise BootError("nothing was removed: pass --yes to confirm")
@@ -146,7 +146,7 @@ def reset(*, yes: bool, external: bool) -> None:
         echo("The data was removed.")
         return
     with service.database_ready():
-        schemas = remove(service.db.conninfo, service.migrations())
+        schemas = remove(service.db.direct_conninfo, service.migrations())
     echo(f"Dropped the schemas {', '.join(schemas)}." if schemas else "There is no data of the service.")
 
 

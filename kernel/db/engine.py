@@ -28,6 +28,7 @@ class Engine(msgspec.Struct, frozen=True):
         timescaledb_version: Version of the extension in this database; None if it is not installed.
         database: Name of the database.
         embedded: Whether Tiercel started the server itself.
+        pooled: Whether there is a pooler, such as PgBouncer, between Tiercel and the server.
     """
 
     name: EngineName
@@ -37,6 +38,7 @@ class Engine(msgspec.Struct, frozen=True):
     timescaledb_version: str | None
     database: str
     embedded: bool
+    pooled: bool = False
 
 
 def detect_engine(connection: Connection[tuple[object, ...]], *, embedded: bool) -> Engine:
@@ -61,4 +63,15 @@ def detect_engine(connection: Connection[tuple[object, ...]], *, embedded: bool)
         timescaledb_version=None if timescaledb is None else str(timescaledb),
         database=str(database),
         embedded=embedded,
+        pooled=is_pooled(connection),
     )
+
+
+def is_pooled(connection: Connection[tuple[object, ...]]) -> bool:
+    """Tell whether there is a pooler between the client and the server.
+
+    A server tells each client the number of the process that serves it, for requests to cancel statements. Poolers
+    cannot pass that number on, as the process changes: they make one up.
+    """
+    row = connection.execute(_QUERIES["identify_session"]).fetchone()
+    return row is not None and row[0] != connection.info.backend_pid

@@ -58,6 +58,8 @@ READ_ONLY = Failure(
     pattern=r"session is read-only|in hot standby mode",
 )
 _LOST = Failure("database_lost", "the connection to the database was lost", 1, sqlstates=("08", "57P01", "57P02"))
+# A pooler adds an error of its own to the one with which the server ended the session.
+_TWO_ERRORS = re.compile(r"received 2 results from command")
 _OTHER = Failure("unavailable", "the database is unavailable")
 _PERMISSION = Failure(
     "database_permission",
@@ -133,6 +135,8 @@ def identify(error: psycopg.Error) -> Failure | None:
     """Return the kind of a failure; None for an error in our own statement."""
     if error.sqlstate is not None:
         return next((kind for kind in FAILURES if error.sqlstate.startswith(kind.sqlstates)), None)
+    if _TWO_ERRORS.match(str(error)):
+        return _LOST
     if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         return None
     return next((kind for kind in FAILURES if re.search(kind.pattern, str(error), re.IGNORECASE)), _LOST)

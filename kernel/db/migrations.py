@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +30,7 @@ import sqlparse
 from packaging.version import Version
 from psycopg import Connection, sql
 
+from kernel.db.engine import is_pooled
 from kernel.db.failures import READ_ONLY, describe
 from kernel.db.privileges import explain, find_missing_to_migrate, find_missing_to_run
 from kernel.db.queries import load_queries
@@ -353,12 +354,12 @@ def migrate(conninfo: str, migrations: Sequence[Migration], *, timeout_s: float 
         # Most starts have nothing to apply: those take no lock, write nothing, and work on a read-only server.
         if not _read_pending(connection, migrations):
             return ()
-        with _migration_lock(connection, timeout_s):
-            return _apply_pending(connection, migrations, timeout_s)
+        with _migration_lock(conninfo, connection, timeout_s) as holder:
+            return _apply_pending(connection, holder, migrations, timeout_s)
 
 
 def _apply_pending(
-    connection: Connection[Any], migrations: Sequence[Migration], timeout_s: float
+    connection: Connection[Any], holder: Connection[Any], migrations: Sequence[Migration], timeout_s: float
 ) -> tuple[Migration, ...]:
     pending = _read_pending(connection, migrations)
     if missing := find_missing_to_migrate(connection, schemas_of(migrations)) if pending else ():
@@ -369,6 +370,8 @@ def _apply_pending(
     for name in ("create_kernel_schema", "create_migration_table", "add_compatible"):
         connection.execute(_QUERIES[name])
     for migration in pending:
+        # Behind a pooler, the lock may be lost while this connection is not.
+        holder.execute(_QUERIES["ping"])
         try:
             _apply(connection, migration, timeout_s)
         except psycopg.errors.InsufficientPrivilege as ex:
@@ -418,7 +421,8 @@ def _connect(conninfo: str) -> Iterator[Connection[Any]]:
     try:
         # Nothing is prepared: each statement runs a few times, and a proxy may give the session to the next connection.
         with psycopg.connect(conninfo, autocommit=True, prepare_threshold=None) as connection:
-            connection.execute(_QUERIES["enable_connection_check"])
+            if not is_pooled(connection):
+                connection.execute(_QUERIES["enable_connection_check"])
             try:
                 yield connection
             except psycopg.errors.InsufficientPrivilege as ex:
@@ -470,16 +474,40 @@ def _owner_of(id_: str) -> str:
 
 
 @contextmanager
-def _migration_lock(connection: Connection[Any], timeout_s: float) -> Iterator[None]:
+def _migration_lock(conninfo: str, connection: Connection[Any], timeout_s: float) -> Iterator[Connection[Any]]:
+    """Wait for the lock; yield the connection that holds it, with which it is released, however the process dies."""
+    if not is_pooled(connection):
+        _wait_until(lambda: _try_lock(connection, "try_migration_lock"), timeout_s)
+        yield connection
+        return
+    # A pooler would keep the session, and its lock, for others. A transaction has a session to itself, and ends with
+    # its client.
+    with psycopg.connect(conninfo, autocommit=True, prepare_threshold=None) as holder:
+        _wait_until(lambda: _try_lock_in_transaction(holder), timeout_s)
+        yield holder
+
+
+def _wait_until(is_locked: Callable[[], bool], timeout_s: float) -> None:
     # Polled: a session that waits in SELECT pg_advisory_lock() holds a snapshot, for which CREATE INDEX CONCURRENTLY in
-    # the session with the lock would wait: a deadlock. The lock is released with the connection, however the process
-    # dies.
+    # the session with the lock would wait: a deadlock.
     deadline = time.monotonic() + timeout_s
-    while True:
-        row = connection.execute(_QUERIES["try_migration_lock"], {"key": _LOCK_KEY}).fetchone()
-        if row and row[0]:
-            break
+    while not is_locked():
         if time.monotonic() >= deadline:
             raise BootError(f"another process has been migrating for {timeout_s:g} s")
         time.sleep(_LOCK_POLL_S)
-    yield
+
+
+def _try_lock(connection: Connection[Any], query: str) -> bool:
+    # Without parameters: in a transaction, their portal would stay open, and hold a snapshot as well.
+    row = connection.execute(sql.SQL(_QUERIES[query]).format(key=sql.Literal(_LOCK_KEY))).fetchone()
+    return row is not None and bool(row[0])
+
+
+def _try_lock_in_transaction(holder: Connection[Any]) -> bool:
+    """Begin a transaction with the lock; without it none: who waits leaves the sessions of a pooler to others."""
+    holder.execute(_QUERIES["begin"])
+    holder.execute(_QUERIES["allow_idle_transaction"])
+    if _try_lock(holder, "try_migration_lock_in_transaction"):
+        return True
+    holder.rollback()
+    return False

@@ -7,7 +7,8 @@ import select
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from typing import Any, LiteralString, NamedTuple, Self, TypeVar
 
 import psycopg
@@ -17,7 +18,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
-from kernel.db.engine import MIN_VERSION_NUMBER, Engine, detect_engine
+from kernel.db.engine import MIN_VERSION_NUMBER, Engine, detect_engine, is_pooled
 from kernel.db.failures import (
     NO_ANSWER,
     POOL_EXHAUSTED,
@@ -44,6 +45,8 @@ R = TypeVar("R")
 CommitHook = Callable[[Connection[Row], Sequence[Any]], Callable[[], None] | None]
 QUERIES = load_queries(__package__)
 
+# An account, and those of its sites that are visible; None for all of them.
+_Scope = tuple[int | None, tuple[int, ...] | None]
 _NOBODY = -1
 # How long the client waits for an answer after the statement timeout, at which the server should have given up.
 _ANSWER_GRACE_S = 2.0
@@ -76,17 +79,29 @@ class Database:
     Args:
         settings: Pool sizes and time limits.
         conninfo: Connection string of the server.
+        direct: One that leads to the same database past a pooler, for what needs a session; None if ``conninfo`` does.
         embedded: Whether Tiercel started that server itself.
         log: Gets a line when an outage begins, and when it ends.
     """
 
-    def __init__(self, settings: DatabaseSettings, conninfo: str, *, embedded: bool, log: Logger | None = None) -> None:
+    def __init__(
+        self,
+        settings: DatabaseSettings,
+        conninfo: str,
+        direct: str | None = None,
+        *,
+        embedded: bool,
+        log: Logger | None = None,
+    ) -> None:
         self._settings = settings
         self._embedded = embedded
         self._log = log
         self._engine: Engine | None = None
         self._engine_lock = threading.Lock()
-        self.conninfo = make_conninfo(conninfo, application_name="tiercel", connect_timeout=settings.connect_timeout_s)
+        add = partial(make_conninfo, application_name="tiercel", connect_timeout=settings.connect_timeout_s)
+        self.conninfo = add(conninfo)
+        self.direct_conninfo = self.conninfo if direct is None else add(direct)
+        self._has_direct = direct is not None
         self._pool: _LiveConnectionPool | None = None
         self._commit_hook: CommitHook | None = None
 
@@ -124,6 +139,9 @@ class Database:
     def connection(self, timeout_s: float | None = None) -> Iterator[Connection[Row]]:
         """Borrow a connection in autocommit mode.
 
+        Do not leave anything in its session, such as settings, locks or prepared statements: behind a pooler, the next
+        statement may run in another session.
+
         A statement that is running when the deadline of the request passes, or its client disconnects, is cancelled.
         In a request, it sees and writes rows of the request's account only; see ``kernel.identity.acting_as``.
 
@@ -136,6 +154,11 @@ class Database:
                 or a statement exceeded its timeout.
             ClientGoneError: The client of the request has disconnected.
         """
+        with self._borrow(timeout_s) as connection:
+            yield connection
+
+    @contextmanager
+    def _borrow(self, timeout_s: float | None = None) -> Iterator[_TimeLimitedConnection]:
         with raise_unavailable():
             if self._pool is None:
                 raise PoolClosed("the pool is not open")
@@ -148,13 +171,13 @@ class Database:
                     finally:
                         connection.deadline = None
                     return
-                self._set_session_timeouts(connection, timeout_s)
+                connection.set_timeouts(timeout_s)
                 try:
                     with _answer_timeout(connection, timeout_s):
                         yield connection
                 finally:
                     if not connection.closed:
-                        self._set_session_timeouts(connection, self._settings.statement_timeout_s)
+                        connection.set_timeouts(self._settings.statement_timeout_s)
 
     @contextmanager
     def transaction(
@@ -180,13 +203,90 @@ class Database:
         if begin_with and not repeatable_read:
             raise ValueError("begin_with requires repeatable_read")
         with (
-            self.connection() as connection,
+            self._borrow() as connection,
             _answer_timeout(connection, timeout_s),
             _repeatable_read(connection, begin_with) if repeatable_read else connection.transaction(),
         ):
             if timeout_s is not None:
                 connection.execute(QUERIES["set_transaction_timeouts"], {"timeout_ms": _milliseconds(timeout_s)})
             yield connection
+
+    @staticmethod
+    def execute_outside_transaction(connection: Connection[Row], query: LiteralString, values: Params) -> None:
+        """Execute a statement that cannot run in a transaction, such as CALL of a procedure that commits.
+
+        Args:
+            connection: In autocommit mode. Behind a pooler, its statement timeout and scope do not hold.
+            query: The statement.
+            values: Its parameters.
+        """
+        # Cursors that the connection makes put each statement into a transaction behind a pooler.
+        Cursor(connection).execute(query, values)
+
+    @staticmethod
+    def create_temporary_table(connection: Connection[Row], query: LiteralString) -> None:
+        """Create a temporary table, for the current transaction, unless the session has it from an earlier one.
+
+        Args:
+            connection: In a transaction.
+            query: CREATE TEMPORARY TABLE IF NOT EXISTS, which ends in ``ON COMMIT {on_commit}``.
+        """
+        # Sessions of a pooler outlive the service. After an upgrade, the table may have other columns.
+        is_kept = not (isinstance(connection, _TimeLimitedConnection) and connection.is_pooled)
+        on_commit = sql.SQL("DELETE ROWS" if is_kept else "DROP")
+        connection.execute(sql.SQL(query).format(on_commit=on_commit))
+
+    @contextmanager
+    def try_lock(self, name: str, timeout_s: float) -> Iterator[Connection[Row] | None]:
+        """Take an advisory lock of the database, and borrow a connection in autocommit mode to work with meanwhile.
+
+        However this process ends, the lock ends with it.
+
+        Args:
+            name: Of the lock.
+            timeout_s: As for ``connection``.
+
+        Yields:
+            The connection; None if another session has the lock.
+
+        Raises:
+            UnavailableError: As for ``connection``; or the lock was lost, and the current transaction is rolled back.
+        """
+        with self._borrow(timeout_s) as connection:
+            if connection.is_pooled:
+                with self._hold_lock(name, timeout_s) as guard:
+                    connection.guard = guard
+                    try:
+                        yield None if guard is None else connection
+                    finally:
+                        connection.guard = None
+                return
+            # All work is done in the session that has the lock, so that none of it goes on without the lock.
+            ((is_locked,),) = connection.execute(QUERIES["try_lock_session"], {"name": name})
+            try:
+                yield connection if is_locked else None
+            finally:
+                if is_locked and not connection.closed:
+                    connection.execute(QUERIES["unlock_session"], {"name": name})
+
+    @contextmanager
+    def _hold_lock(self, name: str, timeout_s: float) -> Iterator[Callable[[], object] | None]:
+        # A pooler would keep the session, and its lock, for others. A transaction has a session to itself, and ends
+        # with its client: one that does nothing else has the lock. Its session may be lost while the work goes on in
+        # another one, hence the guard.
+        with self.transaction(timeout_s) as holder:
+            # With a parameter, its portal would stay open, and hold a snapshot that keeps VACUUM from its work.
+            ((is_locked,),) = holder.execute(sql.SQL(QUERIES["try_lock_transaction"]).format(name=sql.Literal(name)))
+            yield partial(holder.execute, QUERIES["ping"]) if is_locked else None
+
+    def is_direct(self) -> bool:
+        """Tell whether ``direct_conninfo`` leads to the server, and not to a pooler. Does not need the pool.
+
+        Raises:
+            UnavailableError: The database cannot be reached.
+        """
+        with raise_unavailable(), psycopg.connect(self.direct_conninfo, autocommit=True) as connection:
+            return not is_pooled(connection)
 
     @property
     def engine(self) -> Engine:
@@ -206,14 +306,18 @@ class Database:
 
         Raises:
             BootError: The server accepted no connection in time, or is too old. At once if waiting does not help: it
-                rejects the credentials, or has no such database.
+                rejects the credentials, or has no such database, or the direct connection leads to another one.
         """
         deadline = time.monotonic() + timeout_s
         waits_for: Failure | None = None
         while True:
             try:
-                with psycopg.connect(self.conninfo, autocommit=True) as connection:
+                with psycopg.connect(self.conninfo, autocommit=True, prepare_threshold=None) as connection:
                     engine = detect_engine(connection, embedded=self._embedded)
+                    database = _identify_database(connection)
+                if self._has_direct:
+                    with psycopg.connect(self.direct_conninfo, autocommit=True) as connection:
+                        self._ensure_same_database(connection, database)
             except psycopg.OperationalError as ex:
                 failure = identify_connecting(ex)
                 if not failure.passes or time.monotonic() >= deadline:
@@ -226,6 +330,12 @@ class Database:
             if engine.version_number < MIN_VERSION_NUMBER:
                 raise BootError(f"PostgreSQL {engine.version} is too old; 15 is the oldest that works")
             return engine
+
+    def _ensure_same_database(self, direct: Connection[Row], database: Row) -> None:
+        if is_pooled(direct):
+            raise BootError("db.direct_url leads to a pooler as well")
+        if _identify_database(direct) != database:
+            raise BootError("db.direct_url and db.url lead to different databases")
 
     def is_read_only(self) -> bool:
         """Tell whether the server rejects writes: it is a standby, or was switched to read-only.
@@ -280,31 +390,84 @@ class Database:
     def _configure_session(self, connection: _TimeLimitedConnection) -> None:
         connection.answer_timeout_s = self._settings.statement_timeout_s + _ANSWER_GRACE_S
         connection.commit_hook = self._commit_hook
-        connection.execute(QUERIES["configure_session"])
-        self._set_session_timeouts(connection, self._settings.statement_timeout_s)
-
-    def _set_session_timeouts(self, connection: Connection[Row], timeout_s: float) -> None:
-        connection.execute(QUERIES["set_session_timeouts"], {"timeout_ms": _milliseconds(timeout_s)})
+        connection.configure(self._settings.statement_timeout_s)
 
 
 class _TimeLimitedConnection(Connection[Row]):
-    """A connection that stops waiting for a server that does not answer at all.
+    """A connection that has a scope and time limits, and stops waiting for a server that does not answer at all.
 
     The server enforces the statement timeout. A frozen one, or one behind a network that drops packets, enforces
     nothing; and TCP's own limits do not help while its kernel still acknowledges, or on a Unix socket.
+
+    Scope and time limits are settings of the session. Behind a pooler, which may run each transaction in another
+    session, they are settings of each transaction in place of that, and every statement has a transaction: what stays
+    in a session would be in force for somebody else.
     """
 
+    # Whether there is a pooler between this process and the server.
+    is_pooled = False
+    # Called before a transaction commits; raises if it must not.
+    guard: Callable[[], object] | None = None
     answer_timeout_s: float | None = None
     # Of the request that has borrowed the connection.
     deadline: Deadline | None = None
     tracker: ResourceTracker | None = None
     commit_hook: CommitHook | None = None
-    _scope: tuple[int | None, tuple[int, ...] | None] | None = None
+    _scope: _Scope | None = None
+    _timeout_ms = ""
+    _configuration: LiteralString = ""
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         # Of the current transaction; see ``defer_until_commit``.
         self.deferred: list[Any] = []
+
+    def configure(self, timeout_s: float) -> None:
+        """Set what sessions of this pool have in common.
+
+        Args:
+            timeout_s: Limit on statements, and on idle time in a transaction.
+        """
+        self._timeout_ms = _milliseconds(timeout_s)
+        ((has_limit,),) = self.execute(QUERIES["has_decompression_limit"])
+        self._configuration = QUERIES["configure"] + (QUERIES["lift_decompression_limit"] if has_limit else "")
+        self.is_pooled = is_pooled(self)
+        if self.is_pooled:
+            # A statement that is prepared in one session does not exist in another, or is another one there.
+            self.prepare_threshold = None
+            # Poolers keep the time zone of each client, and psycopg reads it, also after a transaction.
+            self.execute(QUERIES["set_time_zone"])
+            self.cursor_factory = _PooledCursor
+        else:
+            self.execute(self._settings("SESSION"))
+
+    def _settings(self, extent: LiteralString) -> sql.Composed:
+        values = {"timeout_ms": self._timeout_ms, **_scope_settings(self._scope)}
+        literals = {name: sql.Literal(value) for name, value in values.items()}
+        return sql.SQL(self._configuration).format(extent=sql.SQL(extent), **literals)
+
+    def begin(self, begin: LiteralString, statements: LiteralString = "") -> None:
+        """Begin a transaction in one round trip with some statements without parameters."""
+        if self.is_pooled:
+            message = sql.Composed([sql.SQL(begin), self._settings("LOCAL"), sql.SQL(statements)])
+            Cursor(self).execute(message, prepare=False)
+        else:
+            self.execute(f"{begin}\n{statements}", prepare=False)
+
+    @contextmanager
+    def single_statement(self) -> Iterator[None]:
+        """Run a statement behind a pooler: in a transaction of its own, unless there is one."""
+        if self.pgconn.transaction_status != TransactionStatus.IDLE:
+            yield
+            return
+        self.begin(QUERIES["begin"])
+        try:
+            yield
+        except BaseException:
+            if not self.closed:
+                self.rollback()
+            raise
+        self.commit()
 
     @contextmanager
     def transaction(self, savepoint_name: str | None = None, force_rollback: bool = False) -> Iterator[Transaction]:  # noqa: FBT001, FBT002 - as of the base class
@@ -315,6 +478,8 @@ class _TimeLimitedConnection(Connection[Row]):
         try:
             with super().transaction(savepoint_name, force_rollback) as transaction:
                 try:
+                    if is_outermost and self.is_pooled:
+                        Cursor(self).execute(self._settings("LOCAL"), prepare=False)
                     yield transaction
                     if is_outermost and not force_rollback:
                         done = self.call_commit_hook()
@@ -331,8 +496,12 @@ class _TimeLimitedConnection(Connection[Row]):
             done()
 
     def call_commit_hook(self) -> Callable[[], None] | None:
-        """Call the hook with what was deferred, unless a statement has failed: nothing would be committed."""
-        if self.commit_hook is None or self.pgconn.transaction_status != TransactionStatus.INTRANS:
+        """Call guard and hook, with what was deferred, unless a statement has failed: nothing would be committed."""
+        if self.pgconn.transaction_status != TransactionStatus.INTRANS:
+            return None
+        if self.guard is not None:
+            self.guard()
+        if self.commit_hook is None:
             return None
         return self.commit_hook(self, self.deferred)
 
@@ -352,20 +521,23 @@ class _TimeLimitedConnection(Connection[Row]):
         )
         if scope == self._scope:
             return
-        account, sites = scope or (None, None)
-        self.execute(
-            QUERIES["set_account_scope"],
-            {
-                "account": "" if account is None else str(account),
-                "sites": "" if sites is None else f"{{{','.join(map(str, sites))}}}",
-            },
-        )
+        if not self.is_pooled:
+            self.execute(QUERIES["set_account_scope"], _scope_settings(scope))
         self._scope = scope
+
+    def set_timeouts(self, timeout_s: float) -> None:
+        """Limit statements, and idle time in a transaction, from the next transaction on."""
+        self._timeout_ms = _milliseconds(timeout_s)
+        if not self.is_pooled:
+            self.execute(QUERIES["set_session_timeouts"], {"timeout_ms": self._timeout_ms})
 
     def track(self, tracker: ResourceTracker | None) -> None:
         """Let a tracker record statements, and the time that they take; None ends that."""
         self.tracker = tracker
-        self.cursor_factory = Cursor if tracker is None else _TrackedCursor
+        if tracker is not None:
+            self.cursor_factory = _TrackedCursor
+        else:
+            self.cursor_factory = _PooledCursor if self.is_pooled else Cursor
         self.server_cursor_factory = ServerCursor if tracker is None else _TrackedServerCursor
 
     def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
@@ -403,7 +575,46 @@ class _TimeLimitedConnection(Connection[Row]):
             return result
 
 
-class _TrackedCursor(Cursor[R]):
+def _identify_database(connection: Connection[Row]) -> Row:
+    row = connection.execute(QUERIES["identify_database"]).fetchone()
+    if row is None:
+        raise RuntimeError("the query for the database returned no row")
+    return row
+
+
+def _scope_settings(scope: _Scope | None) -> dict[str, str]:
+    account, sites = scope or (None, None)
+    return {
+        "account": "" if account is None else str(account),
+        "sites": "" if sites is None else f"{{{','.join(map(str, sites))}}}",
+    }
+
+
+class _PooledCursor(Cursor[R]):
+    """A cursor behind a pooler: a statement outside a transaction gets one of its own."""
+
+    def execute(self, query: Any, params: Params | None = None, **options: Any) -> Self:
+        with _single_statement(self):
+            return super().execute(query, params, **options)
+
+    def executemany(self, query: Query, params_seq: Iterable[Params], **options: Any) -> None:
+        with _single_statement(self):
+            super().executemany(query, params_seq, **options)
+
+    @contextmanager
+    def copy(self, statement: Query, params: Params | None = None, **options: Any) -> Iterator[Copy]:
+        with _single_statement(self), super().copy(statement, params, **options) as copy:
+            yield copy
+
+
+def _single_statement(cursor: Cursor[Any]) -> AbstractContextManager[None]:
+    connection = cursor.connection
+    if isinstance(connection, _TimeLimitedConnection) and connection.is_pooled:
+        return connection.single_statement()
+    return nullcontext()
+
+
+class _TrackedCursor(_PooledCursor[R]):
     """A cursor that has its statements recorded."""
 
     def execute(self, query: Any, params: Params | None = None, **options: Any) -> Self:
@@ -576,9 +787,9 @@ def _is_alive(connection: Connection[Row]) -> bool:
 
 
 @contextmanager
-def _answer_timeout(connection: Connection[Row], timeout_s: float | None) -> Iterator[None]:
+def _answer_timeout(connection: _TimeLimitedConnection, timeout_s: float | None) -> Iterator[None]:
     """Wait for answers as long as a statement timeout needs; None leaves the limits as they are."""
-    if timeout_s is None or not isinstance(connection, _TimeLimitedConnection):
+    if timeout_s is None:
         yield
         return
     previous = connection.answer_timeout_s, connection.deadline
@@ -590,20 +801,17 @@ def _answer_timeout(connection: Connection[Row], timeout_s: float | None) -> Ite
 
 
 @contextmanager
-def _repeatable_read(connection: Connection[Row], begin_with: LiteralString) -> Iterator[None]:
-    begin = QUERIES["begin_repeatable_read"]
+def _repeatable_read(connection: _TimeLimitedConnection, begin_with: LiteralString) -> Iterator[None]:
     try:
-        # One message, so one round trip. Several statements in one message cannot be prepared.
-        connection.execute(f"{begin};\n{begin_with}", prepare=False)
+        connection.begin(QUERIES["begin_repeatable_read"], begin_with)
         yield
-        done = connection.call_commit_hook() if isinstance(connection, _TimeLimitedConnection) else None
+        done = connection.call_commit_hook()
     except BaseException:
         if not connection.closed:
             connection.rollback()
         raise
     finally:
-        if isinstance(connection, _TimeLimitedConnection):
-            connection.deferred.clear()
+        connection.deferred.clear()
     connection.commit()
     if done is not None:
         done()

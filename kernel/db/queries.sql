@@ -5,16 +5,36 @@ SELECT current_setting('server_version'),
        (SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'),
        current_setting('timescaledb.license', true)
 
--- name: configure_session
-SELECT set_config('TimeZone', 'UTC', false),
-       -- Partitions are pruned by the time range of a query, so plan each with its values.
-       set_config('plan_cache_mode', 'force_custom_plan', false),
-       -- Ten times the default: starting parallel workers takes milliseconds on every core, which other requests need.
-       set_config('parallel_setup_cost', '10000', false),
-       -- TimescaleDB refuses statements that decompress more rows than this, however often they are retried; 0 is no
-       -- limit, as the statement timeout is one. Versions before 2.11 do not have the setting.
-       CASE WHEN current_setting('timescaledb.max_tuples_decompressed_per_dml_transaction', true) IS NOT NULL
-            THEN set_config('timescaledb.max_tuples_decompressed_per_dml_transaction', '0', false) END
+-- name: identify_session
+SELECT pg_backend_pid()
+
+-- name: identify_database
+SELECT oid, datname, pg_postmaster_start_time() FROM pg_database WHERE datname = current_database()
+
+-- name: set_time_zone
+SELECT set_config('TimeZone', 'UTC', false)
+
+-- name: has_decompression_limit
+-- Versions of TimescaleDB before 2.11 do not have the setting.
+SELECT current_setting('timescaledb.max_tuples_decompressed_per_dml_transaction', true) IS NOT NULL
+
+-- name: configure
+-- The extent is SESSION or LOCAL, for a transaction. SET, unlike set_config(), takes no snapshot, before which LOCK and
+-- SET TRANSACTION have to come.
+SET {extent} TimeZone = 'UTC';
+-- Partitions are pruned by the time range of a query, so plan each with its values.
+SET {extent} plan_cache_mode = 'force_custom_plan';
+-- Ten times the default: starting parallel workers takes milliseconds on every core, which other requests need.
+SET {extent} parallel_setup_cost = 10000;
+SET {extent} statement_timeout = {timeout_ms};
+SET {extent} idle_in_transaction_session_timeout = {timeout_ms};
+SET {extent} tiercel.account = {account};
+SET {extent} tiercel.sites = {sites};
+
+-- name: lift_decompression_limit
+-- TimescaleDB refuses statements that decompress more rows than this, however often they are retried; 0 is no limit, as
+-- the statement timeout is one.
+SET {extent} timescaledb.max_tuples_decompressed_per_dml_transaction = 0;
 
 -- name: set_account_scope
 SELECT set_config('tiercel.account', %(account)s, false), set_config('tiercel.sites', %(sites)s, false)
@@ -30,8 +50,20 @@ SELECT set_config('statement_timeout', %(timeout_ms)s, false),
 SELECT set_config('statement_timeout', %(timeout_ms)s, true),
        set_config('idle_in_transaction_session_timeout', %(timeout_ms)s, true)
 
+-- name: begin
+BEGIN;
+
 -- name: begin_repeatable_read
-BEGIN ISOLATION LEVEL REPEATABLE READ
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+
+-- name: try_lock_session
+SELECT pg_try_advisory_lock(hashtext(%(name)s))
+
+-- name: unlock_session
+SELECT pg_advisory_unlock(hashtext(%(name)s))
+
+-- name: try_lock_transaction
+SELECT pg_try_advisory_xact_lock(hashtext({name}))
 
 -- name: show_read_only
 SHOW transaction_read_only
@@ -75,7 +107,13 @@ DELETE FROM tiercel.cache_report WHERE request = %(request)s OR reported_at < no
 SELECT set_config('client_connection_check_interval', '1s', false)
 
 -- name: try_migration_lock
-SELECT pg_try_advisory_lock(%(key)s)
+SELECT pg_try_advisory_lock({key})
+
+-- name: try_migration_lock_in_transaction
+SELECT pg_try_advisory_xact_lock({key})
+
+-- name: allow_idle_transaction
+SELECT set_config('idle_in_transaction_session_timeout', '0', true)
 
 -- name: create_extension_timescaledb
 -- Only where the server has loaded it; elsewhere CREATE EXTENSION ends the session. shared_preload_libraries is shown to few

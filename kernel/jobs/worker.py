@@ -98,7 +98,9 @@ class Worker:
         scheduler = Scheduler(self._store, registry, now, log)
         maintenance = Maintenance(self._store, settings, scheduler, log, dead_worker, log_files)
         self._heartbeat = Heartbeat(self._store, worker_id, settings.dead_after_s, log, maintenance.run_due)
-        self._listener = NotificationListener(db.conninfo, name="tiercel jobs", poll_interval_s=_LISTEN_POLL_S, log=log)
+        self._listener = NotificationListener(
+            db.direct_conninfo, name="tiercel jobs", poll_interval_s=_LISTEN_POLL_S, log=log
+        )
         self._listener.subscribe(CHANNEL, self._receive, poll=self._wake.set)
         self._runner = BackgroundThread("job-runner", self._run_jobs, self._wake.set)
 

@@ -94,7 +94,7 @@ SELECT from_time FROM observability.event_id_services
 SELECT EXISTS (SELECT FROM observability.event_moved WHERE id BETWEEN %(first_id)s AND %(last_id)s)
 
 -- name: create_staging
-CREATE TEMPORARY TABLE IF NOT EXISTS event_staging (LIKE observability.event) ON COMMIT DELETE ROWS
+CREATE TEMPORARY TABLE IF NOT EXISTS event_staging (LIKE observability.event) ON COMMIT {on_commit}
 
 -- name: copy_staging
 COPY event_staging (id, time, series, status_code, latency_ms, trace_id, user_ref, tags) FROM STDIN (FORMAT BINARY)

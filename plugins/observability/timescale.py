@@ -16,6 +16,7 @@ from datetime import datetime
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
+from kernel import Database
 from plugins.observability.queries import QUERIES
 from plugins.observability.resolution import Resolution
 
@@ -51,7 +52,8 @@ def refresh_continuous_aggregates(connection: Connection[TupleRow], day: datetim
         day: Its start, UTC.
         hours: The starts of dirty hours; they are clean afterwards, unless written to meanwhile.
     """
-    connection.execute(QUERIES["refresh_continuous_aggregates"], {"day": day, "hours": list(hours)})
+    query = QUERIES["refresh_continuous_aggregates"]
+    Database.execute_outside_transaction(connection, query, {"day": day, "hours": list(hours)})
 
 
 def drop_chunks(connection: Connection[TupleRow], table: str, before: datetime) -> int:

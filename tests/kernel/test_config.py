@@ -604,6 +604,7 @@ _BINDS = st.integers(0, 65535).map(lambda port: f"127.0.0.1:{port}") | _TEXT.map
 )
 _SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "TIERCEL_DB__URL": _URLS.map(Secret),
+    "TIERCEL_DB__DIRECT_URL": _URLS.map(Secret),
     "TIERCEL_SERVER__BIND": _BINDS,
     "TIERCEL_HTTP__TRUSTED_PROXIES": st.lists(st.sampled_from(["unix", "::1", "10.0.0.0/8"]), max_size=3).map(tuple),
     "TIERCEL_HTTP__CORS_ORIGINS": st.lists(

@@ -16,7 +16,7 @@ from uuid import UUID
 import psycopg
 from psycopg import Connection
 
-from kernel import FieldErrors
+from kernel import Database, FieldErrors
 from kernel.http import current_deadline
 from plugins.observability.event_ids import HIGHEST_SUFFIX, LOWEST_SUFFIX, IdSuffix, id_halves
 from plugins.observability.models import EventIn
@@ -154,7 +154,7 @@ def copy_new_rows(connection: Connected, rows: Sequence[bytes], batch_size: int,
     """Copy rows through a staging table, past those that are stored already."""
     copied = Copied()
     for chunk in _chunks(rows, batch_size):
-        connection.execute(QUERIES["create_staging"])
+        Database.create_temporary_table(connection, QUERIES["create_staging"])
         _copy(connection, QUERIES["copy_staging"], chunk)
         differing = replaced = 0
         if known == "compare":

@@ -35,12 +35,6 @@ USING (SELECT account, hour, min(id) AS id FROM observability.rollup_touched
        GROUP BY account, hour HAVING count(*) > 1) AS oldest
 WHERE entry.account = oldest.account AND entry.hour = oldest.hour AND entry.id > oldest.id
 
--- name: try_lock_refresh
-SELECT pg_try_advisory_lock(hashtext('observability.rollups'))
-
--- name: unlock_refresh
-SELECT pg_advisory_unlock(hashtext('observability.rollups'))
-
 -- name: mark_clean
 -- Only entries of this snapshot: those that are inserted meanwhile stay.
 DELETE FROM observability.rollup_touched WHERE hour = ANY(%(hours)s)
@@ -62,7 +56,7 @@ CREATE TEMPORARY TABLE IF NOT EXISTS event_count (
     latency_sum_ms bigint,
     latency_min_ms integer,
     latency_max_ms integer
-) ON COMMIT DELETE ROWS
+) ON COMMIT {on_commit}
 
 -- name: count_events
 -- The events are read once, for both tables.

@@ -18,6 +18,8 @@ from plugins.observability.resolution import BEGINNING, END, HOUR, Resolution, S
 from plugins.observability.rollups.dirty_buckets import QUERIES, deduplicate, list_dirty_days, mark_clean
 from plugins.observability.timescale import has_continuous_aggregates, refresh_continuous_aggregates
 
+# The policy of TimescaleDB (migrations/0003_policies.sql) and retention take the same lock.
+LOCK = "observability.rollups"
 # For one statement over a day of events.
 _STATEMENT_TIMEOUT_S = 600.0
 # By table: its key without the bucket; the fragments with the counts that its hours are made of, and with the form that
@@ -85,17 +87,10 @@ class Rollups:
 
     @contextmanager
     def _lock(self) -> Iterator[Connection[TupleRow]]:
-        # A lock of the session ends with it, however this process dies. All work is done in that session, so that none
-        # of it goes on without the lock.
-        with self._db.connection(_STATEMENT_TIMEOUT_S) as connection:
-            row = connection.execute(QUERIES["try_lock_refresh"]).fetchone()
-            if row is None or not row[0]:
+        with self._db.try_lock(LOCK, _STATEMENT_TIMEOUT_S) as connection:
+            if connection is None:
                 raise ConflictError("Somebody else is refreshing the rollups.")
-            try:
-                yield connection
-            finally:
-                if not connection.closed:
-                    connection.execute(QUERIES["unlock_refresh"])
+            yield connection
 
 
 def _refresh_tables(connection: Connection[TupleRow], day: datetime, hours: Sequence[datetime]) -> None:
@@ -104,7 +99,7 @@ def _refresh_tables(connection: Connection[TupleRow], day: datetime, hours: Sequ
         connection.execute(QUERIES["set_repeatable_read"])
         connection.execute(QUERIES["raise_work_mem"])
         mark_clean(connection, hours)
-        connection.execute(QUERIES["create_event_counts"])
+        Database.create_temporary_table(connection, QUERIES["create_event_counts"])
         for span in _consecutive(hours):
             connection.execute(QUERIES["count_events"], {"start": span.start, "end": span.end})
         for query in _table_queries():

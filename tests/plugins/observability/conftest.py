@@ -17,11 +17,20 @@ from tests.plugins.observability.engines import (
     embedded_engine,
     engine,
     oldest_engine,
+    pgbouncer_engine,
     timescale_engine,
     timescale_server_engine,
 )
 
-__all__ = ["apache_engine", "embedded_engine", "engine", "oldest_engine", "timescale_engine", "timescale_server_engine"]
+__all__ = [
+    "apache_engine",
+    "embedded_engine",
+    "engine",
+    "oldest_engine",
+    "pgbouncer_engine",
+    "timescale_engine",
+    "timescale_server_engine",
+]
 QUIET = {"log": {"level": "error", "requests": False}, "observability": {"log_own_requests": False}}
 
 

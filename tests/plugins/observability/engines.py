@@ -1,8 +1,8 @@
 """The database engines that this plugin is tested on; a test is marked with those it runs on.
 
 Each is a real server, started once for a run: the embedded PostgreSQL; an older PostgreSQL, of the distribution or at
-``TIERCEL_TEST_POSTGRES_URL``; TimescaleDB under either licence, compiled for Node; and the TimescaleDB at
-``TIERCEL_TEST_TIMESCALE_URL``, if it is set.
+``TIERCEL_TEST_POSTGRES_URL``; the embedded one behind PgBouncer in transaction mode; TimescaleDB under either licence,
+compiled for Node; and the TimescaleDB at ``TIERCEL_TEST_TIMESCALE_URL``, if it is set.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from typing import Any, LiteralString
 import msgspec
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from kernel.app import Tiercel
 from kernel.embedded.server import EmbeddedServer
 from kernel.testing import Client, create_database, drop_database, make_configuration, running
 from tests.conftest import memory_directory
+from tests.pgbouncer import pgbouncer
 from tests.plugins.observability.copy_emulation import emulate_copy
 
 MODULES = os.environ.get("TIERCEL_TEST_PGLITE")
@@ -47,6 +48,7 @@ class TestedEngine(msgspec.Struct, frozen=True):
         make_database: Context manager of a new, migrated database; yields its connection string.
         one_session: Whether it serves one session at a time, and has no COPY.
         tries_all: Whether it tries all examples of a property; see ``examples``.
+        pooler: Where the service reaches the server through a pooler, as parameters of a connection string.
     """
 
     __test__ = False
@@ -55,6 +57,7 @@ class TestedEngine(msgspec.Struct, frozen=True):
     make_database: Callable[[], AbstractContextManager[str]]
     one_session: bool = False
     tries_all: bool = False
+    pooler: Mapping[str, Any] = {}
 
     def examples(self, most: int) -> int:
         """Return how many examples of a property to try here.
@@ -74,6 +77,7 @@ class TestedEngine(msgspec.Struct, frozen=True):
 
     def settings(self, url: str) -> Mapping[str, Any]:
         """Return the table ``db`` of a configuration."""
+        url = make_conninfo(url, **self.pooler)
         return {"url": url, "pool_min": 1, "pool_max": 1} if self.one_session else {"url": url}
 
 
@@ -212,6 +216,14 @@ def oldest_engine() -> Iterator[TestedEngine]:
 
 
 @pytest.fixture(scope="session")
+def pgbouncer_engine(server: EmbeddedServer, template: str) -> Iterator[TestedEngine]:
+    """PgBouncer before the embedded server; what tests do themselves, they do past it."""
+    with pgbouncer(server.conninfo) as url:
+        pooler = {name: conninfo_to_dict(url)[name] for name in ("host", "port")}
+        yield TestedEngine("postgresql", _cloned(server.conninfo, template), pooler=pooler)
+
+
+@pytest.fixture(scope="session")
 def timescale_engine() -> Iterator[TestedEngine]:
     """TimescaleDB in Node, under the community licence."""
     with _in_node("timescaledb", "timescale") as engine:
@@ -237,7 +249,12 @@ _IN_NODE = [
     pytest.param("timescale_engine", marks=pytest.mark.xdist_group("timescale")),
     pytest.param("apache_engine", marks=pytest.mark.xdist_group("timescale_apache")),
 ]
-_SERVERS = ["embedded_engine", "oldest_engine", *(["timescale_server_engine"] if TIMESCALE_URL else [])]
+_SERVERS = [
+    "embedded_engine",
+    "oldest_engine",
+    "pgbouncer_engine",
+    *(["timescale_server_engine"] if TIMESCALE_URL else []),
+]
 DEFAULT_ENGINES = _SERVERS[:1]
 # For tests that need neither COPY nor two sessions, and for those that need one of them.
 every_engine = pytest.mark.engines(*_SERVERS, *_IN_NODE)

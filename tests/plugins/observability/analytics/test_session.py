@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 
 from kernel.identity import SYSTEM_ACCOUNT
@@ -114,11 +115,11 @@ def test_the_plan_mode_of_a_session_ends_with_its_transaction(client: Client) ->
             assert connection.execute("SHOW plan_cache_mode").fetchone() == before
 
 
-def test_exact_percentiles_of_few_series_are_read_from_an_index_alone(own_client: Client) -> None:
+def test_exact_percentiles_of_few_series_are_read_from_an_index_alone(own_client: Client, database: str) -> None:
     times = [(START + timedelta(seconds=number)).isoformat() for number in range(5000)]
     ingest(own_client, [make_event(time=time, service=f"s{number % 50}") for number, time in enumerate(times)])
     container_of(own_client).rollups.refresh()
-    with own_client.service.shared.db.connection() as connection:
+    with psycopg.connect(database, autocommit=True) as connection:
         # Commits are asynchronous on test servers, and VACUUM marks no page all-visible before their WAL is flushed.
         connection.execute("SET synchronous_commit = on")
         connection.execute("VACUUM ANALYZE")
