@@ -2,7 +2,7 @@
 
 Each is a real server, started once for a run: the embedded PostgreSQL; an older PostgreSQL, of the distribution or at
 ``TIERCEL_TEST_POSTGRES_URL``; TimescaleDB under either licence, compiled for Node; and the TimescaleDB at
-``TIERCEL_TEST_TIMESCALE_URL``, if it is set.
+``TIERCEL_TEST_TIMESCALE_URL``, under the licence that it has, if that is set.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from typing import Any, LiteralString
 import msgspec
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from kernel.app import Tiercel
+from kernel.db.engine import detect_engine
 from kernel.embedded.server import EmbeddedServer
 from kernel.testing import Client, create_database, drop_database, make_configuration, running
 from tests.conftest import memory_directory
@@ -97,12 +99,28 @@ def _cloned(server: str, template: str) -> Callable[[], AbstractContextManager[s
     return clone
 
 
-def _migrated(server: str) -> Callable[[], AbstractContextManager[str]]:
-    # A database with TimescaleDB cannot be a template: its background workers are always connected.
+@contextmanager
+def _ordinary_role(server: str) -> Iterator[str]:
+    """Create a role without any privilege on a server; yield its name. It has the password of the connection string."""
+    name, password = f"engine_{os.getpid()}", conninfo_to_dict(server).get("password")
+    role = sql.Identifier(name)
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, password))
+        yield name
+        connection.execute(sql.SQL("DROP ROLE {}").format(role))
+
+
+def _migrated(server: str, owner: str) -> Callable[[], AbstractContextManager[str]]:
+    # A database with TimescaleDB cannot be a template: its background workers are always connected. And its launcher
+    # visits template1 from time to time.
     @contextmanager
     def make() -> Iterator[str]:
         name = f"engine_{os.getpid()}_{next(_numbers)}"
-        url = create_database(server, name)
+        created = create_database(server, name, "template0")
+        with psycopg.connect(created, autocommit=True) as connection:
+            statement = sql.SQL("ALTER DATABASE {} OWNER TO {}")
+            connection.execute(statement.format(sql.Identifier(name), sql.Identifier(owner)))
+        url = make_conninfo(created, user=owner)
         migrate(url)
         yield url
         drop_database(server, name)
@@ -226,10 +244,13 @@ def apache_engine() -> Iterator[TestedEngine]:
 
 
 @pytest.fixture(scope="session")
-def timescale_server_engine() -> TestedEngine:
-    """The TimescaleDB at ``TIERCEL_TEST_TIMESCALE_URL``."""
+def timescale_server_engine() -> Iterator[TestedEngine]:
+    """The TimescaleDB at ``TIERCEL_TEST_TIMESCALE_URL``, used by a role that owns its databases and nothing else."""
     assert TIMESCALE_URL
-    return TestedEngine("timescaledb", _migrated(TIMESCALE_URL))
+    with psycopg.connect(TIMESCALE_URL) as connection:
+        name = detect_engine(connection, embedded=False).name
+    with _ordinary_role(TIMESCALE_URL) as owner:
+        yield TestedEngine(name, _migrated(TIMESCALE_URL, owner))
 
 
 # A Node takes long to start: all tests of one run in the same worker of xdist.
@@ -242,6 +263,8 @@ DEFAULT_ENGINES = _SERVERS[:1]
 # For tests that need neither COPY nor two sessions, and for those that need one of them.
 every_engine = pytest.mark.engines(*_SERVERS, *_IN_NODE)
 every_server = pytest.mark.engines(*_SERVERS)
+# For tests of native partitions.
+partitioned_server = pytest.mark.engines("embedded_engine", "oldest_engine")
 # For tests of what is refused before the database is asked.
 one_engine = pytest.mark.engines(*DEFAULT_ENGINES)
 
