@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import msgspec
 
@@ -27,6 +28,7 @@ from plugins.observability.rollups.commands import make_refresh_commands
 from plugins.observability.routes import RequestLogRoutes
 from plugins.observability.searches import make_searches
 from plugins.observability.settings import ObservabilitySettings
+from plugins.observability.timescale import ensure_licensed
 from plugins.observability.traces import TraceRoutes
 
 
@@ -99,8 +101,14 @@ def register_jobs(services: Services) -> Iterable[Job]:
 
 @hookimpl
 def register_health_checks(services: Services) -> Iterable[HealthCheck]:
-    """Return a line of ``tiercel check``: which senders send more series than their account may have."""
-    return [HealthCheck(name="series", review=services.once(make_container).ledger.describe_capped)]
+    """Return lines of ``tiercel check``, of senders with too many series among others, and of ``/readyz``."""
+    container = services.once(make_container)
+    rollups, licensed = container.rollups, partial(ensure_licensed, container.db)
+    return [
+        HealthCheck(name="timescaledb", probe=licensed, review=licensed),
+        HealthCheck(name="series", review=container.ledger.describe_capped),
+        HealthCheck(name="rollups", probe=rollups.probe, review=rollups.describe_failed_days, critical=False),
+    ]
 
 
 @hookimpl

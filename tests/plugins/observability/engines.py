@@ -93,8 +93,10 @@ def _cloned(server: str, template: str) -> Callable[[], AbstractContextManager[s
     @contextmanager
     def clone() -> Iterator[str]:
         name = f"engine_{os.getpid()}_{next(_numbers)}"
-        yield create_database(server, name, template)
-        drop_database(server, name)
+        try:
+            yield create_database(server, name, template)
+        finally:
+            drop_database(server, name)
 
     return clone
 
@@ -106,8 +108,10 @@ def _ordinary_role(server: str) -> Iterator[str]:
     role = sql.Identifier(name)
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, password))
-        yield name
-        connection.execute(sql.SQL("DROP ROLE {}").format(role))
+        try:
+            yield name
+        finally:
+            connection.execute(sql.SQL("DROP ROLE {}").format(role))
 
 
 def _migrated(server: str, owner: str) -> Callable[[], AbstractContextManager[str]]:
@@ -117,13 +121,15 @@ def _migrated(server: str, owner: str) -> Callable[[], AbstractContextManager[st
     def make() -> Iterator[str]:
         name = f"engine_{os.getpid()}_{next(_numbers)}"
         created = create_database(server, name, "template0")
-        with psycopg.connect(created, autocommit=True) as connection:
-            statement = sql.SQL("ALTER DATABASE {} OWNER TO {}")
-            connection.execute(statement.format(sql.Identifier(name), sql.Identifier(owner)))
-        url = make_conninfo(created, user=owner)
-        migrate(url)
-        yield url
-        drop_database(server, name)
+        try:
+            with psycopg.connect(created, autocommit=True) as connection:
+                statement = sql.SQL("ALTER DATABASE {} OWNER TO {}")
+                connection.execute(statement.format(sql.Identifier(name), sql.Identifier(owner)))
+            url = make_conninfo(created, user=owner)
+            migrate(url)
+            yield url
+        finally:
+            drop_database(server, name)
 
     return make
 
@@ -247,10 +253,12 @@ def apache_engine() -> Iterator[TestedEngine]:
 def timescale_server_engine() -> Iterator[TestedEngine]:
     """The TimescaleDB at ``TIERCEL_TEST_TIMESCALE_URL``, used by a role that owns its databases and nothing else."""
     assert TIMESCALE_URL
-    with psycopg.connect(TIMESCALE_URL) as connection:
-        name = detect_engine(connection, embedded=False).name
     with _ordinary_role(TIMESCALE_URL) as owner:
-        yield TestedEngine(name, _migrated(TIMESCALE_URL, owner))
+        make_database = _migrated(TIMESCALE_URL, owner)
+        with make_database() as url, psycopg.connect(url) as connection:
+            name = detect_engine(connection, embedded=False).name
+        assert name.startswith("timescaledb"), "the server at TIERCEL_TEST_TIMESCALE_URL has no TimescaleDB"
+        yield TestedEngine(name, make_database)
 
 
 # A Node takes long to start: all tests of one run in the same worker of xdist.
