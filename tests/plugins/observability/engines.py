@@ -273,6 +273,8 @@ every_engine = pytest.mark.engines(*_SERVERS, *_IN_NODE)
 every_server = pytest.mark.engines(*_SERVERS)
 # For tests of native partitions.
 partitioned_server = pytest.mark.engines("embedded_engine", "oldest_engine")
+# For tests of continuous aggregates and compression.
+community_licence = pytest.mark.engines(*_SERVERS[2:], *_IN_NODE[:1])
 # For tests of what is refused before the database is asked.
 one_engine = pytest.mark.engines(*DEFAULT_ENGINES)
 
