@@ -142,7 +142,7 @@ FAILURES: tuple[Failure, ...] = (
         retry_after_s=10,
         passes=False,
         sqlstates=("0A000",),
-        words=r'under the current "\w+" license',
+        words=r'under the current "(\w+" license|timescaledb\.license")',
         renews=True,
     ),
     Failure("database_disk_full", "the disk of the database is full", retry_after_s=5, sqlstates=("53100",)),

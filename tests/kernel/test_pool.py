@@ -264,6 +264,11 @@ def processes(db: Database) -> set[int]:
             'functionality not supported under the current "apache" license. Learn more at https://tsdb.co/pdbir1r3',
             "timescaledb_license",
         ),
+        (
+            "0A000",
+            'querying compressed data is not supported under the current "timescaledb.license"',
+            "timescaledb_license",
+        ),
         ("0A000", 'function "x" is not supported under the current "apache" license', "timescaledb_license"),
     ],
 )

@@ -47,7 +47,7 @@ def code_of(client: Client) -> str | None:
     return code
 
 
-def test_events_of_latency_0_are_counted_in_a_day_that_is_compressed_in_part(engine: TestedEngine, client: Client) -> None:
+def test_events_of_latency_0_are_counted_in_a_day_compressed_in_part(engine: TestedEngine, client: Client) -> None:
     if engine.name != "timescaledb":
         pytest.skip("the Apache licence compresses nothing")
     times = [f"2025-12-14T{hour:02}:{minute:02}:00Z" for hour in range(24) for minute in range(60)]
