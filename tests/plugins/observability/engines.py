@@ -302,6 +302,12 @@ def engine(request: pytest.FixtureRequest) -> TestedEngine:
     return found
 
 
+def require_community_licence(engine: TestedEngine) -> None:
+    """Skip the test if the server that was named has the other licence."""
+    if engine.name != "timescaledb":
+        pytest.skip("the server at TIERCEL_TEST_TIMESCALE_URL has the Apache licence")
+
+
 @contextmanager
 def serving_on(engine: TestedEngine, before: LiteralString | None = None) -> Iterator[Client]:
     """Run a service on a new database of an engine.

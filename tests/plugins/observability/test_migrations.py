@@ -20,6 +20,7 @@ from tests.plugins.observability.engines import (
     community_licence,
     every_engine,
     migrate,
+    require_community_licence,
     run_statement,
 )
 from tests.plugins.observability.events import create, make_event, post_ingest
@@ -110,6 +111,7 @@ def test_a_timescaledb_that_cannot_change_columnar_chunks_is_to_be_updated(times
 def test_continuous_aggregates_from_before_keep_what_they_know_and_learn_of_late_events(
     engine: TestedEngine, tmp_path: Path
 ) -> None:
+    require_community_licence(engine)
     with engine.database() as url:
         go_back_to(url, "0016_refresh_attempts", with_older_logarithm(tmp_path))
         (earlier,) = RECORDED.valid_checksums - {RECORDED.sha256}

@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from kernel.testing import Client
 from tests.plugins.observability.analytics.factories import container_of
-from tests.plugins.observability.engines import TIMESCALE_URL, TestedEngine, run_statement
+from tests.plugins.observability.engines import TIMESCALE_URL, TestedEngine, require_community_licence, run_statement
 from tests.plugins.observability.events import ROOT, create, make_event, post_ingest
 from tests.processes import eventually
 
@@ -48,8 +48,7 @@ def code_of(client: Client) -> str | None:
 
 
 def test_events_of_latency_0_are_counted_in_a_day_compressed_in_part(engine: TestedEngine, client: Client) -> None:
-    if engine.name != "timescaledb":
-        pytest.skip("the Apache licence compresses nothing")
+    require_community_licence(engine)
     times = [f"2025-12-14T{hour:02}:{minute:02}:00Z" for hour in range(24) for minute in range(60)]
     post_ingest(client, [make_event(time=time, latency_ms=number % 50) for number, time in enumerate(times)])
     container_of(client).rollups.refresh()
