@@ -29,10 +29,7 @@ from tests.plugins.observability.rollups.factories import (
 
 DIRTY = "SELECT DISTINCT date_trunc('day', hour, 'UTC') FROM observability.rollup_touched ORDER BY 1"
 JOBS = ("observability.rollups", "observability.retention")
-REASON = "this day is refused"
-REFUSE = f"""
-    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE '{REASON}'; END $$
-"""
+REASON = "division by zero"
 
 
 @contextmanager
@@ -46,14 +43,15 @@ def failing(client: Client, day: datetime) -> Iterator[None]:
             " FROM timescaledb_information.continuous_aggregates WHERE view_name = 'rollup_day'",
         )
     with client.service.shared.db.connection() as connection:
-        connection.execute(REFUSE)
+        # The condition fails for that day, and holds for no other: the function is never called.
         connection.execute(
-            f"CREATE TRIGGER refuse BEFORE INSERT ON {name} FOR EACH ROW"
-            f" WHEN (NEW.bucket = '{day.isoformat()}') EXECUTE FUNCTION refuse()".encode()
+            f"CREATE TRIGGER failing BEFORE INSERT ON {name} FOR EACH ROW"
+            f" WHEN (1 / (NEW.bucket <> '{day.isoformat()}')::integer = 0)"
+            " EXECUTE FUNCTION suppress_redundant_updates_trigger()".encode()
         )
     yield
     with client.service.shared.db.connection() as connection:
-        connection.execute("DROP FUNCTION refuse CASCADE")
+        connection.execute(f"DROP TRIGGER failing ON {name}".encode())
 
 
 def readiness(client: Client) -> tuple[int, dict[str, Any]]:
@@ -124,7 +122,7 @@ def test_retention_keeps_events_from_a_day_on_that_fails_and_removes_the_others(
         jobs = [client.service.shared.jobs.run_inline(name) for name in JOBS]
         kept = stored_count(client)
 
-    reason = f"The rollups of {day.date()} cannot be computed. {REASON} (SQLSTATE P0001)"
+    reason = f"The rollups of {day.date()} cannot be computed. {REASON} (SQLSTATE 22012)"
     assert [(record.state, record.error) for record in jobs] == [("failed", reason)] * len(JOBS)
     assert kept == 20
     assert run_statement(client, "SELECT from_time FROM observability.retention WHERE level = 'raw'") == [(day,)]
