@@ -34,6 +34,7 @@ from kernel.db.migrations import (
     Migration,
     MigrationError,
     MissingPrivileges,
+    describe_timescaledb,
     find_migrations,
     find_missing_privileges,
     kernel_migrations,
@@ -232,6 +233,9 @@ class Tiercel:
     def _migrate(self) -> tuple[Migration, ...]:
         conninfo = self.db.direct_conninfo
         applied = list(migrate(conninfo, kernel_migrations()))
+        # Said where it is decided: nothing can change it afterwards.
+        if len(applied) == len(kernel_migrations()) and (advice := describe_timescaledb(conninfo)):
+            self.log.warning("timescaledb_not_used", reason=advice)
         for name, plugin in self.registry.plugins.items():
             if plugin.migrations is not None:
                 try:

@@ -215,7 +215,12 @@ def _review(service: Tiercel) -> Iterator[Finding]:
     try:
         yield from check_capacity(service)
         for name, review in reviews.items():
-            if detail := review():
+            try:
+                detail = review()
+            except TiercelError as ex:
+                yield Finding(name, ok=False, detail=getattr(ex, "detail", None) or str(ex))
+                continue
+            if detail:
                 yield Finding(name, ok=True, detail=detail, warning=True)
     finally:
         service.db.close()

@@ -25,7 +25,10 @@ class Failure(msgspec.Struct, frozen=True):
         retry_after_s: Its ``Retry-After``.
         passes: Whether a service that starts waits for it to pass; False if somebody has to change something.
         sqlstates: SQLSTATEs, or the classes they start with.
+        words: Match the message of an error with one of these; by default any does. Only for messages that are never
+            translated.
         pattern: Matches the text of an error without an SQLSTATE.
+        renews: Whether the sessions of the pool are of no use any more, while new ones may be.
     """
 
     code: str
@@ -33,7 +36,9 @@ class Failure(msgspec.Struct, frozen=True):
     retry_after_s: int = 2
     passes: bool = True
     sqlstates: tuple[str, ...] = ()
+    words: str = ""
     pattern: str = "$^"
+    renews: bool = False
 
     def error(self, addition: str | None = None) -> UnavailableError:
         """Return the error that is raised; a new one each time, as several threads may wait for one connection."""
@@ -115,6 +120,33 @@ FAILURES: tuple[Failure, ...] = (
         pattern="failed to resolve host|could not translate host name",
     ),
     NO_ANSWER,
+    # https://github.com/timescale/timescaledb: src/extension.c, src/loader/loader.c, src/cross_module_fn.c
+    Failure(
+        "timescaledb_updated",
+        "TimescaleDB was updated; the connections of before are replaced",
+        retry_after_s=1,
+        sqlstates=("0A000", "42710"),
+        words=r'"timescaledb" (version mismatch|already loaded with a different version)',
+        renews=True,
+    ),
+    Failure(
+        "timescaledb_library",
+        "the database server lacks the library of the version of TimescaleDB that the database has",
+        retry_after_s=10,
+        passes=False,
+        sqlstates=("58P01",),
+        words=r"timescaledb-[0-9]",
+        renews=True,
+    ),
+    Failure(
+        "timescaledb_license",
+        "timescaledb.license of the database server does not allow what the database was made with",
+        retry_after_s=10,
+        passes=False,
+        sqlstates=("0A000",),
+        words=r'under the current "(\w+" license|timescaledb\.license")',
+        renews=True,
+    ),
     Failure("database_disk_full", "the disk of the database is full", retry_after_s=5, sqlstates=("53100",)),
     Failure(
         "statement_timeout",
@@ -134,7 +166,15 @@ FAILURES: tuple[Failure, ...] = (
 def identify(error: psycopg.Error) -> Failure | None:
     """Return the kind of a failure; None for an error in our own statement."""
     if error.sqlstate is not None:
-        return next((kind for kind in FAILURES if error.sqlstate.startswith(kind.sqlstates)), None)
+        words = error.diag.message_primary or ""
+        return next(
+            (
+                kind
+                for kind in FAILURES
+                if error.sqlstate.startswith(kind.sqlstates) and re.search(kind.words, words) is not None
+            ),
+            None,
+        )
     if _TWO_ERRORS.match(str(error)):
         return _LOST
     if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):

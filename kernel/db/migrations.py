@@ -289,7 +289,8 @@ def describe_timescaledb(conninfo: str) -> str | None:
     if exists or not is_loaded or (may_create and not is_migrated):
         return None
     if is_migrated:
-        return "TimescaleDB is not used: the tables were made without it; only a new database can use it"
+        why = "" if may_create else ", as the role may not create it"
+        return f"TimescaleDB is not used: the tables were made without it{why}; only a new database can use it"
     return (
         "TimescaleDB is available, but the role may not create it; to use it, before the first start, as a superuser"
         " in this database: CREATE EXTENSION timescaledb;"

@@ -26,6 +26,7 @@ from kernel.db.failures import (
     Failure,
     as_unavailable,
     describe,
+    identify,
     identify_connecting,
 )
 from kernel.db.queries import load_queries
@@ -57,6 +58,8 @@ _STARTUP_POLL_S = 0.2
 # During an outage, a request waits for a connection no longer than this, and reuses a failure younger than that.
 _OUTAGE_WAIT_S = 1.0
 _OUTAGE_RETRY_S = 0.1
+# The reason may last, and every request would have all connections made anew.
+_RENEWAL_INTERVAL_S = 5.0
 
 
 class DatabaseMeasures(NamedTuple):
@@ -162,7 +165,7 @@ class Database:
         with raise_unavailable():
             if self._pool is None:
                 raise PoolClosed("the pool is not open")
-            with self._pool.connection() as connection:
+            with self._pool.connection() as connection, self._renewal(self._pool, connection):
                 connection.set_scope(current_identity())
                 if timeout_s is None:
                     connection.deadline = current_deadline()
@@ -290,16 +293,17 @@ class Database:
 
     @property
     def engine(self) -> Engine:
-        """The server and its capabilities, detected once per process.
+        """The server and its capabilities, detected once per process, and after each renewal of the connections.
 
         Raises:
             UnavailableError: The server does not answer at the moment.
         """
         with self._engine_lock:
-            if self._engine is None:
+            engine = self._engine
+            if engine is None:
                 with self.connection() as connection:
-                    self._engine = detect_engine(connection, embedded=self._embedded)
-            return self._engine
+                    engine = self._engine = detect_engine(connection, embedded=self._embedded)
+            return engine
 
     def wait_for_server(self, timeout_s: float) -> Engine:
         """Wait until the server accepts a connection, and check its version. Does not need the pool.
@@ -378,6 +382,26 @@ class Database:
     def stats(self) -> dict[str, int]:
         """Return the statistics of psycopg_pool, times in ms; empty while the pool is closed."""
         return dict(self._pool.get_stats()) if self._pool is not None else {}
+
+    @contextmanager
+    def _renewal(self, pool: _LiveConnectionPool, connection: _TimeLimitedConnection) -> Iterator[None]:
+        """Replace every connection of the pool after a failure that the others would have as well."""
+        try:
+            yield
+        except psycopg.Error as ex:
+            failure = identify(ex)
+            if failure is not None and failure.renews:
+                # A session without its library would find no event from its second statement on.
+                connection.close()
+                # What was detected may have changed.
+                self._engine = None
+                if pool.renew():
+                    self._log_renewal(failure, ex)
+            raise
+
+    def _log_renewal(self, failure: Failure, error: psycopg.Error) -> None:
+        if self._log is not None:
+            self._log.warning("database_connections_renewed", code=failure.code, reason=describe(error, failure))
 
     def _log_outage(self, failure: Failure | None, error: Exception | None) -> None:
         if self._log is None:
@@ -692,6 +716,7 @@ class _LiveConnectionPool(ConnectionPool[_TimeLimitedConnection]):
         # Why the latest attempt to connect failed, and when; None if it succeeded.
         self._failure: tuple[Failure, float] | None = None
         self._in_use = 0
+        self._renew_from = 0.0
         super().__init__(*given, **named)
 
     def getconn(self, timeout: float | None = None) -> _TimeLimitedConnection:
@@ -702,6 +727,16 @@ class _LiveConnectionPool(ConnectionPool[_TimeLimitedConnection]):
             connection = self._get_live(timeout)
         connection.track(tracker)
         return connection
+
+    def renew(self) -> bool:
+        """Replace all connections, those in use once they are returned; return False if this was done just now."""
+        with self._lock:
+            now = time.monotonic()
+            if now < self._renew_from:
+                return False
+            self._renew_from = now + _RENEWAL_INTERVAL_S
+        self.drain()
+        return True
 
     def _get_live(self, timeout: float | None) -> _TimeLimitedConnection:
         wait_s = self.timeout if timeout is None else timeout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import msgspec
 
@@ -27,6 +28,7 @@ from plugins.observability.rollups.commands import make_refresh_commands
 from plugins.observability.routes import RequestLogRoutes
 from plugins.observability.searches import make_searches
 from plugins.observability.settings import ObservabilitySettings
+from plugins.observability.timescale import ensure_licensed
 from plugins.observability.traces import TraceRoutes
 
 
@@ -100,11 +102,14 @@ def register_jobs(services: Services) -> Iterable[Job]:
 
 @hookimpl
 def register_health_checks(services: Services) -> Iterable[HealthCheck]:
-    """Return lines of ``tiercel check``: who sends too many series, and why events are rejected."""
-    ledger = services.once(make_container).ledger
+    """Return lines of ``tiercel check``, of senders with too many series among others, and of ``/readyz``."""
+    container = services.once(make_container)
+    rollups, licensed = container.rollups, partial(ensure_licensed, container.db)
     return [
-        HealthCheck(name="series", review=ledger.describe_capped),
-        HealthCheck(name="ingest", review=ledger.describe_refused),
+        HealthCheck(name="timescaledb", probe=licensed, review=licensed),
+        HealthCheck(name="series", review=container.ledger.describe_capped),
+        HealthCheck(name="ingest", review=container.ledger.describe_refused),
+        HealthCheck(name="rollups", probe=rollups.probe, review=rollups.describe_failed_days, critical=False),
     ]
 
 

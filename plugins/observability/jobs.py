@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kernel import ConflictError, Job
-from kernel.jobs import Run
+from kernel.jobs import JobError, Run
 from plugins.observability.container import Container
 from plugins.observability.retention.apply import RetentionReport
-from plugins.observability.rollups.refresh import RefreshReport
+from plugins.observability.rollups.refresh import RefreshError, RefreshReport
 
 # They share a lock: neither may run while the other does.
 _LOCK = "observability.rollups"
@@ -29,13 +29,18 @@ def make_jobs(container: Container) -> Iterable[Job]:
             # The command ``refresh`` is running.
             run.log.info("rollups_busy", reason=ex.message)
             return None
+        except RefreshError as ex:
+            raise JobError(str(ex)) from ex
 
     def apply_retention(run: Run) -> RetentionReport:
         def report_step(step: str) -> None:
             run.check()
             run.progress(0, None, step)
 
-        return container.retention.apply(report_step)
+        try:
+            return container.retention.apply(report_step)
+        except RefreshError as ex:
+            raise JobError(str(ex)) from ex
 
     return [
         Job(name="observability.rollups", run=refresh_rollups, schedule="every 1m", timeout_s=_TIMEOUT_S, lock=_LOCK),

@@ -533,6 +533,12 @@ SELECT set_config('idle_in_transaction_session_timeout', %(pause_ms)s, true)
 -- name: has_continuous_aggregates
 SELECT to_regprocedure('observability.refresh_day(timestamptz, timestamptz[])') IS NOT NULL
 
+-- name: find_lost_license
+-- The setting, where continuous aggregates show that it was another one when the tables were made.
+SELECT coalesce(current_setting('timescaledb.license', true), 'unknown')
+WHERE to_regprocedure('observability.refresh_day(timestamptz, timestamptz[])') IS NOT NULL
+  AND current_setting('timescaledb.license', true) IS DISTINCT FROM 'timescale'
+
 -- name: refresh_continuous_aggregates
 CALL observability.refresh_day(%(day)s, %(hours)s)
 

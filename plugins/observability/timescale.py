@@ -16,7 +16,7 @@ from datetime import datetime
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from kernel import Database
+from kernel import Database, UnavailableError
 from plugins.observability.queries import QUERIES
 from plugins.observability.resolution import Resolution
 
@@ -35,6 +35,25 @@ def has_continuous_aggregates(connection: Connection[TupleRow]) -> bool:
     # Not what the licence allows now: it may have changed since the migrations ran.
     row = connection.execute(QUERIES["has_continuous_aggregates"]).fetchone()
     return row is not None and bool(row[0])
+
+
+def ensure_licensed(db: Database) -> None:
+    """Check that the server's licence still allows what the tables were made with.
+
+    Raises:
+        UnavailableError: It was changed: continuous aggregates cannot be refreshed, and compressed chunks not be read.
+    """
+    try:
+        with db.connection() as connection:
+            row = connection.execute(QUERIES["find_lost_license"]).fetchone()
+    except UnavailableError:
+        # Reported by the check of the database.
+        return
+    if row is not None:
+        raise UnavailableError(
+            f"timescaledb.license of the database server is {row[0]}, but the tables were made under 'timescale': set"
+            " it to that again, and reload the server's configuration"
+        )
 
 
 def continuous_aggregates(connection: Connection[TupleRow], resolution: Resolution) -> Sequence[str]:

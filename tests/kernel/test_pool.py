@@ -13,12 +13,12 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from kernel import Database, Route, Services
+from kernel import Database, Route, Services, UnavailableError
 from kernel.embedded.server import EmbeddedServer
 from kernel.settings import DatabaseSettings
 from kernel.testing import Client, Result, create_database
 from tests.conftest import FAST, Serve
-from tests.kernel.fakes import MakePlugin
+from tests.kernel.fakes import CapturedLog, MakePlugin
 from tests.plugins.observability.events import make_event
 from tests.processes import eventually
 
@@ -241,6 +241,64 @@ def test_the_isolation_level_applies_to_one_transaction_only(database: str, fail
             usual = connection.execute(level).fetchone()
 
     assert (repeatable_read, usual) == (("repeatable read",), ("read committed",))
+
+
+def processes(db: Database) -> set[int]:
+    """Return the server processes of the two connections of a pool."""
+    with db.connection() as one, db.connection() as other:
+        return {one.info.backend_pid, other.info.backend_pid}
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "message", "code"),
+    [
+        ("42710", '"timescaledb" already loaded with a different version', "timescaledb_updated"),
+        (
+            "0A000",
+            'extension "timescaledb" version mismatch: shared library version 2.28.0; SQL version 2.29.2',
+            "timescaledb_updated",
+        ),
+        ("58P01", 'could not access file "timescaledb-2.29.2": No such file or directory', "timescaledb_library"),
+        (
+            "0A000",
+            'functionality not supported under the current "apache" license. Learn more at https://tsdb.co/pdbir1r3',
+            "timescaledb_license",
+        ),
+        (
+            "0A000",
+            'querying compressed data is not supported under the current "timescaledb.license"',
+            "timescaledb_license",
+        ),
+        ("0A000", 'function "x" is not supported under the current "apache" license', "timescaledb_license"),
+    ],
+)
+def test_a_failure_of_timescaledb_is_named_and_every_connection_is_replaced(
+    database: str, captured: CapturedLog, sqlstate: str, message: str, code: str
+) -> None:
+    settings = DatabaseSettings(pool_min=2, pool_max=2)
+    statement = f"DO $$BEGIN RAISE USING ERRCODE = '{sqlstate}', MESSAGE = '{message}'; END$$".encode()
+    with closing(Database(settings, database, embedded=False, log=captured.log)) as db:
+        db.open()
+        before, engine = processes(db), db.engine
+        for _ in ("first", "just now"):
+            with pytest.raises(UnavailableError) as caught, db.connection() as connection:
+                connection.execute(statement)
+            assert caught.value.code == code
+
+        assert not before & processes(db)
+        assert db.engine is not engine
+
+    assert [each["code"] for each in captured.events("database_connections_renewed")] == [code]
+
+
+def test_an_error_in_a_statement_with_the_same_sqlstate_is_not_taken_for_one_of_timescaledb(database: str) -> None:
+    with closing(Database(DatabaseSettings(pool_min=2, pool_max=2), database, embedded=False)) as db:
+        db.open()
+        before = processes(db)
+        with pytest.raises(psycopg.errors.FeatureNotSupported), db.connection() as connection:
+            connection.execute("DO $$BEGIN RAISE 'no such function' USING ERRCODE = '0A000'; END$$")
+
+        assert processes(db) == before
 
 
 def test_the_most_recently_used_connection_is_handed_out_first(database: str) -> None:

@@ -276,5 +276,7 @@ def test_a_role_that_may_not_create_timescaledb_is_told_by_check(
 
     assert "[warning] timescaledb: TimescaleDB is available, but the role may not create it" in checked.output
     assert "CREATE EXTENSION timescaledb;" in checked.output
-    migrate(visitor, kernel_migrations())
+    run = make_runner(visitor, tmp_path, monkeypatch, capsys)
+    assert "timescaledb_not_used" in run("migrate").errors
     assert not has_extension(database)
+    assert "the tables were made without it, as the role may not create it" in run("check").output

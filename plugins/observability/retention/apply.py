@@ -25,7 +25,7 @@ from plugins.observability.resolution import DAY, Resolution, floor
 from plugins.observability.retention.plan import PlannedRemoval, plan_removal
 from plugins.observability.retention.watermark import FOREVER, RetentionLimits
 from plugins.observability.rollups.dirty_buckets import has_dirty_hours
-from plugins.observability.rollups.refresh import Rollups
+from plugins.observability.rollups.refresh import RefreshError, Rollups, describe_refreshing
 from plugins.observability.timescale import (
     continuous_aggregates,
     drop_chunks,
@@ -115,12 +115,15 @@ class Retention:
 
         Raises:
             ConflictError: Rollups are being refreshed, and that does not end.
+            RefreshError: The rollups of some days cannot be computed. Events from the first of these days on are kept;
+                everything else was removed.
             UnavailableError: The database cannot be reached, or others hold locks for too long.
         """
         report = RetentionReport()
+        failure: RefreshError | None = None
         cutoffs = self._limits.cutoffs(self._now())
         if Resolution.RAW in cutoffs:
-            self._drop_events(cutoffs[Resolution.RAW], report, on_step)
+            failure = self._drop_events(cutoffs[Resolution.RAW], report, on_step)
         rollup_cutoffs = {
             resolution: cutoffs[resolution] for resolution in (Resolution.HOUR, Resolution.DAY) if resolution in cutoffs
         }
@@ -134,20 +137,27 @@ class Retention:
         self._delete_unused_series(report)
         if self._ledger_days != FOREVER:
             self._merge_ledger(floor(self._now(), DAY) - self._ledger_days * DAY, report, on_step)
+        if failure is not None:
+            raise failure
         return report
 
-    def _drop_events(self, cutoff: datetime, report: RetentionReport, on_step: OnStep) -> None:
+    def _drop_events(self, cutoff: datetime, report: RetentionReport, on_step: OnStep) -> RefreshError | None:
+        """Drop events before a time, or before the first day whose rollups cannot be computed; return that failure."""
+        failure: RefreshError | None = None
         since: datetime | None = None
         while since is None or since < cutoff:
             on_step("refresh")
-            _retry_when_locked(
-                lambda: self._rollups.refresh(end=cutoff, progress=lambda _done, _total: on_step("refresh"))
-            )
+            try:
+                _retry_when_locked(partial(self._rollups.refresh, end=cutoff, progress=lambda *_: on_step("refresh")))
+            except RefreshError as ex:
+                failure = ex
+                cutoff = min(cutoff, *(failed.day for failed in ex.days))
             on_step("events")
             try:
-                since = _retry_when_locked(lambda: self._drop_some_events(cutoff, report))
+                since = _retry_when_locked(partial(self._drop_some_events, cutoff, report))
             except _DirtyHoursError:
                 continue
+        return failure
 
     def _drop_some_events(self, cutoff: datetime, report: RetentionReport) -> datetime:
         """Advance the watermark of events, and drop chunks, or some partitions, before it; return the watermark."""
@@ -257,7 +267,7 @@ def _lock_events(connection: Connection[TupleRow]) -> None:
     """
     row = connection.execute(QUERIES["try_lock_refresh"]).fetchone()
     if row is None or not row[0]:
-        raise ConflictError("Somebody else is refreshing the rollups.")
+        raise ConflictError(describe_refreshing(connection))
     connection.execute(QUERIES["set_lock_timeout"], {"timeout_ms": str(_LOCK_TIMEOUT_MS)})
     connection.execute(QUERIES["lock_events"])
 

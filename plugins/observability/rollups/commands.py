@@ -17,6 +17,8 @@ from plugins.observability.time_window import TimeWindowQuery
 
 Unit = Literal["hourly", "daily"]
 _LENGTHS: dict[Unit, timedelta] = {"hourly": HOUR, "daily": DAY}
+# The policy of TimescaleDB refreshes every few minutes, for seconds.
+LOCK_WAIT_S = 30.0
 _TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -71,6 +73,7 @@ def _refresh(rollups: Rollups, unit: Unit, query: RefreshQuery, now: datetime) -
         return rollups.refresh(
             floor(window.start, length),
             ceil(window.end, length),
+            lock_wait_s=LOCK_WAIT_S,
             progress=lambda done, total: bar.show(done, total),
         )
 

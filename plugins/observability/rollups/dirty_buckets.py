@@ -48,7 +48,7 @@ class RollupState(msgspec.Struct, frozen=True):
 def list_dirty_days(
     connection: Connection[TupleRow], span: Span, running_hour_wait_s: float
 ) -> Sequence[tuple[datetime, list[datetime]]]:
-    """Return days with their dirty hours that are due for a refresh, the oldest first.
+    """Return days with their dirty hours that are due for a refresh, the oldest first; last, days that have failed.
 
     Args:
         connection: In autocommit mode.

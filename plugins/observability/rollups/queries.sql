@@ -15,7 +15,8 @@ SELECT ARRAY(SELECT DISTINCT hour FROM observability.rollup_touched
              WHERE level <> 'ledger' ORDER BY array_position('{raw,hour,day}', level))
 
 -- name: list_dirty_days
--- Never an hour whose events retention has removed: it could only be computed wrong.
+-- Never an hour whose events retention has removed: it could only be computed wrong. Days whose refresh has failed come
+-- last: one that ends the process must not keep the others from being computed.
 SELECT date_trunc('day', hour, 'UTC') AS day, array_agg(hour ORDER BY hour)
 FROM (
     SELECT hour
@@ -25,8 +26,33 @@ FROM (
     GROUP BY hour
     HAVING hour < date_trunc('hour', now(), 'UTC') OR min(at) <= now() - make_interval(secs => %(running_hour_wait_s)s)
 ) AS due
+LEFT JOIN observability.refresh_attempt ON bucket = date_trunc('day', hour, 'UTC')
 GROUP BY 1
-ORDER BY 1
+ORDER BY coalesce(max(attempts), 0), 1
+
+-- name: begin_attempt
+-- As the procedure refresh_day does.
+INSERT INTO observability.refresh_attempt AS attempt VALUES (%(day)s)
+ON CONFLICT (bucket) DO UPDATE SET attempts = attempt.attempts + 1
+
+-- name: fail_attempt
+-- There is no entry where the transaction that began the attempt has failed.
+INSERT INTO observability.refresh_attempt (bucket, error) VALUES (%(day)s, %(error)s)
+ON CONFLICT (bucket) DO UPDATE SET error = excluded.error
+
+-- name: end_attempt
+DELETE FROM observability.refresh_attempt WHERE bucket = %(day)s
+
+-- name: list_failed_days
+-- Of a day that is no longer dirty, an attempt that failed does not matter. One that does not say why was interrupted,
+-- unless it is the first, which may be running.
+SELECT bucket, since, attempts, coalesce(error, 'interrupted')
+FROM observability.refresh_attempt
+WHERE (error IS NOT NULL OR attempts > 1) AND EXISTS (
+    SELECT FROM observability.rollup_touched
+    WHERE hour >= bucket AND hour < bucket + interval '24 hours'
+      AND hour >= (SELECT from_time FROM observability.retention WHERE level = 'raw'))
+ORDER BY bucket
 
 -- name: deduplicate_dirty_hours
 -- The oldest entry of an account stays: it says since when the hour has been dirty.
@@ -34,6 +60,14 @@ DELETE FROM observability.rollup_touched AS entry
 USING (SELECT account, hour, min(id) AS id FROM observability.rollup_touched
        GROUP BY account, hour HAVING count(*) > 1) AS oldest
 WHERE entry.account = oldest.account AND entry.hour = oldest.hour AND entry.id > oldest.id
+
+-- name: find_refreshing
+-- Who holds the lock. A policy of TimescaleDB has the name of its job, such as User-Defined Action [1000].
+SELECT coalesce(nullif(application_name, ''), usename, backend_type), pid
+FROM pg_locks JOIN pg_stat_activity USING (pid)
+WHERE locktype = 'advisory' AND granted AND objsubid = 1
+  AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND (classid::bigint << 32 | objid::bigint) = hashtext('observability.rollups')
 
 -- name: mark_clean
 -- Only entries of this snapshot: those that are inserted meanwhile stay.

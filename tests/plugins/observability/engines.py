@@ -2,7 +2,7 @@
 
 Each is a real server, started once for a run: the embedded PostgreSQL; an older PostgreSQL, of the distribution or at
 ``TIERCEL_TEST_POSTGRES_URL``; the embedded one behind PgBouncer in transaction mode; TimescaleDB under either licence,
-compiled for Node; and the TimescaleDB at ``TIERCEL_TEST_TIMESCALE_URL``, if it is set.
+compiled for Node; and the TimescaleDB at ``TIERCEL_TEST_TIMESCALE_URL``, under the licence that it has, if that is set.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from typing import Any, LiteralString
 import msgspec
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from kernel.app import Tiercel
+from kernel.db.engine import detect_engine
 from kernel.embedded.server import EmbeddedServer
 from kernel.testing import Client, create_database, drop_database, make_configuration, running
 from tests.conftest import memory_directory
@@ -95,21 +97,43 @@ def _cloned(server: str, template: str) -> Callable[[], AbstractContextManager[s
     @contextmanager
     def clone() -> Iterator[str]:
         name = f"engine_{os.getpid()}_{next(_numbers)}"
-        yield create_database(server, name, template)
-        drop_database(server, name)
+        try:
+            yield create_database(server, name, template)
+        finally:
+            drop_database(server, name)
 
     return clone
 
 
-def _migrated(server: str) -> Callable[[], AbstractContextManager[str]]:
-    # A database with TimescaleDB cannot be a template: its background workers are always connected.
+@contextmanager
+def _ordinary_role(server: str) -> Iterator[str]:
+    """Create a role without any privilege on a server; yield its name. It has the password of the connection string."""
+    name, password = f"engine_{os.getpid()}", conninfo_to_dict(server).get("password")
+    role = sql.Identifier(name)
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, password))
+        try:
+            yield name
+        finally:
+            connection.execute(sql.SQL("DROP ROLE {}").format(role))
+
+
+def _migrated(server: str, owner: str) -> Callable[[], AbstractContextManager[str]]:
+    # A database with TimescaleDB cannot be a template: its background workers are always connected. And its launcher
+    # visits template1 from time to time.
     @contextmanager
     def make() -> Iterator[str]:
         name = f"engine_{os.getpid()}_{next(_numbers)}"
-        url = create_database(server, name)
-        migrate(url)
-        yield url
-        drop_database(server, name)
+        created = create_database(server, name, "template0")
+        try:
+            with psycopg.connect(created, autocommit=True) as connection:
+                statement = sql.SQL("ALTER DATABASE {} OWNER TO {}")
+                connection.execute(statement.format(sql.Identifier(name), sql.Identifier(owner)))
+            url = make_conninfo(created, user=owner)
+            migrate(url)
+            yield url
+        finally:
+            drop_database(server, name)
 
     return make
 
@@ -238,10 +262,15 @@ def apache_engine() -> Iterator[TestedEngine]:
 
 
 @pytest.fixture(scope="session")
-def timescale_server_engine() -> TestedEngine:
-    """The TimescaleDB at ``TIERCEL_TEST_TIMESCALE_URL``."""
+def timescale_server_engine() -> Iterator[TestedEngine]:
+    """The TimescaleDB at ``TIERCEL_TEST_TIMESCALE_URL``, used by a role that owns its databases and nothing else."""
     assert TIMESCALE_URL
-    return TestedEngine("timescaledb", _migrated(TIMESCALE_URL))
+    with _ordinary_role(TIMESCALE_URL) as owner:
+        make_database = _migrated(TIMESCALE_URL, owner)
+        with make_database() as url, psycopg.connect(url) as connection:
+            name = detect_engine(connection, embedded=False).name
+        assert name.startswith("timescaledb"), "the server at TIERCEL_TEST_TIMESCALE_URL has no TimescaleDB"
+        yield TestedEngine(name, make_database)
 
 
 # A Node takes long to start: all tests of one run in the same worker of xdist.
@@ -259,6 +288,10 @@ DEFAULT_ENGINES = _SERVERS[:1]
 # For tests that need neither COPY nor two sessions, and for those that need one of them.
 every_engine = pytest.mark.engines(*_SERVERS, *_IN_NODE)
 every_server = pytest.mark.engines(*_SERVERS)
+# For tests of native partitions.
+partitioned_server = pytest.mark.engines("embedded_engine", "oldest_engine")
+# For tests of continuous aggregates and compression.
+community_licence = pytest.mark.engines(*_SERVERS[2:], *_IN_NODE[:1])
 # For tests of what is refused before the database is asked.
 one_engine = pytest.mark.engines(*DEFAULT_ENGINES)
 
@@ -284,6 +317,12 @@ def engine(request: pytest.FixtureRequest) -> TestedEngine:
     """Each engine that the test is marked with, in turn; the embedded server without a mark."""
     found: TestedEngine = request.getfixturevalue(request.param)
     return found
+
+
+def require_community_licence(engine: TestedEngine) -> None:
+    """Skip the test if the server that was named has the other licence."""
+    if engine.name != "timescaledb":
+        pytest.skip("the server at TIERCEL_TEST_TIMESCALE_URL has the Apache licence")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import pytest
 from kernel.testing import Client, Result
 from tests.conftest import Serve
 from tests.locks import waits_for_lock
-from tests.plugins.observability.engines import every_engine, every_server
+from tests.plugins.observability.engines import every_engine, partitioned_server
 from tests.plugins.observability.events import UNSTORABLE_TAGS, create, listed
 from tests.processes import eventually
 
@@ -163,7 +163,7 @@ def test_concurrent_patches_of_one_field_leave_one_event_with_one_of_the_values(
     assert shared.get(url).json() == event
 
 
-@every_server
+@partitioned_server
 def test_an_event_that_is_moved_during_the_lookup_is_found(serve: Serve, database: str) -> None:
     client = serve()
     create(client, time="2016-02-03T00:00:00Z")

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from kernel.db.migrations import MigrationError, find_migrations
+from kernel.db.migrations import Migration, MigrationError, find_migrations
 from kernel.db.migrations import migrate as apply_migrations
 from kernel.testing import Client, make_configuration, running
 from tests.plugins.observability.analytics.factories import container_of
-from tests.plugins.observability.engines import TestedEngine, every_engine, migrate, run_statement
+from tests.plugins.observability.conftest import QUIET
+from tests.plugins.observability.engines import (
+    TestedEngine,
+    community_licence,
+    every_engine,
+    migrate,
+    require_community_licence,
+    run_statement,
+)
 from tests.plugins.observability.events import create, make_event, post_ingest
 
 pytestmark = [every_engine, pytest.mark.slow]
@@ -32,19 +42,49 @@ LATENCY_NOT_NULL = "ALTER TABLE observability.event ALTER COLUMN latency_ms SET 
 TOUCHED = "INSERT INTO observability.rollup_touched (hour) VALUES ('2025-12-14 12:00Z')"
 PARTITION = "SELECT observability.ensure_partitions('{2025-12-14}')"
 REFRESH = "CALL observability.refresh_day('2025-12-14 00:00Z', '{2025-12-14 12:00Z}')"
+RECORDED = next(each for each in MIGRATIONS if each.path.stem == "0002_rollups")
+DAY_BEFORE = "start=2025-12-13&end=2025-12-13"
+ROLLED_UP = ("&approx=true&granularity=daily", "&approx=true&granularity=hourly&service=billing")
+EVENTS_OF_TWO_DAYS = """
+    INSERT INTO observability.event (id, time, series, status_code, latency_ms, tags)
+    SELECT gen_random_uuid(), time, id, 200, 10 * sign(extract(minute FROM time)), '{}'
+    FROM observability.series,
+         generate_series('2025-12-13 00:00Z'::timestamptz, '2025-12-14 23:59Z', '1 minute') AS time
+"""
+TOUCHED_BY_ALL = """
+    INSERT INTO observability.rollup_touched (hour)
+    SELECT DISTINCT date_trunc('hour', time, 'UTC') FROM observability.event
+"""
+POLICY = "CALL observability.refresh_policy(0, NULL)"
+REMOVE_FIRST_DAY = (
+    "UPDATE observability.retention SET from_time = '2025-12-14 00:00Z' WHERE level = 'raw'",
+    "SELECT drop_chunks('observability.event', older_than => timestamptz '2025-12-14 00:00Z')",
+)
 COMPRESS = "SELECT compress_chunk(chunk) FROM show_chunks('observability.event') AS chunk"
 
 
-def go_back_to(url: str, before: str) -> None:
+def go_back_to(url: str, before: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:
     """Make the database one of the version before a migration, without events."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("DROP SCHEMA observability CASCADE")
         connection.execute("DELETE FROM tiercel.migration WHERE id LIKE 'observability/%'")
-    apply_migrations(url, [each for each in MIGRATIONS if each.path.stem < before])
+    apply_migrations(url, [each for each in migrations if each.path.stem < before])
 
 
-def kpis(client: Client, query: str) -> tuple[Any, ...]:
-    found = client.get(f"/api/requests/kpis/?{DAY}{query}").json()
+def with_older_logarithm(directory: Path) -> Sequence[Migration]:
+    """Copy the migrations; in the copies the logarithm of latency 0 fails wherever it is evaluated."""
+    for each in MIGRATIONS:
+        (directory / each.path.name).write_text(each.text.replace("int4larger(latency_ms, 1)", "latency_ms"))
+    return find_migrations("observability", directory)
+
+
+def serving(engine: TestedEngine, url: str) -> AbstractContextManager[Client]:
+    """Run a service on a database as it is."""
+    return running(make_configuration(db=engine.settings(url), **QUIET))
+
+
+def kpis(client: Client, query: str, day: str = DAY) -> tuple[Any, ...]:
+    found = client.get(f"/api/requests/kpis/?{day}{query}").json()
     return found["hits"], found["avg_latency_ms"], found["max_latency_ms"]
 
 
@@ -67,6 +107,33 @@ def test_a_timescaledb_that_cannot_change_columnar_chunks_is_to_be_updated(times
             apply_migrations(url, MIGRATIONS)
 
 
+@community_licence
+def test_continuous_aggregates_from_before_keep_what_they_know_and_learn_of_late_events(
+    engine: TestedEngine, tmp_path: Path
+) -> None:
+    require_community_licence(engine)
+    with engine.database() as url:
+        go_back_to(url, "0016_refresh_attempts", with_older_logarithm(tmp_path))
+        (earlier,) = RECORDED.valid_checksums - {RECORDED.sha256}
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("UPDATE tiercel.migration SET sha256 = %s WHERE id = %s", [earlier, RECORDED.id])
+            for statement in (SERIES, EVENTS_OF_TWO_DAYS, TOUCHED_BY_ALL, POLICY, *REMOVE_FIRST_DAY, COMPRESS):
+                connection.execute(statement)
+        migrate(url)
+
+        with serving(engine, url) as client:
+            before = [kpis(client, way, DAY_BEFORE) for way in ROLLED_UP]
+            # Beside compressed events, some of which have latency 0.
+            create(client)
+            container_of(client).rollups.refresh()
+
+            assert before == [kpis(client, way, DAY_BEFORE) for way in ROLLED_UP]
+            assert before == [(1440, pytest.approx(10 * 59 / 60), 10)] * 2
+            assert [kpis(client, way)[0] for way in ROLLED_UP] == [1441] * 2
+            assert run_statement(client, "SELECT FROM observability.rollup_touched") == []
+            assert run_statement(client, "SHOW timescaledb.enable_vectorized_aggregation") == [("on",)]
+
+
 def test_events_with_a_latency_keep_it_and_others_join_them(engine: TestedEngine) -> None:
     with engine.database() as url:
         go_back_to(url, "0006_absent_latency")
@@ -80,12 +147,7 @@ def test_events_with_a_latency_keep_it_and_others_join_them(engine: TestedEngine
                 connection.execute(COMPRESS)
         migrate(url)
 
-        configuration = make_configuration(
-            db=engine.settings(url),
-            log={"level": "error", "requests": False},
-            observability={"log_own_requests": False},
-        )
-        with running(configuration) as client:
+        with serving(engine, url) as client:
             ways = ("", "&approx=true", "&granularity=daily&service=billing", "&method=GET")
             assert {kpis(client, way) for way in ways} == {(2, 15.0, 20)}
             post_ingest(client, [make_event(latency_ms=None), make_event(latency_ms=None, status_code=500)])

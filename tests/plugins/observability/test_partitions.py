@@ -13,11 +13,11 @@ from kernel.testing import Client
 from tests.conftest import Serve
 from tests.locks import waits_for_lock
 from tests.plugins.observability.conftest import QUIET
-from tests.plugins.observability.engines import every_server
+from tests.plugins.observability.engines import partitioned_server
 from tests.plugins.observability.events import ROOT, create, listed, make_event, make_events, post_ingest, stored_count
 from tests.processes import eventually
 
-pytestmark = [every_server, pytest.mark.slow]
+pytestmark = [partitioned_server, pytest.mark.slow]
 
 DAY = timedelta(days=1)
 

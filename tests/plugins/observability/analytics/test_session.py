@@ -16,7 +16,7 @@ from plugins.observability.analytics.session import QuerySession
 from plugins.observability.resolution import DAY, Resolution, Span
 from tests.conftest import Serve
 from tests.plugins.observability.analytics.factories import container_of, ingest
-from tests.plugins.observability.engines import every_server
+from tests.plugins.observability.engines import every_server, partitioned_server
 from tests.plugins.observability.events import ROOT, make_event
 
 pytestmark = every_server
@@ -92,6 +92,7 @@ def test_plans_for_many_series_are_not_kept(own_client: Client) -> None:
     assert plan_mode(own_client, scope_of(2, {"service": "b"}), approx=True) == "force_custom_plan"
 
 
+@partitioned_server
 def test_plans_with_many_partitions_are_not_kept(own_client: Client) -> None:
     with own_client.service.shared.db.connection() as connection:
         # Only recent days and those to come have a partition each.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from kernel import ConflictError, InvalidError
 from kernel.cli import output
 from kernel.testing import Client
+from plugins.observability.rollups import commands
 from tests.conftest import Serve
 from tests.plugins.observability.analytics.factories import container_of
 from tests.plugins.observability.engines import every_server
@@ -177,15 +179,37 @@ def test_an_invalid_range_is_rejected(serve: Serve, span: tuple[str, str]) -> No
     assert list(ran.exception.errors or {}) == ["start"]
 
 
-def test_a_refresh_fails_while_another_session_refreshes(serve: Serve, database: str) -> None:
+def test_a_refresh_fails_while_another_session_refreshes(
+    serve: Serve, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "LOCK_WAIT_S", 0)
     client = serve(observability=OWN)
-    with psycopg.connect(database) as other:
+    with psycopg.connect(database, application_name="nightly") as other:
         other.execute("SELECT pg_advisory_lock(hashtext('observability.rollups'))")
+        process = other.info.backend_pid
 
         ran = run_command(client, "refresh", "daily")
 
     assert isinstance(ran.exception, ConflictError)
-    assert ran.exception.message == "Somebody else is refreshing the rollups."
+    assert ran.exception.message == (
+        f"Somebody else is refreshing the rollups: nightly, process {process} of the database server."
+    )
+
+
+def test_a_command_waits_for_another_session_that_refreshes(serve: Serve, database: str) -> None:
+    client = serve(observability=OWN)
+    store_at(client, today() - DAY)
+    with psycopg.connect(database) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("SELECT pg_advisory_lock(hashtext('observability.rollups'))")
+
+        running = pool.submit(run_command, client, "refresh", "daily")
+        with pytest.raises(TimeoutError):
+            running.result(0.5)
+        other.execute("SELECT pg_advisory_unlock_all()")
+
+        assert running.result().exit_code == 0
+
+    assert one_value(database, TOUCHED) == 0
 
 
 @pytest.mark.slow

@@ -9,13 +9,15 @@ from typing import Any
 import psycopg
 import pytest
 
+from kernel import HealthCheck, UnavailableError
 from kernel.testing import Client
 from tests.plugins.observability.engines import TestedEngine, migrate, run_statement, serving_on
 from tests.plugins.observability.events import create, make_event, make_events, post_ingest
-from tests.plugins.observability.rollups.factories import HOUR, store_at
+from tests.plugins.observability.rollups.factories import DAY, HOUR, store_at, today
+from tests.plugins.observability.rollups.test_failed_days import failing
 
 pytestmark = pytest.mark.xdist_group("timescale")
-DAY = "start=2025-12-14&end=2025-12-14&granularity=daily&approx=true"
+DAY_QUERY = "start=2025-12-14&end=2025-12-14&granularity=daily&approx=true"
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def client(timescale_engine: TestedEngine) -> Iterator[Client]:
         yield started
 
 
-def kpis(client: Client, query: str = DAY) -> tuple[Any, ...]:
+def kpis(client: Client, query: str = DAY_QUERY) -> tuple[Any, ...]:
     found = client.get(f"/api/requests/kpis/?{query}").json()
     return found["hits"], found["source"]
 
@@ -133,7 +135,7 @@ def test_a_day_has_24_hours_in_any_time_zone_of_the_policy(client: Client, times
 
 def test_no_answer_is_wrong_after_a_refresh_that_failed_half_way(client: Client) -> None:
     post_ingest(client, make_events(3))
-    path = f"/api/requests/kpis/?{DAY}&service=billing"
+    path = f"/api/requests/kpis/?{DAY_QUERY}&service=billing"
     before = client.get(path).json()
     run_statement(client, "ALTER MATERIALIZED VIEW observability.coarse_day RENAME TO away")
 
@@ -147,6 +149,20 @@ def test_no_answer_is_wrong_after_a_refresh_that_failed_half_way(client: Client)
     repaired = client.get(path).json()
     assert (repaired["hits"], repaired["source"]) == (3, "daily")
     assert repaired["p95_latency_ms"] == pytest.approx(before["p95_latency_ms"], rel=0.01)
+
+
+def test_the_refresh_policy_goes_on_after_a_day_that_failed(client: Client) -> None:
+    days = [today() - 2 * DAY, today() - DAY]
+    store_at(client, *days)
+
+    with failing(client, days[0]):
+        for _ in ("stops at the first day", "begins with the second"):
+            with pytest.raises(psycopg.errors.DivisionByZero):
+                run_policy(client)
+
+    assert touched(client) == [(days[0],)]
+    run_policy(client)
+    assert touched(client) == []
 
 
 def test_the_refresh_policy_does_nothing_while_another_session_refreshes(client: Client) -> None:
@@ -192,6 +208,30 @@ def test_a_replay_of_compressed_events_stores_nothing_twice(client: Client) -> N
 
     assert again["inserted"] == 0
     assert run_statement(client, "SELECT count(*) FROM observability.event") == [(5,)]
+
+
+def test_a_licence_that_was_changed_makes_the_service_not_ready(client: Client) -> None:
+    checks = {each.name: each for _, each in client.service.registry.contributions(HealthCheck)}
+    check = checks["timescaledb"]
+    assert check.review is not None
+    assert check.review() is None
+    # The licence is set on the server's command line, which this build does not have.
+    run_statement(client, "CREATE SCHEMA changed")
+    run_statement(
+        client,
+        "CREATE FUNCTION changed.current_setting(name text, missing_ok boolean) RETURNS text LANGUAGE sql AS $$"
+        " SELECT CASE name WHEN 'timescaledb.license' THEN 'apache'"
+        " ELSE pg_catalog.current_setting(name, missing_ok) END $$",
+    )
+    run_statement(client, "SET search_path = changed, pg_catalog, public")
+
+    ready = client.get("/readyz")
+
+    failed = {each["name"]: each["detail"] for each in ready.json()["checks"] if each["status"] == "failed"}
+    assert (ready.status, list(failed)) == (503, ["timescaledb"])
+    assert failed["timescaledb"].startswith("timescaledb.license of the database server is apache")
+    with pytest.raises(UnavailableError):
+        check.review()
 
 
 def test_an_edit_of_compressed_events_has_no_limit(timescale_engine: TestedEngine) -> None:
