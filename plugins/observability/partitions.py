@@ -3,7 +3,8 @@
 What happens to an event whose day has no partition: writers call ``Partitions.ensure`` first, which creates it
 (``observability.ensure_partitions`` in migration 0001 decides how much time it covers). If the partition was dropped
 since this process saw it, the write fails with ``MissingPartitionError``; the writer calls ``forget`` and tries
-again. There is nothing to do where events are in a hypertable, which creates its chunks itself.
+again. A hypertable creates its chunks itself, but those of long ago are made first, with more time in each
+(``observability.ensure_days`` in migration 0018).
 """
 
 from __future__ import annotations

@@ -131,46 +131,58 @@ BEGIN
             WHERE view_schema = 'observability' AND view_name = name AND compression_enabled);
         EXECUTE format('ALTER MATERIALIZED VIEW observability.%I SET
             (timescaledb.compress, timescaledb.compress_segmentby = '''', timescaledb.compress_orderby = %L)', name, keys);
-        PERFORM add_compression_policy(format('observability.%I', name)::regclass, compress_after => interval '7 days');
     END LOOP;
 END
 $$;
 
 -- Events as columns in the order of time, all series together: a list reads the rows that it shows, and a late event is
--- compared with those of its time, where it was with one batch of each series. Chunks that are columns already are made
--- anew by a job, one after another.
+-- compared with those of its time, where it was with one batch of each series.
+DO $$
+BEGIN
+    IF to_regclass('observability.coarse_totals_day') IS NOT NULL THEN
+        ALTER TABLE observability.event SET (timescaledb.compress, timescaledb.compress_segmentby = '',
+            timescaledb.compress_orderby = 'time DESC, id');
+    END IF;
+EXCEPTION WHEN feature_not_supported THEN
+    -- Before 2.15, all chunks of a table have one layout.
+    RAISE NOTICE 'columnar chunks of observability.event keep their layout: %', SQLERRM;
+END
+$$;
+
+-- What no policy of TimescaleDB does: makes columns of rollups, for which it wants a policy of its own that refreshes them,
+-- and makes columns anew of events that are in the former layout. Chunk by chunk, so that nobody waits for long.
 DO $make$
 BEGIN
-    IF to_regclass('observability.coarse_totals_day') IS NULL THEN
+    IF to_regclass('observability.coarse_totals_day') IS NULL
+        OR to_regprocedure('observability.columnstore_policy(integer, jsonb)') IS NOT NULL THEN
         RETURN;
     END IF;
-    ALTER TABLE observability.event SET (timescaledb.compress, timescaledb.compress_segmentby = '',
-        timescaledb.compress_orderby = 'time DESC, id');
-    IF to_regprocedure('observability.recompress_policy(integer, jsonb)') IS NOT NULL THEN
-        RETURN;
-    END IF;
-    CREATE PROCEDURE observability.recompress_policy(job_id integer, config jsonb) LANGUAGE plpgsql AS $$
+    CREATE PROCEDURE observability.columnstore_policy(job_id integer, config jsonb) LANGUAGE plpgsql AS $$
     DECLARE
+        name  text;
         chunk regclass;
     BEGIN
-        FOR chunk IN
-            SELECT s.chunk FROM timescaledb_information.chunk_compression_settings AS s
-            WHERE s.hypertable = 'observability.event'::regclass AND s.segmentby = 'series'
-        LOOP
-            PERFORM decompress_chunk(chunk, if_compressed => true);
-            PERFORM compress_chunk(chunk, if_not_compressed => true);
-            COMMIT;
+        FOREACH name IN ARRAY ARRAY['rollup_hour', 'histogram_hour', 'rollup_day'] LOOP
+            FOR chunk IN
+                SELECT show_chunks(format('observability.%I', name)::regclass, older_than => interval '7 days')
+            LOOP
+                PERFORM compress_chunk(chunk, if_not_compressed => true);
+                COMMIT;
+            END LOOP;
         END LOOP;
-        PERFORM delete_job(recompress_policy.job_id);
+        IF (SELECT coalesce(segmentby, '') = '' FROM timescaledb_information.hypertable_compression_settings
+            WHERE hypertable = 'observability.event'::regclass) THEN
+            FOR chunk IN
+                SELECT settings.chunk FROM timescaledb_information.chunk_compression_settings AS settings
+                WHERE settings.hypertable = 'observability.event'::regclass AND settings.segmentby = 'series'
+            LOOP
+                PERFORM decompress_chunk(chunk, if_compressed => true);
+                PERFORM compress_chunk(chunk, if_not_compressed => true);
+                COMMIT;
+            END LOOP;
+        END IF;
     END
     $$;
-    IF EXISTS (SELECT FROM timescaledb_information.chunk_compression_settings AS s
-               WHERE s.hypertable = 'observability.event'::regclass AND s.segmentby = 'series') THEN
-        PERFORM add_job('observability.recompress_policy', interval '1 hour');
-    END IF;
-EXCEPTION
-    -- Before 2.15, which has one layout for all chunks of a table.
-    WHEN feature_not_supported OR undefined_table THEN
-        RAISE NOTICE 'chunks of observability.event keep the layout that they have: %', SQLERRM;
+    PERFORM add_job('observability.columnstore_policy', interval '12 hours');
 END
 $make$;
