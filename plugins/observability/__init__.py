@@ -99,8 +99,12 @@ def register_jobs(services: Services) -> Iterable[Job]:
 
 @hookimpl
 def register_health_checks(services: Services) -> Iterable[HealthCheck]:
-    """Return a line of ``tiercel check``: which senders send more series than their account may have."""
-    return [HealthCheck(name="series", review=services.once(make_container).ledger.describe_capped)]
+    """Return lines of ``tiercel check``: senders that exceed their account's series, and locks that are too few."""
+    container = services.once(make_container)
+    return [
+        HealthCheck(name="series", review=container.ledger.describe_capped),
+        HealthCheck(name="locks", review=container.partitions.describe_locks),
+    ]
 
 
 @hookimpl

@@ -79,6 +79,14 @@ NOT EXISTS (SELECT FROM observability.series_account WHERE account <> %(account)
 -- Or chunks of long ago, where events are in a hypertable.
 SELECT observability.ensure_days(%(days)s::date[])
 
+-- name: measure_locks
+-- How many partitions or chunks there are, the locks on them and on their indexes, and the locks that the server has.
+SELECT count(DISTINCT inhrelid), count(DISTINCT inhrelid) + count(indexrelid),
+       current_setting('max_locks_per_transaction')::bigint
+       * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint)
+FROM pg_inherits LEFT JOIN pg_index ON indrelid = inhrelid
+WHERE inhparent = 'observability.event'::regclass
+
 -- name: is_hypertable
 SELECT relkind <> 'p' FROM pg_class WHERE oid = 'observability.event'::regclass
 

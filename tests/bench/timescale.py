@@ -90,8 +90,7 @@ def run_policies(connection: Connected) -> None:
     if connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'").fetchone():
         jobs = connection.execute(
             "SELECT job_id FROM timescaledb_information.jobs"
-            " WHERE proc_name IN ('policy_compression', 'policy_columnstore')"
-            " AND hypertable_name IN (SELECT hypertable_name FROM timescaledb_information.hypertables)"
+            " WHERE proc_name IN ('policy_compression', 'columnstore_policy')"
         )
         for (job,) in jobs.fetchall():
             connection.execute("CALL run_job(%s)", [job])
@@ -254,9 +253,9 @@ def _ingest(plain: Service, timescale: Service) -> Figure:
 def disk(plain: Service, timescale: Service, events: int) -> Iterator[Figure]:
     """Measure bytes an event: of days that are columns, of the others, and of rollups."""
     with psycopg.connect(plain.conninfo) as connection:
-        rows, kept = _sizes(connection, _PLAIN_SIZES)
+        ((rows, kept),) = connection.execute(_PLAIN_SIZES)
     with psycopg.connect(timescale.conninfo) as connection:
-        ((old, new),) = connection.execute(_CHUNK_SIZES, {"age": AGE_OF_COLUMNS})
+        ((old, new),) = connection.execute(_CHUNK_SIZES)
         ((aggregates,),) = connection.execute(_AGGREGATE_SIZES)
     old_days = DAYS - AGE_OF_COLUMNS.days
     of_columns, of_rows = old / (events * old_days / DAYS), new / (events * AGE_OF_COLUMNS.days / DAYS)
@@ -266,24 +265,20 @@ def disk(plain: Service, timescale: Service, events: int) -> Iterator[Figure]:
     yield Figure("disk of rollups", aggregates / kept, 1.5, "at most", detail=detail)
 
 
-def _sizes(connection: Connected, query: str) -> tuple[int, int]:
-    ((events, kept),) = connection.execute(query.encode())
-    return events, kept
-
-
 _PLAIN_SIZES = """
 SELECT (SELECT sum(pg_total_relation_size(inhrelid))::bigint FROM pg_inherits
         WHERE inhparent = 'observability.event'::regclass),
        (SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class
-        WHERE relnamespace = 'observability'::regnamespace AND relkind = 'r' AND relname ~ '^(rollup|coarse)_(hour|day)$')
+        WHERE relnamespace = 'observability'::regnamespace AND relkind = 'r'
+          AND relname ~ '^(rollup|coarse)_(hour|day)$')
 """
 _CHUNK_SIZES = """
 SELECT coalesce(sum(total_bytes) FILTER (WHERE is_compressed), 0)::bigint,
        coalesce(sum(total_bytes) FILTER (WHERE NOT is_compressed), 0)::bigint
 FROM chunks_detailed_size('observability.event') JOIN timescaledb_information.chunks USING (chunk_schema, chunk_name)
-WHERE %(age)s::interval IS NOT NULL
 """
 _AGGREGATE_SIZES = """
-SELECT sum(hypertable_size(format('%I.%I', materialization_hypertable_schema, materialization_hypertable_name)::regclass))::bigint
+SELECT sum(hypertable_size(format(
+    '%I.%I', materialization_hypertable_schema, materialization_hypertable_name)::regclass))::bigint
 FROM timescaledb_information.continuous_aggregates
 """

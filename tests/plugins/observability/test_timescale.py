@@ -35,7 +35,7 @@ def test_chunks_of_recent_days_are_a_day_long(client: Client) -> None:
     for time in (today - timedelta(days=1), today - timedelta(microseconds=1), today):
         create(client, time=time.isoformat(), service="chunks")
 
-    assert chunks_since(client, today - timedelta(days=1)) == [1, 1]
+    assert chunk_days(client, today - timedelta(days=1), today + timedelta(days=1)) == [1, 1]
 
 
 def test_ten_years_of_sparse_events_are_a_few_chunks_of_a_year(client: Client) -> None:
@@ -44,12 +44,12 @@ def test_ten_years_of_sparse_events_are_a_few_chunks_of_a_year(client: Client) -
     answer = post_ingest(client, events)
 
     assert answer.json()["inserted"] == len(events)
-    lengths = chunks_since(client, datetime(2006, 1, 1, tzinfo=UTC), datetime(2016, 1, 1, tzinfo=UTC))
+    lengths = chunk_days(client, datetime(2006, 1, 1, tzinfo=UTC), datetime(2016, 1, 1, tzinfo=UTC))
     assert len(lengths) <= 12
     assert stored_count(client) >= len(events)
 
 
-def chunks_since(client: Client, start: datetime, end: datetime = datetime.max.replace(tzinfo=UTC)) -> list[int]:
+def chunk_days(client: Client, start: datetime, end: datetime) -> list[int]:
     """Return how many days each chunk has of those that end after a time and begin before another."""
     with client.service.shared.db.connection() as connection:
         rows = connection.execute(

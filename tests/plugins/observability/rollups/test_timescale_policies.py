@@ -95,8 +95,9 @@ def test_old_rollups_become_columns_and_late_events_still_count(client: Client) 
         run_statement(client, "CALL observability.columnstore_policy(0, NULL)")
     compressed = run_statement(
         client,
-        "SELECT view_name FROM timescaledb_information.chunks"
-        " JOIN timescaledb_information.continuous_aggregates ON materialization_hypertable_name = chunks.hypertable_name"
+        "SELECT aggregate.view_name FROM timescaledb_information.chunks"
+        " JOIN timescaledb_information.continuous_aggregates AS aggregate"
+        " ON aggregate.materialization_hypertable_name = chunks.hypertable_name"
         " WHERE is_compressed ORDER BY 1",
     )
     create(client, latency_ms=3)
