@@ -1,6 +1,6 @@
 """TimescaleDB against the embedded PostgreSQL: the same service, the same events, the same questions.
 
-Runs where ``TIERCEL_TEST_TIMESCALE_URL`` names a server. Days older than a week are columns there, as its policy has it.
+Runs where ``TIERCEL_TEST_TIMESCALE_URL`` names a server. Days older than a week are columns there, by its policy.
 """
 
 from __future__ import annotations
