@@ -109,6 +109,7 @@ def register_health_checks(services: Services) -> Iterable[HealthCheck]:
         HealthCheck(name="timescaledb", probe=licensed, review=licensed),
         HealthCheck(name="series", review=container.ledger.describe_capped),
         HealthCheck(name="ingest", review=container.ledger.describe_refused),
+        HealthCheck(name="locks", review=container.partitions.describe_locks),
         HealthCheck(name="rollups", probe=rollups.probe, review=rollups.describe_failed_days, critical=False),
     ]
 

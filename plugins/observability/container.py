@@ -35,6 +35,7 @@ class Container(msgspec.Struct, frozen=True):
     """What routes, commands, jobs and the log of the service's own requests share."""
 
     settings: ObservabilitySettings
+    partitions: Partitions
     store: EventStore
     scanner: EventScanner
     removal: Removal
@@ -79,6 +80,7 @@ def make_container(services: Services) -> Container:
     services.purge_accounts_with(removal.purge_account)
     return Container(
         settings=settings,
+        partitions=partitions,
         store=EventStore(db, series, partitions, watermark, owned_services, settings.tags_max_bytes, request_templates),
         scanner=EventScanner(
             db, owned_services, settings.export_timeout_s, settings.export_pause_s, settings.tags_max_bytes

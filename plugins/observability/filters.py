@@ -84,9 +84,14 @@ class Conditions(msgspec.Struct):
         return _all_of([*self.preconditions, *self.parts, *visible])
 
     def compose_page(self, order: sql.Composable) -> sql.Composed:
-        """Return the statement of ``page_of_events``."""
+        """Return the statement of ``page_of_events``, or ``page_of_few_events`` for those of a trace."""
         visible = [sql.SQL(QUERIES["filter_visible_joined"])] if self.visible else []
         join = sql.SQL(QUERIES["join_last" if self.visible else "join_first"])
+        if "trace_id" in self.values:
+            where = _all_of([*self.preconditions, *self.parts])
+            return sql.SQL(QUERIES["page_of_few_events"]).format(
+                join=join, where=where, conditions=_all_of(visible), order=order
+            )
         where = _all_of([*self.preconditions, *self.parts, *visible])
         return sql.SQL(QUERIES["page_of_events"]).format(join=join, where=where, order=order)
 

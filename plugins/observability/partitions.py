@@ -3,7 +3,8 @@
 What happens to an event whose day has no partition: writers call ``Partitions.ensure`` first, which creates it
 (``observability.ensure_partitions`` in migration 0001 decides how much time it covers). If the partition was dropped
 since this process saw it, the write fails with ``MissingPartitionError``; the writer calls ``forget`` and tries
-again. There is nothing to do where events are in a hypertable, which creates its chunks itself.
+again. A hypertable creates its chunks itself, but those of long ago are made first, with more time in each
+(``observability.ensure_days`` in migration 0018).
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from plugins.observability.event_ids import EPOCH
 from plugins.observability.queries import QUERIES
 
 DAY_US = 86_400_000_000
+# At a time, for which locks should suffice.
+PARALLEL_QUESTIONS = 4
 # "no partition of relation found for row" is reported as a check violation.
 MissingPartitionError = psycopg.errors.CheckViolation
 
@@ -52,6 +55,21 @@ class Partitions:
             connection.execute(QUERIES["ensure_partitions"], {"days": dates})
         with self._lock:
             self._known |= missing
+
+    def describe_locks(self, questions: int = PARALLEL_QUESTIONS) -> str | None:
+        """Return what is wrong if the server's locks are too few for questions about all time, or None.
+
+        Args:
+            questions: How many are asked at the same time.
+        """
+        with self._db.connection() as connection:
+            ((partitions, locks, locks_max),) = connection.execute(QUERIES["measure_locks"])
+        if questions * locks <= locks_max:
+            return None
+        return (
+            f"{partitions:,} partitions: {questions} questions without a time need {questions * locks:,} locks, and the"
+            f" server has {locks_max:,}; raise max_locks_per_transaction"
+        )
 
     def forget(self) -> None:
         """Forget which days have a partition, after one that this process knew was dropped."""

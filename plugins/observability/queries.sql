@@ -76,9 +76,16 @@ FROM (SELECT CASE WHEN NOT {alone} OR %(visible_sites)s::integer[] IS NOT NULL O
 NOT EXISTS (SELECT FROM observability.series_account WHERE account <> %(account)s)
 
 -- name: ensure_partitions
--- A hypertable creates its chunks itself.
-SELECT observability.ensure_partitions(%(days)s::date[])
-FROM pg_class WHERE oid = 'observability.event'::regclass AND relkind = 'p'
+-- Or chunks of long ago, where events are in a hypertable.
+SELECT observability.ensure_days(%(days)s::date[])
+
+-- name: measure_locks
+-- How many partitions or chunks there are, the locks on them and on their indexes, and the locks that the server has.
+SELECT count(DISTINCT inhrelid), count(DISTINCT inhrelid) + count(indexrelid),
+       current_setting('max_locks_per_transaction')::bigint
+       * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint)
+FROM pg_inherits LEFT JOIN pg_index ON indrelid = inhrelid
+WHERE inhparent = 'observability.event'::regclass
 
 -- name: is_hypertable
 SELECT relkind <> 'p' FROM pg_class WHERE oid = 'observability.event'::regclass
@@ -254,12 +261,23 @@ WHERE {where}
 ORDER BY {order}
 LIMIT %(limit)s OFFSET %(offset)s
 
+-- name: page_of_few_events
+-- Of one trace, found by its index and then sorted. The planner does not know how few they are where chunks are columns, and
+-- would read all events in their order. OFFSET keeps it from that.
+SELECT e.id, e.time, s.service, s.endpoint, s.method, e.status_code, e.latency_ms, e.trace_id, e.user_ref,
+       e.tags AS stored_tags
+FROM (SELECT * FROM observability.event AS e WHERE {where} OFFSET 0) AS e
+{join} observability.series AS s ON s.id = e.series
+WHERE {conditions}
+ORDER BY {order}
+LIMIT %(limit)s OFFSET %(offset)s
+
 -- name: page_of_trace
 SELECT e.id, e.time, s.service, s.endpoint, s.method, e.status_code, e.latency_ms, e.trace_id, e.user_ref,
        e.tags AS stored_tags
-FROM observability.event AS e
+FROM (SELECT * FROM observability.event AS e WHERE e.trace_id = %(trace_id)s OFFSET 0) AS e
 JOIN observability.series AS s ON s.id = e.series
-WHERE e.trace_id = %(trace_id)s AND {visible}
+WHERE {visible}
 ORDER BY e.time, e.id
 LIMIT %(limit)s
 

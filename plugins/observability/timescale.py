@@ -20,7 +20,7 @@ from kernel import Database, UnavailableError
 from plugins.observability.queries import QUERIES
 from plugins.observability.resolution import Resolution
 
-_AGGREGATES = ("rollup", "histogram", "coarse")
+_AGGREGATES = ("rollup", "histogram", "coarse", "coarse_totals")
 
 
 def is_hypertable(connection: Connection[TupleRow]) -> bool:

@@ -27,6 +27,7 @@ from tests.bench import (
     routes,
     slow_clients,
     startup,
+    timescale,
     upkeep,
 )
 from tests.bench.figures import Figure, show
@@ -48,6 +49,7 @@ BENCHES: dict[str, Bench] = {
     "overview": overview.figures,
     "accounts": accounts.figures,
     "upkeep": upkeep.figures,
+    "timescale": timescale.figures,
     "jobs": jobs.figures,
     "notion": notion.figures,
     "otel": otel.figures,

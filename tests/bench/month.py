@@ -13,6 +13,7 @@ import psycopg
 from kernel import Database
 from kernel.cli.output import progress
 from kernel.settings import DatabaseSettings
+from plugins.observability.queries import QUERIES
 from plugins.observability.rollups.refresh import Rollups
 
 DAYS = 30
@@ -71,7 +72,7 @@ def fill_span(
     connection: Connected, start: datetime, span: timedelta, events: int, shares: range = range(SHARES)
 ) -> None:
     """Store some tenths of the events of a part of a day, and say which hours they touch."""
-    connection.execute("SELECT observability.ensure_partitions(%s::date[])", [[start.date()]])
+    connection.execute(QUERIES["ensure_partitions"], {"days": [start.date()]})
     span_ms = span // timedelta(milliseconds=1)
     given = {"start": start, "span_ms": span_ms, "events": events, "first": shares.start, "last": shares.stop - 1}
     connection.execute(_FILL, given)

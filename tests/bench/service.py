@@ -23,7 +23,7 @@ class Service(msgspec.Struct, frozen=True):
 
     Args:
         port: On 127.0.0.1.
-        conninfo: Its embedded database.
+        conninfo: Its database: an embedded one, unless the environment names another.
         ready_s: From the start of the process to the first 200 on ``/readyz``.
         workers: The processes that answer.
     """
@@ -41,7 +41,7 @@ class Service(msgspec.Struct, frozen=True):
 
 @contextmanager
 def service(command: str = "serve", *, program: Sequence[str] = (TIERCEL,), **environment: str) -> Iterator[Service]:
-    """Run Tiercel on a new embedded database, with ``WORKERS`` workers by default and no request log.
+    """Run Tiercel, on a new embedded database and with ``WORKERS`` workers by default, and no request log.
 
     Args:
         command: What the program is told to do.
@@ -58,7 +58,8 @@ def service(command: str = "serve", *, program: Sequence[str] = (TIERCEL,), **en
             # The first worker answers while the others are being forked. `up` has one more child, which runs jobs.
             if not eventually(lambda: len(running.workers()) >= workers):
                 raise RuntimeError(f"{workers} workers did not start")
-            conninfo = make_conninfo("", host=str(home / "run"), user="tiercel", dbname="tiercel")
+            embedded = make_conninfo("", host=str(home / "run"), user="tiercel", dbname="tiercel")
+            conninfo = given.get("TIERCEL_DATABASE_URL", embedded)
             yield Service(running.port, conninfo, ready_s, running.workers())
 
 

@@ -1,4 +1,7 @@
 -- A day whose rollups cannot be computed does not keep the others from being computed, and is known by name.
+-- compatible: 0.1.0
+-- rollback: safe
+-- locks: none
 
 -- Refreshes of a day that have begun and not ended: one that failed, whose process was killed, or that is running.
 CREATE TABLE observability.refresh_attempt (

@@ -159,3 +159,30 @@ def test_events_with_a_latency_keep_it_and_others_join_them(engine: TestedEngine
                 client, "SELECT service, endpoint, method, timed FROM observability.series ORDER BY 4"
             )
             assert series == [("billing", "/api/v1/invoices", "GET", timed) for timed in (False, True)]
+
+
+@pytest.mark.xdist_group("timescale")
+@pytest.mark.engines("timescale_engine")
+def test_rollups_and_columns_of_the_former_layout_are_converted(timescale_engine: TestedEngine) -> None:
+    with timescale_engine.database() as url:
+        go_back_to(url, "0017_timescale_layout")
+        with psycopg.connect(url, autocommit=True) as connection:
+            for statement in (SERIES, EVENTS, TOUCHED, REFRESH, COMPRESS):
+                connection.execute(statement)
+            # As if retention had removed the events: only rollups know them.
+            connection.execute("UPDATE observability.retention SET from_time = '2025-12-15Z' WHERE level = 'raw'")
+        apply_migrations(url, MIGRATIONS)
+
+        with running(make_configuration(db=timescale_engine.settings(url), log={"level": "error"})) as client:
+            before = kpis(client, "&approx=true")
+            run_statement(client, "CALL observability.columnstore_policy(0, NULL)")
+            layouts = run_statement(
+                client,
+                "SELECT segmentby, orderby FROM timescaledb_information.chunk_compression_settings"
+                " WHERE hypertable = 'observability.event'::regclass",
+            )
+            events = run_statement(client, "SELECT count(*) FROM observability.event")
+
+    assert before == (2, 15.0, 20)
+    assert [(segments or "", order) for segments, order in layouts] == [("", '"time" DESC,id')]
+    assert events == [(2,)]

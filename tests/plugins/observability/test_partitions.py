@@ -12,6 +12,7 @@ import pytest
 from kernel.testing import Client
 from tests.conftest import Serve
 from tests.locks import waits_for_lock
+from tests.plugins.observability.analytics.factories import container_of
 from tests.plugins.observability.conftest import QUIET
 from tests.plugins.observability.engines import partitioned_server
 from tests.plugins.observability.events import ROOT, create, listed, make_event, make_events, post_ingest, stored_count
@@ -196,3 +197,13 @@ def test_rows_are_written_while_a_partition_is_being_created(serve: Serve, datab
 
         assert create(client)
         assert len(listed(client)) == 2
+
+
+def test_locks_that_are_too_few_for_questions_about_all_time_are_found(serve: Serve) -> None:
+    client = serve()
+    post_ingest(client, [make_event(time="2024-05-01T00:00:00Z"), make_event(time="2025-05-01T00:00:00Z")])
+    partitions = container_of(client).partitions
+
+    assert partitions.describe_locks() is None
+    # Each takes eight locks: two partitions and their indexes.
+    assert "raise max_locks_per_transaction" in (partitions.describe_locks(questions=1_000_000) or "")

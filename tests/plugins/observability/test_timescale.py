@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from kernel.doctor.database import DatabaseReader
 from kernel.doctor.report import gather
 from kernel.testing import Client
 from tests.plugins.observability.engines import TestedEngine, run_statement, serving_on
-from tests.plugins.observability.events import UNSTORABLE_TAGS, create, listed, stored_count
+from tests.plugins.observability.events import UNSTORABLE_TAGS, create, listed, make_event, post_ingest, stored_count
 
 pytestmark = pytest.mark.xdist_group("timescale")
 
@@ -31,17 +32,34 @@ def test_the_engine_is_recognised(client: Client) -> None:
     assert client.get("/health/").json()["engine"].startswith("timescaledb ")
 
 
-def test_events_live_in_a_hypertable_with_chunks_of_a_day(client: Client) -> None:
-    for time in ("2025-01-01T00:00:00Z", "2025-01-01T23:59:59Z", "2025-01-02T00:00:00Z"):
-        create(client, time=time, service="chunks")
+def test_chunks_of_recent_days_are_a_day_long(client: Client) -> None:
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    for time in (today - timedelta(days=1), today - timedelta(microseconds=1), today):
+        create(client, time=time.isoformat(), service="chunks")
 
-    chunks = run_statement(
-        client,
-        "SELECT range_end - range_start FROM timescaledb_information.chunks"
-        " WHERE hypertable_name = 'event' AND range_start BETWEEN '2025-01-01' AND '2025-01-02'",
-    )
+    assert chunk_days(client, today - timedelta(days=1), today + timedelta(days=1)) == [1, 1]
 
-    assert [span.days for (span,) in chunks] == [1, 1]
+
+def test_ten_years_of_sparse_events_are_a_few_chunks_of_a_year(client: Client) -> None:
+    events = [make_event(time=f"{2006 + month // 12}-{1 + month % 12:02}-15T12:00:00Z") for month in range(120)]
+
+    answer = post_ingest(client, events)
+
+    assert answer.json()["inserted"] == len(events)
+    lengths = chunk_days(client, datetime(2006, 1, 1, tzinfo=UTC), datetime(2016, 1, 1, tzinfo=UTC))
+    assert len(lengths) <= 12
+    assert stored_count(client) >= len(events)
+
+
+def chunk_days(client: Client, start: datetime, end: datetime) -> list[int]:
+    """Return how many days each chunk has of those that end after a time and begin before another."""
+    with client.service.shared.db.connection() as connection:
+        rows = connection.execute(
+            "SELECT range_end - range_start FROM timescaledb_information.chunks"
+            " WHERE hypertable_name = 'event' AND range_end > %s AND range_start < %s",
+            [start, end],
+        ).fetchall()
+    return [length.days for (length,) in rows]
 
 
 def test_a_report_has_chunks_and_policies(client: Client) -> None:

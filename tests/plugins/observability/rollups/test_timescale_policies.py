@@ -46,7 +46,9 @@ def test_rollups_are_continuous_aggregates_with_materialized_data_only(client: C
         "SELECT view_name, materialized_only FROM timescaledb_information.continuous_aggregates ORDER BY 1",
     )
 
-    names = [f"{kind}_{level}" for kind in ("coarse", "histogram", "rollup") for level in ("day", "hour")]
+    names = [
+        f"{kind}_{level}" for kind in ("coarse", "coarse_totals", "histogram", "rollup") for level in ("day", "hour")
+    ]
     assert found == [(name, True) for name in names]
 
 
@@ -80,10 +82,34 @@ def test_policies_refresh_rollups_and_compress_old_chunks(client: Client) -> Non
         " FROM timescaledb_information.jobs WHERE job_id >= 1000 ORDER BY 1",
     )
 
-    assert jobs == [("policy_compression", "7 days"), ("refresh_policy", "00:05:00")]
+    assert jobs == [
+        ("columnstore_policy", "12:00:00"),
+        ("policy_compression", "7 days"),
+        ("refresh_policy", "00:05:00"),
+    ]
 
 
-def test_compressed_chunks_are_segmented_by_series_and_ordered_by_time(client: Client) -> None:
+def test_old_rollups_become_columns_and_late_events_still_count(client: Client) -> None:
+    post_ingest(client, make_events(3))
+    run_policy(client)
+
+    for _ in range(2):
+        run_statement(client, "CALL observability.columnstore_policy(0, NULL)")
+    compressed = run_statement(
+        client,
+        "SELECT aggregate.view_name FROM timescaledb_information.chunks"
+        " JOIN timescaledb_information.continuous_aggregates AS aggregate"
+        " ON aggregate.materialization_hypertable_name = chunks.hypertable_name"
+        " WHERE is_compressed ORDER BY 1",
+    )
+    create(client, latency_ms=3)
+    run_policy(client)
+
+    assert compressed == [("histogram_hour",), ("rollup_day",), ("rollup_hour",)]
+    assert kpis(client) == (4, "daily")
+
+
+def test_compressed_chunks_are_in_the_order_of_time_and_not_divided_by_series(client: Client) -> None:
     columns = run_statement(
         client,
         "SELECT attname, segmentby_column_index, orderby_column_index, orderby_asc"
@@ -91,7 +117,7 @@ def test_compressed_chunks_are_segmented_by_series_and_ordered_by_time(client: C
         " ORDER BY segmentby_column_index, orderby_column_index",
     )
 
-    assert columns == [("series", 1, None, None), ("time", None, 1, False), ("id", None, 2, True)]
+    assert columns == [("time", None, 1, False), ("id", None, 2, True)]
 
 
 def test_the_refresh_policy_refreshes_dirty_hours(client: Client) -> None:

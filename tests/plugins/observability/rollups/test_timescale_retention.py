@@ -13,7 +13,7 @@ from tests.plugins.observability.events import stored_count
 from tests.plugins.observability.rollups.factories import DAY, apply, keeping, kpis, store_at, today
 
 pytestmark = [pytest.mark.xdist_group("timescale"), pytest.mark.engines("timescale_engine")]
-KINDS = ("rollup", "histogram", "coarse")
+KINDS = ("rollup", "histogram", "coarse", "coarse_totals")
 
 
 def with_events(serve: Serve, *days_ago: int) -> Client:
