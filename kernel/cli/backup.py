@@ -32,9 +32,11 @@ _MB = 1e6
 class _BackupGroup(click.Group):
     """A group whose name followed by a directory makes a backup."""
 
+    default = "create"
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, *ctx.help_option_names):
-            args = ["create", *args]
+            args = [self.default, *args]
         return super().parse_args(ctx, args)
 
 

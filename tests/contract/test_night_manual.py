@@ -133,8 +133,12 @@ def find_problem(context: click.Context, text: str) -> str | None:
     """Return what is wrong with a command; values of options and arguments are not looked at."""
     command: click.Command | None = root
     words = text.split()
-    while words and isinstance(command, click.Group) and not words[0].startswith("-"):
-        command = command.get_command(context, words.pop(0))
+    while words and isinstance(command, click.Group) and (not words[0].startswith("-") or hasattr(command, "default")):
+        # Some groups have a command that need not be named.
+        default = getattr(command, "default", "")
+        found = command.get_command(context, words[0])
+        command = found or command.get_command(context, default)
+        words = words[1:] if found else words
     if command is None:
         return f"tiercel {text}: no such command"
     if command.context_settings.get("ignore_unknown_options"):
