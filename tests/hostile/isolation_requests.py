@@ -56,6 +56,8 @@ _ALL_ACCOUNTS = re.compile(r"[?&]all_accounts=(?:1|true|t|yes|y|on)(?:&|$)", re.
 # What is made here is everybody's, or nobody's.
 _SHARED = ("/api/v1/plans", "/api/v1/auth")
 # Schemes with which a cookie may name the account to act for.
+# What comes from where passwords are guessed is slowed down.
+_PASSWORD_PATHS = ("/api/v1/auth/", "/sign-in", "/reset-password", "/account")
 _BROWSERS = ("session", "basic")
 # Whoever may not act for the account of the cookie any more goes back to the own one, or signs out.
 _WAYS_BACK = ("/account/switch", "/sign-out")
@@ -191,7 +193,7 @@ class Requests:
             body = b'{"email":"nobody@example.com","password":"' + str(number).encode() * 5 + b'"}'
         if draw.random() < 0.02:
             headers["X-Debug-Resource-Tracking"] = "true"
-        is_guessing = template.startswith("/api/v1/auth/") and method == "POST"
+        is_guessing = template.startswith(_PASSWORD_PATHS) and method == "POST"
         address = f"10.{draw.randrange(100, 250)}.{draw.randrange(250)}.7" if is_guessing else caller.address
         if row is not None and draw.random() < 0.02:
             strange = quote(draw.choice(["x", "-1", "1e3", "%", "..;"]))
