@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PGLITE := $(VENV)/pglite
 # pip compiles one file after another; the recipes do it on all processors, once the packages are there.
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
+# uv takes a tenth of the processor time, but knows nothing of how pip is configured: where it cannot, pip installs.
+SYNC = { $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r $(1) 2> /dev/null || $(INSTALL) --require-hashes -r $(1); }
 COMPILE := $(BIN)/python -m compileall -q -j 0 $(VENV)/lib > /dev/null || true
 # Where bytecode is not kept, every process of the tests compiles them anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -104,7 +106,6 @@ bench: $(VENV)/.bench
 
 ## lock: write the lock files anew
 lock: $(VENV)/.dev
-	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --universal --upgrade --generate-hashes --no-emit-index-url --custom-compile-command "make lock" -o requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --upgrade --generate-hashes --no-emit-index-url --custom-compile-command "make lock" -o tests/requirements.lock
 
@@ -154,13 +155,17 @@ clean:
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.run: requirements.lock pyproject.toml | $(BIN)/python
-	$(INSTALL) --require-hashes -r requirements.lock
+$(BIN)/uv: | $(BIN)/python
+	sed -n '/^uv==/,/^    # via/p' tests/requirements.lock > $(VENV)/uv.lock
+	$(INSTALL) --require-hashes -r $(VENV)/uv.lock || true
+
+$(VENV)/.run: requirements.lock pyproject.toml | $(BIN)/uv
+	$(call SYNC,requirements.lock)
 	$(INSTALL) --no-deps -e .
 	$(COMPILE)
 	touch $@
 
 $(VENV)/.dev: tests/requirements.lock $(VENV)/.run
-	$(INSTALL) --require-hashes -r tests/requirements.lock
+	$(call SYNC,tests/requirements.lock)
 	$(COMPILE)
 	touch $@

@@ -61,6 +61,7 @@ def fill_tables(service: Service) -> None:
     create("sectors", site=site, slug="demo", name="Demo")
     create("site-access", site=site, user_id=create("users", email="demo@example.com"), role="viewer")
     create("keys", name="demo", scopes=["read"])
+    assert service.post("/api/requests/marks/", {"title": "demo"}).status_code == 201
     # The list of runs has those that somebody started.
     assert service.post("/api/v1/jobs/", {"name": "observability.retention"}).status_code == 202
 
