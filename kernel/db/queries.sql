@@ -137,8 +137,15 @@ CREATE TABLE IF NOT EXISTS tiercel.migration (
 )
 
 -- name: add_compatible
--- Version 0.1.0 made the table without it.
-ALTER TABLE tiercel.migration ADD COLUMN IF NOT EXISTS compatible text
+-- Version 0.1.0 made the table without it. IF NOT EXISTS alone would lock the table each time.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute
+                   WHERE attrelid = 'tiercel.migration'::regclass AND attname = 'compatible') THEN
+        ALTER TABLE tiercel.migration ADD COLUMN compatible text;
+    END IF;
+END
+$$
 
 -- name: set_lock_timeout
 SELECT set_config('lock_timeout', %(timeout_ms)s::text, true)
