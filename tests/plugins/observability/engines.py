@@ -278,12 +278,8 @@ _IN_NODE = [
     pytest.param("timescale_engine", marks=pytest.mark.xdist_group("timescale")),
     pytest.param("apache_engine", marks=pytest.mark.xdist_group("timescale_apache")),
 ]
-_SERVERS = [
-    "embedded_engine",
-    "oldest_engine",
-    "pgbouncer_engine",
-    *(["timescale_server_engine"] if TIMESCALE_URL else []),
-]
+_NAMED = ["timescale_server_engine"] if TIMESCALE_URL else []
+_SERVERS = ["embedded_engine", "oldest_engine", "pgbouncer_engine", *_NAMED]
 DEFAULT_ENGINES = _SERVERS[:1]
 # For tests that need neither COPY nor two sessions, and for those that need one of them.
 every_engine = pytest.mark.engines(*_SERVERS, *_IN_NODE)
@@ -291,7 +287,7 @@ every_server = pytest.mark.engines(*_SERVERS)
 # For tests of native partitions.
 partitioned_server = pytest.mark.engines("embedded_engine", "oldest_engine")
 # For tests of continuous aggregates and compression.
-community_licence = pytest.mark.engines(*_SERVERS[2:], *_IN_NODE[:1])
+community_licence = pytest.mark.engines(*_NAMED, *_IN_NODE[:1])
 # For tests of what is refused before the database is asked.
 one_engine = pytest.mark.engines(*DEFAULT_ENGINES)
 
