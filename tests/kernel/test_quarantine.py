@@ -44,7 +44,7 @@ def route_of(name: str, policy: Any = "public") -> Callable[[Services], list[Rou
 
 def readiness(client: Client) -> Any:
     """Return the readiness report, without the checks that need a database."""
-    return client.get("/readyz?verbose&exclude=database,startup,writes,jobs,datasets,throttle").json()
+    return client.get("/readyz?verbose&exclude=database,startup,writes,notifications,jobs,datasets,throttle").json()
 
 
 @pytest.mark.parametrize("hook", REGISTERING)

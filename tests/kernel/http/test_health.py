@@ -16,7 +16,7 @@ from tests.conftest import Serve
 from tests.kernel.fakes import Boot, MakePlugin, raise_oops
 
 BootWithChecks = Callable[..., Client]
-WITHOUT_DATABASE = "exclude=database,startup,writes,jobs,datasets"
+WITHOUT_DATABASE = "exclude=database,startup,writes,notifications,jobs,datasets"
 
 
 @pytest.fixture
