@@ -70,7 +70,7 @@ soak: $(VENV)/.dev
 	TIERCEL_TEST_FUZZ_REQUESTS=$(or $(SOAK),100000) TIERCEL_TEST_FUZZ_SEED=$(or $(SEED),1) $(BIN)/pytest -q -s tests/hostile/test_fuzz.py
 	TIERCEL_TEST_ISOLATION_REQUESTS=$(or $(ISOLATION),1000000) TIERCEL_TEST_ISOLATION_SEED=$(or $(SEED),1) $(BIN)/pytest -q -n 2 tests/hostile/test_isolation.py
 
-## engines: the tests of request logs on every engine, each of which `make test` runs on two
+## engines: every test of request logs on every engine; `make test` runs each on the embedded one, and one or a third of its cases on another
 engines: $(VENV)/.pglite
 	TIERCEL_TEST_ENGINES=all TIERCEL_TEST_PGLITE=$(CURDIR)/$(PGLITE) $(BIN)/pytest -q -n 4 --dist loadgroup tests/plugins/observability
 

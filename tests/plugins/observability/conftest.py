@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from kernel.testing import Client, make_configuration, running
 from tests.conftest import Serve
 from tests.plugins.observability.engines import (
     DEFAULT_ENGINES,
+    RUNS_ALL_ENGINES,
     TIMESCALE_URL,
     TestedEngine,
     apache_engine,
@@ -43,6 +45,33 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         mark = metafunc.definition.get_closest_marker("engines")
         engines = choose_engines(metafunc.definition.nodeid, mark.args) if mark else DEFAULT_ENGINES
         metafunc.parametrize("engine", engines, indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of a test with many cases, run each on the embedded server, and every third on the other engine."""
+    if RUNS_ALL_ENGINES:
+        return
+    on_embedded = {_test_of(item) for item in items if _engine_of(item) in DEFAULT_ENGINES}
+    seen: Counter[tuple[str, object]] = Counter()
+    left_out = set()
+    for item in items:
+        test, engine = _test_of(item), _engine_of(item)
+        if test not in on_embedded or engine in (None, *DEFAULT_ENGINES, "timescale_server_engine"):
+            continue
+        if seen[test, engine] % 3:
+            left_out.add(item)
+        seen[test, engine] += 1
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _test_of(item: pytest.Item) -> str:
+    return item.nodeid.partition("[")[0]
+
+
+def _engine_of(item: pytest.Item) -> object:
+    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    return parameters.get("engine")
 
 
 @pytest.fixture

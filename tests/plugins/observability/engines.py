@@ -292,7 +292,7 @@ community_licence = pytest.mark.engines(*_NAMED, *_IN_NODE[:1])
 one_engine = pytest.mark.engines(*DEFAULT_ENGINES)
 
 # Every test on every engine that it is marked with, as `make engines` has it.
-_ALL_ENGINES = os.environ.get("TIERCEL_TEST_ENGINES") == "all"
+RUNS_ALL_ENGINES = os.environ.get("TIERCEL_TEST_ENGINES") == "all"
 _ENGINES_MAX = 2
 
 
@@ -301,7 +301,7 @@ def choose_engines(test: str, engines: Sequence[Any]) -> Sequence[Any]:
 
     Which one depends on the name of the test alone, so that it is always the same and each engine has its share.
     """
-    if _ALL_ENGINES or len(engines) <= _ENGINES_MAX:
+    if RUNS_ALL_ENGINES or len(engines) <= _ENGINES_MAX:
         return engines
     others = [each for each in engines[1:] if each != "timescale_server_engine"]
     named = [each for each in engines[1:] if each == "timescale_server_engine"]

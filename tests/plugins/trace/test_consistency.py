@@ -205,7 +205,7 @@ def runner(module_database: str, request: pytest.FixtureRequest) -> Iterator[Exp
 
 
 @pytest.mark.slow
-@hypothesis.settings(max_examples=40, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+@hypothesis.settings(max_examples=25, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 @hypothesis.given(
     minutes=st.lists(st.integers(0, 4), min_size=1, max_size=40),
     tags=st.integers(0, 4),
