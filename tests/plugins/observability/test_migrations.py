@@ -60,7 +60,7 @@ REMOVE_FIRST_DAY = (
     "UPDATE observability.retention SET from_time = '2025-12-14 00:00Z' WHERE level = 'raw'",
     "SELECT drop_chunks('observability.event', older_than => timestamptz '2025-12-14 00:00Z')",
 )
-COMPRESS = "SELECT compress_chunk(chunk) FROM show_chunks('observability.event') AS chunk"
+COMPRESS = "SELECT compress_chunk(chunk, if_not_compressed => true) FROM show_chunks('observability.event') AS chunk"
 
 
 def go_back_to(url: str, before: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:
