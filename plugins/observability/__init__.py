@@ -57,7 +57,6 @@ def register_routes(services: Services) -> Iterable[Route]:
     shown = RequestPages(container.analytics, pages, container.store, container.now, needs_key=needs_key)
     return [
         *marks.routes(),
-        *make_mark_pages(services, marks).routes(),
         *collect_routes(
             logs.list,
             logs.create,
@@ -91,6 +90,7 @@ def register_routes(services: Services) -> Iterable[Route]:
             shown.show,
             shown.trace,
         ),
+        *make_mark_pages(services, marks).routes(),
     ]
 
 
