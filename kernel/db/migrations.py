@@ -414,6 +414,7 @@ def _apply_in_transaction(
         except psycopg.errors.LockNotAvailable:
             if time.monotonic() >= deadline:
                 raise
+        # Who waited behind this statement goes first.
         time.sleep(_LOCK_RETRY_S)
 
 

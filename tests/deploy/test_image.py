@@ -183,7 +183,7 @@ class Proxy:
         self.process = subprocess.Popen(command, cwd=directory)
 
     def request(self, method: str, path: str, **given: object) -> httpx.Response:
-        return self.client.request(method, path, extensions={"sni_hostname": HOST}, **given)  # type: ignore[arg-type]
+        return self.client.request(method, path, extensions={"sni_hostname": HOST}, **given)  # type: ignore[arg-type] # what requests take
 
     def is_up(self) -> bool:
         try:

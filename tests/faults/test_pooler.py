@@ -106,7 +106,7 @@ def test_accounts_share_sessions_of_the_server_and_nothing_else(service: Service
 
     for account in accounts:
         with httpx.Client(base_url=service.url, headers=headers[account], timeout=60) as client:
-            assert eventually(lambda client=client, account=account: texts(client) == [str(account)])  # type: ignore[misc]
+            assert eventually(lambda client=client, account=account: texts(client) == [str(account)])  # type: ignore[misc] # defaults bind
             assert all(eventually(lambda: refresh(admin)) for _ in range(SESSIONS))
             assert (
                 client.get("/api/requests/kpis/?start=2025-12-14&end=2025-12-14").json()["hits"] == 2 * ROUNDS * EVENTS

@@ -40,6 +40,7 @@ db = Database(DatabaseSettings(), sys.argv[1], embedded=False)
 db.open()
 with db.try_lock(sys.argv[2], 60) as connection:
     print(connection is not None, flush=True)
+    # The test ends this process.
     time.sleep(60)
 """
 END_LOCK = """

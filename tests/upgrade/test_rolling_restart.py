@@ -89,7 +89,7 @@ def assert_both_work(name: str, first: Site, second: Site) -> None:
         assert site.hits(service) == other.hits(service) == (3, 3)
         assert site.is_signed_in(session)
         assert other.is_signed_in(session)
-        assert eventually(lambda job=job, other=other: other.state_of(job) == "succeeded", 30)  # type: ignore[misc]
+        assert eventually(lambda job=job, other=other: other.state_of(job) == "succeeded", 30)  # type: ignore[misc] # defaults bind now
 
 
 @contextmanager

@@ -174,6 +174,7 @@ class Rollups:
                     return
             if time.monotonic() >= deadline:
                 break
+            # Polled: one that waits in the database holds a snapshot, and a connection of the pool.
             time.sleep(_LOCK_POLL_S)
         with self._db.connection() as connection:
             raise ConflictError(describe_refreshing(connection))
