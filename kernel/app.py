@@ -153,6 +153,7 @@ class Tiercel:
         Raises:
             BootError: The server cannot be started or reached, or a migration of the kernel or of a required plugin
                 failed.
+            UnavailableError: The server stopped answering meanwhile.
         """
         # Before a command changes data: they may be those of another database than was meant.
         self._warn_unused_variables()
@@ -161,6 +162,7 @@ class Tiercel:
         self._connect()
         try:
             applied = self._migrate()
+            self.db.detect_engine()
             if log_migrations:
                 for migration in applied:
                     self.log.info("migration_applied", migration=migration.id)

@@ -335,6 +335,20 @@ class Database:
                 raise BootError(f"PostgreSQL {engine.version} is too old; 15 is the oldest that works")
             return engine
 
+    def detect_engine(self) -> None:
+        """Detect the engine, for this process and those that it forks. After migrations; does not need the pool.
+
+        Without it, whoever asks first waits for the server, which may be away by then.
+
+        Raises:
+            UnavailableError: The server does not answer.
+        """
+        with (
+            raise_unavailable(),
+            psycopg.connect(self.conninfo, autocommit=True, prepare_threshold=None) as connection,
+        ):
+            self._engine = detect_engine(connection, embedded=self._embedded)
+
     def _ensure_same_database(self, direct: Connection[Row], database: Row) -> None:
         if is_pooled(direct):
             raise BootError("db.direct_url leads to a pooler as well")
