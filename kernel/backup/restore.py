@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 import tempfile
 from collections.abc import Callable, Collection, Iterator
@@ -24,8 +25,9 @@ from kernel.errors import BootError
 from kernel.files import exclusive_lock
 
 _QUERIES = load_queries(__package__)
-# The table of contents of a dump has a line for the rows of the table of migrations.
-_MIGRATION_ROWS = " TABLE DATA tiercel migration "
+# Lines of the table of contents of a dump that are restored after all others, and in this order. Between a table's row
+# security and its policies nobody sees a row of it, not even a foreign key that another connection adds.
+_LATER = (re.compile(r"^\d+; \d+ \d+ (?:ROW SECURITY|POLICY) "), re.compile(r" TABLE DATA tiercel migration "))
 
 
 def ensure_known(backup: Backup, migrations: Collection[str]) -> None:
@@ -164,9 +166,10 @@ def restore_dump(conninfo: str, backup: Backup, *, jobs: int, privileges: bool) 
         contents = Path(folder) / "contents"
         run_program([programs / "pg_restore", "--list", f"--file={contents}", backup.content])
         lines = contents.read_text(encoding="utf-8").splitlines()
-        last = [line for line in lines if _MIGRATION_ROWS in line]
-        for part, chosen in (("most", [line for line in lines if line not in last]), ("last", last)):
-            chosen_file = Path(folder) / part
+        later = [[line for line in lines if pattern.search(line)] for pattern in _LATER]
+        first = [line for line in lines if not any(line in part for part in later)]
+        for number, chosen in enumerate((first, *later)):
+            chosen_file = Path(folder) / str(number)
             chosen_file.write_text("\n".join(chosen) + "\n", encoding="utf-8")
             run_program(
                 [programs / "pg_restore", *options, f"--jobs={jobs}", f"--use-list={chosen_file}", backup.content],

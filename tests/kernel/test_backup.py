@@ -20,7 +20,7 @@ import msgspec
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from kernel.backup import archive, programs
 from kernel.backup.programs import find_programs
@@ -258,6 +258,19 @@ def dumped(tiercel: RunCommand, tmp_path: Path) -> Path:
     return path
 
 
+# In which order statements of a restore ended.
+RECORD = """
+CREATE TABLE public.statement (number bigserial, text text);
+CREATE FUNCTION public.record() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER AS
+    $$ BEGIN INSERT INTO public.statement (text) VALUES (current_query()); END $$;
+CREATE EVENT TRIGGER record ON ddl_command_end WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION public.record();
+"""
+LAST_KEY_AND_FIRST_SECURITY = """
+SELECT max(number) FILTER (WHERE text LIKE '%FOREIGN KEY%'), min(number) FILTER (WHERE text LIKE '%ENABLE ROW LEVEL%')
+FROM public.statement
+"""
+
+
 def test_a_dump_has_the_rows_of_every_account(tiercel: RunCommand, database: str, empty_database: str) -> None:
     configuration = make_configuration(auth="required", db={"url": database}, **QUIET)
     with running(configuration) as client:
@@ -267,10 +280,19 @@ def test_a_dump_has_the_rows_of_every_account(tiercel: RunCommand, database: str
     with psycopg.connect(database) as connection:
         connection.execute("GRANT USAGE ON SCHEMA tiercel TO pg_monitor")
 
+    with psycopg.connect(make_conninfo(empty_database, user="postgres")) as connection:
+        connection.execute(RECORD)
+
     made = tiercel("backup", "backups", "--jobs", "2")
-    restored = tiercel("restore", "backups", TIERCEL_DATABASE_URL=empty_database)
+    restored = tiercel("restore", "backups", "--jobs", "4", TIERCEL_DATABASE_URL=empty_database)
 
     assert (made.code, restored.code) == (0, 0), made.errors + restored.errors
+    # A foreign key sees no rows of a table that has its row security already, and not its policies.
+    with psycopg.connect(make_conninfo(empty_database, user="postgres")) as connection:
+        ((last_key, first_security),) = connection.execute(LAST_KEY_AND_FIRST_SECURITY)
+        connection.execute("DROP EVENT TRIGGER record")
+        connection.execute("DROP TABLE public.statement")
+    assert last_key < first_security
     assert {path.lstat().st_mode & 0o077 for path in Path("backups").rglob("*")} == {0}
     after = hashes(empty_database)
     assert after == hashes(database)
