@@ -8,7 +8,7 @@ from typing import Any
 
 from kernel import PluginStatus, Response, Services, route
 from kernel.http import CheckResult, Panel, TemplateResponse, worst_status
-from plugins.system.stats import CpuMeter, read_application, read_cpu, read_disk, read_memory, read_process
+from plugins.system.stats import CpuMeter, read_application, read_cpu, read_disk, read_engine, read_memory, read_process
 
 _STATS_REFRESH_S = 30
 _HEALTH_REFRESH_S = 10
@@ -76,9 +76,7 @@ class SystemPages:
 
     def _database(self) -> Mapping[str, Any]:
         db = self._services.db
-        # Engine and pool are known while it is away.
-        db.ping()
-        return {"engine": db.engine, "pool": db.stats()}
+        return {"engine": read_engine(db), "pool": db.stats()}
 
     def _service(self) -> Mapping[str, Any]:
         return {"application": read_application(self._services)}

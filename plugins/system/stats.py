@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 import psutil
 
-from kernel import CacheStats, Engine, PluginStatus, Services, UnavailableError, route
+from kernel import CacheStats, Database, Engine, PluginStatus, Services, UnavailableError, route
 from kernel.jobs import JobFigures
 
 T = TypeVar("T")
@@ -123,7 +123,7 @@ class StatsRoutes:
             disk=read_disk(services.kernel_settings.home),
             process=read_process(services.clock.now()),
             application=read_application(services),
-            engine=_if_available(lambda: services.db.engine),
+            engine=_if_available(lambda: read_engine(services.db)),
             jobs=_if_available(services.jobs.figures),
             plugins=tuple(services.plugins),
         )
@@ -160,6 +160,16 @@ def _cpu_times() -> tuple[float, float]:
     # Linux counts the time of guests in user and nice as well.
     total_s = sum(times) - getattr(times, "guest", 0) - getattr(times, "guest_nice", 0)
     return total_s - times.idle - getattr(times, "iowait", 0), total_s
+
+
+def read_engine(db: Database) -> Engine:
+    """Return the engine of a database that answers.
+
+    Raises:
+        UnavailableError: It does not; what it was is known all the same.
+    """
+    db.ping()
+    return db.engine
 
 
 def read_cpu(meter: CpuMeter) -> CpuStats:
