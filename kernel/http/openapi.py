@@ -644,7 +644,7 @@ class _Schemas:
         """Fill in all schemas, and ``components``."""
         annotations = [_without_raw_defaults(annotation) for annotation, _, _, _ in self._wanted]
         structs = _Structs()
-        annotations = [each if _has_schema(each) and structs.add(each) else Any for each in annotations]
+        annotations = [each if structs.can_show(each) else Any for each in annotations]
         made, components = _schema_components(annotations)
         for (_, schema, finish, _), done in zip(self._wanted, made, strict=True):
             schema.update(done if finish is None else finish(done))
@@ -744,6 +744,18 @@ class _Structs:
     def __init__(self) -> None:
         self.by_title: dict[str, Any] = {}
         self._by_name: dict[tuple[str, str], Any] = {}
+        self._shown: dict[Any, bool] = {}
+
+    def can_show(self, annotation: Any) -> bool:
+        """Add the Structs in a type; False if it has no schema, or none of its own."""
+        try:
+            # Most types are those of many routes, and looking into one takes long.
+            if annotation in self._shown:
+                return self._shown[annotation]
+        except TypeError:
+            return _has_schema(annotation) and self.add(annotation)
+        self._shown[annotation] = _has_schema(annotation) and self.add(annotation)
+        return self._shown[annotation]
 
     def add(self, annotation: Any) -> bool:
         """Add those in a type; False if one has the full name of another Struct, which msgspec could not tell apart."""
