@@ -277,7 +277,7 @@ class _Client:
             self._socket = socket.create_connection(("127.0.0.1", self._port), timeout=CONNECTION_TIMEOUT_S)
         connection = self._socket
         is_endless = attempt.route.template.endswith(("/events", "/live"))
-        connection.settimeout(ENDLESS_TIMEOUT_S if is_endless else CONNECTION_TIMEOUT_S)
+        connection.settimeout(CONNECTION_TIMEOUT_S)
         # The server may have answered, and closed its side, before it read everything.
         with contextlib.suppress(OSError):
             connection.sendall(attempt.content)
@@ -285,6 +285,8 @@ class _Client:
             connection.shutdown(socket.SHUT_WR)
         response = http.client.HTTPResponse(connection, method=attempt.method)
         response.begin()
+        if is_endless:
+            connection.settimeout(ENDLESS_TIMEOUT_S)
         size_bytes, first = 0, b""
         try:
             while size_bytes < READ_MAX_BYTES and (part := response.read1(256 * 1024)):
