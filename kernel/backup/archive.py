@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,6 +24,7 @@ Kind = Literal["base", "incremental", "dump"]
 MANIFEST = "tiercel-backup.json"
 # Of the manifest. A later version of Tiercel may make what this one cannot read.
 FORMAT = 1
+_TIME = "%Y%m%dT%H%M%S.%f"  # in names without the microseconds
 _NAME = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{3}Z-[a-z]+")
 _PART = re.compile(rf"\.{_NAME.pattern}\.part")
 Name = Annotated[str, msgspec.Meta(pattern=rf"^{_NAME.pattern}$")]
@@ -170,8 +171,12 @@ class BackupDirectory:
     @contextlib.contextmanager
     def unfinished(self, kind: Kind) -> Iterator[Path]:
         """Make a directory for a backup; it is removed at the end of the block, unless it was published."""
-        # Files of one second are not in one directory.
-        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"[:-3] + f"Z-{kind}"
+        time = datetime.now(UTC)
+        # Two may be made in one millisecond, and a clock may be set back: names are in the order of backups even then.
+        for newest in self.paths()[-1:]:
+            last = datetime.strptime(newest.name.partition("Z")[0], _TIME).replace(tzinfo=UTC)
+            time = max(time, last + timedelta(milliseconds=1))
+        name = f"{time:{_TIME}}"[:-3] + f"Z-{kind}"
         part = self.path / f".{name}.part"
         part.mkdir(mode=0o700)
         try:

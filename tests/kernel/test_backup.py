@@ -481,6 +481,20 @@ def test_only_as_many_backups_are_kept_as_wanted_and_those_that_they_build_upon(
     assert [path.name for path in backups.paths()] == names[1:]
 
 
+def test_names_are_in_the_order_of_backups_however_fast_they_are_made_and_whatever_the_clock(tmp_path: Path) -> None:
+    # Made while the clock was wrong.
+    (tmp_path / "29991231T235959.999Z-incremental").mkdir()
+    backups = archive.BackupDirectory(tmp_path)
+    names = ["29991231T235959.999Z-incremental"]
+    with backups.lock():
+        for _ in range(20):
+            with backups.unfinished("base") as part:
+                names.append(backups.publish(part, make_manifest("base", None)).path.name)
+
+    assert [path.name for path in backups.paths()] == names
+    assert names[1] == "30000101T000000.000Z-base"
+
+
 def make_manifest(kind: archive.Kind, parent: str | None) -> archive.Manifest:
     now = datetime.now(UTC)
     return archive.Manifest(
