@@ -55,9 +55,9 @@ _ASKED_ACCOUNT = re.compile(r"[?&]account=([^&]+)")
 _ALL_ACCOUNTS = re.compile(r"[?&]all_accounts=(?:1|true|t|yes|y|on)(?:&|$)", re.IGNORECASE)
 # What is made here is everybody's, or nobody's.
 _SHARED = ("/api/v1/plans", "/api/v1/auth")
-# Schemes with which a cookie may name the account to act for.
 # What comes from where passwords are guessed is slowed down.
 _PASSWORD_PATHS = ("/api/v1/auth/", "/sign-in", "/reset-password", "/account")
+# Schemes with which a cookie may name the account to act for.
 _BROWSERS = ("session", "basic")
 # Whoever may not act for the account of the cookie any more goes back to the own one, or signs out.
 _WAYS_BACK = ("/account/switch", "/sign-out")
