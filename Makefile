@@ -66,9 +66,10 @@ quick: lint
 	$(BIN)/pytest -q -n 4 --quick
 
 ## soak: send 100,000 random requests to a service, and a million of accounts; SOAK=1000000 for more of the first, SEED=7 for others
+# They take longer than a test of the suite may.
 soak: $(VENV)/.dev
-	TIERCEL_TEST_FUZZ_REQUESTS=$(or $(SOAK),100000) TIERCEL_TEST_FUZZ_SEED=$(or $(SEED),1) $(BIN)/pytest -q -s tests/hostile/test_fuzz.py
-	TIERCEL_TEST_ISOLATION_REQUESTS=$(or $(ISOLATION),1000000) TIERCEL_TEST_ISOLATION_SEED=$(or $(SEED),1) $(BIN)/pytest -q -n 2 tests/hostile/test_isolation.py
+	TIERCEL_TEST_FUZZ_REQUESTS=$(or $(SOAK),100000) TIERCEL_TEST_FUZZ_SEED=$(or $(SEED),1) $(BIN)/pytest -q -s -o faulthandler_timeout=0 tests/hostile/test_fuzz.py
+	TIERCEL_TEST_ISOLATION_REQUESTS=$(or $(ISOLATION),1000000) TIERCEL_TEST_ISOLATION_SEED=$(or $(SEED),1) $(BIN)/pytest -q -n 2 -o faulthandler_timeout=0 tests/hostile/test_isolation.py
 
 ## engines: every test of request logs on every engine; `make test` runs each on the embedded one, and one or a third of its cases on another
 engines: $(VENV)/.pglite

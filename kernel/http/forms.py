@@ -49,7 +49,7 @@ from kernel.conversion import (
 from kernel.docstrings import describe_arguments
 from kernel.errors import ApiError, InvalidError, MalformedError, TooLargeError, UnsupportedMediaError
 from kernel.http.notices import Notice
-from kernel.http.pages import is_own_path
+from kernel.http.pages import first_upper, is_own_path
 from kernel.http.request import BodyLimits, Request, ensure_utf8, media_type, read_body
 from kernel.http.response import Response, TemplateResponse
 
@@ -209,7 +209,7 @@ def make_form(
 def _for_people(text: str, *, is_chosen: bool) -> str:
     """Return what a docstring says in the words of a form, where None is a field that is left empty."""
     text = _NONE.sub("empty", _NUMBER_OF.sub("", text) if is_chosen else text).strip()
-    return text[:1].upper() + text[1:]
+    return first_upper(text)
 
 
 def label_of(name: str) -> str:
@@ -219,7 +219,7 @@ def label_of(name: str) -> str:
     if len(words) > 1 and words[-1] == "id":
         words.pop()
     text = " ".join(_WORDS.get(word, word) for word in words)
-    return text[:1].upper() + text[1:] + unit
+    return first_upper(text) + unit
 
 
 def _make_field(
@@ -330,7 +330,7 @@ def _item_of(annotation: Any) -> Any:
 def label_of_value(value: str) -> str:
     """Return a word of a program for people: ``past_due`` is "Past due"."""
     text = value.replace("_", " ")
-    return text[:1].upper() + text[1:] if text.islower() else text
+    return first_upper(text) if text.islower() else text
 
 
 def _bounds(kind: inspect.IntType | inspect.FloatType) -> dict[str, str]:

@@ -65,6 +65,11 @@ def format_duration(seconds: float | None) -> str:
     return f"{int(seconds) // size_s} {unit}" + (f" {rest} {rest_unit}" if rest else "")
 
 
+def first_upper(text: str) -> str:
+    """Return a text as the beginning of a sentence."""
+    return text[:1].upper() + text[1:]
+
+
 def format_bytes(count: float | None) -> str:
     """Return an amount of memory as people read it: ``512 B``, ``1.5 KiB``, ``23.4 GiB``; a dash for None."""
     if count is None:

@@ -43,7 +43,7 @@ from kernel.http.forms import (
 )
 from kernel.http.lists import ListQuery, is_scalar
 from kernel.http.notices import Notice
-from kernel.http.pages import local_link, page_link
+from kernel.http.pages import first_upper, local_link, page_link
 from kernel.http.panels import Panel
 from kernel.http.request import Request
 from kernel.http.resources import Action, Resource, annotate
@@ -167,8 +167,10 @@ class ResourcePages(Generic[T]):
         self._actions: frozenset[Action] = frozenset({"list", "show", *actions})
         self._row_links = services.row_links
         self._row_links[resource.table] = self.link_to
-        name = self.one[:1].upper() + self.one[1:]
-        self.created, self.saved, self.deleted = (Notice(f"{name} {done}.") for done in ("created", "saved", "deleted"))
+        self._title = first_upper(self.one)
+        self.created, self.saved, self.deleted = (
+            Notice(f"{self._title} {done}.") for done in ("created", "saved", "deleted")
+        )
 
     # --- what subclasses change ---------------------------------------------------------------------------------------
 
@@ -202,7 +204,7 @@ class ResourcePages(Generic[T]):
     def name_of(self, row: T) -> str:
         """Return what a row is called on its page: its first searched field by default."""
         named = (getattr(row, name) for name in ("name", "title", *self.resource.search) if hasattr(row, name))
-        return next((str(each) for each in named if each), "") or f"{self.one} {_number(row)}"
+        return next((str(each) for each in named if each), "") or f"{self._title} {_number(row)}"
 
     # --- routes -------------------------------------------------------------------------------------------------------
 

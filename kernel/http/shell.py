@@ -163,6 +163,14 @@ class Shell:
         """The menu, by plugin in configured order."""
         pages = self._labelled
         current = _current_path(self._request.path_as_sent, [page.path for _, page in pages])
+        # A page that the menu does not list belongs to its plugin all the same.
+        template = self._request.log_context.template
+        shown = (
+            each.owner
+            for each in self._pages
+            if each.path == current or (current is None and each.template == template)
+        )
+        unfolded = next(shown, None)
         exact = _bare(self._request.path_as_sent)
 
         def make_item(label: str, page: PageRoute) -> MenuItem:
@@ -171,13 +179,13 @@ class Shell:
                 return MenuItem(label, path)
             return MenuItem(label, path, "page" if _bare(page.path) == exact else "true")
 
-        groups = [
-            MenuGroup(_title_of(owner), [make_item(label, page) for label, page in group])
+        is_short = len(pages) <= _MENU_OPEN_MAX
+        return [
+            MenuGroup(
+                _title_of(owner), [make_item(label, page) for label, page in group], is_short or owner == unfolded
+            )
             for owner, group in groupby(pages, lambda each: each[1].owner)
         ]
-        if len(pages) <= _MENU_OPEN_MAX:
-            return groups
-        return [msgspec.structs.replace(each, is_open=each.is_current) for each in groups]
 
     @cached_property
     def _labelled(self) -> Sequence[tuple[str, PageRoute]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kernel.conversion import escape_controls
 from kernel.http.charts import format_value
-from kernel.http.pages import format_bytes, format_duration, input_time
+from kernel.http.pages import first_upper, format_bytes, format_duration, input_time
 from kernel.http.request import Request
 from kernel.http.shell import Shell
 from kernel.logging import Logger
@@ -31,8 +31,8 @@ class Templates:
     """The templates of a service. Each is compiled when it is first used, and kept.
 
     Every template can use ``asset``, ``format_value``, ``format_bytes``, ``format_duration`` and ``input_time`` of
-    ``kernel.http``, the filter ``escape_controls`` for text of any origin, and the variable ``request_id``; a page also
-    ``shell``.
+    ``kernel.http``, the filter ``escape_controls`` for text of any origin, ``first_upper`` for the beginning of a
+    sentence, and the variable ``request_id``; a page also ``shell``.
 
     Args:
         folders: By the owner, the kernel or a plugin, the folder with its templates.
@@ -97,4 +97,5 @@ class Templates:
             input_time=input_time,
         )
         environment.filters["escape_controls"] = escape_controls
+        environment.filters["first_upper"] = first_upper
         return environment

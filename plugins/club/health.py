@@ -20,7 +20,7 @@ from plugins.club.jobs import JOB
 from plugins.club.settings import ClubSettings, Source
 from plugins.club.store import DatabaseUsage, SourceState, list_states, read_database_usage
 
-NO_SOURCES = "no sources are configured: imported data is served"
+NO_SOURCES = "no sources are configured: imported data are served"
 _CACHE_PREFIX = "club_"
 
 

@@ -44,14 +44,21 @@ class MarkDetails(msgspec.Struct, frozen=True, kw_only=True):
     url: Url | None = None
 
 
-class NewMark(MarkDetails, frozen=True, kw_only=True):
+# Its fields are those of a form, which begins with the title.
+class NewMark(msgspec.Struct, frozen=True, kw_only=True):
     """A mark as clients send it.
 
     Args:
         title: What happened, such as ``shop 1.5.0``.
+        time: When it happened; now by default.
+        service: The service that it concerns; all by default.
+        url: Where to read more.
     """
 
     title: Title
+    time: datetime | None = None
+    service: Service | None = None
+    url: Url | None = None
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser.conftest import TIMEOUT_S, WIDE
+from tests.browser.conftest import NARROW, TIMEOUT_S, WIDE
 from tests.processes import Service
 
 pytestmark = [pytest.mark.process, pytest.mark.xdist_group("browser")]
@@ -60,8 +60,18 @@ def test_a_new_key_is_shown_once_without_scripts(service: Service, browser: Brow
         page.goto("/admin/keys/new/")
         page.get_by_label("Name").fill("browser")
         page.get_by_role("checkbox", name="read").check()
+        page.get_by_role("checkbox", name="ingest").check()
         page.get_by_role("button", name="Create").click()
         expect(page.locator("#secret")).to_have_text(re.compile(r"^tk_\w{8}_"))
         page.get_by_role("link", name="I have it").click()
         expect(page.locator(".badge.good")).to_have_text("works")
         expect(page.locator("#secret")).to_have_count(0)
+
+        # On a telephone, whatever a cell has stands beside its label, as wide as it is.
+        page.set_viewport_size(NARROW)
+        page.goto("/admin/keys/?search=browser")
+        cell = page.locator('td[data-label="Scopes"]')
+        expect(cell.locator(".badge")).to_have_count(2)
+        boxes = [each.bounding_box() for each in cell.locator(".badge").all()]
+        beside = (cell.bounding_box() or {"x": 0.0})["x"] + 100
+        assert all(box is not None and box["x"] > beside and box["width"] < 80 for box in boxes), boxes

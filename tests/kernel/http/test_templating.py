@@ -138,6 +138,31 @@ def test_the_menu_is_grouped_by_plugin_and_knows_what_a_page_belongs_to(pages: P
     assert "aria-current" not in pages_below["/orders-of-others/"]
 
 
+def test_a_long_menu_unfolds_the_pages_of_the_plugin_that_is_shown_though_it_lists_not_the_page(
+    make_package: Callable[..., str], boot: Boot
+) -> None:
+    routes = [get_route(f"/orders/{number}/", show, menu=f"Orders {number}") for number in range(20)]
+    shop = make_package("shop", files={"templates/orders.html": TEMPLATE}, register_routes=lambda services: routes)
+    bank = make_package(
+        "bank",
+        files={"templates/orders.html": TEMPLATE},
+        register_routes=lambda services: [
+            get_route("/accounts/", show, menu="Accounts"),
+            get_route("/rates/{id}/", show_one),
+        ],
+    )
+    client = boot(shop, bank)
+
+    def unfolded(path: str) -> list[str]:
+        page = client.get(path).content.decode()
+        return re.findall(r"<details class=\"group[^\"]*\" open>\s*<summary>([^<]*)<", page)
+
+    assert unfolded("/orders/3/") == ["Shop"]
+    assert unfolded("/accounts/") == ["Bank"]
+    assert unfolded("/rates/7/") == ["Bank"]
+    assert unfolded("/nowhere/") == []
+
+
 def test_one_path_has_a_page_for_people_and_data_for_programs(pages: Pages) -> None:
     client = pages(get_route("/orders/", show_either), get_route("/api/v1/orders/", show_either))
 

@@ -174,6 +174,12 @@ def test_references_have_names_and_links(client: Client, staff: dict[str, str], 
     assert re.search(r'<select id="form-plan" name="plan" required', page(client, "/admin/subscriptions/new/", staff))
 
 
+def test_what_has_no_name_is_called_by_its_number(client: Client, staff: dict[str, str]) -> None:
+    shown = page(client, "/admin/subscriptions/1/", staff)
+
+    assert "<h1><bdi>Subscription 1</bdi></h1>" in shown
+
+
 def test_too_many_rows_to_choose_from_are_a_number(client: Client, account: int, owner: dict[str, str]) -> None:
     with client.service.db.connection() as connection:
         connection.execute(

@@ -123,7 +123,7 @@ def test_a_refresh_without_sources_prints_a_note(tiercel: Tiercel) -> None:
     ran = tiercel({}, "club", "refresh")
 
     assert (ran.code, ran.output) == (0, "")
-    assert ran.errors == "no sources are configured: imported data is served.\n"
+    assert ran.errors == "no sources are configured: imported data are served.\n"
     assert tiercel({}, "club", "refresh", "--json").json() == {"sources": [], "datasets": []}
 
 

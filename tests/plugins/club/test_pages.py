@@ -108,7 +108,7 @@ def test_items_and_versions_have_the_pages_of_all_datasets(client: Client) -> No
 def test_pages_without_data_say_what_to_do(serve: Serve) -> None:
     client = serve(plugins=PLUGINS)
 
-    assert words(page(client, "/club/")).count("no sources are configured") == 2
+    assert words(page(client, "/club/")).count("No sources are configured") == 2
     sources = words(page(client, "/club/sources/"))
     assert "[club.sources]" in sources
     assert "Fetch all now" not in sources

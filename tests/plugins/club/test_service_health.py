@@ -119,7 +119,7 @@ def test_without_sources_health_has_a_note(serve: Serve) -> None:
     health = health_of(client)
 
     assert (health["status"], health["sources"]) == ("ok", [])
-    assert health["note"] == "no sources are configured: imported data is served"
+    assert health["note"] == "no sources are configured: imported data are served"
     readiness = readiness_of(client)
     assert (readiness["status"], readiness["detail"]) == ("ok", health["note"])
 

@@ -118,6 +118,7 @@ def test_plugins_are_shown_with_what_they_contribute(broken: Client) -> None:
     assert "register_routes" in accounts["hooks"]
     assert accounts["contributions"]["routes"] > 10
     assert f'<td class="number">{accounts["contributions"]["routes"]}<' in shown
+    assert re.findall(r">(\d+)<span class=\"only-narrow\"> (hooks?)<", shown)[-1] == ("1", "hook")
     # The whole reason, without what is secret in it.
     assert "no &lt;script&gt;alert(1)&lt;/script&gt;\npassword=*** \\u202e" in shown
     assert "xend" in shown

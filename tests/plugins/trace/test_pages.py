@@ -175,6 +175,7 @@ def test_what_fails_leaves_the_rest_of_the_page(client: Client) -> None:
 
 def test_versions_say_what_they_changed(client: Client) -> None:
     shown = page(client, "/trace/versions/?dataset=features")
+    assert re.search(r'data-label="Size">[\d.]+ (B|KiB)<', shown)
     rows = re.findall(r"<tr>\s*<td class=\"pick\".*?</tr>", shown, re.DOTALL)
 
     assert ["current" in each for each in rows] == [True, False, False]
@@ -289,7 +290,7 @@ def test_pages_without_data_say_what_to_do(serve: Serve) -> None:
     client = serve(plugins=PLUGINS)
 
     for path in ("features/", "tags/", "matrix/", "certificate/"):
-        assert "no sources are configured" in page(client, f"/trace/{path}"), path
+        assert "No sources are configured" in page(client, f"/trace/{path}"), path
     shown = page(client, "/trace/freshness/")
     assert "NOTION_TOKEN" in shown
     assert "Export now" not in shown
