@@ -31,6 +31,7 @@ from plugins.observability.models import Event, SelectionQuery
 from plugins.observability.queries import QUERIES
 from plugins.observability.requests_route import requests_route
 from plugins.observability.store import EventStore
+from plugins.observability.timescale import end_of_columns
 
 POLL_INTERVAL_S = 0.5
 # On average; of more, this many are sent, evenly spread.
@@ -195,9 +196,10 @@ class ArrivalReader:
                 return Arrivals(now, left_out=[LeftOut(None, "volume")])
             conditions = self._store.conditions_seen_by(connection, query, access)
             limit = min(EVENTS_AT_ONCE_MAX, int(EVENTS_PER_S_MAX * max(1.0, now.time_s - cursor.time_s)))
-            with suppress(psycopg.errors.FeatureNotSupported):
-                return _find(connection, batches, conditions, limit, now).seen_by(access)
-        # Compressed chunks of TimescaleDB do not tell in which transaction their rows were stored.
+            rows_from = end_of_columns(self._db, connection)
+            # A chunk may have become columnar since, whatever this transaction sees.
+            with suppress(psycopg.errors.FeatureNotSupported, psycopg.errors.InvalidColumnReference):
+                return _find(connection, batches, conditions, limit, now, rows_from).seen_by(access)
         stored = sum(batch.stored for batch in batches)
         return Arrivals(now, left_out=[LeftOut(stored, "volume")]).seen_by(access)
 
@@ -218,24 +220,33 @@ def _find(
     conditions: Conditions,
     limit: int,
     now: Cursor,
+    rows_from: datetime | None,
 ) -> Arrivals:
-    """Find the events of some batches; raises ``FeatureNotSupported`` where the server cannot tell."""
-    spans = _merge((batch.from_time, batch.to_time) for batch in batches if batch.from_time and batch.to_time)
+    """Find the events of some batches.
+
+    Batches of before ``rows_from`` are counted only: columnar chunks of TimescaleDB do not tell in which transaction
+    their rows were stored. Where there is one all the same, raises ``InvalidColumnReference``, or
+    ``FeatureNotSupported``, whichever its version has for that.
+    """
+    timed = [(batch, batch.from_time, batch.to_time) for batch in batches if batch.from_time and batch.to_time]
+    found = [each for each in timed if rows_from is None or each[1] >= rows_from]
+    spans = _merge((first, last) for _, first, last in found)
     values = {
         **conditions.values,
         "from_times": [first for first, _ in spans],
         "to_times": [last for _, last in spans],
         # As rows have them: 32 bits.
-        "xids": [str(int(batch.xid) % 2**32) for batch in batches],
+        "xids": [str(int(batch.xid) % 2**32) for batch, _, _ in found],
         "limit": limit,
         "scan_max": _SCAN_MAX,
     }
-    statement = sql.SQL(QUERIES["list_arrived_events"]).format(where=conditions.where)
+    start = sql.SQL("'-infinity'") if rows_from is None else sql.Literal(rows_from)
+    statement = sql.SQL(QUERIES["list_arrived_events"]).format(where=conditions.where, rows_from=start)
     rows = connection.execute(statement, values).fetchall()
     total, scanned = rows[0][2] or 0, rows[0][3]
     keys = [(event_id, time) for event_id, time, *_ in rows if event_id is not None]
     left_out = [LeftOut(total - len(keys), "rate")] if total > len(keys) else []
-    unseen = sum(batch.stored for batch in batches if batch.from_time is None)
+    unseen = sum(batch.stored for batch in batches) - sum(batch.stored for batch, _, _ in found)
     if scanned >= _SCAN_MAX:
         unseen = sum(batch.stored for batch in batches) - total
     if unseen:

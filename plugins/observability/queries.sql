@@ -449,9 +449,15 @@ WHERE account = %(account)s AND (%(visible_sites)s::integer[] IS NULL OR site = 
   AND stored > 0 AND at >= %(since)s
 LIMIT %(limit)s
 
+-- name: end_of_columns
+-- Up to where events of TimescaleDB may be in columnar chunks; NULL if none are.
+SELECT max(range_end) FROM timescaledb_information.chunks
+WHERE hypertable_schema = 'observability' AND hypertable_name = 'event' AND is_compressed
+
 -- name: list_arrived_events
 -- The keys of events that some transactions stored and some conditions select, in order of time: all of them, or as many,
--- evenly spread. With how many there are, and how many events were looked at for them.
+-- evenly spread. With how many there are, and how many events were looked at for them. Where rows begin is a constant, not a
+-- parameter: a plan that has a columnar chunk is refused, whatever it would read of it.
 WITH scanned AS MATERIALIZED (
     SELECT e.*
     FROM unnest(%(from_times)s::timestamptz[], %(to_times)s::timestamptz[]) AS span (from_time, to_time)
@@ -459,7 +465,7 @@ WITH scanned AS MATERIALIZED (
         SELECT event.id, event.time, event.series, event.status_code, event.latency_ms, event.trace_id, event.user_ref,
                event.xmin AS xid
         FROM observability.event
-        WHERE event.time BETWEEN span.from_time AND span.to_time
+        WHERE event.time BETWEEN span.from_time AND span.to_time AND event.time >= {rows_from}
         ORDER BY event.time DESC, event.id
         LIMIT %(scan_max)s) AS e
     LIMIT %(scan_max)s

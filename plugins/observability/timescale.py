@@ -59,6 +59,14 @@ def ensure_licensed(db: Database) -> None:
         )
 
 
+def end_of_columns(db: Database, connection: Connection[TupleRow]) -> datetime | None:
+    """Return up to where events may be in columnar chunks, whose rows lack system columns; None if none are."""
+    if db.engine.timescaledb_version is None:
+        return None
+    row = connection.execute(QUERIES["end_of_columns"]).fetchone()
+    return None if row is None else row[0]
+
+
 def continuous_aggregates(connection: Connection[TupleRow], resolution: Resolution) -> Sequence[str]:
     """Return the names of the continuous aggregates of a resolution; none where rollups are tables."""
     if not has_continuous_aggregates(connection):

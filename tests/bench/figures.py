@@ -18,7 +18,7 @@ class Figure(msgspec.Struct, frozen=True):
     Args:
         name: What was measured.
         value: A ratio, unless ``unit`` says otherwise.
-        target: The bound it should keep; None where this run is too small to tell.
+        target: The bound it should keep; None where there is none, or where this run is too small to tell.
         bound: Whether the value should be at least or at most the target.
         unit: ``ratio``, ``s``, ...
         detail: The absolute figures behind it, for the record only.

@@ -88,7 +88,7 @@ def _post(running: Service, content: Sequence[bytes], batch: int, headers: Heade
 
 def _copy(running: Service, content: Sequence[bytes], batch: int) -> float:
     """Copy the same events through two connections. They are encoded before the clock starts."""
-    streams = _encode(running, content, batch)
+    streams = [copy_stream(rows) for rows in encode(running, content, batch, EVENTS)]
     running.empty()
 
     def run(number: int) -> int:
@@ -102,16 +102,17 @@ def _copy(running: Service, content: Sequence[bytes], batch: int) -> float:
     return side_by_side(COPY_CONNECTIONS, run)
 
 
-def _encode(running: Service, content: Sequence[bytes], batch: int) -> list[bytes]:
+def encode(running: Service, content: Sequence[bytes], batch: int, events: int) -> list[list[bytes]]:
+    """Encode batches as rows of COPY, over and over up to so many events; their series are stored already."""
     now = datetime.now(UTC)
     batches = [normalize(range(batch), decode_batch(body, batch, now).events, now)[0] for body in content]
     with psycopg.connect(running.conninfo) as connection:
         rows = connection.execute("SELECT service, endpoint, method, id FROM observability.series").fetchall()
     ids = {SeriesKey(service, endpoint, method): series_id for service, endpoint, method, series_id in rows}
     series = ResolvedSeries(0, ids, {}, frozenset())
-    streams: list[bytes] = []
-    for at in range(EVENTS // batch):
+    encoded: list[list[bytes]] = []
+    for at in range(events // batch):
         normalized = batches[at % len(batches)]
         normalized.id_suffixes = random_suffixes(batch)
-        streams.append(copy_stream(normalized.rows(series)))
-    return streams
+        encoded.append(normalized.rows(series))
+    return encoded

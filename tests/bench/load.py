@@ -21,12 +21,14 @@ START = datetime(2026, 1, 5, tzinfo=UTC)
 DAY = timedelta(days=1)
 
 
-def make_events(count: int, *, bad_every: int = 0, span: timedelta = DAY) -> list[dict[str, Any]]:
+def make_events(
+    count: int, *, bad_every: int = 0, span: timedelta = DAY, start: datetime = START
+) -> list[dict[str, Any]]:
     """Make events of one day in 500 series; every so many of them has a status that HTTP does not know."""
     span_ms = span // timedelta(milliseconds=1)
     return [
         {
-            "time": (START + timedelta(milliseconds=random.randrange(span_ms))).isoformat(),
+            "time": (start + timedelta(milliseconds=random.randrange(span_ms))).isoformat(),
             "service": f"service-{random.randrange(10)}",
             "endpoint": f"/api/v1/resource-{random.randrange(50)}",
             "method": "GET",
@@ -40,9 +42,13 @@ def make_events(count: int, *, bad_every: int = 0, span: timedelta = DAY) -> lis
     ]
 
 
-def bodies(batches: int, batch: int, *, bad_every: int = 0, span: timedelta = DAY) -> list[bytes]:
+def bodies(
+    batches: int, batch: int, *, bad_every: int = 0, span: timedelta = DAY, start: datetime = START
+) -> list[bytes]:
     """Encode some batches."""
-    return [json.dumps(make_events(batch, bad_every=bad_every, span=span)).encode() for _ in range(batches)]
+    return [
+        json.dumps(make_events(batch, bad_every=bad_every, span=span, start=start)).encode() for _ in range(batches)
+    ]
 
 
 def side_by_side(workers: int, run: Callable[[int], int]) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import psycopg
 import pytest
@@ -14,6 +15,9 @@ from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from kernel.testing import Client
+from plugins.observability.access import SYSTEM
+from plugins.observability.live import ArrivalReader, LeftOut
+from plugins.observability.models import SelectionQuery
 from tests.plugins.observability.analytics.factories import container_of
 from tests.plugins.observability.engines import TIMESCALE_URL, TestedEngine, require_community_licence, run_statement
 from tests.plugins.observability.events import ROOT, create, make_event, post_ingest
@@ -62,6 +66,25 @@ def test_events_of_latency_0_are_counted_in_a_day_compressed_in_part(engine: Tes
     assert run_statement(client, BINS_OF_EVENTS) == expected
     assert run_statement(client, BINS_OF_ROLLUPS) == expected
     assert client.get(f"{ROOT}kpis/?start=2025-12-14&end=2025-12-14").json()["hits"] == 1442
+
+
+def test_what_arrives_is_found_whatever_older_events_are_columns(engine: TestedEngine, client: Client) -> None:
+    require_community_licence(engine)
+    create(client)
+    run_statement(client, "SELECT compress_chunk(chunk) FROM show_chunks('observability.event') AS chunk")
+    container = container_of(client)
+    reader = ArrivalReader(container.db, container.store)
+    start = reader.now()
+
+    create(client, endpoint="/fresh", time=datetime.now(UTC).isoformat())
+    fresh = reader.since(start, SelectionQuery(), SYSTEM)
+    post_ingest(client, [make_event(endpoint="/late")] * 3)
+    late = reader.since(fresh.cursor, SelectionQuery(), SYSTEM)
+    both = reader.since(start, SelectionQuery(), SYSTEM)
+
+    assert [event.endpoint for event in reader.events(fresh.keys, SYSTEM)] == ["/fresh"]
+    assert (list(fresh.left_out), list(late.keys), list(late.left_out)) == ([], [], [LeftOut(3, "volume")])
+    assert (list(both.keys), list(both.left_out)) == (list(fresh.keys), [LeftOut(3, "volume")])
 
 
 def test_an_update_of_the_extension_is_named_once_and_its_missing_library_until_it_is_there(
