@@ -281,6 +281,10 @@ WHERE {visible}
 ORDER BY e.time, e.id
 LIMIT %(limit)s
 
+-- name: force_generic_plan
+-- Whatever trace it is, the plan is the same: one for each session.
+SET LOCAL plan_cache_mode = force_generic_plan
+
 -- name: count_events
 -- The precondition is apart: beside the others, it would be asked for each partition, and each event would pass there.
 -- NULL if it does not hold.
