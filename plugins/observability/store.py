@@ -271,13 +271,12 @@ class EventStore:
             query = first_page(account, tuple(keys), limit, self._served_max_bytes, backwards=backwards)
             return self._read_page(query, None, limit)
         page = conditions.compose_page(order_by(keys, backwards=backwards))
-        values = {**conditions.values, "limit": limit, "offset": offset}
-        return self._page(page, values, of_trace="trace_id" in values)
+        return self._page(page, {**conditions.values, "limit": limit, "offset": offset})
 
     def trace(self, trace_id: str, limit: int, access: Access = SYSTEM) -> Sequence[Event]:
         """Return the events of a trace, in order of time; as of ``list``, some may be without their tags."""
         values = {"trace_id": trace_id, "limit": limit, **access.parameters}
-        return self._page(sql.SQL(QUERIES["page_of_trace"]), values, of_trace=True)[0]
+        return self._page(sql.SQL(QUERIES["page_of_trace"]), values)[0]
 
     def read(self, keys: Sequence[tuple[UUID, datetime]], access: Access) -> Sequence[Event]:
         """Return the events with these ids and times, in order of time; as of ``list``, some may be without tags."""
@@ -285,25 +284,17 @@ class EventStore:
         values = {"ids": ids, "times": times, "limit": len(keys), **access.parameters}
         return self._page(sql.SQL(QUERIES["page_of_keys"]), values)[0]
 
-    def _page(
-        self, page: sql.Composable, values: Mapping[str, Any], *, of_trace: bool = False
-    ) -> tuple[Sequence[Event], int]:
+    def _page(self, page: sql.Composable, values: Mapping[str, Any]) -> tuple[Sequence[Event], int]:
         limit = values["limit"]
         query = _compose_list(page, limit, self._served_max_bytes)
         limits = {"tags_max_bytes": self._served_max_bytes, "page_max_bytes": PAGE_MAX_BYTES}
-        return self._read_page(query, {**values, **limits}, limit, of_trace=of_trace)
+        return self._read_page(query, {**values, **limits}, limit)
 
     def _read_page(
-        self, query: sql.Composed, values: Mapping[str, Any] | None, limit: int, *, of_trace: bool = False
+        self, query: sql.Composed, values: Mapping[str, Any] | None, limit: int
     ) -> tuple[Sequence[Event], int]:
-        # A trace is looked for in each chunk, and to plan that takes TimescaleDB longer than to do it.
-        if of_trace and self._db.engine.timescaledb_version is not None:
-            begin_with = QUERIES["force_generic_plan"]
-            with self._db.transaction(repeatable_read=True, begin_with=begin_with) as connection:
-                rows = connection.execute(query, values, prepare=True).fetchall()
-        else:
-            with self._db.connection() as connection:
-                rows = connection.execute(query, values).fetchall()
+        with self._db.connection() as connection:
+            rows = connection.execute(query, values).fetchall()
         if _fits_always(limit, self._served_max_bytes):
             return [*map(to_event, rows)], len(rows)
         fitting = sum(row[-1] for row in rows)

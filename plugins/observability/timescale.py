@@ -66,7 +66,7 @@ def ensure_licensed(db: Database) -> None:
 
 
 def continuous_aggregates(connection: Connection[TupleRow], resolution: Resolution) -> Sequence[str]:
-    """Return the names of the continuous aggregates that are kept as long as a resolution; none where rollups are tables."""
+    """Return the continuous aggregates that are kept as long as a resolution; none where rollups are tables."""
     return _AGGREGATES[resolution] if has_continuous_aggregates(connection) else []
 
 

@@ -84,8 +84,8 @@ class QuerySession:
         series: The condition for the series of the scope.
         parameters: Of that condition and of the scope.
         coarse: How rollups by service and method tell these series from others; None if they cannot.
-        keeps_plans: Whether each query is planned once for a connection. It is prepared at once then: as a pool passes its
-            connections round, each of them would plan it several times before it is prepared by itself.
+        keeps_plans: Whether each query is planned once for a connection. It is prepared at once then: a pool passes its
+            connections round, and each would plan it several times before it is prepared by itself.
     """
 
     def __init__(

@@ -55,3 +55,24 @@ $$;
 PERFORM add_job('observability.seen_policy', interval '1 hour');
 END
 $make$;
+
+-- The events of a trace between two times. It may be in any chunk, and to plan that takes TimescaleDB longer than to look:
+-- the plan is kept, one for each session. Elsewhere the function becomes a part of the statement that calls it, which has
+-- the times as well, if there are any.
+DO $make$
+BEGIN
+IF (SELECT relkind = 'p' FROM pg_class WHERE oid = 'observability.event'::regclass) THEN
+    CREATE FUNCTION observability.events_of_trace(id text, from_time timestamptz, to_time timestamptz)
+    RETURNS SETOF observability.event LANGUAGE sql STABLE AS $$
+        SELECT * FROM observability.event WHERE trace_id = $1
+    $$;
+ELSE
+    CREATE FUNCTION observability.events_of_trace(id text, from_time timestamptz, to_time timestamptz)
+    RETURNS SETOF observability.event LANGUAGE plpgsql STABLE ROWS 100 SET plan_cache_mode = force_generic_plan AS $$
+    BEGIN
+        RETURN QUERY SELECT * FROM observability.event WHERE trace_id = $1 AND time >= $2 AND time <= $3;
+    END
+    $$;
+END IF;
+END
+$make$;
