@@ -89,8 +89,12 @@ class Conditions(msgspec.Struct):
         join = sql.SQL(QUERIES["join_last" if self.visible else "join_first"])
         if "trace_id" in self.values:
             where = _all_of([*self.preconditions, *self.parts])
+            start, end = (
+                sql.Placeholder(name) if name in self.values else sql.Literal(otherwise)
+                for name, otherwise in (("start", "-infinity"), ("end", "infinity"))
+            )
             return sql.SQL(QUERIES["page_of_few_events"]).format(
-                join=join, where=where, conditions=_all_of(visible), order=order
+                start=start, end=end, join=join, where=where, conditions=_all_of(visible), order=order
             )
         where = _all_of([*self.preconditions, *self.parts, *visible])
         return sql.SQL(QUERIES["page_of_events"]).format(join=join, where=where, order=order)

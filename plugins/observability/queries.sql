@@ -266,7 +266,7 @@ LIMIT %(limit)s OFFSET %(offset)s
 -- would read all events in their order. OFFSET keeps it from that.
 SELECT e.id, e.time, s.service, s.endpoint, s.method, e.status_code, e.latency_ms, e.trace_id, e.user_ref,
        e.tags AS stored_tags
-FROM (SELECT * FROM observability.event AS e WHERE {where} OFFSET 0) AS e
+FROM (SELECT * FROM observability.events_of_trace(%(trace_id)s, {start}, {end}) AS e WHERE {where} OFFSET 0) AS e
 {join} observability.series AS s ON s.id = e.series
 WHERE {conditions}
 ORDER BY {order}
@@ -275,7 +275,7 @@ LIMIT %(limit)s OFFSET %(offset)s
 -- name: page_of_trace
 SELECT e.id, e.time, s.service, s.endpoint, s.method, e.status_code, e.latency_ms, e.trace_id, e.user_ref,
        e.tags AS stored_tags
-FROM (SELECT * FROM observability.event AS e WHERE e.trace_id = %(trace_id)s OFFSET 0) AS e
+FROM (SELECT * FROM observability.events_of_trace(%(trace_id)s, '-infinity', 'infinity') AS e OFFSET 0) AS e
 JOIN observability.series AS s ON s.id = e.series
 WHERE {visible}
 ORDER BY e.time, e.id

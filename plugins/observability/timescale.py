@@ -10,7 +10,7 @@ rollups are tables, which ``rollups/refresh.py`` computes. Both are read through
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from psycopg import Connection
@@ -20,7 +20,13 @@ from kernel import Database, UnavailableError
 from plugins.observability.queries import QUERIES
 from plugins.observability.resolution import Resolution
 
-_AGGREGATES = ("rollup", "histogram", "coarse", "coarse_totals")
+_KINDS = ("rollup", "histogram", "coarse", "coarse_totals")
+# When events happened is told as long as they are kept, as elsewhere.
+_AGGREGATES: Mapping[Resolution, Sequence[str]] = {
+    Resolution.RAW: ("seen_day",),
+    Resolution.HOUR: [f"{kind}_hour" for kind in _KINDS],
+    Resolution.DAY: [f"{kind}_day" for kind in _KINDS],
+}
 
 
 def is_hypertable(connection: Connection[TupleRow]) -> bool:
@@ -68,10 +74,8 @@ def end_of_columns(db: Database, connection: Connection[TupleRow]) -> datetime |
 
 
 def continuous_aggregates(connection: Connection[TupleRow], resolution: Resolution) -> Sequence[str]:
-    """Return the names of the continuous aggregates of a resolution; none where rollups are tables."""
-    if not has_continuous_aggregates(connection):
-        return []
-    return [f"{name}_{resolution}" for name in _AGGREGATES]
+    """Return the continuous aggregates that are kept as long as a resolution; none where rollups are tables."""
+    return _AGGREGATES[resolution] if has_continuous_aggregates(connection) else []
 
 
 def refresh_continuous_aggregates(connection: Connection[TupleRow], day: datetime, hours: Sequence[datetime]) -> None:

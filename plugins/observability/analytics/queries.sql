@@ -383,12 +383,26 @@ GROUP BY 1, {group}
 
 -- name: activity_by_group
 -- Groups with their first and last event. A series has its first event in its first bucket, which begins at first_at and
--- is a day long at most: an index of events finds it there. Of removed events, only the bucket is known.
+-- is a day long at most: where seen_day does not tell, an index of events finds it there. Of removed events, only the
+-- bucket is known.
+WITH summed AS MATERIALIZED (
+    SELECT series, sum(hits) AS hits, sum(errors) AS errors, min(at) AS first_at, max(at) AS last_at
+    FROM ({parts}) AS cell
+    GROUP BY series
+), seen AS MATERIALIZED (
+    -- Of days that are read as a whole: the other buckets of their series are none of these.
+    SELECT bucket, series, first_seen, last_seen
+    FROM observability.seen_day
+    JOIN unnest(%(seen_starts)s::timestamptz[], %(seen_ends)s::timestamptz[]) AS span (start_time, end_time)
+        ON bucket >= start_time AND bucket < end_time
+    WHERE bucket = ANY(ARRAY(SELECT first_at FROM summed UNION SELECT last_at FROM summed))
+)
 SELECT {group}, count(*) OVER () AS groups, count(DISTINCT endpoint) AS endpoints,
        array_agg(DISTINCT method ORDER BY method) AS methods, sum(hits)::bigint AS hits, sum(errors)::bigint AS errors,
        sum(errors)::float8 / sum(hits)::float8 AS error_rate, min(first_seen) AS first_seen, max(last_seen) AS last_seen
-FROM (SELECT series, hits, errors,
-             coalesce((SELECT time FROM observability.event
+FROM (SELECT summed.series, hits, errors,
+             coalesce(first_day.first_seen,
+                      (SELECT time FROM observability.event
                        WHERE event.series = summed.series AND time >= greatest(first_at, %(start)s)
                            AND time < least(first_at + interval '24 hours', %(end)s)
                        ORDER BY time LIMIT 1),
@@ -397,7 +411,8 @@ FROM (SELECT series, hits, errors,
                            AND bucket < first_at + interval '24 hours'
                        ORDER BY bucket LIMIT 1),
                       first_at) AS first_seen,
-             coalesce((SELECT time FROM observability.event
+             coalesce(last_day.last_seen,
+                      (SELECT time FROM observability.event
                        WHERE event.series = summed.series AND time >= greatest(last_at, %(start)s)
                            AND time < least(last_at + interval '24 hours', %(end)s)
                        ORDER BY time DESC LIMIT 1),
@@ -406,9 +421,9 @@ FROM (SELECT series, hits, errors,
                            AND bucket < last_at + interval '24 hours'
                        ORDER BY bucket DESC LIMIT 1),
                       last_at) AS last_seen
-      FROM (SELECT series, sum(hits) AS hits, sum(errors) AS errors, min(at) AS first_at, max(at) AS last_at
-            FROM ({parts}) AS cell
-            GROUP BY series) AS summed) AS active
+      FROM summed
+      LEFT JOIN seen AS first_day ON first_day.series = summed.series AND first_day.bucket = first_at
+      LEFT JOIN seen AS last_day ON last_day.series = summed.series AND last_day.bucket = last_at) AS active
 JOIN observability.series ON id = series AND account = %(account)s
 GROUP BY {group}
 ORDER BY {order}

@@ -84,6 +84,8 @@ class QuerySession:
         series: The condition for the series of the scope.
         parameters: Of that condition and of the scope.
         coarse: How rollups by service and method tell these series from others; None if they cannot.
+        keeps_plans: Whether each query is planned once for a connection. It is prepared at once then: a pool passes its
+            connections round, and each would plan it several times before it is prepared by itself.
     """
 
     def __init__(
@@ -94,6 +96,8 @@ class QuerySession:
         series: SeriesCondition,
         parameters: Mapping[str, Any],
         coarse: Coarse | None = None,
+        *,
+        keeps_plans: bool = False,
     ) -> None:
         self.state = state
         self._connection = connection
@@ -101,6 +105,7 @@ class QuerySession:
         self._series: SeriesCondition = series
         self._parameters = parameters
         self._coarse: Coarse | None = coarse
+        self._prepare = True if keeps_plans else None
 
     @classmethod
     @contextmanager
@@ -123,7 +128,7 @@ class QuerySession:
                 "end": window.end,
                 "few_series_max": _FEW_SERIES_MAX if reads_few_events else 0,
             }
-            ((dirty_hours, first_dirty_hour, from_times, _plan_cache_mode, *matching),) = connection.execute(
+            ((dirty_hours, first_dirty_hour, from_times, plan_cache_mode, *matching),) = connection.execute(
                 opening_query(scope.filters), parameters
             )
             state = RollupState.from_columns(dirty_hours, first_dirty_hour, from_times)
@@ -140,7 +145,8 @@ class QuerySession:
             coarse: Coarse | None = None
             if scope.is_coarse:
                 coarse = "one_method" if scope.filters else "coarse_account"
-            yield cls(connection, scope, state, series, of_series, coarse)
+            keeps_plans = plan_cache_mode == "force_generic_plan"
+            yield cls(connection, scope, state, series, of_series, coarse, keeps_plans=keeps_plans)
 
     def for_groups(self, dimensions: tuple[Dimension, ...], groups: Collection[GroupKey]) -> QuerySession:
         """Return a session in the same transaction for the series of some groups of the scope."""
@@ -155,6 +161,7 @@ class QuerySession:
             self.state,
             _condition(numbers),
             {**self._parameters, "series": numbers},
+            keeps_plans=self._prepare is True,
         )
 
     def plan(self, coarsest: Resolution, window: Span | None = None) -> ReadPlan:
@@ -202,6 +209,7 @@ class QuerySession:
             limit: Groups at most.
             offset: Groups to skip.
         """
+        seen = _since(plan.days, self.state.watermarks.raw)
         rows = self._run(
             "activity_by_group",
             plan,
@@ -209,6 +217,8 @@ class QuerySession:
             group_by=dimensions,
             order=order,
             error_from=DEFAULT_ERROR_FROM,
+            seen_starts=[span.start for span in seen],
+            seen_ends=[span.end for span in seen],
             start=self._scope.window.start,
             end=self._scope.window.end,
             limit=limit,
@@ -284,7 +294,7 @@ class QuerySession:
                 **bounds(plan),
                 **bounds(events, _PERCENTILES_PREFIX),
             }
-            ((*sums, found),) = self._connection.execute(query, parameters)
+            ((*sums, found),) = self._connection.execute(query, parameters, prepare=self._prepare)
         return RequestTotals(*sums), found or _no_percentiles(percentiles)
 
     def hits_up_to(self, events: ReadPlan, latency_ms: int) -> tuple[int, int]:
@@ -381,7 +391,7 @@ class QuerySession:
             name, plan, measures, coarse=coarse, event_time=event_time, bucket=bucket, group_by=group_by, order=order
         )
         return self._connection.execute(
-            build_query(spec), {**self._parameters, **parameters, **bounds(plan)}
+            build_query(spec), {**self._parameters, **parameters, **bounds(plan)}, prepare=self._prepare
         ).fetchall()
 
     def _spec(self, name: LiteralString, plan: ReadPlan, measures: Measures, **given: Any) -> QuerySpec:
@@ -403,6 +413,11 @@ class QuerySession:
 def _condition(series: str) -> SeriesCondition:
     """Return the condition for the series whose numbers are in an array, such as ``{1,2}``."""
     return "many_series" if series.count(",") >= _FEW_SERIES_MAX else "few_series"
+
+
+def _since(spans: Sequence[Span], start: datetime) -> Sequence[Span]:
+    """Return what is left of spans from a time on."""
+    return [Span(max(span.start, start), span.end) for span in spans if span.end > start]
 
 
 def _totals_measures(dimensions: Collection[Dimension]) -> Measures:

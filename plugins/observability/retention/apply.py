@@ -176,6 +176,8 @@ class Retention:
                 connection.execute(sql.SQL(QUERIES["drop_partition"]).format(name=sql.Identifier(name)))
                 connection.execute(QUERIES["delete_partition_entry"], {"name": name})
             dropped = drop_chunks(connection, "event", cutoff) if has_chunks else len(partitions)
+            for table in continuous_aggregates(connection, Resolution.RAW):
+                drop_chunks(connection, table, cutoff)
         report.partitions += dropped
         return since
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +187,30 @@ def test_rollups_and_columns_of_the_former_layout_are_converted(timescale_engine
     assert before == (2, 15.0, 20)
     assert [(segments or "", order) for segments, order in layouts] == [("", '"time" DESC,id')]
     assert events == [(2,)]
+
+
+@pytest.mark.xdist_group("timescale")
+@pytest.mark.engines("timescale_engine")
+def test_first_and_last_events_of_days_from_before_are_found_and_then_computed(timescale_engine: TestedEngine) -> None:
+    with timescale_engine.database() as url:
+        go_back_to(url, "0019_first_and_last_events")
+        with psycopg.connect(url, autocommit=True) as connection:
+            for statement in (SERIES, EVENTS_OF_TWO_DAYS, TOUCHED_BY_ALL, POLICY, COMPRESS):
+                connection.execute(statement)
+        apply_migrations(url, MIGRATIONS)
+
+        with running(make_configuration(db=timescale_engine.settings(url), **QUIET)) as client:
+            found, days = [], []
+            for _ in ("from events", "from days"):
+                (row,) = client.get("/api/requests/services/").json()["results"]
+                found.append((row["hits"], row["first_seen"], row["last_seen"]))
+                days.append(run_statement(client, "SELECT bucket FROM observability.seen_day ORDER BY 1"))
+                run_statement(client, "CALL observability.seen_policy(0, NULL)")
+            locks = run_statement(
+                client,
+                "SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = hashtext('observability.rollups')::oid",
+            )
+
+    assert found == [(2880, "2025-12-13T00:00:00Z", "2025-12-14T23:59:00Z")] * 2
+    assert days == [[], [(datetime(2025, 12, day, tzinfo=UTC),) for day in (13, 14)]]
+    assert locks == []

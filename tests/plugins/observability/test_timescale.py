@@ -51,6 +51,24 @@ def test_ten_years_of_sparse_events_are_a_few_chunks_of_a_year(client: Client) -
     assert stored_count(client) >= len(events)
 
 
+def test_a_trace_is_found_in_its_window_with_a_plan_that_is_kept(client: Client) -> None:
+    for day in (1, 2):
+        create(client, time=f"2025-04-0{day}T00:00:00Z", trace_id="planned", service="planned")
+
+    trace = client.get("/api/requests/traces/planned/").json()
+    windows = [
+        [event["time"] for event in listed(client, f"trace_id=planned&ordering=time{window}")]
+        for window in ("", "&start=2025-04-02", "&end=2025-04-01T12:00:00Z", "&start=2025-04-02&end=2025-04-03")
+    ]
+
+    first, second = "2025-04-01T00:00:00Z", "2025-04-02T00:00:00Z"
+    assert [event["time"] for event in trace["events"]] == [first, second]
+    assert windows == [[first, second], [second], [first], [second]]
+    assert run_statement(client, "SELECT proconfig FROM pg_proc WHERE proname = 'events_of_trace'") == [
+        (["plan_cache_mode=force_generic_plan"],)
+    ]
+
+
 def chunk_days(client: Client, start: datetime, end: datetime) -> list[int]:
     """Return how many days each chunk has of those that end after a time and begin before another."""
     with client.service.shared.db.connection() as connection:

@@ -16,7 +16,7 @@ from plugins.observability.analytics.session import QuerySession
 from plugins.observability.resolution import DAY, Resolution, Span
 from tests.conftest import Serve
 from tests.plugins.observability.analytics.factories import container_of, ingest
-from tests.plugins.observability.engines import every_server, partitioned_server
+from tests.plugins.observability.engines import every_server, one_engine, partitioned_server
 from tests.plugins.observability.events import ROOT, make_event
 
 pytestmark = every_server
@@ -82,6 +82,24 @@ def test_plans_are_kept_for_few_series_and_few_events_only(
     client: Client, filters: Mapping[str, str], days: int, approx: bool, mode: str
 ) -> None:
     assert plan_mode(client, scope_of(days, filters), approx=approx) == mode
+
+
+@one_engine
+@pytest.mark.parametrize(("filters", "plans"), [(ONE_SERIES, [(2, 0)]), ({}, [])])
+def test_queries_whose_plans_are_kept_are_prepared_at_once(
+    client: Client, filters: Mapping[str, str], plans: list[tuple[int, int]]
+) -> None:
+    with QuerySession.open(client.service.shared.db, scope_of(2, filters), approx=True) as session:
+        session._connection.execute("DEALLOCATE ALL")
+        for _ in range(2):
+            assert session.totals(session.plan(Resolution.RAW), 500).hits == (1 if filters else 2)
+
+        assert (
+            plans
+            == session._connection.execute(
+                "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE '%errors%'"
+            ).fetchall()
+        )
 
 
 def test_plans_for_many_series_are_not_kept(own_client: Client) -> None:

@@ -49,7 +49,7 @@ def test_rollups_are_continuous_aggregates_with_materialized_data_only(client: C
     names = [
         f"{kind}_{level}" for kind in ("coarse", "coarse_totals", "histogram", "rollup") for level in ("day", "hour")
     ]
-    assert found == [(name, True) for name in names]
+    assert found == [(name, True) for name in [*names, "seen_day"]]
 
 
 @pytest.mark.parametrize(("version", "kind"), [("2.12.2", "r"), ("2.13.0", "v")])
@@ -86,6 +86,7 @@ def test_policies_refresh_rollups_and_compress_old_chunks(client: Client) -> Non
         ("columnstore_policy", "12:00:00"),
         ("policy_compression", "7 days"),
         ("refresh_policy", "00:05:00"),
+        ("seen_policy", "01:00:00"),
     ]
 
 
@@ -128,6 +129,55 @@ def test_the_refresh_policy_refreshes_dirty_hours(client: Client) -> None:
     assert kpis(client) == (3, "daily")
     assert touched(client) == []
     assert run_statement(client, "SELECT objid FROM pg_locks WHERE locktype = 'advisory'") == []
+
+
+def seen(client: Client, query: str = "") -> tuple[str, str]:
+    (row,) = client.get(f"/api/requests/services/?{query}").json()["results"]
+    return row["first_seen"], row["last_seen"]
+
+
+def test_first_and_last_events_of_whole_days_are_not_looked_up(client: Client) -> None:
+    times = ["2025-12-13T10:00:00Z", "2025-12-14T11:00:00Z", "2025-12-15T12:00:00Z"]
+    post_ingest(client, [make_event(time=time) for time in times])
+    run_policy(client)
+    # To tell which of them is read.
+    ((table,),) = run_statement(
+        client,
+        "SELECT format('%I.%I', materialization_hypertable_schema, materialization_hypertable_name)"
+        " FROM timescaledb_information.continuous_aggregates WHERE view_name = 'seen_day'",
+    )
+    with client.service.shared.db.connection() as connection:
+        connection.execute(
+            f"UPDATE {table} SET first_seen = first_seen - interval '1 min', last_seen = last_seen + interval '1 min'"
+        )
+
+    assert seen(client) == ("2025-12-13T09:59:00Z", "2025-12-15T12:01:00Z")
+    # Parts of days.
+    assert seen(client, "time_after=2025-12-13T09:30:00Z&time_before=2025-12-15T20:00:00Z") == (times[0], times[-1])
+    # A day that is dirty.
+    post_ingest(client, [make_event(time="2025-12-15T11:30:00Z")])
+    assert seen(client) == ("2025-12-13T09:59:00Z", times[-1])
+    # Of removed events, only the bucket is known.
+    run_statement(client, "UPDATE observability.retention SET from_time = '2025-12-14 00:00Z' WHERE level = 'raw'")
+    run_statement(client, "DELETE FROM observability.event WHERE time < '2025-12-14 00:00Z'")
+    assert seen(client) == ("2025-12-13T10:00:00Z", times[-1])
+
+
+def test_first_and_last_events_follow_what_is_edited_and_deleted(client: Client) -> None:
+    first, last = (create(client, time=f"2025-12-14T{hour}:00:00Z") for hour in (10, 12))
+    create(client, time="2025-12-14T11:00:00Z")
+    run_policy(client)
+    before = seen(client)
+
+    client.request("DELETE", first)
+    client.request("PATCH", last, json={"time": "2025-12-14T10:30:00Z"})
+    dirty = seen(client)
+    run_policy(client)
+
+    assert before == ("2025-12-14T10:00:00Z", "2025-12-14T12:00:00Z")
+    assert dirty == seen(client) == ("2025-12-14T10:30:00Z", "2025-12-14T11:00:00Z")
+    days = run_statement(client, "SELECT first_seen, last_seen FROM observability.seen_day")
+    assert days == [(datetime(2025, 12, 14, 10, 30, tzinfo=UTC), datetime(2025, 12, 14, 11, tzinfo=UTC))]
 
 
 def test_the_refresh_policy_leaves_the_running_hour_alone(client: Client) -> None:

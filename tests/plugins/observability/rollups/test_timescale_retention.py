@@ -55,6 +55,8 @@ def test_rollups_are_dropped_by_chunk_but_left_out_of_answers_by_day(serve: Serv
         assert days_of(client, f"{kind}_hour") == {5, 20}
         # Whether these two share a chunk depends on the date.
         assert days_of(client, f"{kind}_day") - {101} == {5, 20, 50, 100}
+    # Kept as long as events.
+    assert days_of(client, "seen_day") == {5}
     found = kpis(client)
     assert (found["hits"], found["covered"]["start"]) == (4, f"{(today() - 100 * DAY).date()}T00:00:00Z")
 
