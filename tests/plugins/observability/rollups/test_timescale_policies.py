@@ -11,18 +11,26 @@ import pytest
 
 from kernel import HealthCheck, UnavailableError
 from kernel.testing import Client
+from tests.conftest import Serve
 from tests.plugins.observability.analytics.factories import container_of
-from tests.plugins.observability.engines import TestedEngine, migrate, run_statement, serving_on
+from tests.plugins.observability.engines import (
+    TestedEngine,
+    community_licence,
+    migrate,
+    require_community_licence,
+    run_statement,
+    serving_on,
+)
 from tests.plugins.observability.events import create, make_event, make_events, post_ingest
 from tests.plugins.observability.rollups.factories import DAY, HOUR, store_at, today
 from tests.plugins.observability.rollups.test_failed_days import failing
 
 pytestmark = pytest.mark.xdist_group("timescale")
 CHUNKS = """
-    SELECT range_start, range_end
-    FROM timescaledb_information.chunks JOIN timescaledb_information.continuous_aggregates
-      ON materialization_hypertable_name = hypertable_name
-    WHERE view_name = '{}' ORDER BY 1
+    SELECT chunks.range_start, chunks.range_end
+    FROM timescaledb_information.chunks JOIN timescaledb_information.continuous_aggregates AS aggregate
+      ON aggregate.materialization_hypertable_name = chunks.hypertable_name
+    WHERE aggregate.view_name = '{}' ORDER BY 1
 """
 DAY_QUERY = "start=2025-12-14&end=2025-12-14&granularity=daily&approx=true"
 
@@ -96,9 +104,11 @@ def test_policies_refresh_rollups_and_compress_old_chunks(client: Client) -> Non
     ]
 
 
-def test_rollups_of_former_years_are_in_longer_chunks(client: Client) -> None:
-    ages_days = (3000, 500, 100, 50, 5)
-    store_at(client, *(today() - days * DAY for days in ages_days))
+@community_licence
+def test_rollups_of_former_years_are_in_longer_chunks(engine: TestedEngine, serve: Serve) -> None:
+    require_community_licence(engine)
+    client = serve()
+    store_at(client, *(today() - days * DAY for days in (3000, 500, 100, 50, 5)))
 
     container_of(client).rollups.refresh()
 
