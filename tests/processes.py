@@ -171,8 +171,8 @@ class Service:
         """Return the processes of gunicorn's workers."""
         return psutil.Process(self.process.pid).children()
 
-    def stop(self, timeout_s: float = 20) -> int:
-        """Send SIGTERM, wait, and return the exit code."""
+    def stop(self, timeout_s: float = 60) -> int:
+        """Send SIGTERM, wait, and return the exit code. On an idle machine it takes a second or two."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout_s)

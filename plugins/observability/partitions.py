@@ -18,10 +18,13 @@ import psycopg
 from kernel import Database
 from plugins.observability.event_ids import EPOCH
 from plugins.observability.queries import QUERIES
+from plugins.observability.timescale import is_hypertable
 
 DAY_US = 86_400_000_000
 # At a time, for which locks should suffice.
 PARALLEL_QUESTIONS = 4
+# Of what is there once: the tables above partitions or chunks, the views, the dictionary of series, and their indexes.
+OTHER_LOCKS = 60
 # "no partition of relation found for row" is reported as a check violation.
 MissingPartitionError = psycopg.errors.CheckViolation
 
@@ -62,14 +65,22 @@ class Partitions:
         Args:
             questions: How many are asked at the same time.
         """
+        partitions, locks = self.measure_locks()
         with self._db.connection() as connection:
-            ((partitions, locks, locks_max),) = connection.execute(QUERIES["measure_locks"])
+            ((locks_max,),) = connection.execute(QUERIES["locks_max"])
         if questions * locks <= locks_max:
             return None
         return (
-            f"{partitions:,} partitions: {questions} questions without a time need {questions * locks:,} locks, and the"
-            f" server has {locks_max:,}; raise max_locks_per_transaction"
+            f"{partitions:,} partitions or chunks: {questions} questions without a time need {questions * locks:,}"
+            f" locks, and the server has {locks_max:,}; raise max_locks_per_transaction"
         )
+
+    def measure_locks(self) -> tuple[int, int]:
+        """Return how many partitions or chunks there are, and how many locks a question takes at most."""
+        with self._db.connection() as connection:
+            query = "measure_chunk_locks" if is_hypertable(connection) else "measure_partition_locks"
+            ((partitions, locks),) = connection.execute(QUERIES[query])
+        return partitions, locks + OTHER_LOCKS
 
     def forget(self) -> None:
         """Forget which days have a partition, after one that this process knew was dropped."""

@@ -79,13 +79,31 @@ NOT EXISTS (SELECT FROM observability.series_account WHERE account <> %(account)
 -- Or chunks of long ago, where events are in a hypertable.
 SELECT observability.ensure_days(%(days)s::date[])
 
--- name: measure_locks
--- How many partitions or chunks there are, the locks on them and on their indexes, and the locks that the server has.
-SELECT count(DISTINCT inhrelid), count(DISTINCT inhrelid) + count(indexrelid),
-       current_setting('max_locks_per_transaction')::bigint
-       * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint)
+-- name: measure_partition_locks
+-- How many partitions there are, and the locks on them and on their indexes.
+SELECT count(DISTINCT inhrelid), count(DISTINCT inhrelid) + count(indexrelid)
 FROM pg_inherits LEFT JOIN pg_index ON indrelid = inhrelid
 WHERE inhparent = 'observability.event'::regclass
+
+-- name: measure_chunk_locks
+-- As of partitions, of hypertables: one question reads events, and rollups by series, of hours and of days. With a chunk
+-- that is columns, also the table and the index are locked that have these.
+SELECT count(*), coalesce(sum(
+           1 + (SELECT count(*) FROM pg_index WHERE indrelid = format('%I.%I', chunk_schema, chunk_name)::regclass)
+           + CASE WHEN is_compressed THEN 2 ELSE 0 END), 0)::bigint
+FROM timescaledb_information.chunks
+WHERE (hypertable_schema, hypertable_name) IN (
+    SELECT 'observability', 'event'
+    UNION ALL
+    SELECT materialization_hypertable_schema, materialization_hypertable_name
+    FROM timescaledb_information.continuous_aggregates
+    WHERE view_schema = 'observability'
+      AND view_name IN ('rollup_hour', 'rollup_day', 'histogram_hour', 'histogram_day'))
+
+-- name: locks_max
+-- How many locks the server has for all sessions.
+SELECT current_setting('max_locks_per_transaction')::bigint
+       * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint)
 
 -- name: is_hypertable
 SELECT relkind <> 'p' FROM pg_class WHERE oid = 'observability.event'::regclass

@@ -36,7 +36,7 @@ INGEST_BATCH = 1_000
 TARGET = 3.0
 AGE_OF_COLUMNS = timedelta(days=7)
 URL = "TIERCEL_TEST_TIMESCALE_URL"
-_QUIET = {"TIERCEL_OBSERVABILITY__LOG_OWN_REQUESTS": "false"}
+QUIET = {"TIERCEL_OBSERVABILITY__LOG_OWN_REQUESTS": "false"}
 _RUNS = count()
 
 
@@ -48,7 +48,7 @@ def figures(full: bool) -> Iterator[Figure]:
         return
     events = EVENTS_FULL if full else EVENTS
     month = last_month()
-    with service(**_QUIET) as plain, _on(server) as timescale:
+    with service(**QUIET) as plain, service_on(server) as timescale:
         for each in (plain, timescale):
             prepare(each, month, events)
         yield from disk(plain, timescale, events)
@@ -59,13 +59,13 @@ def figures(full: bool) -> Iterator[Figure]:
 
 
 @contextmanager
-def _on(server: str) -> Iterator[Service]:
+def service_on(server: str) -> Iterator[Service]:
     """Run a service on a new database of a server."""
     name = f"bench_{os.getpid()}"
     # Its launcher visits template1, which cannot be copied then.
     url = create_database(server, name, "template0")
     try:
-        with service(TIERCEL_DATABASE_URL=url, **_QUIET) as running:
+        with service(TIERCEL_DATABASE_URL=url, **QUIET) as running:
             yield running
     finally:
         drop_database(server, name)
@@ -104,49 +104,50 @@ def questions(running: Service, month: Month) -> Mapping[str, str]:
     whole = {"start": month.start, "end": month.days[-1] + timedelta(days=1, microseconds=-1)}
     of_one = {"service": "service-3", "endpoint": "/api/v1/resource-7"}
     page = {"page_size": 50, "count": "none"}
-    first = _read(running.port, _path("", **day, **page))["results"][0]
+    first = read(running.port, path_of("", **day, **page))["results"][0]
     approx = {**cut, "approx": "true"}
     return {
-        "list, newest": _path("", **page),
-        "list, an old day": _path("", **day, **page),
-        "list, an old day with its count": _path("", **day, page_size=50),
-        "list, oldest first": _path("", ordering="time", **page),
-        "list, a service": _path("", service="service-3", **page),
-        "list, a service on an old day": _path("", service="service-3", **day, **page),
-        "list, an endpoint on an old day": _path("", **of_one, **day, **page),
-        "list, a status class on an old day": _path("", status_class="5xx", **day, **page),
-        "list, a user on an old day": _path("", user_ref="user-77", **day, **page),
-        "list, the slowest of an old day": _path("", ordering="-latency_ms", **day, **page),
+        "list, newest": path_of("", **page),
+        "list, an old day": path_of("", **day, **page),
+        "list, an old day with its count": path_of("", **day, page_size=50),
+        "list, oldest first": path_of("", ordering="time", **page),
+        "list, a service": path_of("", service="service-3", **page),
+        "list, a service on an old day": path_of("", service="service-3", **day, **page),
+        "list, an endpoint on an old day": path_of("", **of_one, **day, **page),
+        "list, a status class on an old day": path_of("", status_class="5xx", **day, **page),
+        "list, a user on an old day": path_of("", user_ref="user-77", **day, **page),
+        "list, the slowest of an old day": path_of("", ordering="-latency_ms", **day, **page),
         "event by id": f"/api/requests/{first['id']}/",
-        "list of a trace": _path("", trace_id=first["trace_id"], **page),
+        "list of a trace": path_of("", trace_id=first["trace_id"], **page),
         "trace": f"/api/requests/traces/{first['trace_id']}/",
-        "kpis, exact, an old day": _path("kpis/", **day),
-        "kpis, exact, a service on an old day": _path("kpis/", service="service-3", **day),
-        "kpis, exact, a month": _path("kpis/", **cut),
-        "kpis, approx, a month": _path("kpis/", **approx),
-        "kpis, approx, whole days": _path("kpis/", **whole, approx="true"),
-        "kpis, approx, a service": _path("kpis/", service="service-3", **approx),
-        "kpis, approx, an endpoint": _path("kpis/", **of_one, **approx),
-        "kpis, approx, by service": _path("kpis/", group_by="service", **approx),
-        "kpis, approx, by status": _path("kpis/", group_by="status", **approx),
-        "top endpoints, approx": _path("top-endpoints/", with_p95="true", **approx),
-        "top endpoints, exact": _path("top-endpoints/", with_p95="true", **day),
-        "hourly": _path("hourly/", **day),
-        "hourly, an endpoint": _path("hourly/", **of_one, **cut),
-        "daily": _path("daily/", limit=5000, **approx),
-        "daily, exact percentiles": _path("daily/", **day),
-        "time series by hour": _path("timeseries/", step="1h", **cut),
-        "time series by day, percentiles": _path("timeseries/", step="1d", percentiles="50,95", **approx),
-        "time series by hour, a service": _path("timeseries/", step="1h", service="service-3", **approx),
-        "time series by minute, an old day": _path("timeseries/", step="5m", **day),
-        "services": _path("services/"),
-        "endpoints": _path("endpoints/", page_size=50),
-        "export, an old day": _path("export/", **day),
-        "export, a service": _path("export/", service="service-3", **day),
+        "kpis, exact, an old day": path_of("kpis/", **day),
+        "kpis, exact, a service on an old day": path_of("kpis/", service="service-3", **day),
+        "kpis, exact, a month": path_of("kpis/", **cut),
+        "kpis, approx, a month": path_of("kpis/", **approx),
+        "kpis, approx, whole days": path_of("kpis/", **whole, approx="true"),
+        "kpis, approx, a service": path_of("kpis/", service="service-3", **approx),
+        "kpis, approx, an endpoint": path_of("kpis/", **of_one, **approx),
+        "kpis, approx, by service": path_of("kpis/", group_by="service", **approx),
+        "kpis, approx, by status": path_of("kpis/", group_by="status", **approx),
+        "top endpoints, approx": path_of("top-endpoints/", with_p95="true", **approx),
+        "top endpoints, exact": path_of("top-endpoints/", with_p95="true", **day),
+        "hourly": path_of("hourly/", **day),
+        "hourly, an endpoint": path_of("hourly/", **of_one, **cut),
+        "daily": path_of("daily/", limit=5000, **approx),
+        "daily, exact percentiles": path_of("daily/", **day),
+        "time series by hour": path_of("timeseries/", step="1h", **cut),
+        "time series by day, percentiles": path_of("timeseries/", step="1d", percentiles="50,95", **approx),
+        "time series by hour, a service": path_of("timeseries/", step="1h", service="service-3", **approx),
+        "time series by minute, an old day": path_of("timeseries/", step="5m", **day),
+        "services": path_of("services/"),
+        "endpoints": path_of("endpoints/", page_size=50),
+        "export, an old day": path_of("export/", **day),
+        "export, a service": path_of("export/", service="service-3", **day),
     }
 
 
-def _path(route: str, **parameters: object) -> str:
+def path_of(route: str, **parameters: object) -> str:
+    """Return a path below /api/requests/."""
     return f"/api/requests/{route}?{urlencode({name: _text(value) for name, value in parameters.items()})}"
 
 
@@ -182,7 +183,8 @@ def _get(connection: HTTPConnection, path: str) -> bytes:
     return content
 
 
-def _read(port: int, path: str) -> Any:
+def read(port: int, path: str) -> Any:
+    """Return what is answered."""
     connection = HTTPConnection("127.0.0.1", port, timeout=120)
     try:
         return msgspec.json.decode(_get(connection, path))

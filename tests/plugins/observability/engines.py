@@ -31,6 +31,7 @@ from kernel.testing import Client, create_database, drop_database, make_configur
 from tests.conftest import memory_directory
 from tests.pgbouncer import pgbouncer
 from tests.plugins.observability.copy_emulation import emulate_copy
+from tests.processes import eventually
 
 MODULES = os.environ.get("TIERCEL_TEST_PGLITE")
 POSTGRES_URL = os.environ.get("TIERCEL_TEST_POSTGRES_URL")
@@ -51,6 +52,8 @@ class TestedEngine(msgspec.Struct, frozen=True):
         one_session: Whether it serves one session at a time, and has no COPY.
         tries_all: Whether it tries all examples of a property; see ``examples``.
         pooler: Where the service reaches the server through a pooler, as parameters of a connection string.
+        superuser_url: Of a server that runs the policies of its databases by itself, the connection string of a
+            superuser.
     """
 
     __test__ = False
@@ -60,6 +63,7 @@ class TestedEngine(msgspec.Struct, frozen=True):
     one_session: bool = False
     tries_all: bool = False
     pooler: Mapping[str, Any] = {}
+    superuser_url: str | None = None
 
     def examples(self, most: int) -> int:
         """Return how many examples of a property to try here.
@@ -81,6 +85,19 @@ class TestedEngine(msgspec.Struct, frozen=True):
         """Return the table ``db`` of a configuration."""
         url = make_conninfo(url, **self.pooler)
         return {"url": url, "pool_min": 1, "pool_max": 1} if self.one_session else {"url": url}
+
+    def stop_policies(self, url: str) -> None:
+        """Stop what the server does by itself in a database: for tests that do it, or say how rows are stored."""
+        if self.superuser_url is None:
+            return
+        name = conninfo_to_dict(url)["dbname"]
+        with psycopg.connect(make_conninfo(self.superuser_url, dbname=str(name)), autocommit=True) as connection:
+            # Also those that are yet to be made. It waits for the scheduler, but not for what that has begun.
+            connection.execute("SELECT _timescaledb_functions.stop_background_workers()")
+            running = (
+                "SELECT FROM pg_stat_activity WHERE datname = current_database() AND backend_type ~ '[[][0-9]+[]]$'"
+            )
+            assert eventually(lambda: connection.execute(running).fetchone() is None)
 
 
 def migrate(url: str) -> None:
@@ -270,7 +287,7 @@ def timescale_server_engine() -> Iterator[TestedEngine]:
         with make_database() as url, psycopg.connect(url) as connection:
             name = detect_engine(connection, embedded=False).name
         assert name.startswith("timescaledb"), "the server at TIERCEL_TEST_TIMESCALE_URL has no TimescaleDB"
-        yield TestedEngine(name, make_database)
+        yield TestedEngine(name, make_database, superuser_url=TIMESCALE_URL)
 
 
 # A Node takes long to start: all tests of one run in the same worker of xdist.

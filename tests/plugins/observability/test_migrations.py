@@ -61,11 +61,12 @@ REMOVE_FIRST_DAY = (
     "UPDATE observability.retention SET from_time = '2025-12-14 00:00Z' WHERE level = 'raw'",
     "SELECT drop_chunks('observability.event', older_than => timestamptz '2025-12-14 00:00Z')",
 )
-COMPRESS = "SELECT compress_chunk(chunk, if_not_compressed => true) FROM show_chunks('observability.event') AS chunk"
+COMPRESS = "SELECT compress_chunk(chunk) FROM show_chunks('observability.event') AS chunk"
 
 
-def go_back_to(url: str, before: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:
-    """Make the database one of the version before a migration, without events."""
+def go_back_to(engine: TestedEngine, url: str, before: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+    """Make the database one of the version before a migration, without events, and without policies that run."""
+    engine.stop_policies(url)
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("DROP SCHEMA observability CASCADE")
         connection.execute("DELETE FROM tiercel.migration WHERE id LIKE 'observability/%'")
@@ -92,7 +93,7 @@ def kpis(client: Client, query: str, day: str = DAY) -> tuple[Any, ...]:
 @pytest.mark.xdist_group("timescale")
 def test_a_timescaledb_that_cannot_change_columnar_chunks_is_to_be_updated(timescale_engine: TestedEngine) -> None:
     with timescale_engine.database() as url:
-        go_back_to(url, "0006_absent_latency")
+        go_back_to(timescale_engine, url, "0006_absent_latency")
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute(LATENCY_NOT_NULL)
             # What such a version does.
@@ -114,7 +115,7 @@ def test_continuous_aggregates_from_before_keep_what_they_know_and_learn_of_late
 ) -> None:
     require_community_licence(engine)
     with engine.database() as url:
-        go_back_to(url, "0016_refresh_attempts", with_older_logarithm(tmp_path))
+        go_back_to(engine, url, "0016_refresh_attempts", with_older_logarithm(tmp_path))
         (earlier,) = RECORDED.valid_checksums - {RECORDED.sha256}
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("UPDATE tiercel.migration SET sha256 = %s WHERE id = %s", [earlier, RECORDED.id])
@@ -137,7 +138,7 @@ def test_continuous_aggregates_from_before_keep_what_they_know_and_learn_of_late
 
 def test_events_with_a_latency_keep_it_and_others_join_them(engine: TestedEngine) -> None:
     with engine.database() as url:
-        go_back_to(url, "0006_absent_latency")
+        go_back_to(engine, url, "0006_absent_latency")
         with psycopg.connect(url, autocommit=True) as connection:
             if not engine.name.startswith("timescaledb"):
                 connection.execute(PARTITION)
@@ -166,7 +167,7 @@ def test_events_with_a_latency_keep_it_and_others_join_them(engine: TestedEngine
 @pytest.mark.engines("timescale_engine")
 def test_rollups_and_columns_of_the_former_layout_are_converted(timescale_engine: TestedEngine) -> None:
     with timescale_engine.database() as url:
-        go_back_to(url, "0017_timescale_layout")
+        go_back_to(timescale_engine, url, "0017_timescale_layout")
         with psycopg.connect(url, autocommit=True) as connection:
             for statement in (SERIES, EVENTS, TOUCHED, REFRESH, COMPRESS):
                 connection.execute(statement)

@@ -205,5 +205,4 @@ def test_locks_that_are_too_few_for_questions_about_all_time_are_found(serve: Se
     partitions = container_of(client).partitions
 
     assert partitions.describe_locks() is None
-    # Each takes eight locks: two partitions and their indexes.
     assert "raise max_locks_per_transaction" in (partitions.describe_locks(questions=1_000_000) or "")

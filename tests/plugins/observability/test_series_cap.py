@@ -37,7 +37,8 @@ KNOWN = [make_event(endpoint=f"/known/{at}") for at in range(CAP)]
 @pytest.fixture
 def client(serve: Serve) -> Client:
     """A service that may have three series, and has none."""
-    return serve(observability={"series_max": CAP, "log_own_requests": False})
+    # Six writers of one test share a pool: on a busy machine, 5 s may pass until each has a connection.
+    return serve(db={"pool_timeout_s": 30}, observability={"series_max": CAP, "log_own_requests": False})
 
 
 @pytest.fixture

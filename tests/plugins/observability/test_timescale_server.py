@@ -51,8 +51,11 @@ def code_of(client: Client) -> str | None:
     return code
 
 
-def test_events_of_latency_0_are_counted_in_a_day_compressed_in_part(engine: TestedEngine, client: Client) -> None:
+def test_events_of_latency_0_are_counted_in_a_day_compressed_in_part(
+    engine: TestedEngine, client: Client, database: str
+) -> None:
     require_community_licence(engine)
+    engine.stop_policies(database)
     times = [f"2025-12-14T{hour:02}:{minute:02}:00Z" for hour in range(24) for minute in range(60)]
     post_ingest(client, [make_event(time=time, latency_ms=number % 50) for number, time in enumerate(times)])
     container_of(client).rollups.refresh()

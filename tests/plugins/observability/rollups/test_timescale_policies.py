@@ -11,12 +11,27 @@ import pytest
 
 from kernel import HealthCheck, UnavailableError
 from kernel.testing import Client
-from tests.plugins.observability.engines import TestedEngine, migrate, run_statement, serving_on
+from tests.conftest import Serve
+from tests.plugins.observability.analytics.factories import container_of
+from tests.plugins.observability.engines import (
+    TestedEngine,
+    community_licence,
+    migrate,
+    require_community_licence,
+    run_statement,
+    serving_on,
+)
 from tests.plugins.observability.events import create, make_event, make_events, post_ingest
 from tests.plugins.observability.rollups.factories import DAY, HOUR, store_at, today
 from tests.plugins.observability.rollups.test_failed_days import failing
 
 pytestmark = pytest.mark.xdist_group("timescale")
+CHUNKS = """
+    SELECT chunks.range_start, chunks.range_end
+    FROM timescaledb_information.chunks JOIN timescaledb_information.continuous_aggregates AS aggregate
+      ON aggregate.materialization_hypertable_name = chunks.hypertable_name
+    WHERE aggregate.view_name = '{}' ORDER BY 1
+"""
 DAY_QUERY = "start=2025-12-14&end=2025-12-14&granularity=daily&approx=true"
 
 
@@ -88,6 +103,19 @@ def test_policies_refresh_rollups_and_compress_old_chunks(client: Client) -> Non
         ("refresh_policy", "00:05:00"),
         ("seen_policy", "01:00:00"),
     ]
+
+
+@community_licence
+def test_rollups_of_former_years_are_in_longer_chunks(engine: TestedEngine, serve: Serve) -> None:
+    require_community_licence(engine)
+    client = serve()
+    store_at(client, *(today() - days * DAY for days in (3000, 500, 100, 50, 5)))
+
+    container_of(client).rollups.refresh()
+
+    for name, lengths_days in (("rollup_hour", [90, 90, 30, 10, 10]), ("coarse_day", [360, 360, 30, 10, 10])):
+        chunks = run_statement(client, CHUNKS.format(name))
+        assert [(end - start).days for start, end in chunks] == lengths_days, name
 
 
 def test_old_rollups_become_columns_and_late_events_still_count(client: Client) -> None:
