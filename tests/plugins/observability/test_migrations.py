@@ -194,7 +194,7 @@ def test_rollups_and_columns_of_the_former_layout_are_converted(timescale_engine
 @pytest.mark.engines("timescale_engine")
 def test_first_and_last_events_of_days_from_before_are_found_and_then_computed(timescale_engine: TestedEngine) -> None:
     with timescale_engine.database() as url:
-        go_back_to(url, "0019_first_and_last_events")
+        go_back_to(timescale_engine, url, "0019_first_and_last_events")
         with psycopg.connect(url, autocommit=True) as connection:
             for statement in (SERIES, EVENTS_OF_TWO_DAYS, TOUCHED_BY_ALL, POLICY, COMPRESS):
                 connection.execute(statement)
