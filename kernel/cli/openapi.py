@@ -33,9 +33,9 @@ Verdict = Literal["ok", "skipped", "FAILED"]
 @click.option("--format", "file_format", type=click.Choice(["json", "yaml"]), help="By default as FILE ends, or json.")
 def openapi(*, out: Path | None, file_format: str | None) -> None:
     """Write the OpenAPI document of the configured plugins, without a database."""
-    document = make_document(Tiercel(load()).describe())
+    document = encode_json(make_document(Tiercel(load()).describe()))
     is_yaml = file_format == "yaml" or (file_format is None and out is not None and out.suffix in _YAML_SUFFIXES)
-    content = encode_yaml(document) if is_yaml else msgspec.json.format(encode_json(document), indent=2) + b"\n"
+    content = encode_yaml(document) if is_yaml else msgspec.json.format(document, indent=2) + b"\n"
     if out is None:
         echo(content.decode().removesuffix("\n"))
     else:

@@ -86,6 +86,7 @@ def stop_worker(pid: int, timeout_s: float) -> None:
 def _supervise(service: Tiercel, parent: int | None = None) -> None:
     jobs = service.settings.jobs
     _log_start(service)
+    service.before_fork()
 
     def run_worker(worker_id: int, dead_worker: int | None, is_orphan: Callable[[], bool]) -> None:
         shared = service.shared

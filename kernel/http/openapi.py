@@ -108,7 +108,7 @@ class DocumentRoutes:
     """Serves the document, which is made for the first request.
 
     Args:
-        describe: Returns what the document is made of; called once for each media type.
+        describe: Returns what the document is made of; called once.
     """
 
     def __init__(self, describe: Callable[[], Described]) -> None:
@@ -141,8 +141,12 @@ class DocumentRoutes:
 
     def _encode(self, kind: str) -> None:
         # Each takes a fraction of a second, in which other requests wait: hardly anybody asks for YAML.
-        document = make_document(self._describe())
-        content = encode_yaml(document) if kind == YAML else encode_json(document)
+        if kind == YAML:
+            if (JSON, None) not in self._encoded:
+                self._encode(JSON)
+            content = encode_yaml(self._encoded[JSON, None].content or b"")
+        else:
+            content = encode_json(make_document(self._describe()))
         digest = hashlib.sha256(content).hexdigest()[:32]
         for coding in (None, *CODINGS):
             headers = {
@@ -166,14 +170,14 @@ def encode_json(document: Object) -> bytes:
     return msgspec.json.encode(document)
 
 
-def encode_yaml(document: Object) -> bytes:
-    """Encode a document as YAML 1.1 that is valid YAML 1.2 as well, without anchors."""
+def encode_yaml(document: bytes) -> bytes:
+    """Encode a document, given as JSON, as YAML 1.1 that is valid YAML 1.2 as well, without anchors."""
     # Slow to import, and rarely asked for.
     import yaml
 
     dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    # Decoded again, no part of the document is the same object as another, which would become an anchor.
-    plain = msgspec.json.decode(encode_json(document))
+    # Of what was decoded, no part is the same object as another, which would become an anchor.
+    plain = msgspec.json.decode(document)
     text: str = yaml.dump(plain, Dumper=dumper, sort_keys=False, allow_unicode=True, width=120)
     return text.encode()
 

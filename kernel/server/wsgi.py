@@ -49,10 +49,11 @@ def create() -> Tiercel:
 
 
 def on_starting(server: Any) -> None:
-    """Let the processes have as many descriptors as they need."""
+    """Let the processes have as many descriptors as they need, and share what was loaded."""
     service: Tiercel = server.app.callable
     if problem := raise_descriptor_limit(service.settings):
         service.log.warning("too_few_file_descriptors", reason=problem)
+    service.before_fork()
 
 
 def pre_fork(server: Any, worker: Any) -> None:
