@@ -57,7 +57,7 @@ step6: $(VENV)/.dev $(VENV)/.pglite
 test: style $(VENV)/.pglite
 	$(BIN)/mypy > $(VENV)/types.log 2>&1 & checked=$$!; \
 	export TIERCEL_TEST_PGLITE=$$(test -d $(PGLITE)/node_modules && echo $(CURDIR)/$(PGLITE)); \
-	$(BIN)/pytest -n 5 --dist loadgroup; tested=$$?; \
+	$(BIN)/pytest -n 4 --dist loadgroup; tested=$$?; \
 	wait $$checked; types=$$?; cat $(VENV)/types.log; \
 	exit $$((tested || types))
 

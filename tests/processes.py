@@ -19,6 +19,8 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).parent.parent
+# Of the processor: several of the pieces in which the system shares it out.
+_SLOWDOWN_S = 0.05
 TIERCEL = str(Path(sys.executable).with_name("tiercel"))
 GUNICORN = str(Path(sys.executable).with_name("gunicorn"))
 # httpx makes a context for each request that it is given none for, which takes twenty times as long as the request.
@@ -45,6 +47,17 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def slowdown() -> float:
+    """Return how many times its processor time something takes now, because others use the processors as well.
+
+    What takes too long by itself is told by this from what waits: alone on a machine, it is 1.
+    """
+    started, used = time.monotonic(), time.thread_time()
+    while time.thread_time() - used < _SLOWDOWN_S:
+        pass
+    return max(1.0, (time.monotonic() - started) / _SLOWDOWN_S)
 
 
 def send_until_answered(connection: socket.socket, piece: bytes, timeout_s: float) -> bytes:

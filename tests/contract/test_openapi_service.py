@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 POSTMAN = ROOT / "contrib" / "postman"
 FUZZING = Path(__file__).parent / "schemathesis"
-FUZZING_S = 35
+FUZZING_S = 20
 # Each kind of route once: the others are as these.
 FUZZED = (
     r"^/(livez|health/|api/health/|api/schema/|api/requests/(.id./|ingest/|kpis/|traces/.*)?|api/v1/auth/(sign-in|reset)/"
