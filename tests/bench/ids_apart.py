@@ -32,5 +32,5 @@ def _copy_with_ids(connection: Connected, rows: Sequence[bytes], batch_size: int
 
 
 if __name__ == "__main__":
-    service.copy_rows = _copy_with_ids  # type: ignore[attr-defined]
+    service.copy_rows = _copy_with_ids  # type: ignore[attr-defined] # it imports that for itself only
     main()
