@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pwd
 import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from kernel.errors import BootError
+
+_ACCOUNTS = Path("/etc")
 
 
 class CommandRunner(msgspec.Struct, frozen=True):
@@ -117,13 +120,28 @@ def _find_or_create_account(user: str) -> pwd.struct_passwd:
     try:
         return pwd.getpwnam(user)
     except KeyError:
-        useradd = shutil.which("useradd") or "/usr/sbin/useradd"
-        command = [useradd, "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", user]
-        try:
+        pass
+    useradd = shutil.which("useradd") or "/usr/sbin/useradd"
+    command = [useradd, "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", user]
+    try:
+        with _locked(_ACCOUNTS):
+            with contextlib.suppress(KeyError):
+                return pwd.getpwnam(user)
             subprocess.run(command, check=True, capture_output=True)
             return pwd.getpwnam(user)
-        except (OSError, subprocess.CalledProcessError, KeyError) as ex:
-            raise BootError(f"root needs an account to run PostgreSQL as; making {user!r} failed: {ex}") from ex
+    except (OSError, subprocess.CalledProcessError, KeyError) as ex:
+        raise BootError(f"root needs an account to run PostgreSQL as; making {user!r} failed: {ex}") from ex
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Wait until no other process has locked a directory, and lock it."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _can_enter(path: Path, uid: int, gid: int) -> bool:

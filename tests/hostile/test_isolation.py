@@ -62,7 +62,7 @@ def test_nobody_sees_or_changes_what_is_another_accounts(serve: Serve, part: int
     client = serve(
         auth="required",
         plugins=PLUGINS,
-        http={"trusted_proxies": ["127.0.0.1"]},
+        http={"trusted_proxies": ["unix"]},
         accounts={"access_token_s": 86400},
         # Who is throttled depends on how fast this machine is.
         throttle={"rates": dict.fromkeys(DEFAULT_RATES, "unlimited")},

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -291,3 +293,29 @@ def test_a_home_that_cannot_be_created_is_named(new_home: Path) -> None:
 
     with pytest.raises(BootError, match="file/home cannot hold the embedded PostgreSQL"):
         make_server(new_home.parent / "file" / "home").acquire()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make accounts")
+def test_services_that_start_at_the_same_time_on_a_new_machine_make_one_account(tmp_path: Path) -> None:
+    """Of two that make the same account at the same time, ``useradd`` lets the second one change its number."""
+    accounts = tmp_path / "etc"
+    shutil.copytree("/etc", accounts, symlinks=True)
+    find = (
+        "from kernel.embedded.privileges import unprivileged_runner; print(unprivileged_runner('newcomer', []).owner)"
+    )
+    script = "\n".join(
+        [
+            "mount --make-rprivate /",
+            f"mount --bind {accounts} /etc",
+            *([f'{shlex.quote(sys.executable)} -c "{find}" &'] * 6),
+            "wait",
+            "id --user newcomer",
+        ]
+    )
+
+    done = subprocess.run(["unshare", "--mount", "sh", "-euc", script], capture_output=True, text=True, check=True)
+
+    *owners, number = done.stdout.splitlines()
+    assert len(owners) == 6
+    assert set(owners) == {owners[0]}
+    assert owners[0].startswith(f"({number}, ")

@@ -98,17 +98,18 @@ class PasswordCheck:
             normalized = ""
         # What is no address is counted by what it is.
         counted = normalized or email[:1000]
-        self._attempts.begin(address, counted)
-        found = self._users.find_password(normalized)
-        user, stored = (None, None) if found is None else found
+        attempt = self._attempts.begin(address, counted)
         try:
+            found = self._users.find_password(normalized)
+            user, stored = (None, None) if found is None else found
             is_right = self._passwords.verify(password, stored)
-        except UnavailableError:
-            self._attempts.withdraw(address, counted)
+        except Exception:
+            # Nobody guessed wrong: too many are checked at the moment, or the database does not answer.
+            self._attempts.withdraw(attempt)
             raise
         if user is None or stored is None or not is_right:
             raise UnauthorizedError("Signing in failed.", detail=scheme or WRONG)
-        self._attempts.succeed(address, counted)
+        self._attempts.succeed(attempt)
         if self._passwords.needs_rehash(stored):
             self._users.replace_hash(user, stored, self._passwords.hash(password))
         signed_in = self._users.find(user)

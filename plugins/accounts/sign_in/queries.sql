@@ -88,32 +88,34 @@ DELETE FROM accounts.signing_key
 WHERE purpose = %(purpose)s AND retired_at IS NOT NULL AND (%(at_once)s OR retired_at < %(ended_at)s)
 
 -- name: count_attempt
--- Count a failure for each key of which none is blocked; return those that are. The soft one is left out where the client
--- is known. Sorted, so that two of the same keys do not wait for each other.
+-- Count a failure for each key of which none is blocked; return each with whether it was counted. Some are left out where
+-- the client is known. Sorted, so that two of the same keys do not wait for each other. What asks for no wait blocks
+-- nothing, rather than until now: the clocks of machines differ, and who comes first need not be counted first.
 WITH asked AS (
     SELECT key, free, longest_s
     FROM unnest(%(keys)s::bytea[], %(free)s::integer[], %(longest_s)s::double precision[]) AS given (key, free, longest_s)
-    WHERE key <> %(soft)s
+    WHERE key <> ALL (%(unless_known)s::bytea[])
        OR NOT EXISTS (SELECT FROM accounts.known_address AS known
                       WHERE known.key = %(known)s AND seen_at >= %(known_since)s)
     ORDER BY key
 ), counted AS (
     INSERT INTO accounts.sign_in_attempt AS attempt (key, failures, failed_at, blocked_until)
-    SELECT key, 1, %(now)s, %(now)s FROM asked
+    SELECT key, 1, %(now)s, '-infinity' FROM asked
     ON CONFLICT (key) DO UPDATE SET
         failures = CASE WHEN attempt.failed_at < %(forgotten_before)s THEN 1 ELSE attempt.failures + 1 END,
         failed_at = excluded.failed_at,
-        blocked_until = excluded.failed_at + make_interval(secs => (
+        blocked_until = (
             SELECT CASE
-                WHEN attempt.failed_at < %(forgotten_before)s OR attempt.failures < asked.free THEN 0
-                ELSE least(asked.longest_s, power(2, least(attempt.failures + 1 - asked.free, 20)))
+                WHEN attempt.failed_at < %(forgotten_before)s OR attempt.failures < asked.free THEN '-infinity'
+                ELSE excluded.failed_at + make_interval(
+                    secs => least(asked.longest_s, power(2, least(attempt.failures + 1 - asked.free, 20))))
             END
             FROM asked WHERE asked.key = excluded.key
-        ))
+        )
     WHERE attempt.blocked_until <= %(now)s
     RETURNING key
 )
-SELECT coalesce(array_agg(key), '{}') FROM asked WHERE key NOT IN (SELECT key FROM counted)
+SELECT key, key IN (SELECT key FROM counted) FROM asked
 
 -- name: find_wait
 SELECT extract(epoch FROM max(blocked_until) - %(now)s) FROM accounts.sign_in_attempt WHERE key = ANY (%(keys)s)
@@ -126,7 +128,7 @@ SELECT FROM accounts.sign_in_attempt WHERE key = ANY (%(keys)s) ORDER BY key FOR
 DELETE FROM accounts.sign_in_attempt WHERE key = %(pair)s
 
 -- name: take_attempt_back
-UPDATE accounts.sign_in_attempt SET failures = greatest(failures - 1, 0), blocked_until = least(blocked_until, %(now)s)
+UPDATE accounts.sign_in_attempt SET failures = greatest(failures - 1, 0), blocked_until = '-infinity'
 WHERE key = ANY (%(keys)s)
 
 -- name: know_address

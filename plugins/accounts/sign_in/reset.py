@@ -158,7 +158,7 @@ class PasswordResets:
             if connection.execute(QUERIES["use_reset"], values).fetchone() is None:
                 raise unknown
             self._users.set_password(user, password_hash, connection=connection)
-        self._attempts.succeed(network_of(request.remote_addr or ""), normalize_email(email))
+        self._attempts.know(network_of(request.remote_addr or ""), normalize_email(email))
 
 
 def own_words(email: str, name: str = "") -> tuple[str, ...]:
