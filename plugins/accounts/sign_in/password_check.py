@@ -11,7 +11,7 @@ import time
 
 import msgspec
 
-from kernel import Cache, Request, TooManyRequestsError, UnauthorizedError, UnavailableError
+from kernel import Cache, Request, TooManyRequestsError, UnauthorizedError
 from kernel.http import network_of
 from kernel.metrics import Counter
 from plugins.accounts.emails import normalize_email
