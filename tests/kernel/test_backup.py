@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -442,6 +443,54 @@ def test_what_a_killed_backup_leaves_is_no_backup_and_is_removed_by_the_next(
 
     (made,) = archive.BackupDirectory(backups).list()
     assert sorted(path.name for path in backups.iterdir()) == [".lock", made.path.name]
+
+
+@contextmanager
+def backup_held_up(home: Path, server: EmbeddedServer, backups: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start a backup of the embedded server of a home, which waits for its checkpoint until the block ends."""
+    with psycopg.connect(server.superuser_conninfo, autocommit=True) as connection:
+        ((checkpointer,),) = connection.execute("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+        os.kill(checkpointer, signal.SIGSTOP)
+        try:
+            command = [TIERCEL, "backup", str(backups)]
+            environment = make_environment(home)
+            process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+            waiting = "SELECT FROM pg_stat_progress_basebackup WHERE phase = 'waiting for checkpoint to finish'"
+            assert eventually(lambda: connection.execute(waiting).fetchone() is not None, 60)
+            yield process
+        finally:
+            os.kill(checkpointer, signal.SIGCONT)
+
+
+@pytest.mark.process
+def test_a_copy_of_files_that_is_killed_is_no_backup_and_is_removed_by_the_next(
+    initialised: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, backups = copy_home(initialised, folder), folder / "backups"
+    tiercel = make_runner("", folder, monkeypatch, capsys)
+    monkeypatch.delenv("TIERCEL_DATABASE_URL")
+    monkeypatch.setenv("TIERCEL_HOME", str(home))
+    with service(home, FAST) as (server, client):
+        with backup_held_up(home, server, backups) as process:
+            process.kill()
+            process.communicate()
+            assert "there is no backup in" in tiercel("backup", "verify", str(backups)).errors
+            # pg_basebackup goes on.
+            assert "another backup is being made in" in tiercel("backup", str(backups)).errors
+        assert eventually(lambda: tiercel("backup", str(backups)).code == 0, 60)
+
+        # One that the server ends has words, and leaves nothing.
+        with backup_held_up(home, server, backups) as process:
+            with psycopg.connect(server.superuser_conninfo) as connection:
+                connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_progress_basebackup")
+            _, errors = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert "terminating connection due to administrator command" in errors
+        send(client, 0)
+
+    (made,) = archive.BackupDirectory(backups).list()
+    assert sorted(path.name for path in backups.iterdir()) == [".lock", made.path.name]
+    assert tiercel("backup", "verify", str(backups)).code == 0
 
 
 def test_a_full_disk_has_words_and_leaves_nothing(tiercel: RunCommand, tmp_path: Path) -> None:
