@@ -61,6 +61,7 @@ def up(*, bind: str | None, insecure: bool) -> None:
 
 def _make_sidecar(service: Tiercel) -> Sidecar:
     grace_s = service.settings.jobs.graceful_timeout_s + GRACE_S
+    service.shared.jobs.expect_worker()
     return Sidecar(
         "supervisor of jobs",
         lambda begin: fork_worker(service, begin),

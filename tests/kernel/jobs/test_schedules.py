@@ -246,6 +246,20 @@ def test_health_is_degraded_while_jobs_wait_and_no_worker_runs(serve_jobs: Serve
     assert (idle, waiting, health()) == ("ok", "degraded", "ok")
 
 
+def test_health_waits_for_a_worker_that_is_about_to_start(serve_jobs: ServeJobs) -> None:
+    service = serve_jobs(Job(name="alpha.job", run=print), jobs={"dead_after_s": 1.0})
+    service.shared.jobs.start("alpha.job")
+
+    def health() -> tuple[str, str | None]:
+        (check,) = service.shared.health.run(only=["jobs"])
+        return check.status, check.detail
+
+    service.shared.jobs.expect_worker()
+
+    assert health() == ("ok", "a worker starts")
+    assert eventually(lambda: health() == ("degraded", "jobs wait, but no worker runs; start one: tiercel worker"))
+
+
 def test_a_job_whose_last_run_failed_degrades_readiness_until_it_succeeds(
     serve_jobs: ServeJobs, run_worker: RunWorker
 ) -> None:
