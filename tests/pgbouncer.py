@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -13,15 +11,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg
-import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from kernel.embedded.privileges import unprivileged_runner
 from kernel.embedded.server import ROLE
-from tests.processes import ROOT, eventually
+from tests.processes import ROOT, eventually, find_program
 
-# Debian installs it where only root looks.
-_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
 _PAGE = ROOT / "docs" / "operations" / "databases.md"
 # Of the server, for each database: fewer than a service has connections, so that they share them.
 SESSIONS = 3
@@ -44,10 +39,7 @@ def pgbouncer(conninfo: str) -> Iterator[str]:
     Yields:
         The connection string, through PgBouncer.
     """
-    program = shutil.which("pgbouncer", path=_PATH)
-    if program is None:
-        assert not os.environ.get("CI"), "pgbouncer is not installed"
-        pytest.skip("pgbouncer is not installed")
+    program = find_program("pgbouncer")
     server = conninfo_to_dict(conninfo)
     # PgBouncer does not run as root.
     runner = unprivileged_runner(ROLE, [Path(str(server["host"])) / "socket"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import signal
 import socket
 import ssl
@@ -70,6 +71,15 @@ def send_until_answered(connection: socket.socket, piece: bytes, timeout_s: floa
         with suppress(TimeoutError):
             answer = connection.recv(4096)
     return answer
+
+
+def find_program(name: str) -> str:
+    """Return the path of a program: beside that of the service, of this machine, or of Debian where only root looks."""
+    path = os.pathsep.join([str(Path(TIERCEL).parent), os.environ.get("PATH", os.defpath), "/usr/sbin"])
+    found = shutil.which(name, path=path)
+    if found is None:
+        pytest.skip(f"{name} is missing")
+    return found
 
 
 def make_environment(home: Path, **variables: str) -> dict[str, str]:

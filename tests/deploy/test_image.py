@@ -18,7 +18,7 @@ import pytest
 
 from tests.contract.tree import ROOT
 from tests.deploy.image import Image, build, read_instructions
-from tests.processes import START_TIMEOUT_S, TIERCEL, TLS, eventually, free_port
+from tests.processes import START_TIMEOUT_S, TLS, eventually, find_program, free_port
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -140,14 +140,6 @@ def test_it_stores_and_shows(container: Container) -> None:
 # --- behind nginx ---------------------------------------------------------------------------------------------------
 
 
-def find_nginx() -> str:
-    beside = Path(TIERCEL).with_name("nginx")
-    found = str(beside) if beside.exists() else shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-    if found is None:
-        pytest.skip("nginx is missing")
-    return found
-
-
 class Proxy:
     """nginx with the files of contrib/deploy, other ports, and a certificate of its own."""
 
@@ -177,7 +169,15 @@ class Proxy:
         self.client = httpx.Client(
             base_url=f"https://127.0.0.1:{self.port}", verify=self.tls, http2=False, headers={"Host": HOST}, timeout=20
         )
-        command = [find_nginx(), "-c", str(directory / "main"), "-e", str(directory / "errors"), "-g", "daemon off;"]
+        command = [
+            find_program("nginx"),
+            "-c",
+            str(directory / "main"),
+            "-e",
+            str(directory / "errors"),
+            "-g",
+            "daemon off;",
+        ]
         # nginx of root has workers of another user, who may not enter this directory.
         command[-1] += " user root;"
         self.process = subprocess.Popen(command, cwd=directory)

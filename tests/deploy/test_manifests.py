@@ -18,6 +18,7 @@ from kernel.registry import KERNEL_COMMANDS
 from kernel.testing import make_configuration
 from tests.contract.tree import DOCS, ROOT
 from tests.deploy.schemas import load
+from tests.processes import find_program
 
 DEPLOY = ROOT / "contrib" / "deploy"
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
@@ -136,9 +137,7 @@ def test_the_example_has_what_the_compose_file_asks_for_and_no_secret() -> None:
 @pytest.fixture(scope="module")
 def objects() -> list[dict[str, Any]]:
     """What the example overlay makes."""
-    if shutil.which("kubectl") is None:
-        pytest.skip("kubectl is missing")
-    command = ["kubectl", "kustomize", str(DEPLOY / "kubernetes" / "overlays" / "example")]
+    command = [find_program("kubectl"), "kustomize", str(DEPLOY / "kubernetes" / "overlays" / "example")]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     return list(yaml.safe_load_all(ran.stdout))
 
@@ -252,8 +251,6 @@ EXPOSURE_MAX = 1.5
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root in which the units are installed, with what they start."""
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd-analyze is missing")
     root = tmp_path_factory.mktemp("machine")
     units = root / "etc/systemd/system"
     units.mkdir(parents=True)
@@ -268,7 +265,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def analyze(machine: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = ["systemd-analyze", f"--root={machine}", *arguments]
+    command = [find_program("systemd-analyze"), f"--root={machine}", *arguments]
     return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
 
 

@@ -7,7 +7,6 @@ for.
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,7 +21,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from tests.faults.database import frozen
-from tests.processes import GUNICORN, TIERCEL, Service, copy_home, eventually, serving
+from tests.processes import GUNICORN, TIERCEL, Service, copy_home, eventually, find_program, serving
 
 pytestmark = [pytest.mark.process, pytest.mark.xdist_group("metrics_processes")]
 
@@ -233,18 +232,11 @@ def test_what_is_exposed_is_documented_and_named_as_prometheus_wants(service: Se
 
 
 def test_the_rules_do_what_their_tests_say() -> None:
-    promtool = _promtool()
-    if promtool is None:
-        pytest.skip("promtool is missing: it is part of Prometheus")
+    promtool = find_program("promtool")
 
     for arguments in (["check", "rules", RULES.name], ["test", "rules", "tiercel.test.yml"]):
         ran = subprocess.run([promtool, *arguments], cwd=RULES.parent, capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stdout + ran.stderr
-
-
-def _promtool() -> str | None:
-    beside = Path(TIERCEL).with_name("promtool")
-    return str(beside) if beside.exists() else shutil.which("promtool")
 
 
 # Last: it stops the service.
