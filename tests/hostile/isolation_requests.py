@@ -6,7 +6,7 @@ import random
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 from urllib.parse import quote, unquote_plus, urlencode
@@ -42,7 +42,7 @@ _LISTS = {
     "sector": "/api/v1/sectors", "id": "", "created_by": "/api/v1/users",
 }  # fmt: skip
 # Fields that decide on what others may do, by the list.
-_DECISIVE = {"/api/v1/subscriptions": ("account",), "/api/v1/site-access": ("user_id",)}
+_DECISIVE = {"/api/v1/subscriptions": {"account"}, "/api/v1/site-access": {"user_id"}}
 # These may name the members of staff that acted for an account, and what its members asked for in vain.
 _JOURNALS = ("/api/v1/audit", "/admin/audit", "/api/v1/jobs", "/api/v1/datasets", "/system/jobs", "/system/schedules")
 _STAFF = re.compile(
@@ -310,15 +310,25 @@ class Requests:
         chance = draw.random()
         if chance < 0.05:
             return Row(draw.choice(["99999999", "01997a5e-0000-7000-8000-000000000000", "nothing"]), None)
-        foreign = [row for row in rows if row.account != account]
-        if chance < 0.4 and foreign and (is_safe or not (account == SYSTEM or collection.startswith(_SHARED))):
-            # What staff may change is not changed: it is what the model relies on.
-            return draw.choice(foreign)
+        # What staff may change is not changed: it is what the model relies on.
+        may_be_foreign = is_safe or not (account == SYSTEM or collection.startswith(_SHARED))
+        if chance < 0.4 and may_be_foreign and (foreign := self._pick(rows, lambda row: row.account != account)):
+            return foreign
         made = world.made[collection, account if account is not None else -1]
         if not is_safe:
             return draw.choice(made) if made else Row("99999999", None)
-        own = [row for row in rows if row.account == account]
-        return draw.choice(own or rows) if not made or draw.random() < 0.7 else draw.choice(made)
+        if made and draw.random() < 0.3:
+            return draw.choice(made)
+        return self._pick(rows, lambda row: row.account == account) or draw.choice(rows)
+
+    def _pick(self, rows: Sequence[Row], is_wanted: Callable[[Row], bool]) -> Row | None:
+        """Choose one of the wanted rows; None if there is none. They become many: mostly, few are looked at."""
+        for _ in range(20 if rows else 0):
+            row = self._draw.choice(rows)
+            if is_wanted(row):
+                return row
+        wanted = [row for row in rows if is_wanted(row)]
+        return self._draw.choice(wanted) if wanted else None
 
     def _query(self, kind: Any, account: int | None, mentioned: list[str]) -> str:
         draw = self._draw
@@ -336,16 +346,18 @@ class Requests:
     def _number(self, name: str, account: int | None) -> int:
         """Return the number of something: mostly of the account's own, or else of another one's."""
         rows = self._world.rows[_LISTS[name]] if _LISTS[name] else []
-        own = [row for row in rows if row.account == account]
-        pool = own if own and self._draw.random() < 0.7 else rows
-        return int(self._draw.choice(pool).id) if pool else self._draw.randrange(50)
+        if not rows:
+            return self._draw.randrange(50)
+        own = self._pick(rows, lambda row: row.account == account) if self._draw.random() < 0.7 else None
+        return int((own or self._draw.choice(rows)).id)
 
     def _made_number(self, name: str, account: int | None) -> int:
         """Return the number of something that a request made, on which the model does not rely; or of another's."""
-        foreign = [row for row in self._world.rows[_LISTS[name]] if row.account != account]
         made = self._world.made[_LISTS[name], account if account is not None else -1]
-        pool = made if made or account == SYSTEM else foreign
-        return int(self._draw.choice(pool).id) if pool else 99999999
+        if made:
+            return int(self._draw.choice(made).id)
+        foreign = self._pick(self._world.rows[_LISTS[name]], lambda row: row.account != account)
+        return int(foreign.id) if foreign is not None and account != SYSTEM else 99999999
 
     def _body(
         self, kind: Any, account: int | None, site: int | None, template: str, headers: Headers, row: Row | None
@@ -358,7 +370,8 @@ class Requests:
             return self._file(template, account)
         if kind is RawBody or kind is StreamBody:
             return msgspec.json.encode([self._event(own, site) for _ in range(draw.choice([1, 1, 3]))])
-        body = make_value(draw, type_info(kind))
+        collection = template.partition("/{")[0]
+        body = self._value(kind, account, collection)
         if not isinstance(body, dict) or draw.random() < 0.1:
             return msgspec.json.encode(body)
         name = own.name if own is not None and not template.startswith(_SHARED) else "nobody"
@@ -368,7 +381,7 @@ class Requests:
         elif template == "/owned/publish":
             body = {f"{name}-{index}": name for index in range(draw.choice([1, 3]))}
         else:
-            self._mark(body, name, account, template.partition("/{")[0])
+            self._mark(body, name, account, collection)
             if row is not None and draw.random() < 0.3:
                 body = {field: value for field, value in body.items() if draw.random() < 0.4}
         return msgspec.json.encode(body)
@@ -383,7 +396,7 @@ class Requests:
         collection = as_api("POST", template)[1].partition("/{")[0]
         if collection not in self._fields_of_rows or not template.endswith(("/new", "/{id}")):
             return b""
-        body = make_value(draw, type_info(self._fields_of_rows[collection]))
+        body = self._value(self._fields_of_rows[collection], account, collection)
         if not isinstance(body, dict):
             return b"=&=;%"
         own = world.by_number.get(account) if account is not None else None
@@ -392,13 +405,21 @@ class Requests:
             body = {field: value for field, value in body.items() if draw.random() < 0.4}
         return urlencode({name: texts_of(value) for name, value in body.items()}, doseq=True, errors="replace").encode()
 
+    def _value(self, kind: Any, account: int | None, collection: str) -> Any:
+        """Return a value of a type. What decides is not random: it would at times be of an account that is there."""
+        value = make_value(self._draw, type_info(kind))
+        if isinstance(value, dict):
+            for field in sorted(value.keys() & _DECISIVE.get(collection, set())):
+                value[field] = self._made_number(field, account)
+        return value
+
     def _mark(self, body: dict[str, Any], name: str, account: int | None, collection: str) -> None:
         """Give the fields of a body values that there are, and texts with the marker of its account."""
         serial = self._draw.randrange(10**9)
         for field in list(body):
             if field in _DECISIVE.get(collection, ()):
-                body[field] = self._made_number(field, account)
-            elif field in _LISTS and body[field] is not None:
+                continue
+            if field in _LISTS and body[field] is not None:
                 body[field] = self._number(field, account)
             elif field in _NAMED:
                 body[field] = f"{name}-{serial}"
