@@ -316,6 +316,13 @@ def test_pages_name_files_that_are_there() -> None:
     )
 
 
+def test_pages_say_whom_create_admin_creates() -> None:
+    pages = {page.name: re.findall(r"create-admin(?: ([\w@.-]+))?", page.read_text()) for page in PAGES}
+
+    assert sum(map(len, pages.values())) > 1
+    assert {name: who for name, found in pages.items() for who in found if "@" not in who and who != "--help"} == {}
+
+
 def test_the_workflow_is_valid_and_runs_what_everybody_runs() -> None:
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
     # YAML 1.1 reads the key `on` as a truth value.
