@@ -454,7 +454,7 @@ def _check_proxy(project: Compose, client: httpx.Client) -> None:
     expect(sent.json().get("inserted") == 1, "an event is stored through TLS")
     log = project.engine.logs(project.container("web"))
     # Those of the network between nginx and web are the proxy's.
-    expect(not re.search(r'"(client|remote)\w*":"172\.30\.8\.', log), "web logs who sent a request, not nginx")
+    expect(not re.search(r'"(client|remote)\w*":"172\.16\.238\.', log), "web logs who sent a request, not nginx")
 
 
 def _check_worker(project: Compose, client: httpx.Client) -> None:
