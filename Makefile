@@ -105,10 +105,10 @@ pictures: $(VENV)/.dev
 bench: $(VENV)/.bench
 	$(BIN)/python -m tests.bench $(BENCH)
 
-## lock: write the lock files anew
+## lock: write the lock files anew; that of the service has the versions that tests run with
 lock: $(VENV)/.dev
-	$(BIN)/uv pip compile pyproject.toml --universal --upgrade --generate-hashes --no-emit-index-url --custom-compile-command "make lock" -o requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --upgrade --generate-hashes --no-emit-index-url --custom-compile-command "make lock" -o tests/requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --constraint tests/requirements.lock --universal --upgrade --generate-hashes --no-emit-index-url --custom-compile-command "make lock" -o requirements.lock
 
 ## vendor: fetch the programs of other projects that pages use; fails if they are not those whose hashes are recorded
 vendor: STATIC := plugins/system/static

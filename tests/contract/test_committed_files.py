@@ -53,6 +53,16 @@ def test_no_lock_file_says_where_packages_come_from() -> None:
     assert named([path for path in FILES if path.suffix == ".lock" and _INDEX_OPTION.search(text_of(path))]) == []
 
 
+def test_both_lock_files_have_one_version_of_each_package() -> None:
+    locked, tested = (
+        dict(re.findall(r"^([a-z0-9._-]+)==([^\s;\\]+)", (ROOT / path).read_text(), re.MULTILINE))
+        for path in ("requirements.lock", "tests/requirements.lock")
+    )
+
+    assert locked
+    assert {name: (version, tested.get(name)) for name, version in locked.items() if tested.get(name) != version} == {}
+
+
 def test_no_file_holds_a_path_of_the_machine_it_was_made_on() -> None:
     here = str(ROOT) if len(ROOT.parts) > 2 else "\0"
 

@@ -37,7 +37,7 @@ _ETC_OF_NETWORK = ("hosts", "pip.conf", "resolv.conf", "xdg/pip")
 # The accounts that a new Debian has.
 _ACCOUNTS = Path("/usr/share/base-passwd")
 # How pip reaches its registry; an engine passes on such variables as well.
-_INHERITED = re.compile(r"PIP_\w+|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|(HTTPS?|NO)_PROXY", re.IGNORECASE)
+INHERITED_IN_BUILDS = re.compile(r"PIP_\w+|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|(HTTPS?|NO)_PROXY", re.IGNORECASE)
 _CACHE = re.compile(r"^--mount=type=cache,target=(\S+)$")
 _STAGE = re.compile(r"^(\S+)(?: AS (\S+))?$", re.IGNORECASE)
 _WITHOUT_STEP = ("CMD", "EXPOSE", "HEALTHCHECK", "LABEL", "VOLUME")
@@ -89,7 +89,7 @@ class Image(msgspec.Struct):
 
     def step_command(self, arguments: Sequence[str], caches: Mapping[Path, str]) -> list[str]:
         """Return a command that runs a step of the build, as root."""
-        inherited = {name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)}
+        inherited = {name: value for name, value in os.environ.items() if INHERITED_IN_BUILDS.fullmatch(name)}
         return self._enter(arguments, {**inherited, **self.environment}, caches, read_only=False)
 
     def _enter(

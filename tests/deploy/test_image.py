@@ -109,6 +109,14 @@ def test_both_bases_are_one_version_of_one_registry() -> None:
     assert [rest for name, rest in instructions if name == "FROM"] == ["${BUILD_BASE} AS build", "${BASE}"]
 
 
+def test_a_step_makes_the_working_directory() -> None:
+    *_, stage = re.split(r"^FROM ", CONTAINERFILE, flags=re.MULTILINE)
+    instructions = dict(read_instructions(f"FROM {stage}"))
+
+    # Podman makes that of WORKDIR when a container starts, as its user, and not at all in a pod.
+    assert f"install --directory {instructions['WORKDIR']}" in instructions["RUN"]
+
+
 # --- the image ------------------------------------------------------------------------------------------------------
 
 

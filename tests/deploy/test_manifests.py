@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,15 @@ def test_the_proxy_of_the_compose_file_is_trusted_and_asks_the_service() -> None
     assert targets["static_configs"] == [{"targets": ["web:8000"]}]
     assert set(re.findall(r"^    listen (\d+)", nginx, re.MULTILINE)) == container_ports
     assert SERVICES["web"]["expose"] == ["8000"]
+
+
+def test_the_proxy_has_a_network_that_engines_give_to_no_other() -> None:
+    (subnet,) = [each["subnet"] for each in COMPOSE["networks"]["proxy"]["ipam"]["config"]]
+    # The default address pools of Docker and of Podman. The other networks of the file get theirs from these.
+    pools = ["172.17.0.0/16", "172.18.0.0/15", "172.20.0.0/14", "172.24.0.0/13", "192.168.0.0/16", "10.88.0.0/13"]
+    pools += ["10.96.0.0/11", "10.128.0.0/9"]
+
+    assert [pool for pool in pools if ip_network(subnet).overlaps(ip_network(pool))] == []
 
 
 def test_the_example_has_what_the_compose_file_asks_for_and_no_secret() -> None:
@@ -311,6 +321,13 @@ def test_pages_name_files_that_are_there() -> None:
     assert (
         sorted((page, path) for page, path in named if not (ROOT / path).exists() and not path.startswith(_MADE)) == []
     )
+
+
+def test_pages_say_whom_create_admin_creates() -> None:
+    pages = {page.name: re.findall(r"create-admin(?: ([\w@.-]+))?", page.read_text()) for page in PAGES}
+
+    assert sum(map(len, pages.values())) > 1
+    assert {name: who for name, found in pages.items() for who in found if "@" not in who and who != "--help"} == {}
 
 
 def test_the_workflow_is_valid_and_runs_what_everybody_runs() -> None:
