@@ -8,7 +8,8 @@ image
     Build the image of the Containerfile, run it as docs/operations/deploy/container.md does, stop it, start it again.
 compose
     Start compose.yaml, use it through nginx, replace the web server, count requests in Redis, stop it. With Docker
-    Compose, or docker-compose 1.29, which is given the file without its ``name``: it does not know that.
+    Compose, or docker-compose 1.29, which is given the file without its ``name`` and without ``restart`` of a
+    dependency: it does not know these.
 systemd
     Install as docs/operations/deploy/systemd.md says in a container whose first process is systemd; use it, kill it,
     stop it.
@@ -357,7 +358,7 @@ class Compose:
         else:
             self._program = ["docker-compose"]
             file = directory / "compose.yaml"
-            file.write_text(COMPOSE.read_text().replace("\nname: tiercel\n", "\n"))
+            file.write_text(COMPOSE.read_text().replace("\nname: tiercel\n", "\n").replace(", restart: true", ""))
         print(run([*self._program, "version"]).splitlines()[0])
         self._program += ["--file", str(file), "--project-directory", str(DEPLOY), "--project-name", NAME]
 

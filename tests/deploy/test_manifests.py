@@ -107,6 +107,10 @@ def test_the_compose_file_mounts_what_is_there() -> None:
     assert [path for path in mounted if not (DEPLOY / path).exists()] == []
 
 
+def test_the_proxy_starts_again_with_the_service_whose_address_it_keeps() -> None:
+    assert COMPOSE["services"]["nginx"]["depends_on"] == {"web": {"condition": "service_healthy", "restart": True}}
+
+
 def test_the_proxy_of_the_compose_file_is_trusted_and_asks_the_service() -> None:
     (subnet,) = [each["subnet"] for each in COMPOSE["networks"]["proxy"]["ipam"]["config"]]
     nginx = (DEPLOY / "nginx" / "tiercel.conf").read_text()
