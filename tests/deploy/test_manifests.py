@@ -77,7 +77,8 @@ def test_the_compose_file_waits_for_the_database_and_migrates_once() -> None:
 
     assert waits["migrate"] == {"db": {"condition": "service_healthy"}}
     assert waits["web"] == waits["worker"] == {"migrate": {"condition": "service_completed_successfully"}}
-    assert waits["nginx"] == {"web": {"condition": "service_healthy"}}
+    # And starts again with what it keeps the address of.
+    assert waits["nginx"] == {"web": {"condition": "service_healthy", "restart": True}}
 
 
 def test_nothing_of_the_compose_file_can_do_more_than_it_must() -> None:
@@ -105,10 +106,6 @@ def test_the_compose_file_mounts_what_is_there() -> None:
 
     assert mounted
     assert [path for path in mounted if not (DEPLOY / path).exists()] == []
-
-
-def test_the_proxy_starts_again_with_the_service_whose_address_it_keeps() -> None:
-    assert COMPOSE["services"]["nginx"]["depends_on"] == {"web": {"condition": "service_healthy", "restart": True}}
 
 
 def test_the_proxy_of_the_compose_file_is_trusted_and_asks_the_service() -> None:
