@@ -10,7 +10,7 @@ SET LOCAL work_mem = '32MB'
 -- Which partitions a query reads depends on its window, so that each execution is planned with its parameters. If only
 -- one account has had series, no condition on series is needed. Numbers of series are returned as text here and below:
 -- they are only sent back, and the client takes longer to read and to write an array than the server.
-SELECT rollups.*, set_config('plan_cache_mode', 'force_custom_plan', true),
+SELECT rollups.*, set_config('plan_cache_mode', 'force_custom_plan', true), {has_columns},
        CASE WHEN EXISTS (SELECT FROM observability.series_account WHERE account <> %(account)s)
             THEN ARRAY(SELECT id FROM observability.series WHERE account = %(account)s)::text END
 FROM ({rollup_state}) AS rollups
@@ -23,8 +23,12 @@ SELECT rollups.*, set_config('plan_cache_mode', CASE
     WHEN cardinality(matching.numbers) <= %(few_series_max)s
         AND (SELECT count(*) FROM pg_inherits WHERE inhparent = 'observability.event'::regclass) <= 60
     THEN 'force_generic_plan' ELSE 'force_custom_plan' END, true),
-    matching.numbers::text, matching.services, matching.methods
+    {has_columns}, matching.numbers::text, matching.services, matching.methods
 FROM ({rollup_state}) AS rollups, ({series}) AS matching
+
+-- name: rollups_have_columns
+-- Where rollups are continuous aggregates, those of old hours are columns, in the order of time.
+to_regprocedure('observability.refresh_day(timestamptz, timestamptz[])') IS NOT NULL
 
 -- name: filtered_series
 WITH matching AS MATERIALIZED (
@@ -245,7 +249,7 @@ CROSS JOIN LATERAL ({part} OFFSET 0) AS part
 
 -- name: for_each_series
 -- Each series is looked up separately. The planner does not know that the rows of a series lie side by side, and would
--- read those of all series.
+-- read those of all series. Not in columns: a batch of hours has many series, and is decompressed for all of them at once.
 SELECT part.* FROM unnest(%(series)s::integer[]) AS one (number) CROSS JOIN LATERAL ({part} OFFSET 0) AS part
 
 -- name: for_each_method
