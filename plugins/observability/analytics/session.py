@@ -129,6 +129,7 @@ class QuerySession:
                 **scope.parameters,
                 "start": window.start,
                 "end": window.end,
+                "approx": approx,
                 "few_series_max": _FEW_SERIES_MAX if reads_few_events else 0,
             }
             (row,) = connection.execute(opening_query(scope.filters), parameters)
