@@ -18,9 +18,19 @@ import psycopg
 
 from tests.bench.figures import Figure, in_turn
 from tests.bench.load import make_events, send, side_by_side
-from tests.bench.month import rollups
 from tests.bench.service import Service, service
-from tests.bench.timescale import QUIET, TARGET, URL, ask_ms, path_of, read, run_policies, service_on
+from tests.bench.timescale import (
+    QUIET,
+    TARGET,
+    URL,
+    ask_ms,
+    late_refresh,
+    path_of,
+    read,
+    refresh_s,
+    run_policies,
+    service_on,
+)
 
 YEARS = 10
 # Of these, every tenth has events: each chunk of rollups of ten days would have one.
@@ -41,7 +51,7 @@ def figures(full: bool) -> Iterator[Figure]:
     with service(**QUIET) as plain, service_on(server) as timescale:
         batches = make_batches(EVENTS_FULL if full else EVENTS)
         yield _slower("ingest", *(_ingest_s(each, batches) for each in (timescale, plain)))
-        yield _slower("refresh", *(_refresh_s(each) for each in (timescale, plain)))
+        yield _slower("refresh", *(refresh_s(each) for each in (timescale, plain)))
         for each in (plain, timescale):
             with psycopg.connect(each.conninfo, autocommit=True) as connection:
                 run_policies(connection)
@@ -49,17 +59,27 @@ def figures(full: bool) -> Iterator[Figure]:
         for name, path in questions(plain, timescale).items():
             yield _one(name, plain, timescale, path)
             yield _parallel(name, plain, timescale, path)
+        yield late_refresh("refresh, 1,000 late events of a former year", plain, timescale, former_days())
 
 
 def make_batches(events: int) -> Sequence[bytes]:
     """Encode events of ten years up to yesterday, the oldest first."""
-    first = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=YEARS * 365)
-    days = [first + timedelta(days=day) for day in range(0, YEARS * 365, DAYS_APART)]
+    days = _days()
     made = make_events(events)
     for number, event in enumerate(made):
         day = days[number * len(days) // events]
         event["time"] = f"{day:%Y-%m-%d}T{event['time'][11:]}"
     return [msgspec.json.encode(made[at : at + BATCH]) for at in range(0, events, BATCH)]
+
+
+def former_days() -> Sequence[datetime]:
+    """Return days with events, of different years, that are in the longest chunks."""
+    return [_days()[-(years * 365 // DAYS_APART)] for years in range(2, 2 + ROUNDS)]
+
+
+def _days() -> Sequence[datetime]:
+    first = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=YEARS * 365)
+    return [first + timedelta(days=day) for day in range(0, YEARS * 365, DAYS_APART)]
 
 
 def _ingest_s(running: Service, batches: Sequence[bytes]) -> float:
@@ -68,14 +88,6 @@ def _ingest_s(running: Service, batches: Sequence[bytes]) -> float:
     for batch in batches:
         send(connection, batch, {})
     connection.close()
-    return time.perf_counter() - started
-
-
-def _refresh_s(running: Service) -> float:
-    started = time.perf_counter()
-    with rollups(running.conninfo) as kept:
-        # The server's own policy may be at it.
-        kept.refresh(lock_wait_s=600)
     return time.perf_counter() - started
 
 

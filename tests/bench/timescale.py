@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from http.client import HTTPConnection
 from itertools import count
 from typing import Any
@@ -32,6 +32,7 @@ ROUNDS = 5
 REPEATS = 5
 INGEST_EVENTS = 50_000
 INGEST_BATCH = 1_000
+LATE_EVENTS = 1_000
 # No documented question is slower than this, against the embedded server.
 TARGET = 3.0
 AGE_OF_COLUMNS = timedelta(days=7)
@@ -55,6 +56,8 @@ def figures(full: bool) -> Iterator[Figure]:
         for name, path in questions(plain, month).items():
             yield _slower(name, plain, timescale, path)
         yield from late_writes(plain, timescale, month)
+        days = [day for day in month.days if month.days[-1] - day > AGE_OF_COLUMNS]
+        yield late_refresh("refresh, 1,000 late events of a day", plain, timescale, days[:ROUNDS])
         yield _ingest(plain, timescale)
 
 
@@ -214,6 +217,29 @@ def late_writes(plain: Service, timescale: Service, month: Month) -> Iterator[Fi
         yield _ratio(name, times[timescale.port], times[plain.port])
         if keyed:
             yield _ratio(f"{name}, again", again[timescale.port], again[plain.port])
+
+
+def late_refresh(name: str, plain: Service, timescale: Service, days: Sequence[datetime]) -> Figure:
+    """Measure refreshes after late events, each time of another day whose rollups are columns already."""
+    times: dict[int, list[float]] = {plain.port: [], timescale.port: []}
+    for number, day in enumerate(days):
+        body = _late_events(LATE_EVENTS, [day])
+        pair = (plain, timescale)
+        for each in pair[:: -1 if number % 2 else 1]:
+            _send_ms(each.port, body, {})
+            times[each.port].append(refresh_s(each) * 1000)
+        with psycopg.connect(timescale.conninfo, autocommit=True) as connection:
+            run_policies(connection)
+    return _ratio(name, times[timescale.port], times[plain.port])
+
+
+def refresh_s(running: Service) -> float:
+    """Return the time that it takes to compute the rollups."""
+    started = time.perf_counter()
+    with rollups(running.conninfo) as kept:
+        # The server's own policy may be at it.
+        kept.refresh(lock_wait_s=600)
+    return time.perf_counter() - started
 
 
 def _ratio(name: str, there: Sequence[float], here: Sequence[float]) -> Figure:

@@ -86,6 +86,7 @@ class QuerySession:
         coarse: How rollups by service and method tell these series from others; None if they cannot.
         keeps_plans: Whether each query is planned once for a connection. It is prepared at once then: a pool passes its
             connections round, and each would plan it several times before it is prepared by itself.
+        has_columns: Whether rollups of old hours are columns.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class QuerySession:
         coarse: Coarse | None = None,
         *,
         keeps_plans: bool = False,
+        has_columns: bool = False,
     ) -> None:
         self.state = state
         self._connection = connection
@@ -106,6 +108,7 @@ class QuerySession:
         self._parameters = parameters
         self._coarse: Coarse | None = coarse
         self._prepare = True if keeps_plans else None
+        self._has_columns = has_columns
 
     @classmethod
     @contextmanager
@@ -126,11 +129,11 @@ class QuerySession:
                 **scope.parameters,
                 "start": window.start,
                 "end": window.end,
+                "approx": approx,
                 "few_series_max": _FEW_SERIES_MAX if reads_few_events else 0,
             }
-            ((dirty_hours, first_dirty_hour, from_times, plan_cache_mode, *matching),) = connection.execute(
-                opening_query(scope.filters), parameters
-            )
+            (row,) = connection.execute(opening_query(scope.filters), parameters)
+            dirty_hours, first_dirty_hour, from_times, plan_cache_mode, has_columns, *matching = row
             state = RollupState.from_columns(dirty_hours, first_dirty_hour, from_times)
             series: SeriesCondition
             if scope.filters:
@@ -146,7 +149,16 @@ class QuerySession:
             if scope.is_coarse:
                 coarse = "one_method" if scope.filters else "coarse_account"
             keeps_plans = plan_cache_mode == "force_generic_plan"
-            yield cls(connection, scope, state, series, of_series, coarse, keeps_plans=keeps_plans)
+            yield cls(
+                connection,
+                scope,
+                state,
+                series,
+                of_series,
+                coarse,
+                keeps_plans=keeps_plans,
+                has_columns=has_columns,
+            )
 
     def for_groups(self, dimensions: tuple[Dimension, ...], groups: Collection[GroupKey]) -> QuerySession:
         """Return a session in the same transaction for the series of some groups of the scope."""
@@ -162,6 +174,7 @@ class QuerySession:
             _condition(numbers),
             {**self._parameters, "series": numbers},
             keeps_plans=self._prepare is True,
+            has_columns=self._has_columns,
         )
 
     def plan(self, coarsest: Resolution, window: Span | None = None) -> ReadPlan:
@@ -398,7 +411,15 @@ class QuerySession:
         some_statuses = self._scope.statuses is not None
         if some_statuses and measures == "totals":
             measures = "totals_of_statuses"
-        return QuerySpec(name, measures, self._series, span_counts(plan), some_statuses=some_statuses, **given)
+        return QuerySpec(
+            name,
+            measures,
+            self._series,
+            span_counts(plan),
+            some_statuses=some_statuses,
+            has_columns=self._has_columns,
+            **given,
+        )
 
     def _by_key(
         self, rows: Sequence[TupleRow], width: int, plan: ReadPlan, dimensions: Collection[Dimension] = ()

@@ -97,6 +97,7 @@ class QuerySpec(msgspec.Struct, frozen=True):
         group_by: The dimensions of the rows, if they are by group.
         order: Column names, if the rows are in order; a leading ``-`` sorts descending.
         some_statuses: Whether only events with some statuses are read.
+        has_columns: Whether rollups of old hours are columns: they are not looked up one series at a time.
         prefix: Of the names of bounds, to tell them from those of another query in the same statement.
     """
 
@@ -110,6 +111,7 @@ class QuerySpec(msgspec.Struct, frozen=True):
     group_by: tuple[Dimension, ...] = ()
     order: tuple[str, ...] = ()
     some_statuses: bool = False
+    has_columns: bool = False
     prefix: str = ""
 
 
@@ -141,11 +143,13 @@ def opening_query(filters: tuple[str, ...]) -> bytes:
     Args:
         filters: Names of ``Scope.filters``.
     """
-    state = sql.SQL(ROLLUP_STATE)
+    state, has_columns = sql.SQL(ROLLUP_STATE), sql.SQL(QUERIES["rollups_have_columns"])
     if not filters:
-        return sql.SQL(QUERIES["open_unfiltered"]).format(rollup_state=state).as_bytes()
-    series = sql.SQL(QUERIES["filtered_series"]).format(filters=_conditions(filters))
-    return sql.SQL(QUERIES["open_filtered"]).format(rollup_state=state, series=series).as_bytes()
+        query = sql.SQL(QUERIES["open_unfiltered"]).format(rollup_state=state, has_columns=has_columns)
+    else:
+        series = sql.SQL(QUERIES["filtered_series"]).format(filters=_conditions(filters))
+        query = sql.SQL(QUERIES["open_filtered"]).format(rollup_state=state, has_columns=has_columns, series=series)
+    return query.as_bytes()
 
 
 @lru_cache
@@ -237,16 +241,18 @@ def _ordered(field: str) -> sql.Composable:
 
 def _rollup_parts(spec: QuerySpec) -> Sequence[sql.Composable]:
     fragments = _FRAGMENTS[spec.measures, spec.coarse is not None]
-    condition: LiteralString = spec.coarse or spec.series
-    repeat: LiteralString | None = None
-    if condition == "one_method":
-        repeat = "for_each_method"
-    elif condition == "few_series":
-        condition, repeat = "one_series", "for_each_series"
     parts: list[sql.Composable] = []
+    repeated: list[sql.Composable] = []
+    repeat: LiteralString = "for_each_method" if spec.coarse else "for_each_series"
     for resolution, count in spec.span_counts:
-        if resolution is not Resolution.RAW:
-            parts += _span_parts(
+        if resolution is Resolution.RAW:
+            continue
+        condition: LiteralString = spec.coarse or spec.series
+        is_repeated = condition == "one_method"
+        if condition == "few_series" and not (spec.has_columns and resolution is Resolution.HOUR):
+            condition, is_repeated = "one_series", True
+        (repeated if is_repeated else parts).extend(
+            _span_parts(
                 QUERIES[fragments.hour if resolution is Resolution.HOUR else fragments.day],
                 f"{spec.prefix}{resolution}",
                 count,
@@ -255,8 +261,9 @@ def _rollup_parts(spec: QuerySpec) -> Sequence[sql.Composable]:
                 errors=sql.SQL(QUERIES["errors_of_statuses" if spec.some_statuses else "errors_of_rollups"]),
                 condition=sql.SQL(QUERIES[condition]),
             )
-    if parts and repeat:
-        return [sql.SQL(QUERIES[repeat]).format(part=sql.SQL(" UNION ALL ").join(parts))]
+        )
+    if repeated:
+        parts.append(sql.SQL(QUERIES[repeat]).format(part=sql.SQL(" UNION ALL ").join(repeated)))
     return parts
 
 

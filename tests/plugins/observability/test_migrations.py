@@ -57,6 +57,13 @@ TOUCHED_BY_ALL = """
     SELECT DISTINCT date_trunc('hour', time, 'UTC') FROM observability.event
 """
 POLICY = "CALL observability.refresh_policy(0, NULL)"
+COLUMNS = "CALL observability.columnstore_policy(0, NULL)"
+LAYOUTS = """
+    SELECT view_name::text, orderby FROM timescaledb_information.chunk_compression_settings
+    JOIN timescaledb_information.continuous_aggregates
+        ON hypertable = format('%I.%I', materialization_hypertable_schema, materialization_hypertable_name)::regclass
+    ORDER BY 1
+"""
 REMOVE_FIRST_DAY = (
     "UPDATE observability.retention SET from_time = '2025-12-14 00:00Z' WHERE level = 'raw'",
     "SELECT drop_chunks('observability.event', older_than => timestamptz '2025-12-14 00:00Z')",
@@ -215,3 +222,28 @@ def test_first_and_last_events_of_days_from_before_are_found_and_then_computed(t
     assert found == [(2880, "2025-12-13T00:00:00Z", "2025-12-14T23:59:00Z")] * 2
     assert days == [[], [(datetime(2025, 12, day, tzinfo=UTC),) for day in (13, 14)]]
     assert locks == []
+
+
+@community_licence
+def test_rollups_that_are_columns_by_series_are_put_in_the_order_of_time(engine: TestedEngine) -> None:
+    require_community_licence(engine)
+    with engine.database() as url:
+        go_back_to(engine, url, "0021_rollup_columns")
+        with psycopg.connect(url, autocommit=True) as connection:
+            for statement in (SERIES, EVENTS_OF_TWO_DAYS, TOUCHED_BY_ALL, POLICY, COLUMNS):
+                connection.execute(statement)
+            layouts = [connection.execute(LAYOUTS).fetchall()]
+        apply_migrations(url, MIGRATIONS)
+
+        with serving(engine, url) as client:
+            found = []
+            for _ in ("by series", "by time"):
+                found.append([kpis(client, way) for way in ROLLED_UP])
+                run_statement(client, COLUMNS)
+            layouts.append(run_statement(client, LAYOUTS))
+
+    assert layouts == [
+        [("histogram_hour", "series,bucket,bin"), ("rollup_day", "series,bucket"), ("rollup_hour", "series,bucket")],
+        [("histogram_hour", "bucket,series,bin"), ("rollup_hour", "bucket,series")],
+    ]
+    assert found == [[(1440, pytest.approx(10 * 59 / 60), 10)] * 2] * 2
