@@ -22,7 +22,8 @@ EXCEPTION WHEN feature_not_supported THEN
 END
 $$;
 
--- Chunks of rollups may then be longer. Those of days are rows, in which an index finds a series.
+-- Chunks of rollups may then be longer. Those of days are rows, in which an index finds a series; but what was seen on a
+-- day is kept no longer than events are.
 DO $make$
 BEGIN
 IF to_regprocedure('observability.size_rollup_chunks(timestamptz)') IS NULL THEN
@@ -43,7 +44,7 @@ BEGIN
             AND d.hypertable_name = c.materialization_hypertable_name
         CROSS JOIN LATERAL (
             SELECT CASE WHEN day < now() - interval '391 days' THEN 360
-                        WHEN c.view_name LIKE '%\_day' THEN 90
+                        WHEN c.view_name LIKE '%\_day' AND c.view_name <> 'seen_day' THEN 90
                         WHEN day < now() - interval '61 days' THEN 30
                         ELSE 10 END AS days) AS wanted
         WHERE c.view_schema = 'observability' AND d.time_interval <> make_interval(days => wanted.days)

@@ -1,4 +1,4 @@
-"""Retention on TimescaleDB: chunks are dropped, which are a day long for events and ten days for rollups."""
+"""Retention on TimescaleDB: chunks are dropped, which are a day long for events, and ten days or more for rollups."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def days_of(client: Client, aggregate: str) -> set[int]:
 
 
 def test_a_plan_counts_the_chunks_of_every_level_that_would_be_dropped(serve: Serve) -> None:
-    client = with_events(serve, 5, 20, 50, 150)
+    client = with_events(serve, 5, 20, 50, 250)
 
     plan = container_of(client).retention.plan()
     removed = apply(client)
@@ -47,7 +47,7 @@ def test_a_plan_counts_the_chunks_of_every_level_that_would_be_dropped(serve: Se
 
 
 def test_rollups_are_dropped_by_chunk_but_left_out_of_answers_by_day(serve: Serve) -> None:
-    client = with_events(serve, 5, 20, 50, 100, 101, 150)
+    client = with_events(serve, 5, 20, 50, 100, 101, 250)
 
     apply(client)
 
