@@ -345,7 +345,11 @@ def test_every_line_is_stored_once_whenever_the_command_is_killed(
             )
             return Counter(dict(rows.fetchall()))
 
+    written["/first"] = 1
+    append(path, lines("first"))
     process = start_follow()
+    # A file that is rotated before the command has ever seen it is not followed.
+    assert eventually(lambda: stored() == written, DEADLINE_S)
     writer = threading.Thread(target=write)
     writer.start()
     for _ in range(3):
