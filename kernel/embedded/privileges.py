@@ -17,6 +17,7 @@ import msgspec
 
 from kernel.errors import BootError
 
+# Where the files of accounts are.
 _ACCOUNTS = Path("/etc")
 
 
@@ -124,6 +125,7 @@ def _find_or_create_account(user: str) -> pwd.struct_passwd:
     useradd = shutil.which("useradd") or "/usr/sbin/useradd"
     command = [useradd, "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", user]
     try:
+        # Two useradd at the same time both succeed, and the second one gives the account another number.
         with _locked(_ACCOUNTS):
             with contextlib.suppress(KeyError):
                 return pwd.getpwnam(user)

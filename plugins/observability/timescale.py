@@ -20,6 +20,8 @@ from kernel import Database, UnavailableError
 from plugins.observability.queries import QUERIES
 from plugins.observability.resolution import Resolution
 
+# Of a query that asks more at once: whether rollups are continuous aggregates, of which old hours are columns.
+HAS_CONTINUOUS_AGGREGATES = QUERIES["has_continuous_aggregates"]
 _KINDS = ("rollup", "histogram", "coarse", "coarse_totals")
 # When events happened is told as long as they are kept, as elsewhere.
 _AGGREGATES: Mapping[Resolution, Sequence[str]] = {
@@ -39,7 +41,7 @@ def is_hypertable(connection: Connection[TupleRow]) -> bool:
 def has_continuous_aggregates(connection: Connection[TupleRow]) -> bool:
     """Tell whether the rollups of this database are continuous aggregates."""
     # Not what the licence allows now: it may have changed since the migrations ran.
-    row = connection.execute(QUERIES["has_continuous_aggregates"]).fetchone()
+    row = connection.execute(HAS_CONTINUOUS_AGGREGATES).fetchone()
     return row is not None and bool(row[0])
 
 

@@ -41,6 +41,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,10 @@ class Engine:
         """Return the state of a container."""
         (inspected,) = json.loads(self.run("inspect", container))
         return dict(inspected["State"])
+
+    def has_ended(self, container: str) -> bool:
+        """Tell whether a container runs no more."""
+        return not self.state(container)["Running"]
 
     def health(self, container: str) -> str:
         """Return what the engine's health check found, such as ``healthy``."""
@@ -676,8 +681,8 @@ def run_pods(engine: Engine, images: Images, cleanup: ExitStack) -> None:
         spec = objects[kind, name]["spec"]["template"]["spec"]
         container = _start_pod(engine, cleanup, directory, name, spec, image, secret)
         if kind == "Job":
-            ended = eventually(lambda name=container: not engine.state(name)["Running"], 120)  # type: ignore[misc] # bound now
-            expect(ended and engine.state(container)["ExitCode"] == 0, f"{name} ended with 0")
+            expect(eventually(partial(engine.has_ended, container), 120), f"{name} ended")
+            expect(engine.state(container)["ExitCode"] == 0, f"{name} ended with 0")
         else:
             _check_pod(engine, container, name, spec, secret)
 
@@ -739,9 +744,12 @@ def _check_pod(engine: Engine, container: str, name: str, spec: Mapping[str, Any
         script = f"import urllib.request as r; print(r.urlopen({request}).status)"
         return engine.run("exec", container, "python", "-c", script, check=False).strip()
 
+    def succeeds(path: str) -> bool:
+        return ask(path) == "200"
+
     probes = {kind: contained[f"{kind}Probe"]["httpGet"]["path"] for kind in _PROBES if f"{kind}Probe" in contained}
     for kind, path in probes.items():
-        expect(eventually(lambda path=path: ask(path) == "200", 120), f"{name}: the {kind} probe, {path}, succeeds")  # type: ignore[misc] # bound now
+        expect(eventually(partial(succeeds, path), 120), f"{name}: the {kind} probe, {path}, succeeds")
     if probes:
         token = secret["metrics-token"]
         expect(

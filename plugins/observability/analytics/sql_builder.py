@@ -18,6 +18,7 @@ from plugins.observability.analytics.grouping import Dimension, GroupKey
 from plugins.observability.analytics.plan import ReadPlan
 from plugins.observability.resolution import Resolution
 from plugins.observability.rollups.dirty_buckets import ROLLUP_STATE
+from plugins.observability.timescale import HAS_CONTINUOUS_AGGREGATES
 
 QUERIES = load_queries(__package__)
 # What the rows of the parts hold. Latencies are those of single events, which rollups do not know.
@@ -143,7 +144,7 @@ def opening_query(filters: tuple[str, ...]) -> bytes:
     Args:
         filters: Names of ``Scope.filters``.
     """
-    state, has_columns = sql.SQL(ROLLUP_STATE), sql.SQL(QUERIES["rollups_have_columns"])
+    state, has_columns = sql.SQL(ROLLUP_STATE), sql.SQL(HAS_CONTINUOUS_AGGREGATES)
     if not filters:
         query = sql.SQL(QUERIES["open_unfiltered"]).format(rollup_state=state, has_columns=has_columns)
     else:

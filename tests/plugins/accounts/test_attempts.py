@@ -51,6 +51,15 @@ def waits(attempts: Attempts, address: str, email: str) -> int:
     return 0
 
 
+def create_attacked_user(client: Client, attempts: Attempts) -> TestUser:
+    """Create a user who has signed in from home, and whose password was tried from as many addresses as are free."""
+    user = create_user(client)
+    assert sign_in(client, user, address=HOME).status == 200
+    for number in range(OF_ACCOUNT.free + 1):
+        attempts.begin(f"198.51.100.{number}", user.email)
+    return user
+
+
 def test_waits_of_an_address_and_an_account_double_up_to_a_quarter_of_an_hour(attempts: Attempts, clock: Clock) -> None:
     for _ in range(OF_PAIR.free):
         assert waits(attempts, HOME, "ann") == 0
@@ -83,10 +92,7 @@ def test_an_address_that_tries_many_accounts_has_to_wait(attempts: Attempts) -> 
 def test_many_addresses_that_try_one_account_have_to_wait_and_its_user_has_not(
     client: Client, attempts: Attempts
 ) -> None:
-    user = create_user(client)
-    assert sign_in(client, user, address=HOME).status == 200
-    for number in range(OF_ACCOUNT.free + 1):
-        attempts.begin(f"198.51.100.{number}", user.email)
+    user = create_attacked_user(client, attempts)
 
     stranger = sign_in(client, user, address=ELSEWHERE)
 
@@ -116,10 +122,7 @@ def test_users_who_signed_in_from_an_address_need_not_wait_for_what_others_try_f
 def test_users_who_sign_in_meanwhile_leave_those_waiting_that_guess_their_passwords(
     client: Client, attempts: Attempts
 ) -> None:
-    user = create_user(client)
-    assert sign_in(client, user, address=HOME).status == 200
-    for number in range(OF_ACCOUNT.free + 1):
-        attempts.begin(f"198.51.100.{number}", user.email)
+    user = create_attacked_user(client, attempts)
 
     for _ in range(3):
         assert sign_in(client, user, address=HOME).status == 200
