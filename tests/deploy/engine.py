@@ -340,6 +340,9 @@ class Compose:
         engine: Runs it.
         directory: Gets the certificate.
         image: The image of Tiercel.
+
+    Attributes:
+        is_complete: Whether it is given the file as it is.
     """
 
     def __init__(self, engine: Engine, directory: Path, image: str) -> None:
@@ -358,7 +361,8 @@ class Compose:
             "TIERCEL_IMAGE": image,
         }
         file = COMPOSE
-        if engine.succeeds("compose", "version"):
+        self.is_complete = engine.succeeds("compose", "version")
+        if self.is_complete:
             self._program = [engine.program, "compose"]
         else:
             self._program = ["docker-compose"]
@@ -417,7 +421,7 @@ def run_compose(engine: Engine, images: Images, cleanup: ExitStack) -> None:
         _check_proxy(project, client)
         _check_worker(project, client)
         _check_metrics(project)
-        _check_replacement(project, client)
+        _check_replacement(project, client, started)
         if "redis" not in missing:
             _check_redis(project, client)
     # Whoever needs another before that one, as Compose does.
@@ -488,11 +492,19 @@ def _check_metrics(project: Compose) -> None:
     )
 
 
-def _check_replacement(project: Compose, client: httpx.Client) -> None:
-    former = project.container("web")
-    project.run("up", "--detach", "--no-build", "--no-deps", "--force-recreate", "web")
+def _check_replacement(project: Compose, client: httpx.Client, services: Sequence[str]) -> None:
+    former, nginx = project.container("web"), project.container("nginx")
+    started_at = project.engine.state(nginx)["StartedAt"]
+    # As a new version does, of which another setting stands for the image.
+    project.variables["TIERCEL_THREADS"] = "4"
+    project.run("up", "--detach", "--no-build", *services)
     expect(project.container("web") != former, "web is another container")
     project.engine.wait_until_healthy(project.container("web"), "the new web")
+    if project.is_complete:
+        expect(
+            eventually(lambda: project.engine.state(nginx)["StartedAt"] > started_at, 60), "nginx started again with it"
+        )
+        project.engine.wait_until_healthy(nginx, "nginx, started again,")
     _check_events(client, "through nginx, the new web has the event")
 
 
