@@ -300,8 +300,10 @@ def test_services_that_start_at_the_same_time_on_a_new_machine_make_one_account(
     """Of two that make the same account at the same time, ``useradd`` lets the second one change its number."""
     accounts = tmp_path / "etc"
     shutil.copytree("/etc", accounts, symlinks=True)
+    # One write a line: six processes share the pipe.
     find = (
-        "from kernel.embedded.privileges import unprivileged_runner; print(unprivileged_runner('newcomer', []).owner)"
+        "import os; from kernel.embedded.privileges import unprivileged_runner; "
+        "os.write(1, b'%a\\n' % (unprivileged_runner('newcomer', []).owner,))"
     )
     script = "\n".join(
         [

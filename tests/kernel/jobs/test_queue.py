@@ -153,7 +153,8 @@ def test_a_queue_that_was_seen_empty_is_still_read_by_its_index(jobs: Jobs, data
     assert "Join" not in plan
 
 
-def test_a_claim_is_planned_once_for_a_session(jobs: Jobs) -> None:
+def test_a_claim_is_planned_once_for_a_session(serve_jobs: ServeJobs) -> None:
+    jobs = serve_jobs(BY_NUMBER, db={"pool_min": 1, "pool_max": 1}).shared.jobs
     for _ in range(8):
         jobs.store.claim(WORKER)
 
