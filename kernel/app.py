@@ -9,8 +9,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from importlib.metadata import version
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from threading import Event
@@ -85,7 +84,7 @@ from kernel.logging import Logger, make_logger
 from kernel.measurements import measure
 from kernel.metrics import Metrics, Role
 from kernel.notifications import NotificationListener
-from kernel.package_names import describe_other_owners, ensure_own_packages
+from kernel.package_names import describe_other_owners, ensure_own_packages, own_version
 from kernel.registry import Registry
 from kernel.services import Clock, SharedServices, SystemClock
 from kernel.settings import Settings
@@ -234,6 +233,10 @@ class Tiercel:
             raise
 
     def _migrate(self) -> tuple[Migration, ...]:
+        # Most starts have nothing to apply, which one connection tells for all; what is wrong is told by its owner.
+        with suppress(MigrationError):
+            if not self.pending_migrations():
+                return ()
         conninfo = self.db.direct_conninfo
         applied = list(migrate(conninfo, kernel_migrations()))
         # Said where it is decided: nothing can change it afterwards.
@@ -329,7 +332,7 @@ class Tiercel:
         plugins = [Plugin(KERNEL, "Probes, what a request took, and this document.")]
         plugins += [Plugin(name, plugin.module.__doc__) for name, plugin in self.registry.plugins.items()]
         return Described(
-            version=version("tiercel"),
+            version=own_version(),
             plugins=plugins,
             routes=self.shared.routes,
             applications=self.shared.applications.slugs,

@@ -8,13 +8,13 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import version
 
 import psutil
 
 from kernel.errors import UnavailableError
 from kernel.last_backup import read_last_backup
 from kernel.metrics import Read, Reading
+from kernel.package_names import own_version
 from kernel.services import SharedServices
 
 # Reading the descriptors of a process takes a while if there are thousands.
@@ -138,7 +138,7 @@ def _process(name: str) -> Iterator[Reading]:
 
 
 def _instance(shared: SharedServices) -> Iterator[Reading]:
-    build = {"version": version("tiercel"), "python": platform.python_version()}
+    build = {"version": own_version(), "python": platform.python_version()}
     yield Reading("build_info", "Versions of Tiercel and Python.", 1, build)
     text = "Whether a plugin works; it does not if it is quarantined."
     for plugin in shared.plugins.values():

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from importlib.metadata import distributions
+from functools import cache
+from importlib.metadata import distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +18,12 @@ from kernel.errors import BootError
 DISTRIBUTION = "tiercel"
 PACKAGE_NAMES = ("kernel", "plugins", "contrib")
 _OWN_DIRECTORY = Path(__file__).resolve().parent.parent
+
+
+@cache
+def own_version() -> str:
+    """Return the version of this distribution."""
+    return version(DISTRIBUTION)
 
 
 def ensure_own_packages() -> None:

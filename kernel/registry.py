@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import EntryPoint, EntryPoints, entry_points, version
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from kernel.conversion import struct_fields
 from kernel.errors import BootError, ConfigError, DuplicateError, PluginError
 from kernel.logging import Logger
 from kernel.masking import mask_text
-from kernel.package_names import DISTRIBUTION
+from kernel.package_names import own_version
 from kernel.services import PluginState, PluginStatus, Services, SharedServices
 from kernel.settings import Settings
 from kernel.suggestions import did_you_mean, nearest_name
@@ -93,7 +93,7 @@ class Plugin(msgspec.Struct, frozen=True):
     def code_version(self) -> str | None:
         """The version of its code; None if it is not known."""
         is_own = self.module.__name__.partition(".")[0] in PLUGIN_PACKAGES
-        return version(DISTRIBUTION) if is_own else self.version
+        return own_version() if is_own else self.version
 
     def folder(self, name: str) -> Path | None:
         """Return a folder of its package; None if it has none of that name."""

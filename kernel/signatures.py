@@ -51,6 +51,19 @@ def return_type(function: Callable[..., Any]) -> Any:
     return _inspect(function).hints.get("return", Any)
 
 
+def has_parameter(function: Callable[..., Any], name: str) -> bool:
+    """Tell whether a function has a parameter of this name.
+
+    Args:
+        function: A function, a bound method, or a callable object.
+        name: The name.
+
+    Raises:
+        TypeError: An annotation cannot be resolved.
+    """
+    return any(parameter.name == name for parameter in _inspect(function).parameters)
+
+
 def accepts_any_keyword(function: Callable[..., Any]) -> bool:
     """Tell whether a function takes ``**names`` besides its other parameters."""
     return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in _inspect(function).parameters)
@@ -61,20 +74,28 @@ class _Inspected(NamedTuple):
     parameters: Sequence[inspect.Parameter]
 
 
-# Of methods, by their functions, which are the same in every service of a process: inspecting those of all routes is a
-# third of what it takes to make one.
+# Inspecting functions is a third of what a start does with routes, and it asks for each several times. Those of methods
+# are the same in every service of a process.
+_functions: WeakKeyDictionary[Callable[..., Any], _Inspected] = WeakKeyDictionary()
 _methods: WeakKeyDictionary[Callable[..., Any], _Inspected] = WeakKeyDictionary()
 
 
 def _inspect(function: Callable[..., Any]) -> _Inspected:
-    if not inspect.ismethod(function):
-        return _Inspected(_resolve_hints(function), tuple(inspect.signature(function).parameters.values()))
     # The same function may be bound to a class or to an object of it: in either case without its first parameter.
-    found = _methods.get(function.__func__)
+    if inspect.ismethod(function):
+        known, key = _methods, function.__func__
+    elif inspect.isfunction(function):
+        known, key = _functions, function
+    else:
+        return _inspect_anew(function)
+    found = known.get(key)
     if found is None:
-        found = _Inspected(_resolve_hints(function), tuple(inspect.signature(function).parameters.values()))
-        _methods[function.__func__] = found
+        found = known[key] = _inspect_anew(function)
     return found
+
+
+def _inspect_anew(function: Callable[..., Any]) -> _Inspected:
+    return _Inspected(_resolve_hints(function), tuple(inspect.signature(function).parameters.values()))
 
 
 def _resolve_hints(function: Callable[..., Any]) -> dict[str, Any]:

@@ -17,12 +17,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from kernel.logging import Logger
+from kernel.package_names import own_version
 from kernel.tracking import (
     STATEMENTS_MAX,
     OutgoingRequest,
@@ -104,7 +104,7 @@ class Tracing:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
         resource = Resource.create()
-        defaults = {SERVICE_VERSION: version("tiercel")}
+        defaults = {SERVICE_VERSION: own_version()}
         if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
             defaults[SERVICE_NAME] = _SERVICE
         try:
@@ -115,7 +115,7 @@ class Tracing:
             # A variable that cannot be understood is no reason not to serve.
             self._log.error("tracing_off", reason=str(ex))
         else:
-            self._tracer = self._provider.get_tracer("tiercel", version("tiercel"))
+            self._tracer = self._provider.get_tracer("tiercel", own_version())
 
     def stop(self) -> None:
         """Send the spans that wait, for a few seconds at most, and stop the thread."""

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -20,6 +19,7 @@ from kernel.embedded.server import EmbeddedServer, find_binaries, program_versio
 from kernel.errors import BootError
 from kernel.files import replace_file
 from kernel.last_backup import FILE, LastBackup
+from kernel.package_names import own_version
 
 _QUERIES = load_queries(__package__)
 # What PostgreSQL says of every file that pg_basebackup copied.
@@ -99,7 +99,7 @@ def back_up_embedded(
                 kind=kind,
                 started_at=started_at,
                 finished_at=datetime.now(UTC),
-                tiercel=version("tiercel"),
+                tiercel=own_version(),
                 postgresql=found.version,
                 program=program_version(programs, "pg_basebackup"),
                 migrations=found.migrations or (),
@@ -142,7 +142,7 @@ def dump(conninfo: str, directory: BackupDirectory, *, jobs: int, progress: Prog
             kind="dump",
             started_at=started_at,
             finished_at=datetime.now(UTC),
-            tiercel=version("tiercel"),
+            tiercel=own_version(),
             postgresql=found.version,
             timescaledb=found.timescaledb,
             program=program_version(programs, "pg_dump"),

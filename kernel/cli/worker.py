@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import version
 
 import click
 
@@ -17,6 +16,7 @@ from kernel.config import load
 from kernel.errors import BootError
 from kernel.jobs.supervisor import Supervisor
 from kernel.jobs.worker import Worker
+from kernel.package_names import own_version
 
 # The web server starts first: two more processes that start would slow it down.
 _DELAY_S = 1.5
@@ -122,7 +122,7 @@ def _log_start(service: Tiercel) -> None:
         database = str(ex)  # the workers wait for it
     service.log.info(
         "worker_started",
-        version=version("tiercel"),
+        version=own_version(),
         processes=processes,
         jobs=len(registry.names),
         schedules=len(registry.schedules),

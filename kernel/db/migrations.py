@@ -20,7 +20,6 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, LiteralString
 
@@ -35,7 +34,7 @@ from kernel.db.failures import READ_ONLY, describe
 from kernel.db.privileges import explain, find_missing_to_migrate, find_missing_to_run
 from kernel.db.queries import load_queries
 from kernel.errors import BootError
-from kernel.package_names import DISTRIBUTION
+from kernel.package_names import own_version
 
 _FILE_NAME = re.compile(r"^[0-9]{4}_[a-z0-9_]+\.sql$")
 _OUTSIDE_TRANSACTION = re.compile(r"^-- transactional: false[ \t]*$", re.MULTILINE)
@@ -219,7 +218,7 @@ def find_migrations(owner: str, directory: Path, version: str | None = None) -> 
 
 def kernel_migrations() -> tuple[Migration, ...]:
     """List the migrations of the kernel's own tables: datasets and jobs."""
-    return find_migrations(KERNEL, _KERNEL_MIGRATIONS, version(DISTRIBUTION))
+    return find_migrations(KERNEL, _KERNEL_MIGRATIONS, own_version())
 
 
 def pending_migrations(conninfo: str, migrations: Sequence[Migration]) -> tuple[Migration, ...]:

@@ -18,9 +18,9 @@ import httpx
 import psutil
 import psycopg
 
+from kernel.package_names import DISTRIBUTION, own_version
 from kernel.settings import Settings
 
-_DISTRIBUTION = "tiercel"
 _REQUIREMENT_NAME = re.compile(r"[A-Za-z0-9._-]+")
 # Its own programs, as the first words of a command line name them. Further arguments may be secrets, and are not told.
 _PROGRAMS = frozenset({"tiercel", "gunicorn", "guardian.py"})
@@ -33,9 +33,9 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 def read_versions() -> dict[str, Any]:
     """Return the versions of Tiercel, Python, the system, and the packages that Tiercel needs."""
-    names = sorted({_REQUIREMENT_NAME.match(line)[0] for line in requires(_DISTRIBUTION) or ()})  # type: ignore[index] # each has a name
+    names = sorted({_REQUIREMENT_NAME.match(line)[0] for line in requires(DISTRIBUTION) or ()})  # type: ignore[index] # each has a name
     return {
-        "tiercel": version(_DISTRIBUTION),
+        "tiercel": own_version(),
         "python": f"{platform.python_implementation()} {sys.version.split()[0]}",
         "system": platform.platform(),
         "libpq": psycopg.pq.version(),

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from kernel.conversion import escape_json
 from kernel.db.failures import describe
 from kernel.doctor.privacy import scrub
 from kernel.errors import ConfigError
+from kernel.package_names import own_version
 from kernel.threads import SharedCall
 
 # Changes if somebody who reads reports with a program would have to change it.
@@ -103,7 +103,7 @@ def make_report(results: Mapping[str, PartResult], made_at: datetime) -> str:
     """Return a report as JSON that people can read too: the rows of tables have a line each."""
     report = {
         "format": FORMAT,
-        "tiercel": version("tiercel"),
+        "tiercel": own_version(),
         "made_at": made_at.astimezone(UTC).isoformat(timespec="seconds"),
         "parts": {name: msgspec.to_builtins(result) for name, result in results.items()},
     }

@@ -11,7 +11,6 @@ own, not the client's.
 from __future__ import annotations
 
 import http
-import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
@@ -68,7 +67,7 @@ from kernel.identity import Identity, current_identity, set_current_identity
 from kernel.limits.throttles import Throttles
 from kernel.limits.usage import Usage
 from kernel.settings import SCOPE_NAME
-from kernel.signatures import accepts_any_keyword, parameter_types, return_type
+from kernel.signatures import accepts_any_keyword, has_parameter, parameter_types, return_type
 
 App = falcon.App[Request, FalconResponse]
 Responder = Callable[..., None]
@@ -82,6 +81,7 @@ PATH_PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 # Policies of routes that are in the audit log, where they change something. What is ingested is not.
 _AUDITED: frozenset[Policy] = frozenset({"authenticated", "write", "staff"})
 _ASTERISK = re.compile(r"\*\Z")
+_PAGE_WITH_STATUS = Response[TemplateResponse]
 QUERY_PARAMETERS_MAX = 200
 EMPTY = "This parameter is empty. Leave it out, or give it a value."
 # Of JSON that is decoded into a type. A value takes up to 250 bytes.
@@ -148,7 +148,8 @@ def expand_routes(owned: Sequence[tuple[str, Route]]) -> tuple[MountedRoute, ...
 
     Raises:
         DuplicateError: Two routes have the same method and path, of which Falcon would silently drop the first.
-        PluginError: A route per application has no segment ``public``.
+        PluginError: A route per application has no segment ``public``; or the annotations of a handler cannot be
+            resolved.
     """
     mounted = [each for owner, route in owned for each in _expand(owner, route)]
     owners: dict[tuple[str, str], str] = {}
@@ -167,7 +168,11 @@ def _expand(owner: str, route: Route) -> list[MountedRoute]:
     rate_as = _operation_of(route)
     # Probes and scrapes must be answered while the storage of throttles is away.
     throttle = route.throttle or (None if route.policy == "public" or not route.logged else rate_as)
-    mounted = MountedRoute(owner, "", route, throttle=throttle, rate_as=rate_as, takes_form=_takes_form(route))
+    try:
+        takes_form = _takes_form(route)
+    except TypeError as ex:
+        raise PluginError(owner, "register_routes", f"{route.path}: {ex}") from ex
+    mounted = MountedRoute(owner, "", route, throttle=throttle, rate_as=rate_as, takes_form=takes_form)
     unfiltered = [msgspec.structs.replace(mounted, template=template) for template in templates]
     if not route.per_application:
         return unfiltered
@@ -194,12 +199,12 @@ def _operation_of(route: Route) -> str:
 
 
 def _takes_form(route: Route) -> bool:
-    return callable(route.handler) and "form" in inspect.signature(route.handler).parameters
+    return callable(route.handler) and has_parameter(route.handler, "form")
 
 
 def _is_page(route: Route) -> bool:
     kind = return_type(route.handler) if callable(route.handler) else None
-    return kind is TemplateResponse or kind == Response[TemplateResponse]
+    return kind is TemplateResponse or kind == _PAGE_WITH_STATUS
 
 
 def list_pages(routes: Sequence[MountedRoute]) -> list[PageRoute]:
