@@ -20,7 +20,7 @@ from tests.hostile.isolation_world import BYSTANDER, World
 
 pytestmark = pytest.mark.slow
 
-REQUESTS = int(os.environ.get("TIERCEL_TEST_ISOLATION_REQUESTS", "20000"))
+REQUESTS = int(os.environ.get("TIERCEL_TEST_ISOLATION_REQUESTS", "100000"))
 SEED = int(os.environ.get("TIERCEL_TEST_ISOLATION_SEED", "20261128"))
 # Each in a process of its own, where there are several.
 PARTS = 2

@@ -67,6 +67,10 @@ def without_annotation(name) -> str:  # type: ignore[no-untyped-def]
     return str(name)
 
 
+def unknown_type(body: Unknown) -> None:  # type: ignore[name-defined] # noqa: F821 - that is what is tested
+    """Ask for what nothing defines."""
+
+
 def wrong_query(query: int) -> int:
     """Ask for a query that is no Struct."""
     return query
@@ -166,6 +170,7 @@ def test_a_falcon_resource_can_be_a_route(mount: Mount) -> None:
         (route("/x/{name}/", hello), "hello does not take 'name', which the path has"),
         (route("/x/", show), "show takes 'name'; it can be given body, form, identity, query, request"),
         (route("/x/{name}/", without_annotation), "'name' of without_annotation has no annotation"),
+        (route("/x/", unknown_type, "POST"), "/x/: the annotations of unknown_type cannot be resolved at run time"),
         (route("/x/", wrong_query), "the annotation of 'query' is no Struct"),
         (route("/x/", hello, query=Query), "the route has a query, but its handler does not take 'query'"),
         (route("/x/", size_of, query=Path), "the handler takes Query, but Path is not a subclass of it"),
