@@ -549,11 +549,18 @@ def _path_decoder(name: str, kind: Any) -> Callable[[str], Any]:
     if kind is str:
         return lambda text: text
 
+    def not_found(text: str) -> NotFoundError:
+        return NotFoundError(detail=f"{name} is not a valid {describe_type(kind)}: {text!r:.80}")
+
     def decode(text: str) -> Any:
         try:
-            return msgspec.convert(text, kind, strict=False)
+            value = msgspec.convert(text, kind, strict=False)
         except msgspec.ValidationError as ex:
-            raise NotFoundError(detail=f"{name} is not a valid {describe_type(kind)}: {text!r:.80}") from ex
+            raise not_found(text) from ex
+        # What 1000 names has no other names: msgspec reads 1e3 and 1000.0 as the same number.
+        if type(value) is int and not text.removeprefix("-").isdigit():
+            raise not_found(text)
+        return value
 
     return decode
 

@@ -203,6 +203,8 @@ def test_path_parameters_are_decoded_into_their_types(client: Client) -> None:
     ("path", "detail"),
     [
         ("/path/five/0192aa6e-0000-7000-8000-000000000000/", "number is not a valid int: 'five'"),
+        ("/path/5e0/0192aa6e-0000-7000-8000-000000000000/", "number is not a valid int: '5e0'"),
+        ("/path/5.0/0192aa6e-0000-7000-8000-000000000000/", "number is not a valid int: '5.0'"),
         ("/path/5/nonsense/", "key is not a valid UUID: 'nonsense'"),
     ],
 )
