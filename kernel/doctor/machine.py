@@ -33,7 +33,8 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 def read_versions() -> dict[str, Any]:
     """Return the versions of Tiercel, Python, the system, and the packages that Tiercel needs."""
-    names = sorted({_REQUIREMENT_NAME.match(line)[0] for line in requires(DISTRIBUTION) or ()})  # type: ignore[index] # each has a name
+    matches = map(_REQUIREMENT_NAME.match, requires(DISTRIBUTION) or ())
+    names = sorted({match[0] for match in matches if match is not None})
     return {
         "tiercel": own_version(),
         "python": f"{platform.python_implementation()} {sys.version.split()[0]}",

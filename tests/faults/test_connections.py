@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import VARIABLES
-from tests.processes import Service, copy_home, eventually, send_until_answered, serving, slowdown
+from tests.processes import Service, copy_home, eventually, send_until_answered, serving
 
 pytestmark = pytest.mark.process
 
@@ -54,7 +54,7 @@ def test_incomplete_heads_do_not_delay_other_clients(
     for path in ("/livez", "/readyz", "/api/requests/"):
         assert service.get(path).status_code == 200
 
-    assert time.monotonic() - started < HEADER_TIMEOUT_S / 2 * slowdown()
+    assert time.monotonic() - started < HEADER_TIMEOUT_S / 2
 
 
 def test_sending_a_byte_now_and_then_does_not_extend_the_time_limit_of_a_head(connect: Connect) -> None:
@@ -62,7 +62,7 @@ def test_sending_a_byte_now_and_then_does_not_extend_the_time_limit_of_a_head(co
     answer = send_until_answered(connect(), b"G", timeout_s=4 * HEADER_TIMEOUT_S)
 
     assert answer.startswith(b"HTTP/1.1 408 ")
-    assert time.monotonic() - started < HEADER_TIMEOUT_S + 2 * slowdown()
+    assert time.monotonic() - started < HEADER_TIMEOUT_S + 2
 
 
 def test_a_client_that_sends_nothing_is_disconnected_without_a_response(connect: Connect) -> None:
@@ -70,7 +70,7 @@ def test_a_client_that_sends_nothing_is_disconnected_without_a_response(connect:
     started = time.monotonic()
 
     assert read_response(connection) == b""
-    assert HEADER_TIMEOUT_S - 0.5 < time.monotonic() - started < HEADER_TIMEOUT_S + 2 * slowdown()
+    assert HEADER_TIMEOUT_S - 0.5 < time.monotonic() - started < HEADER_TIMEOUT_S + 2
 
 
 def test_a_head_that_arrives_in_parts_is_served(connect: Connect) -> None:
@@ -136,7 +136,7 @@ def test_clients_that_do_not_close_their_side_do_not_delay_others(service: Servi
 
     assert service.get("/livez").status_code == 200
 
-    assert time.monotonic() - started < 1 * slowdown()
+    assert time.monotonic() - started < 1
     (worker,) = service.workers()
     assert eventually(lambda: len(worker.net_connections("tcp")) <= 3)
 
@@ -150,4 +150,4 @@ def test_silent_clients_do_not_delay_a_stop(home: Path) -> None:
         started = time.monotonic()
 
         assert service.stop() == 0
-        assert time.monotonic() - started < 6 * slowdown()
+        assert time.monotonic() - started < 6

@@ -95,7 +95,7 @@ def test_a_statement_ends_with_its_request(service: Service) -> None:
 
         assert (answer.status_code, answer.json()["code"]) == (503, "deadline_exceeded")
         assert answer.headers["Retry-After"]
-        assert REQUEST_TIMEOUT_S <= took_s < REQUEST_TIMEOUT_S + 5 * slowdown()
+        assert REQUEST_TIMEOUT_S <= took_s < REQUEST_TIMEOUT_S + 5
         assert eventually(lambda: ask(service.home, WAITING) == 0, 2)
     assert service.post(INGEST, [make_event()], timeout_s=30).json()["inserted"] == 1
 
@@ -144,7 +144,7 @@ def test_millions_of_blank_lines_cost_nothing(service: Service) -> None:
         assert slowest_probe_s(service, answered.done) < PROBE_S
 
     assert answered.result().status_code == 413
-    assert time.monotonic() - started < 10 * slowdown()
+    assert time.monotonic() - started < 10
 
 
 def test_blank_lines_among_events_are_skipped_fast(service: Service) -> None:
@@ -156,7 +156,7 @@ def test_blank_lines_among_events_are_skipped_fast(service: Service) -> None:
     answer = send(service, gzip.compress(body, 1), **headers)
 
     assert (answer.status_code, answer.json()["inserted"]) == (200, 50)
-    assert time.monotonic() - started < 20 * slowdown()
+    assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_members_without_content_cost_nothing(service: Service, coding: str, mem
     answer = send(service, body, Content_Type="application/json", Content_Encoding=coding)
 
     assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
-    assert time.monotonic() - started < 5 * slowdown()
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("kind", ["json", "x-ndjson"])
@@ -181,7 +181,7 @@ def test_small_batches_cost_little(service: Service, kind: str) -> None:
     answer = send(service, body, query="?batch_size=1", Content_Type=f"application/{kind}")
 
     assert answer.json()["inserted"] == 8_000
-    assert time.monotonic() - started < 15 * slowdown()
+    assert time.monotonic() - started < 15
 
 
 def test_many_unstorable_events_cost_little(service: Service) -> None:
@@ -193,7 +193,7 @@ def test_many_unstorable_events_cost_little(service: Service) -> None:
 
     assert answer.status_code in {200, 503}
     assert answer.json().get("inserted", 0) == 0
-    assert time.monotonic() - started < 20 * slowdown()
+    assert time.monotonic() - started < 20
 
 
 def test_a_search_has_limits(service: Service) -> None:

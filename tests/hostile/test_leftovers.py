@@ -135,6 +135,7 @@ def test_a_port_in_use_is_reported_before_the_database_starts(
         check=False,
     )
 
+    # All of it is the start of a process.
     assert time.monotonic() - started < REFUSAL_S * slowdown()
     assert ran.returncode == 1
     assert f"tiercel: {address} is in use by process {os.getpid()} (" in ran.stderr

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import VARIABLES
-from tests.processes import Service, copy_home, send_until_answered, serving, slowdown
+from tests.processes import Service, copy_home, send_until_answered, serving
 
 pytestmark = pytest.mark.process
 
@@ -107,7 +107,7 @@ def test_slow_clients_delay_nobody(
     for path in ("/livez", "/readyz") * 5:
         started = time.monotonic()
         assert service.get(path).status_code == 200
-        assert time.monotonic() - started < PROBE_S * slowdown()
+        assert time.monotonic() - started < PROBE_S
     assert service.post(INGEST, [make_event()]).json()["inserted"] == 1
     assert "Traceback" not in service.errors
 
@@ -136,7 +136,7 @@ def test_sending_a_byte_now_and_then_does_not_extend_the_time_limit_of_a_body(
     answer = send_until_answered(connect(strict, head), b" ", timeout_s=10)
 
     assert answer.startswith(b"HTTP/1.1 408 ")
-    assert time.monotonic() - started < 5 * slowdown()
+    assert time.monotonic() - started < 5
 
 
 def test_reading_a_byte_now_and_then_does_not_extend_the_time_limit_of_a_response(
@@ -173,5 +173,5 @@ def test_idle_connections_make_room_for_new_ones(strict: Service, connect: Conne
 
     started = time.monotonic()
     assert strict.get("/livez").status_code == 200
-    assert time.monotonic() - started < PROBE_S * slowdown()
+    assert time.monotonic() - started < PROBE_S
     assert idle[-1].recv(10) == b"HTTP/1.1 2"

@@ -13,7 +13,6 @@ from kernel.testing import Client
 from tests.conftest import service_starter
 from tests.plugins.accounts.factories import accounts_of, create_account
 from tests.plugins.accounts.members import member
-from tests.processes import slowdown
 
 AUTH = "/api/v1/auth"
 # Without other load, each takes a few milliseconds; machines that run tests are busy.
@@ -56,7 +55,7 @@ def test_nobody_waits_for_what_anybody_may_send(client: Client, path: str, body:
         answer = client.post(f"{AUTH}/{path}/", {name: value.replace("TEXT", text) for name, value in body.items()})
 
         assert answer.status in {202, 400, 401, 429}
-        assert time.monotonic() - started < LIMIT_S * slowdown()
+        assert time.monotonic() - started < LIMIT_S
         assert len(answer.content) < 2_000
     assert client.post(f"{AUTH}/{path}/", {"email": "x" * 20_000}).status == 413
 
@@ -71,7 +70,7 @@ def test_a_long_address_is_refused_before_it_is_normalized(client: Client) -> No
     with pytest.raises(InvalidError, match="not accepted"):
         accounts_of(client).sign_in.passwords.ensure_acceptable(MARKS, field="password")
     assert not accounts_of(client).sign_in.passwords.verify(MARKS, None)
-    assert time.monotonic() - started < LIMIT_S * slowdown()
+    assert time.monotonic() - started < LIMIT_S
 
 
 def test_odd_headers_are_refused_or_do_nothing(client: Client) -> None:

@@ -26,7 +26,7 @@ from kernel.tracking import STATEMENTS_MAX, outgoing_request
 from tests.conftest import Serve, service_starter
 from tests.kernel.fakes import CapturedLog, MakePlugin
 from tests.listening import listening
-from tests.processes import eventually, free_port, serving, slowdown
+from tests.processes import eventually, free_port, serving
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SERVER, CLIENT, CONSUMER = 2, 3, 5
@@ -328,7 +328,7 @@ def test_a_collector_that_is_gone_or_hangs_delays_nobody(
                 assert client.get("/stream/").status == 200
                 took_s.append(time.perf_counter() - began)
             began = time.perf_counter()
-        assert time.perf_counter() - began < 10 * slowdown()
+        assert time.perf_counter() - began < 10
     collector.hold.set()
 
     assert sorted(took_s)[-5] < 1
