@@ -221,16 +221,17 @@ class Jobs:
             selection["beyond"] = (records[size - 1].id, records[size - 1].id)
 
     def cancel(self, job_id: int) -> JobRecord:
-        """Cancel a job that waits; ask one that runs to stop.
+        """Cancel a job that waits; ask one that runs to stop, which is returned as running also if it stops at once.
 
         Raises:
             NotFoundError: There is no such job.
             ConflictError: It is finished.
         """
-        if not self.store.cancel(job_id):
-            record = self.get(job_id)
-            raise ConflictError(f"The job {job_id} cannot be cancelled: it has {record.state}.")
-        return self.get(job_id)
+        record = self.store.cancel(job_id)
+        if record is None:
+            state = self.get(job_id).state
+            raise ConflictError(f"The job {job_id} cannot be cancelled: it has {state}.")
+        return record
 
     def log_lines(
         self, job_id: int, after: int = 0, *, limit: int = _LOG_LINES_MAX, latest: bool = False

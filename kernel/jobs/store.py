@@ -229,18 +229,27 @@ class JobStore:
             rows = connection.execute(QUERIES["list_schedules"])
             return {name: (schedule, due) for name, schedule, due in rows}
 
-    def cancel(self, job_id: int) -> bool:
-        """Cancel a waiting job, ask a running one to stop; tell whether it was either."""
+    def cancel(self, job_id: int) -> JobRecord | None:
+        """Cancel a waiting job, ask a running one to stop; return it as it is before a run can heed that.
+
+        None, if it was neither: it is finished, or there is none.
+        """
         of_account, account = _of_current_account()
         insert, end = (
             sql.SQL(QUERIES[name]).format(of_account=of_account) for name in ("insert_cancellation", "cancel_waiting")
         )
         with self.db.transaction() as connection:
             if connection.execute(insert, {"id": job_id, **account}).fetchone() is None:
-                return False
-            if connection.execute(end, {"id": job_id, **account}).fetchone() is None:
+                return None
+            has_ended = connection.execute(end, {"id": job_id, **account}).fetchone() is not None
+            # Not after the commit: a run that stops at once would be told from one that waited no more.
+            (row,) = connection.execute(*_list_query(job_id, 1, {}))
+            record = _record(row)
+            if not has_ended:
+                if record.is_finished:  # of itself, in this moment
+                    return None
                 notify(connection, CHANNEL, CANCELLED)
-            return True
+            return record
 
     # --- a run ------------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 import psycopg
@@ -12,6 +14,8 @@ import pytest
 from psycopg import sql
 
 from kernel.contracts import Job
+from kernel.errors import ConflictError
+from kernel.jobs import store
 from kernel.jobs.runner import Run
 from kernel.jobs.service import Jobs
 from kernel.jobs.store import QUERIES, Claim
@@ -206,6 +210,44 @@ def test_cancelling_a_run_does_not_wait_for_its_transaction(serve_jobs: ServeJob
         assert time.monotonic() - asked_at < 2
         cancelled.set()
         assert jobs.wait(started.id, 10).state == "cancelled"
+
+
+def test_a_run_that_stops_at_once_was_asked_to_and_did_not_wait(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = jobs.start("alpha.number", {"number": 1})
+    claim = jobs.store.claim(WORKER)
+    assert claim is not None
+    transaction = jobs.store.db.transaction
+
+    @contextmanager
+    def stopping() -> Iterator[psycopg.Connection[Any]]:
+        with transaction() as connection:
+            yield connection
+        monkeypatch.undo()
+        assert jobs.store.finish(claim, "cancelled")
+
+    monkeypatch.setattr(jobs.store.db, "transaction", stopping)
+
+    assert jobs.cancel(started.id).state == "running"
+    assert jobs.get(started.id).state == "cancelled"
+
+
+def test_a_run_that_succeeds_while_it_is_asked_to_stop_cannot_be_cancelled(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = jobs.start("alpha.number", {"number": 1})
+    claim = jobs.store.claim(WORKER)
+    assert claim is not None
+    find_query = store._list_query
+
+    def finishing(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        assert jobs.store.finish(claim, "succeeded")
+        return find_query(*arguments)
+
+    monkeypatch.setattr(store, "_list_query", finishing)
+
+    with pytest.raises(ConflictError, match="succeeded"):
+        jobs.cancel(started.id)
 
 
 def test_a_job_that_was_asked_to_stop_is_not_queued_again(jobs: Jobs) -> None:
