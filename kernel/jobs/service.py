@@ -230,7 +230,8 @@ class Jobs:
         record = self.store.cancel(job_id)
         if record is None:
             state = self.get(job_id).state
-            raise ConflictError(f"The job {job_id} cannot be cancelled: it has {state}.")
+            ended = "was cancelled before" if state == "cancelled" else f"has {state}"
+            raise ConflictError(f"The job {job_id} cannot be cancelled: it {ended}.")
         return record
 
     def log_lines(

@@ -223,7 +223,7 @@ def test_cancel_ends_a_waiting_job(tiercel: RunCommand) -> None:
     ran, again = tiercel("cancel", str(job_id)), tiercel("cancel", str(job_id))
 
     assert (ran.code, ran.output) == (0, f"{job_id}: cancelled.\n")
-    assert (again.code, "cannot be cancelled" in again.errors) == (1, True)
+    assert (again.code, "cannot be cancelled: it was cancelled before." in again.errors) == (1, True)
 
 
 def test_list_shows_jobs_newest_first(tiercel: RunCommand) -> None:
