@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import select
 import socket
 import threading
 import time
@@ -143,35 +144,44 @@ def connection() -> Iterator[tuple[ClientSocket, socket.socket]]:
             yield server, client
 
 
-def send_slowly(client: socket.socket, *parts: bytes) -> threading.Thread:
-    def send() -> None:
-        for part in parts:
-            time.sleep(0.05)
-            client.sendall(part)
+class SlowSender:
+    """Sends parts a moment apart, from when the server waits: what it had before would be received without."""
 
-    sender = threading.Thread(target=send)
-    sender.start()
-    return sender
+    def __init__(self, client: socket.socket, *parts: bytes) -> None:
+        self._client = client
+        self._parts = parts
+        self._thread = threading.Thread(target=self._send)
+        self.waits = 0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        self.waits += 1
+        if self.waits == 1:
+            self._thread.start()
+        yield
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def _send(self) -> None:
+        for part in self._parts:
+            time.sleep(0.05)
+            self._client.sendall(part)
 
 
 def test_a_body_whose_length_is_known_is_waited_for_as_a_whole(
     connection: tuple[ClientSocket, socket.socket],
 ) -> None:
     server, client = connection
-    waits: list[str] = []
+    sender = SlowSender(client, b"a", b"b", b"c", b"d")
+    server.begin_request(sender.waiting)
 
-    @contextmanager
-    def waiting() -> Iterator[None]:
-        waits.append("wait")
-        yield
-
-    server.begin_request(waiting)
-    sender = send_slowly(client, b"a", b"b", b"c", b"d")
     assert server.receive(8192, 4) == b"abcd"
-    assert len(waits) == 1
-    # What is polled next is the next request, of which any byte counts.
+    assert sender.waits == 1
     sender.join()
-    send_slowly(client, b"e").join()
+    # What is polled next is the next request, of which any byte counts.
+    client.sendall(b"e")
+    assert select.select([server], [], [], 5)[0] == [server]
     assert server.receive(8192, 1) == b"e"
 
 
@@ -179,9 +189,10 @@ def test_what_has_arrived_when_the_time_is_up_is_received_and_counts(
     connection: tuple[ClientSocket, socket.socket],
 ) -> None:
     server, client = connection
+    sender = SlowSender(client, b"y" * 250)
+    server.begin_request(sender.waiting)
     client.sendall(b"x" * 100)
     assert server.receive(8192, 5000) == b"x" * 100
-    sender = send_slowly(client, b"y" * 250)
     # A second without enough bytes, which are worth half a second more.
     assert server.receive(8192, 5000) == b"y" * 250
     started = time.monotonic()
