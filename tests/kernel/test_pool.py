@@ -81,6 +81,8 @@ def stopped(own_server: EmbeddedServer, client: Client) -> Iterator[Client]:
     # A moment after it is stopped, the server still has its socket.
     socket = Path(str(conninfo_to_dict(own_server.conninfo)["host"])) / ".s.PGSQL.5432"
     assert eventually(lambda: not socket.exists())
+    # An attempt to connect may have met the server while it stopped, and counts for a second.
+    assert eventually(lambda: client.get(LIST).json()["code"] == "database_refused")
     yield client
     own_server.acquire()
 
@@ -137,8 +139,6 @@ def test_requests_succeed_after_a_restart_of_the_server(own_server: EmbeddedServ
 
 
 def test_requests_answer_503_while_the_server_is_down(stopped: Client) -> None:
-    # An attempt to connect may have met the server while it stopped, and counts for a second.
-    assert eventually(lambda: stopped.get(LIST).json()["code"] == "database_refused")
     started = time.monotonic()
 
     assert_unavailable(stopped.get(LIST), "database_refused")
