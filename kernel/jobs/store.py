@@ -242,7 +242,7 @@ class JobStore:
             if connection.execute(insert, {"id": job_id, **account}).fetchone() is None:
                 return None
             has_ended = connection.execute(end, {"id": job_id, **account}).fetchone() is not None
-            # Not after the commit: a run that stops at once would be told from one that waited no more.
+            # After the commit, a run that stops at once would look like a job that had waited.
             (row,) = connection.execute(*_list_query(job_id, 1, {}))
             record = _record(row)
             if not has_ended:
