@@ -53,11 +53,9 @@ step6: $(VENV)/.dev $(VENV)/.pglite
 	{ $(BIN)/tiercel migrate --plan && $(BIN)/tiercel migrate && $(BIN)/pytest -n 4 --dist loadgroup $(TESTS); } 2>&1 | tee $(REPORT)
 
 ## test: lint, format, types, import rules and every test
-# Types are checked beside the tests, which leave some time of each core; what was found is shown after them. Assertions
-# are compiled once before, not by each of the processes.
+# Types are checked beside the tests, which leave some time of each core; what was found is shown after them.
 test: style $(VENV)/.pglite
 	$(BIN)/mypy > $(VENV)/types.log 2>&1 & checked=$$!; \
-	$(BIN)/pytest --quiet --collect-only > /dev/null; \
 	export TIERCEL_TEST_PGLITE=$$(test -d $(PGLITE)/node_modules && echo $(CURDIR)/$(PGLITE)); \
 	$(BIN)/pytest -n 4 --dist loadgroup; tested=$$?; \
 	wait $$checked; types=$$?; cat $(VENV)/types.log; \

@@ -221,7 +221,10 @@ class Jobs:
             selection["beyond"] = (records[size - 1].id, records[size - 1].id)
 
     def cancel(self, job_id: int) -> JobRecord:
-        """Cancel a job that waits; ask one that runs to stop, which is returned as running also if it stops at once.
+        """Cancel a job that waits; ask one that runs to stop.
+
+        Returns:
+            The job: cancelled if it was waiting, else running, however soon its run stops.
 
         Raises:
             NotFoundError: There is no such job.

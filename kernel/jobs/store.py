@@ -230,9 +230,9 @@ class JobStore:
             return {name: (schedule, due) for name, schedule, due in rows}
 
     def cancel(self, job_id: int) -> JobRecord | None:
-        """Cancel a waiting job, ask a running one to stop; return it as it is before a run can heed that.
+        """Cancel a waiting job, ask a running one to stop; None if it is finished, or there is none.
 
-        None, if it was neither: it is finished, or there is none.
+        The record is of the same transaction: that of a running job says so, however soon its run stops.
         """
         of_account, account = _of_current_account()
         insert, end = (

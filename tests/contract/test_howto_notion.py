@@ -129,7 +129,7 @@ class Doing:
         self._on_full = on_full
 
     def __call__(self, line: str, shown: str) -> str:
-        """Return what a line prints; what all lines of its block print is shown, curl's last."""
+        """Return what a line prints. The page shows what its whole block prints, curl's answer as the last line."""
         words = shlex.split(line)
         if words[0] == "tiercel":
             if "--full" in words:
