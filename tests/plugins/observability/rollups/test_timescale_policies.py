@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import product
 from typing import Any
@@ -22,7 +22,7 @@ from tests.plugins.observability.engines import (
     run_statement,
     serving_on,
 )
-from tests.plugins.observability.events import create, make_event, make_events, post_ingest
+from tests.plugins.observability.events import create, listed, make_event, make_events, post_ingest
 from tests.plugins.observability.rollups.factories import DAY, HOUR, store_at, today
 from tests.plugins.observability.rollups.test_failed_days import failing
 
@@ -103,6 +103,7 @@ def test_policies_refresh_rollups_and_compress_old_chunks(client: Client) -> Non
         ("policy_compression", "7 days"),
         ("refresh_policy", "00:05:00"),
         ("seen_policy", "01:00:00"),
+        ("trace_policy", "01:00:00"),
     ]
 
 
@@ -147,7 +148,7 @@ def test_old_rollups_become_columns_and_late_events_still_count(client: Client) 
 def test_a_refresh_decompresses_the_rollups_of_its_day_and_no_others(engine: TestedEngine, serve: Serve) -> None:
     require_community_licence(engine)
     client = serve()
-    # An event for each row of an hour; a batch of columns has at most 1,000.
+    # An event for each row of an hour.
     rows_of_hour = list(product(("/a", "/b"), range(2, 102, 2)))
     events = [
         make_event(time=f"2025-12-{day}T{hour:02}:30:00Z", endpoint=endpoint, latency_ms=latency_ms)
@@ -164,6 +165,37 @@ def test_a_refresh_decompresses_the_rollups_of_its_day_and_no_others(engine: Tes
     rows = run_statement(client, f"SELECT DISTINCT date_trunc('day', bucket, 'UTC') FROM ONLY {chunk}")
     assert rows == [(datetime(2025, 12, 14, tzinfo=UTC),)]
     assert client.get(f"/api/requests/kpis/?{DAY_QUERY}").json()["hits"] == len(events) // 3 + 1
+
+
+@community_licence
+def test_rollups_that_are_columns_are_in_batches_that_a_question_about_some_series_can_skip(
+    engine: TestedEngine, serve: Serve
+) -> None:
+    require_community_licence(engine)
+    client = serve()
+    post_ingest(client, [make_event(endpoint=f"/{number}") for number in range(600)])
+    container_of(client).rollups.refresh()
+    run_statement(client, "CALL observability.columnstore_policy(0, NULL)")
+    ((first,),) = run_statement(client, "SELECT min(series) FROM observability.rollup_hour")
+
+    for name in ("rollup_hour", "histogram_hour"):
+        assert batches_read(client, f"SELECT series FROM observability.{name}") == 3
+        assert batches_read(client, f"SELECT series FROM observability.{name} WHERE series = {first}") == 1
+
+
+def batches_read(client: Client, query: str) -> int:
+    """Return how many batches of columns a query decompresses."""
+    ((plan,),) = run_statement(client, f"EXPLAIN (ANALYZE, FORMAT JSON) {query}")
+    return int(
+        sum(node["Actual Rows"] for node in nodes(plan[0]["Plan"]) if "compress" in node.get("Relation Name", ""))
+    )
+
+
+def nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield a node of a plan, and those below it."""
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from nodes(child)
 
 
 def test_compressed_chunks_are_in_the_order_of_time_and_not_divided_by_series(client: Client) -> None:
@@ -236,6 +268,113 @@ def test_first_and_last_events_follow_what_is_edited_and_deleted(client: Client)
     assert days == [(datetime(2025, 12, 14, 10, 30, tzinfo=UTC), datetime(2025, 12, 14, 11, tzinfo=UTC))]
 
 
+KNOWN_DAYS = "SELECT bucket, hashes FROM observability.trace_day ORDER BY 1"
+FORGET_DAYS = "UPDATE observability.trace_day SET hashes = '{}' WHERE bucket = '2025-12-14 00:00Z'"
+COMPRESS_OLD = (
+    "SELECT compress_chunk(chunk) FROM show_chunks('observability.event', older_than => interval '8 days') AS chunk"
+)
+
+
+def know_traces(client: Client) -> None:
+    """Make columns of old events, and look up on which days traces have some."""
+    container_of(client).rollups.refresh()
+    for statement in ("CALL observability.trace_policy(0, NULL)", COMPRESS_OLD):
+        run_statement(client, statement)
+
+
+def trace_times(client: Client, trace_id: str = "t") -> list[str]:
+    """Return the times of the events of a trace, as the trace and the list of its events have them."""
+    answer = client.get(f"/api/requests/traces/{trace_id}/").json()
+    times = [event["time"] for event in answer.get("events", [])]
+    assert times == [event["time"] for event in listed(client, f"trace_id={trace_id}&ordering=time")]
+    return times
+
+
+def known_until(client: Client) -> str:
+    ((until,),) = run_statement(client, "SELECT until::text FROM observability.trace_watermark")
+    return str(until)
+
+
+@community_licence
+def test_a_trace_is_looked_for_on_the_days_that_have_it(engine: TestedEngine, serve: Serve) -> None:
+    require_community_licence(engine)
+    client = serve()
+    times = [f"2025-12-{day}T{hour}:00:00Z" for day in (13, 14, 16) for hour in (10, 11)]
+    recent = f"{today() - DAY:%Y-%m-%d}T10:00:00Z"
+    post_ingest(client, [make_event(time=time, trace_id="t") for time in (*times, recent)])
+    post_ingest(client, [make_event(time="2025-12-15T10:00:00Z", trace_id=other) for other in ("u", None)])
+    before = known_until(client)
+    know_traces(client)
+
+    assert (before, known_until(client)) == ("-infinity", "2025-12-17 00:00:00+00")
+    assert [day.day for day, _ in run_statement(client, KNOWN_DAYS)] == [13, 14, 15, 16]
+    assert trace_times(client) == [*times, recent]
+    assert (trace_times(client, "u"), trace_times(client, "v")) == (["2025-12-15T10:00:00Z"], [])
+    windows = {"start=2025-12-14": 5, "end=2025-12-14T10:30:00Z": 3, "start=2025-12-13T11:00:00Z&end=2025-12-13": 1}
+    for window, count in windows.items():
+        assert len(listed(client, f"trace_id=t&{window}")) == count
+    # Not looked for in the events of other days.
+    run_statement(client, FORGET_DAYS)
+    assert trace_times(client) == [*times[:2], *times[4:], recent]
+
+
+@community_licence
+def test_late_events_of_a_trace_are_found_before_and_after_their_hours_are_refreshed(
+    engine: TestedEngine, serve: Serve
+) -> None:
+    require_community_licence(engine)
+    client = serve()
+    days = ["2025-12-13", "2025-12-14", "2025-12-15"]
+    urls = [create(client, time=f"{day}T10:00:00Z", trace_id=day[-2:]) for day in days]
+    know_traces(client)
+
+    create(client, time="2025-12-14T12:00:00Z", trace_id="t")
+    # Of a day that had none.
+    create(client, time="2025-12-10T12:00:00Z", trace_id="t")
+    client.request("PATCH", urls[0], json={"trace_id": "t"})
+    client.request("PATCH", urls[1], json={"time": "2025-12-15T12:00:00Z"})
+    client.request("DELETE", urls[2])
+    found = []
+    for _ in ("dirty", "clean"):
+        found.append([trace_times(client, trace_id) for trace_id in ("t", "13", "14", "15")])
+        container_of(client).rollups.refresh()
+
+    late = ["2025-12-10T12:00:00Z", "2025-12-13T10:00:00Z", "2025-12-14T12:00:00Z"]
+    assert found == [[late, [], ["2025-12-15T12:00:00Z"], []]] * 2
+    assert touched(client) == []
+    # Nothing is added twice.
+    create(client, time="2025-12-14T12:00:01Z", trace_id="t")
+    known = run_statement(client, KNOWN_DAYS)
+    container_of(client).rollups.refresh()
+    assert run_statement(client, KNOWN_DAYS) == known
+
+
+@community_licence
+def test_a_trace_of_many_days_is_looked_for_on_all(engine: TestedEngine, serve: Serve) -> None:
+    require_community_licence(engine)
+    client = serve()
+    times = [f"{datetime(2025, 11, 1) + DAY * number:%Y-%m-%d}T10:00:00Z" for number in range(40)]
+    post_ingest(client, [make_event(time=time, trace_id="t") for time in times])
+    know_traces(client)
+
+    assert trace_times(client) == times
+    assert len(listed(client, "trace_id=t&start=2025-11-02&end=2025-12-05")) == 34
+
+
+@community_licence
+def test_days_of_traces_go_with_the_events(engine: TestedEngine, serve: Serve) -> None:
+    require_community_licence(engine)
+    client = serve()
+    times = [f"2025-12-{day}T10:00:00Z" for day in (13, 14, 15)]
+    post_ingest(client, [make_event(time=time, trace_id="t") for time in times])
+    know_traces(client)
+    run_statement(client, "UPDATE observability.retention SET from_time = '2025-12-15 00:00Z' WHERE level = 'raw'")
+
+    run_statement(client, "CALL observability.trace_policy(0, NULL)")
+
+    assert [day.day for day, _ in run_statement(client, KNOWN_DAYS)] == [14, 15]
+
+
 def test_the_refresh_policy_leaves_the_running_hour_alone(client: Client) -> None:
     now = datetime.now(UTC)
     this_hour = now.replace(minute=0, second=0, microsecond=0)
@@ -297,21 +436,29 @@ def test_the_refresh_policy_goes_on_after_a_day_that_failed(client: Client) -> N
     assert touched(client) == []
 
 
-def test_the_refresh_policy_does_nothing_while_another_session_refreshes(client: Client) -> None:
-    post_ingest(client, make_events(3))
+def test_policies_do_nothing_while_another_session_refreshes(client: Client) -> None:
+    post_ingest(client, make_events(3, trace_id="t"))
+    run_policy(client)
+    create(client)
     # There is one session, which has a lock as often as it likes.
     run_statement(client, "CREATE SCHEMA pretended")
-    run_statement(
-        client,
-        "CREATE FUNCTION pretended.pg_try_advisory_lock(key integer) RETURNS boolean LANGUAGE sql AS"
-        " $$ SELECT key <> hashtext('observability.rollups') $$",
-    )
+    for name in ("pg_try_advisory_lock", "pg_try_advisory_xact_lock"):
+        run_statement(
+            client,
+            f"CREATE FUNCTION pretended.{name}(key integer) RETURNS boolean LANGUAGE sql AS"
+            " $$ SELECT key <> hashtext('observability.rollups') $$",
+        )
     run_statement(client, "SET search_path = pretended, pg_catalog, public")
 
     run_policy(client)
+    run_statement(client, "CALL observability.trace_policy(0, NULL)")
 
     assert len(touched(client)) == 1
-    assert kpis(client) == (3, "hourly")
+    assert kpis(client) == (4, "hourly")
+    assert known_until(client) == "-infinity"
+    run_statement(client, "SET search_path = DEFAULT")
+    run_statement(client, "CALL observability.trace_policy(0, NULL)")
+    assert known_until(client) == "2025-12-15 00:00:00+00"
 
 
 def test_compressed_events_can_be_read_and_edited_and_late_ones_inserted(client: Client) -> None:
