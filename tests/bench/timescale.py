@@ -93,7 +93,7 @@ def run_policies(connection: Connected) -> None:
     if connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'").fetchone():
         jobs = connection.execute(
             "SELECT job_id FROM timescaledb_information.jobs"
-            " WHERE proc_name IN ('policy_compression', 'columnstore_policy')"
+            " WHERE proc_name IN ('policy_compression', 'columnstore_policy', 'trace_policy')"
         )
         for (job,) in jobs.fetchall():
             connection.execute("CALL run_job(%s)", [job])
