@@ -10,7 +10,7 @@ SET LOCAL work_mem = '32MB'
 -- Which partitions a query reads depends on its window, so that each execution is planned with its parameters. If only
 -- one account has had series, no condition on series is needed. Numbers of series are returned as text here and below:
 -- they are only sent back, and the client takes longer to read and to write an array than the server.
-SELECT rollups.*, set_config('plan_cache_mode', 'force_custom_plan', true), ({has_columns}),
+SELECT rollups.*, set_config('plan_cache_mode', 'force_custom_plan', true), ({has_continuous_aggregates}),
        CASE WHEN EXISTS (SELECT FROM observability.series_account WHERE account <> %(account)s)
             THEN ARRAY(SELECT id FROM observability.series WHERE account = %(account)s)::text END
 FROM ({rollup_state}) AS rollups
@@ -21,10 +21,10 @@ FROM ({rollup_state}) AS rollups
 -- time: good as long as they are few. Where they are columns, a question that reads events of whole days does not gain by it,
 -- and to plan once for all chunks takes six times as long as for those that it reads.
 SELECT rollups.*, set_config('plan_cache_mode', CASE
-    WHEN cardinality(matching.numbers) <= %(few_series_max)s AND (%(approx)s OR NOT ({has_columns}))
+    WHEN cardinality(matching.numbers) <= %(few_series_max)s AND (%(approx)s OR NOT ({has_continuous_aggregates}))
         AND (SELECT count(*) FROM pg_inherits WHERE inhparent = 'observability.event'::regclass) <= 60
     THEN 'force_generic_plan' ELSE 'force_custom_plan' END, true),
-    ({has_columns}), matching.numbers::text, matching.services, matching.methods
+    ({has_continuous_aggregates}), matching.numbers::text, matching.services, matching.methods
 FROM ({rollup_state}) AS rollups, ({series}) AS matching
 
 -- name: filtered_series
@@ -97,6 +97,10 @@ account = %(account)s AND service = one.service AND method = one.method
 -- name: errors_of_rollups
 -- Hits with at least that status: status_ends are running totals in order of status_codes.
 hits - coalesce(status_ends[width_bucket((%(error_from)s - 1)::smallint, status_codes)], 0)
+
+-- name: errors_of_status
+-- As errors_of_rollups, where a row has one status.
+CASE WHEN status_code >= %(error_from)s THEN hits ELSE 0 END
 
 -- name: errors_of_events
 count(*) FILTER (WHERE status_code >= %(error_from)s)

@@ -86,7 +86,7 @@ class QuerySession:
         coarse: How rollups by service and method tell these series from others; None if they cannot.
         keeps_plans: Whether each query is planned once for a connection. It is prepared at once then: a pool passes its
             connections round, and each would plan it several times before it is prepared by itself.
-        has_columns: Whether rollups of old hours are columns.
+        has_continuous_aggregates: Whether rollups are these.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class QuerySession:
         coarse: Coarse | None = None,
         *,
         keeps_plans: bool = False,
-        has_columns: bool = False,
+        has_continuous_aggregates: bool = False,
     ) -> None:
         self.state = state
         self._connection = connection
@@ -108,7 +108,7 @@ class QuerySession:
         self._parameters = parameters
         self._coarse: Coarse | None = coarse
         self._prepare = True if keeps_plans else None
-        self._has_columns = has_columns
+        self._has_continuous_aggregates = has_continuous_aggregates
 
     @classmethod
     @contextmanager
@@ -133,7 +133,7 @@ class QuerySession:
                 "few_series_max": _FEW_SERIES_MAX if reads_few_events else 0,
             }
             (row,) = connection.execute(opening_query(scope.filters), parameters)
-            dirty_hours, first_dirty_hour, from_times, plan_cache_mode, has_columns, *matching = row
+            dirty_hours, first_dirty_hour, from_times, plan_cache_mode, has_continuous_aggregates, *matching = row
             state = RollupState.from_columns(dirty_hours, first_dirty_hour, from_times)
             series: SeriesCondition
             if scope.filters:
@@ -157,7 +157,7 @@ class QuerySession:
                 of_series,
                 coarse,
                 keeps_plans=keeps_plans,
-                has_columns=has_columns,
+                has_continuous_aggregates=has_continuous_aggregates,
             )
 
     def for_groups(self, dimensions: tuple[Dimension, ...], groups: Collection[GroupKey]) -> QuerySession:
@@ -174,7 +174,7 @@ class QuerySession:
             _condition(numbers),
             {**self._parameters, "series": numbers},
             keeps_plans=self._prepare is True,
-            has_columns=self._has_columns,
+            has_continuous_aggregates=self._has_continuous_aggregates,
         )
 
     def plan(self, coarsest: Resolution, window: Span | None = None) -> ReadPlan:
@@ -417,7 +417,7 @@ class QuerySession:
             self._series,
             span_counts(plan),
             some_statuses=some_statuses,
-            has_columns=self._has_columns,
+            has_continuous_aggregates=self._has_continuous_aggregates,
             **given,
         )
 

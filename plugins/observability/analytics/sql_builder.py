@@ -98,7 +98,8 @@ class QuerySpec(msgspec.Struct, frozen=True):
         group_by: The dimensions of the rows, if they are by group.
         order: Column names, if the rows are in order; a leading ``-`` sorts descending.
         some_statuses: Whether only events with some statuses are read.
-        has_columns: Whether rollups of old hours are columns: they are not looked up one series at a time.
+        has_continuous_aggregates: Whether rollups are these: a row has one status, and old hours are columns, which are
+            not looked up one series at a time.
         prefix: Of the names of bounds, to tell them from those of another query in the same statement.
     """
 
@@ -112,7 +113,7 @@ class QuerySpec(msgspec.Struct, frozen=True):
     group_by: tuple[Dimension, ...] = ()
     order: tuple[str, ...] = ()
     some_statuses: bool = False
-    has_columns: bool = False
+    has_continuous_aggregates: bool = False
     prefix: str = ""
 
 
@@ -144,12 +145,15 @@ def opening_query(filters: tuple[str, ...]) -> bytes:
     Args:
         filters: Names of ``Scope.filters``.
     """
-    state, has_columns = sql.SQL(ROLLUP_STATE), sql.SQL(HAS_CONTINUOUS_AGGREGATES)
+    fragments = {
+        "rollup_state": sql.SQL(ROLLUP_STATE),
+        "has_continuous_aggregates": sql.SQL(HAS_CONTINUOUS_AGGREGATES),
+    }
     if not filters:
-        query = sql.SQL(QUERIES["open_unfiltered"]).format(rollup_state=state, has_columns=has_columns)
+        query = sql.SQL(QUERIES["open_unfiltered"]).format(**fragments)
     else:
         series = sql.SQL(QUERIES["filtered_series"]).format(filters=_conditions(filters))
-        query = sql.SQL(QUERIES["open_filtered"]).format(rollup_state=state, has_columns=has_columns, series=series)
+        query = sql.SQL(QUERIES["open_filtered"]).format(**fragments, series=series)
     return query.as_bytes()
 
 
@@ -245,12 +249,15 @@ def _rollup_parts(spec: QuerySpec) -> Sequence[sql.Composable]:
     parts: list[sql.Composable] = []
     repeated: list[sql.Composable] = []
     repeat: LiteralString = "for_each_method" if spec.coarse else "for_each_series"
+    errors: LiteralString = "errors_of_status" if spec.has_continuous_aggregates else "errors_of_rollups"
+    if spec.some_statuses:
+        errors = "errors_of_statuses"
     for resolution, count in spec.span_counts:
         if resolution is Resolution.RAW:
             continue
         condition: LiteralString = spec.coarse or spec.series
         is_repeated = condition == "one_method"
-        if condition == "few_series" and not (spec.has_columns and resolution is Resolution.HOUR):
+        if condition == "few_series" and not (spec.has_continuous_aggregates and resolution is Resolution.HOUR):
             condition, is_repeated = "one_series", True
         (repeated if is_repeated else parts).extend(
             _span_parts(
@@ -259,7 +266,7 @@ def _rollup_parts(spec: QuerySpec) -> Sequence[sql.Composable]:
                 count,
                 view=sql.Identifier("observability", f"{fragments.view}_{resolution}"),
                 hits=sql.SQL(QUERIES["hits_of_statuses"]),
-                errors=sql.SQL(QUERIES["errors_of_statuses" if spec.some_statuses else "errors_of_rollups"]),
+                errors=sql.SQL(QUERIES[errors]),
                 condition=sql.SQL(QUERIES[condition]),
             )
         )
