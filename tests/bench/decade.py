@@ -108,12 +108,14 @@ def questions(plain: Service, timescale: Service) -> Mapping[str, tuple[str, str
         "kpis, approx, an endpoint": path_of("kpis/", approx="true", **of_one, **cut),
         "top endpoints, approx": path_of("top-endpoints/", approx="true", **whole),
     }
-    ids = [
-        read(each.port, path_of("", time_before="2021-01-01", **page))["results"][0]["id"]
-        for each in (timescale, plain)
-    ]
-    there, here = (f"/api/requests/{each}/" for each in ids)
-    return {name: (path, path) for name, path in alike.items()} | {"event by id": (there, here)}
+    there, here = (
+        read(each.port, path_of("", time_before="2021-01-01", **page))["results"][0] for each in (timescale, plain)
+    )
+    return {
+        **{name: (path, path) for name, path in alike.items()},
+        "event by id": (f"/api/requests/{there['id']}/", f"/api/requests/{here['id']}/"),
+        "trace": (f"/api/requests/traces/{there['trace_id']}/", f"/api/requests/traces/{here['trace_id']}/"),
+    }
 
 
 def _one(name: str, plain: Service, timescale: Service, paths: tuple[str, str]) -> Figure:
