@@ -12,7 +12,7 @@ IF refresh IS NULL THEN
     RETURN;
 END IF;
 
--- Hashes of the trace ids of a day, by their remainder modulo 1024, so that one trace is looked for in a thousandth of them.
+-- Hashes of the trace ids of a day, by their remainder modulo 128, so that one trace is looked for in a small part of them.
 -- Another trace may have the same hash, and one may be removed: the events tell.
 CREATE TABLE observability.trace_day (
     bucket    timestamptz NOT NULL,
@@ -20,6 +20,8 @@ CREATE TABLE observability.trace_day (
     hashes    integer[]   NOT NULL,
     PRIMARY KEY (remainder, bucket)
 );
+-- Hashes cannot be compressed.
+ALTER TABLE observability.trace_day ALTER COLUMN hashes SET STORAGE EXTERNAL;
 
 -- The days before this have all of their traces there, except for those of dirty hours. A start of a day, UTC.
 CREATE TABLE observability.trace_watermark (until timestamptz NOT NULL);
@@ -28,10 +30,10 @@ INSERT INTO observability.trace_watermark VALUES ('-infinity');
 CREATE FUNCTION observability.add_traces(day timestamptz, start_time timestamptz, end_time timestamptz)
 RETURNS void LANGUAGE sql AS $$
     INSERT INTO observability.trace_day AS known (bucket, remainder, hashes)
-    SELECT day, hash & 1023, array_agg(hash)
+    SELECT day, hash & 127, array_agg(hash)
     FROM (SELECT DISTINCT hashtext(trace_id) AS hash FROM observability.event
           WHERE time >= start_time AND time < end_time AND trace_id IS NOT NULL) AS found
-    GROUP BY hash & 1023
+    GROUP BY hash & 127
     ON CONFLICT (remainder, bucket) DO UPDATE
     SET hashes = ARRAY(SELECT unnest(known.hashes) UNION SELECT unnest(excluded.hashes))
     WHERE EXISTS (SELECT unnest(excluded.hashes) EXCEPT SELECT unnest(known.hashes))
@@ -56,7 +58,7 @@ DECLARE
     kept_from constant timestamptz := (SELECT from_time FROM observability.retention WHERE level = 'raw');
     today timestamptz;
 BEGIN
-    DELETE FROM observability.trace_day USING generate_series(0, 1023) AS number
+    DELETE FROM observability.trace_day USING generate_series(0, 127) AS number
     WHERE remainder = number AND bucket < kept_from - interval '24 hours';
     LOOP
         COMMIT;
@@ -86,7 +88,7 @@ DECLARE
     ends   timestamptz[];
 BEGIN
     SELECT array_agg(day ORDER BY day), array_agg(day + interval '24 hours' ORDER BY day) INTO starts, ends
-    FROM (SELECT bucket AS day FROM observability.trace_day WHERE remainder = hash & 1023 AND hash = ANY(hashes)
+    FROM (SELECT bucket AS day FROM observability.trace_day WHERE remainder = hash & 127 AND hash = ANY(hashes)
           UNION
           SELECT date_trunc('day', hour, 'UTC') FROM observability.rollup_touched WHERE hour < known_until) AS found
     WHERE day > $2 - interval '24 hours' AND day <= $3;
