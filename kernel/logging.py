@@ -20,13 +20,17 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 import msgspec
-import structlog
-from structlog.types import EventDict
 
 from kernel.conversion import escape_controls, escape_json
 from kernel.files import open_log, open_own
+from kernel.imports import without_package
 from kernel.masking import mask_text
 from kernel.settings import LogSettings
+
+with without_package("rich"):
+    # It would write tracebacks, which are not written with it here, and takes a fifth of the start of each command.
+    import structlog
+    from structlog.types import EventDict
 
 Logger = structlog.typing.FilteringBoundLogger
 _Render = Callable[[EventDict], bytes]
