@@ -67,8 +67,6 @@ def pytest_collection_finish() -> None:
     # With what plugins and libraries have, half a million objects: without this, a tenth of all time.
     gc.collect()
     gc.freeze()
-    # Each of thousands of services makes a hundred thousand objects that stay as long as it runs.
-    gc.set_threshold(10_000, 20, 20)
 
 
 def _is_quick(item: pytest.Item) -> bool:
