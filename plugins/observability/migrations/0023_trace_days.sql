@@ -56,7 +56,7 @@ EXECUTE replace(pg_get_functiondef(refresh), forget,
 CREATE PROCEDURE observability.trace_policy(job_id integer, config jsonb) LANGUAGE plpgsql AS $$
 DECLARE
     kept_from constant timestamptz := (SELECT from_time FROM observability.retention WHERE level = 'raw');
-    today timestamptz;
+    day timestamptz;
 BEGIN
     DELETE FROM observability.trace_day USING generate_series(0, 127) AS number
     WHERE remainder = number AND bucket < kept_from - interval '24 hours';
@@ -65,12 +65,12 @@ BEGIN
         IF NOT pg_try_advisory_xact_lock(hashtext('observability.rollups')) THEN
             RETURN;
         END IF;
-        SELECT min(bucket) INTO today FROM observability.rollup_day
+        SELECT min(bucket) INTO day FROM observability.rollup_day
         WHERE bucket >= (SELECT greatest(until, kept_from - interval '24 hours') FROM observability.trace_watermark)
           AND bucket < now() - interval '8 days';
-        EXIT WHEN today IS NULL;
-        PERFORM observability.add_traces(today, today, today + interval '24 hours');
-        UPDATE observability.trace_watermark SET until = today + interval '24 hours';
+        EXIT WHEN day IS NULL;
+        PERFORM observability.add_traces(day, day, day + interval '24 hours');
+        UPDATE observability.trace_watermark SET until = day + interval '24 hours';
     END LOOP;
 END
 $$;
